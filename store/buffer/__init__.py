@@ -1,0 +1,1 @@
+"""The replay buffer: items, their merge, and the two stores that keep them."""

@@ -1,0 +1,111 @@
+"""How effects and positions are kept together: claim a slot, then apply batches by compare-and-set.
+
+A batch is applied iff its fence is the slot's and the stored position equals the batch's start. "Refuse what is at or
+below the stored offset" is not enough: it applies batches twice that straddle the position.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from store.buffer.item import Item
+from store.event import DeadReason, Escalation, Lane
+
+BEGINNING = "-1"
+"""The stored position of a slot that was never applied to."""
+
+
+class Slot(NamedTuple):
+    """One partition of one incarnation of a topic: a recreated topic has another UUID and starts anew."""
+
+    topic: str
+    uuid: str
+    partition: int
+
+
+class Claim(NamedTuple):
+    """The fence that a claim drew, and the position to read from (`BEGINNING` when there is none)."""
+
+    fence: int
+    position: str
+
+
+class Applied(NamedTuple):
+    """What became of an application, and the position that is stored now."""
+
+    outcome: Literal["ok", "fenced", "moved"]
+    position: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One valid event with the identity of its question."""
+
+    lane: Lane
+    item_id: str
+    event: Escalation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """The effects of one batch: everything in it is applied, or nothing."""
+
+    use_case: str
+    slot: Slot
+    fence: int
+    start: str
+    next: str
+    entries: tuple[Entry, ...]
+    dead: Mapping[DeadReason, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """Where the records of one lane went. counted = events in kept items + evicted."""
+
+    counted: int = 0  # events that were counted into an item when they came
+    repeats: int = 0  # events that had been counted before, recognised by id
+    ineligible: int = 0  # events that may not be trained on
+    evicted: int = 0  # counted events whose items are no longer kept
+    new_items: int = 0  # items ever made; what a cycle has not seen yet is counted from it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditTally:
+    """Audits of one version: confident answers that were put to the teacher at random."""
+
+    audits: int = 0
+    agreed: int = 0
+
+
+class Buffer(Protocol):
+    """What is kept of the log. `k` items per lane and stratum, those with the smallest keyed hash."""
+
+    def claim(self, use_case: str, slot: Slot, owner: str) -> Claim:
+        """Take a slot over: every earlier fence is void from here on."""
+
+    def apply(self, application: Application) -> Applied:
+        """Apply a batch atomically, exactly once.
+
+        Raises:
+            StoreUnavailableError: retry; an application that went through answers `moved` with its own `next`.
+        """
+
+    def positions(self, use_case: str) -> Mapping[Slot, str]:
+        """The stored position of each slot."""
+
+    def items(self, lane: Lane) -> Iterator[Item]:
+        """Every kept item of a lane, in item id order.
+
+        Raises:
+            CorruptItemError: a stored value disagrees with its checksum.
+        """
+
+    def counters(self, lane: Lane) -> Counters:
+        """Where the lane's records went."""
+
+    def dead(self, use_case: str) -> Mapping[str, int]:
+        """Dead letters by reason."""
+
+    def audits(self, lane: Lane) -> Mapping[str, AuditTally]:
+        """Audits by version of the student."""

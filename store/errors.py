@@ -1,0 +1,85 @@
+"""Errors, each named for what the caller should do about it."""
+
+
+class UnderstudyError(Exception):
+    """Any error of ours; its message says what to do."""
+
+
+class SettingsError(UnderstudyError):
+    """A setting is missing or wrong. Never retry: the message names the key."""
+
+
+class StoreError(UnderstudyError):
+    """The replay buffer refused or failed."""
+
+
+class StoreUnavailableError(StoreError):
+    """Redis did not answer in time. Retry: every write is idempotent."""
+
+
+class CorruptItemError(StoreError):
+    """A stored value disagrees with its checksum. Never use it; rebuild the buffer from the log."""
+
+
+class LogError(UnderstudyError):
+    """The log of escalations refused or failed."""
+
+
+class LogUnavailableError(LogError):
+    """The log did not acknowledge in time. Spool the event and retry: ids make a repeat harmless."""
+
+
+class RecordTooLargeError(LogError):
+    """A record is over the log's size limit. Never retry it as it is."""
+
+
+class PositionOutsideLogError(LogError):
+    """The stored position is no longer (or not yet) in the log. A person must decide; never jump silently."""
+
+
+class SpoolFullError(LogError):
+    """The disk spool is at its limit: the event was dropped, counted, and must raise an alert."""
+
+
+class RegistryError(UnderstudyError):
+    """The registry of versions and moves refused or failed."""
+
+
+class UnknownVersionError(RegistryError):
+    """No version with that id, or more than one with that prefix."""
+
+
+class CorruptVersionError(RegistryError):
+    """A version's files disagree with its manifest. Never retry, never serve."""
+
+
+class BadSignatureError(RegistryError):
+    """A manifest or a move is not signed by a trusted key. Never load it, never act on it."""
+
+
+class BrokenChainError(RegistryError):
+    """A move does not name the hash of the one before it. Never act on it or on any after it."""
+
+
+class MoveConflictError(RegistryError):
+    """Another writer appended this move first. Read the moves again and decide anew."""
+
+
+class SwapRefusedError(UnderstudyError):
+    """A version could not be taken into service. The one before it serves on."""
+
+
+class TeacherError(UnderstudyError):
+    """The teacher could not be asked, or its answer was of no use."""
+
+
+class TeacherUnavailableError(TeacherError):
+    """The teacher timed out, refused, or its circuit is open. The student answers if there is one."""
+
+
+class InvalidAnswerError(TeacherError):
+    """The teacher answered, but not with one of the lane's labels. It was paid for; never train on it."""
+
+
+class LeaseLostError(UnderstudyError):
+    """Another trainer holds the lease now. Drop what was made; do not move the champion."""

@@ -1,0 +1,281 @@
+"""The escalation event, version 1: one request, the teacher's answer, and why the student did not keep it.
+
+One JSON object in UTF-8 per log record. Decoding never raises: a record is an `Escalation` or an `Undecodable`.
+"""
+
+import time
+import unicodedata
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from random import Random
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+SCHEMA_VERSION: Final = 1
+MAX_EVENT_BYTES: Final = 1 << 20
+
+Slug = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Probability = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Propensity = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+Task = Literal["classify", "rank", "chat"]
+Reason = Literal[
+    "cold",
+    "low_confidence",
+    "novel",
+    "audit",
+    "bought",
+    "budget_margin",
+    "forced",
+    "too_long",
+    "unsupported",
+    "student_down",
+]
+
+
+class Lane(msgspec.Struct, frozen=True, order=True):
+    """(tenant, use case): its own buffer, split, budget, promise, gate, champion and history."""
+
+    tenant: Slug
+    use_case: Slug
+
+    def __str__(self) -> str:
+        """`tenant/use_case`, the form the CLI takes and prints."""
+        return f"{self.tenant}/{self.use_case}"
+
+
+class TextInput(msgspec.Struct, frozen=True, kw_only=True):
+    """The input of `classify`."""
+
+    text: str
+
+
+class RankInput(msgspec.Struct, frozen=True, kw_only=True):
+    """The input of `rank`: the documents are in the order in which they were offered."""
+
+    query: str
+    documents: Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class ChatInput(msgspec.Struct, frozen=True, kw_only=True):
+    """The input of `chat`."""
+
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
+
+
+TaskInput = TextInput | RankInput | ChatInput
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens as the teacher's endpoint counted them."""
+
+    prompt_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    completion_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class TeacherAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who answered and what it cost; the signal's fields are in the subclass of each task."""
+
+    model: str
+    prompt_version: str
+    usage: Usage = Usage()
+    cost_usd: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    latency_ms: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+
+
+class LabelAnswer(TeacherAnswer, frozen=True, kw_only=True, omit_defaults=True):
+    """A teacher's answer to `classify`."""
+
+    label: Annotated[str, msgspec.Meta(min_length=1)]
+    probs: dict[str, Probability] | None = None
+
+
+class RankAnswer(TeacherAnswer, frozen=True, kw_only=True, omit_defaults=True):
+    """A teacher's answer to `rank`: scores, or an order of document indexes, best first."""
+
+    scores: list[float] | None = None
+    order: list[int] | None = None
+
+
+class ChatAnswer(TeacherAnswer, frozen=True, kw_only=True, omit_defaults=True):
+    """A teacher's answer to `chat`; `logprobs` has OpenAI's shape."""
+
+    text: str
+    logprobs: list[dict[str, Any]] | None = None
+
+
+class StudentOpinion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the student would have said, from before the teacher's answer was known.
+
+    `members` holds each member's label probabilities in the version's label order; for `classify` the first is the
+    frozen head's and the second, where there is one, the fine-tuned encoder's.
+    """
+
+    version: str
+    output: str
+    confidence: Probability
+    members: list[list[float]] = []
+    logits: list[float] | None = None
+
+
+class EscalationCause(msgspec.Struct, frozen=True, kw_only=True):
+    """Why this request went to the teacher, and with which probability requests like it do."""
+
+    reason: Reason
+    threshold: float | None
+    propensity: Propensity
+
+
+class EscalationBase(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="task", omit_defaults=False, rename={"schema_version": "schema"}
+):
+    """The fields that every task's event has."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[57][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")]
+    time: Annotated[datetime, msgspec.Meta(tz=True)]
+    use_case: Slug
+    tenant: Slug
+    student: StudentOpinion | None
+    escalation: EscalationCause
+    subject: str | None = None
+    eligible: bool = True
+
+    @property
+    def lane(self) -> Lane:
+        """The lane the event belongs to."""
+        return Lane(self.tenant, self.use_case)
+
+    @property
+    def time_s(self) -> float:
+        """Event time, Unix seconds."""
+        return self.time.timestamp()
+
+
+class ClassifyEscalation(EscalationBase, frozen=True, kw_only=True, tag="classify"):
+    """An escalation of `classify`."""
+
+    input: TextInput
+    teacher: LabelAnswer
+
+
+class RankEscalation(EscalationBase, frozen=True, kw_only=True, tag="rank"):
+    """An escalation of `rank`."""
+
+    input: RankInput
+    teacher: RankAnswer
+
+
+class ChatEscalation(EscalationBase, frozen=True, kw_only=True, tag="chat"):
+    """An escalation of `chat`."""
+
+    input: ChatInput
+    teacher: ChatAnswer
+
+
+Escalation = ClassifyEscalation | RankEscalation | ChatEscalation
+
+DeadReason = Literal[
+    "undecodable", "unknown_schema", "oversized", "wrong_shape", "too_old", "unknown_lane", "wrong_use_case"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undecodable:
+    """A record that will never become an item, with the reason its dead letter carries."""
+
+    reason: DeadReason
+    detail: str  # for a person; holds no input text
+
+
+class _SchemaOnly(msgspec.Struct, rename={"schema_version": "schema"}):
+    schema_version: Any = None
+
+
+_decoder: Final[msgspec.json.Decoder[Escalation]] = msgspec.json.Decoder(Escalation)
+_schema_decoder: Final = msgspec.json.Decoder(_SchemaOnly)
+_encoder: Final = msgspec.json.Encoder()
+
+
+def encode(event: Escalation) -> bytes:
+    """The event as one JSON object, UTF-8."""
+    return _encoder.encode(event)
+
+
+def decode(value: bytes, *, max_bytes: int = MAX_EVENT_BYTES) -> Escalation | Undecodable:
+    """Decode and validate one record's value. Never raises: bad input is data."""
+    if len(value) > max_bytes:
+        return Undecodable(reason="oversized", detail=f"{len(value)} bytes, {max_bytes} allowed")
+    try:
+        return _decoder.decode(value)
+    except msgspec.ValidationError as error:
+        return _invalid(value, str(error))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Undecodable(reason="undecodable", detail="not JSON in UTF-8")
+
+
+def _invalid(value: bytes, detail: str) -> Undecodable:
+    """Tell a schema of the future from a wrong shape; msgspec's messages name fields, never values."""
+    try:
+        version = _schema_decoder.decode(value).schema_version
+    except msgspec.MsgspecError:
+        return Undecodable(reason="undecodable", detail="not a JSON object")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        shown = version if isinstance(version, int) and not isinstance(version, bool) else "none"
+        return Undecodable(reason="unknown_schema", detail=f"schema {shown}, this release reads {SCHEMA_VERSION}")
+    return Undecodable(reason="wrong_shape", detail=detail)
+
+
+def json_schema() -> dict[str, Any]:
+    """The event's JSON Schema (2020-12), generated from the types above."""
+    return msgspec.json.schema(Escalation)
+
+
+def canonical_text(text: str) -> str:
+    """NFC with white space collapsed and trimmed: no case folding and no punctuation stripping."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def canonical_input(task: Task, value: TaskInput) -> bytes:
+    """The whole input in canonical form, as bytes that are equal iff two questions are the same question."""
+    match value:
+        case TextInput(text=text):
+            parts: list[Any] = [canonical_text(text)]
+        case RankInput(query=query, documents=documents):
+            parts = [canonical_text(query), *map(canonical_text, documents)]
+        case ChatInput(messages=messages):
+            parts = [[message.role, canonical_text(message.content)] for message in messages]
+    return _encoder.encode([task, parts])
+
+
+def new_event_id(now_s: float, rng: Random) -> str:
+    """A UUIDv7 (RFC 9562): Unix milliseconds, then 74 random bits."""
+    value = (int(now_s * 1000) & ((1 << 48) - 1)) << 80
+    value |= 0x7 << 76 | rng.getrandbits(12) << 64 | 0b10 << 62 | rng.getrandbits(62)
+    return str(uuid.UUID(int=value))
+
+
+_EVENT_NAMESPACE: Final = uuid.UUID("6f0dcb9c-2f0f-5f5e-9a53-7b0f4f1f4a11")
+
+
+def event_id_of_key(lane: Lane, idempotency_key: str) -> str:
+    """A UUIDv5 of (lane, `Idempotency-Key`): a request that is sent twice is counted once."""
+    return str(uuid.uuid5(_EVENT_NAMESPACE, f"{lane}\x1f{idempotency_key}"))
+
+
+def utc(now_s: float) -> datetime:
+    """Unix seconds as an aware UTC time."""
+    return datetime.fromtimestamp(now_s, UTC)
+
+
+def wall_clock_s() -> float:
+    """Unix seconds. The one place that reads the wall clock; everything else takes `now_s`."""
+    return time.time()

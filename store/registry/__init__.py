@@ -1,0 +1,1 @@
+"""Versions of the student and the signed moves between them."""

@@ -1,0 +1,138 @@
+"""What a version is: `manifest.json`, canonical JSON, written last and signed.
+
+A version is an immutable folder named by the hash of its manifest, which holds the sha256 of every other file.
+"""
+
+import hashlib
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from store.event import Lane, Task
+from store.policy import Policy
+
+MANIFEST_NAME: Final = "manifest.json"
+SIGNATURE_NAME: Final = "manifest.sig"
+VERSION_ID_HEX_DIGITS: Final = 16
+
+Outcome = Literal["pass", "fail", "inconclusive", "held"]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a version."""
+
+    sha256: Sha256
+    size_bytes: int
+
+
+class SliceResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One paired comparison of challenger and champion (or anchor)."""
+
+    name: str
+    kind: Literal["retained", "hard", "blocking", "watch", "anchor"]
+    rows: int
+    champion_agreement: float
+    challenger_agreement: float
+    difference: float  # challenger minus champion, weighted
+    lower: float
+    upper: float
+    delta: float
+    refused: bool
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The gate's answer with every number that led to it."""
+
+    outcome: Outcome
+    phase: Literal["first", "growth", "strict"]
+    refusals: list[str]  # every reason, for a person
+    rows_judged: int
+    student_agreement: float | None  # the challenger's, on the judged rows, weighted to all traffic
+    difference: float | None  # None when there was no champion
+    lower: float | None
+    upper: float | None
+    delta: float
+    rows_needed: int  # judged rows that a decision would have taken; 0 when there were enough
+    slices: list[SliceResult]
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """One topic of the snapshot, named by its most telling words."""
+
+    name: str
+    items: int
+    requests: float  # estimated requests: the sum of 1/propensity
+    escalated_ratio: float  # of these requests, the share that the student did not keep
+
+
+class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The frozen rows a version was made from; the ids themselves are in `snapshot.json`."""
+
+    sha256: Sha256  # of snapshot.json
+    rows: int
+    train: int
+    calibrate: int
+    judge: int
+    clusters: int
+    contrasts: int  # linked pairs whose answers differ
+    dropped_linked: int  # training rows left out because they are linked to a held-out row
+    prompt_version: str
+    positions: dict[str, str]  # "topic uuid/partition" -> position up to which the log had been applied
+
+
+class Golden(msgspec.Struct, frozen=True, kw_only=True):
+    """An input with the probabilities that the trainer saw; a gateway must see the same."""
+
+    text: str
+    probs: list[float]
+
+
+class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The encoder a student starts from."""
+
+    name: str
+    sha256: Sha256  # of its weights file
+    parameters: int
+
+
+class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
+    """redact, truncate, tokenise: trainer and gateway run the same function with these values."""
+
+    redacted: bool
+    max_tokens: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schema"}):
+    """Everything a version says of itself."""
+
+    schema_version: Literal[1] = 1
+    lane: Lane
+    task: Task
+    kind: Literal["head", "fine_tune", "candidate"]
+    parent: str | None  # the champion it was trained beside
+    created_s: float
+    code_version: str
+    seed: int
+    base: BaseModel
+    served_parameters: int  # distinct parameters in service
+    labels: list[str]  # the label map: index -> label
+    preprocessing: Preprocessing
+    member_weights: list[float]  # of the frozen head and, where there is one, the fine-tuned encoder; they sum to 1
+    training: dict[str, Any]
+    snapshot: SnapshotRecord | None  # None for a candidate that was made elsewhere
+    verdict: Verdict | None  # None for a candidate that has not been judged
+    policy: Policy | None
+    topics: list[Topic]
+    golden: list[Golden]
+    files: dict[str, FileEntry]  # path inside the version -> hash; manifest and signature excepted
+
+
+def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+    """UTF-8 JSON with sorted keys and no white space: equal values have equal bytes."""
+    return msgspec.json.encode(msgspec.to_builtins(value), order="sorted")
+
+
+def version_id(manifest: bytes) -> str:
+    """The first 16 hex digits of the manifest's sha256."""
+    return hashlib.sha256(manifest).hexdigest()[:VERSION_ID_HEX_DIGITS]

@@ -1,0 +1,85 @@
+"""Keys derived from the one data secret: lanes, redaction and dead letters each have their own."""
+
+import hmac
+import os
+import secrets
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from store.errors import SettingsError
+from store.event import Lane, Task, TaskInput, canonical_input
+
+SECRET_BYTES = 32
+ITEM_ID_HEX_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class DataSecret:
+    """32 random bytes; whoever holds them can tell which item a text is, and read dead letters."""
+
+    value: bytes = field(repr=False)
+
+    @classmethod
+    def load(cls, path: Path) -> "DataSecret":
+        """Read the secret that `understudy init` made.
+
+        Raises:
+            SettingsError: the file is missing, readable by others, or not 64 hex digits.
+        """
+        try:
+            mode = path.stat().st_mode
+            text = path.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"data secret {path}: {error}; `understudy init` makes one"
+            raise SettingsError(message) from error
+        if mode & 0o077:
+            message = f"data secret {path} is readable by others: chmod 600 it"
+            raise SettingsError(message)
+        try:
+            value = bytes.fromhex(text)
+        except ValueError:
+            value = b""
+        if len(value) != SECRET_BYTES:
+            message = f"data secret {path} is not {2 * SECRET_BYTES} hex digits"
+            raise SettingsError(message)
+        return cls(value)
+
+    @staticmethod
+    def create(path: Path) -> None:
+        """Write a new secret, mode 0600; FileExistsError where there is one already."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(SECRET_BYTES) + "\n")
+
+    def derive(self, purpose: str) -> bytes:
+        """A 32-byte key for one purpose (HKDF-SHA256, RFC 5869)."""
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"understudy/1/" + purpose.encode()).derive(
+            self.value
+        )
+
+    def lane_key(self, lane: Lane) -> bytes:
+        """The key of a lane's item ids: equal texts of two lanes have unrelated ids."""
+        return self.derive(f"lane/{lane}")
+
+    def redaction_key(self, lane: Lane) -> bytes:
+        """The key of a lane's redaction tokens."""
+        return self.derive(f"redaction/{lane}")
+
+    def dead_letter_key(self, day: date) -> bytes:
+        """The AES-256-GCM key of one day's dead letters."""
+        return self.derive(f"dead-letter/{day.isoformat()}")
+
+
+def item_id(lane_key: bytes, task: Task, value: TaskInput) -> str:
+    """HMAC-SHA256 of the canonical input under the lane's key, 128 bits as 32 hex digits."""
+    return hmac.digest(lane_key, canonical_input(task, value), "sha256").hex()[:ITEM_ID_HEX_DIGITS]
+
+
+def unit_hash(salt: str, identifier: str) -> float:
+    """A number in [0, 1) that is a function of (salt, id) alone: the randomness of bottom-k and of the splits."""
+    digest = hmac.digest(salt.encode(), identifier.encode(), "sha256")
+    return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)

@@ -1,0 +1,1 @@
+"""Tests, contracts, faults and benchmarks."""

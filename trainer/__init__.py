@@ -1,0 +1,1 @@
+"""What is learned: schedule, snapshot, fit, evaluation, calibration and the gate."""
