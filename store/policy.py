@@ -70,9 +70,7 @@ def decide(
     reason = required or _distrust(policy, view)
     if reason is None:
         audited = draw < audit_ratio and budget.may_audit
-        return Decision(
-            route="student", reason="audit" if audited else None, propensity=audit_ratio, audit=audited
-        )
+        return Decision(route="student", reason="audit" if audited else None, propensity=audit_ratio, audit=audited)
     if budget.may_escalate:
         return Decision(route="teacher", reason=reason, propensity=1.0)
     if view is None:

@@ -118,3 +118,13 @@ class Topics(Protocol):
         Raises:
             LogUnavailableError: the log did not answer.
         """
+
+
+def topic_of(use_case: str) -> str:
+    """The topic that holds a use case's escalations."""
+    return f"understudy.{use_case}"
+
+
+def dead_topic_of(use_case: str) -> str:
+    """The topic that holds a use case's dead letters."""
+    return f"understudy.{use_case}.dead"

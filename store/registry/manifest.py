@@ -128,7 +128,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_versio
     files: dict[str, FileEntry]  # path inside the version -> hash; manifest and signature excepted
 
 
-def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no white space: equal values have equal bytes."""
     return msgspec.json.encode(msgspec.to_builtins(value), order="sorted")
 

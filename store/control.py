@@ -1,0 +1,156 @@
+"""How the processes of a lane talk to one another, over Redis: heartbeats, requests for a cycle, the trainer's lease.
+
+None of it is needed to answer a request or to roll back: both work on files alone while Redis is down.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal, cast
+
+import msgspec
+import redis
+
+from store.errors import LeaseLostError, StoreUnavailableError
+from store.event import Lane
+
+CycleKind = Literal["head", "fine_tune", "candidate"]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """What one gateway replica says of one lane, every second."""
+
+    version: str | None  # serving now; None while cold
+    at_s: float  # Unix seconds
+    requests: int = 0  # since the replica started
+    escalated: int = 0  # of these, answered by the teacher
+    withheld: int = 0
+    recent_requests: int = 0  # of the last few minutes
+    recent_escalated: int = 0
+    budget_used_calls: int = 0
+    budget_limit_calls: int = 0
+    suspended: bool = False  # the budget binds
+
+
+class CycleRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody wants a cycle now."""
+
+    kind: CycleKind
+    who: str
+    why: str
+    at_s: float
+    candidate: str | None = None  # version id, for kind "candidate"
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """The right to train a lane, until it expires; the fence grows with each holder."""
+
+    name: str
+    owner: str
+    fence: int
+
+
+HEARTBEAT_TTL_S: Final = 10
+_ACQUIRE: Final = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if holder then return tonumber(redis.call('GET', KEYS[2])) end
+return redis.call('INCR', KEYS[2])
+"""
+_RENEW: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= ARGV[3] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+_RELEASE: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+
+
+class Control:
+    """The control plane. Every method raises StoreUnavailableError while Redis does not answer."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        """Use an open client with `decode_responses` off."""
+        self._redis = client
+        self._acquire = client.register_script(_ACQUIRE)
+        self._renew = client.register_script(_RENEW)
+        self._release = client.register_script(_RELEASE)
+
+    def announce(self, lane: Lane, replica: str, heartbeat: Heartbeat) -> None:
+        """Say that a replica is alive and what it serves; forgotten after 10 s of silence."""
+        try:
+            self._redis.set(_key(lane, f"beat:{replica}"), msgspec.json.encode(heartbeat), ex=HEARTBEAT_TTL_S)
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+
+    def heartbeats(self, lane: Lane) -> Mapping[str, Heartbeat]:
+        """The replicas that are alive, by name."""
+        prefix = _key(lane, "beat:")
+        found: dict[str, Heartbeat] = {}
+        try:
+            for key in sorted(cast("list[bytes]", list(self._redis.scan_iter(match=f"{prefix}*", count=1000)))):
+                value = cast("bytes | None", self._redis.get(key))
+                if value is not None:
+                    found[key.decode().removeprefix(prefix)] = msgspec.json.decode(value, type=Heartbeat)
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+        return found
+
+    def request_cycle(self, lane: Lane, request: CycleRequest) -> None:
+        """Ask the trainer for a cycle; it takes requests in order."""
+        try:
+            self._redis.rpush(_key(lane, "cycles"), msgspec.json.encode(request))
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+
+    def next_cycle_request(self, lane: Lane) -> CycleRequest | None:
+        """The oldest request, left in place until `finish_cycle_request`: a killed trainer finds it again."""
+        try:
+            value = cast("bytes | None", self._redis.lindex(_key(lane, "cycles"), 0))
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+        return None if value is None else msgspec.json.decode(value, type=CycleRequest)
+
+    def finish_cycle_request(self, lane: Lane, request: CycleRequest) -> None:
+        """Take a request off the list; a second call changes nothing."""
+        try:
+            self._redis.lrem(_key(lane, "cycles"), 1, msgspec.json.encode(request).decode())
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+
+    def acquire(self, lane: Lane, owner: str, ttl_s: float) -> Lease | None:
+        """The lane's trainer lease, or None while another owner holds it."""
+        name = _key(lane, "lease")
+        try:
+            fence = cast("int", self._acquire(keys=[name, f"{name}:fence"], args=[owner, int(ttl_s * 1000)]))
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+        return Lease(name=name, owner=owner, fence=int(fence)) if fence else None
+
+    def renew(self, lease: Lease, ttl_s: float) -> None:
+        """Hold the lease for longer; call it right before a move, too.
+
+        Raises:
+            LeaseLostError: it expired, or another trainer has taken it since.
+        """
+        keys = [lease.name, f"{lease.name}:fence"]
+        try:
+            held = self._renew(keys=keys, args=[lease.owner, int(ttl_s * 1000), str(lease.fence)])
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+        if not held:
+            message = f"the lease {lease.name} is no longer ours: another trainer may be at work"
+            raise LeaseLostError(message)
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease back, if it is still ours."""
+        keys = [lease.name, f"{lease.name}:fence"]
+        try:
+            self._release(keys=keys, args=[lease.owner, str(lease.fence)])
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+
+
+def _key(lane: Lane, name: str) -> str:
+    return f"{{{lane.use_case}}}:{lane.tenant}:{name}"
