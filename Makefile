@@ -1,0 +1,48 @@
+# Two commands do all set-up: `make demo` and `make test`.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+ROOMS := store stream trainer serve ops
+
+.PHONY: demo test check format clean
+
+demo: .venv/ready-demo  ## the whole loop on embedded defaults; TRAFFIC=FILE.jsonl TARGET=.75 FILE_ORDER=1 SEED=1 for real text
+	$(BIN)/python -m ops.demo $(if $(TRAFFIC),--traffic "$(TRAFFIC)") $(if $(TARGET),--target $(TARGET)) \
+		$(if $(FILE_ORDER),--file-order) $(if $(SEED),--seed $(SEED)) $(if $(REQUESTS),--requests $(REQUESTS)) \
+		$(if $(TEXT_COLUMN),--text-column "$(TEXT_COLUMN)") $(if $(LABEL_COLUMN),--label-column "$(LABEL_COLUMN)")
+
+test: .venv/ready-test services  ## every test, with real Kafka and real Redis that they start and stop themselves
+	$(BIN)/pytest -q
+
+check: .venv/ready-test  ## formatting, lint, types, the import contract, dead code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(ROOMS) tests
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/vulture
+
+format: .venv/ready-test  ## rewrite the code in the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: services
+services:
+	deploy/setup-services
+
+.venv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+		|| { echo "Python 3.11 or 3.12 is needed; name one with PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv || { echo "Debian splits venv off: apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt uv
+
+.venv/ready-demo: .venv/bin/uv pyproject.toml constraints.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[demo]'
+	@touch $@
+
+.venv/ready-test: .venv/bin/uv pyproject.toml constraints.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[test]'
+	@touch $@ .venv/ready-demo
+
+clean:  ## remove what make made
+	rm -rf .venv .cache out
