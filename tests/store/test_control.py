@@ -1,0 +1,82 @@
+"""The control plane on a real Redis."""
+
+import pytest
+import redis
+
+from store.control import Control, CycleRequest, Heartbeat
+from store.errors import LeaseLostError, StoreUnavailableError
+from store.event import Lane
+
+LANE, OTHER = Lane("acme", "support"), Lane("globex", "support")
+
+
+def test_a_replica_is_heard_in_its_own_lane_only(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    beat = Heartbeat(version="v", at_s=1.0, requests=3)
+    control.announce(LANE, "replica-1", beat)
+    assert control.heartbeats(LANE) == {"replica-1": beat}
+    assert control.heartbeats(OTHER) == {}
+
+
+def test_a_request_for_a_cycle_stays_until_it_is_finished(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    first = CycleRequest(kind="head", who="ops", why="now", at_s=1.0)
+    second = CycleRequest(kind="candidate", who="ops", why="try it", at_s=2.0, candidate="abc")
+    control.request_cycle(LANE, first)
+    control.request_cycle(LANE, second)
+    assert control.next_cycle_request(LANE) == first
+    assert control.next_cycle_request(LANE) == first
+    control.finish_cycle_request(LANE, first)
+    control.finish_cycle_request(LANE, first)
+    assert control.next_cycle_request(LANE) == second
+    control.finish_cycle_request(LANE, second)
+    assert control.next_cycle_request(LANE) is None
+
+
+def test_one_trainer_at_a_time(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    lease = control.acquire(LANE, "a", 60.0)
+    assert lease is not None
+    assert control.acquire(LANE, "b", 60.0) is None
+    assert control.acquire(OTHER, "b", 60.0) is not None
+    control.renew(lease, 60.0)
+    control.release(lease)
+    taken = control.acquire(LANE, "b", 60.0)
+    assert taken is not None
+    assert taken.fence > lease.fence
+
+
+def test_a_trainer_that_lost_its_lease_learns_it_before_it_moves_anything(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    lease = control.acquire(LANE, "a", 60.0)
+    assert lease is not None
+    redis_client.delete(lease.name)
+    assert control.acquire(LANE, "b", 60.0) is not None
+    with pytest.raises(LeaseLostError):
+        control.renew(lease, 60.0)
+    control.release(lease)
+    with pytest.raises(LeaseLostError):
+        control.renew(lease, 60.0)
+    assert control.acquire(LANE, "c", 60.0) is None
+
+
+def test_the_same_owner_after_an_expiry_is_a_new_holder(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    lease = control.acquire(LANE, "a", 60.0)
+    assert lease is not None
+    redis_client.delete(lease.name)
+    again = control.acquire(LANE, "a", 60.0)
+    assert again is not None
+    assert again.fence > lease.fence
+    with pytest.raises(LeaseLostError):
+        control.renew(lease, 60.0)
+
+
+def test_without_redis_every_call_says_so() -> None:
+    control = Control(redis.Redis(unix_socket_path="/nonexistent/redis.sock"))
+    with pytest.raises(StoreUnavailableError):
+        control.heartbeats(LANE)
+    with pytest.raises(StoreUnavailableError):
+        control.acquire(LANE, "a", 1.0)
+    with pytest.raises(StoreUnavailableError):
+        control.next_cycle_request(LANE)

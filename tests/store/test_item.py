@@ -1,0 +1,80 @@
+"""An item is a function of the set of its events."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.buffer.item import MAX_EVENT_IDS, Item, merge
+from store.event import ClassifyEscalation, EscalationCause, LabelAnswer, StudentOpinion, new_event_id, utc
+from tests.store.test_event import an_event
+
+
+@st.composite
+def events(draw: st.DrawFn) -> ClassifyEscalation:
+    time_s = draw(st.integers(min_value=1, max_value=1000))
+    reason = draw(st.sampled_from(["cold", "audit"]))
+    return an_event(
+        id=new_event_id(float(time_s), random.Random(draw(st.integers()))),
+        time=utc(float(time_s)),
+        teacher=LabelAnswer(model="m", prompt_version=draw(st.sampled_from("pq")), label=draw(st.sampled_from("ab"))),
+        escalation=EscalationCause(reason=reason, threshold=None, propensity=draw(st.sampled_from([1.0, 0.15, 0.05]))),
+        student=StudentOpinion(version=draw(st.sampled_from("vw")), output="a", confidence=0.5),
+    )
+
+
+def fold(all_events: list[ClassifyEscalation]) -> Item | None:
+    item: Item | None = None
+    for event in all_events:
+        item, _ = merge(item, "id", event)
+    return item
+
+
+@given(st.lists(events(), min_size=1, max_size=MAX_EVENT_IDS), st.randoms())
+def test_the_order_of_events_matters_only_to_the_stratum(sample: list[ClassifyEscalation], rng: random.Random) -> None:
+    shuffled = rng.sample(sample, len(sample))
+    one, two = fold(sample), fold(shuffled)
+    assert one is not None
+    assert two is not None
+    for name in set(Item.__struct_fields__) - {"stratum"}:
+        assert getattr(one, name) == getattr(two, name), name
+
+
+@given(st.lists(events(), min_size=1, max_size=MAX_EVENT_IDS))
+def test_an_event_sent_twice_is_counted_once(sample: list[ClassifyEscalation]) -> None:
+    once = fold(sample)
+    assert fold([*sample, *sample]) == once
+    assert once is not None
+    assert once.count == len({event.id for event in sample})
+
+
+def test_the_mass_is_the_number_of_requests_it_stands_for() -> None:
+    rng = random.Random(1)
+    cold = an_event(id=new_event_id(1.0, rng))
+    audits = [
+        an_event(id=new_event_id(2.0, rng), escalation=EscalationCause(reason="audit", threshold=0.9, propensity=0.05))
+        for _ in range(2)
+    ]
+    item = fold([cold, *audits])
+    assert item is not None
+    assert item.mass == pytest.approx(41.0)
+    assert item.escalated == 1
+
+
+def test_an_ineligible_event_leaves_no_trace() -> None:
+    item, fate = merge(None, "id", an_event(eligible=False))
+    assert (item, fate) == (None, "ineligible")
+
+
+def test_the_opinion_kept_is_the_one_from_before_the_label_was_seen() -> None:
+    early = an_event(id=new_event_id(1.0, random.Random(1)), time=utc(1.0))
+    late = an_event(
+        id=new_event_id(2.0, random.Random(2)),
+        time=utc(2.0),
+        student=StudentOpinion(version="new", output="b", confidence=0.9),
+    )
+    item = fold([late, early])
+    assert item is not None
+    assert item.first_opinion is not None
+    assert item.first_opinion.opinion == early.student
