@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.buffer.item import MAX_EVENT_IDS, Item, merge
-from store.event import ClassifyEscalation, EscalationCause, LabelAnswer, StudentOpinion, new_event_id, utc
+from store.event import ClassifyEscalation, EscalationCause, LabelAnswer, Reason, StudentOpinion, new_event_id, utc
 from tests.store.test_event import an_event
 
 
 @st.composite
 def events(draw: st.DrawFn) -> ClassifyEscalation:
     time_s = draw(st.integers(min_value=1, max_value=1000))
-    reason = draw(st.sampled_from(["cold", "audit"]))
+    reasons: list[Reason] = ["cold", "audit"]
+    reason = draw(st.sampled_from(reasons))
     return an_event(
         id=new_event_id(float(time_s), random.Random(draw(st.integers()))),
         time=utc(float(time_s)),

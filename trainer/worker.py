@@ -1,0 +1,146 @@
+"""One warm child process for the heavy work: a crash or an out-of-memory there cannot take the daemon down.
+
+The child imports torch once (seconds) and then serves work after work; after a death the next work starts a fresh one.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from store.errors import UnderstudyError
+
+_POLL_S: Final = 0.2
+_END_S: Final = 5.0
+_PARENT_WATCH_S: Final = 0.5
+
+
+class WorkerDiedError(UnderstudyError):
+    """The child died (a crash, the kernel's OOM killer). Try again: nothing was published."""
+
+
+class WorkerTimeoutError(UnderstudyError):
+    """The work took longer than it may and was ended. Raise `trainer.cycle_timeout_s` or ask less of it."""
+
+
+class WorkerStoppedError(UnderstudyError):
+    """The daemon is stopping; the work is dropped and will be done anew."""
+
+
+class WorkFailedError(UnderstudyError):
+    """The work raised; the message holds the child's traceback."""
+
+
+class Worker:
+    """Runs `module:function` in a child, one argument and one result at a time; both must pickle."""
+
+    def __init__(self, entry: str) -> None:
+        """Name the function that does the work; it is imported in the child alone."""
+        self._entry = entry
+        self._context = multiprocessing.get_context("spawn")
+        self._process: Any = None
+        self._connection: Connection | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while it lives."""
+        return self._process.pid if self._process is not None and self._process.is_alive() else None
+
+    def run(self, work: Any, *, timeout_s: float, stop: threading.Event, tick: Callable[[], None]) -> Any:
+        """Do one piece of work in the child.
+
+        Args:
+            work: the argument of the entry function.
+            timeout_s: seconds after which the child is ended.
+            stop: set when the daemon is asked to stop.
+            tick: called a few times a second while the work runs, for leases; what it raises ends the work.
+
+        Raises:
+            WorkerDiedError, WorkerTimeoutError, WorkerStoppedError, WorkFailedError: see each.
+        """
+        connection = self._ensure()
+        try:
+            connection.send(work)
+            _await_answer(connection, timeout_s, stop, tick)
+            succeeded, value = connection.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(_END_S)
+            code = self._process.exitcode
+            self.close()
+            message = f"the training process died (exit code {code})"
+            raise WorkerDiedError(message) from error
+        except BaseException:
+            self.close()  # what it is still busy with is of no use any more
+            raise
+        if not succeeded:
+            raise WorkFailedError(value)
+        return value
+
+    def close(self) -> None:
+        """End the child, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            self._process.terminate()
+            self._process.join(_END_S)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+            self._process.close()
+            self._process = None
+
+    def _ensure(self) -> Connection:
+        if self._connection is not None and self.pid is not None:
+            return self._connection
+        self.close()
+        ours, theirs = self._context.Pipe()
+        self._process = self._context.Process(target=_serve, args=(theirs, self._entry, os.getpid()), name="cycle")
+        self._process.start()
+        theirs.close()
+        self._connection = ours
+        return ours
+
+
+def _await_answer(connection: Connection, timeout_s: float, stop: threading.Event, tick: Callable[[], None]) -> None:
+    """Wait until the child has something to say (or has died, which reads as the end of the pipe)."""
+    deadline = time.monotonic() + timeout_s
+    while not connection.poll(_POLL_S):
+        tick()
+        if stop.is_set():
+            message = "stopped in the middle of a cycle"
+            raise WorkerStoppedError(message)
+        if time.monotonic() > deadline:
+            message = f"the cycle took longer than {timeout_s:.0f} s"
+            raise WorkerTimeoutError(message)
+
+
+def _serve(connection: Connection, entry: str, parent: int) -> None:
+    """The child's loop: it ends with the pipe, and at once when its parent has died."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the daemon ends us itself
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True, name="parent-watch").start()
+    module, _, function = entry.partition(":")
+    work_on = getattr(importlib.import_module(module), function)
+    while True:
+        try:
+            work = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer: tuple[bool, Any] = (True, work_on(work))
+        except Exception:  # noqa: BLE001 - the daemon reports it whatever it is
+            answer = (False, traceback.format_exc())
+        connection.send(answer)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_WATCH_S)
+    os._exit(1)
