@@ -40,6 +40,14 @@ class CycleRequest(msgspec.Struct, frozen=True, kw_only=True):
     candidate: str | None = None  # version id, for kind "candidate"
 
 
+class TrainingState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the schedule remembers of a lane; losing it only makes the next cycle start sooner."""
+
+    items_at_cycle: int = 0  # items ever made when the last cycle began
+    items_at_fine_tune: int = 0
+    last_cycle_s: float = 0.0  # Unix seconds
+
+
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """The right to train a lane, until it expires; the fence grows with each holder."""
 
@@ -116,6 +124,21 @@ class Control:
         """Take a request off the list; a second call changes nothing."""
         try:
             self._redis.lrem(_key(lane, "cycles"), 1, msgspec.json.encode(request).decode())
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+
+    def training_state(self, lane: Lane) -> TrainingState:
+        """What the schedule remembers of the lane."""
+        try:
+            value = cast("bytes | None", self._redis.get(_key(lane, "training")))
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+        return TrainingState() if value is None else msgspec.json.decode(value, type=TrainingState)
+
+    def remember(self, lane: Lane, state: TrainingState) -> None:
+        """Keep what the schedule must know after a restart."""
+        try:
+            self._redis.set(_key(lane, "training"), msgspec.json.encode(state))
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
 

@@ -1,0 +1,350 @@
+"""When a cycle runs, and what becomes of its verdict: the trainer daemon.
+
+The daemon itself never imports torch; a warm child does the heavy work (trainer.worker). One trainer at a time moves a
+lane: the lease is renewed while the child works and once more right before the move.
+"""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from store.buffer.ledger import Buffer
+from store.control import Control, CycleKind, CycleRequest, Lease, TrainingState
+from store.errors import LeaseLostError, MoveConflictError, RegistryError, StoreError, UnderstudyError
+from store.event import Lane, wall_clock_s
+from store.promise import promise_state
+from store.registry.manifest import Outcome, Verdict
+from store.registry.moves import MoveKind, Moves, Standing, fold
+from store.registry.signing import SigningKey
+from trainer import metrics
+from trainer.work import CycleReport, CycleResult, CycleSettings, CycleWork, LaneTraining
+from trainer.worker import Worker, WorkerStoppedError
+
+log = structlog.get_logger()
+
+FIRST_FINE_TUNE_ITEMS: Final = 150
+_BACKOFF_S: Final = 30.0
+_MAX_BACKOFF_S: Final = 1800.0
+PROMISE_STATES: Final = ("held", "suspended", "unproven", "broken")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleSettings:
+    """When a cycle is due. Items are distinct questions; each is one label."""
+
+    tick_s: float  # how often the daemon looks
+    every_s: float  # a cycle at least this often, where there is anything new
+    min_new_labels: int
+    growth_ratio: float  # a head cycle when items have grown by this share
+    fine_tune: bool
+    fine_tune_growth_ratio: float  # a fine-tuning cycle each time items have grown to this multiple
+    lease_s: float
+    cycle_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the cycle's process finds things."""
+
+    redis_url: str
+    items_per_stratum: int
+    registry_root: Path
+    trusted_keys: Path
+    signing_key: Path
+    cache: Path
+    cycle_log: Path
+    code_version: str
+
+
+class MovesOf(Protocol):
+    """The registry, as far as the schedule needs it."""
+
+    def moves(self, lane: Lane) -> Moves:
+        """The chain of moves of a lane."""
+
+
+def due(
+    standing: Standing,
+    state: TrainingState,
+    *,
+    items: int,
+    request: CycleRequest | None,
+    now_s: float,
+    settings: ScheduleSettings,
+) -> CycleKind | None:
+    """Which cycle is due, if any. What a person asked for comes first and runs even while paused."""
+    if request is not None:
+        return request.kind
+    if standing.paused:
+        return None
+    if standing.candidates:
+        return "candidate"
+    fresh = items - state.items_at_cycle
+    grown = fresh >= max(settings.min_new_labels, settings.growth_ratio * items)
+    overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s
+    if not grown and not (overdue and state.last_cycle_s > 0):
+        return None
+    tuned_at = max(FIRST_FINE_TUNE_ITEMS, settings.fine_tune_growth_ratio * state.items_at_fine_tune)
+    return "fine_tune" if settings.fine_tune and items >= tuned_at else "head"
+
+
+def settle(result: CycleResult, before: Standing, now: Standing) -> tuple[Outcome, list[str]]:
+    """The outcome that counts: a pass is `held` where a person has the last word, or the ground has moved."""
+    outcome, refusals = result.verdict.outcome, list(result.verdict.refusals)
+    if outcome != "pass":
+        return outcome, refusals
+    if now.pinned:
+        return "held", ["passed, but the champion is pinned; `understudy resume` lets automation promote again"]
+    if now.champion != before.champion:
+        return "held", [f"passed against {before.champion}, but {now.champion} is the champion now"]
+    return "pass", refusals
+
+
+@dataclass(slots=True)
+class _Patience:
+    """Backoff after errors, per lane: a cycle that cannot work must not spin."""
+
+    failures: int = 0
+    not_before_s: float = 0.0
+
+    def failed(self, now_s: float) -> None:
+        self.failures += 1
+        self.not_before_s = now_s + min(_BACKOFF_S * 2 ** (self.failures - 1), _MAX_BACKOFF_S)
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """The trainer daemon: looks every tick, runs what is due, moves the champion when the gate lets it."""
+
+    lanes: Sequence[LaneTraining]
+    registry: MovesOf
+    buffer: Buffer
+    control: Control
+    key: SigningKey
+    worker: Worker
+    owner: str  # this process, in the lease
+    schedule: ScheduleSettings
+    cycle: CycleSettings
+    places: Places
+    clock: Callable[[], float] = wall_clock_s
+    _patience: dict[Lane, _Patience] = field(default_factory=dict)
+    _last_tick_s: float = field(default_factory=time.monotonic)
+    _looked: bool = False
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, stop: threading.Event) -> None:
+        """Look for work every tick until `stop` is set; a cycle in hand is dropped then."""
+        self._stop = stop
+        scheduler = BackgroundScheduler(
+            timezone=UTC,
+            executors={"default": ThreadPoolExecutor(1)},
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+        scheduler.add_job(self.tick, "interval", seconds=self.schedule.tick_s, id="tick")
+        scheduler.start()
+        try:
+            stop.wait()
+        finally:
+            scheduler.shutdown(wait=True)
+            self.worker.close()
+
+    def healthy(self) -> bool:
+        """Whether the schedule still ticks; a cycle in hand counts, for as long as it may take."""
+        return time.monotonic() - self._last_tick_s < self.schedule.cycle_timeout_s + 10 * self.schedule.tick_s
+
+    def ready(self) -> bool:
+        """Whether it has looked at every lane once."""
+        return self._looked
+
+    def tick(self) -> None:
+        """Look at every lane once. An error in one lane does not keep the others waiting."""
+        for training in self.lanes:
+            if self._stop.is_set():
+                return
+            try:
+                self._look(training)
+            except (WorkerStoppedError, LeaseLostError) as error:
+                log.warning("cycle dropped", lane=str(training.lane), reason=str(error))
+            except (StoreError, RegistryError, UnderstudyError) as error:
+                self._failed(training.lane, error)
+            except Exception as error:  # noqa: BLE001 - the schedule must outlive whatever one cycle does
+                self._failed(training.lane, error)
+        self._looked = True
+        self._last_tick_s = time.monotonic()
+        metrics.LAST_TICK.set(self.clock())
+
+    def _failed(self, lane: Lane, error: Exception) -> None:
+        patience = self._patience.setdefault(lane, _Patience())
+        patience.failed(self.clock())
+        metrics.CYCLE_ERRORS.labels(str(lane)).inc()
+        wait_s = round(patience.not_before_s - self.clock())
+        log.error("cycle failed", lane=str(lane), error=str(error), next_try_s=wait_s)
+
+    def _look(self, training: LaneTraining) -> None:
+        lane, now_s = training.lane, self.clock()
+        standing = fold(self.registry.moves(lane).read())
+        state, items = self.control.training_state(lane), self.buffer.counters(lane).new_items
+        self._show(training, standing, items - state.items_at_cycle)
+        if now_s < self._patience.setdefault(lane, _Patience()).not_before_s:
+            return
+        request = self.control.next_cycle_request(lane)
+        kind = due(standing, state, items=items, request=request, now_s=now_s, settings=self.schedule)
+        if kind is None:
+            return
+        lease = self.control.acquire(lane, self.owner, self.schedule.lease_s)
+        if lease is None:
+            return
+        try:
+            self._cycle(training, kind, request, standing, lease)
+            self.control.remember(lane, _after(state, kind, items, now_s))
+            if request is not None:
+                self.control.finish_cycle_request(lane, request)
+            self._patience[lane] = _Patience()
+        finally:
+            self.control.release(lease)
+
+    def _cycle(
+        self, training: LaneTraining, kind: CycleKind, request: CycleRequest | None, before: Standing, lease: Lease
+    ) -> None:
+        started_s, started = self.clock(), time.monotonic()
+        work = self._work(training, kind, request, before, started_s)
+        log.info("cycle begins", lane=str(training.lane), cycle=work.cycle_id, kind=kind)
+        result: CycleResult = self.worker.run(
+            work, timeout_s=self.schedule.cycle_timeout_s, stop=self._stop, tick=self._keeper(lease)
+        )
+        self.control.renew(lease, self.schedule.lease_s)
+        outcome, refusals = self._move(training, work, result, before)
+        verdict = result.verdict
+        report = CycleReport(
+            id=work.cycle_id,
+            at_s=started_s,
+            seconds=round(time.monotonic() - started, 3),
+            lane=str(training.lane),
+            kind=kind,
+            candidate=work.candidate,
+            verdict=outcome,
+            refusals=refusals,
+            rows_judged=verdict.rows_judged,
+            difference=verdict.difference,
+            lower=verdict.lower,
+            delta=verdict.delta,
+            rows_needed=verdict.rows_needed,
+            version=result.version,
+        )
+        self._record(report)
+
+    def _work(
+        self, training: LaneTraining, kind: CycleKind, request: CycleRequest | None, standing: Standing, now_s: float
+    ) -> CycleWork:
+        candidate = None
+        if kind == "candidate":
+            asked = request.candidate if request is not None else None
+            candidate = asked or standing.candidates[0]
+        return CycleWork(
+            cycle_id=f"{int(now_s * 1000):x}",
+            training=training,
+            kind=kind,
+            candidate=candidate,
+            champion=standing.champion,
+            anchor=standing.anchor,
+            now_s=now_s,
+            settings=self.cycle,
+            redis_url=self.places.redis_url,
+            items_per_stratum=self.places.items_per_stratum,
+            registry_root=self.places.registry_root,
+            trusted_keys=self.places.trusted_keys,
+            signing_key=self.places.signing_key,
+            cache=self.places.cache,
+            code_version=self.places.code_version,
+        )
+
+    def _keeper(self, lease: Lease) -> Callable[[], None]:
+        """Renews the lease three times in its life while a cycle runs."""
+        renewed = time.monotonic()
+
+        def keep() -> None:
+            nonlocal renewed
+            if time.monotonic() - renewed >= self.schedule.lease_s / 3:
+                self.control.renew(lease, self.schedule.lease_s)
+                renewed = time.monotonic()
+
+        return keep
+
+    def _move(
+        self, training: LaneTraining, work: CycleWork, result: CycleResult, before: Standing
+    ) -> tuple[Outcome, list[str]]:
+        """Append what the verdict says; a person's move that came in between is read again and wins."""
+        moves = self.registry.moves(training.lane)
+        while True:
+            history = moves.read()
+            outcome, refusals = settle(result, before, fold(history))
+            if result.version is None:
+                return outcome, refusals
+            kind: MoveKind = "promote" if outcome == "pass" else "decline"
+            try:
+                moves.append(
+                    kind,
+                    version=result.version,
+                    candidate=work.candidate,
+                    anchor=outcome == "pass" and result.anchor,
+                    who=self.key.name,
+                    why=f"{outcome}: {_reason(result.verdict, refusals)}",
+                    key=self.key,
+                    now_s=self.clock(),
+                    expected=len(history),
+                )
+            except MoveConflictError:
+                continue
+            return outcome, refusals
+
+    def _record(self, report: CycleReport) -> None:
+        lane = report.lane
+        metrics.CYCLES.labels(lane, report.kind, report.verdict).inc()
+        metrics.CYCLE_SECONDS.labels(lane, report.kind).observe(report.seconds)
+        metrics.LAST_CYCLE.labels(lane).set(self.clock())
+        log.info("cycle ended", **dataclasses.asdict(report))
+        self.places.cycle_log.parent.mkdir(parents=True, exist_ok=True)
+        with self.places.cycle_log.open("ab") as file:
+            file.write(msgspec.json.encode(report) + b"\n")
+
+    def _show(self, training: LaneTraining, standing: Standing, fresh: int) -> None:
+        """Keep the gauges of one lane up to date, the live promise among them."""
+        lane = str(training.lane)
+        metrics.CYCLE_INTERVAL.labels(lane).set(self.schedule.every_s)
+        metrics.FRESH_ITEMS.labels(lane).set(fresh)
+        metrics.PINNED.labels(lane).set(standing.pinned)
+        tally = self.buffer.audits(training.lane).get(standing.champion or "")
+        state = promise_state(
+            audits=tally.audits if tally else 0,
+            agreed=tally.agreed if tally else 0,
+            target=training.target,
+            confidence=training.confidence,
+            suspended=any(beat.suspended for beat in self.control.heartbeats(training.lane).values()),
+        )
+        for name in PROMISE_STATES:
+            metrics.PROMISE_STATE.labels(lane, name).set(name == state.state)
+        bounds: dict[str, Any] = {"estimate": state.estimate, "low": state.low, "high": state.high}
+        for bound, value in bounds.items():
+            if value is not None:
+                metrics.ANSWERED_AGREEMENT.labels(lane, bound).set(value)
+
+
+def _after(state: TrainingState, kind: CycleKind, items: int, now_s: float) -> TrainingState:
+    if kind == "candidate":
+        return msgspec.structs.replace(state, last_cycle_s=now_s)
+    tuned_at = items if kind == "fine_tune" else state.items_at_fine_tune
+    return TrainingState(items_at_cycle=items, items_at_fine_tune=tuned_at, last_cycle_s=now_s)
+
+
+def _reason(verdict: Verdict, refusals: Sequence[str]) -> str:
+    return "; ".join(refusals) if refusals else f"{verdict.phase} test on {verdict.rows_judged} rows"

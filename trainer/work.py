@@ -1,0 +1,89 @@
+"""What the daemon hands to the cycle's process and what comes back; neither side of it needs torch to read this."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from store.control import CycleKind
+from store.event import Lane, Task
+from store.registry.manifest import Verdict
+from trainer.gate import GateLimits
+from trainer.snapshot import SplitSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneTraining:
+    """What the trainer knows of a lane."""
+
+    lane: Lane
+    task: Task
+    prompt_version: str  # key of the current answers in an item's tally: "model@hash"
+    target: float  # answered agreement promised
+    confidence: float  # with which it is promised
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleSettings:
+    """How a cycle freezes, fits and judges."""
+
+    encoder: Path  # directory of the base encoder
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    threads: int  # of torch in the cycle's process
+    max_tokens: int
+    seed: int
+    min_items_per_label: int
+    quarantine_s: float  # an item is not drawn before it is this old
+    novelty_quantile: float
+    split: SplitSettings
+    limits: GateLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleWork:
+    """One cycle to run, with where everything lies."""
+
+    cycle_id: str
+    training: LaneTraining
+    kind: CycleKind
+    candidate: str | None
+    champion: str | None
+    anchor: str | None
+    now_s: float
+    settings: CycleSettings
+    redis_url: str
+    items_per_stratum: int
+    registry_root: Path
+    trusted_keys: Path
+    signing_key: Path
+    cache: Path  # of features
+    code_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleResult:
+    """What a cycle came to."""
+
+    version: str | None  # the signed version; None when there was too little to make one
+    verdict: Verdict
+    anchor: bool  # this version's lower bound is the best so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleReport:
+    """One line of the cycle log, `run/cycles.jsonl`."""
+
+    id: str
+    at_s: float
+    seconds: float
+    lane: str
+    kind: CycleKind
+    candidate: str | None
+    verdict: Literal["pass", "fail", "inconclusive", "held"]
+    refusals: list[str]
+    rows_judged: int
+    difference: float | None
+    lower: float | None
+    delta: float
+    rows_needed: int
+    version: str | None
