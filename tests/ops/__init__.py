@@ -1,0 +1,1 @@
+"""Tests of operations: settings, processes, the CLI, the demo."""
