@@ -1,10 +1,12 @@
 """A private redis-server: the store of a machine that has no Redis, and the real Redis of the tests.
 
 It listens on a Unix socket alone, writes its append-only file with `appendfsync always`, refuses instead of evicting,
-and dies with the process that started it.
+and dies with the process that started it. Two servers on one folder would ruin its append-only file, so the server
+itself holds a lock: after its owner was killed, the next one waits until the old server has really gone.
 """
 
 import ctypes
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -48,15 +50,21 @@ def find_server() -> Path:
 def private_redis(directory: Path) -> Iterator[str]:
     """Run a redis-server on `directory` and yield its URL (`unix://…`); it stops with the context.
 
+    Enter it on the main thread: the server gets its signal when the *thread* that started it ends.
+
     Raises:
-        StoreUnavailableError: it did not answer within 20 s; its log is in `directory`.
+        StoreUnavailableError: it did not answer within 20 s (its log is in `directory`), or another server runs there.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="understudy-") as short:
+    with (
+        (directory / "server.lock").open("a") as lock,
+        tempfile.TemporaryDirectory(prefix="understudy-") as short,
+    ):
+        _take(lock.fileno(), directory)
         socket = directory.resolve() / "redis.sock"
         if len(os.fsencode(socket)) > _MAX_SOCKET_PATH_BYTES:
             socket = Path(short) / "redis.sock"
-        process = _start(directory.resolve(), socket)
+        process = _start(directory.resolve(), socket, lock.fileno())
         try:
             url = f"unix://{socket}"
             _await_ready(process, url, directory)
@@ -70,7 +78,22 @@ def private_redis(directory: Path) -> Iterator[str]:
                 process.wait()
 
 
-def _start(directory: Path, socket: Path) -> subprocess.Popen[bytes]:
+def _take(lock: int, directory: Path) -> None:
+    """Lock the folder, waiting for a server that is on its way out."""
+    deadline = time.monotonic() + _STOP_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                message = f"another redis-server runs on {directory}: stop the process that owns it"
+                raise StoreUnavailableError(message) from error
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _start(directory: Path, socket: Path, lock: int) -> subprocess.Popen[bytes]:
     settings = {
         "port": "0",
         "unixsocket": str(socket),
@@ -94,6 +117,7 @@ def _start(directory: Path, socket: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        pass_fds=(lock,),  # the server keeps the lock for as long as it lives
         start_new_session=True,  # Ctrl-C in the terminal reaches us alone; we stop it after its users
         preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads of ours run yet
     )
