@@ -3,6 +3,7 @@
 import json
 import random
 import uuid
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import store.event
 from store.event import (
     MAX_EVENT_BYTES,
     ChatInput,
@@ -135,3 +137,8 @@ def test_the_schema_is_json_and_names_every_field() -> None:
     schema = msgspec.json.encode(json_schema()).decode()
     for name in ("schema", "id", "time", "use_case", "tenant", "input", "teacher", "student", "escalation", "subject"):
         assert f'"{name}"' in schema
+
+
+def test_the_shipped_schema_is_the_codes_own() -> None:
+    shipped = Path(store.event.__file__).with_name("escalation-v1.schema.json")
+    assert json.loads(shipped.read_text()) == json_schema(), "write json_schema() to store/escalation-v1.schema.json"

@@ -1,0 +1,1 @@
+"""Files written by earlier releases, which today's code must read."""
