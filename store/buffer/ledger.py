@@ -88,7 +88,7 @@ class Buffer(Protocol):
         """Apply a batch atomically, exactly once.
 
         Raises:
-            StoreUnavailableError: retry; an application that went through answers `moved` with its own `next`.
+            StoreUnavailableError: retry; an application that went through before answers `ok` and changes nothing.
         """
 
     def positions(self, use_case: str) -> Mapping[Slot, str]:

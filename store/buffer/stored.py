@@ -1,0 +1,53 @@
+"""An item as a stored value: checksum, event count, JSON.
+
+The checksum is there because an overwritten byte in Redis' append-only file loads silently.
+"""
+
+import zlib
+from typing import Final
+
+import msgspec
+
+from store.buffer.item import Item
+from store.errors import CorruptItemError
+from store.event import TextInput
+
+CHECKSUM_BYTES: Final = 8
+_HEAD_BYTES: Final = 16  # 8 hex digits of CRC-32 over all that follows, then 8 of the event count
+
+
+class _ClassifyItem(Item, frozen=True, kw_only=True):
+    """The item with the one input that this release keeps: a union of untagged inputs cannot be decoded."""
+
+    input: TextInput
+
+
+_encoder: Final = msgspec.json.Encoder()
+_decoder: Final = msgspec.json.Decoder(_ClassifyItem)
+
+
+def encode_item(item: Item) -> bytes:
+    """The stored value. The count stands apart so that the evicting script need not read JSON."""
+    body = b"%08x" % item.count + _encoder.encode(item)
+    return b"%08x" % zlib.crc32(body) + body
+
+
+def decode_item(value: bytes, *, name: str) -> Item:
+    """The item in a stored value.
+
+    Args:
+        value: what `encode_item` made.
+        name: where it was found, for the error's message.
+
+    Raises:
+        CorruptItemError: the value disagrees with its checksum, or is no item of this release.
+    """
+    if value[:CHECKSUM_BYTES] != b"%08x" % zlib.crc32(value[CHECKSUM_BYTES:]):
+        message = f"{name} disagrees with its checksum: rebuild the buffer from the log"
+        raise CorruptItemError(message)
+    try:
+        found = _decoder.decode(value[_HEAD_BYTES:])
+    except msgspec.MsgspecError as error:
+        message = f"{name} was not written by this release: rebuild the buffer from the log"
+        raise CorruptItemError(message) from error
+    return Item(**msgspec.structs.asdict(found))
