@@ -1,0 +1,110 @@
+"""Files that survive a power cut, and the one file system property the registry cannot do without."""
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from store.errors import RegistryError
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a rename or link is on disk only after this."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o444) -> None:
+    """Write a file that must not exist yet, and fsync it; the caller syncs the folder.
+
+    Raises:
+        FileExistsError: there is one already; it is not touched.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; a symbolic link is not followed, a pipe is not waited for.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RegistryError: it is no regular file, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+        raise RegistryError(message) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        message = f"{path} is not a regular file"
+        raise RegistryError(message)
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bounded(path: Path, limit_bytes: int) -> bytes:
+    """Read a regular file of at most `limit_bytes`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RegistryError: it is larger, no regular file, or cannot be read.
+    """
+    with open_regular(path) as file:
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        message = f"{path} is larger than the {limit_bytes} bytes it may have"
+        raise RegistryError(message)
+    return data
+
+
+def require_exclusive_create(folder: Path) -> None:
+    """See that creating a name twice fails the second time, by open and by hard link.
+
+    Without it two writers could both believe that they made move 42.
+
+    Raises:
+        RegistryError: the file system of this folder cannot do it, or it cannot be written.
+    """
+    probe = folder / f".probe-{secrets.token_hex(8)}"
+    second = probe.with_name(probe.name + "-link")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_new(probe, b"")
+        os.link(probe, second)
+        linked = probe.stat().st_nlink == 2  # noqa: PLR2004 - the file and its link
+        exclusive = linked and _refuses(probe, second)
+    except OSError as error:
+        message = f"{folder} cannot hold a registry: {error}; use a local file system that has hard links"
+        raise RegistryError(message) from error
+    finally:
+        for leftover in (probe, second):
+            with suppress(OSError):
+                leftover.unlink()
+    if not exclusive:
+        message = f"{folder} cannot hold a registry: its file system creates a name twice; use a local file system"
+        raise RegistryError(message)
+
+
+def _refuses(probe: Path, second: Path) -> bool:
+    try:
+        write_new(second, b"")
+    except FileExistsError:
+        pass
+    else:
+        return False
+    try:
+        os.link(probe, second)
+    except FileExistsError:
+        return True
+    return False

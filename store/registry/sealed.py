@@ -1,0 +1,78 @@
+"""What may lie in a version's folder, and how its manifest and signature are read: one spelling, or refused."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from store.errors import BadSignatureError, CorruptVersionError, RegistryError
+from store.registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, canonical_json
+from store.registry.signing import Signature
+
+PURPOSE: Final = b"understudy/manifest/1\n"  # signed before the manifest's bytes
+_PART: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+_FILE_NAME: Final = re.compile(rf"({_PART}/)*{_PART}\.(json|safetensors)")
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """The manifest in these bytes; another spelling of it would be a second id for the same version.
+
+    Raises:
+        CorruptVersionError: it is none, not canonical, or names a file that must not be in a version.
+    """
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+        canonical = canonical_json(msgspec.json.decode(data)) == data
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        message = f"not a manifest that this release reads: {error}"
+        raise CorruptVersionError(message) from error
+    odd = [name for name in manifest.files if _FILE_NAME.fullmatch(name) is None or name == MANIFEST_NAME]
+    if not canonical or odd:
+        message = f"manifest names the file {odd[0]!r}" if odd else "manifest is not canonical JSON"
+        raise CorruptVersionError(message)
+    return manifest
+
+
+def decode_signature(version: str, data: bytes) -> Signature:
+    """The content of a version's signature file.
+
+    Raises:
+        BadSignatureError: it is none, or not canonical.
+    """
+    try:
+        signature = msgspec.json.decode(data, type=Signature)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        message = f"version {version}: {SIGNATURE_NAME} is not a signature: {error}"
+        raise BadSignatureError(message) from error
+    if canonical_json(signature) != data:
+        message = f"version {version}: {SIGNATURE_NAME} is not canonical JSON"
+        raise BadSignatureError(message)
+    return signature
+
+
+def names_in(folder: Path) -> Iterator[str]:
+    """Everything in a folder that is not itself a folder, links included, as paths relative to it."""
+    for base, folders, files in os.walk(folder):
+        links = [name for name in folders if (Path(base) / name).is_symlink()]
+        for name in [*files, *links]:
+            yield (Path(base) / name).relative_to(folder).as_posix()
+
+
+def files_of_draft(draft: Path) -> dict[str, Path]:
+    """What a draft would bring into a version, by name; an older manifest and signature are left out.
+
+    Raises:
+        RegistryError: something else than plain .json and .safetensors files lies in it, or nothing does.
+    """
+    names = set(names_in(draft)) - {MANIFEST_NAME, SIGNATURE_NAME}
+    for name in sorted(names):
+        if _FILE_NAME.fullmatch(name) is None or not (draft / name).is_file() or (draft / name).is_symlink():
+            message = f"{draft / name} cannot be part of a version: plain .json and .safetensors files only"
+            raise RegistryError(message)
+    if not names:
+        message = f"{draft} holds no files: there is nothing to publish"
+        raise RegistryError(message)
+    return {name: draft / name for name in names}

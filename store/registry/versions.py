@@ -1,0 +1,297 @@
+"""Versions of the student: immutable, content-addressed, signed folders, verified at every load.
+
+`<root>/blobs/<sha256>` keeps each file once; `<root>/<tenant>/<use_case>/versions/<id>/` links it. A version is there
+once its folder has its name, and its name is the hash of its manifest.
+"""
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from store.errors import CorruptVersionError, RegistryError, UnknownVersionError
+from store.event import Lane
+from store.registry.blobs import Blobs, is_intact, read_verified
+from store.registry.durable import read_bounded, require_exclusive_create, sync_folder, write_new
+from store.registry.manifest import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    VERSION_ID_HEX_DIGITS,
+    FileEntry,
+    Manifest,
+    canonical_json,
+    version_id,
+)
+from store.registry.moves import Moves
+from store.registry.sealed import PURPOSE, decode_manifest, decode_signature, files_of_draft, names_in
+from store.registry.signing import Signature, SigningKey, TrustedKeys
+
+_MAX_MANIFEST_BYTES: Final = 32 << 20
+_MAX_SIGNATURE_BYTES: Final = 4096
+_TEMPORARY: Final = ".tmp-"
+_ID: Final = re.compile(rf"[0-9a-f]{{{VERSION_ID_HEX_DIGITS}}}")
+_SLUG: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenVersion:
+    """A version whose signature and files were verified; what is read from it is hashed once more."""
+
+    id: str
+    manifest: Manifest
+    signed_by: str  # name of the trusted key
+    folder: Path
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Every file by name, read and verified when it is asked for."""
+        return _VerifiedFiles(self)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file: exactly those that were hashed.
+
+        Raises:
+            CorruptVersionError: the version has no such file, or it is not what the manifest says.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            message = f"version {self.id} has no file {name!r}"
+            raise CorruptVersionError(message)
+        try:
+            data = read_verified(self.path(name), entry)
+        except FileNotFoundError:
+            data = None
+        if data is None:
+            raise CorruptVersionError(_differs(self.id, name))
+        return data
+
+    def path(self, name: str) -> Path:
+        """Where a file lies; it was verified when the version was opened, and `read` verifies what it returns."""
+        return self.folder / name
+
+
+class _VerifiedFiles(Mapping[str, bytes]):
+    def __init__(self, version: OpenVersion) -> None:
+        self._version = version
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self._version.manifest.files:
+            raise KeyError(name)
+        return self._version.read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._version.manifest.files  # the inherited one would read the file
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._version.manifest.files)
+
+    def __len__(self) -> int:
+        return len(self._version.manifest.files)
+
+
+class Versions:
+    """The versions of one lane."""
+
+    def __init__(self, root: Path, trusted: TrustedKeys, lane: Lane) -> None:
+        """Use the registry at `root`; nothing is written before the first `publish`."""
+        self._root = root
+        self._folder, _ = lane_registry(root, lane)
+        self._blobs = Blobs(root / "blobs")
+        self._trusted = trusted
+        self._lane = lane
+
+    def publish(self, draft: Path, manifest: Manifest, key: SigningKey) -> str:
+        """Make a version of the files in `draft` and return its id; the same twice is the same version.
+
+        The draft is left as it is. A crash leaves no version or a whole one, and the next call removes the remains.
+        The folder of an older version may be the draft: its manifest and signature are not taken along.
+
+        Args:
+            draft: folder of .json and .safetensors files.
+            manifest: what the version says of itself; `files` is filled in here.
+            key: must be trusted here.
+
+        Raises:
+            RegistryError: the draft holds anything else, or the manifest is not one of this lane.
+            BadSignatureError: the key is not trusted, so nobody would load the version.
+        """
+        with self._writing():
+            files = {name: self._blobs.add(path) for name, path in sorted(files_of_draft(draft).items())}
+            data = self._final_bytes(manifest, files)
+            signature = key.sign(PURPOSE + data)
+            self._trusted.verify(PURPOSE + data, signature)
+            version = version_id(data)
+            if (self._folder / version).exists():
+                return self.open(version).id
+            temporary = self._folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+            self._assemble(temporary, files, data, signature)
+            temporary.rename(self._folder / version)
+            sync_folder(self._folder)
+            return version
+
+    def open(self, version: str) -> OpenVersion:
+        """Verify a version: the name, the signature, that nothing was added, and every file's sha256.
+
+        Raises:
+            UnknownVersionError: there is none with this id.
+            BadSignatureError: it is not signed by a trusted key.
+            CorruptVersionError: its files disagree with its manifest.
+        """
+        manifest, signed_by = self._signed_manifest(version)
+        folder = self._folder / version
+        present = set(names_in(folder)) - {MANIFEST_NAME, SIGNATURE_NAME}
+        if present != manifest.files.keys():
+            odd = sorted(present ^ manifest.files.keys())
+            message = (
+                f"version {version}: {', '.join(map(repr, odd[:5]))} is missing or does not belong; never serve it"
+            )
+            raise CorruptVersionError(message)
+        for name, entry in manifest.files.items():
+            try:
+                intact = is_intact(folder / name, entry)
+            except FileNotFoundError:
+                intact = False
+            if not intact:
+                raise CorruptVersionError(_differs(version, name))
+        return OpenVersion(id=version, manifest=manifest, signed_by=signed_by, folder=folder)
+
+    def manifest(self, version: str) -> Manifest:
+        """A version's manifest, its signature verified; the files are not looked at."""
+        return self._signed_manifest(version)[0]
+
+    def list(self) -> list[str]:
+        """The ids of all versions, sorted; they are verified when they are opened."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(path.name for path in self._folder.iterdir() if _ID.fullmatch(path.name))
+
+    def resolve(self, prefix: str) -> str:
+        """The one version whose id begins like this.
+
+        Raises:
+            UnknownVersionError: there is none, or more than one.
+        """
+        found = [version for version in self.list() if prefix and version.startswith(prefix)]
+        if len(found) != 1:
+            which = f"{len(found)} versions begin" if found else "no version begins"
+            message = f"{which} with {prefix!r} in {self._lane}; `understudy history` lists them"
+            raise UnknownVersionError(message)
+        return found[0]
+
+    def _signed_manifest(self, version: str) -> tuple[Manifest, str]:
+        if _ID.fullmatch(version) is None or not (self._folder / version).is_dir():
+            message = f"no version {version!r} in {self._lane}; `understudy history` lists them"
+            raise UnknownVersionError(message)
+        try:
+            data = read_bounded(self._folder / version / MANIFEST_NAME, _MAX_MANIFEST_BYTES)
+            seal = read_bounded(self._folder / version / SIGNATURE_NAME, _MAX_SIGNATURE_BYTES)
+        except FileNotFoundError as error:
+            message = f"version {version} has no {Path(error.filename).name}; never serve it"
+            raise CorruptVersionError(message) from error
+        if version_id(data) != version:
+            raise CorruptVersionError(_differs(version, MANIFEST_NAME))
+        signed_by = self._trusted.verify(PURPOSE + data, decode_signature(version, seal))
+        manifest = decode_manifest(data)
+        if manifest.lane != self._lane:
+            message = f"version {version} was made for lane {manifest.lane}, not for {self._lane}; never serve it here"
+            raise CorruptVersionError(message)
+        return manifest, signed_by
+
+    def _final_bytes(self, manifest: Manifest, files: dict[str, FileEntry]) -> bytes:
+        if manifest.lane != self._lane:
+            message = f"the manifest is for lane {manifest.lane}, this is the registry of {self._lane}"
+            raise RegistryError(message)
+        try:
+            data = canonical_json(msgspec.structs.replace(manifest, files=files))
+            # Decoded and written again: 1 in a field for fractions becomes 1.0, so equal manifests have equal ids.
+            data = canonical_json(decode_manifest(data))
+        except (TypeError, ValueError, OverflowError, CorruptVersionError) as error:
+            message = f"the manifest cannot be written: {error}"
+            raise RegistryError(message) from error
+        if len(data) > _MAX_MANIFEST_BYTES:
+            message = f"the manifest has {len(data)} bytes, {_MAX_MANIFEST_BYTES} allowed"
+            raise RegistryError(message)
+        return data
+
+    def _assemble(self, folder: Path, files: dict[str, FileEntry], manifest: bytes, signature: Signature) -> None:
+        folder.mkdir()
+        for name, entry in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            self._blobs.link(entry, folder / name)
+        write_new(folder / SIGNATURE_NAME, canonical_json(signature))
+        write_new(folder / MANIFEST_NAME, manifest)
+        for inner in sorted({folder, *(parent for name in files for parent in (folder / name).parents)}):
+            if inner.is_relative_to(folder):
+                sync_folder(inner)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One publisher at a time, so that whatever is unfinished here is left over from a dead one."""
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                require_exclusive_create(self._folder)
+                yield
+                self._sweep()
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            message = f"nothing was published in {self._folder}: {error}"
+            raise RegistryError(message) from error
+
+    def _sweep(self) -> None:
+        for leftover in self._folder.glob(".*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self._blobs.collect()
+
+
+class Registry:
+    """The registry of all lanes: versions, and the moves between them."""
+
+    def __init__(self, root: Path, trusted: TrustedKeys) -> None:
+        """Use the registry at `root`; reading needs no write permission."""
+        self._root = root
+        self._trusted = trusted
+
+    def versions(self, lane: Lane) -> Versions:
+        """The versions of a lane."""
+        return Versions(self._root, self._trusted, lane)
+
+    def moves(self, lane: Lane) -> Moves:
+        """The moves of a lane."""
+        return Moves(lane_registry(self._root, lane)[1], self._trusted, lane)
+
+    def require_exclusive_create(self) -> None:
+        """For the start of every process that writes: refuse a file system on which two writers could both win.
+
+        Raises:
+            RegistryError: it cannot create exclusively, or cannot be written.
+        """
+        require_exclusive_create(self._root)
+
+
+def lane_registry(root: Path, lane: Lane) -> tuple[Path, Path]:
+    """The folders of a lane's versions and of its moves.
+
+    Raises:
+        RegistryError: the lane's names are no slugs, and could point out of the registry.
+    """
+    if _SLUG.fullmatch(lane.tenant) is None or _SLUG.fullmatch(lane.use_case) is None:
+        message = f"lane {str(lane)!r}: tenant and use case are lower-case letters, digits, - and _"
+        raise RegistryError(message)
+    folder = root / lane.tenant / lane.use_case
+    return folder / "versions", folder / "moves"
+
+
+def _differs(version: str, name: str) -> str:
+    return f"version {version}: {name} is not what the manifest says; never serve it, restore it from a backup"

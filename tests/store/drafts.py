@@ -1,0 +1,66 @@
+"""Keys, manifests and drafts that the registry's tests share."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from store.event import Lane
+from store.registry.manifest import BaseModel, Golden, Manifest, Preprocessing
+from store.registry.signing import SigningKey, TrustedKeys, public_path
+from store.registry.versions import Registry, Versions
+
+LANE = Lane("acme", "intents")
+OTHER_LANE = Lane("acme", "topics")
+ENCODER_BYTES = bytes(range(256)) * 4096  # 1 MiB
+
+
+def make_keys(folder: Path, name: str = "trainer") -> tuple[SigningKey, TrustedKeys]:
+    """A new key, and the trust in it alone."""
+    trusted = folder / "trusted"
+    trusted.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    key = SigningKey.create(path, name)
+    (trusted / f"{name}.pub").write_bytes(public_path(path).read_bytes())
+    return key, TrustedKeys.load(trusted)
+
+
+def make_manifest(**changes: Any) -> Manifest:
+    """A manifest of LANE without files."""
+    manifest = Manifest(
+        lane=LANE,
+        task="classify",
+        kind="head",
+        parent=None,
+        created_s=1_700_000_000.0,
+        code_version="0.1.0",
+        seed=7,
+        base=BaseModel(name="tiny", sha256="0" * 64, parameters=1000),
+        served_parameters=1000,
+        labels=["refund", "cancel"],
+        preprocessing=Preprocessing(redacted=True, max_tokens=128),
+        member_weights=[1.0],
+        training={"c": 1.0},
+        snapshot=None,
+        verdict=None,
+        policy=None,
+        topics=[],
+        golden=[Golden(text="a refund, please", probs=[0.9, 0.1])],
+        files={},
+    )
+    return msgspec.structs.replace(manifest, **changes)
+
+
+def make_draft(folder: Path, head: bytes = b"head one", encoder: bytes = b"encoder") -> Path:
+    """A draft folder with files at two depths."""
+    (folder / "encoder").mkdir(parents=True)
+    (folder / "head.safetensors").write_bytes(head)
+    (folder / "encoder" / "model.safetensors").write_bytes(encoder)
+    (folder / "encoder" / "config.json").write_bytes(b'{"hidden_size":8}')
+    return folder
+
+
+def make_versions(folder: Path) -> tuple[Versions, SigningKey]:
+    """An empty registry under `folder` for LANE."""
+    key, trusted = make_keys(folder / "keys")
+    return Registry(folder / "registry", trusted).versions(LANE), key
