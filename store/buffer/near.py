@@ -1,0 +1,174 @@
+"""Near-duplicates among the kept items, linked at freeze: banded MinHash proposes, guards decide.
+
+Similarity alone merges "refund invoice 17" with "refund invoice 71" (every method with a recall of .95 does, for 90 to
+100 % of such pairs), so two texts are linked only where their protected tokens (numbers, negations, currencies,
+directions, times) are the same, in the same order, and the teacher's answers agree. All of it is a function of the set
+of (text, answer) pairs: the order of the rows cannot change a link.
+
+MinHash: Broder 1997; bands and rows: Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from store.buffer.guard import Guarded, guard
+
+BANDS: Final = 32
+ROWS: Final = 3
+HASHES: Final = BANDS * ROWS
+MIN_SIMILARITY: Final = 0.5
+SIGNATURE_BYTES: Final = 4 * HASHES
+MAX_ROWS: Final = 1 << 24
+
+_GRAM: Final = 3
+_NEIGHBOURS: Final = 3  # each row of a bucket is compared with so many after it, in content order: buckets stay linear
+_BLOCK: Final = 2048
+_ALPHABET: Final = b"abcdefghijklmnopqrstuvwxyz0123456789 "
+_SYMBOL_BITS: Final = 6
+_SEED: Final = 20_031
+
+_Ints = npt.NDArray[np.int64]
+_Signatures = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """Which rows are one question, and which look alike but were answered differently."""
+
+    clusters: _Ints  # [rows] cluster number, counted from 0 in the order of first appearance
+    contrasts: tuple[tuple[int, int], ...]  # pairs (i, j), i < j: near in words, different in answer
+    exact_only: int  # rows in a script or language without a guard: linked to nothing but themselves
+
+
+def link(texts: Sequence[str], answers: Sequence[str], *, min_similarity: float = MIN_SIMILARITY) -> Links:
+    """Link near-duplicates: similar in letters, the same protected tokens in the same order, the same answer.
+
+    Contrasts are found among neighbours in a bucket, so of many similar pairs with different answers some are named.
+
+    Args:
+        texts: canonical texts, one a row.
+        answers: the teacher's answer to each.
+        min_similarity: least estimated Jaccard similarity of character 3-grams (standard error .05).
+
+    Raises:
+        ValueError: texts and answers differ in length, or there are more than 16 million.
+    """
+    if len(texts) != len(answers) or len(texts) > MAX_ROWS:
+        message = f"{len(texts)} texts and {len(answers)} answers; equally many, and at most {MAX_ROWS}, are needed"
+        raise ValueError(message)
+    guards = [guard(text) for text in texts]
+    keys = [g.key if g is not None else text for g, text in zip(guards, texts, strict=True)]
+    order = sorted(range(len(texts)), key=lambda i: (guards[i] is None, keys[i], answers[i], texts[i]))
+    free = sum(g is not None for g in guards)
+    known = [g for i in order[:free] if (g := guards[i]) is not None]
+    groups = _runs([(keys[i], answers[i]) for i in order[:free]])
+    near, contrast = _pairs(known, groups, [answers[i] for i in order], min_similarity)
+    exact = _exact_pairs([(texts[i], answers[i]) for i in order])
+    joined = np.concatenate([near, exact])
+    n = len(texts)
+    graph = coo_array((np.ones(len(joined), np.int8), (joined[:, 0], joined[:, 1])), shape=(n, n))
+    component = np.empty(n, np.int64)
+    component[order] = connected_components(graph, directed=False)[1] if n else 0
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    place = np.asarray(order, np.int64)
+    apart = np.sort(place[contrast], axis=1)
+    return Links(
+        clusters=np.argsort(np.argsort(first))[inverse],
+        contrasts=tuple((int(i), int(j)) for i, j in np.unique(apart, axis=0)),
+        exact_only=n - free,
+    )
+
+
+def _runs(values: Sequence[object]) -> _Ints:
+    """The number of the run each of the sorted values is in, from 0."""
+    starts = [i > 0 and values[i] != values[i - 1] for i in range(len(values))]
+    return np.cumsum(np.asarray(starts, np.int64))
+
+
+def _exact_pairs(ordered: Sequence[tuple[str, str]]) -> _Ints:
+    same = [i for i in range(1, len(ordered)) if ordered[i] == ordered[i - 1]]
+    return np.asarray([(i - 1, i) for i in same], np.int64).reshape(-1, 2)
+
+
+def _pairs(known: Sequence[Guarded], groups: _Ints, answers: Sequence[str], least: float) -> tuple[_Ints, _Ints]:
+    """Pairs of places in content order: (linked, contrasting)."""
+    none = np.empty((0, 2), np.int64)
+    if len(known) < 2:  # noqa: PLR2004 - a pair takes two
+        return none, none
+    signatures = _signatures([g.letters for g in known])
+    said = np.unique(np.asarray(answers[: len(known)], dtype=object), return_inverse=True)[1]
+    within: list[_Ints] = []
+    across: list[_Ints] = []
+    for band in range(BANDS):
+        ranked = _bucketed(signatures[:, band * ROWS : (band + 1) * ROWS])
+        bucket, place = ranked >> np.uint64(24), (ranked & np.uint64(MAX_ROWS - 1)).astype(np.int64)
+        for step in range(1, min(_NEIGHBOURS, len(place) - 1) + 1):
+            a, b = place[:-step], place[step:]
+            meet = bucket[:-step] == bucket[step:]
+            same = meet & (groups[a] == groups[b])
+            within.append(a[same] * MAX_ROWS + b[same])
+            differ = meet & (said[a] != said[b])
+            across.append(a[differ] * MAX_ROWS + b[differ])
+    return _similar(signatures, within, least), _similar(signatures, across, least)
+
+
+def _bucketed(rows: _Signatures) -> npt.NDArray[np.uint64]:
+    """[n] sorted: 40 bits of a band's hash, then 24 bits of place; one sort puts buckets and places in order."""
+    mixed = np.zeros(len(rows), np.uint64)
+    for column in range(ROWS):
+        mixed = (mixed ^ rows[:, column]) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    return np.sort((mixed >> np.uint64(24) << np.uint64(24)) | np.arange(len(rows), dtype=np.uint64))
+
+
+def _similar(signatures: _Signatures, proposed: Sequence[_Ints], least: float) -> _Ints:
+    """The proposed pairs whose signatures agree in at least `least` of their places."""
+    codes = np.unique(np.concatenate(proposed))
+    pairs = np.stack([codes >> 24, codes & (MAX_ROWS - 1)], axis=1)
+    kept = [
+        block[(signatures[block[:, 0]] == signatures[block[:, 1]]).mean(axis=1) >= least]
+        for block in (pairs[i : i + _BLOCK] for i in range(0, len(pairs), _BLOCK))
+    ]
+    return np.concatenate(kept) if kept else pairs
+
+
+def _signatures(letters: Sequence[str]) -> _Signatures:
+    """[n, HASHES]: the least hash of each text's 3-grams under each of the hash functions.
+
+    Each gram that occurs is hashed once (there are few); a text's signature is then the minimum of table rows. Texts
+    are taken in blocks by length, so that position p is one gather for all texts that have one.
+    """
+    symbols = np.zeros(256, np.uint32)
+    symbols[np.frombuffer(_ALPHABET, np.uint8)] = np.arange(1, len(_ALPHABET) + 1)
+    padded = [f" {text} " for text in letters]
+    stream = symbols[np.frombuffer("\n".join([*padded, "  "]).encode("ascii", "replace"), np.uint8)]
+    grams = (stream[:-2] << np.uint32(2 * _SYMBOL_BITS)) | (stream[1:-1] << np.uint32(_SYMBOL_BITS)) | stream[2:]
+    present, index = np.unique(grams, return_inverse=True)
+    table = _hashed(present)
+    lengths = np.fromiter(map(len, padded), np.int64, len(padded))
+    starts = np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
+    counts = np.maximum(lengths - (_GRAM - 1), 1)
+    by_length = np.argsort(-counts, kind="stable")
+    found = np.empty((len(letters), HASHES), np.uint32)
+    for begin in range(0, len(letters), _BLOCK):
+        block = by_length[begin : begin + _BLOCK]
+        least = table[index[starts[block]]]
+        for position in range(1, int(counts[block[0]])):
+            alive = int(np.searchsorted(-counts[block], -position, side="left"))
+            np.minimum(least[:alive], table[index[starts[block[:alive]] + position]], out=least[:alive])
+        found[block] = least
+    return found
+
+
+def _hashed(grams: npt.NDArray[np.uint32]) -> _Signatures:
+    """[grams, HASHES] multiply-shift hashes (Dietzfelbinger et al. 1997), fixed for all time."""
+    rng = np.random.Generator(np.random.PCG64(_SEED))
+    factors = rng.integers(0, 1 << 63, HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    offsets = rng.integers(0, 1 << 63, HASHES, dtype=np.uint64)
+    return ((grams.astype(np.uint64)[:, None] * factors + offsets) >> np.uint64(32)).astype(np.uint32)

@@ -1,0 +1,277 @@
+"""Freeze the buffer's items into the rows of one cycle: which are learned from, which judge, and how much each weighs.
+
+Pure: the same items and settings give the same rows and the same hash, in whatever order the items come.
+
+Three rules keep the numbers honest. A question is held out by the hash of its id, so a new label never moves a row from
+one split to another. A training row that is linked to a held-out one (a typo apart, say) is left out. And of linked
+calibrate rows only one stays, because a bound on agreement counts independent trials; calibrate and judge rows may be
+linked with one another, since neither is learned from and the gate compares answers, not thresholds.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from store.buffer.item import FirstOpinion, Item
+from store.buffer.near import Links, link
+from store.event import TextInput
+from store.registry.manifest import SnapshotRecord, canonical_json
+from store.secrets import unit_hash
+
+Split = Literal["train", "calibrate", "judge"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSettings:
+    """Who is held out: calibrate below the first ratio, judge in the next, by a hash of (salt, item id)."""
+
+    salt: str
+    calibrate_ratio: float
+    judge_ratio: float
+
+    def __post_init__(self) -> None:
+        """Refuse ratios that leave nothing to learn from."""
+        if self.calibrate_ratio < 0 or self.judge_ratio < 0 or self.calibrate_ratio + self.judge_ratio >= 1:
+            message = f"calibrate_ratio {self.calibrate_ratio} and judge_ratio {self.judge_ratio} must sum to below 1"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One question with the answer that is learned, or judged by."""
+
+    item_id: str
+    text: str
+    label: str  # the current prompt version's most frequent answer; of equals the first in the alphabet
+    soft: dict[str, float] | None  # answers' shares where the teacher contradicted itself, else None
+    weight: float  # in training: a linked cluster is one question of weight 1 + ln(times asked)
+    mass: float  # questions like it: the mean of 1/propensity over its events
+    requests: float  # requests like it: the sum of 1/propensity over its events
+    count: int  # events
+    split: Split
+    cluster: int  # rows with the same number are linked
+    conflicted: bool  # the teacher gave more than one answer under the current prompt version
+    asked_s: float  # last asked, event time, Unix seconds
+    escalated: int  # events that were no audits
+    first_opinion: FirstOpinion | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Items that are in no split, by reason."""
+
+    stale: int  # no answer of the current prompt version
+    quarantined: int  # too new
+    linked: int  # training rows linked to a held-out row
+    repeated: int  # calibrate rows linked to another calibrate row
+    rare_label: int  # training rows whose label has too few items to enter the head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The frozen rows of one cycle, in item id order."""
+
+    rows: tuple[Row, ...]
+    labels: tuple[str, ...]  # the label map: known labels first, in their old order
+    clusters: Mapping[str, int]  # item id -> cluster, left-out training rows included: `evaluate.paired` needs them
+    left_out: LeftOut
+    content: bytes  # snapshot.json, canonical JSON: what a recomputation must reproduce
+    record: SnapshotRecord
+
+    @property
+    def sha256(self) -> str:
+        """Of `content`."""
+        return self.record.sha256
+
+    def split(self, name: Split) -> tuple[Row, ...]:
+        """The rows of one split."""
+        return tuple(row for row in self.rows if row.split == name)
+
+
+def freeze(
+    items: Iterable[Item],
+    *,
+    prompt_version: str,
+    labels_min: int,
+    split: SplitSettings,
+    quarantine_s: float,
+    now_s: float,
+    seed: int,
+    positions: Mapping[str, str],
+    known_labels: Sequence[str] = (),
+) -> Snapshot:
+    """Freeze `classify` items.
+
+    Args:
+        items: the lane's kept items.
+        prompt_version: the tally key that counts, `model@prompt version`.
+        labels_min: items that a new label needs to enter the label map.
+        split: who is held out.
+        quarantine_s: an item first asked less than so long ago is left out.
+        now_s: Unix seconds.
+        seed: of the cycle; recorded.
+        positions: "topic uuid/partition" -> position up to which the log had been applied.
+        known_labels: the champion's label map: these stay, in this order.
+    """
+    ordered = sorted(items, key=lambda item: item.item_id)
+    fresh = [item for item in ordered if item.answers(prompt_version)]
+    kept = [item for item in fresh if item.first_asked_s <= now_s - quarantine_s]
+    rows = [_row(item, prompt_version, split) for item in kept]
+    links = link([row.text for row in rows], [row.label for row in rows])
+    rows = [replace(row, cluster=int(cluster)) for row, cluster in zip(rows, links.clusters, strict=True)]
+    apart = _without_linked(rows)
+    alone = _without_repeated(apart)
+    labels = _label_map(alone, rows, labels_min, known_labels)
+    usable = [row for row in alone if row.split != "train" or row.label in labels]
+    weighed = _weighed(usable)
+    left_out = LeftOut(
+        stale=len(ordered) - len(fresh),
+        quarantined=len(fresh) - len(kept),
+        linked=len(rows) - len(apart),
+        repeated=len(apart) - len(alone),
+        rare_label=len(alone) - len(usable),
+    )
+    content = _content(weighed, labels, left_out, prompt_version, split, quarantine_s, now_s, seed, positions)
+    return Snapshot(
+        rows=tuple(weighed),
+        labels=labels,
+        clusters={row.item_id: row.cluster for row in rows},
+        left_out=left_out,
+        content=content,
+        record=_record(weighed, links, left_out, prompt_version, positions, content),
+    )
+
+
+def _row(item: Item, prompt_version: str, split: SplitSettings) -> Row:
+    if not isinstance(item.input, TextInput):
+        message = f"item {item.item_id}: only classify is frozen in this release"
+        raise NotImplementedError(message)
+    answers = item.answers(prompt_version)
+    total = sum(answers.values())
+    conflicted = len(answers) > 1
+    return Row(
+        item_id=item.item_id,
+        text=item.input.text,
+        label=min(answers, key=lambda answer: (-answers[answer], answer)),
+        soft={answer: n / total for answer, n in sorted(answers.items())} if conflicted else None,
+        weight=0.0,
+        mass=item.mass / item.count,
+        requests=item.mass,
+        count=item.count,
+        split=split_of(split, item.item_id),
+        cluster=-1,
+        conflicted=conflicted,
+        asked_s=item.last_asked_s,
+        escalated=item.escalated,
+        first_opinion=item.first_opinion,
+    )
+
+
+def split_of(split: SplitSettings, item_id: str) -> Split:
+    """The split an item belongs to for as long as the salt stays."""
+    place = unit_hash(split.salt, item_id)
+    if place < split.calibrate_ratio:
+        return "calibrate"
+    return "judge" if place < split.calibrate_ratio + split.judge_ratio else "train"
+
+
+def _without_linked(rows: Sequence[Row]) -> list[Row]:
+    held_out = {row.cluster for row in rows if row.split != "train"}
+    return [row for row in rows if row.split != "train" or row.cluster not in held_out]
+
+
+def _without_repeated(rows: Sequence[Row]) -> list[Row]:
+    first: dict[int, str] = {}
+    for row in rows:
+        if row.split == "calibrate":
+            first.setdefault(row.cluster, row.item_id)
+    return [row for row in rows if row.split != "calibrate" or first[row.cluster] == row.item_id]
+
+
+def _label_map(
+    usable: Sequence[Row], rows: Sequence[Row], labels_min: int, known_labels: Sequence[str]
+) -> tuple[str, ...]:
+    """Known labels in their order, then those with enough items (of any split) and something to learn from."""
+    items = Counter(row.label for row in rows)
+    learned = {row.label for row in usable if row.split == "train"}
+    new = sorted(label for label in learned if items[label] >= labels_min and label not in known_labels)
+    return (*known_labels, *new)
+
+
+def _weighed(rows: Sequence[Row]) -> list[Row]:
+    asked: Counter[tuple[Split, int]] = Counter()
+    members: Counter[tuple[Split, int]] = Counter()
+    for row in rows:
+        asked[row.split, row.cluster] += row.count
+        members[row.split, row.cluster] += 1
+    return [
+        replace(row, weight=(1 + math.log(asked[row.split, row.cluster])) / members[row.split, row.cluster])
+        for row in rows
+    ]
+
+
+def _content(
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    left_out: LeftOut,
+    prompt_version: str,
+    split: SplitSettings,
+    quarantine_s: float,
+    now_s: float,
+    seed: int,
+    positions: Mapping[str, str],
+) -> bytes:
+    """snapshot.json: ids and what was decided about them, never a text."""
+    return canonical_json(
+        {
+            "schema": 1,
+            "prompt_version": prompt_version,
+            "split": split,
+            "quarantine_s": quarantine_s,
+            "frozen_s": now_s,
+            "seed": seed,
+            "positions": dict(positions),
+            "labels": list(labels),
+            "left_out": left_out,
+            "rows": [
+                {
+                    "id": row.item_id,
+                    "split": row.split,
+                    "label": row.label,
+                    "soft": row.soft,
+                    "weight": row.weight,
+                    "mass": row.mass,
+                    "requests": row.requests,
+                    "count": row.count,
+                    "cluster": row.cluster,
+                }
+                for row in rows
+            ],
+        }
+    )
+
+
+def _record(
+    rows: Sequence[Row],
+    links: Links,
+    left_out: LeftOut,
+    prompt_version: str,
+    positions: Mapping[str, str],
+    content: bytes,
+) -> SnapshotRecord:
+    splits = Counter(row.split for row in rows)
+    return SnapshotRecord(
+        sha256=hashlib.sha256(content).hexdigest(),
+        rows=len(rows),
+        train=splits["train"],
+        calibrate=splits["calibrate"],
+        judge=splits["judge"],
+        clusters=len({row.cluster for row in rows}),
+        contrasts=len(links.contrasts),
+        dropped_linked=left_out.linked,
+        prompt_version=prompt_version,
+        positions=dict(positions),
+    )
