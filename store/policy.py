@@ -69,8 +69,9 @@ def decide(
     """
     reason = required or _distrust(policy, view)
     if reason is None:
-        audited = draw < audit_ratio and budget.may_audit
-        return Decision(route="student", reason="audit" if audited else None, propensity=audit_ratio, audit=audited)
+        propensity = audit_ratio if budget.may_audit else 0.0
+        audited = draw < propensity
+        return Decision(route="student", reason="audit" if audited else None, propensity=propensity, audit=audited)
     if budget.may_escalate:
         return Decision(route="teacher", reason=reason, propensity=1.0)
     if view is None:

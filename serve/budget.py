@@ -1,0 +1,240 @@
+"""What the teacher may cost: a rolling 24 hours, counted in Redis for all replicas, spent from small leases.
+
+A replica leases a few calls (and the most they can cost) at a time and spends them without asking anybody, so that a
+decision and its spending are one step. With Redis down it spends what it had leased and nothing more. A killed
+replica's lease stays spent: the budget may be under-used by that much for a day, and is never exceeded. Buckets are
+five minutes; a lease must be used within one, and a bucket counts until 24 hours after its leases could last be used.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+import redis
+import structlog
+
+from serve.settings import BudgetSettings
+from store.errors import StoreUnavailableError
+from store.event import Lane
+
+Kind = Literal["escalation", "audit"]
+
+_log: Final = structlog.get_logger(__name__)
+BUCKET_S: Final = 300
+_BUCKETS_KEPT: Final = 24 * 3600 // BUCKET_S + 2
+_LEASE_TTL_S: Final = 4 * BUCKET_S
+_ASK_AGAIN_S: Final = 1.0
+_MICRO: Final = 1_000_000
+_SCRIPT: Final = (Path(__file__).parent / "budget.lua").read_text("utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What Redis let a replica have, and what all replicas have used with it."""
+
+    calls: int
+    usd_micro: int
+    used_calls: int
+    used_usd_micro: int
+
+
+class Ledger(Protocol):
+    """Counts one lane's spending. Each call blocks, is idempotent, and raises StoreUnavailableError."""
+
+    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
+        """Up to so many calls and millionths of a dollar; the same id gets the same grant again."""
+
+    def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
+        """Give back what a lease left unspent (below zero: what was spent beyond it)."""
+
+    def used(self, now_s: float) -> Grant:
+        """What counts against the last 24 hours; grants nothing."""
+
+
+class RedisLedger:
+    """The ledger that all replicas share."""
+
+    def __init__(self, client: redis.Redis, lane: Lane, settings: BudgetSettings) -> None:
+        """Use an open client that has a socket time-out."""
+        self._prefix = f"{{{lane.use_case}}}:{lane.tenant}:budget"
+        self._script = client.register_script(_SCRIPT)
+        calls, usd = settings.calls_per_day, settings.usd_per_day
+        usd_micro = -1 if usd is None else int(usd * _MICRO)
+        reserve = settings.audit_reserve_ratio
+        self._limits = [calls, usd_micro, int(calls * reserve), max(0, int(usd_micro * reserve))]
+
+    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
+        """See `Ledger`."""
+        return self._run(lease_id, "lease", now_s, kind, calls, usd_micro, *self._limits, _LEASE_TTL_S)
+
+    def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
+        """See `Ledger`."""
+        self._run(lease_id, "settle", now_s, calls, usd_micro)
+
+    def used(self, now_s: float) -> Grant:
+        """See `Ledger`."""
+        return self._run("none", "used", now_s)
+
+    def _run(self, lease_id: str, verb: str, now_s: float, *arguments: str | int) -> Grant:
+        keys = [self._prefix, f"{self._prefix}:lease:{lease_id}"]
+        try:
+            found: Any = self._script(keys=keys, args=[verb, int(now_s // BUCKET_S), _BUCKETS_KEPT, *arguments])
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+        return Grant(calls=found[0], usd_micro=found[1], used_calls=found[2], used_usd_micro=found[3])
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Lease:
+    lease_id: str
+    kind: Kind
+    calls: int
+    usd_micro: int
+    granted_s: float  # monotonic
+    open_spends: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Spend:
+    """One call taken from a lease, to be settled once its cost is known."""
+
+    lease: _Lease
+    bound_micro: int
+
+
+class Budget:
+    """A replica's hand in one lane's purse. Used from the event loop alone; Redis is spoken to in threads."""
+
+    def __init__(
+        self,
+        settings: BudgetSettings,
+        ledger: Ledger,
+        *,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> None:
+        """Start with nothing leased."""
+        self.settings = settings
+        self._ledger = ledger
+        self._now = now
+        self._monotonic = monotonic
+        self._new_id = new_id
+        self._chunk = max(1, min(20, settings.calls_per_day // 100))
+        self._leases: dict[Kind, _Lease] = {}
+        self._closing: list[_Lease] = []
+        self._ask_at_s: dict[Kind, float] = {}
+        self._lock = asyncio.Lock()
+        self.binds = False  # the last escalation that asked was refused
+        self.used_calls = 0  # by all replicas, leases included, when Redis was last asked
+
+    async def prepare(self, kind: Kind, bound_usd: float) -> None:
+        """Lease more if this call needs it; a refusal or a Redis that is down is asked again a second later."""
+        if self.allows(kind, bound_usd):
+            return
+        async with self._lock:
+            if self.allows(kind, bound_usd) or self._monotonic() < self._ask_at_s.get(kind, 0.0):
+                return
+            self._retire(kind)
+            await self._lease(kind, _micro(bound_usd))
+
+    def allows(self, kind: Kind, bound_usd: float) -> bool:
+        """Whether a call that costs at most `bound_usd` may be taken now."""
+        lease = self._leases.get(kind)
+        return (
+            lease is not None
+            and self._monotonic() - lease.granted_s < BUCKET_S
+            and lease.calls > 0
+            and lease.usd_micro >= self._counted(_micro(bound_usd))
+        )
+
+    def exhausted(self, kind: Kind) -> bool:
+        """Whether the last lease of this kind was refused less than a second ago."""
+        return self._monotonic() < self._ask_at_s.get(kind, 0.0)
+
+    def take(self, kind: Kind, bound_usd: float) -> Spend:
+        """Spend one call; only right after `allows` said yes, with no await between."""
+        lease = self._leases[kind]
+        bound_micro = self._counted(_micro(bound_usd))
+        lease.calls -= 1
+        lease.usd_micro -= bound_micro
+        lease.open_spends += 1
+        return Spend(lease=lease, bound_micro=bound_micro)
+
+    def settle(self, spend: Spend, cost_usd: float | None) -> None:
+        """Say what a taken call cost: None when it was surely not billed, so that it may be used again."""
+        spend.lease.open_spends -= 1
+        if cost_usd is None:
+            spend.lease.calls += 1
+            spend.lease.usd_micro += spend.bound_micro
+        else:
+            spend.lease.usd_micro += spend.bound_micro - self._counted(_micro(cost_usd))
+
+    async def tick(self) -> None:
+        """Give back leases that are too old to use, and read what all replicas have used."""
+        for kind, lease in list(self._leases.items()):
+            if self._monotonic() - lease.granted_s >= BUCKET_S:
+                self._retire(kind)
+        await self._give_back()
+        self._see(await asyncio.to_thread(self._ledger.used, self._now()))
+
+    async def close(self) -> None:
+        """Give every unspent lease back; with Redis down they stay spent."""
+        for kind in list(self._leases):
+            self._retire(kind)
+        try:
+            await self._give_back()
+        except StoreUnavailableError:
+            _log.warning("leases were not given back and stay spent for a day", leases=len(self._closing))
+
+    async def _lease(self, kind: Kind, bound_micro: int) -> None:
+        lease_id, asked_s = self._new_id(), self._monotonic()
+        usd_micro = self._counted(bound_micro) * self._chunk
+        try:
+            grant = await asyncio.to_thread(
+                self._ledger.lease, lease_id, kind, calls=self._chunk, usd_micro=usd_micro, now_s=self._now()
+            )
+        except StoreUnavailableError:
+            _log.warning("no lease while Redis does not answer", kind=kind)
+            self._ask_at_s[kind] = self._monotonic() + _ASK_AGAIN_S
+            return
+        lease = _Lease(lease_id=lease_id, kind=kind, calls=grant.calls, usd_micro=grant.usd_micro, granted_s=asked_s)
+        self.used_calls = grant.used_calls
+        refused = grant.calls == 0 or grant.usd_micro < self._counted(bound_micro)
+        if refused:
+            self._closing.append(lease)
+            self._ask_at_s[kind] = self._monotonic() + _ASK_AGAIN_S
+        else:
+            self._leases[kind] = lease
+        if kind == "escalation":
+            self.binds = refused
+
+    def _retire(self, kind: Kind) -> None:
+        lease = self._leases.pop(kind, None)
+        if lease is not None:
+            self._closing.append(lease)
+
+    async def _give_back(self) -> None:
+        """Settle retired leases whose calls have all come home."""
+        for lease in [lease for lease in self._closing if lease.open_spends == 0]:
+            await asyncio.to_thread(
+                self._ledger.settle, lease.lease_id, calls=lease.calls, usd_micro=lease.usd_micro, now_s=self._now()
+            )
+            self._closing.remove(lease)
+
+    def _see(self, used: Grant) -> None:
+        self.used_calls = used.used_calls
+        open_to_escalations = self.settings.calls_per_day * (1 - self.settings.audit_reserve_ratio)
+        if used.used_calls < open_to_escalations and self.settings.usd_per_day is None:
+            self.binds = False
+
+    def _counted(self, micro: int) -> int:
+        """Dollars are counted only where they are limited."""
+        return micro if self.settings.usd_per_day is not None else 0
+
+
+def _micro(usd: float) -> int:
+    return ceil(usd * _MICRO)

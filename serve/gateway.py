@@ -1,0 +1,255 @@
+"""The way of one question: student, decision, teacher or student, event, answer.
+
+The student answers in milliseconds or the teacher is asked; a paid answer is published before it is sent, in a task of
+its own, so that neither a client that hangs up nor a shutdown loses it.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final, Literal, Protocol, assert_never
+
+import structlog
+
+from serve.audit import Audits
+from serve.batcher import Batcher, StudentFailedError, TooLong
+from serve.budget import Budget, Kind, Spend
+from serve.counts import Counts
+from serve.escalation import Answer, Degraded, Question, Refusal, Seen, build_event, student_answer
+from serve.metrics import ServeMetrics
+from serve.settings import LaneSettings
+from serve.slot import Slots
+from serve.teacher import Answered, Invalid, Reply, Teacher, Unavailable
+from store.errors import LogError
+from store.event import Escalation, LabelAnswer, Usage
+from store.policy import BudgetView, Decision, decide
+from store.secrets import unit_hash
+
+_log: Final = structlog.get_logger(__name__)
+_DRAW_SALT: Final = "audit"
+
+
+class EventSink(Protocol):
+    """Where accepted escalations go."""
+
+    async def start(self) -> None:
+        """Begin."""
+
+    async def publish(self, event: Escalation, item_id: str, *, traceparent: str | None = None) -> None:
+        """Return once the event is in the log or fsynced in the spool.
+
+        Raises:
+            LogError: it is in neither and will not be: dropped.
+        """
+
+    async def close(self) -> None:
+        """Write what is in flight, within a bound, and stop."""
+
+
+class LaneService:
+    """One lane's student, teacher, budget and audits, and what happens between them."""
+
+    def __init__(
+        self,
+        settings: LaneSettings,
+        *,
+        slots: Slots,
+        batcher: Batcher,
+        teacher: Teacher,
+        budget: Budget,
+        audits: Audits,
+        sink: EventSink,
+        metrics: ServeMetrics,
+        counts: Counts,
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Put the parts together; whoever made them starts and closes them."""
+        self.settings = settings
+        self.slots = slots
+        self.budget = budget
+        self.audits = audits
+        self.teacher = teacher
+        self.counts = counts
+        self._batcher = batcher
+        self._sink = sink
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._labels = (settings.lane.tenant, settings.lane.use_case)
+        self._paid: set[asyncio.Task[Answer | Refusal]] = set()
+
+    async def answer(self, question: Question) -> Answer | Refusal:
+        """Answer one question."""
+        started_s = self._monotonic()
+        seen = await self._ask_student(question)
+        decision, spend = await self._decide(question, seen)
+        found: Answer | Refusal
+        if spend is not None and not decision.audit:
+            found = await self._in_own_task(self._escalate(question, seen, decision, spend))
+        elif (opinion := seen.opinion) is None or decision.route == "nobody":
+            found = Refusal(status=503, code="budget_exhausted", message=_NOBODY)
+        else:
+            if spend is not None:
+                self.audits.submit(partial(self._audit, question, seen, decision, spend))
+            found = student_answer(opinion, seen, decision, event_id=question.event_id if spend else None)
+        self._count(found, decision, self._monotonic() - started_s)
+        return found
+
+    async def finish_paid(self, deadline_s: float) -> int:
+        """Wait for the teacher calls of requests in flight; returns how many were cut off."""
+        if not self._paid:
+            return 0
+        _, cut = await asyncio.wait(self._paid, timeout=deadline_s)
+        for task in cut:
+            task.cancel()
+        return len(cut)
+
+    async def _ask_student(self, question: Question) -> Seen:
+        """Pin the serving version for the length of the forward pass."""
+        with self.slots.pinned() as slot:
+            if slot is None:
+                return Seen(version=None, policy=None, outcome=None)
+            try:
+                outcome = await self._batcher.ask(slot, question.redacted.text)
+            except StudentFailedError:
+                outcome = None
+            return Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
+
+    async def _decide(self, question: Question, seen: Seen) -> tuple[Decision, Spend | None]:
+        """Decide, and take what the decision spends in the same step.
+
+        What this question would need is found first, by the same pure function with an open purse, so that a lease is
+        fetched only for what will be spent; the draw is a function of the event id, so both calls see the same one.
+        """
+        required: Literal["forced", "too_long"] | None = None
+        if question.forced:
+            required = "forced"
+        elif isinstance(seen.outcome, TooLong):
+            required = "too_long"
+        chosen = partial(
+            decide,
+            seen.policy,
+            seen.view,
+            audit_ratio=self.settings.audit_ratio,
+            draw=unit_hash(_DRAW_SALT, question.event_id),
+            required=required,
+        )
+        can_audit = self.audits.has_room and self.teacher.available
+        wished = chosen(BudgetView(may_escalate=True, may_audit=can_audit))
+        kind = _kind(wished)
+        if kind is None:
+            return chosen(
+                BudgetView(may_escalate=True, may_audit=can_audit and not self.budget.exhausted("audit"))
+            ), None
+        bound_usd = self.teacher.cost_bound_usd(question.text)
+        await self.budget.prepare(kind, bound_usd)
+        allowed = self.budget.allows(kind, bound_usd)
+        may_audit = allowed and kind == "audit" and self.audits.has_room
+        decision = chosen(BudgetView(may_escalate=allowed and kind == "escalation", may_audit=may_audit))
+        return decision, self.budget.take(kind, bound_usd) if _kind(decision) else None
+
+    async def _escalate(self, question: Question, seen: Seen, decision: Decision, spend: Spend) -> Answer | Refusal:
+        """The teacher answers, or else the student, or else nobody."""
+        reply = await self._ask_teacher(question, spend)
+        match reply:
+            case Answered(answer=answer):
+                degraded = await self._publish(question, seen, decision, answer)
+                return Answer(
+                    label=answer.label,
+                    probs=None,
+                    num_classes=len(self.settings.labels),
+                    served_by="teacher",
+                    reason=decision.reason,
+                    version=seen.version,
+                    event_id=None if degraded else question.event_id,
+                    propensity=decision.propensity,
+                    degraded=degraded,
+                    usage=answer.usage,
+                )
+            case Invalid(usage=usage):
+                return self._fallback(seen, decision, "invalid_answer", usage)
+            case Unavailable():
+                return self._fallback(seen, decision, "teacher_down", Usage())
+            case _:
+                assert_never(reply)
+
+    def _fallback(
+        self, seen: Seen, decision: Decision, why: Literal["invalid_answer", "teacher_down"], usage: Usage
+    ) -> Answer | Refusal:
+        if (opinion := seen.opinion) is not None:
+            return student_answer(opinion, seen, decision, degraded=why, usage=usage)
+        if why == "teacher_down":
+            return Refusal(status=503, code=why, message="the teacher does not answer and no student can")
+        return Refusal(status=502, code=why, message="the teacher's answer is not one of the labels and no student can")
+
+    async def _audit(self, question: Question, seen: Seen, decision: Decision, spend: Spend) -> None:
+        reply = await self._ask_teacher(question, spend)
+        lost = "lost" if not isinstance(reply, Answered) else None
+        if isinstance(reply, Answered):
+            lost = "lost" if await self._publish(question, seen, decision, reply.answer) else None
+        self._metrics.audits.labels(*self._labels, lost or "published").inc()
+
+    async def _ask_teacher(self, question: Question, spend: Spend) -> Reply:
+        """Ask, and settle what it cost. A call that is cancelled midway counts in full: it may have been billed."""
+        reply = await self.teacher.ask(question.text)
+        calls = self._metrics.teacher_calls
+        match reply:
+            case Answered(answer=answer):
+                self.budget.settle(spend, answer.cost_usd)
+                self._metrics.teacher_usd.labels(*self._labels).inc(answer.cost_usd)
+                self._metrics.teacher_seconds.labels(*self._labels).observe(answer.latency_ms / 1000)
+                calls.labels(*self._labels, "answered").inc()
+            case Invalid(cost_usd=cost_usd, detail=detail):
+                self.budget.settle(spend, cost_usd)
+                self._metrics.teacher_usd.labels(*self._labels).inc(cost_usd)
+                calls.labels(*self._labels, "invalid").inc()
+                _log.warning("invalid answer", lane=str(self.settings.lane), event_id=question.event_id, detail=detail)
+            case Unavailable(billed=billed):
+                self.budget.settle(spend, self.teacher.cost_bound_usd(question.text) if billed else None)
+                calls.labels(*self._labels, "unavailable").inc()
+            case _:
+                assert_never(reply)
+        return reply
+
+    async def _publish(
+        self, question: Question, seen: Seen, decision: Decision, answer: LabelAnswer
+    ) -> Degraded | None:
+        """Wait until the event is accepted; a paid answer goes out even when it is not."""
+        event = build_event(
+            self.settings.lane, question, seen, decision, answer, eligible=self.settings.training_permitted
+        )
+        try:
+            await self._sink.publish(event, question.item_id, traceparent=question.traceparent)
+        except LogError as error:
+            self._metrics.dropped.labels(*self._labels).inc()
+            _log.error("escalation dropped", lane=str(self.settings.lane), event_id=event.id, error=str(error))
+            return "escalation_dropped"
+        return None
+
+    async def _in_own_task(self, work: Coroutine[Any, Any, Answer | Refusal]) -> Answer | Refusal:
+        """Run `work` so that cancelling the request does not cancel it; `finish_paid` waits for it."""
+        task = asyncio.create_task(work)
+        self._paid.add(task)
+        task.add_done_callback(self._paid.discard)
+        return await asyncio.shield(task)
+
+    def _count(self, found: Answer | Refusal, decision: Decision, seconds: float) -> None:
+        reason = decision.reason or "trusted"
+        served_by = found.served_by if isinstance(found, Answer) else "nobody"
+        degraded = (found.degraded or "no") if isinstance(found, Answer) else found.code
+        self._metrics.answers.labels(*self._labels, served_by, reason, degraded).inc()
+        self._metrics.request_seconds.labels(*self._labels, served_by).observe(seconds)
+        self.counts.add(
+            now_s=self._monotonic(),
+            escalated=served_by == "teacher",
+            withheld=decision.withheld and served_by != "nobody",
+        )
+
+
+_NOBODY: Final = "the budget binds and no student can answer: raise lanes.budget or wait for it to roll over"
+
+
+def _kind(decision: Decision) -> Kind | None:
+    """What a decision spends."""
+    if decision.route == "teacher":
+        return "escalation"
+    return "audit" if decision.audit else None

@@ -1,0 +1,201 @@
+"""The gateway as a whole: what ops must bring, how its parts start, and how they stop without losing a paid answer."""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from time import monotonic
+from typing import Final
+
+import msgspec
+import openai
+import structlog
+
+from serve.audit import Audits
+from serve.batcher import Batcher
+from serve.budget import Budget, Ledger
+from serve.counts import Counts
+from serve.follow import Follow, SwapRecord, Versions
+from serve.gateway import EventSink, LaneService
+from serve.metrics import ServeMetrics
+from serve.settings import GatewaySettings, LaneSettings
+from serve.slot import Slots
+from serve.teacher import Teacher
+from store.control import Heartbeat
+from store.errors import StoreUnavailableError
+from store.event import Lane, new_event_id, wall_clock_s
+
+_log: Final = structlog.get_logger(__name__)
+_PULSE_S: Final = 1.0
+_SILENT_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneParts:
+    """What ops brings for one lane."""
+
+    settings: LaneSettings
+    lane_key: bytes = field(repr=False)  # of its item ids
+    redact: Callable[[str], str]  # with the lane's key
+    versions: Versions
+    ledger: Ledger
+    teacher_client: openai.AsyncOpenAI | None = None  # instead of one made from the settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What ops brings for the process."""
+
+    lanes: Sequence[LaneParts]
+    sink: EventSink
+    announce: Callable[[Lane, Heartbeat], None]  # blocks; StoreUnavailableError while Redis does not answer
+    swaps_path: Path  # swaps.jsonl
+    metrics: ServeMetrics
+    rng: Random  # event ids and lease ids
+    now: Callable[[], float] = wall_clock_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenLane:
+    """A lane in service."""
+
+    parts: LaneParts
+    service: LaneService
+    follow: Follow
+
+
+class Gateway:
+    """Every lane's parts, put together."""
+
+    def __init__(self, services: Services, settings: GatewaySettings) -> None:
+        """Put the parts together; nothing runs before `start`."""
+        self.settings = settings
+        self.services = services
+        self.in_flight = 0
+        metrics = services.metrics
+        self._batcher = Batcher(
+            max_batch=settings.max_batch,
+            wait_s=settings.batch_wait_s,
+            timeout_s=settings.student_timeout_s,
+            observe=metrics.observe_forward,
+        )
+        self.lanes = [self._open(parts) for parts in services.lanes]
+        self._loops: list[asyncio.Task[None]] = []
+        self._pulse_s = monotonic()
+
+    def healthy(self) -> bool:
+        """Whether the loops tick; depends on neither log nor Redis. May be called from any thread."""
+        return (
+            monotonic() - self._pulse_s < _SILENT_S
+            and self._batcher.alive()
+            and not any(loop.done() for loop in self._loops)
+        )
+
+    def ready(self) -> bool:
+        """Whether every lane has restored its champion (or has none). May be called from any thread."""
+        return all(lane.follow.settled for lane in self.lanes)
+
+    async def start(self) -> None:
+        """Start the parts on the running loop."""
+        self._batcher.start()
+        await self.services.sink.start()
+        for lane in self.lanes:
+            lane.service.audits.start()
+            self._loops.append(asyncio.create_task(lane.follow.run(), name=f"follow {lane.parts.settings.lane}"))
+        self._loops.append(asyncio.create_task(self._pulse(), name="pulse"))
+        self._loops.append(asyncio.create_task(self._beat(), name="heartbeat"))
+
+    async def stop(self) -> None:
+        """Wait for paid answers and audits within the grace, then close what they needed, in that order."""
+        deadline_s = monotonic() + self.settings.grace_s
+        for lane in self.lanes:
+            cut = await lane.service.finish_paid(max(0.1, deadline_s - monotonic()))
+            lost = await lane.service.audits.drain(max(0.1, deadline_s - monotonic()))
+            if cut or lost:
+                _log.error(
+                    "cut off at shutdown: raise the grace", lane=str(lane.parts.settings.lane), answers=cut, audits=lost
+                )
+        await self.services.sink.close()
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        for lane in self.lanes:
+            await lane.service.budget.close()
+            await lane.service.teacher.close()
+        await asyncio.to_thread(self._batcher.close)
+
+    def _open(self, parts: LaneParts) -> OpenLane:
+        settings, services = parts.settings, self.services
+        slots = Slots()
+        service = LaneService(
+            settings,
+            slots=slots,
+            batcher=self._batcher,
+            teacher=Teacher(settings.teacher, settings.labels, monotonic=monotonic, client=parts.teacher_client),
+            budget=Budget(
+                settings.budget,
+                parts.ledger,
+                now=services.now,
+                monotonic=monotonic,
+                new_id=lambda: new_event_id(services.now(), services.rng),
+            ),
+            audits=Audits(size=settings.audit_queue, workers=settings.audit_workers),
+            sink=services.sink,
+            metrics=services.metrics,
+            counts=Counts(),
+            monotonic=monotonic,
+        )
+        follow = Follow(
+            settings.lane,
+            slots,
+            parts.versions,
+            self.settings,
+            metrics=services.metrics,
+            record=self._record,
+            now=services.now,
+            monotonic=monotonic,
+        )
+        return OpenLane(parts=parts, service=service, follow=follow)
+
+    async def _pulse(self) -> None:
+        while True:
+            self._pulse_s = monotonic()
+            await asyncio.sleep(_PULSE_S)
+
+    async def _beat(self) -> None:
+        """Say what serves; while Redis is down, say nothing and go on."""
+        while True:
+            for lane in self.lanes:
+                try:
+                    await self._beat_once(lane)
+                except StoreUnavailableError as error:
+                    _log.warning("no heartbeat while Redis does not answer", error=str(error))
+            await asyncio.sleep(self.settings.follow_s)
+
+    async def _beat_once(self, lane: OpenLane) -> None:
+        service, settings, metrics = lane.service, lane.parts.settings, self.services.metrics
+        await service.budget.tick()
+        labels = (settings.lane.tenant, settings.lane.use_case)
+        limit = settings.budget.calls_per_day
+        metrics.budget_used.labels(*labels).set(service.budget.used_calls)
+        metrics.budget_limit.labels(*labels).set(limit)
+        metrics.suspended.labels(*labels).set(service.budget.binds)
+        metrics.audits_waiting.labels(*labels).set(service.audits.waiting)
+        heartbeat = service.counts.heartbeat(
+            version=service.slots.version,
+            at_s=self.services.now(),
+            now_s=monotonic(),
+            used_calls=service.budget.used_calls,
+            limit_calls=limit,
+            suspended=service.budget.binds,
+        )
+        await asyncio.to_thread(self.services.announce, settings.lane, heartbeat)
+
+    def _record(self, swap: SwapRecord) -> None:
+        """Append one line to swaps.jsonl."""
+        with self.services.swaps_path.open("ab") as file:
+            file.write(msgspec.json.encode(swap) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,99 @@
+"""What the gateway counts. Labels are closed sets: lanes come from the settings, the rest from this code."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LANE: Final = ("tenant", "use_case")
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeMetrics:
+    """The gateway's metrics, in one registry."""
+
+    answers: Counter
+    request_seconds: Histogram
+    forward_seconds: Histogram
+    forward_texts: Histogram
+    teacher_calls: Counter
+    teacher_usd: Counter
+    teacher_seconds: Histogram
+    dropped: Counter
+    audits: Counter
+    audits_waiting: Gauge
+    swaps: Counter
+    registry_refused: Gauge
+    served: Gauge
+    budget_used: Gauge
+    budget_limit: Gauge
+    suspended: Gauge
+
+    def observe_forward(self, texts: int, seconds: float) -> None:
+        """Count one forward pass."""
+        self.forward_texts.observe(texts)
+        self.forward_seconds.observe(seconds)
+
+    @classmethod
+    def create(cls, registry: CollectorRegistry) -> "ServeMetrics":
+        """Register the metrics; once for each registry."""
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"understudy_{name}", text, (*_LANE, *labels), registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"understudy_{name}", text, (*_LANE, *labels), registry=registry)
+
+        return cls(
+            answers=counter(
+                "answers",
+                "Answers by who gave them; worry when `nobody` rises: clients get errors.",
+                "served_by",
+                "reason",
+                "degraded",
+            ),
+            request_seconds=Histogram(
+                "understudy_request_seconds",
+                "From admission to answer; worry when the student's p99 leaves its steady value.",
+                (*_LANE, "served_by"),
+                buckets=_SECONDS,
+                registry=registry,
+            ),
+            forward_seconds=Histogram(
+                "understudy_forward_seconds",
+                "One forward pass of a batch; worry when it nears the student's time-out.",
+                buckets=_SECONDS,
+                registry=registry,
+            ),
+            forward_texts=Histogram(
+                "understudy_forward_texts",
+                "Texts in one forward pass; worry when always at the limit: the gateway is saturated.",
+                buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+                registry=registry,
+            ),
+            teacher_calls=counter(
+                "teacher_calls", "Calls by outcome; worry when `unavailable` or `invalid` rises.", "outcome"
+            ),
+            teacher_usd=counter("teacher_usd", "Dollars by the price table; worry when it outruns the budget."),
+            teacher_seconds=Histogram(
+                "understudy_teacher_seconds",
+                "A call's latency; worry when it nears the time-out.",
+                _LANE,
+                buckets=_SECONDS,
+                registry=registry,
+            ),
+            dropped=counter("escalations_dropped", "Paid answers that neither log nor spool took; worry at once."),
+            audits=counter("audits", "Audits by outcome; worry when `lost` rises: the estimate thins out.", "outcome"),
+            audits_waiting=gauge("audits_waiting", "Audits that wait for the teacher; full means none is drawn."),
+            swaps=counter("swaps", "Swaps by outcome; worry at each `failed`: the old version serves on.", "outcome"),
+            registry_refused=gauge(
+                "registry_refused", "1 while the moves cannot be read or trusted; worry at once: no move is followed."
+            ),
+            served=gauge("served", "1 for a lane that a student serves, 0 while cold; worry when it falls."),
+            budget_used=gauge("budget_used_calls", "Teacher calls counted against the last 24 hours."),
+            budget_limit=gauge("budget_limit_calls", "Teacher calls allowed in 24 hours."),
+            suspended=gauge(
+                "promise_suspended", "1 while the budget binds and answers are withheld; worry when it lasts."
+            ),
+        )

@@ -1,0 +1,111 @@
+"""The gateway's settings: frozen records that `ops` fills from the settings file, valid from birth."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from string import Template
+from typing import Any, Final
+
+from store.errors import SettingsError
+from store.event import Lane, Task
+from store.labels import AnswerFormat
+
+_PROMPT_NAMES: Final = frozenset({"text", "labels"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """What all lanes of one gateway process share."""
+
+    max_batch: int = 32  # texts in one forward pass
+    batch_wait_s: float = 0.003  # how long a batch that is not full waits for company
+    max_text_chars: int = 20_000
+    max_inputs: int = 256  # texts in one request
+    max_body_bytes: int = 4 << 20
+    max_in_flight: int = 2_048  # requests being answered; one more is refused with 503
+    student_timeout_s: float = 5.0  # a forward pass that takes longer counts as a failed student
+    follow_s: float = 1.0  # between two looks at the moves, and between two heartbeats
+    retry_s: float = 30.0  # before a version that failed to load is tried again; doubles, up to ten times this
+    drain_s: float = 30.0  # how long a replaced version may finish its requests before it is let go
+    memory_factor: float = 1.5  # memory that loading takes, as a multiple of the version's files
+    memory_reserve_bytes: int = 256 << 20  # stays free after a load
+    grace_s: float = 30.0  # for paid answers, audits, the publisher and the leases at shutdown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSettings:
+    """An OpenAI-compatible endpoint and all that shapes its answer."""
+
+    base_url: str
+    model: str
+    prompt: str  # the prompt file's text, with $text and, usually, $labels
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # passed to the endpoint as they are
+    answer_format: AnswerFormat = "text"
+    api_key: str = field(default="none", repr=False)
+    timeout_s: float = 30.0  # of one call, waiting for its turn included
+    attempts: int = 2  # a refused call (429, 5xx, no connection) is sent again; one that timed out is not
+    concurrency: int = 16
+    input_usd_per_mtok: float = 0.0
+    output_usd_per_mtok: float = 0.0
+    breaker_failures: int = 5  # in a row, after which the teacher is left alone
+    breaker_open_s: float = 10.0  # for how long, before one call may try again
+
+    def __post_init__(self) -> None:
+        """Check the prompt's place-holders.
+
+        Raises:
+            SettingsError: `$text` is missing, or there is a place-holder that nobody fills.
+        """
+        template = Template(self.prompt)
+        names = set(template.get_identifiers())
+        if not template.is_valid() or "text" not in names or names - _PROMPT_NAMES:
+            message = "teacher.prompt_file: needs $text, may hold $labels and nothing else; a dollar sign is written $$"
+            raise SettingsError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSettings:
+    """What the teacher may cost in any 24 hours."""
+
+    calls_per_day: int
+    usd_per_day: float | None = None  # None: no limit
+    audit_reserve_ratio: float = 0.1  # share of either that escalations leave to audits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSettings:
+    """One lane at the gateway."""
+
+    lane: Lane
+    labels: tuple[str, ...]
+    training_permitted: bool
+    teacher: TeacherSettings
+    budget: BudgetSettings
+    task: Task = "classify"
+    audit_ratio: float = 0.05
+    audit_queue: int = 256  # audits that wait for the teacher; when full, none is drawn
+    audit_workers: int = 4
+    api_keys: tuple[str, ...] = field(default=(), repr=False)  # none: open to loopback, closed to the network
+
+    def __post_init__(self) -> None:
+        """Check what a decision divides by.
+
+        Raises:
+            SettingsError: there are no labels, or the audit ratio is no probability.
+        """
+        if not self.labels:
+            message = f"lanes.labels: lane {self.lane} has none"
+            raise SettingsError(message)
+        if not 0.0 <= self.audit_ratio <= 1.0:
+            message = f"lanes.audit_ratio: {self.audit_ratio} is not in [0, 1]"
+            raise SettingsError(message)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a peer is this machine; a Unix socket has no host."""
+    if host is None:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

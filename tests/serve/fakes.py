@@ -1,0 +1,325 @@
+"""Fakes of what the gateway is given: a student, a teacher's endpoint, a sink, a registry and a ledger."""
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import httpx2
+import numpy as np
+import openai
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+
+from serve.app import build_app
+from serve.budget import Grant, Kind
+from serve.follow import Versions
+from serve.lifecycle import Gateway, LaneParts, Services
+from serve.metrics import ServeMetrics
+from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
+from store.control import Heartbeat
+from store.errors import BrokenChainError, StoreUnavailableError
+from store.event import Escalation, Lane
+from store.policy import Policy
+
+LABELS = ("yes", "no", "maybe")
+LANE = Lane("acme", "intent")
+POLICY = Policy(
+    temperature=1.0,
+    threshold=0.8,
+    novelty_threshold=0.5,
+    target=0.9,
+    confidence_level=0.95,
+    coverage_ratio=0.5,
+    rows=100,
+    lower=0.91,
+)
+TEACHER = TeacherSettings(
+    base_url="http://teacher.invalid/v1",
+    model="big",
+    prompt="One of:\n$labels\nText: $text",
+    parameters={"temperature": 0, "max_tokens": 8},
+    input_usd_per_mtok=1.0,
+    output_usd_per_mtok=2.0,
+    attempts=1,
+    timeout_s=5.0,
+)
+
+
+@dataclass(frozen=True)
+class FakePredictions:
+    """Arrays of one batch."""
+
+    members: NDArray[np.float32]
+    probs: NDArray[np.float32]
+    novelty: NDArray[np.float32]
+
+
+class FakeStudent:
+    """Says `yes` with the confidence that the text names: `sure …` .95, `unsure …` .5; `novel …` is novel."""
+
+    def __init__(self, *, labels: Sequence[str] = LABELS, policy: Policy | None = POLICY, stamp: float = 0.0) -> None:
+        self.labels = tuple(labels)
+        self.policy = policy
+        self.golden_tolerance = 0.02
+        self.stamp = stamp  # novelty of every text: tells which student answered
+        self.deviation = 0.0
+        self.failure: Exception | None = None
+        self.batches: list[int] = []
+        self.gate: threading.Event | None = None
+
+    def predict(self, texts: Sequence[str]) -> FakePredictions:
+        if self.gate is not None:
+            self.gate.wait(5)
+        if self.failure is not None:
+            raise self.failure
+        self.batches.append(len(texts))
+        probs = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
+        probs[:, 0] = [0.5 if text.startswith("unsure") else 0.95 for text in texts]
+        probs[:, 1:] = ((1 - probs[:, 0]) / (len(self.labels) - 1))[:, None]
+        novelty = np.asarray([0.9 if text.startswith("novel") else self.stamp for text in texts], dtype=np.float32)
+        return FakePredictions(np.stack([probs, probs]), probs, novelty)
+
+    def too_long(self, text: str) -> bool:
+        return text.startswith("long")
+
+    def check_golden(self) -> float:
+        return self.deviation
+
+
+class FakeSink:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.events: list[Escalation] = []
+        self.items: list[str] = []
+        self.traces: list[str | None] = []
+        self.failure: Exception | None = None
+        self.closed = False
+
+    async def start(self) -> None:
+        self.closed = False
+
+    async def publish(self, event: Escalation, item_id: str, *, traceparent: str | None = None) -> None:
+        assert not self.closed, "an event after the sink was closed"
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure
+        self.events.append(event)
+        self.items.append(item_id)
+        self.traces.append(traceparent)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class FakeEndpoint:
+    """An OpenAI-compatible endpoint behind a transport; answers `no` unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.answer = "no"
+        self.status = 200
+        self.usage: dict[str, int] | None = {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22}
+        self.bodies: list[dict[str, Any]] = []
+        self.hold: asyncio.Event | None = None
+        self.failure: Exception | None = None
+        self.running = 0
+        self.most_running = 0
+
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        self.bodies.append(json.loads(request.content))
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            if self.hold is not None:
+                await self.hold.wait()
+            if self.failure is not None:
+                raise self.failure
+        finally:
+            self.running -= 1
+        message = {"role": "assistant", "content": self.answer}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        body = {"id": "c", "object": "chat.completion", "created": 1, "model": "big", "choices": [choice]}
+        if self.usage is not None:
+            body["usage"] = self.usage
+        return httpx2.Response(self.status, json=body)
+
+    def client(self) -> openai.AsyncOpenAI:
+        transport = httpx2.MockTransport(self)
+        return openai.AsyncOpenAI(
+            base_url=TEACHER.base_url,
+            api_key="none",
+            max_retries=0,
+            http_client=httpx2.AsyncClient(transport=transport),
+        )
+
+
+@dataclass
+class FakeStanding:
+    """Where a lane stands."""
+
+    champion: str | None = None
+    previous: str | None = None
+    pinned: bool = False
+
+
+class FakeRegistry:
+    """Versions by id, and the standing; a version that is missing or an exception fails to load."""
+
+    def __init__(self) -> None:
+        self.standing = FakeStanding()
+        self.students: dict[str, FakeStudent | Exception] = {}
+        self.loads: Counter[str] = Counter()
+        self.failure: Exception | None = None
+        self.size_bytes = 1000
+        self.available_bytes = 1 << 40
+
+    def move(self, champion: str | None, previous: str | None = None, *, pinned: bool = False) -> None:
+        self.standing = FakeStanding(champion, previous, pinned)
+
+    def read(self) -> FakeStanding:
+        if self.failure is not None:
+            raise self.failure
+        return self.standing
+
+    def load(self, version: str) -> FakeStudent:
+        self.loads[version] += 1
+        student = self.students[version]
+        if isinstance(student, Exception):
+            raise student
+        return student
+
+    def versions(self) -> Versions:
+        return Versions(
+            standing=self.read,
+            size_bytes=lambda _: self.size_bytes,
+            load=self.load,
+            available_bytes=lambda: self.available_bytes,
+        )
+
+
+class FakeLedger:
+    """A ledger that never forgets; one for all replicas of a test."""
+
+    def __init__(self, calls: int = 1_000_000, usd_micro: int = -1) -> None:
+        self.left = calls
+        self.usd_left = usd_micro
+        self.down = False
+        self.leases: dict[str, tuple[int, int]] = {}
+
+    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
+        self._check()
+        granted = min(calls, self.left)
+        usd = usd_micro if self.usd_left < 0 else min(usd_micro, self.usd_left)
+        self.left -= granted
+        self.usd_left -= usd if self.usd_left >= 0 else 0
+        self.leases[lease_id] = (granted, usd)
+        return Grant(calls=granted, usd_micro=usd, used_calls=0, used_usd_micro=0)
+
+    def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
+        self._check()
+        if self.leases.pop(lease_id, None) is not None:
+            self.left += calls
+            self.usd_left += usd_micro if self.usd_left >= 0 else 0
+
+    def used(self, now_s: float) -> Grant:
+        self._check()
+        return Grant(calls=0, usd_micro=0, used_calls=0, used_usd_micro=0)
+
+    def _check(self) -> None:
+        if self.down:
+            message = "down"
+            raise StoreUnavailableError(message)
+
+
+@dataclass
+class World:
+    """One gateway with all its fakes."""
+
+    directory: Path
+    settings: GatewaySettings = field(default_factory=lambda: GatewaySettings(follow_s=0.02, batch_wait_s=0.001))
+    endpoint: FakeEndpoint = field(default_factory=FakeEndpoint)
+    sink: FakeSink = field(default_factory=FakeSink)
+    registry: FakeRegistry = field(default_factory=FakeRegistry)
+    ledger: FakeLedger = field(default_factory=FakeLedger)
+    beats: list[Heartbeat] = field(default_factory=list)
+    redact: Callable[[str], str] = lambda text: text.replace("4111", "<CARD:0>")
+    audit_ratio: float = 0.0
+    training_permitted: bool = True
+    api_keys: tuple[str, ...] = ()
+    seed: int = 1
+    prometheus: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def serve(self, version: str = "a", student: FakeStudent | None = None) -> FakeStudent:
+        """Make a version the champion before the start."""
+        made = student or FakeStudent()
+        self.registry.students[version] = made
+        self.registry.move(version)
+        return made
+
+    def parts(self, lane: Lane = LANE) -> LaneParts:
+        lane_settings = LaneSettings(
+            lane=lane,
+            labels=LABELS,
+            training_permitted=self.training_permitted,
+            teacher=TEACHER,
+            budget=BudgetSettings(calls_per_day=1_000_000),
+            audit_ratio=self.audit_ratio,
+            api_keys=self.api_keys,
+        )
+        return LaneParts(
+            settings=lane_settings,
+            lane_key=b"k" * 32,
+            redact=self.redact,
+            versions=self.registry.versions(),
+            ledger=self.ledger,
+            teacher_client=self.endpoint.client(),
+        )
+
+    def services(self) -> Services:
+        return Services(
+            lanes=[self.parts()],
+            sink=self.sink,
+            announce=lambda _, beat: self.beats.append(beat),
+            swaps_path=self.directory / "swaps.jsonl",
+            metrics=ServeMetrics.create(self.prometheus),
+            rng=Random(self.seed),
+        )
+
+    def swaps(self) -> list[dict[str, Any]]:
+        path = self.directory / "swaps.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.prometheus.get_sample_value(name, {"tenant": "acme", "use_case": "intent", **labels}) or 0.0
+
+    @asynccontextmanager
+    async def running(self, host: str = "127.0.0.1") -> AsyncIterator[tuple[httpx.AsyncClient, Gateway]]:
+        """The gateway behind an in-process transport, ready."""
+        app: Starlette = build_app(self.services(), self.settings)
+        gateway: Gateway = app.state.gateway
+        transport = httpx.ASGITransport(app=app, client=(host, 1))
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://gateway") as client,
+        ):
+            await eventually(gateway.ready)
+            yield client, gateway
+
+
+async def eventually(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
+    """Wait until `condition` holds."""
+    async with asyncio.timeout(deadline_s):
+        while not condition():  # noqa: ASYNC110 - a condition of another thread has no event
+            await asyncio.sleep(0.005)
+
+
+BROKEN = BrokenChainError("move 3 does not name the hash of move 2")
