@@ -1,0 +1,223 @@
+"""What personal data and secrets look like: a pattern proposes, a check decides. One rule per kind and form.
+
+Every pattern takes time linear in the text: runs are bounded or possessive, and start only where a run starts.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from ipaddress import AddressValueError, IPv6Address
+from typing import Final, Literal, NamedTuple
+
+Kind = Literal["EMAIL", "PHONE", "CARD", "IBAN", "IP", "KEY"]
+
+
+class Value(NamedTuple):
+    """A value in the text, and the form its token is made from: two spellings of one card have one token."""
+
+    start: int
+    end: int
+    canonical: str
+
+
+class Rule(NamedTuple):
+    """How one kind of value is found. A match whose last group is `token` is a token of ours: leave it alone."""
+
+    kind: Kind
+    sign: re.Pattern[str]  # cheap; where it finds nothing, the pattern finds nothing
+    pattern: re.Pattern[str]
+    find: Callable[[re.Match[str]], Value | None]  # None: it only looked like one
+
+
+def _rule(kind: Kind, sign: str, pattern: str, find: Callable[[re.Match[str]], Value | None]) -> Rule:
+    token = r"(?P<token><(?:EMAIL|PHONE|CARD|IBAN|IP|KEY):[0-9a-f]{10}>)"  # noqa: S105 - a pattern, no password
+    return Rule(kind, re.compile(sign), re.compile(f"{token}|{pattern}", re.VERBOSE), find)
+
+
+def _digits(text: str) -> str:
+    return "".join(str(unicodedata.decimal(char)) for char in text if char.isdecimal())
+
+
+# Keys and tokens of well-known issuers, bearer tokens, JWTs, private keys.
+
+_KEY_SIGN: Final = (
+    r"sk-|k_live_|k_test_|AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|xox|AIza|hf_|npm_|eyJ|earer |-----BEGIN "
+)
+_KEY: Final = r"""
+    (?<![A-Za-z0-9_-])(?:
+        sk-[A-Za-z0-9_-]{16,}+
+      | [sprw]k_(?:live|test)_[A-Za-z0-9]{10,}+
+      | (?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])
+      | gh[pousr]_[A-Za-z0-9]{20,}+
+      | github_pat_[A-Za-z0-9_]{20,}+
+      | glpat-[A-Za-z0-9_-]{20,}+
+      | xox[a-z]-[A-Za-z0-9-]{10,}+
+      | AIza[A-Za-z0-9_-]{35}
+      | (?:hf|npm)_[A-Za-z0-9]{20,}+
+      | eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+)?
+      | [Bb]earer[ ][A-Za-z0-9._~+/=-]{15,}[A-Za-z0-9=]
+    )
+    | -----BEGIN[ ][A-Z ]{0,30}PRIVATE[ ]KEY-----[^<-]*+(?:-----END[ ][A-Z ]{0,30}PRIVATE[ ]KEY-----)?
+"""
+_SURE_KEY: Final = ("AKIA", "ASIA", "-----")  # these forms cannot be words
+
+
+def _key(match: re.Match[str]) -> Value | None:
+    whole = match.group()
+    if not whole.startswith(_SURE_KEY) and not any(char.isdecimal() for char in whole):
+        return None  # "sk-learn-something-long"
+    return Value(match.start(), match.end(), whole)
+
+
+_EMAIL: Final = r"(?<![\w.%+'-])[\w.%+'-]++@[\w-]++(?:\.[\w-]++)++"
+
+
+def _email(match: re.Match[str]) -> Value | None:
+    address = match.group().lstrip(".%+'-")
+    local, _, domain = address.partition("@")
+    is_name = any(char.isalpha() for char in domain.rpartition(".")[2])
+    if not local or not (is_name or _is_ipv4(domain)):
+        return None  # "5@3.50"
+    return Value(match.end() - len(address), match.end(), address.casefold())
+
+
+_IBAN: Final = r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}(?:[ ]?[A-Za-z0-9]){11,30}"
+_IBAN_LENGTHS: Final = {
+    country: length
+    for length, countries in {
+        15: "NO", 16: "BE", 18: "DK FI FK FO GL NL SD", 19: "MK SI", 20: "AT BA EE KZ LT LU MN XK", 21: "CH HR LI LV",
+        22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
+        25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HU LB NI PL SV",
+        29: "BR EG PS QA UA", 30: "JO KW MU", 31: "MT SC", 32: "LC", 33: "RU",
+    }.items()
+    for country in countries.split()
+}  # fmt: skip
+
+
+def _iban(match: re.Match[str]) -> Value | None:
+    """ISO 13616: the country's length, and the rearranged number is 1 modulo 97."""
+    places = [index for index, char in enumerate(match.group()) if char != " "]
+    length = _IBAN_LENGTHS.get(match.group()[:2].upper())
+    if length is None or len(places) < length:
+        return None
+    end = match.start() + places[length - 1] + 1
+    iban = match.string[match.start() : end].replace(" ", "").upper()
+    number = int("".join(str(int(char, 36)) for char in iban[4:] + iban[:4]))
+    if number % 97 != 1 or match.string[end : end + 1].isalnum():
+        return None
+    return Value(match.start(), end, iban)
+
+
+_IPV4: Final = r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.\w)"
+_NUMBERED: Final = re.compile(
+    r"(?i)(?:version|release|build|firmware|driver|update|section|chapter|clause|ver|v|§)[.:]?[ ]?$"
+)
+
+
+def _is_ipv4(text: str) -> bool:
+    octets = text.split(".")
+    return len(octets) == 4 and all(each.isdecimal() and int(each) <= 255 for each in octets)  # noqa: PLR2004
+
+
+def _ipv4(match: re.Match[str]) -> Value | None:
+    before = match.string[max(0, match.start() - 12) : match.start()]
+    if not _is_ipv4(match.group()) or _NUMBERED.search(before) is not None:
+        return None
+    return Value(match.start(), match.end(), ".".join(str(int(octet)) for octet in match.group().split(".")))
+
+
+_IPV6: Final = r"(?<![\w:.])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,45}+(?!\w)"
+_SURE_HEXTETS: Final = 3  # groups, or digits in a group: "10::30" and "a::b" are no addresses
+
+
+def _ipv6(match: re.Match[str]) -> Value | None:
+    text = match.group().rstrip(".")
+    if text.endswith(":") and not text.endswith("::"):
+        text = text[:-1]
+    try:
+        address = IPv6Address(text)
+    except AddressValueError:
+        return None
+    groups = [group for group in text.split(":") if group]
+    sure = len(groups) >= _SURE_HEXTETS or any(len(group) >= _SURE_HEXTETS for group in groups)
+    if not sure or not any(char.isdecimal() for char in text):
+        return None
+    return Value(match.start(), match.start() + len(text), address.compressed)
+
+
+_DASH: Final = "\u2010\u2011\u2012\u2013-"
+_CARD: Final = rf"(?<![\w.,])[2-6]\d{{3}}(?:[ {_DASH}]?\d){{9,15}}(?!\d)"
+_CARD_SHAPES: Final = {(4, 4, 4, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (8, 8)}
+_CARD_DIGITS: Final = range(13, 20)
+
+
+def _card(match: re.Match[str]) -> Value | None:
+    """A number in a card's shape with a right check digit (Luhn, ISO/IEC 7812-1), the longest that there is."""
+    groups = list(re.finditer(r"\d+", match.group()))
+    for last in range(len(groups), 0, -1):
+        number = _digits("".join(group.group() for group in groups[:last]))
+        shape = tuple(len(group.group()) for group in groups[:last])
+        if len(number) in _CARD_DIGITS and (len(shape) == 1 or shape in _CARD_SHAPES) and _luhn(number):
+            return Value(match.start(), match.start() + groups[last - 1].end(), number)
+    return None
+
+
+def _luhn(number: str) -> bool:
+    doubled = [int(digit) * 2 for digit in number[-2::-2]]
+    return (sum(value - 9 * (value > 9) for value in doubled) + sum(map(int, number[::-2]))) % 10 == 0  # noqa: PLR2004
+
+
+_PHONE: Final = rf"""
+    (?<![\w\#.,/+{_DASH}])(?:
+        \+[ ]?[1-9](?:[ ./{_DASH}]?(?:\(\d{{1,4}}\)[ ]?)?\d){{7,14}}                              # +44 (0)20 7946 0958
+      | 00[1-9](?:[ ./{_DASH}]?\d){{8,13}}                                                        # 0049 30 1234567
+      | (?:1[ .{_DASH}])?(?:\([2-9]\d\d\)[ ]?|[2-9]\d\d[ .{_DASH}])\d{{3}}[ .{_DASH}]\d{{4}}      # (555) 123-4567
+      | (?:\(0[1-9]\d{{0,4}}\)|0[1-9]\d{{0,4}})(?:[ ./{_DASH}]\d{{2,8}}){{1,5}}                   # 020 7946 0958
+      | 0[1-9]\d{{8,9}}                                                                           # 07700900123
+    )(?!\w)(?![.,:/]\d)
+"""
+_CALLED: Final = r"""
+    (?<!\w)(?i:phone|telephone|tel|mobile|cell|call|text|sms|whatsapp|fax|ring|dial|my[ ]number|contact[ ]number)\b
+    (?:\W{1,2}(?i:me|us|him|her|no|nr|num|number|is|was|at|on|to|my|back)\b){0,4}
+    [:.\s]{0,3}
+    (?P<number>\d(?:[ -]?\d){6,10})(?!\w)(?![.,:/]\d)
+"""
+_DATE: Final = re.compile(
+    r"(?:0[1-9]|[12]\d|3[01])([./ -])(?:0[1-9]|[12]\d|3[01])\1(?:(?:19|20)\d\d|\d\d)(?!\d|\1\d)"
+    r"|(?:19|20)\d\d([./ -])(?:0[1-9]|1[0-2])\2(?:0[1-9]|[12]\d|3[01])(?!\d)"
+    r"|\d{5}-\d{4}$"  # and an American postcode
+)
+_PHONE_DIGITS: Final = range(7, 16)
+_NATIONAL_DIGITS: Final = range(9, 13)
+
+
+def _phone(match: re.Match[str]) -> Value | None:
+    text, digits = match.group(), _digits(match.group())
+    national = text.lstrip("(").startswith("0") and not digits.startswith("00")
+    if len(digits) not in (_NATIONAL_DIGITS if national else _PHONE_DIGITS) or _DATE.match(text) is not None:
+        return None
+    if text.startswith("+") or digits.startswith("00"):
+        digits = "+" + digits.removeprefix("00")
+    return Value(match.start(), match.end(), digits)
+
+
+def _called(match: re.Match[str]) -> Value | None:
+    """A bare number is a phone's only where the words before it say so: it may as well be an order's."""
+    if _DATE.match(match["number"]) is not None:
+        return None
+    return Value(match.start("number"), match.end("number"), _digits(match["number"]))
+
+
+ANY_SIGN: Final = re.compile(rf"[@\d]|{_KEY_SIGN}")
+"""Where this finds nothing, no rule finds anything: most questions are done after one look."""
+
+RULES: Final = (
+    _rule("KEY", _KEY_SIGN, _KEY, _key),
+    _rule("EMAIL", "@", _EMAIL, _email),
+    _rule("IBAN", "[A-Za-z]{2}[0-9]{2}", _IBAN, _iban),
+    _rule("IP", ":[0-9A-Fa-f]{0,4}:", _IPV6, _ipv6),
+    _rule("IP", r"[0-9]\.[0-9]{1,3}\.[0-9]", _IPV4, _ipv4),
+    _rule("CARD", rf"\d(?:[ {_DASH}]?\d){{12}}", _CARD, _card),
+    _rule("PHONE", r"\d(?:\D{0,3}\d){6}", _PHONE, _phone),
+    _rule("PHONE", r"\d(?:[ -]?\d){6}", _CALLED, _called),
+)

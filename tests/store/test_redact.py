@@ -1,0 +1,174 @@
+"""Redaction: what must go, what must stay, and the laws."""
+
+import re
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from store.event import ChatInput, Message, RankInput, TextInput, canonical_text
+from store.personal_data import ANY_SIGN, RULES
+from store.redact import redact, redact_input
+
+KEY = b"k" * 32
+TOKEN = re.compile(r"<[A-Z]+:[0-9a-f]{10}>")
+
+PERSONAL = {
+    "EMAIL": [
+        "jane.doe@example.com", "o'brien@mail.example.co.uk", "JANE+tag@Example.COM", "jörg@müller.de", "root@10.0.0.1",
+    ],
+    "PHONE": [
+        "+44 20 7946 0958", "+1 (555) 123-4567", "(555) 123-4567", "555-123-4567", "555.123.4567", "020 7946 0958",
+        "+4917112345678", "0049 30 1234567", "07700900123", "06 12 34 56 78", "06.12.34.56.78", "030/1234567",
+        "+44 (0)20 7946 0958", "1-800-555-0199", "(020) 7946 0958", "+33\u00a06\u00a012\u00a034\u00a056\u00a078",
+    ],
+    "CARD": [
+        "4111 1111 1111 1111", "4111-1111-1111-1111", "4111111111111111", "5500005555555559", "3782 822463 10005",
+        "378282246310005", "6011000990139424", "2223003122003222", "4111\u20111111\u20111111\u20111111",
+    ],
+    "IBAN": [
+        "DE89 3704 0044 0532 0130 00", "DE89370400440532013000", "GB82 WEST 1234 5698 7654 32", "NO93 8601 1117 947",
+        "FR14 2004 1010 0505 0001 3M02 606", "gb82west12345698765432", "MT84MALT011000012345MTLCAST001S",
+    ],
+    "IP": [
+        "192.168.17.4", "8.8.8.8", "2001:db8::8a2e:370:7334", "fe80::1", "2001:0db8:85a3:0000:0000:8a2e:0370:7334",
+        "::ffff:10.1.2.3",
+    ],
+    "KEY": [
+        "sk-proj-abcdEFGH1234abcdEFGH1234", "AKIAIOSFODNN7EXAMPLE", "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.dozjgNryP4J3jVmNHl0w5N", "xoxb-123456789012-abcdef",
+        "sk_live_4eC39HqLyjWDarjtT1", "AIzaSyA1234567890abcdefghijklmnopqrstuv", "glpat-abcdefghij1234567890",
+        "hf_abcdefghijKLMNOPqrst1234", "Bearer abcdef0123456789abcdef",
+        "-----BEGIN RSA PRIVATE KEY----- MIIEowIBAAKC -----END RSA PRIVATE KEY-----",
+    ],
+}  # fmt: skip
+HARMLESS = [
+    "order #48213", "my order #4821390127 is late", "order 4821390127", "order no. 482139", "invoice 2024-00017",
+    "$1,234.56", "1 234 567,89 EUR", "€ 12.50", "it cost 1,299.00 and 3.50", "5@3.50", "2024-01-15", "15/01/2024",
+    "15.01.2024", "01.02.2024 10:30", "05/06/2024 1500", "01-02-2024 12:00", "2024-01-15T10:30:00Z", "at 10:30:00",
+    "10:30", "from 09:00 to 17:30", "version 1.2.3", "v2.14.0.1", "version 10.2.3.4", "section 1.2.3.4",
+    "Python 3.11.7", "call me on 2024-01-15", "call me on 15 01 2024", "postcode 02139-4307", "SW1A 1AA", "std::vector",
+    "a::b", "C++", "12 34 56 78 90 12 34 56", "4111 1111 1111 1112", "1234567890123456",
+    "GB82 WEST 1234 5698 7654 33",
+    "100 mg twice in 24 hours", "size 10-12", "room 404", "@support please", "me @ home", "user@", "999.999.999.999",
+    "1.2.3.4.5", "sk-learn-something-long-and-wordy", "bearer responsibilities-of-the-office", "eyJ", "task-1234567890",
+    "tracking 1Z999AA10123456784", "+1", "+100 points", "0.123456789", "ISBN 0-306-40615-2", "text me 2 times",
+    "3 for 2 on 17 items of 45", "00:1a:2b:3c:4d:5e", "call about order 4821390", "the years 1999-2004 and 2010-2020",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in PERSONAL.items() for value in values])
+def test_personal_data_becomes_one_token_wherever_it_stands(kind: str, value: str) -> None:
+    token = re.compile(rf"<{kind}:[0-9a-f]{{10}}>")
+    for text in (value, f"write to {value} please", f"({value})", f"it is {value}.", f"{value}, thanks", f"'{value}'?"):
+        redacted = redact(text, KEY)
+        assert token.search(redacted), (text, redacted)
+        left = token.sub("", redacted, count=1)
+        assert left == canonical_text(text).replace(canonical_text(value), "", 1), (text, redacted)
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_numbers_that_are_nobodys_stay_as_they_are(text: str) -> None:
+    for sentence in (text, f"please help: {text} thanks", f"{text}."):
+        assert redact(sentence, KEY) == canonical_text(sentence)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("call me at 5551234567", "call me at <PHONE>"),
+        ("my number is 555 1234", "my number is <PHONE>"),
+        ("a@b.co, 4111 1111 1111 1111 123 and 10.1.2.3", "<EMAIL>, <CARD> 123 and <IP>"),
+        ("4111 1111 1111 1111 5500 0055 5555 5559", "<CARD> <CARD>"),
+        ("ab12 hello worldly GB82 WEST 1234 5698 7654 32 with love", "ab12 hello worldly <IBAN> with love"),
+        ("2 AT61 1904 3002 3457 3201 with love", "2 <IBAN> with love"),
+        ("25 4111 1111 1111 1111", "25 <CARD>"),
+    ],
+)
+def test_values_are_found_beside_one_another_and_their_neighbours_stay(text: str, expected: str) -> None:
+    assert re.sub(r":[0-9a-f]{10}>", ">", redact(text, KEY)) == expected
+
+
+def test_two_spellings_of_one_value_share_a_token_and_two_values_do_not() -> None:
+    assert redact("4111 1111 1111 1111", KEY) == redact("4111-1111-1111-1111", KEY)
+    assert redact("Jane@Example.com", KEY) == redact("jane@example.com", KEY)
+    assert redact("+44 20 7946 0958", KEY) == redact("0044 20 79460958", KEY)
+    assert redact("4111 1111 1111 1111", KEY) != redact("5500 0055 5555 5559", KEY)
+    assert redact("a@b.co", KEY) != redact("a@b.co", b"another key")
+
+
+def test_every_text_of_an_input_is_redacted() -> None:
+    token = redact("a@b.co", KEY)
+    assert redact_input(TextInput(text=" a@b.co "), KEY) == TextInput(text=token)
+    ranked = RankInput(query="a@b.co", documents=["x", "a@b.co"])
+    assert redact_input(ranked, KEY) == RankInput(query=token, documents=["x", token])
+    chat = ChatInput(messages=[Message(role="user", content="a@b.co")])
+    assert redact_input(chat, KEY) == ChatInput(messages=[Message(role="user", content=token)])
+
+
+pieces = st.sampled_from(
+    [value for values in PERSONAL.values() for value in values]
+    + HARMLESS
+    + [
+        "<CARD:0123456789>",
+        "<",
+        ">",
+        ":",
+        "\u0338",
+        "\u0301",
+        "\u0660\u0661",
+        "-",
+        "+",
+        "0",
+        "4111",
+        "@",
+        ".",
+        "sk-",
+        "call ",
+    ]
+)
+texts = st.one_of(
+    st.text(max_size=40),
+    st.text(alphabet="0123456789 -.:/+()@<>aAeEfFkKsS#'_\u0338\u0301", max_size=40),
+    st.lists(pieces, max_size=5).map("".join),
+    st.lists(pieces, max_size=5).map(" ".join),
+)
+
+
+@given(text=texts)
+@example("4111 1111 1111 1111\u0338\u0301")
+@example("a@b.co\u03380171 1234567")
+def test_redacting_twice_is_redacting_once_and_the_text_is_canonical(text: str) -> None:
+    once = redact(text, KEY)
+    assert redact(once, KEY) == once
+    assert canonical_text(once) == once
+
+
+@given(before=texts, after=texts)
+def test_a_token_survives_between_other_words(before: str, after: str) -> None:
+    token = "<CARD:0123456789>"  # noqa: S105 - no password
+    assert token in redact(f"{before} {token} {after}", KEY)
+
+
+@given(text=texts)
+def test_what_the_cheap_looks_rule_out_no_pattern_finds(text: str) -> None:
+    canonical = canonical_text(text)
+    for rule in RULES:
+        found = [m for m in rule.pattern.finditer(canonical) if m.lastgroup != "token" and rule.find(m) is not None]
+        if found:
+            assert rule.sign.search(canonical)
+            assert ANY_SIGN.search(canonical)
+
+
+UNITS = (
+    "a. 1 1_ sk- eyJaaaaaaaa. a@ a@b. 0 +1 -----BEGIN_PRIVATE_KEY----- aa11 :a call_ 41_ (0 01_ <CARD: Bearer_a a-b@"
+)
+
+
+@pytest.mark.parametrize("unit", [unit.replace("_", " ") for unit in UNITS.split()])
+def test_time_grows_with_the_length_of_the_text_and_not_with_its_square(unit: str) -> None:
+    text = unit * (60_000 // len(unit))
+    started = time.process_time()
+    redact(text, KEY)
+    assert time.process_time() - started < 3.0
