@@ -143,7 +143,8 @@ class Publisher:
         while True:
             self._spooled.clear()
             try:
-                payloads = await asyncio.to_thread(self._spool.head, limit)
+                room = max(1, self._max_in_flight - self._in_flight)
+                payloads = await asyncio.to_thread(self._spool.head, min(limit, room))
                 sent = await self._send_in_order(payloads)
                 await asyncio.to_thread(self._spool.advance, sent)
             except OSError as error:

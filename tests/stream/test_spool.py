@@ -1,0 +1,202 @@
+"""The queue on disk."""
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import DataObject, binary, data, integers, lists
+
+from store.errors import LogError, SpoolFullError
+from stream.spool import Spool
+
+FILL = """
+import sys
+from pathlib import Path
+from stream.spool import Spool
+
+spool = Spool(Path(sys.argv[1]), 1 << 20)
+for number in range(10**9):
+    spool.append(b"%d" % number).result()
+    print(number, flush=True)
+"""
+
+
+def drain(spool: Spool, limit: int = 7) -> list[bytes]:
+    """Everything, as if each batch were sent."""
+    found: list[bytes] = []
+    while batch := spool.head(limit):
+        found += batch
+        spool.advance(len(batch))
+    return found
+
+
+def append(spool: Spool, payloads: list[bytes]) -> None:
+    for ack in [spool.append(payload) for payload in payloads]:
+        ack.result(10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(payloads=lists(binary(min_size=1, max_size=3000), max_size=30), limit=integers(1, 9))
+def test_what_goes_in_comes_out_in_order_and_leaves_nothing(payloads: list[bytes], limit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        spool = Spool(Path(folder), 1 << 20)
+        append(spool, payloads)
+        assert spool.empty == (not payloads)
+        assert drain(spool, limit) == payloads
+        assert spool.empty
+        spool.close()
+        assert list(Path(folder).glob("*.spool")) == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(payloads=lists(binary(min_size=1, max_size=2000), min_size=1, max_size=20), chance=data())
+def test_a_torn_tail_costs_only_the_frames_it_tears(payloads: list[bytes], chance: DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        spool = Spool(Path(folder), 64 << 20)
+        append(spool, payloads)
+        spool.close()
+        (segment,) = Path(folder).glob("*.spool")
+        cut = chance.draw(integers(0, segment.stat().st_size))
+        os.truncate(segment, cut)
+        ends = [sum(8 + len(payload) for payload in payloads[: n + 1]) for n in range(len(payloads))]
+        whole = sum(end <= cut for end in ends)
+        again = Spool(Path(folder), 64 << 20)
+        append(again, [b"after"])
+        assert drain(again) == [*payloads[:whole], b"after"]
+        again.close()
+
+
+def test_a_tail_of_zeros_after_a_power_cut_is_cut_off(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    append(spool, [b"a", b"b"])
+    spool.close()
+    (segment,) = tmp_path.glob("*.spool")
+    with segment.open("ab") as file:
+        file.write(bytes(4096))
+    again = Spool(tmp_path, 1 << 20)
+    assert drain(again) == [b"a", b"b"]
+    again.close()
+
+
+def test_a_damaged_frame_is_skipped_and_the_ones_around_it_are_sent(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    append(spool, [b"first", b"second", b"third"])
+    spool.close()
+    (segment,) = tmp_path.glob("*.spool")
+    content = bytearray(segment.read_bytes())
+    content[content.index(b"second")] ^= 1
+    segment.write_bytes(content)
+    again = Spool(tmp_path, 1 << 20)
+    assert drain(again) == [b"first", b"third"]
+    assert again.empty
+    again.close()
+
+
+def test_what_was_not_sent_is_there_after_a_restart_and_what_was_sent_may_be(tmp_path: Path) -> None:
+    payloads = [b"%04d" % n * 300 for n in range(60)]  # several segments
+    spool = Spool(tmp_path, 16 * 8192)
+    append(spool, payloads[:30])
+    append(spool, payloads[30:])
+    assert spool.head(20) == payloads[:20]
+    assert spool.head(20) == payloads[:20]
+    spool.advance(20)
+    spool.close()
+    again = Spool(tmp_path, 16 * 8192)
+    found = drain(again)
+    assert found[-40:] == payloads[20:]
+    assert found == payloads[-len(found) :]
+    again.close()
+
+
+def test_a_full_spool_refuses_and_takes_again_once_some_of_it_was_sent(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 10_000)
+    append(spool, [b"x" * 1992] * 4)
+    assert spool.bytes_kept == 8000
+    append(spool, [b"x" * 1992])
+    with pytest.raises(SpoolFullError, match="10000 bytes"):
+        spool.append(b"y")
+    assert len(drain(spool)) == 5
+    append(spool, [b"y"])
+    assert drain(spool) == [b"y"]
+    spool.close()
+
+
+def test_a_disk_that_refuses_fails_the_append_and_keeps_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    append(spool, [b"before"])
+
+    def refuse(handle: int) -> None:
+        message = "No space left on device"
+        raise OSError(28, message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        with pytest.raises(SpoolFullError, match="No space left"):
+            spool.append(b"lost").result(10)
+    append(spool, [b"after"])
+    assert drain(spool) == [b"before", b"after"]
+    assert spool.bytes_kept == 0
+    spool.close()
+
+
+def test_one_fsync_serves_all_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    calls: list[int] = []
+    real = os.fsync
+
+    def count(handle: int) -> None:
+        calls.append(handle)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", count)
+    acks: list[Future[None]] = [spool.append(b"%d" % n) for n in range(1000)]
+    for ack in acks:
+        ack.result(10)
+    assert len(calls) < 100
+    assert drain(spool, 1000) == [b"%d" % n for n in range(1000)]
+    spool.close()
+
+
+def test_a_directory_belongs_to_one_process(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    with pytest.raises(LogError, match="another process"):
+        Spool(tmp_path, 1 << 20)
+    spool.close()
+    Spool(tmp_path, 1 << 20).close()
+
+
+def test_a_closed_spool_refuses(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    spool.close()
+    with pytest.raises(SpoolFullError, match="closed"):
+        spool.append(b"late")
+
+
+def test_whatever_was_accepted_survives_kill_nine(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", FILL, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        accepted = [int(process.stdout.readline()) for _ in range(200)]
+        process.send_signal(signal.SIGKILL)
+        accepted += [int(line) for line in process.stdout.read().split("\n") if line.strip()]
+    spool = Spool(tmp_path, 1 << 20)
+    found = [int(payload) for payload in drain(spool)]
+    spool.close()
+    assert found[: len(accepted)] == accepted
+    assert len(found) - len(accepted) <= 1  # one may have been written and not yet reported
+
+
+def test_a_frame_says_its_length_and_crc(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    append(spool, [b"123456789"])
+    spool.close()
+    (segment,) = tmp_path.glob("*.spool")
+    assert segment.read_bytes() == struct.pack("<II", 9, 0xCBF43926) + b"123456789"  # CRC-32's check value
