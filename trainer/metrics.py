@@ -1,52 +1,56 @@
 """What the trainer tells Prometheus. Each help text says when to worry."""
 
+from typing import Final
+
 from prometheus_client import Counter, Gauge, Histogram
+
+_LANE: Final = ("tenant", "use_case")
 
 CYCLES = Counter(
     "understudy_cycles_total",
     "Cycles by verdict. Worry when `fail` or `inconclusive` is all there is for days.",
-    ["lane", "kind", "verdict"],
+    (*_LANE, "kind", "verdict"),
 )
 CYCLE_ERRORS = Counter(
     "understudy_cycle_errors_total",
     "Cycles that ended in an error instead of a verdict (crash, time-out, store down). Worry when it grows.",
-    ["lane"],
+    _LANE,
 )
 CYCLE_SECONDS = Histogram(
     "understudy_cycle_seconds",
     "Duration of a cycle, freeze to verdict. Worry when it nears trainer.cycle_timeout_s.",
-    ["lane", "kind"],
+    (*_LANE, "kind"),
     buckets=(1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400),
 )
 LAST_CYCLE = Gauge(
     "understudy_last_cycle_timestamp_seconds",
     "When the last cycle reached a verdict, Unix seconds. Worry when it is older than two intervals.",
-    ["lane"],
+    _LANE,
 )
 CYCLE_INTERVAL = Gauge(
     "understudy_cycle_interval_seconds",
     "The configured longest time between cycles of a lane that gets new items (trainer.every_s).",
-    ["lane"],
+    _LANE,
 )
 FRESH_ITEMS = Gauge(
     "understudy_fresh_items",
     "Items that no cycle has seen. Worry when it grows while no cycle runs.",
-    ["lane"],
+    _LANE,
 )
 PINNED = Gauge(
     "understudy_pinned",
     "1 while a rollback or a pin keeps automation from promoting; `understudy resume` ends it.",
-    ["lane"],
+    _LANE,
 )
 PROMISE_STATE = Gauge(
     "understudy_promise_state",
     "1 for the state the promise is in: held, suspended, unproven or broken. Worry on suspended and broken.",
-    ["lane", "state"],
+    (*_LANE, "state"),
 )
 ANSWERED_AGREEMENT = Gauge(
     "understudy_answered_agreement_ratio",
     "Live agreement with the teacher on what the champion answers, from audits: estimate, low and high (anytime-valid).",
-    ["lane", "bound"],
+    (*_LANE, "bound"),
 )
 LAST_TICK = Gauge(
     "understudy_trainer_last_tick_timestamp_seconds",

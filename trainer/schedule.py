@@ -17,12 +17,12 @@ import msgspec
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
+from store.promise import promise_state
 
 from store.buffer.ledger import Buffer
 from store.control import Control, CycleKind, CycleRequest, Lease, TrainingState
 from store.errors import LeaseLostError, MoveConflictError, RegistryError, StoreError, UnderstudyError
 from store.event import Lane, wall_clock_s
-from store.promise import promise_state
 from store.registry.manifest import Outcome, Verdict
 from store.registry.moves import MoveKind, Moves, Standing, fold
 from store.registry.signing import SigningKey
@@ -140,7 +140,12 @@ class Trainer:
     _patience: dict[Lane, _Patience] = field(default_factory=dict)
     _last_tick_s: float = field(default_factory=time.monotonic)
     _looked: bool = False
+    _started_s: float = field(init=False)
     _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        """A lane that never had a cycle is overdue from the start of this process on."""
+        self._started_s = self.clock()
 
     def run(self, stop: threading.Event) -> None:
         """Look for work every tick until `stop` is set; a cycle in hand is dropped then."""
@@ -186,7 +191,7 @@ class Trainer:
     def _failed(self, lane: Lane, error: Exception) -> None:
         patience = self._patience.setdefault(lane, _Patience())
         patience.failed(self.clock())
-        metrics.CYCLE_ERRORS.labels(str(lane)).inc()
+        metrics.CYCLE_ERRORS.labels(lane.tenant, lane.use_case).inc()
         wait_s = round(patience.not_before_s - self.clock())
         log.error("cycle failed", lane=str(lane), error=str(error), next_try_s=wait_s)
 
@@ -194,7 +199,7 @@ class Trainer:
         lane, now_s = training.lane, self.clock()
         standing = fold(self.registry.moves(lane).read())
         state, items = self.control.training_state(lane), self.buffer.counters(lane).new_items
-        self._show(training, standing, items - state.items_at_cycle)
+        self._show(training, standing, state, items)
         if now_s < self._patience.setdefault(lane, _Patience()).not_before_s:
             return
         request = self.control.next_cycle_request(lane)
@@ -241,7 +246,7 @@ class Trainer:
             rows_needed=verdict.rows_needed,
             version=result.version,
         )
-        self._record(report)
+        self._record(training.lane, report)
 
     def _work(
         self, training: LaneTraining, kind: CycleKind, request: CycleRequest | None, standing: Standing, now_s: float
@@ -301,28 +306,28 @@ class Trainer:
                     why=f"{outcome}: {_reason(result.verdict, refusals)}",
                     key=self.key,
                     now_s=self.clock(),
-                    expected=len(history),
+                    expected=len(history) + 1,
                 )
             except MoveConflictError:
                 continue
             return outcome, refusals
 
-    def _record(self, report: CycleReport) -> None:
-        lane = report.lane
-        metrics.CYCLES.labels(lane, report.kind, report.verdict).inc()
-        metrics.CYCLE_SECONDS.labels(lane, report.kind).observe(report.seconds)
-        metrics.LAST_CYCLE.labels(lane).set(self.clock())
+    def _record(self, lane: Lane, report: CycleReport) -> None:
+        names = (lane.tenant, lane.use_case)
+        metrics.CYCLES.labels(*names, report.kind, report.verdict).inc()
+        metrics.CYCLE_SECONDS.labels(*names, report.kind).observe(report.seconds)
         log.info("cycle ended", **dataclasses.asdict(report))
         self.places.cycle_log.parent.mkdir(parents=True, exist_ok=True)
         with self.places.cycle_log.open("ab") as file:
             file.write(msgspec.json.encode(report) + b"\n")
 
-    def _show(self, training: LaneTraining, standing: Standing, fresh: int) -> None:
+    def _show(self, training: LaneTraining, standing: Standing, state: TrainingState, items: int) -> None:
         """Keep the gauges of one lane up to date, the live promise among them."""
-        lane = str(training.lane)
-        metrics.CYCLE_INTERVAL.labels(lane).set(self.schedule.every_s)
-        metrics.FRESH_ITEMS.labels(lane).set(fresh)
-        metrics.PINNED.labels(lane).set(standing.pinned)
+        names = (training.lane.tenant, training.lane.use_case)
+        metrics.CYCLE_INTERVAL.labels(*names).set(self.schedule.every_s)
+        metrics.FRESH_ITEMS.labels(*names).set(items - state.items_at_cycle)
+        metrics.LAST_CYCLE.labels(*names).set(max(state.last_cycle_s, self._started_s))
+        metrics.PINNED.labels(*names).set(standing.pinned)
         tally = self.buffer.audits(training.lane).get(standing.champion or "")
         state = promise_state(
             audits=tally.audits if tally else 0,
@@ -332,11 +337,11 @@ class Trainer:
             suspended=any(beat.suspended for beat in self.control.heartbeats(training.lane).values()),
         )
         for name in PROMISE_STATES:
-            metrics.PROMISE_STATE.labels(lane, name).set(name == state.state)
+            metrics.PROMISE_STATE.labels(*names, name).set(name == state.state)
         bounds: dict[str, Any] = {"estimate": state.estimate, "low": state.low, "high": state.high}
         for bound, value in bounds.items():
             if value is not None:
-                metrics.ANSWERED_AGREEMENT.labels(lane, bound).set(value)
+                metrics.ANSWERED_AGREEMENT.labels(*names, bound).set(value)
 
 
 def _after(state: TrainingState, kind: CycleKind, items: int, now_s: float) -> TrainingState:
