@@ -49,10 +49,10 @@ PROMISE_STATE = Gauge(
 )
 ANSWERED_AGREEMENT = Gauge(
     "understudy_answered_agreement_ratio",
-    "Live agreement with the teacher on what the champion answers, from audits: estimate, low and high (anytime-valid).",
+    "Live agreement with the teacher on what the champion answers, from audits: estimate, low, high (anytime-valid).",
     (*_LANE, "bound"),
 )
 LAST_TICK = Gauge(
     "understudy_trainer_last_tick_timestamp_seconds",
-    "When the schedule last looked for work, Unix seconds. Worry when it stands still for longer than a cycle may take.",
+    "When the schedule last looked for work, Unix seconds. Worry when it stands still for longer than a cycle takes.",
 )
