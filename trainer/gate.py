@@ -119,7 +119,9 @@ def judge(
         lower=retained.lower if retained else None,
         upper=retained.upper if retained else None,
         delta=limits.delta,
-        rows_needed=_missing_decision(pairs, outcome, certified, phase, certify_rows, limits),
+        rows_needed=_missing_decision(
+            pairs, outcome, certified=certified, phase=phase, certify_rows=certify_rows, limits=limits
+        ),
         slices=[structs.replace(part, refused=part.name in harm or part.name in doubts) for part in slices],
     )
 
@@ -194,7 +196,7 @@ def _uncertified(*, champion_certified: bool) -> str:
 
 
 def _missing_decision(
-    pairs: PairedScores, outcome: Outcome, certified: bool, phase: Phase, certify_rows: int, limits: GateLimits
+    pairs: PairedScores, outcome: Outcome, *, certified: bool, phase: Phase, certify_rows: int, limits: GateLimits
 ) -> int:
     """Rows that a decision would have taken; 0 when there were enough."""
     if outcome != "inconclusive":

@@ -5,8 +5,7 @@ word, has none, and is then never linked to anything but its exact self.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 
 def _words(listed: str) -> frozenset[str]:
@@ -53,10 +52,15 @@ _ENGLISH: Final = _words(
     your yours
     """
 )
+FILLERS: Final = _words(
+    "the a an please pls thanks thank cheers hi hello hey good morning ok so um quick question asap"
+)
+"""Courtesies and articles: with or without them it is the same question."""
+
 _TYPOGRAPHIC: Final = str.maketrans(
     {"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-", "\u2026": "."}
 )
-_SENTENCE_MARKS: Final = str.maketrans(dict.fromkeys(".,;:!?\"()[]{}-_'`/", " "))
+_SENTENCE_MARKS: Final = bytes.maketrans(b".,;:!?\"()[]{}-_'`/", b" " * 18)
 _MEANT: Final = re.compile(r"[^a-z\s.,;:!?\"()\[\]{}\-_'`/]")  # a digit, or a symbol that is not punctuation
 _MEANT_TOKEN: Final = re.compile(
     r"<[a-z_]+:[0-9a-f]+>"  # a redaction token
@@ -65,23 +69,25 @@ _MEANT_TOKEN: Final = re.compile(
 _OTHER_LETTER: Final = re.compile(r"[^\W\d_a-z]")
 
 
-@dataclass(frozen=True, slots=True)
-class Guarded:
+class Guarded(NamedTuple):
     """A text that has a guard."""
 
     key: str  # its protected tokens in order: only texts with equal keys may be linked
-    letters: str  # lower-case words and digits, single spaces between: what similarity is measured on
+    words: tuple[str, ...]  # in lower case, without punctuation: what similarity is measured on
 
 
 def guard(text: str) -> Guarded | None:
-    """The text's protected tokens and its letters; None where no guard knows the language."""
-    folded = text.lower().translate(_TYPOGRAPHIC)
-    if not folded.isascii() and _OTHER_LETTER.search(folded):
-        return None
-    words = folded.replace("n't", " not").translate(_SENTENCE_MARKS).split()
+    """The text's protected tokens and its words; None where no guard knows the language."""
+    folded = text.lower()
+    if not folded.isascii():
+        folded = folded.translate(_TYPOGRAPHIC)
+        if _OTHER_LETTER.search(folded):
+            return None
+    spelt = folded.replace("n't", " not") if "n't" in folded else folded
+    words = spelt.encode().translate(_SENTENCE_MARKS).decode().split()
     if _ENGLISH.isdisjoint(words):
         return None
     key = " ".join(token.strip(".:-'_/`") for token in _MEANT_TOKEN.findall(folded)) if _MEANT.search(folded) else ""
     if not _PROTECTED.isdisjoint(words):
-        key += " " + " ".join("not" if word in _NEGATIONS else word for word in words if word in _PROTECTED)
-    return Guarded(key, " ".join(words))
+        key += " " + " ".join(["not" if word in _NEGATIONS else word for word in words if word in _PROTECTED])
+    return Guarded(key, tuple(words))
