@@ -1,0 +1,150 @@
+"""What the replay buffer ought to hold, worked out again from the log by a second, naive program.
+
+It is written from the rules, not from the buffer's code, in plain loops over everything ever read, and keeps every
+question for ever: slow, and easy to check by eye. Only what *defines* identity is shared: the event's decoder, the
+redaction, the item id and the hash that orders items.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from store.event import ClassifyEscalation, Lane, Task, Undecodable, decode
+from store.redact import redact_input
+from store.secrets import item_id, unit_hash
+
+REMEMBERED_EVENTS: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneRules:
+    """What is needed to tell where a lane's records belong."""
+
+    lane_key: bytes = field(repr=False)
+    redaction_key: bytes = field(repr=False)
+    task: Task
+    training_permitted: bool
+
+
+@dataclass(slots=True)
+class Question:
+    """Everything that was ever counted for one question."""
+
+    stratum: str
+    text: str
+    events: list[ClassifyEscalation] = field(default_factory=list)  # in the order of the log
+    newest: list[tuple[float, str]] = field(default_factory=list)  # of these the newest by (event time, id)
+    asked: int = 0  # repeats included
+    labels: set[str] = field(default_factory=set)  # every answer, those of repeats included
+
+
+@dataclass(slots=True)
+class LaneTotals:
+    """One lane's questions and where its records went."""
+
+    questions: dict[str, Question] = field(default_factory=dict)
+    counted: int = 0
+    repeats: int = 0
+    ineligible: int = 0
+    audits: dict[str, list[int]] = field(default_factory=dict)  # version -> [audits, agreed]
+
+
+class Oracle:
+    """Reads records, in the order of each partition, and knows what must have become of them."""
+
+    def __init__(self, use_case: str, lanes: Mapping[Lane, LaneRules]) -> None:
+        """Start with nothing read."""
+        self._use_case = use_case
+        self._rules = lanes
+        self.lanes = {lane: LaneTotals() for lane in lanes}
+        self.dead: dict[str, int] = {}
+        self.records = 0
+
+    def feed(self, value: bytes) -> tuple[Lane, str] | None:
+        """Take one record's value; the question it was about, if it was about one."""
+        self.records += 1
+        event = decode(value)
+        if isinstance(event, Undecodable):
+            self._bury(event.reason)
+        elif event.use_case != self._use_case:
+            self._bury("wrong_use_case")
+        elif event.lane not in self._rules:
+            self._bury("unknown_lane")
+        elif not isinstance(event, ClassifyEscalation) or self._rules[event.lane].task != "classify":
+            self._bury("wrong_shape")
+        elif not event.eligible or not self._rules[event.lane].training_permitted:
+            self.lanes[event.lane].ineligible += 1
+        else:
+            rules = self._rules[event.lane]
+            redacted = redact_input(event.input, rules.redaction_key)
+            name = item_id(rules.lane_key, "classify", redacted)
+            self._count(self.lanes[event.lane], name, event, redacted.text)
+            return event.lane, name
+        return None
+
+    def _bury(self, reason: str) -> None:
+        self.dead[reason] = self.dead.get(reason, 0) + 1
+
+    @staticmethod
+    def _count(totals: LaneTotals, name: str, event: ClassifyEscalation, text: str) -> None:
+        question = totals.questions.get(name)
+        if question is None:
+            question = totals.questions[name] = Question(event.teacher.label, text)
+        question.asked += 1
+        question.labels.add(event.teacher.label)
+        if event.id in [known for _, known in question.newest]:
+            totals.repeats += 1
+            return
+        totals.counted += 1
+        question.events.append(event)
+        question.newest = sorted([*question.newest, (event.time_s, event.id)])[-REMEMBERED_EVENTS:]
+        if event.escalation.reason == "audit" and event.student is not None:
+            tally = totals.audits.setdefault(event.student.version, [0, 0])
+            tally[0] += 1
+            tally[1] += event.student.output == event.teacher.label
+
+
+def rank(lane: Lane, name: str) -> float:
+    """The keyed random number that decides who stays: a stratum keeps the smallest."""
+    return unit_hash(f"keep/{lane}", name)
+
+
+def kept(lane: Lane, totals: LaneTotals, items_per_stratum: int) -> dict[str, Question]:
+    """The questions that must be in the buffer: of each stratum those with the smallest rank."""
+    strata: dict[str, list[tuple[float, str]]] = {}
+    for name, question in totals.questions.items():
+        strata.setdefault(question.stratum, []).append((rank(lane, name), name))
+    chosen: dict[str, Question] = {}
+    for ranked in strata.values():
+        for _, name in sorted(ranked)[:items_per_stratum]:
+            chosen[name] = totals.questions[name]
+    return chosen
+
+
+def as_kept(question: Question) -> dict[str, Any]:
+    """The fields of the item that a question's events make, as plain values."""
+    tally: dict[str, dict[str, int]] = {}
+    propensities: dict[str, int] = {}
+    subjects: set[str] = set()
+    for event in question.events:
+        answers = tally.setdefault(f"{event.teacher.model}@{event.teacher.prompt_version}", {})
+        answers[event.teacher.label] = answers.get(event.teacher.label, 0) + 1
+        propensity = repr(event.escalation.propensity)
+        propensities[propensity] = propensities.get(propensity, 0) + 1
+        if event.subject is not None:
+            subjects.add(event.subject)
+    times = [event.time_s for event in question.events]
+    opinions = sorted((event.time_s, event.id) for event in question.events if event.student is not None)
+    return {
+        "stratum": question.stratum,
+        "text": question.text,
+        "tally": tally,
+        "count": len(question.events),
+        "escalated": sum(event.escalation.reason != "audit" for event in question.events),
+        "propensities": propensities,
+        "first_asked_s": min(times),
+        "last_asked_s": max(times),
+        "event_ids": question.newest,
+        "first_opinion": opinions[0] if opinions else None,
+        "subjects": sorted(subjects),
+    }

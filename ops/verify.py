@@ -1,0 +1,160 @@
+"""`understudy verify`: does the buffer hold what the log says, and is every version and move what was signed?"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from ops.compare import Differing, Findings, Replay, compare, dead_off, look, replay
+from ops.oracle import LaneRules
+from store.buffer.ledger import Buffer
+from store.errors import BadSignatureError, RegistryError
+from store.event import Lane
+from store.registry.versions import Registry
+from stream.log import History
+
+LISTED: Final = 100
+
+
+class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `verify` found. Lists are cut at 100 entries; the numbers beside them are whole."""
+
+    ok: bool
+    from_offset: int  # 0: every partition was read from its beginning
+    complete: bool  # false when retention has cut the beginning: then only what must be there is looked for
+    offsets: dict[str, str]  # "topic uuid/partition" -> position up to which the log had been applied
+    records: int  # read from the log
+    expected: int  # items
+    found: int
+    missing: list[str]
+    extra: list[str]
+    differing: list[Differing]
+    wrong: int  # missing, extra and differing together
+    in_motion: int  # items that were asked about while we looked: compared within bounds
+    chain_ok: bool
+    signatures_ok: bool
+    versions_ok: bool
+    versions: int
+    moves: int
+    problems: list[str]  # of versions and moves, for a person
+
+
+@dataclass(slots=True, kw_only=True)
+class RegistryFindings:
+    """Every version and move of some lanes, verified."""
+
+    chain_ok: bool = True
+    signatures_ok: bool = True
+    versions_ok: bool = True
+    versions: int = 0
+    moves: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(
+    rules: Mapping[str, Mapping[Lane, LaneRules]],
+    chosen: Iterable[Lane],
+    *,
+    history: History,
+    buffer: Buffer,
+    registry: Registry,
+    items_per_stratum: int,
+) -> VerifyReport:
+    """Verify the chosen lanes.
+
+    Args:
+        rules: of every lane, by use case: the topic of a use case holds records of all its lanes.
+        chosen: the lanes whose buffer, versions and moves are compared.
+        history: the log, read outside any group.
+        buffer: what is compared with it.
+        registry: whose versions and moves are verified.
+        items_per_stratum: how many the buffer keeps of each lane and stratum.
+
+    Raises:
+        StoreUnavailableError, LogUnavailableError: Redis or the log did not answer.
+    """
+    lanes = sorted(chosen)
+    replays: list[Replay] = []
+    findings: list[Findings] = []
+    differing: list[Differing] = []
+    for use_case in sorted({lane.use_case for lane in lanes}):
+        seen = look(buffer, use_case, rules[use_case])
+        said = replay(use_case, rules[use_case], history, seen)
+        replays.append(said)
+        findings += [compare(lane, seen, said, items_per_stratum) for lane in lanes if lane.use_case == use_case]
+        if said.complete and (wrong := dead_off(seen, said)):
+            differing.append(Differing(what=use_case, fields=wrong))
+    return _report(replays, findings, differing, check_registry(registry, lanes), lanes)
+
+
+def _report(
+    replays: list[Replay],
+    findings: list[Findings],
+    dead: list[Differing],
+    kept: RegistryFindings,
+    lanes: list[Lane],
+) -> VerifyReport:
+    missing = [name for found in findings for name in found.missing]
+    extra = [name for found in findings for name in found.extra]
+    differing = [*dead, *(one for found in findings for one in found.differing)]
+    wrong = len(missing) + len(extra) + len(differing)
+    return VerifyReport(
+        ok=not wrong and kept.chain_ok and kept.signatures_ok and kept.versions_ok,
+        from_offset=max((said.from_offset for said in replays), default=0),
+        complete=all(said.complete for said in replays),
+        offsets={slot: position for said in replays for slot, position in said.offsets.items()},
+        records=sum(said.records for said in replays),
+        expected=sum(found.expected for found in findings),
+        found=sum(found.found for found in findings),
+        missing=missing[:LISTED],
+        extra=extra[:LISTED],
+        differing=differing[:LISTED],
+        wrong=wrong,
+        in_motion=sum(len(said.moving[lane]) for said in replays for lane in lanes if lane in said.moving),
+        chain_ok=kept.chain_ok,
+        signatures_ok=kept.signatures_ok,
+        versions_ok=kept.versions_ok,
+        versions=kept.versions,
+        moves=kept.moves,
+        problems=kept.problems[:LISTED],
+    )
+
+
+def check_registry(registry: Registry, lanes: Iterable[Lane]) -> RegistryFindings:
+    """Verify every move, every version's signature and the sha256 of every file."""
+    found = RegistryFindings()
+    for lane in lanes:
+        named = _check_moves(registry, lane, found)
+        versions = registry.versions(lane)
+        present = versions.list()
+        found.versions += len(present)
+        for version in present:
+            try:
+                versions.open(version)
+            except BadSignatureError as error:
+                found.signatures_ok = False
+                found.problems.append(f"{lane}: version {version}: {error}")
+            except (RegistryError, OSError) as error:
+                found.versions_ok = False
+                found.problems.append(f"{lane}: {error}")
+        for version in sorted(named - set(present)):
+            found.versions_ok = False
+            found.problems.append(f"{lane}: version {version} is named by a move, but it is gone")
+    return found
+
+
+def _check_moves(registry: Registry, lane: Lane, found: RegistryFindings) -> set[str]:
+    """Verify a lane's chain; the versions that it names."""
+    try:
+        moves = registry.moves(lane).read()
+    except BadSignatureError as error:
+        found.signatures_ok = False
+        found.problems.append(f"{lane}: {error}")
+        return set()
+    except (RegistryError, OSError) as error:
+        found.chain_ok = False
+        found.problems.append(f"{lane}: {error}")
+        return set()
+    found.moves += len(moves)
+    return {move.version for move in moves if move.version is not None}

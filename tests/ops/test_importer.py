@@ -1,0 +1,163 @@
+"""A log that the user already has becomes escalations, each row once however often it is imported."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.importer import (
+    BadRow,
+    Columns,
+    ImportLane,
+    Row,
+    find_columns,
+    publish_rows,
+    read_rows,
+    report,
+    to_event,
+)
+from store.errors import LogUnavailableError, SettingsError
+from store.event import ClassifyEscalation, Lane, TextInput, decode
+from store.redact import redact_input
+from store.secrets import DataSecret, item_id
+from stream.log import topic_of
+from stream.memory import MemoryLog
+
+LANE = Lane("acme", "support")
+SECRET = DataSecret(bytes(32))
+LABELS = frozenset({"refund", "cancel"})
+INTO = ImportLane(
+    lane=LANE,
+    labels=LABELS,
+    lane_key=SECRET.lane_key(LANE),
+    redact=lambda value: redact_input(value, SECRET.redaction_key(LANE)),
+    model="big",
+    prompt_version="p1",
+)
+
+
+def write(path: Path, rows: Iterable[Any]) -> Path:
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def rows_of(path: Path, columns: Columns | None = None) -> list[Row | BadRow]:
+    return list(read_rows(path, columns or Columns(text="text", label="label"), LABELS))
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"text": "a", "label": "refund"}, Columns(text="text", label="label")),
+        (
+            {"id": 1, "text": "a", "teacher": {"label": "refund", "model": "m"}, "gold": "x"},
+            Columns(text="text", label="teacher.label"),
+        ),
+        ({"query": "a", "answer": "refund"}, Columns(text="query", label="answer")),
+        ({"input": "a", "teacher.label": "refund"}, Columns(text="input", label="teacher.label")),
+    ],
+)
+def test_columns_are_found(tmp_path: Path, row: dict[str, Any], columns: Columns) -> None:
+    path = write(tmp_path / "log.jsonl", [row] * 3)
+    assert find_columns(path, text=None, label=None) == columns
+    assert [type(found) for found in rows_of(path, columns)] == [Row] * 3
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", [{"text": "no", "said": {"by": "a"}, "label": "no", "intent": "refund"}])
+    assert find_columns(path, text="said.by", label="intent") == Columns(text="said.by", label="intent")
+
+
+def test_columns_that_cannot_be_told_name_the_flag_and_what_there_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", [{"text": "a", "outcome": "refund"}])
+    with pytest.raises(SettingsError, match=r"--label.*outcome, text"):
+        find_columns(path, text=None, label=None)
+
+
+def test_a_missing_file_is_a_settings_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"gone\.jsonl"):
+        find_columns(tmp_path / "gone.jsonl", text=None, label=None)
+
+
+def test_bad_rows_are_named_by_line_and_skipped_without_being_quoted(tmp_path: Path) -> None:
+    good = {"text": "a", "label": "refund"}
+    bad = [
+        "{not json\n",
+        "[1]\n",
+        {"label": "refund"},
+        {"text": " ", "label": "refund"},
+        {"text": "a", "label": "secret-word"},
+    ]
+    path = write(tmp_path / "log.jsonl", [good, "\n", *bad, good, "x" * (1 << 20) + "y\n", good])
+    found = rows_of(path)
+    assert [row.line for row in found if isinstance(row, Row)] == [1, 8, 10]
+    assert [row.line for row in found if isinstance(row, BadRow)] == [3, 4, 5, 6, 7, 9]
+    assert not any("secret" in row.why for row in found if isinstance(row, BadRow))
+
+
+def test_importing_twice_or_a_longer_copy_gives_the_same_event_ids(tmp_path: Path) -> None:
+    rows: list[Any] = [{"text": f"q{n % 3}", "label": "refund"} for n in range(9)]
+    rows += [{"id": n, "text": "same", "label": "refund"} for n in range(4)]
+    ids = [to_event(row, INTO, 5.0).id for row in rows_of(write(tmp_path / "a", rows)) if isinstance(row, Row)]
+    longer = rows_of(write(tmp_path / "b", [*rows, {"text": "q0", "label": "refund"}]))
+    again = [to_event(row, INTO, 99.0).id for row in longer if isinstance(row, Row)]
+    assert len(set(ids)) == 13
+    assert again[:13] == ids
+    assert len(set(again)) == 14
+
+
+def test_events_are_eligible_cold_and_redacted_and_keyed_by_their_item(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "log",
+        [{"text": "mail joe@example.org", "label": "refund", "time": "2026-01-02T03:04:05Z"}, {"text": "b"}],
+    )
+    log = MemoryLog()
+    log.ensure(topic_of(LANE.use_case), 2)
+    looked: list[int] = []
+    published, bad = publish_rows(iter(rows_of(path)), INTO, log, undated_s=7.0, seen=lambda: looked.append(1))
+    assert (published, [row.line for row in bad], len(looked)) == (1, [2], 2)
+    records = [r for slot in log.slots(topic_of(LANE.use_case)) for r in log.read(slot, *log.bounds(slot))]
+    event = decode(records[0].value)
+    assert isinstance(event, ClassifyEscalation)
+    assert "joe" not in event.input.text
+    assert event.eligible
+    assert event.student is None
+    assert (event.escalation.reason, event.escalation.propensity) == ("cold", 1.0)
+    assert event.time.isoformat() == "2026-01-02T03:04:05+00:00"
+    assert records[0].key == item_id(INTO.lane_key, "classify", event.input).encode()
+
+
+def test_rows_without_a_time_get_the_one_that_is_given() -> None:
+    event = to_event(Row(line=1, key="k", text="a", label="refund", time_s=None), INTO, 1234.0)
+    assert event.time_s == 1234.0
+
+
+def test_a_log_that_does_not_take_a_row_ends_the_import(tmp_path: Path) -> None:
+    path = write(tmp_path / "log", [{"text": "a", "label": "refund"}])
+    with pytest.raises(LogUnavailableError):
+        publish_rows(iter(rows_of(path)), INTO, MemoryLog(), undated_s=1.0, seen=lambda: None)
+
+
+def test_the_report_counts_every_row_and_lists_a_few(tmp_path: Path) -> None:
+    bad = [BadRow(line=n, why="w") for n in range(50)]
+    found = report(tmp_path, LANE, Columns(text="t", label="l"), 7, bad)
+    assert (found.rows, found.published, found.skipped, len(found.bad)) == (57, 7, 50, 20)
+
+
+def test_redaction_keeps_the_type() -> None:
+    assert isinstance(INTO.redact(TextInput(text="a")), TextInput)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("isear", 3833), ("banking77", 13083)])
+def test_real_files_are_read_as_they_are(shared_data: Path, name: str, rows: int) -> None:
+    path = shared_data / f"{name}.jsonl"
+    columns = find_columns(path, text=None, label=None)
+    labels = {
+        row["teacher"]["label"] if "teacher" in row else row["label"]
+        for row in map(json.loads, path.read_text("utf-8").splitlines())
+    }
+    found = list(read_rows(path, columns, frozenset(labels)))
+    assert len(found) == rows
+    assert all(isinstance(row, Row) for row in found)

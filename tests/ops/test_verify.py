@@ -1,0 +1,349 @@
+"""`verify` finds what is missing, added or altered, and finds nothing where nothing is wrong."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ops.oracle import LaneRules
+from ops.verify import VerifyReport, check_registry, verify
+from store.buffer.item import Item
+from store.buffer.ledger import Application, Claim, Counters, Entry, Slot
+from store.buffer.memory import MemoryBuffer
+from store.event import ClassifyEscalation, Lane, TextInput, Undecodable, decode, encode
+from store.redact import redact_input
+from store.registry.versions import Registry
+from store.secrets import DataSecret, item_id
+from stream.log import Record, topic_of
+from stream.memory import MemoryLog
+from tests.contracts.escalations import LANE, escalation
+from tests.store.drafts import make_draft, make_keys, make_manifest
+
+SECRET = DataSecret(bytes(32))
+OTHER = Lane("other", LANE.use_case)
+TOPIC = topic_of(LANE.use_case)
+EMPTY = Path("/nonexistent/registry")
+
+
+def rules_of(*lanes: Lane) -> dict[Lane, LaneRules]:
+    return {
+        lane: LaneRules(
+            lane_key=SECRET.lane_key(lane),
+            redaction_key=SECRET.redaction_key(lane),
+            task="classify",
+            training_permitted=True,
+        )
+        for lane in lanes
+    }
+
+
+class World:
+    """A log, a buffer, and a reader that applies the one to the other in small batches."""
+
+    def __init__(self, keys: Path, *, k: int = 100, partitions: int = 3) -> None:
+        self.k = k
+        self.log = MemoryLog()
+        self.log.ensure(TOPIC, partitions)
+        self.buffer: Any = MemoryBuffer(k)
+        self.rules = rules_of(LANE, OTHER)
+        self.registry = Registry(EMPTY, make_keys(keys)[1])
+        self.claims: dict[Slot, Claim] = {}
+        self.at: dict[Slot, str] = {}
+
+    def write(self, *events: ClassifyEscalation) -> None:
+        for event in events:
+            key = item_id(SECRET.lane_key(event.lane), "classify", event.input)
+            self.log.append(TOPIC, key=key.encode(), value=encode(event)).result(1)
+
+    def ingest(self, *, batch: int = 7) -> None:
+        for slot in self.log.slots(TOPIC):
+            if slot not in self.claims:
+                self.claims[slot] = self.buffer.claim(LANE.use_case, slot, "test")
+                self.at[slot] = self.claims[slot].position
+            begin, end = (int(bound) for bound in self.log.bounds(slot))
+            start = begin if self.at[slot] == "-1" else int(self.at[slot])
+            for first in range(start, end, batch):
+                records = list(self.log.read(slot, str(first), str(min(first + batch, end))))
+                self._apply(slot, records, str(records[-1].offset + 1))
+
+    def _apply(self, slot: Slot, records: list[Record], position: str) -> None:
+        entries, dead = list[Entry](), dict[Any, int]()
+        for record in records:
+            event = decode(record.value)
+            if isinstance(event, Undecodable):
+                dead[event.reason] = dead.get(event.reason, 0) + 1
+            elif event.lane not in self.rules:
+                dead["unknown_lane"] = dead.get("unknown_lane", 0) + 1
+            else:
+                clean = redact_input(event.input, SECRET.redaction_key(event.lane))
+                name = item_id(SECRET.lane_key(event.lane), "classify", clean)
+                entries.append(Entry(lane=event.lane, item_id=name, event=msgspec.structs.replace(event, input=clean)))
+        application = Application(
+            use_case=LANE.use_case,
+            slot=slot,
+            fence=self.claims[slot].fence,
+            start=self.at[slot],
+            next=position,
+            entries=tuple(entries),
+            dead=dead,
+        )
+        assert self.buffer.apply(application).outcome == "ok"
+        self.at[slot] = position
+
+    def verify(self, *lanes: Lane) -> VerifyReport:
+        return verify(
+            {LANE.use_case: self.rules},
+            lanes or (LANE, OTHER),
+            history=self.log,
+            buffer=self.buffer,
+            registry=self.registry,
+            items_per_stratum=self.k,
+        )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+class Overlaid:
+    """A buffer that tells something else about one thing."""
+
+    def __init__(self, buffer: MemoryBuffer, **instead: Callable[..., Any]) -> None:
+        self._buffer = buffer
+        self._instead = instead
+
+    def __getattr__(self, name: str) -> Any:
+        return self._instead.get(name) or getattr(self._buffer, name)
+
+
+def some_events(number: int = 40) -> Iterator[ClassifyEscalation]:
+    rng = Random(5)
+    for index in range(number):
+        reason = rng.choice(["cold", "audit", "low_confidence"])
+        label = rng.choice(["refund", "cancel"])
+        text = f"question {rng.randrange(15)}, mail me at joe@example.org"
+        yield escalation(text, label=label, number=index, reason=reason)  # type: ignore[arg-type]
+
+
+def test_a_buffer_that_holds_what_the_log_says_passes(world: World) -> None:
+    world.write(*some_events(), *some_events(10), escalation("other", lane=OTHER), escalation("no", eligible=False))
+    world.log.append(TOPIC, key=b"k", value=b"not json").result(1)
+    world.ingest()
+    report = world.verify()
+    assert report.ok
+    assert report.complete
+    assert report.from_offset == 0
+    assert (report.missing, report.extra, report.differing, report.in_motion) == ([], [], [], 0)
+    assert report.expected == report.found == len({event.input.text for event in some_events()}) + 1
+    assert report.records == 53
+    assert sum(map(int, report.offsets.values())) == 53
+
+
+def test_records_that_were_not_applied_yet_are_no_mismatch(world: World) -> None:
+    world.write(*some_events(20))
+    world.ingest()
+    world.write(*some_events(40))
+    assert world.verify().ok
+
+
+def test_an_item_that_is_gone_is_missing(world: World) -> None:
+    world.write(*some_events())
+    world.ingest()
+    gone = next(iter(world.buffer.items(LANE)))
+    world.buffer = Overlaid(
+        world.buffer, items=lambda lane, old=world.buffer: (i for i in old.items(lane) if i != gone)
+    )
+    report = world.verify()
+    assert not report.ok
+    assert report.missing == [gone.item_id]
+
+
+def test_an_item_that_nobody_asked_for_is_extra(world: World) -> None:
+    world.write(*some_events())
+    world.ingest()
+    strange = msgspec.structs.replace(next(iter(world.buffer.items(LANE))), item_id="f" * 32)
+    world.buffer = Overlaid(
+        world.buffer,
+        items=lambda lane, old=world.buffer: iter([*old.items(lane), *([strange] if lane == LANE else [])]),
+    )
+    report = world.verify()
+    assert not report.ok
+    assert report.extra == ["f" * 32]
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("count", lambda item: item.count + 1),
+        ("tally", lambda item: {**item.tally, "x@y": {"refund": 1}}),
+        ("propensities", lambda item: {"0.5": item.count}),
+        ("text", lambda item: TextInput(text=item.input.text + "!")),
+        ("event_ids", lambda item: item.event_ids[1:]),
+        ("last_asked_s", lambda item: item.last_asked_s + 1.0),
+        ("stratum", lambda _: "elsewhere"),
+        ("first_opinion", lambda _: None),
+    ],
+)
+def test_an_item_that_was_altered_is_named_with_the_field(
+    world: World, field: str, change: Callable[[Item], Any]
+) -> None:
+    world.write(*some_events())
+    world.ingest()
+    old = world.buffer
+    victim = next(item for item in old.items(LANE) if item.count > 1)
+    name = "input" if field == "text" else field
+    altered = msgspec.structs.replace(victim, **{name: change(victim)})
+    world.buffer = Overlaid(
+        old, items=lambda lane: (altered if item.item_id == victim.item_id else item for item in old.items(lane))
+    )
+    report = world.verify()
+    assert not report.ok
+    assert [(one.what, one.fields) for one in report.differing if one.what == victim.item_id] == [
+        (victim.item_id, [field])
+    ]
+
+
+@pytest.mark.parametrize("name", ["counted", "repeats", "ineligible", "evicted", "new_items"])
+def test_a_counter_that_is_off_is_named(world: World, name: str) -> None:
+    world.write(*some_events(), *some_events(5))
+    world.ingest()
+    old = world.buffer
+
+    def counters(lane: Lane) -> Counters:
+        values = {field: getattr(old.counters(lane), field) for field in Counters.__slots__}
+        return Counters(**{**values, name: values[name] + (lane == LANE)})
+
+    world.buffer = Overlaid(old, counters=counters)
+    report = world.verify()
+    assert not report.ok
+    assert any(one.what == str(LANE) and any(name in field for field in one.fields) for one in report.differing)
+
+
+def test_dead_letters_and_audits_that_are_off_are_named(world: World) -> None:
+    world.write(*some_events())
+    world.log.append(TOPIC, key=b"k", value=b"not json").result(1)
+    world.ingest()
+    world.buffer = Overlaid(world.buffer, dead=lambda _: {}, audits=lambda _: {})
+    fields = [field for one in world.verify().differing for field in one.fields]
+    assert "dead.undecodable" in fields
+    assert "audits.v1" in fields
+
+
+def test_an_incomplete_log_is_said_to_be_and_still_finds_what_is_missing(world: World) -> None:
+    world.write(*some_events())
+    world.ingest()
+    for partition in world.log._topics[TOPIC].partitions:
+        partition.begin += 4
+        del partition.records[:4]
+    report = world.verify()
+    assert report.ok
+    assert not report.complete
+    assert report.from_offset == 4
+    world.buffer = Overlaid(world.buffer, items=lambda _: iter(()))
+    emptied = world.verify()
+    assert not emptied.ok
+    assert emptied.missing
+
+
+def test_a_topic_that_was_made_anew_leaves_the_check_incomplete(world: World) -> None:
+    world.write(*some_events())
+    world.ingest()
+    del world.log._topics[TOPIC]
+    world.log.ensure(TOPIC, 3)
+    assert not world.verify().complete
+
+
+def test_verify_passes_while_ingest_is_at_work(world: World) -> None:
+    """Every look at the buffer finds it moved on: only what was asked meanwhile is compared within bounds."""
+    world.write(*some_events(30))
+    world.ingest()
+    old, fresh = world.buffer, iter(some_events(400))
+
+    def items(lane: Lane) -> Iterator[Item]:
+        for item in list(old.items(lane)):
+            world.write(next(fresh))
+            world.ingest()
+            yield item
+
+    world.buffer = Overlaid(old, items=items, claim=old.claim, apply=old.apply)
+    report = world.verify()
+    assert report.in_motion > 0
+    assert report.ok, report
+
+
+asked = st.tuples(st.integers(0, 9), st.sampled_from(["a", "b", "c"]), st.integers(0, 30), st.booleans())
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(asked, max_size=60), k=st.integers(1, 12), batch=st.integers(1, 9))
+def test_the_oracle_agrees_with_the_buffer_on_any_log(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, str, int, bool]], k: int, batch: int
+) -> None:
+    """Whatever is asked, repeated and evicted; also where an evicted question comes back with another answer."""
+    world = World(tmp_path_factory.mktemp("keys"), k=k)
+    for question, label, number, eligible in rows:
+        reason = "audit" if number % 3 == 0 else "cold"
+        world.write(
+            escalation(f"q{question}", label=label, number=number, eligible=eligible, reason=reason)  # type: ignore[arg-type]
+        )
+        if number % 4 == 0:
+            world.ingest(batch=batch)
+    world.ingest(batch=batch)
+    report = world.verify()
+    assert report.ok, report
+
+
+def registry_with_a_champion(folder: Path) -> tuple[Registry, str, Path]:
+    key, trusted = make_keys(folder / "keys")
+    registry = Registry(folder / "registry", trusted)
+    lane = make_manifest().lane
+    version = registry.versions(lane).publish(make_draft(folder / "draft"), make_manifest(), key)
+    registry.moves(lane).append("promote", version=version, who="t", why="w", key=key, now_s=1.0)
+    return registry, version, folder / "registry" / lane.tenant / lane.use_case
+
+
+def test_a_sound_registry_passes(tmp_path: Path) -> None:
+    registry, _, _ = registry_with_a_champion(tmp_path)
+    found = check_registry(registry, [make_manifest().lane])
+    assert (found.chain_ok, found.signatures_ok, found.versions_ok, found.problems) == (True, True, True, [])
+    assert (found.versions, found.moves) == (1, 1)
+
+
+def test_one_flipped_byte_of_a_version_is_found_and_the_file_named(tmp_path: Path) -> None:
+    registry, version, folder = registry_with_a_champion(tmp_path)
+    path = folder / "versions" / version / "head.safetensors"
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+    found = check_registry(registry, [make_manifest().lane])
+    assert not found.versions_ok
+    assert "head.safetensors" in found.problems[0]
+
+
+def test_a_move_with_a_wrong_signature_is_found(tmp_path: Path) -> None:
+    registry, _, folder = registry_with_a_champion(tmp_path)
+    path = folder / "moves" / "00000001.json"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b'"why":"w"', b'"why":"x"'))
+    assert not check_registry(registry, [make_manifest().lane]).signatures_ok
+
+
+def test_a_version_that_a_move_names_and_that_is_gone_is_found(tmp_path: Path) -> None:
+    registry, version, folder = registry_with_a_champion(tmp_path)
+    (folder / "versions" / version).rename(folder / "elsewhere")
+    found = check_registry(registry, [make_manifest().lane])
+    assert not found.versions_ok
+    assert version in found.problems[0]
+
+
+def test_a_gap_in_the_chain_is_found(tmp_path: Path) -> None:
+    registry, _, folder = registry_with_a_champion(tmp_path)
+    (folder / "moves" / "00000001.json").rename(folder / "moves" / "00000002.json")
+    assert not check_registry(registry, [make_manifest().lane]).chain_ok
