@@ -1,0 +1,88 @@
+"""`understudy init`: a settings file, the keys, the data secret and an example prompt."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ops.settings import SETTINGS_NAME, example_toml
+from store.errors import SettingsError
+from store.registry.durable import sync_folder, write_new
+from store.registry.signing import PUBLIC_SUFFIX, SigningKey
+from store.secrets import DataSecret
+
+KEY_NAMES: Final = ("trainer", "operator")
+_PROMPT: Final = """\
+You sort the messages that customers write to a support desk.
+Answer with exactly one of these labels and nothing else: $labels
+
+Message: $text
+Label:"""
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """One file that `init` saw to."""
+
+    path: str
+    what: str  # for a person
+    made: bool  # false: it was there and was kept
+
+
+def init(directory: Path, *, force: bool = False) -> list[Made]:
+    """Prepare a folder for Understudy; the settings file comes last, so that half an init is simply run again.
+
+    Args:
+        directory: made where it is missing.
+        force: write the settings file anew. Keys, secret and prompt are kept whatever is said here: with other keys
+            every version would be refused, and with another secret every item would be unknown.
+
+    Returns:
+        What was made and what was kept, for the CLI to print.
+
+    Raises:
+        SettingsError: there is a settings file already, or the folder cannot be written.
+    """
+    settings = directory / SETTINGS_NAME
+    if settings.exists() and not force:
+        message = f"{settings} is there already: --force writes it anew (keys, secret and prompt are kept)"
+        raise SettingsError(message)
+    try:
+        return _make(directory, settings)
+    except OSError as error:
+        message = f"{directory} cannot be prepared: {error}"
+        raise SettingsError(message) from error
+
+
+def _make(directory: Path, settings: Path) -> list[Made]:
+    keys = directory / "keys"
+    trusted = keys / "trusted"
+    trusted.mkdir(parents=True, exist_ok=True)
+    keys.chmod(0o700)
+    prompt = directory / "prompts" / "classify.txt"
+    prompt.parent.mkdir(exist_ok=True)
+    made: list[Made] = []
+    for name in KEY_NAMES:
+        path = keys / name
+        made.append(_unless_there(path, f"private key of the {name}", partial(SigningKey.create, name=name)))
+        public = trusted / f"{name}{PUBLIC_SUFFIX}"
+        made.append(_unless_there(public, "its public half, trusted", SigningKey.load(path).write_public))
+    made += [
+        _unless_there(directory / "data.secret", "data secret: back it up, it cannot be made again", DataSecret.create),
+        _unless_there(prompt, "example prompt of the teacher", partial(write_new, data=_PROMPT.encode(), mode=0o644)),
+    ]
+    aside = settings.with_name(f".{SETTINGS_NAME}.new")
+    aside.unlink(missing_ok=True)
+    write_new(aside, example_toml().encode(), mode=0o600)
+    aside.replace(settings)
+    sync_folder(directory)
+    return [*made, Made(path=str(settings), what="settings: name your teacher and labels there", made=True)]
+
+
+def _unless_there(path: Path, what: str, make: Callable[[Path], object]) -> Made:
+    there = path.exists()
+    if not there:
+        make(path)
+        sync_folder(path.parent)
+    return Made(path=str(path), what=what, made=not there)

@@ -1,0 +1,291 @@
+"""The tables of the settings file. Units are the last word of a key; every key says what it is for, once, here."""
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from store.event import Lane
+
+STRICT: Final = ConfigDict(
+    frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, str_strip_whitespace=True
+)
+
+SHOWN: Final = "shown"  # marks an optional key that the example sets, because it would not be complete without
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0.0)]
+Text = Annotated[str, Field(min_length=1)]
+ApiKey = Annotated[str, Field(min_length=16)]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class Section(BaseModel):
+    """One table."""
+
+    model_config = STRICT
+
+
+class KeysSection(Section):
+    """Keys and the data secret, as `understudy init` made them."""
+
+    trusted: Path = Path("keys/trusted")
+    """Folder of the public keys whose versions and moves count."""
+    trainer: Path = Path("keys/trainer")
+    """Private key of the trainer; gateways need none."""
+    operator: Path = Path("keys/operator")
+    """Private key for an operator's moves by the CLI."""
+    data_secret: Path = Path("data.secret")
+    """The secret that lane, redaction and dead-letter keys derive from."""
+
+
+class LogSection(Section):
+    """The log of escalations."""
+
+    kind: Literal["embedded", "kafka"] = "embedded"
+    """embedded keeps the log in Redis, for one machine; kafka is for production."""
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Partitions of a topic that does not exist yet: the most that ingest can be scaled to."""
+    lease_s: Seconds = 3.0
+    """Embedded: after this long without a sign of life a partition is given up."""
+    bootstrap: str = ""
+    """Kafka: brokers as "host:port,host:port". Required with kafka."""
+    group: Text = "understudy"
+    """Kafka: the consumer group of ingest."""
+    replication_factor: Count = 1
+    """Kafka: copies of a topic that does not exist yet; production: 3."""
+    session_timeout_s: Seconds = 45.0
+    """Kafka: after this long without a sign of life a member is out."""
+    ack_timeout_s: Seconds = 5.0
+    """An event that the log does not acknowledge within this goes to the disk spool."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """Kafka: how to talk to the brokers."""
+    ssl_ca_file: Annotated[Path | None, Field(examples=["ca.pem"])] = None
+    """Kafka: the brokers' CA; unset: the system's."""
+    ssl_certificate_file: Annotated[Path | None, Field(examples=["client.pem"])] = None
+    """Kafka: our certificate, for mutual TLS."""
+    ssl_key_file: Annotated[Path | None, Field(examples=["client.key"])] = None
+    """Kafka: the key of our certificate."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """Kafka: how to log in, with a SASL protocol."""
+    sasl_username: str = ""
+    """Kafka: the user to log in as."""
+    sasl_password_env: Annotated[str | None, Field(examples=["KAFKA_PASSWORD"])] = None
+    """Kafka: name of the environment variable that holds the password."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind == "kafka" and not self.bootstrap:
+            message = 'bootstrap: required with kind = "kafka", as "host:port,host:port"'
+            raise ValueError(message)
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password_env):
+            message = f"sasl_username: required with {self.security_protocol}, and so is sasl_password_env"
+            raise ValueError(message)
+        return self
+
+
+class RedisSection(Section):
+    """The replay buffer's store, and what the processes agree on."""
+
+    url: Annotated[str, Field(pattern=r"^($|rediss?://|unix://)")] = ""
+    """redis://, rediss:// or unix:// of a Redis 6.2 or later with appendonly yes and noeviction. Empty: a private
+    server in state_dir, which `understudy run all` starts and stops."""
+
+
+class GatewaySection(Section):
+    """The HTTP gateway that answers requests."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; set api_keys before it is more than loopback."""
+    port: Port = 8080
+    """0: any free one, named in state_dir/run/serve.json."""
+    max_batch: Count = 32
+    """Texts in one forward pass of the student."""
+    batch_wait_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = 3.0
+    """How long, in milliseconds, a batch that is not full waits for company."""
+    max_text_chars: Count = 20_000
+    """A longer text is refused."""
+
+
+class AdminSection(Section):
+    """/metrics, /livez and /readyz of each process. 0: any free port, named in state_dir/run/<process>.json."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; keep it private."""
+    serve_port: Port = 9471
+    """Of `understudy run serve`."""
+    ingest_port: Port = 9472
+    """Of `understudy run ingest`."""
+    train_port: Port = 9473
+    """Of `understudy run train`."""
+
+
+class TrainerSection(Section):
+    """When a cycle is due, and how it learns. An item is one distinct question; each is one label."""
+
+    every_s: Seconds = 86_400.0
+    """A cycle at least this often, where there is anything new."""
+    min_new_labels: Count = 30
+    """No cycle by growth before this many new labels."""
+    growth_ratio: Annotated[float, Field(gt=0.0)] = 0.04
+    """A head cycle (seconds) when labels have grown by this share."""
+    fine_tune: bool = True
+    """Fine-tune a copy of the encoder as well; minutes on a CPU."""
+    fine_tune_growth_ratio: Annotated[float, Field(gt=1.0)] = 1.5
+    """A fine-tuning cycle each time labels have grown to this multiple."""
+    quarantine_s: Annotated[float, Field(ge=0.0)] = 3600.0
+    """No item is learned from before it is this old, so that a bad hour can be cut out."""
+    min_items_per_label: Count = 20
+    """A label enters the student with this many items."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    """Same seed and rows: the same student."""
+    encoder: Literal["minilm"] | Path = "minilm"
+    """Folder of a Hugging Face encoder (config.json, tokenizer.json, model.safetensors), or "minilm". The biggest
+    lever on accuracy."""
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 128
+    """Tokens of a text that the student reads."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is a device."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto takes bf16 where the processor computes it quickly."""
+    threads: Count = 1
+    """Of a cycle's process; more than one is slower on shared cores."""
+    cycle_timeout_s: Seconds = 21_600.0
+    """A cycle that takes longer is killed and counted."""
+    novelty_quantile: Share = 0.99
+    """Inputs farther from what was learned than this share of known ones go to the teacher."""
+
+
+class SplitSection(Section):
+    """Who is held out: a hash of (salt, item id), so an item never changes sides."""
+
+    calibrate_ratio: Share = 0.15
+    """Share of items that the answering threshold is set on."""
+    judge_ratio: Share = 0.15
+    """Share of items that challenger and champion are compared on."""
+    salt: Text = "understudy"
+    """Never change it on a running lane: rows learned from would become judges."""
+
+    @model_validator(mode="after")
+    def _leaves_rows(self) -> Self:
+        if self.calibrate_ratio + self.judge_ratio >= 1.0:
+            message = "judge_ratio: must leave something to learn from: with calibrate_ratio it sums to 1 or more"
+            raise ValueError(message)
+        return self
+
+
+class GateSection(Section):
+    """What the gate lets through."""
+
+    delta: Annotated[float, Field(gt=0.0, le=0.5)] = 0.02
+    """A challenger may agree with the teacher less often by at most this share of requests."""
+    min_rows: Count = 300
+    """Judged rows that the strict test needs."""
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    """One-sided error of each comparison."""
+    growth_factor: Annotated[float, Field(gt=1.0)] = 1.5
+    """Labels at this multiple of those at the last strict pass open a growth phase again."""
+
+
+class BufferSection(Section):
+    """The replay buffer."""
+
+    items_per_stratum: Count = 20_000
+    """Items kept of each lane and label, drawn uniformly."""
+
+
+class SpoolSection(Section):
+    """Escalations on disk while the log is away."""
+
+    max_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
+    """A full spool drops events, counts them and raises an alert."""
+
+
+class PromiseSection(Section):
+    """What the lane promises of the answers that the student gives itself."""
+
+    target: Share = 0.95
+    """Share of the student's own answers that agree with the teacher, at least."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
+    """With which the target is promised."""
+
+
+class BudgetSection(Section):
+    """What the teacher may cost in any 24 hours; audits are paid from it first."""
+
+    calls_per_day: Annotated[int, Field(ge=0, examples=[5000])]
+    """Calls of the teacher, at most."""
+    usd_per_day: Annotated[Annotated[float, Field(ge=0.0)] | None, Field(examples=[40.0])] = None
+    """Dollars, at most, by the lane's prices; unset: calls alone are limited."""
+    audit_reserve_ratio: Ratio = 0.1
+    """Share of both that escalations leave to audits."""
+
+
+class TeacherSection(Section):
+    """An OpenAI-compatible endpoint, and all that shapes its answer."""
+
+    base_url: Annotated[str, Field(pattern=r"^https?://", examples=["https://api.openai.com/v1"])]
+    """Up to and including /v1."""
+    model: Annotated[Text, Field(examples=["gpt-4o-mini"])]
+    """The model's name there."""
+    prompt_file: Annotated[Path, Field(examples=["prompts/classify.txt"])]
+    """Text in which $text and $labels are filled in; a changed prompt makes older answers stale."""
+    parameters: dict[str, Any] = {"temperature": 0}
+    """Passed to the endpoint as they are."""
+    parser: Literal["text", "json"] = "text"
+    """text: the answer is the label; json: an object with the field label."""
+    api_key_env: Annotated[str | None, Field(examples=["OPENAI_API_KEY"])] = None
+    """Name of the environment variable that holds the endpoint's key; unset: it wants none."""
+    timeout_s: Seconds = 30.0
+    """Of one call; after it the student answers if it can."""
+    concurrency: Count = 16
+    """Calls in flight, at most."""
+    input_usd_per_mtok: Annotated[float, Field(ge=0.0)] = 0.0
+    """Dollars for a million tokens in."""
+    output_usd_per_mtok: Annotated[float, Field(ge=0.0)] = 0.0
+    """Dollars for a million tokens out."""
+
+
+class LaneSection(Section):
+    """A lane is a tenant's use case: its own buffer, split, budget, promise, gate, champion and history."""
+
+    tenant: Annotated[Slug, Field(examples=["acme"])]
+    """Lower-case letters, digits, - and _."""
+    use_case: Annotated[Slug, Field(examples=["support"])]
+    """The `model` that a client asks for."""
+    task: Literal["classify", "rank", "chat"] = "classify"
+    """classify is served; rank and chat answer 501 not_yet."""
+    labels: Annotated[
+        tuple[Text, ...], Field(examples=[["refund", "delivery", "other"]], json_schema_extra={SHOWN: True})
+    ] = ()
+    """What the teacher may answer, in a fixed order. Either this or labels_file, for classify."""
+    labels_file: Annotated[Path | None, Field(examples=["labels.txt"])] = None
+    """The same from a file, one a line."""
+    training_permitted: Annotated[bool, Field(examples=[False])]
+    """May a student be trained on this teacher's answers? Many providers' terms forbid it: read them. With false
+    nothing is learned."""
+    api_keys: Annotated[tuple[ApiKey, ...], Field(repr=False, examples=[["a-long-random-string"]])] = ()
+    """Bearer keys of the tenant's clients, 16 characters or more; none: open to loopback alone."""
+    audit_ratio: Ratio = 0.05
+    """Share of the student's answers that the teacher checks in the background."""
+    promise: PromiseSection = PromiseSection()
+    budget: BudgetSection
+    teacher: TeacherSection
+
+    @property
+    def lane(self) -> Lane:
+        """Who and what it is for."""
+        return Lane(self.tenant, self.use_case)
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Self:
+        if self.task == "classify" and bool(self.labels) == (self.labels_file is not None):
+            message = "labels: give either labels or labels_file"
+            raise ValueError(message)
+        if len(set(self.labels)) != len(self.labels):
+            message = "labels: a label is there twice"
+            raise ValueError(message)
+        return self

