@@ -11,7 +11,7 @@ from trainer.snapshot import Row
 Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairedScores:
     """Who agreed with the teacher, row by row; rows that a competitor has learned from are left out."""
 

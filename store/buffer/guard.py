@@ -39,7 +39,7 @@ _DIRECTIONS_AND_TIMES: Final = _words(
     """
 )
 _PROTECTED: Final = _NEGATIONS | _CURRENCIES | _NUMBERS | _DIRECTIONS_AND_TIMES
-_ENGLISH: Final = _words(
+COMMON_WORDS: Final = _words(
     """
     a about after all also another any anyone anything are around as at back be because been before being but by can
     cannot could did do does doing done down else even ever every for from get gets getting give go going good got had
@@ -84,8 +84,8 @@ def guard(text: str) -> Guarded | None:
         if _OTHER_LETTER.search(folded):
             return None
     spelt = folded.replace("n't", " not") if "n't" in folded else folded
-    words = spelt.encode().translate(_SENTENCE_MARKS).decode().split()
-    if _ENGLISH.isdisjoint(words):
+    words = spelt.encode("utf-8", "replace").translate(_SENTENCE_MARKS).decode().split()
+    if COMMON_WORDS.isdisjoint(words):
         return None
     key = " ".join(token.strip(".:-'_/`") for token in _MEANT_TOKEN.findall(folded)) if _MEANT.search(folded) else ""
     if not _PROTECTED.isdisjoint(words):

@@ -37,7 +37,7 @@ _Ints = npt.NDArray[np.int64]
 _Signatures = npt.NDArray[np.uint32]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Links:
     """Which rows are one question, and which look alike but were answered differently."""
 

@@ -1,0 +1,102 @@
+"""Topics of the kept items: k-means on the encoder's vectors, each named by its most telling words.
+
+The wrong tool for duplicates (embeddings miss typos and merge "other invoice number"), the right one for an overview.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from store.buffer.guard import COMMON_WORDS, FILLERS
+from store.registry.manifest import Topic
+
+faiss.cvar.distance_compute_blas_threshold = 20
+"""Without it faiss 1.15 is ten times slower than need be on batches of a few hundred. Set here and nowhere else."""
+
+FEWEST, MOST = 2, 30
+_ITERATIONS: Final = 20
+_NAME_WORDS: Final = 3
+_REDACTED: Final = re.compile(r"<[A-Z_]+:[0-9a-f]+>")
+_WORD: Final = re.compile(r"[^\W\d_]{2,}(?:'[^\W\d_]+)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Topics:
+    """The topics, largest first, and where each row belongs."""
+
+    topics: tuple[Topic, ...]
+    of_row: npt.NDArray[np.int64]  # [rows] index into topics
+
+
+def find_topics(
+    vectors: npt.NDArray[np.floating],
+    texts: Sequence[str],
+    requests: Sequence[float],
+    escalated: Sequence[float],
+    *,
+    seed: int,
+) -> Topics:
+    """Group rows by meaning. The same rows in the same order give the same topics.
+
+    Args:
+        vectors: [rows, d] pooled states of the encoder.
+        texts: the rows' texts, redacted.
+        requests: requests each row stands for (the sum of 1/propensity).
+        escalated: of these, those that the student did not keep.
+        seed: of the first centres.
+    """
+    if not len(texts):
+        return Topics(topics=(), of_row=np.empty(0, np.int64))
+    groups = _grouped(np.ascontiguousarray(vectors, np.float32), seed)
+    mass = np.bincount(groups, np.asarray(requests, np.float64))
+    handed_over = np.bincount(groups, np.asarray(escalated, np.float64))
+    sizes = np.bincount(groups)
+    order = sorted(np.flatnonzero(sizes).tolist(), key=lambda group: (-mass[group], group))
+    names = _names([[text for text, g in zip(texts, groups, strict=True) if g == group] for group in order])
+    topics = tuple(
+        Topic(
+            name=name,
+            items=int(sizes[group]),
+            requests=float(mass[group]),
+            escalated_ratio=float(handed_over[group] / mass[group]) if mass[group] > 0 else 0.0,
+        )
+        for name, group in zip(names, order, strict=True)
+    )
+    rank = np.zeros(len(sizes), np.int64)
+    rank[order] = np.arange(len(order))
+    return Topics(topics=topics, of_row=rank[groups])
+
+
+def _grouped(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.int64]:
+    """[rows] group numbers; some groups may be empty."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+    count = min(len(units), max(FEWEST, min(MOST, round(math.sqrt(len(units) / 2)))))
+    means = faiss.Kmeans(units.shape[1], count, niter=_ITERATIONS, seed=seed, spherical=True, min_points_per_centroid=1)
+    means.train(units)
+    return np.asarray(means.index.search(units, 1)[1][:, 0], np.int64)
+
+
+def _names(topics: Sequence[Sequence[str]]) -> list[str]:
+    """Each topic's most telling words: frequent in it, rare in the others (class-based tf-idf); no two names alike."""
+    counts = [Counter(word for text in texts for word in set(_words(text))) for texts in topics]
+    overall = sum(counts, Counter())
+    average = sum(overall.values()) / max(len(topics), 1)
+    names: list[str] = []
+    for number, count in enumerate(counts, start=1):
+        scored = sorted(count, key=lambda word: (-count[word] * math.log1p(average / overall[word]), word))
+        name = " ".join(scored[:_NAME_WORDS]) or "no words"
+        names.append(name if name not in names else f"{name} ({number})")
+    return names
+
+
+def _words(text: str) -> list[str]:
+    plain = _REDACTED.sub(" ", text).lower()
+    return [word for word in _WORD.findall(plain) if word not in COMMON_WORDS and word not in FILLERS]
