@@ -3,6 +3,7 @@
 One JSON object in UTF-8 per log record. Decoding never raises: a record is an `Escalation` or an `Undecodable`.
 """
 
+import re
 import time
 import unicodedata
 import uuid
@@ -211,6 +212,8 @@ class _SchemaOnly(msgspec.Struct, rename={"schema_version": "schema"}):
 
 
 _decoder: Final[msgspec.json.Decoder[Escalation]] = msgspec.json.Decoder(Escalation)
+_QUOTED_VALUE: Final = re.compile(r"value ['\"].*['\"]", re.DOTALL)  # Invalid enum value 'what was sent' - at `$.field`
+_SHOWN_SCHEMAS: Final = 1000  # a number past it is no version, and may be anything
 _schema_decoder: Final = msgspec.json.Decoder(_SchemaOnly)
 _encoder: Final = msgspec.json.Encoder()
 
@@ -233,15 +236,15 @@ def decode(value: bytes, *, max_bytes: int = MAX_EVENT_BYTES) -> Escalation | Un
 
 
 def _invalid(value: bytes, detail: str) -> Undecodable:
-    """Tell a schema of the future from a wrong shape; msgspec's messages name fields, never values."""
+    """Tell a schema of the future from a wrong shape; of msgspec's message the field is kept and a value is not."""
     try:
         version = _schema_decoder.decode(value).schema_version
     except msgspec.MsgspecError:
         return Undecodable(reason="undecodable", detail="not a JSON object")
     if version != SCHEMA_VERSION or isinstance(version, bool):
-        shown = version if isinstance(version, int) and not isinstance(version, bool) else "none"
+        shown = version if isinstance(version, int) and version in range(_SHOWN_SCHEMAS) else "not shown"
         return Undecodable(reason="unknown_schema", detail=f"schema {shown}, this release reads {SCHEMA_VERSION}")
-    return Undecodable(reason="wrong_shape", detail=detail)
+    return Undecodable(reason="wrong_shape", detail=_QUOTED_VALUE.sub("value", detail))
 
 
 def json_schema() -> dict[str, Any]:

@@ -62,7 +62,10 @@ class Source(Protocol):
         """
 
     def done(self, batch: Batch, outcome: Outcome) -> None:
-        """Say what became of a batch: advance, drop the slot and probe, or claim again and seek back."""
+        """Say what became of a batch: advance, drop the slot and probe, or claim again and seek back.
+
+        Any thread may call it; it takes effect at the next poll.
+        """
 
     def hold(self, slots: Collection[Slot] | None) -> None:
         """Back-pressure: exactly these slots are paused (None: all). Polling goes on and keeps the membership."""

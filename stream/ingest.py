@@ -1,0 +1,249 @@
+"""The ingest loop: poll, decode, redact, identify; bury the dead; apply each batch once; say so to the log.
+
+A permanent fault is a dead letter at once. A transient one blocks and is never a dead letter. A full writer holds the
+partitions while polling goes on, so that the group never takes them away for it.
+"""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from time import monotonic
+
+import msgspec
+import structlog
+
+from store.buffer.ledger import Application, Buffer, Entry
+from store.errors import PositionOutsideLogError, StoreUnavailableError
+from store.event import (
+    ClassifyEscalation,
+    DeadReason,
+    Escalation,
+    Lane,
+    Task,
+    Undecodable,
+    decode,
+    wall_clock_s,
+)
+from store.redact import redact_input
+from store.secrets import DataSecret, item_id
+from stream.dead_letter import DeadLetters, Letter
+from stream.log import Appender, Batch, Outcome, Record, Source
+from stream.metrics import IngestMetrics
+from stream.writer import Backoff, Prepared, Writer
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneKeys:
+    """What ingest has to know of a lane."""
+
+    lane_key: bytes = field(repr=False)
+    redaction_key: bytes = field(repr=False)
+    task: Task
+    training_permitted: bool  # false: its events are counted, and not kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestSettings:
+    """How ingest reads and waits."""
+
+    max_records: int = 2000  # per poll
+    poll_s: float = 0.5
+    patience_s: float = 0.5  # how long a full writer is waited for before the partitions are held
+    max_age_s: float = 400 * 86_400.0  # an event older than this when the log took it is a dead letter
+    grace_s: float = 20.0  # for the batch in hand, after a stop
+    report_every_s: float = 5.0
+    ack_timeout_s: float = 30.0  # for dead letters
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+def triage(record: Record, *, use_case: str, lanes: Mapping[Lane, LaneKeys], max_age_s: float) -> Entry | Undecodable:
+    """What a record is: an event of a question, or dead. Pure: age is measured against the record's own time."""
+    event = decode(record.value)
+    if isinstance(event, Undecodable):
+        return event
+    fault = _fault(event, use_case, lanes)
+    if fault is not None:
+        return fault
+    if not isinstance(event, ClassifyEscalation):
+        return Undecodable(reason="wrong_shape", detail=f"{_task(event)} events are not kept by this release")
+    age_s = record.timestamp_ms / 1000 - event.time_s
+    if age_s > max_age_s:
+        return Undecodable(
+            reason="too_old", detail=f"{age_s:.0f} s old when the log took it, {max_age_s:.0f} s allowed"
+        )
+    keys = lanes[event.lane]
+    redacted = redact_input(event.input, keys.redaction_key)
+    return Entry(
+        lane=event.lane,
+        item_id=item_id(keys.lane_key, "classify", redacted),
+        event=msgspec.structs.replace(event, input=redacted, eligible=event.eligible and keys.training_permitted),
+    )
+
+
+def _fault(event: Escalation, use_case: str, lanes: Mapping[Lane, LaneKeys]) -> Undecodable | None:
+    """Why a well-formed event does not belong here."""
+    if event.use_case != use_case:
+        return Undecodable(reason="wrong_use_case", detail=f"{event.use_case} on the topic of {use_case}")
+    if (keys := lanes.get(event.lane)) is None:
+        return Undecodable(reason="unknown_lane", detail=f"no lane {event.lane} in the settings")
+    if keys.task != _task(event):
+        return Undecodable(reason="wrong_shape", detail=f"a {_task(event)} event, {event.lane} takes {keys.task}")
+    return None
+
+
+def _task(event: Escalation) -> str:
+    return str(event.__struct_config__.tag)
+
+
+class Ingest:
+    """One use case's ingest: `run` until stopped."""
+
+    def __init__(
+        self,
+        source: Source,
+        buffer: Buffer,
+        appender: Appender,
+        *,
+        use_case: str,
+        lanes: Mapping[Lane, LaneKeys],
+        secret: DataSecret,
+        settings: IngestSettings,
+        metrics: IngestMetrics,
+        rng: Random,
+        clock: Callable[[], float] = wall_clock_s,
+    ) -> None:
+        """Read `source` into `buffer`; dead letters go through `appender`. The caller closes buffer and appender."""
+        self._source = source
+        self._buffer = buffer
+        self._use_case = use_case
+        self._lanes = lanes
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._writer = Writer(
+            buffer,
+            DeadLetters(appender, secret, ack_timeout_s=settings.ack_timeout_s),
+            self._settle,
+            metrics=metrics,
+            backoff=settings.backoff,
+            rng=rng,
+        )
+        self._waiting: deque[Batch] = deque()
+        self._prepared: Prepared | None = None  # of the first that waits
+        self._holding = False
+        self._polled = False
+        self._next_report_s = 0.0
+        self._reported: set[str] = set()  # partitions
+        self.last_tick_s = monotonic()  # when the loop last went round; for /livez
+
+    @property
+    def ready(self) -> bool:
+        """Whether the loop has polled and no fault holds it up."""
+        return self._polled and not self._writer.blocked and self._writer.failure is None
+
+    def run(self, stop: threading.Event) -> None:
+        """Ingest until `stop` is set; then finish the batch in hand, within the grace, and leave the group.
+
+        Raises:
+            PositionOutsideLogError: records are lost; a person must decide where to go on.
+            CorruptItemError: the buffer must be rebuilt.
+        """
+        self._progressed()
+        self._writer.start()
+        try:
+            while not stop.is_set() and self._writer.failure is None:
+                self._tick()
+        except PositionOutsideLogError as error:
+            self._metrics.positions_outside.labels(self._use_case).inc()
+            _log.error("position outside the log: ingest stops", use_case=self._use_case, why=str(error))
+            raise
+        finally:
+            self._polled = False
+            self._writer.close(self._settings.grace_s)
+            self._source.close()
+        if self._writer.failure is not None:
+            _log.error("ingest stops", use_case=self._use_case, why=str(self._writer.failure))
+            raise self._writer.failure
+
+    def _tick(self) -> None:
+        """Go round once: feed the writer, poll, report."""
+        self.last_tick_s = monotonic()
+        self._feed()
+        if bool(self._waiting) != self._holding:
+            self._holding = bool(self._waiting)
+            self._source.hold(None if self._holding else ())
+        self._waiting += self._source.poll(0.0 if self._holding else self._settings.poll_s, self._settings.max_records)
+        self._polled = True
+        if monotonic() >= self._next_report_s:
+            self._next_report_s = monotonic() + self._settings.report_every_s
+            self._report()
+
+    def _feed(self) -> None:
+        while self._waiting:
+            if self._prepared is None:
+                self._prepared = self._prepare(self._waiting[0])
+            if not self._writer.put(self._prepared, self._settings.patience_s):
+                return
+            self._waiting.popleft()
+            self._prepared = None
+
+    def _prepare(self, batch: Batch) -> Prepared:
+        entries: list[Entry] = []
+        letters: list[Letter] = []
+        for record in batch.records:
+            found = triage(record, use_case=self._use_case, lanes=self._lanes, max_age_s=self._settings.max_age_s)
+            match found:
+                case Entry():
+                    entries.append(found)
+                case Undecodable():
+                    letters.append(Letter(slot=batch.slot, record=record, fault=found))
+        dead: Counter[DeadReason] = Counter(letter.fault.reason for letter in letters)
+        application = Application(
+            use_case=self._use_case,
+            slot=batch.slot,
+            fence=batch.fence,
+            start=batch.start,
+            next=batch.next,
+            entries=tuple(entries),
+            dead=dead,
+        )
+        return Prepared(batch=batch, application=application, letters=tuple(letters))
+
+    def _settle(self, batch: Batch, outcome: Outcome) -> None:
+        """Called by the writer."""
+        self._source.done(batch, outcome)
+        if outcome == "ok":
+            self._progressed()
+
+    def _progressed(self) -> None:
+        self._metrics.last_progress.labels(self._use_case).set(self._clock())
+
+    def _report(self) -> None:
+        """Refresh the gauges; partitions that are no longer ours disappear."""
+        lags = self._source.lag()
+        for slot, lag in lags.items():
+            labels = (self._use_case, str(slot.partition))
+            self._metrics.lag_records.labels(*labels).set(lag.records)
+            self._metrics.oldest_unread_seconds.labels(*labels).set(lag.oldest_unread_s)
+        if lags and not any(lag.records for lag in lags.values()):
+            self._progressed()
+        owned = {str(slot.partition) for slot in lags}
+        for partition in self._reported - owned:
+            self._metrics.lag_records.remove(self._use_case, partition)
+            self._metrics.oldest_unread_seconds.remove(self._use_case, partition)
+        self._reported = owned
+        try:
+            for lane in self._lanes:
+                counters = self._buffer.counters(lane)
+                for fate in ("counted", "repeats", "ineligible", "evicted"):
+                    self._metrics.buffer_events.labels(*_labels(lane), fate).set(getattr(counters, fate))
+        except StoreUnavailableError:
+            return  # the next report has them
+
+
+def _labels(lane: Lane) -> tuple[str, str]:
+    return lane.tenant, lane.use_case

@@ -1,0 +1,147 @@
+"""The writing half of ingest: one thread that buries the dead and applies the batches, in the order in which they came.
+
+A transient fault blocks it, and with it the partitions, for as long as it lasts: nothing is ever skipped. It waits for
+the store's disk while the polling thread decodes the next batch.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Full, Queue
+from random import Random
+from time import monotonic
+from typing import Final, Literal
+
+import structlog
+
+from store.buffer.ledger import Application, Applied, Buffer
+from store.errors import LogUnavailableError, StoreUnavailableError
+from stream.dead_letter import DeadLetters, Letter
+from stream.log import Batch, Outcome
+from stream.metrics import IngestMetrics
+
+_QUEUE_BATCHES: Final = 2
+_LAST_CALL_S: Final = 10.0  # for a call that is under way when the grace is over; sockets time out sooner
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A batch with all that is to be written for it."""
+
+    batch: Batch
+    application: Application
+    letters: tuple[Letter, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """How long to wait after the n-th failure in a row: doubling, bounded, with jitter."""
+
+    first_s: float = 0.1
+    most_s: float = 10.0
+
+    def delay_s(self, failures: int, rng: Random) -> float:
+        """Between half and all of min(most, first * 2**(failures - 1))."""
+        return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 30)) * rng.uniform(0.5, 1.0)
+
+
+class Writer:
+    """Applies batches until it is closed."""
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        dead_letters: DeadLetters,
+        settled: Callable[[Batch, Outcome], None],
+        *,
+        metrics: IngestMetrics,
+        backoff: Backoff,
+        rng: Random,
+    ) -> None:
+        """`settled` is called from this thread with what became of each batch."""
+        self._buffer = buffer
+        self._dead_letters = dead_letters
+        self._settled = settled
+        self._metrics = metrics
+        self._backoff = backoff
+        self._rng = rng
+        self._queue: Queue[Prepared | None] = Queue(_QUEUE_BATCHES)
+        self._closing = threading.Event()
+        self._give_up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ingest-writer", daemon=True)
+        self.failure: Exception | None = None  # why the thread ended, where it was not asked to
+        self.blocked = False  # a transient fault is holding the batch in hand
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, prepared: Prepared, timeout_s: float) -> bool:
+        """Hand a batch over; False when there was no room for it in time."""
+        try:
+            self._queue.put(prepared, timeout=timeout_s)
+        except Full:
+            return False
+        return True
+
+    def close(self, grace_s: float) -> None:
+        """Finish the batch in hand, within the grace; what only waits stays unapplied, and will be read again."""
+        self._closing.set()
+        with contextlib.suppress(Full):  # then it does not sleep on the queue either
+            self._queue.put_nowait(None)
+        self._thread.join(grace_s)
+        self._give_up.set()
+        self._thread.join(_LAST_CALL_S)
+
+    def _run(self) -> None:
+        try:
+            while (prepared := self._queue.get()) is not None and not self._closing.is_set():
+                started = monotonic()
+                applied = self._write(prepared)
+                if applied is None:
+                    return
+                self._count(prepared, applied)
+                self._metrics.batch_seconds.labels(prepared.application.use_case).observe(monotonic() - started)
+                self._settled(prepared.batch, applied.outcome)
+        except Exception as error:  # noqa: BLE001 - the polling thread raises it
+            self.failure = error
+
+    def _write(self, prepared: Prepared) -> Applied | None:
+        """Bury, then apply; None when the grace ran out first."""
+        application = prepared.application
+        buried, failures = not prepared.letters, 0
+        while not self._give_up.is_set():
+            waiting_for: Literal["store", "log"] = "store" if buried else "log"
+            try:
+                if not buried:
+                    self._dead_letters.write(application.use_case, prepared.letters)
+                    buried, waiting_for = True, "store"
+                applied = self._buffer.apply(application)
+            except (StoreUnavailableError, LogUnavailableError) as error:
+                failures += 1
+                self.blocked = True
+                self._metrics.retries.labels(application.use_case, waiting_for).inc()
+                delay_s = self._backoff.delay_s(failures, self._rng)
+                _log.warning(
+                    "ingest is blocked", waiting_for=waiting_for, why=str(error), failures=failures, retry_s=delay_s
+                )
+                self._give_up.wait(delay_s)
+            else:
+                self.blocked = False
+                return applied
+        return None
+
+    def _count(self, prepared: Prepared, applied: Applied) -> None:
+        application = prepared.application
+        use_case = application.use_case
+        if applied.outcome != "ok":
+            self._metrics.refused.labels(use_case, applied.outcome).inc()
+            _log.warning("a batch was refused", outcome=applied.outcome, slot=application.slot, stored=applied.position)
+            return
+        self._metrics.records.labels(use_case).inc(len(prepared.batch.records))
+        for entry in application.entries:
+            self._metrics.events.labels(entry.lane.tenant, use_case).inc()
+        for reason, count in application.dead.items():
+            self._metrics.dead_letters.labels(use_case, reason).inc(count)

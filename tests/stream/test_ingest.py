@@ -1,0 +1,433 @@
+"""The ingest loop, against the log in memory and a buffer that can be made to fail."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from random import Random
+from time import monotonic
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from store.buffer.ledger import Application, Applied, Counters, Entry
+from store.buffer.memory import MemoryBuffer
+from store.errors import CorruptItemError, PositionOutsideLogError, StoreUnavailableError
+from store.event import Lane, Undecodable, decode, encode
+from store.secrets import DataSecret
+from stream.dead_letter import read_dead_letters
+from stream.ingest import Ingest, IngestSettings, LaneKeys, triage
+from stream.log import Batch, Record, Source, dead_topic_of, topic_of
+from stream.memory import MemoryLog
+from stream.metrics import IngestMetrics
+from stream.writer import Backoff
+from tests.contracts.escalations import LANE, START_S, check_integrity, escalation
+
+SECRET = DataSecret(b"s" * 32)
+CLOSED, RANKING = Lane("closed", "support"), Lane("ranking", "support")
+TOPIC = topic_of("support")
+DEADLINE_S = 20.0
+
+
+def keys(lane: Lane, *, task: str = "classify", training_permitted: bool = True) -> LaneKeys:
+    return LaneKeys(
+        lane_key=SECRET.lane_key(lane),
+        redaction_key=SECRET.redaction_key(lane),
+        task="rank" if task == "rank" else "classify",
+        training_permitted=training_permitted,
+    )
+
+
+LANES = {LANE: keys(LANE), CLOSED: keys(CLOSED, training_permitted=False), RANKING: keys(RANKING, task="rank")}
+QUICK = IngestSettings(
+    poll_s=0.02, patience_s=0.02, grace_s=0.5, report_every_s=0.01, backoff=Backoff(first_s=0.001, most_s=0.002)
+)
+
+
+class FlakyBuffer(MemoryBuffer):
+    """Fails to apply while there are faults left; each may be thrown before or after the application."""
+
+    def __init__(self, k: int = 100) -> None:
+        super().__init__(k)
+        self.faults: list[Exception] = []
+        self.lost_replies = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def apply(self, application: Application) -> Applied:
+        self.entered.set()
+        self.gate.wait(DEADLINE_S)
+        if self.faults:
+            raise self.faults.pop()
+        applied = super().apply(application)
+        if self.lost_replies:
+            self.lost_replies -= 1
+            message = "the reply was lost"
+            raise StoreUnavailableError(message)
+        return applied
+
+
+class House:
+    """A log, a buffer and what runs between them."""
+
+    def __init__(self, partitions: int = 2, settings: IngestSettings = QUICK) -> None:
+        self.log = MemoryLog()
+        self.log.ensure(TOPIC, partitions)
+        self.log.ensure(dead_topic_of("support"), 1)
+        self.buffer = FlakyBuffer()
+        self.settings = settings
+        self.registry = CollectorRegistry()
+        self.metrics = IngestMetrics.create(self.registry)
+        self.records = 0
+
+    def send(self, *values: bytes, key: bytes = b"k", timestamp_s: float = START_S) -> None:
+        for value in values:
+            self.log.append(TOPIC, key=key, value=value, timestamp_ms=int(timestamp_s * 1000)).result()
+            self.records += 1
+
+    def ingest(self, source: Source | None = None) -> Ingest:
+        return Ingest(
+            source or self.log.source(TOPIC, "group", lambda slot: self.buffer.claim("support", slot, "me")),
+            self.buffer,
+            self.log,
+            use_case="support",
+            lanes=LANES,
+            secret=SECRET,
+            settings=self.settings,
+            metrics=self.metrics,
+            rng=Random(0),
+            clock=lambda: START_S,
+        )
+
+    def applied(self) -> bool:
+        """Whether every record that was sent has been applied."""
+        done = sum(int(position) for position in self.buffer.positions("support").values() if position != "-1")
+        return done == self.records
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"understudy_{name}", labels)
+
+
+def await_that(condition: Callable[[], bool]) -> None:
+    deadline = monotonic() + DEADLINE_S
+    waiter = threading.Event()
+    while not condition():
+        assert monotonic() < deadline
+        waiter.wait(0.005)
+
+
+@contextmanager
+def running(ingest: Ingest) -> Iterator[threading.Event]:
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            ingest.run(stop)
+        except Exception as error:  # noqa: BLE001 - raised again below
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
+
+
+def record(value: bytes, timestamp_s: float = START_S) -> Record:
+    return Record(
+        topic=TOPIC, partition=0, offset=0, key=b"k", value=value, headers=(), timestamp_ms=int(timestamp_s * 1000)
+    )
+
+
+def sorted_out(value: bytes, timestamp_s: float = START_S) -> Entry | Undecodable:
+    return triage(record(value, timestamp_s), use_case="support", lanes=LANES, max_age_s=100.0)
+
+
+def changed(**fields: object) -> bytes:
+    return json.dumps({**json.loads(encode(escalation("a"))), **fields}).encode()
+
+
+RANK = {
+    "task": "rank",
+    "input": {"query": "q", "documents": ["d"]},
+    "teacher": {"model": "m", "prompt_version": "p", "order": [0]},
+    "student": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "detail"),
+    [
+        (b"\xff", "undecodable", "not JSON"),
+        (b"", "undecodable", "not JSON"),
+        (b"x" * (2 << 20), "oversized", "2097152 bytes"),
+        (changed(schema=2), "unknown_schema", "schema 2"),
+        (changed(input={"text": 7}), "wrong_shape", "$.input.text"),
+        (changed(use_case="sales"), "wrong_use_case", "sales on the topic of support"),
+        (changed(tenant="nobody"), "unknown_lane", "no lane nobody/support"),
+        (changed(**RANK), "wrong_shape", "a rank event, acme/support takes classify"),
+        (changed(**RANK, tenant="ranking"), "wrong_shape", "rank events are not kept"),
+        (changed(tenant="ranking"), "wrong_shape", "a classify event, ranking/support takes rank"),
+    ],
+)
+def test_what_will_never_become_an_item_says_why(value: bytes, reason: str, detail: str) -> None:
+    found = sorted_out(value)
+    assert isinstance(found, Undecodable)
+    assert found.reason == reason
+    assert detail in found.detail
+
+
+def test_age_is_measured_when_the_log_took_the_record() -> None:
+    value = encode(escalation("a", number=0))
+    assert isinstance(sorted_out(value, START_S + 99), Entry)
+    assert isinstance(sorted_out(value, START_S - 1000), Entry)
+    old = sorted_out(value, START_S + 101)
+    assert isinstance(old, Undecodable)
+    assert old.reason == "too_old"
+
+
+def test_an_entry_is_redacted_before_it_is_identified() -> None:
+    first = sorted_out(encode(escalation("mail  jane@example.com please")))
+    same = sorted_out(encode(escalation("mail JANE@example.com please")))
+    other = sorted_out(encode(escalation("mail joan@example.com please")))
+    assert isinstance(first, Entry)
+    assert isinstance(same, Entry)
+    assert isinstance(other, Entry)
+    assert first.item_id == same.item_id != other.item_id
+    assert "jane" not in repr(first).lower()
+
+
+def test_a_redacted_event_that_is_sent_again_is_the_same_question() -> None:
+    once = sorted_out(encode(escalation("my card is 4111 1111 1111 1111")))
+    assert isinstance(once, Entry)
+    twice = sorted_out(encode(once.event))
+    assert twice == once
+
+
+@given(value=st.binary(max_size=300))
+def test_no_bytes_stop_the_triage(value: bytes) -> None:
+    assert isinstance(sorted_out(value), Undecodable)
+
+
+@given(text=st.text(max_size=80), time=st.datetimes(), timestamp_ms=st.integers(-(2**63), 2**63 - 1))
+def test_no_text_and_no_time_stop_the_triage(text: str, time: object, timestamp_ms: int) -> None:
+    value = msgspec.json.encode({**json.loads(encode(escalation("a"))), "input": {"text": text}, "time": f"{time}Z"})
+    assert sorted_out(value, timestamp_ms / 1000) is not None
+
+
+@pytest.mark.parametrize("field", ["task", "escalation", "schema"])
+def test_a_refused_value_is_not_repeated_in_the_clear(field: str) -> None:
+    card = "4111111111111111"
+    value = {
+        "task": changed(task=card),
+        "escalation": changed(escalation={"reason": f"it's {card}", "threshold": None, "propensity": 1.0}),
+        "schema": changed(schema=int(card)),
+    }[field]
+    found = decode(value)
+    assert isinstance(found, Undecodable)
+    assert card not in found.detail
+
+
+def test_every_record_ends_in_exactly_one_place() -> None:
+    house = House()
+    for number in range(40):
+        house.send(encode(escalation(f"question {number % 7}", number=number)), key=b"%d" % (number % 7))
+    house.send(encode(escalation("question 0", number=0)), key=b"0")
+    house.send(encode(escalation("closed", lane=CLOSED)), b"junk", changed(schema=9), key=b"x")
+    with running(house.ingest()):
+        await_that(house.applied)
+        await_that(lambda: house.metric("buffer_events", tenant="acme", use_case="support", fate="counted") == 40)
+    check_integrity(house.buffer, "support", [LANE, CLOSED], house.records)
+    assert house.buffer.counters(LANE) == Counters(counted=40, repeats=1, new_items=7)
+    assert house.buffer.counters(CLOSED) == Counters(ineligible=1)
+    assert house.buffer.dead("support") == {"undecodable": 1, "unknown_schema": 1}
+    letters = {letter.reason: letter.raw() for letter in read_dead_letters(house.log, "support", SECRET)}
+    assert letters == {"undecodable": b"junk", "unknown_schema": changed(schema=9)}
+    assert house.metric("ingest_records_total", use_case="support") == house.records
+    assert house.metric("ingest_events_total", tenant="acme", use_case="support") == 41
+    assert house.metric("ingest_dead_letters_total", use_case="support", reason="undecodable") == 1
+    assert house.metric("ingest_last_progress_timestamp_seconds", use_case="support") == START_S
+
+
+def test_a_restart_goes_on_where_it_stopped_and_counts_nothing_twice() -> None:
+    house = House()
+    for half in range(2):
+        house.send(*[encode(escalation(f"q{n}", number=n)) for n in range(half * 10, half * 10 + 10)])
+        with running(house.ingest()):
+            await_that(house.applied)
+    assert house.buffer.counters(LANE).counted == 20
+    assert house.buffer.counters(LANE).repeats == 0
+
+
+def test_a_transient_fault_blocks_and_buries_nothing() -> None:
+    house = House()
+    house.buffer.faults = [StoreUnavailableError("down")] * 5
+    house.buffer.lost_replies = 1
+    house.send(encode(escalation("a", number=1)))
+    with running(house.ingest()):
+        await_that(house.applied)
+        await_that(lambda: house.metric("ingest_records_total", use_case="support") == 1)
+    assert house.metric("ingest_retries_total", use_case="support", waiting_for="store") == 6
+    assert house.buffer.counters(LANE) == Counters(counted=1, new_items=1)
+    assert house.buffer.dead("support") == {}
+
+
+def test_it_is_not_ready_while_a_fault_holds_it_up_but_its_loop_ticks() -> None:
+    house = House()
+    house.buffer.faults = [StoreUnavailableError("down")] * 1_000_000
+    house.send(encode(escalation("a", number=1)))
+    ingest = house.ingest()
+    assert not ingest.ready
+    with running(ingest):
+        await_that(lambda: (house.metric("ingest_retries_total", use_case="support", waiting_for="store") or 0) > 2)
+        assert not ingest.ready
+        seen = ingest.last_tick_s
+        await_that(lambda: ingest.last_tick_s > seen)
+        house.buffer.faults = []
+        await_that(lambda: ingest.ready)
+    assert not ingest.ready
+
+
+def test_dead_letters_are_acknowledged_before_the_position_moves() -> None:
+    house = House()
+    house.log._topics.pop(dead_topic_of("support"))
+    house.send(b"junk")
+    with running(house.ingest()):
+        await_that(lambda: (house.metric("ingest_retries_total", use_case="support", waiting_for="log") or 0) > 2)
+        assert not house.applied()
+        house.log.ensure(dead_topic_of("support"), 1)
+        await_that(house.applied)
+    assert [letter.raw() for letter in read_dead_letters(house.log, "support", SECRET)] == [b"junk"]
+
+
+def test_a_full_writer_holds_the_partitions_and_polling_goes_on() -> None:
+    house = House(partitions=1, settings=replace(QUICK, max_records=1))
+    house.send(*[encode(escalation("a", number=number)) for number in range(20)])
+    source = Recorder(house)
+    house.buffer.gate.clear()
+    with running(house.ingest(source)):
+        await_that(lambda: source.held is None)
+        polls, taken = source.polls, source.taken
+        await_that(lambda: source.polls > polls + 3)
+        assert source.taken == taken <= 5
+        house.buffer.gate.set()
+        await_that(house.applied)
+        assert source.held == ()
+    assert house.buffer.counters(LANE).counted == 20
+
+
+def test_a_stop_finishes_the_batch_in_hand_and_no_other() -> None:
+    house = House(partitions=1, settings=replace(QUICK, max_records=1, grace_s=DEADLINE_S))
+    house.send(*[encode(escalation("a", number=number)) for number in range(20)])
+    house.buffer.gate.clear()
+    with running(house.ingest()) as stop:
+        assert house.buffer.entered.wait(DEADLINE_S)
+        stop.set()
+        house.buffer.gate.set()
+    assert house.buffer.counters(LANE).counted == 1
+    with running(house.ingest()):
+        await_that(house.applied)
+    assert house.buffer.counters(LANE) == Counters(counted=20, new_items=1)
+
+
+def test_a_stop_does_not_wait_for_ever_for_a_store_that_is_down() -> None:
+    house = House()
+    house.buffer.faults = [StoreUnavailableError("down")] * 1_000_000
+    house.send(encode(escalation("a", number=1)))
+    started = monotonic()
+    with running(house.ingest()):
+        assert house.buffer.entered.wait(DEADLINE_S)
+    assert monotonic() - started < DEADLINE_S / 2
+    assert house.buffer.counters(LANE).counted == 0
+
+
+def test_a_zombies_batches_are_refused_and_the_heir_applies_them() -> None:
+    house = House(partitions=1)
+    zombie = Recorder(house)
+    house.send(encode(escalation("a", number=1)))
+    house.buffer.gate.clear()
+    with running(house.ingest(zombie)):
+        assert house.buffer.entered.wait(DEADLINE_S)
+        house.buffer.claim("support", house.log.slots(TOPIC)[0], "heir")
+        house.buffer.gate.set()
+        await_that(lambda: house.metric("ingest_refused_batches_total", use_case="support", outcome="fenced") == 1)
+        await_that(house.applied)  # it claims again, and reads from the stored position
+    assert house.buffer.counters(LANE) == Counters(counted=1, new_items=1)
+
+
+def test_a_position_outside_the_log_stops_the_process() -> None:
+    house = House()
+    source = Recorder(house)
+    source.failure = PositionOutsideLogError("the log begins at 9")
+    with pytest.raises(PositionOutsideLogError, match="begins at 9"), running(house.ingest(source)):
+        await_that(lambda: source.closed)
+    assert house.metric("ingest_positions_outside_log_total", use_case="support") == 1
+
+
+@pytest.mark.parametrize("fault", [CorruptItemError("rebuild"), ZeroDivisionError("a bug")])
+def test_a_fault_that_no_retry_mends_stops_the_process(fault: Exception) -> None:
+    house = House()
+    house.buffer.faults = [fault]
+    house.send(encode(escalation("a", number=1)))
+    source = Recorder(house)
+    with pytest.raises(type(fault)), running(house.ingest(source)):
+        await_that(lambda: source.closed)
+    assert not house.applied()
+
+
+def test_the_gauges_of_a_partition_go_when_it_does() -> None:
+    house = House(partitions=2)
+    ingest = house.ingest()
+    with running(ingest):
+        await_that(lambda: house.metric("ingest_lag_records", use_case="support", partition="1") == 0)
+        house.log.source(TOPIC, "group", lambda slot: house.buffer.claim("support", slot, "other"))
+        await_that(lambda: house.metric("ingest_lag_records", use_case="support", partition="1") is None)
+        assert house.metric("ingest_lag_records", use_case="support", partition="0") == 0
+
+
+@given(failures=st.integers(1, 10_000), seed=st.integers(0, 99))
+def test_waiting_times_grow_and_stay_bounded(failures: int, seed: int) -> None:
+    delay_s = Backoff(first_s=0.1, most_s=10.0).delay_s(failures, Random(seed))
+    most_s = min(10.0, 0.1 * 2.0 ** min(failures - 1, 50))
+    assert most_s / 2 <= delay_s <= most_s
+
+
+class Recorder:
+    """A source that remembers how it was used."""
+
+    def __init__(self, house: House) -> None:
+        self._source = house.log.source(TOPIC, "group", lambda slot: house.buffer.claim("support", slot, "me"))
+        self.polls = 0
+        self.taken = 0
+        self.held: object = ()
+        self.failure: Exception | None = None
+        self.closed = False
+        self.lag = self._source.lag
+        self.done = self._source.done
+
+    def poll(self, timeout_s: float, limit: int) -> list[Batch]:
+        if self.failure is not None:
+            raise self.failure
+        batches = self._source.poll(timeout_s, limit)
+        self.polls += 1
+        self.taken += sum(len(batch.records) for batch in batches)
+        return batches
+
+    def hold(self, slots: object) -> None:
+        self.held = slots
+        self._source.hold(None if slots is None else ())
+
+    def close(self) -> None:
+        self.closed = True
+        self._source.close()
