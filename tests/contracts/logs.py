@@ -4,16 +4,21 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import uuid4
 
 import redis
+from kafka import TopicPartition
 
 from store.buffer.ledger import BEGINNING, Applied, Claim, Slot
 from stream.embedded import EmbeddedLog
+from stream.kafka import KafkaHistory, KafkaSettings, KafkaTopics, admin
+from stream.kafka_appender import KafkaAppender
+from stream.kafka_source import KafkaSource
 from stream.log import Appender, Batch, Claimer, History, Record, Source, Topics
 from stream.memory import MemoryLog, MemorySource
+from tests.kafka.broker import Broker
 
 SESSION_S = 1.0
 """How soon each log under test gives a dead reader's slots away; Kafka adds its rebalance."""
@@ -139,3 +144,46 @@ class EmbeddedHarness:
     def close(self) -> None:
         self.log.close()
         self.client.close()
+
+
+class KafkaHarness:
+    """Apache Kafka; every topic has a group of its own, named like it."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.settings = KafkaSettings(
+            bootstrap=broker.bootstrap, session_timeout_ms=int(SESSION_S * 1000), max_record_bytes=MAX_RECORD_BYTES
+        )
+        self.admin = admin(self.settings)
+        self.appender: Appender = KafkaAppender(self.settings)
+        self.history: History = KafkaHistory(self.settings)
+        self.topics: Topics = KafkaTopics(self.settings)
+
+    def source(self, topic: str, claim: Claimer) -> Source:
+        return KafkaSource(replace(self.settings, group=topic), topic, claim)
+
+    def crash(self, source: Source) -> None:
+        """Its network stands still, so that its heartbeats end and nobody hears it leave."""
+        assert isinstance(source, KafkaSource)
+        assert source._member is not None
+        source._member._consumer._net.stop()
+
+    def delete(self, topic: str) -> None:
+        self.admin.delete_topics([topic])
+
+    def trim(self, slot: Slot, before: int) -> None:
+        self.admin.delete_records({TopicPartition(slot.topic, slot.partition): before})
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """The broker is frozen for longer than its members' sessions."""
+        self.broker.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.broker.send(signal.SIGCONT)
+
+    def close(self) -> None:
+        self.appender.close()
+        self.history.close()
+        self.admin.close()
