@@ -69,7 +69,7 @@ class RedisBuffer:
         with _available():
             members = cast("set[bytes]", self._redis.smembers(f"{{{use_case}}}:slots"))
             slots = sorted(msgspec.json.decode(member, type=Slot) for member in members)
-            with self._redis.pipeline(transaction=True) as pipeline:
+            with self._redis.pipeline(transaction=False) as pipeline:
                 for slot in slots:
                     pipeline.hget(_position_key(use_case, slot), "next")
                 found = cast("list[bytes | None]", pipeline.execute())
@@ -156,7 +156,7 @@ class RedisBuffer:
         prefix = _prefix(lane)
         with _available():
             strata = cast("set[bytes]", self._redis.smembers(f"{prefix}strata"))
-            with self._redis.pipeline(transaction=True) as pipeline:
+            with self._redis.pipeline(transaction=False) as pipeline:
                 for stratum in strata:
                     pipeline.zrange(prefix.encode() + b"stratum:" + stratum, 0, -1)
                 return {item_id.decode() for ids in cast("list[list[bytes]]", pipeline.execute()) for item_id in ids}
