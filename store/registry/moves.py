@@ -28,6 +28,7 @@ _GENESIS: Final = "0" * 64  # what the first move names
 _MAX_MOVE_BYTES: Final = 64 << 10
 _PURPOSE: Final = b"understudy/move/1\n"
 _TRIES: Final = 16
+_VERDICTS: Final = frozenset({"promote", "decline"})
 _OF_A_VERSION: Final = frozenset({"submit", "promote", "decline", "rollback"})
 
 
@@ -44,6 +45,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     why: Annotated[str, msgspec.Meta(max_length=2000)]
     time_s: float  # Unix seconds
     anchor: bool = False  # of a promotion: this version is the new high-water mark
+    candidate: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")] | None = None  # the submission this answers
 
 
 class _MoveFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,9 +88,9 @@ def fold(moves: Iterable[Move]) -> Standing:
                 standing = replace(standing, candidates=(*_without(standing.candidates, move.version), _of(move)))
             case "promote":
                 terms = _promoted(terms, move)
-                standing = replace(standing, candidates=_without(standing.candidates, move.version))
+                standing = replace(standing, candidates=_without(standing.candidates, move.version, move.candidate))
             case "decline":
-                standing = replace(standing, candidates=_without(standing.candidates, move.version))
+                standing = replace(standing, candidates=_without(standing.candidates, move.version, move.candidate))
             case "rollback":
                 terms = _rolled_back(terms, _of(move))
                 standing = replace(standing, pinned=True)
@@ -123,8 +125,8 @@ def _rolled_back(terms: tuple[_Term, ...], version: str) -> tuple[_Term, ...]:
     return (*terms, _Term(version, terms[-1].anchor if terms else None))
 
 
-def _without(candidates: tuple[str, ...], version: str | None) -> tuple[str, ...]:
-    return tuple(candidate for candidate in candidates if candidate != version)
+def _without(candidates: tuple[str, ...], *answered: str | None) -> tuple[str, ...]:
+    return tuple(candidate for candidate in candidates if candidate not in answered)
 
 
 def _of(move: Move) -> str:
@@ -174,6 +176,7 @@ class Moves:
         now_s: float,
         expected: int | None = None,
         anchor: bool = False,
+        candidate: str | None = None,
     ) -> Move:
         """Sign a move and put it at the end of the chain, durably.
 
@@ -187,6 +190,7 @@ class Moves:
             expected: the number the move must get, one more than the moves it was decided on; None takes the next
                 free one, whatever was moved in the meantime.
             anchor: of a promotion: the version becomes the high-water mark.
+            candidate: of a verdict: the submitted version that it answers; the judged one has its own id.
 
         Raises:
             MoveConflictError: another writer has the number. Read the moves and decide anew.
@@ -203,6 +207,7 @@ class Moves:
             why=why,
             time_s=now_s,
             anchor=anchor,
+            candidate=candidate,
         )
         if (odd := _contradiction(move)) is not None:
             raise RegistryError(odd)
@@ -315,6 +320,9 @@ def _contradiction(move: Move) -> str | None:
     """What is wrong with a move whose fields are each well formed."""
     if (move.version is not None) != (move.kind in _OF_A_VERSION):
         return f"{move.kind} {'needs a' if move.version is None else 'takes no'} version"
+    if move.candidate is not None and move.kind not in _VERDICTS:
+        message = f"{move.kind} answers no candidate: only a verdict does"
+        raise RegistryError(message)
     if move.anchor and move.kind != "promote":
         return f"{move.kind} sets no anchor: only a promotion does"
     return None

@@ -146,3 +146,9 @@ def test_the_last_move_is_kept_for_status(history: list[Step]) -> None:
 def test_a_move_of_a_version_without_one_cannot_be_folded() -> None:
     with pytest.raises(BrokenChainError):
         fold([msgspec.structs.replace(move(1, ("promote", VERSIONS[0], False)), version=None)])
+
+
+def test_a_verdict_on_the_judged_form_of_a_candidate_answers_the_candidate() -> None:
+    submitted, judged = VERSIONS[0], VERSIONS[1]
+    verdict = msgspec.structs.replace(move(2, ("decline", judged, False)), candidate=submitted)
+    assert fold([move(1, ("submit", submitted, False)), verdict]).candidates == ()
