@@ -16,10 +16,13 @@ MAX_AUDITS: Final = 1 << 40
 _EDGE: Final = 1e-12
 
 
+State = Literal["held", "suspended", "unproven", "broken"]
+
+
 class PromiseState(msgspec.Struct, frozen=True, kw_only=True):
     """What can be said of a promise now."""
 
-    state: Literal["held", "suspended", "unproven", "broken"]
+    state: State
     estimate: float | None  # agreement among audits; None before the first
     low: float  # bounds of the confidence sequence
     high: float
@@ -40,7 +43,7 @@ def promise_state(audits: int, agreed: int, target: float, confidence: float, *,
         message = f"{agreed} of {audits} audits, target {target}, confidence {confidence}: out of range"
         raise ValueError(message)
     low, high = bounds(audits, agreed, 1 - confidence, guess=target)
-    state: Literal["held", "suspended", "unproven", "broken"] = "unproven"
+    state: State = "unproven"
     if suspended:
         state = "suspended"
     elif low >= target:

@@ -11,45 +11,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from store.promise import promise_state
 
 from store.buffer.ledger import Buffer
-from store.control import Control, CycleKind, CycleRequest, Lease, TrainingState
+from store.control import Control, CycleKind, CycleRequest, Lease
 from store.errors import LeaseLostError, MoveConflictError, RegistryError, StoreError, UnderstudyError
 from store.event import Lane, wall_clock_s
 from store.registry.manifest import Outcome, Verdict
 from store.registry.moves import MoveKind, Moves, Standing, fold
 from store.registry.signing import SigningKey
 from trainer import metrics
+from trainer.due import ScheduleSettings, after, due, settle
+from trainer.watch import show_promise, show_schedule
 from trainer.work import CycleReport, CycleResult, CycleSettings, CycleWork, LaneTraining
 from trainer.worker import Worker, WorkerStoppedError
 
 log = structlog.get_logger()
 
-FIRST_FINE_TUNE_ITEMS: Final = 150
 _BACKOFF_S: Final = 30.0
 _MAX_BACKOFF_S: Final = 1800.0
-PROMISE_STATES: Final = ("held", "suspended", "unproven", "broken")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleSettings:
-    """When a cycle is due. Items are distinct questions; each is one label."""
-
-    tick_s: float  # how often the daemon looks
-    every_s: float  # a cycle at least this often, where there is anything new
-    min_new_labels: int
-    growth_ratio: float  # a head cycle when items have grown by this share
-    fine_tune: bool
-    fine_tune_growth_ratio: float  # a fine-tuning cycle each time items have grown to this multiple
-    lease_s: float
-    cycle_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,43 +56,6 @@ class MovesOf(Protocol):
 
     def moves(self, lane: Lane) -> Moves:
         """The chain of moves of a lane."""
-
-
-def due(
-    standing: Standing,
-    state: TrainingState,
-    *,
-    items: int,
-    request: CycleRequest | None,
-    now_s: float,
-    settings: ScheduleSettings,
-) -> CycleKind | None:
-    """Which cycle is due, if any. What a person asked for comes first and runs even while paused."""
-    if request is not None:
-        return request.kind
-    if standing.paused:
-        return None
-    if standing.candidates:
-        return "candidate"
-    fresh = items - state.items_at_cycle
-    grown = fresh >= max(settings.min_new_labels, settings.growth_ratio * items)
-    overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s
-    if not grown and not (overdue and state.last_cycle_s > 0):
-        return None
-    tuned_at = max(FIRST_FINE_TUNE_ITEMS, settings.fine_tune_growth_ratio * state.items_at_fine_tune)
-    return "fine_tune" if settings.fine_tune and items >= tuned_at else "head"
-
-
-def settle(result: CycleResult, before: Standing, now: Standing) -> tuple[Outcome, list[str]]:
-    """The outcome that counts: a pass is `held` where a person has the last word, or the ground has moved."""
-    outcome, refusals = result.verdict.outcome, list(result.verdict.refusals)
-    if outcome != "pass":
-        return outcome, refusals
-    if now.pinned:
-        return "held", ["passed, but the champion is pinned; `understudy resume` lets automation promote again"]
-    if now.champion != before.champion:
-        return "held", [f"passed against {before.champion}, but {now.champion} is the champion now"]
-    return "pass", refusals
 
 
 @dataclass(slots=True)
@@ -199,7 +147,8 @@ class Trainer:
         lane, now_s = training.lane, self.clock()
         standing = fold(self.registry.moves(lane).read())
         state, items = self.control.training_state(lane), self.buffer.counters(lane).new_items
-        self._show(training, standing, state, items)
+        show_schedule(training, standing, state, items=items, every_s=self.schedule.every_s, since_s=self._started_s)
+        show_promise(training, standing.champion, self.buffer, self.control)
         if now_s < self._patience.setdefault(lane, _Patience()).not_before_s:
             return
         request = self.control.next_cycle_request(lane)
@@ -211,7 +160,7 @@ class Trainer:
             return
         try:
             self._cycle(training, kind, request, standing, lease)
-            self.control.remember(lane, _after(state, kind, items, now_s))
+            self.control.remember(lane, after(state, kind, items, now_s))
             if request is not None:
                 self.control.finish_cycle_request(lane, request)
             self._patience[lane] = _Patience()
@@ -320,35 +269,6 @@ class Trainer:
         self.places.cycle_log.parent.mkdir(parents=True, exist_ok=True)
         with self.places.cycle_log.open("ab") as file:
             file.write(msgspec.json.encode(report) + b"\n")
-
-    def _show(self, training: LaneTraining, standing: Standing, state: TrainingState, items: int) -> None:
-        """Keep the gauges of one lane up to date, the live promise among them."""
-        names = (training.lane.tenant, training.lane.use_case)
-        metrics.CYCLE_INTERVAL.labels(*names).set(self.schedule.every_s)
-        metrics.FRESH_ITEMS.labels(*names).set(items - state.items_at_cycle)
-        metrics.LAST_CYCLE.labels(*names).set(max(state.last_cycle_s, self._started_s))
-        metrics.PINNED.labels(*names).set(standing.pinned)
-        tally = self.buffer.audits(training.lane).get(standing.champion or "")
-        state = promise_state(
-            audits=tally.audits if tally else 0,
-            agreed=tally.agreed if tally else 0,
-            target=training.target,
-            confidence=training.confidence,
-            suspended=any(beat.suspended for beat in self.control.heartbeats(training.lane).values()),
-        )
-        for name in PROMISE_STATES:
-            metrics.PROMISE_STATE.labels(*names, name).set(name == state.state)
-        bounds: dict[str, Any] = {"estimate": state.estimate, "low": state.low, "high": state.high}
-        for bound, value in bounds.items():
-            if value is not None:
-                metrics.ANSWERED_AGREEMENT.labels(*names, bound).set(value)
-
-
-def _after(state: TrainingState, kind: CycleKind, items: int, now_s: float) -> TrainingState:
-    if kind == "candidate":
-        return msgspec.structs.replace(state, last_cycle_s=now_s)
-    tuned_at = items if kind == "fine_tune" else state.items_at_fine_tune
-    return TrainingState(items_at_cycle=items, items_at_fine_tune=tuned_at, last_cycle_s=now_s)
 
 
 def _reason(verdict: Verdict, refusals: Sequence[str]) -> str:

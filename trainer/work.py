@@ -26,15 +26,14 @@ class LaneTraining:
 class CycleSettings:
     """How a cycle freezes, fits and judges."""
 
-    encoder: Path  # directory of the base encoder
-    device: Literal["auto", "cpu", "cuda"]
+    encoder: str  # directory of the base encoder, or "minilm" for the wheel's
+    device: str
     precision: Literal["auto", "fp32", "bf16"]
     threads: int  # of torch in the cycle's process
     max_tokens: int
     seed: int
     min_items_per_label: int
     quarantine_s: float  # an item is not drawn before it is this old
-    novelty_quantile: float
     split: SplitSettings
     limits: GateLimits
 

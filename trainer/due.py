@@ -1,0 +1,72 @@
+"""When a cycle is due, and what its verdict comes to: pure decisions."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from store.control import CycleKind, CycleRequest, TrainingState
+from store.registry.manifest import Outcome
+from store.registry.moves import Standing
+from trainer.work import CycleResult
+
+FIRST_FINE_TUNE_ITEMS: Final = 150
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleSettings:
+    """When a cycle is due. Items are distinct questions; each is one label."""
+
+    tick_s: float  # how often the daemon looks
+    every_s: float  # a cycle at least this often, where there is anything new
+    min_new_labels: int
+    growth_ratio: float  # a head cycle when items have grown by this share
+    fine_tune: bool
+    fine_tune_growth_ratio: float  # a fine-tuning cycle each time items have grown to this multiple
+    lease_s: float
+    cycle_timeout_s: float
+
+
+def due(
+    standing: Standing,
+    state: TrainingState,
+    *,
+    items: int,
+    request: CycleRequest | None,
+    now_s: float,
+    settings: ScheduleSettings,
+) -> CycleKind | None:
+    """Which cycle is due, if any. What a person asked for comes first and runs even while paused."""
+    if request is not None:
+        return request.kind
+    if standing.paused:
+        return None
+    if standing.candidates:
+        return "candidate"
+    fresh = items - state.items_at_cycle
+    grown = fresh >= max(settings.min_new_labels, settings.growth_ratio * items)
+    overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s
+    if not grown and not (overdue and state.last_cycle_s > 0):
+        return None
+    tuned_at = max(FIRST_FINE_TUNE_ITEMS, settings.fine_tune_growth_ratio * state.items_at_fine_tune)
+    return "fine_tune" if settings.fine_tune and items >= tuned_at else "head"
+
+
+def settle(result: CycleResult, before: Standing, now: Standing) -> tuple[Outcome, list[str]]:
+    """The outcome that counts: a pass is `held` where a person has the last word, or the ground has moved."""
+    outcome, refusals = result.verdict.outcome, list(result.verdict.refusals)
+    if outcome != "pass":
+        return outcome, refusals
+    if now.pinned:
+        return "held", ["passed, but the champion is pinned; `understudy resume` lets automation promote again"]
+    if now.champion != before.champion:
+        return "held", [f"passed against {before.champion}, but {now.champion} is the champion now"]
+    return "pass", refusals
+
+
+def after(state: TrainingState, kind: CycleKind, items: int, now_s: float) -> TrainingState:
+    """What to remember once a cycle of this kind has ended."""
+    if kind == "candidate":
+        return msgspec.structs.replace(state, last_cycle_s=now_s)
+    tuned_at = items if kind == "fine_tune" else state.items_at_fine_tune
+    return TrainingState(items_at_cycle=items, items_at_fine_tune=tuned_at, last_cycle_s=now_s)

@@ -1,0 +1,50 @@
+"""The live watch of a lane: the promise from its audits, and what the schedule stands at, as gauges."""
+
+from typing import Final, get_args
+
+from store.buffer.ledger import Buffer
+from store.control import Control, TrainingState
+from store.promise import State, promise_state
+from store.registry.moves import Standing
+from trainer import metrics
+from trainer.work import LaneTraining
+
+PROMISE_STATES: Final = get_args(State)
+
+
+def show_schedule(
+    training: LaneTraining, standing: Standing, state: TrainingState, *, items: int, every_s: float, since_s: float
+) -> None:
+    """Say how the lane's schedule stands.
+
+    Args:
+        training: the lane.
+        standing: where its moves have led.
+        state: what the schedule remembers.
+        items: items ever made.
+        every_s: the longest time between cycles.
+        since_s: Unix time from which a lane that never had a cycle is overdue.
+    """
+    names = (training.lane.tenant, training.lane.use_case)
+    metrics.CYCLE_INTERVAL.labels(*names).set(every_s)
+    metrics.FRESH_ITEMS.labels(*names).set(items - state.items_at_cycle)
+    metrics.LAST_CYCLE.labels(*names).set(max(state.last_cycle_s, since_s))
+    metrics.PINNED.labels(*names).set(standing.pinned)
+
+
+def show_promise(training: LaneTraining, champion: str | None, buffer: Buffer, control: Control) -> None:
+    """Say what the audits of the champion prove of the promise."""
+    names = (training.lane.tenant, training.lane.use_case)
+    tally = buffer.audits(training.lane).get(champion or "")
+    promise = promise_state(
+        audits=tally.audits if tally else 0,
+        agreed=tally.agreed if tally else 0,
+        target=training.target,
+        confidence=training.confidence,
+        suspended=any(beat.suspended for beat in control.heartbeats(training.lane).values()),
+    )
+    for name in PROMISE_STATES:
+        metrics.PROMISE_STATE.labels(*names, name).set(name == promise.state)
+    for bound, value in (("estimate", promise.estimate), ("low", promise.low), ("high", promise.high)):
+        if value is not None:
+            metrics.ANSWERED_AGREEMENT.labels(*names, bound).set(value)
