@@ -208,16 +208,16 @@ def _called(match: re.Match[str]) -> Value | None:
     return Value(match.start("number"), match.end("number"), _digits(match["number"]))
 
 
-ANY_SIGN: Final = re.compile(rf"[@\d]|{_KEY_SIGN}")
-"""Where this finds nothing, no rule finds anything: most questions are done after one look."""
-
 RULES: Final = (
     _rule("KEY", _KEY_SIGN, _KEY, _key),
     _rule("EMAIL", "@", _EMAIL, _email),
-    _rule("IBAN", "[A-Za-z]{2}[0-9]{2}", _IBAN, _iban),
+    _rule("IBAN", "[0-9]{2}[ ]?[A-Za-z0-9]{4}", _IBAN, _iban),
     _rule("IP", ":[0-9A-Fa-f]{0,4}:", _IPV6, _ipv6),
     _rule("IP", r"[0-9]\.[0-9]{1,3}\.[0-9]", _IPV4, _ipv4),
-    _rule("CARD", rf"\d(?:[ {_DASH}]?\d){{12}}", _CARD, _card),
-    _rule("PHONE", r"\d(?:\D{0,3}\d){6}", _PHONE, _phone),
-    _rule("PHONE", r"\d(?:[ -]?\d){6}", _CALLED, _called),
+    _rule("CARD", r"\d(?:\D*+\d){12}", _CARD, _card),
+    _rule("PHONE", r"\d(?:\D*+\d){6}", _PHONE, _phone),
+    _rule("PHONE", r"\d(?:\D*+\d){6}", _CALLED, _called),
 )
+
+ANY_SIGN: Final = re.compile(rf"[@\d]|{_KEY_SIGN}")
+"""Where this finds nothing, no rule finds anything: most questions are done after one look."""

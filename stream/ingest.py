@@ -53,7 +53,7 @@ class IngestSettings:
     max_records: int = 2000  # per poll
     poll_s: float = 0.5
     patience_s: float = 0.5  # how long a full writer is waited for before the partitions are held
-    max_age_s: float = 400 * 86_400.0  # an event older than this when the log took it is a dead letter
+    max_age_s: float = 3650 * 86_400.0  # an event older than this when the log took it is a dead letter
     grace_s: float = 20.0  # for the batch in hand, after a stop
     report_every_s: float = 5.0
     ack_timeout_s: float = 30.0  # for dead letters
