@@ -10,7 +10,7 @@ from typing import Final, assert_never, overload
 import msgspec
 
 from store.event import ChatInput, RankInput, TaskInput, TextInput, canonical_text
-from store.personal_data import ANY_SIGN, RULES, Rule
+from store.personal_data import RULES, Rule, count_digits, may_hold
 
 _STROKE: Final = "\u0338"  # combines with the token's closing ">" to another character, so it goes with the value
 
@@ -23,14 +23,13 @@ def redact(text: str, key: bytes) -> str:
         key: the lane's redaction key: equal values of two lanes have unrelated tokens.
     """
     found = canonical_text(text)
-    while ANY_SIGN.search(found) is not None:
-        before = found
+    while True:
+        before, digits = found, count_digits(found)
         for rule in RULES:
-            if rule.sign.search(found) is not None:
+            if may_hold(rule, found, digits):
                 found = _pass(rule, found, key)
         if found == before:
-            break
-    return found
+            return found
 
 
 @overload
