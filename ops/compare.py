@@ -92,14 +92,16 @@ def _look_once(buffer: Buffer, use_case: str, lanes: list[Lane]) -> LookedAt:
     )
 
 
-def replay(use_case: str, rules: Mapping[Lane, LaneRules], history: History, seen: LookedAt) -> Replay:
+def replay(
+    use_case: str, rules: Mapping[Lane, LaneRules], history: History, seen: LookedAt, *, max_age_s: float
+) -> Replay:
     """Read the log from its beginning up to the positions that were seen.
 
     Raises:
         LogUnavailableError: the log did not answer.
         PositionOutsideLogError: records disappeared while they were read.
     """
-    oracle = Oracle(use_case, rules)
+    oracle = Oracle(use_case, rules, max_age_s=max_age_s)
     slots = history.slots(topic_of(use_case))
     begins = {slot: history.bounds(slot)[0] for slot in slots}
     lost = seen.before.keys() - set(slots)  # of a topic that was deleted or made anew
@@ -128,7 +130,7 @@ def _feed(oracle: Oracle, history: History, slot: Slot, start: str, end: str) ->
     """Let the oracle read [start, end) of a slot; the questions that were asked there."""
     if end == BEGINNING or int(end) <= int(start):
         return set()
-    asked = (oracle.feed(record.value) for record in history.read(slot, start, end))
+    asked = (oracle.feed(record.value, record.timestamp_ms) for record in history.read(slot, start, end))
     return {question for question in asked if question is not None}
 
 

@@ -6,6 +6,7 @@ each row once.
 """
 
 import codecs
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from store.buffer.ledger import BEGINNING, Slot
 from store.errors import LogUnavailableError, SettingsError
 from store.event import (
     MAX_EVENT_BYTES,
@@ -93,6 +95,8 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     published: int
     skipped: int
+    ingested: bool | None  # None: nothing was published
+    cycle_asked: bool
     bad: list[dict[str, Any]]  # the first 20: line and why
 
 
@@ -111,6 +115,12 @@ def find_columns(path: Path, *, text: str | None, label: str | None) -> Columns:
         message = f"{path}: name the column with {missing} (found: {seen})"
         raise SettingsError(message)
     return Columns(text=found_text, label=found_label)
+
+
+def count_lines(path: Path) -> int:
+    """How many lines the file has, for a progress bar."""
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
 
 
 def read_rows(path: Path, columns: Columns, labels: frozenset[str]) -> Iterator[Row | BadRow]:
@@ -133,7 +143,13 @@ def read_rows(path: Path, columns: Columns, labels: frozenset[str]) -> Iterator[
 
 
 def publish_rows(
-    rows: Iterator[Row | BadRow], lane: ImportLane, appender: Appender, *, undated_s: float, seen: Callable[[], None]
+    rows: Iterator[Row | BadRow],
+    lane: ImportLane,
+    appender: Appender,
+    *,
+    undated_s: float,
+    oldest_s: float,
+    seen: Callable[[], None],
 ) -> tuple[int, list[BadRow]]:
     """Publish the good rows and wait for every acknowledgement; (published, bad rows).
 
@@ -142,6 +158,7 @@ def publish_rows(
         lane: where they go.
         appender: the log; the lane's topic is there.
         undated_s: event time of rows that have none, Unix seconds: long enough ago to be out of quarantine.
+        oldest_s: a row from before this would be a dead letter, Unix seconds.
         seen: called once a row, for a progress bar.
 
     Raises:
@@ -156,8 +173,9 @@ def publish_rows(
             continue
         event = to_event(row, lane, undated_s)
         value = encode(event)
-        if len(value) > MAX_EVENT_BYTES:
-            bad.append(BadRow(line=row.line, why=f"{len(value)} bytes as an event, {MAX_EVENT_BYTES} allowed"))
+        if len(value) > MAX_EVENT_BYTES or event.time_s < oldest_s:
+            why = "too old to be learned from" if event.time_s < oldest_s else f"{len(value)} bytes as an event"
+            bad.append(BadRow(line=row.line, why=why))
             continue
         key = item_id(lane.lane_key, "classify", event.input).encode()
         in_flight.append((row.line, appender.append(topic_of(lane.lane.use_case), key=key, value=value)))
@@ -167,6 +185,23 @@ def publish_rows(
     while in_flight:
         _acknowledged(*in_flight.popleft())
     return published, bad
+
+
+def await_applied(
+    ends: Mapping[Slot, str], positions: Callable[[], Mapping[Slot, str]], *, stalled_s: float, poll_s: float = 0.2
+) -> bool:
+    """Wait until ingest has applied everything below `ends`; False once it has not moved for `stalled_s`."""
+    moved_s, before = time.monotonic(), -1
+    while True:
+        stored = positions()
+        reached = {slot: int(stored.get(slot, BEGINNING)) for slot in ends}
+        if all(reached[slot] >= int(end) for slot, end in ends.items() if int(end) > 0):
+            return True
+        if sum(reached.values()) != before:
+            moved_s, before = time.monotonic(), sum(reached.values())
+        elif time.monotonic() - moved_s > stalled_s:
+            return False
+        time.sleep(poll_s)
 
 
 def to_event(row: Row, lane: ImportLane, undated_s: float) -> ClassifyEscalation:
@@ -183,7 +218,16 @@ def to_event(row: Row, lane: ImportLane, undated_s: float) -> ClassifyEscalation
     )
 
 
-def report(path: Path, lane: Lane, columns: Columns, published: int, bad: list[BadRow]) -> ImportReport:
+def report(
+    path: Path,
+    lane: Lane,
+    columns: Columns,
+    published: int,
+    bad: list[BadRow],
+    *,
+    ingested: bool | None = None,
+    cycle_asked: bool = False,
+) -> ImportReport:
     """The report of an import."""
     return ImportReport(
         lane=str(lane),
@@ -193,6 +237,8 @@ def report(path: Path, lane: Lane, columns: Columns, published: int, bad: list[B
         rows=published + len(bad),
         published=published,
         skipped=len(bad),
+        ingested=ingested,
+        cycle_asked=cycle_asked,
         bad=[{"line": row.line, "why": row.why} for row in bad[:_NAMED_BAD]],
     )
 

@@ -52,16 +52,17 @@ class LaneTotals:
 class Oracle:
     """Reads records, in the order of each partition, and knows what must have become of them."""
 
-    def __init__(self, use_case: str, lanes: Mapping[Lane, LaneRules]) -> None:
-        """Start with nothing read."""
+    def __init__(self, use_case: str, lanes: Mapping[Lane, LaneRules], *, max_age_s: float) -> None:
+        """Start with nothing read; an event older than `max_age_s` when the log took it is dead."""
+        self._max_age_s = max_age_s
         self._use_case = use_case
         self._rules = lanes
         self.lanes = {lane: LaneTotals() for lane in lanes}
         self.dead: dict[str, int] = {}
         self.records = 0
 
-    def feed(self, value: bytes) -> tuple[Lane, str] | None:
-        """Take one record's value; the question it was about, if it was about one."""
+    def feed(self, value: bytes, timestamp_ms: int) -> tuple[Lane, str] | None:
+        """Take one record's value and time; the question it was about, if it was about one."""
         self.records += 1
         event = decode(value)
         if isinstance(event, Undecodable):
@@ -72,6 +73,8 @@ class Oracle:
             self._bury("unknown_lane")
         elif not isinstance(event, ClassifyEscalation) or self._rules[event.lane].task != "classify":
             self._bury("wrong_shape")
+        elif timestamp_ms / 1000 - event.time.timestamp() > self._max_age_s:
+            self._bury("too_old")
         elif not event.eligible or not self._rules[event.lane].training_permitted:
             self.lanes[event.lane].ineligible += 1
         else:

@@ -60,6 +60,7 @@ def verify(
     buffer: Buffer,
     registry: Registry,
     items_per_stratum: int,
+    max_age_s: float,
 ) -> VerifyReport:
     """Verify the chosen lanes.
 
@@ -70,6 +71,7 @@ def verify(
         buffer: what is compared with it.
         registry: whose versions and moves are verified.
         items_per_stratum: how many the buffer keeps of each lane and stratum.
+        max_age_s: an event older than this when the log took it is a dead letter.
 
     Raises:
         StoreUnavailableError, LogUnavailableError: Redis or the log did not answer.
@@ -80,7 +82,7 @@ def verify(
     differing: list[Differing] = []
     for use_case in sorted({lane.use_case for lane in lanes}):
         seen = look(buffer, use_case, rules[use_case])
-        said = replay(use_case, rules[use_case], history, seen)
+        said = replay(use_case, rules[use_case], history, seen, max_age_s=max_age_s)
         replays.append(said)
         findings += [compare(lane, seen, said, items_per_stratum) for lane in lanes if lane.use_case == use_case]
         if said.complete and (wrong := dead_off(seen, said)):

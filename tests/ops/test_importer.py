@@ -12,12 +12,14 @@ from ops.importer import (
     Columns,
     ImportLane,
     Row,
+    await_applied,
     find_columns,
     publish_rows,
     read_rows,
     report,
     to_event,
 )
+from store.buffer.ledger import Slot
 from store.errors import LogUnavailableError, SettingsError
 from store.event import ClassifyEscalation, Lane, TextInput, decode
 from store.redact import redact_input
@@ -116,7 +118,9 @@ def test_events_are_eligible_cold_and_redacted_and_keyed_by_their_item(tmp_path:
     log = MemoryLog()
     log.ensure(topic_of(LANE.use_case), 2)
     looked: list[int] = []
-    published, bad = publish_rows(iter(rows_of(path)), INTO, log, undated_s=7.0, seen=lambda: looked.append(1))
+    published, bad = publish_rows(
+        iter(rows_of(path)), INTO, log, undated_s=7.0, oldest_s=0.0, seen=lambda: looked.append(1)
+    )
     assert (published, [row.line for row in bad], len(looked)) == (1, [2], 2)
     records = [r for slot in log.slots(topic_of(LANE.use_case)) for r in log.read(slot, *log.bounds(slot))]
     event = decode(records[0].value)
@@ -137,7 +141,22 @@ def test_rows_without_a_time_get_the_one_that_is_given() -> None:
 def test_a_log_that_does_not_take_a_row_ends_the_import(tmp_path: Path) -> None:
     path = write(tmp_path / "log", [{"text": "a", "label": "refund"}])
     with pytest.raises(LogUnavailableError):
-        publish_rows(iter(rows_of(path)), INTO, MemoryLog(), undated_s=1.0, seen=lambda: None)
+        publish_rows(iter(rows_of(path)), INTO, MemoryLog(), undated_s=1.0, oldest_s=0.0, seen=lambda: None)
+
+
+def test_rows_that_would_be_dead_letters_for_their_age_are_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "log", [{"text": "a", "label": "refund", "timestamp": 5}])
+    log = MemoryLog()
+    log.ensure(topic_of(LANE.use_case), 1)
+    published, bad = publish_rows(iter(rows_of(path)), INTO, log, undated_s=9.0, oldest_s=6.0, seen=lambda: None)
+    assert (published, [row.why for row in bad]) == (0, ["too old to be learned from"])
+
+
+def test_waiting_for_ingest_ends_when_all_is_applied_and_when_nothing_moves() -> None:
+    one, two = Slot("t", "u", 0), Slot("t", "u", 1)
+    steps = iter([{}, {one: "3"}, {one: "5"}])
+    assert await_applied({one: "5", two: "0"}, lambda: next(steps), stalled_s=5.0, poll_s=0.0)
+    assert not await_applied({one: "5"}, lambda: {one: "4"}, stalled_s=0.01, poll_s=0.001)
 
 
 def test_the_report_counts_every_row_and_lists_a_few(tmp_path: Path) -> None:

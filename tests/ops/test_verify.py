@@ -103,6 +103,7 @@ class World:
             buffer=self.buffer,
             registry=self.registry,
             items_per_stratum=self.k,
+            max_age_s=1e12,
         )
 
 

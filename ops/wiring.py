@@ -1,0 +1,273 @@
+"""Fills the rooms' records from the settings and puts their parts together. What imports torch is imported late."""
+
+import secrets
+from functools import partial
+from importlib.metadata import version as installed_version
+from random import Random
+from typing import Final
+
+import psutil
+import redis
+from prometheus_client import CollectorRegistry
+
+from ops.sections import LaneSection
+from ops.settings import Settings, read_api_key
+from ops.site import Site
+from serve.budget import RedisLedger
+from serve.follow import Versions
+from serve.gateway import EventSink
+from serve.lifecycle import LaneParts, Services
+from serve.metrics import ServeMetrics
+from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
+from serve.slot import Student
+from serve.teacher import prompt_version
+from store.buffer.ledger import Buffer, Claim, Slot
+from store.control import Control
+from store.errors import SettingsError
+from store.redact import redact
+from store.registry.moves import fold
+from store.registry.signing import SigningKey
+from store.registry.versions import Registry
+from stream.embedded import EmbeddedLog
+from stream.ingest import Ingest, IngestSettings, LaneKeys
+from stream.kafka_source import KafkaSource
+from stream.log import Appender, Source, topic_of
+from stream.metrics import IngestMetrics
+from trainer.due import ScheduleSettings
+from trainer.gate import GateLimits
+from trainer.schedule import Places, Trainer
+from trainer.snapshot import SplitSettings
+from trainer.work import CycleSettings, LaneTraining
+from trainer.worker import Worker
+
+CYCLE_ENTRY: Final = "trainer.cycle:work_on"
+_LEASE_S: Final = 15.0
+_TICK_S: Final = 1.0
+
+
+def teacher_settings(section: LaneSection) -> TeacherSettings:
+    """The lane's teacher.
+
+    Raises:
+        SettingsError: the prompt or the key's variable is missing.
+    """
+    teacher = section.teacher
+    try:
+        prompt = teacher.prompt_file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"lanes.teacher.prompt_file of {section.lane}: {error}"
+        raise SettingsError(message) from error
+    return TeacherSettings(
+        base_url=teacher.base_url,
+        model=teacher.model,
+        prompt=prompt,
+        parameters=teacher.parameters,
+        answer_format=teacher.parser,
+        api_key=read_api_key(section) or "none",
+        timeout_s=teacher.timeout_s,
+        concurrency=teacher.concurrency,
+        input_usd_per_mtok=teacher.input_usd_per_mtok,
+        output_usd_per_mtok=teacher.output_usd_per_mtok,
+    )
+
+
+def present_prompt(section: LaneSection) -> str:
+    """The prompt version that the lane's teacher answers under now."""
+    teacher = section.teacher
+    return prompt_version(
+        model=teacher.model,
+        prompt=teacher.prompt_file.read_text("utf-8"),
+        parameters=teacher.parameters,
+        labels=section.labels,
+        answer_format=teacher.parser,
+    )
+
+
+def lane_settings(section: LaneSection) -> LaneSettings:
+    """The lane as the gateway sees it; errors as of `teacher_settings`."""
+    return LaneSettings(
+        lane=section.lane,
+        labels=section.labels,
+        training_permitted=section.training_permitted,
+        teacher=teacher_settings(section),
+        budget=BudgetSettings(
+            calls_per_day=section.budget.calls_per_day,
+            usd_per_day=section.budget.usd_per_day,
+            audit_reserve_ratio=section.budget.audit_reserve_ratio,
+        ),
+        audit_ratio=section.audit_ratio,
+        api_keys=section.api_keys,
+    )
+
+
+def gateway_settings(settings: Settings) -> GatewaySettings:
+    """What all lanes of the gateway share."""
+    gateway = settings.gateway
+    return GatewaySettings(
+        max_batch=gateway.max_batch,
+        batch_wait_s=gateway.batch_wait_ms / 1000,
+        max_text_chars=gateway.max_text_chars,
+    )
+
+
+def services(site: Site, client: redis.Redis, sink: EventSink, registry: CollectorRegistry) -> Services:
+    """Everything the gateway needs; only lanes of `classify` are served."""
+    control = Control(client)
+    return Services(
+        lanes=[_lane_parts(site, client, section) for section in site.settings.lanes if section.task == "classify"],
+        sink=sink,
+        announce=lambda lane, heartbeat: control.announce(lane, site.replica, heartbeat),
+        swaps_path=site.run_directory / "swaps.jsonl",
+        metrics=ServeMetrics.create(registry),
+        rng=Random(secrets.randbits(128)),  # noqa: S311 - event ids, no secrets
+    )
+
+
+def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LaneParts:
+    settings = lane_settings(section)
+    return LaneParts(
+        settings=settings,
+        lane_key=site.secret.lane_key(section.lane),
+        redact=partial(redact, key=site.secret.redaction_key(section.lane)),
+        versions=lane_versions(site.registry, section, site.settings),
+        ledger=RedisLedger(client, section.lane, settings.budget),
+    )
+
+
+def lane_versions(registry: Registry, section: LaneSection, settings: Settings) -> Versions:
+    """How the gateway reads a lane's registry."""
+    versions, moves = registry.versions(section.lane), registry.moves(section.lane)
+
+    def load(version: str) -> Student:
+        from store.registry.student import Student as TorchStudent  # noqa: PLC0415 - torch
+
+        opened = versions.open(version)
+        return TorchStudent.load(opened, device=settings.trainer.device, precision=settings.trainer.precision)
+
+    return Versions(
+        standing=lambda: fold(moves.read()),
+        size_bytes=lambda version: sum(entry.size_bytes for entry in versions.manifest(version).files.values()),
+        load=load,
+        available_bytes=lambda: int(psutil.virtual_memory().available),
+    )
+
+
+def ingest(
+    site: Site, client: redis.Redis, appender: Appender, use_case: str, owner: str, metrics: IngestMetrics
+) -> Ingest:
+    """One use case's ingest loop."""
+    buffer = site.buffer(client)
+    return Ingest(
+        _source(site, client, buffer, use_case, owner),
+        buffer,
+        appender,
+        use_case=use_case,
+        lanes={
+            section.lane: LaneKeys(
+                lane_key=site.secret.lane_key(section.lane),
+                redaction_key=site.secret.redaction_key(section.lane),
+                task=section.task,
+                training_permitted=section.training_permitted,
+            )
+            for section in site.settings.lanes
+            if section.use_case == use_case
+        },
+        secret=site.secret,
+        settings=IngestSettings(),
+        metrics=metrics,
+        rng=Random(secrets.randbits(128)),  # noqa: S311 - jitter
+    )
+
+
+def _source(site: Site, client: redis.Redis, buffer: Buffer, use_case: str, owner: str) -> Source:
+    topic = topic_of(use_case)
+
+    def claim(slot: Slot) -> Claim:
+        return buffer.claim(use_case, slot, owner)
+
+    if site.settings.log.kind == "kafka":
+        return KafkaSource(site.kafka_settings(), topic, claim)
+    return EmbeddedLog(client).source(topic, owner=owner, claim=claim, lease_s=site.settings.log.lease_s)
+
+
+def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
+    """The trainer daemon; lanes whose answers may not be trained on are left out.
+
+    Raises:
+        SettingsError: the trainer's key or the encoder is missing.
+    """
+    settings = site.settings
+    return Trainer(
+        lanes=[
+            LaneTraining(
+                lane=section.lane,
+                task=section.task,
+                prompt_version=f"{section.teacher.model}@{present_prompt(section)}",
+                target=section.promise.target,
+                confidence=section.promise.confidence,
+            )
+            for section in settings.lanes
+            if section.task == "classify" and section.training_permitted
+        ],
+        registry=site.registry,
+        buffer=site.buffer(client),
+        control=Control(client),
+        key=SigningKey.load(settings.keys.trainer),
+        worker=Worker(CYCLE_ENTRY),
+        owner=owner,
+        schedule=schedule_settings(settings),
+        cycle=cycle_settings(settings),
+        places=Places(
+            redis_url=site.redis_url(),
+            items_per_stratum=settings.buffer.items_per_stratum,
+            registry_root=site.registry_root,
+            trusted_keys=settings.keys.trusted,
+            signing_key=settings.keys.trainer,
+            cache=settings.state_dir / "cache",
+            cycle_log=site.run_directory / "cycles.jsonl",
+            code_version=installed_version("understudy"),
+        ),
+    )
+
+
+def schedule_settings(settings: Settings) -> ScheduleSettings:
+    """When a cycle is due."""
+    section = settings.trainer
+    return ScheduleSettings(
+        tick_s=_TICK_S,
+        every_s=section.every_s,
+        min_new_labels=section.min_new_labels,
+        growth_ratio=section.growth_ratio,
+        fine_tune=section.fine_tune,
+        fine_tune_growth_ratio=section.fine_tune_growth_ratio,
+        lease_s=_LEASE_S,
+        cycle_timeout_s=section.cycle_timeout_s,
+    )
+
+
+def cycle_settings(settings: Settings) -> CycleSettings:
+    """How a cycle freezes, fits and judges.
+
+    Raises:
+        SettingsError: there is no encoder.
+    """
+    section, gate, split = settings.trainer, settings.gate, settings.split
+    settings.encoder_directory()  # said now rather than by the first cycle
+    return CycleSettings(
+        encoder=str(section.encoder),
+        device=section.device,
+        precision=section.precision,
+        threads=section.threads,
+        max_tokens=section.max_tokens,
+        seed=section.seed,
+        min_items_per_label=section.min_items_per_label,
+        quarantine_s=section.quarantine_s,
+        split=SplitSettings(salt=split.salt, calibrate_ratio=split.calibrate_ratio, judge_ratio=split.judge_ratio),
+        limits=GateLimits(
+            delta=gate.delta,
+            min_rows=gate.min_rows,
+            alpha=gate.alpha,
+            growth_factor=gate.growth_factor,
+            seed=section.seed,
+        ),
+    )
