@@ -53,7 +53,7 @@ for i = 4, #ARGV, 5 do
   local p, t, k, v, h = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local stream, size = state .. ':' .. p, bytes(t, k, v, h)
   local kept = tonumber(redis.call('HGET', state, 'bytes:' .. p) or '0')
-  if kept + size > capacity and not make_room(stream, p, kept + size - capacity) then
+  if size > capacity or kept + size > capacity and not make_room(stream, p, kept + size - capacity) then
     answer[#answer + 1] = 0
   else
     local n = redis.call('HINCRBY', state, 'end:' .. p, 1)

@@ -4,12 +4,13 @@ The member of a group is in `stream.kafka_source`, the writer in `stream.kafka_a
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.net.compat import KafkaNetClient
 
 from store.buffer.ledger import Slot
 from store.errors import LogUnavailableError
@@ -17,7 +18,8 @@ from stream.log import Record
 from stream.outbox import MAX_RECORD_BYTES
 from stream.slots import start_offset
 
-REQUEST_TIMEOUT_MS: Final = 5000
+_BOOTSTRAP_TIMEOUT_MS: Final = 3000
+_REQUEST_TIMEOUT_MS: Final = 5000
 _STALLED_S: Final = 30.0
 
 
@@ -45,23 +47,36 @@ class KafkaSettings:
             "sasl_mechanism": self.sasl_mechanism,
             "sasl_plain_username": self.sasl_username,
             "sasl_plain_password": self.sasl_password,
-            "bootstrap_timeout_ms": REQUEST_TIMEOUT_MS,
-            "request_timeout_ms": REQUEST_TIMEOUT_MS,
+            "bootstrap_timeout_ms": _BOOTSTRAP_TIMEOUT_MS,
+            "request_timeout_ms": _REQUEST_TIMEOUT_MS,
             "metadata_max_age_ms": 10_000,  # a recreated topic must not stay unnoticed for the default five minutes
             "reconnect_backoff_max_ms": 1000,  # the default grows to 30 s: long after the broker is back
         }
 
 
-def admin(settings: KafkaSettings) -> Any:
-    """An admin client.
+def connected(kind: Callable[..., Any], settings: KafkaSettings, **options: Any) -> Any:
+    """A consumer, a producer or an admin client. One that cannot connect leaves neither thread nor socket behind.
 
     Raises:
         LogUnavailableError: no broker answers, or it refuses us; kafka-python's own log has the reason.
     """
+    made: list[Any] = []
+
+    def client(**config: Any) -> Any:
+        made.append(KafkaNetClient(**config))
+        return made[-1]
+
     try:
-        return KafkaAdminClient(**settings.client())
+        return kind(**settings.client(), kafka_client=client, **options)
     except KafkaError as error:
+        for one in made:
+            one.close()
         raise unavailable(error) from error
+
+
+def admin(settings: KafkaSettings) -> Any:
+    """An admin client; raises like `connected`."""
+    return connected(KafkaAdminClient, settings)
 
 
 def topic_partitions(client: Any, topic: str) -> tuple[str, int] | None:
@@ -133,20 +148,21 @@ class KafkaHistory:
         Raises:
             LogUnavailableError: no broker answers.
         """
-        self._admin = admin(settings)
+        self._consumer = connected(
+            KafkaConsumer,
+            settings,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            max_partition_fetch_bytes=4 << 20,
+        )
         try:
-            self._consumer: Any = KafkaConsumer(
-                **settings.client(),
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                isolation_level="read_committed",
-                allow_auto_create_topics=False,
-                max_partition_fetch_bytes=4 << 20,
-            )
-        except KafkaError as error:
-            self._admin.close()
-            raise unavailable(error) from error
+            self._admin = admin(settings)
+        except LogUnavailableError:
+            self._consumer.close(autocommit=False, timeout_ms=1000)
+            raise
 
     def slots(self, topic: str) -> list[Slot]:
         """See `stream.log.History`."""

@@ -12,7 +12,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 
 from store.errors import LogUnavailableError, RecordTooLargeError
 from store.event import wall_clock_s
-from stream.kafka import KafkaSettings, unavailable
+from stream.kafka import KafkaSettings, connected, unavailable
 from stream.log import Headers
 from stream.outbox import Outbox, Outgoing, too_large
 
@@ -83,6 +83,9 @@ class KafkaAppender:
                 headers=list(outgoing.headers),
                 timestamp_ms=outgoing.timestamp_ms,
             )
+        except LogUnavailableError as error:
+            self._taken_off(outgoing)
+            return error
         except (KafkaError, ValueError) as error:  # ValueError: no such topic in the metadata
             self._taken_off(outgoing)
             return _refusal(outgoing, error)
@@ -91,8 +94,9 @@ class KafkaAppender:
         return None
 
     def _connect(self) -> Any:
-        return KafkaProducer(
-            **self._settings.client(),
+        return connected(
+            KafkaProducer,
+            self._settings,
             enable_idempotence=False,
             max_in_flight_requests_per_connection=1,  # keeps the order, and batches what waits meanwhile
             acks="all",

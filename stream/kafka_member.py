@@ -15,7 +15,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, T
 from kafka.errors import KafkaError
 
 from store.errors import LogUnavailableError
-from stream.kafka import KafkaSettings, admin, topic_partitions
+from stream.kafka import KafkaSettings, admin, connected, topic_partitions
 
 _HEARTBEAT_MS: Final = 500  # retained partitions stand still for a heartbeat in every rebalance
 _PROBE_MS: Final = 1000
@@ -59,8 +59,9 @@ class Member:
         self._topic = topic
         self._admin = admin(settings)
         try:
-            self._consumer: Any = KafkaConsumer(
-                **settings.client(),
+            self._consumer = connected(
+                KafkaConsumer,
+                settings,
                 group_id=settings.group,
                 enable_auto_commit=False,
                 auto_offset_reset="none",  # 'earliest' would hide a retention gap
@@ -68,12 +69,11 @@ class Member:
                 allow_auto_create_topics=False,
                 session_timeout_ms=settings.session_timeout_ms,
                 heartbeat_interval_ms=_HEARTBEAT_MS,
-                max_poll_records=2000,
                 max_partition_fetch_bytes=4 << 20,
             )
-        except KafkaError as error:
+        except LogUnavailableError:
             self._admin.close()
-            raise LogUnavailableError(str(error)) from error
+            raise
         self._changes: deque[Change] = deque()
         self._committing: Any = None
         self._consumer.subscribe([topic], listener=_Listener(self._consumer, self._changes))

@@ -1,26 +1,54 @@
-"""A real Kafka as a fixture: name `kafka_broker` in a test and import it where it is used.
+"""A real Kafka as the fixture `kafka_broker`.
 
-In a folder's conftest.py: `from tests.kafka.fixtures import kafka_broker` (with `__all__`). Without Java or Maven the
-tests skip at a desk and fail where CI is set.
+A folder's conftest.py takes it by `from tests.kafka.fixtures import kafka_broker`, named in its `__all__`; however many
+do, one broker serves the session. Without Java or Maven the tests skip at a desk and fail where CI is set.
 """
 
 import os
+import socket
 from collections.abc import Iterator
+from typing import Any, Final
 
 import pytest
+from kafka.net.inet import KafkaNetSocket
 
 from tests.kafka.broker import Broker, MissingError, running_broker
 
-__all__ = ["kafka_broker"]
+_SHARED: Final = pytest.StashKey[Broker]()
 
 
 @pytest.fixture(scope="session")
-def kafka_broker() -> Iterator[Broker]:
-    """A started broker of our own, shared by the session: use a topic and a group of your own."""
+def kafka_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """A started broker, shared by the session: use a topic and a group of your own, and leave it running."""
+    if (shared := request.config.stash.get(_SHARED, None)) is not None:
+        yield shared
+        return
     try:
         with running_broker() as broker:
+            request.config.stash[_SHARED] = broker
             yield broker
+            del request.config.stash[_SHARED]
     except MissingError as missing:
-        if os.environ.get("CI"):  # noqa: TID251 - the tests' own switch
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+        no_kafka(missing)
+
+
+@pytest.fixture
+def tidy_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kafka-python leaves the socket of a failed connection to the collector: a ResourceWarning in some later test."""
+    connect = KafkaNetSocket.sock_connect
+
+    async def connect_or_close(self: Any, net: Any, sock: socket.socket, address: Any, timeout_at: Any = None) -> Any:
+        try:
+            return await connect(self, net, sock, address, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
+
+    monkeypatch.setattr(KafkaNetSocket, "sock_connect", connect_or_close)
+
+
+def no_kafka(missing: MissingError) -> None:
+    """Skip at a desk, fail in CI."""
+    if os.environ.get("CI"):  # noqa: TID251 - the tests' own switch
+        pytest.fail(str(missing))
+    pytest.skip(str(missing))
