@@ -27,7 +27,7 @@ from store.registry.versions import Registry, Versions
 from trainer.calibrate import rows_to_certify
 from trainer.draft import Draft
 from trainer.features import BaseEncoder, FeatureCache
-from trainer.fit import FineTuneMode, FitSettings, TooFewLabelsError, fit
+from trainer.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit
 from trainer.snapshot import freeze
 from trainer.verdicts import SNAPSHOT_NAME, Frozen, Version, decide, open_version
 from trainer.work import CycleResult, CycleWork
@@ -60,7 +60,7 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
         return _judge_candidate(work, versions, registry, frozen, champion)
     try:
         draft = _fit(work, versions, frozen, champion)
-    except TooFewLabelsError as error:
+    except NotEnoughLabelsError as error:
         return CycleResult(version=None, verdict=_too_little(str(error), work), anchor=False)
     student = draft.student()
     trained = frozenset(row.item_id for row in frozen.snapshot.split("train"))
@@ -137,11 +137,12 @@ def _fit(work: CycleWork, versions: Versions, frozen: Frozen, champion: Version 
     return fit(
         frozen.snapshot.rows,
         frozen.features,
+        labels=frozen.snapshot.labels,
         base=frozen.base,
         previous=champion.student if champion is not None else None,
-        settings=FitSettings(min_items_per_label=work.settings.min_items_per_label, threads=work.settings.threads),
+        settings=FitSettings(threads=work.settings.threads),
         seed=work.settings.seed,
-        mode=mode,
+        fine_tune=mode,
         label_maps={version: versions.manifest(version).labels for version in opinions & set(versions.list())},
     )
 

@@ -1,0 +1,207 @@
+"""Whole cycles on a small support desk, with the real encoder."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from store.buffer.item import Item
+from store.registry.signing import SigningKey, TrustedKeys
+from store.registry.student import Student
+from store.registry.versions import Registry
+from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item, items, questions
+from trainer.cycle import run_cycle
+from trainer.gate import GateLimits
+from trainer.snapshot import SplitSettings, split_of
+from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining
+
+SPLIT = SplitSettings(salt="test", calibrate_ratio=0.3, judge_ratio=0.2)
+SETTINGS = CycleSettings(
+    encoder="minilm",
+    device="cpu",
+    precision="auto",
+    threads=1,
+    max_tokens=64,
+    seed=1,
+    min_items_per_label=5,
+    quarantine_s=0.0,
+    split=SPLIT,
+    limits=GateLimits(delta=0.05, min_rows=20),
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features are a function of the text: the tests share them."""
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture
+def work(tmp_path: Path, cache: Path) -> CycleWork:
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    SigningKey.create(keys / "trainer", "trainer")
+    return CycleWork(
+        cycle_id="c1",
+        training=LaneTraining(lane=LANE, task="classify", prompt_version=PROMPT_VERSION, target=0.9, confidence=0.95),
+        kind="head",
+        candidate=None,
+        champion=None,
+        anchor=None,
+        now_s=NOW_S,
+        settings=SETTINGS,
+        redis_url="",
+        items_per_stratum=1000,
+        registry_root=tmp_path / "registry",
+        trusted_keys=keys,
+        signing_key=keys / "trainer",
+        cache=cache,
+        code_version="test",
+    )
+
+
+def registry(work: CycleWork) -> Registry:
+    return Registry(work.registry_root, TrustedKeys.load(work.trusted_keys))
+
+
+def promote(work: CycleWork, result: CycleResult) -> CycleWork:
+    """Move the champion, as the daemon does, and return the next cycle's work."""
+    assert result.version is not None
+    key = SigningKey.load(work.signing_key)
+    registry(work).moves(LANE).append(
+        "promote", version=result.version, who="trainer", why="test", key=key, now_s=NOW_S, anchor=True
+    )
+    return replace(work, champion=result.version, anchor=result.version)
+
+
+@pytest.fixture
+def first(work: CycleWork) -> tuple[CycleWork, CycleResult]:
+    return work, run_cycle(work, items(600), {"uuid/0": "600"})
+
+
+def test_the_first_version_is_certified_signed_and_answers_as_it_was_trained_to(
+    first: tuple[CycleWork, CycleResult],
+) -> None:
+    work, result = first
+    assert result.verdict.outcome == "pass", result.verdict.refusals
+    assert result.verdict.phase == "first"
+    assert result.version is not None
+    opened = registry(work).versions(LANE).open(result.version)
+    policy = opened.manifest.policy
+    assert policy is not None
+    assert policy.threshold is not None
+    assert policy.lower >= 0.9
+    assert opened.manifest.snapshot is not None
+    assert opened.manifest.snapshot.positions == {"uuid/0": "600"}
+    assert opened.manifest.topics
+    student = Student.load(opened, device="cpu")
+    assert student.check_golden() <= student.golden_tolerance
+    fresh = [pair for pair in questions(100, seed=9) if pair not in questions(600)][:60]
+    probs = student.predict([text for text, _ in fresh]).probs
+    agreed = [student.labels[row.argmax()] == label for row, (_, label) in zip(probs, fresh, strict=True)]
+    assert sum(agreed) / len(agreed) > 0.8
+
+
+def test_the_same_cycle_twice_is_the_same_version(first: tuple[CycleWork, CycleResult]) -> None:
+    work, result = first
+    assert run_cycle(work, list(reversed(items(600))), {"uuid/0": "600"}) == result
+
+
+def test_with_too_few_labels_there_is_no_version_and_a_reason(work: CycleWork) -> None:
+    result = run_cycle(work, items(40), {})
+    assert result.version is None
+    assert result.verdict.outcome == "inconclusive"
+    assert result.verdict.refusals
+    assert registry(work).versions(LANE).list() == []
+
+
+def test_a_second_version_is_compared_with_the_first_on_the_same_rows(first: tuple[CycleWork, CycleResult]) -> None:
+    work, result = first
+    after = promote(work, result)
+    second = run_cycle(after, items(800), {})
+    assert second.version is not None
+    assert second.version != result.version
+    assert second.verdict.phase == "growth"
+    assert second.verdict.difference is not None
+    assert second.verdict.rows_judged > 20
+    assert registry(work).versions(LANE).manifest(second.version).parent == result.version
+
+
+def shuffled(all_items: list[Item], seed: int) -> list[Item]:
+    labels = [next(iter(item.answers(PROMPT_VERSION))) for item in all_items]
+    Random(seed).shuffle(labels)
+    return [
+        msgspec.structs.replace(item, tally={PROMPT_VERSION: {label: 1}})
+        for item, label in zip(all_items, labels, strict=True)
+    ]
+
+
+def test_a_candidate_trained_on_shuffled_labels_fails_and_is_answered_by_its_judged_form(
+    first: tuple[CycleWork, CycleResult],
+) -> None:
+    work, result = first
+    planted = run_cycle(work, shuffled(items(800), 3), {})
+    assert planted.version is not None
+    after = replace(promote(work, result), kind="candidate", candidate=planted.version)
+    judged = run_cycle(after, items(800), {})
+    assert judged.verdict.outcome == "fail"
+    assert judged.verdict.upper is not None
+    assert judged.verdict.upper < -SETTINGS.limits.delta
+    assert judged.version not in {None, planted.version}
+    manifest = registry(work).versions(LANE).manifest(judged.version or "")
+    assert (manifest.kind, manifest.parent) == ("candidate", result.version)
+
+
+def test_a_damaged_candidate_fails_with_a_reason(first: tuple[CycleWork, CycleResult]) -> None:
+    work, result = first
+    other = run_cycle(work, items(650), {})
+    assert other.version is not None
+    head = registry(work).versions(LANE).open(other.version).path("head.safetensors")
+    data = bytearray(head.read_bytes())
+    data[-1] ^= 1
+    head.unlink()
+    head.write_bytes(bytes(data))
+    judged = run_cycle(replace(promote(work, result), kind="candidate", candidate=other.version), items(650), {})
+    assert judged.verdict.outcome == "fail"
+    assert "head.safetensors" in judged.verdict.refusals[0]
+
+
+def near_twin(text: str) -> str:
+    """The same question with one letter doubled."""
+    return text[:-4] + text[-5] + text[-4:]
+
+
+def test_no_training_row_is_linked_to_a_held_out_one(work: CycleWork) -> None:
+    pool = items(600)
+    rng = Random(5)
+    planted: list[Item] = []
+    held_out = [item for item in pool if split_of(SPLIT, item.item_id) != "train"]
+    for item in held_out:
+        text = json.loads(msgspec.json.encode(item.input))["text"]
+        twin = an_item(near_twin(text), next(iter(item.answers(PROMPT_VERSION))), rng)
+        if split_of(SPLIT, twin.item_id) == "train":
+            planted.append(twin)
+    assert len(planted) > 30
+    result = run_cycle(work, [*pool, *planted], {})
+    assert result.version is not None
+    opened = registry(work).versions(LANE).open(result.version)
+    rows = msgspec.json.decode(opened.read("snapshot.json"))["rows"]
+    trained = {row["id"] for row in rows if row["split"] == "train"}
+    record = opened.manifest.snapshot
+    assert record is not None
+    assert record.dropped_linked >= len(planted) * 0.9
+    kept = [item for item in planted if item.item_id in trained]
+    assert len(kept) <= len(planted) * 0.1  # what the linker misses, it misses for both splits alike
+    assert {row["cluster"] for row in rows if row["split"] == "train"}.isdisjoint(
+        row["cluster"] for row in rows if row["split"] != "train"
+    )
+
+
+@pytest.mark.parametrize("change", [lambda work: replace(work, training=replace(work.training, prompt_version="x@y"))])
+def test_answers_of_another_prompt_are_stale(work: CycleWork, change: Callable[[CycleWork], CycleWork]) -> None:
+    result = run_cycle(change(work), items(100), {})
+    assert result.version is None
