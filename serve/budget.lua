@@ -41,7 +41,7 @@ elseif now > newest then
     for _, names in ipairs(pairs_of) do
       local amount = number(spent, names[1] .. bucket)
       if amount ~= 0 then
-        redis.call('HINCRBY', spent, names[2], -amount)
+        redis.call('HINCRBY', spent, names[2], 0 - amount)
       end
       redis.call('HDEL', spent, names[1] .. bucket)
     end
@@ -77,7 +77,7 @@ if verb == 'lease' then
 elseif verb == 'settle' and redis.call('EXISTS', lease) == 1 then
   local bucket = number(lease, 'bucket')
   if bucket > now - kept then
-    add(bucket, redis.call('HGET', lease, 'kind'), -tonumber(ARGV[4]), -tonumber(ARGV[5]))
+    add(bucket, redis.call('HGET', lease, 'kind'), 0 - ARGV[4], 0 - ARGV[5])
   end
   redis.call('DEL', lease)
 end

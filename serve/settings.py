@@ -42,7 +42,7 @@ class TeacherSettings:
     parameters: Mapping[str, Any] = field(default_factory=dict)  # passed to the endpoint as they are
     answer_format: AnswerFormat = "text"
     api_key: str = field(default="none", repr=False)
-    timeout_s: float = 30.0  # of one call, waiting for its turn included
+    timeout_s: float = 30.0  # of one call with its retries; waiting for a turn may take as long again
     attempts: int = 2  # a refused call (429, 5xx, no connection) is sent again; one that timed out is not
     concurrency: int = 16
     input_usd_per_mtok: float = 0.0

@@ -165,11 +165,13 @@ class Teacher:
             return Unavailable(detail="no turn within the time-out: raise teacher.concurrency", billed=False)
         started = self._monotonic()
         try:
-            completion = await self._complete(self._prompt(text))
-        except openai.OpenAIError as error:
+            async with asyncio.timeout(self._settings.timeout_s):  # the client's own bounds each read, not the whole
+                completion = await self._complete(self._prompt(text))
+        except (openai.OpenAIError, TimeoutError) as error:
             self._breaker.failed(self._monotonic())
             _log.warning("the teacher did not answer", error=type(error).__name__)
-            return Unavailable(detail=type(error).__name__, billed=isinstance(error, openai.APITimeoutError))
+            billed = isinstance(error, openai.APITimeoutError | TimeoutError)
+            return Unavailable(detail=type(error).__name__, billed=billed)
         finally:
             self._turns.release()
         self._breaker.succeeded()

@@ -1,0 +1,233 @@
+"""The budget against a real Redis: never exceeded, never forgotten, and spent from leases."""
+
+import asyncio
+import threading
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from random import Random
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import booleans, floats, integers, lists, sampled_from, tuples
+
+from serve.budget import BUCKET_S, Budget, Kind, Ledger, RedisLedger
+from serve.settings import BudgetSettings
+from store.buffer.server import private_redis
+from store.errors import StoreUnavailableError
+from store.event import Lane
+from tests.serve.fakes import FakeLedger
+
+DAY_S = 24 * 3600
+NOON_S = 1_800_000_000.0
+LANE = Lane("acme", "intent")
+_numbers = count()
+
+
+@dataclass
+class Clock:
+    """One clock for wall and monotonic time."""
+
+    now_s: float = NOON_S
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def replica(ledger: Ledger, limits: BudgetSettings, clock: Clock | None = None) -> Budget:
+    clock = clock or Clock()
+    return Budget(limits, ledger, now=clock, monotonic=clock, new_id=lambda: f"lease-{next(_numbers)}")
+
+
+def spend(budget: Budget, kind: Kind = "escalation", bound_usd: float = 0.0, cost_usd: float | None = 0.0) -> bool:
+    """Spend one call, if there is one."""
+
+    async def once() -> bool:
+        await budget.prepare(kind, bound_usd)
+        if not budget.allows(kind, bound_usd):
+            return False
+        budget.settle(budget.take(kind, bound_usd), cost_usd)
+        return True
+
+    return asyncio.run(once())
+
+
+def test_escalations_leave_the_reserve_to_audits(redis_client: redis.Redis) -> None:
+    ledger = RedisLedger(redis_client, LANE, BudgetSettings(calls_per_day=100, audit_reserve_ratio=0.2))
+    assert ledger.lease("a", "escalation", calls=1000, usd_micro=0, now_s=NOON_S).calls == 80
+    assert ledger.lease("b", "escalation", calls=1, usd_micro=0, now_s=NOON_S).calls == 0
+    assert ledger.lease("c", "audit", calls=1000, usd_micro=0, now_s=NOON_S).calls == 20
+    assert ledger.used(NOON_S).used_calls == 100
+
+
+def test_a_lease_is_granted_once_and_settled_once_however_often_it_is_sent(redis_client: redis.Redis) -> None:
+    ledger = RedisLedger(redis_client, LANE, BudgetSettings(calls_per_day=100))
+    first = ledger.lease("a", "escalation", calls=10, usd_micro=0, now_s=NOON_S)
+    assert ledger.lease("a", "escalation", calls=10, usd_micro=0, now_s=NOON_S) == first
+    assert first.used_calls == 10
+    for _ in range(2):
+        ledger.settle("a", calls=4, usd_micro=0, now_s=NOON_S)
+    assert ledger.used(NOON_S).used_calls == 6
+
+
+def test_a_killed_replicas_lease_stays_spent_for_a_day_and_no_longer(redis_client: redis.Redis) -> None:
+    limits = BudgetSettings(calls_per_day=20, audit_reserve_ratio=0.0)
+    RedisLedger(redis_client, LANE, limits).lease("dead", "escalation", calls=20, usd_micro=0, now_s=NOON_S)
+    after = RedisLedger(redis_client, LANE, limits)
+    assert after.lease("b", "escalation", calls=1, usd_micro=0, now_s=NOON_S + DAY_S).calls == 0
+    assert after.lease("c", "escalation", calls=1, usd_micro=0, now_s=NOON_S + DAY_S + 2 * BUCKET_S).calls == 1
+
+
+def test_the_budget_survives_a_restart_of_redis(tmp_path: Path) -> None:
+    limits = BudgetSettings(calls_per_day=100, audit_reserve_ratio=0.0)
+    for round_number in range(2):
+        with private_redis(tmp_path) as url, redis.Redis.from_url(url) as client:
+            ledger = RedisLedger(client, LANE, limits)
+            assert ledger.used(NOON_S).used_calls == 60 * round_number
+            ledger.lease(f"{round_number}", "escalation", calls=60, usd_micro=0, now_s=NOON_S)
+            assert ledger.used(NOON_S).used_calls == (60, 100)[round_number]
+
+
+def test_concurrent_replicas_never_exceed_the_limit(redis_url: str) -> None:
+    limits = BudgetSettings(calls_per_day=200, audit_reserve_ratio=0.1)
+    taken: list[int] = []
+
+    def work(seed: int) -> None:
+        rng = Random(seed)
+        with redis.Redis.from_url(redis_url) as client:
+            budget = replica(RedisLedger(client, LANE, limits), limits)
+            taken.append(sum(spend(budget, rng.choice(("escalation", "audit"))) for _ in range(150)))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 180 <= sum(taken) <= 200  # at most, a lease of each kind lies unspent with each replica
+    with redis.Redis.from_url(redis_url) as client:
+        assert RedisLedger(client, LANE, limits).used(NOON_S).used_calls == 200
+
+
+def test_closing_gives_back_what_was_leased_and_not_spent(redis_client: redis.Redis) -> None:
+    limits = BudgetSettings(calls_per_day=1000)
+    ledger = RedisLedger(redis_client, LANE, limits)
+    budget = replica(ledger, limits)
+    assert [spend(budget) for _ in range(3)] == [True] * 3
+    assert ledger.used(NOON_S).used_calls == 10  # one lease
+    asyncio.run(budget.close())
+    assert ledger.used(NOON_S).used_calls == 3
+
+
+@given(costs=lists(floats(0.0, 0.9), max_size=60))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_dollars_are_never_exceeded_while_the_bound_is_one(redis_client: redis.Redis, costs: list[float]) -> None:
+    redis_client.flushall()
+    limits = BudgetSettings(calls_per_day=1000, usd_per_day=10.0, audit_reserve_ratio=0.0)
+    ledger = RedisLedger(redis_client, LANE, limits)
+    budget = replica(ledger, limits)
+    paid = sum(cost for cost in costs if spend(budget, bound_usd=0.9, cost_usd=cost))
+    assert paid <= 10.0
+    asyncio.run(budget.close())
+    assert ledger.used(NOON_S).used_usd_micro == pytest.approx(paid * 1e6, abs=len(costs) + 1)
+
+
+STEPS = lists(
+    tuples(
+        sampled_from(("escalation", "audit")),
+        integers(0, 40),  # calls asked
+        integers(-1, 300),  # buckets that pass (-1: a clock behind)
+        booleans(),  # settle the last lease
+        integers(0, 40),  # calls unspent
+    ),
+    max_size=25,
+)
+
+
+@given(steps=STEPS, limit=integers(1, 80), reserve=floats(0.0, 0.5))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_running_sums_are_those_of_a_naive_ledger(
+    redis_client: redis.Redis, steps: list[tuple[Kind, int, int, bool, int]], limit: int, reserve: float
+) -> None:
+    redis_client.flushall()
+    ledger = RedisLedger(redis_client, LANE, BudgetSettings(calls_per_day=limit, audit_reserve_ratio=reserve))
+    bucket, newest = int(NOON_S // BUCKET_S), int(NOON_S // BUCKET_S)
+    leases: list[tuple[int, Kind, int]] = []  # bucket, kind, calls
+    for number, (kind, asked, passed, settles, unspent) in enumerate(steps):
+        bucket += passed
+        newest = max(newest, bucket)
+        counted = [lease for lease in leases if lease[0] > newest - 290]
+        used = sum(calls for _, _, calls in counted)
+        audits = sum(calls for _, of, calls in counted if of == "audit")
+        held = max(0, int(limit * reserve) - audits) if kind == "escalation" else 0
+        expected = max(0, min(asked, limit - used - held))
+        grant = ledger.lease(f"{number}", kind, calls=asked, usd_micro=0, now_s=bucket * BUCKET_S + 1)
+        assert grant.calls == expected
+        assert grant.used_calls == used + expected <= limit
+        back = min(unspent, expected) if settles else 0
+        if settles:
+            ledger.settle(f"{number}", calls=back, usd_micro=0, now_s=bucket * BUCKET_S + 2)
+        leases.append((newest, kind, expected - back))
+
+
+def test_a_lease_that_is_too_old_is_not_spent() -> None:
+    clock, ledger = Clock(), FakeLedger(calls=1000)
+    budget = replica(ledger, BudgetSettings(calls_per_day=1000), clock)
+    assert spend(budget)
+    ledger.down = True
+    clock.now_s += BUCKET_S - 1
+    assert spend(budget)
+    clock.now_s += 1
+    assert not spend(budget)
+    ledger.down = False
+    clock.now_s += 2
+    assert spend(budget)
+    asyncio.run(budget.tick())
+    assert ledger.left == 1000 - 2 - 10  # the old lease came back but for what was spent, the new one is out
+
+
+def test_with_redis_down_a_replica_spends_what_it_had_leased_and_no_more() -> None:
+    clock, ledger = Clock(), FakeLedger(calls=1000)
+    budget = replica(ledger, BudgetSettings(calls_per_day=1000), clock)
+    assert spend(budget)
+    ledger.down = True
+    assert [spend(budget) for _ in range(12)].count(True) == 9
+    with pytest.raises(StoreUnavailableError):
+        asyncio.run(budget.tick())
+    asyncio.run(budget.close())
+
+
+def test_a_call_that_was_surely_not_billed_can_be_used_again() -> None:
+    ledger = FakeLedger(calls=1)
+    budget = replica(ledger, BudgetSettings(calls_per_day=1, audit_reserve_ratio=0.0))
+    assert spend(budget, cost_usd=None)
+    assert spend(budget, cost_usd=0.0)
+    assert not spend(budget)
+    assert budget.binds
+
+
+def test_a_call_in_flight_keeps_its_lease_from_being_given_back() -> None:
+    async def main() -> None:
+        ledger = FakeLedger(calls=1000)
+        budget = replica(ledger, BudgetSettings(calls_per_day=1000))
+        await budget.prepare("escalation", 0.0)
+        flying = budget.take("escalation", 0.0)
+        await budget.close()
+        assert ledger.left == 990
+        budget.settle(flying, 0.0)
+        await budget.close()
+        assert ledger.left == 999
+
+    asyncio.run(main())
+
+
+def test_a_refusal_is_asked_again_after_a_second_and_lifts_the_suspension() -> None:
+    clock, ledger = Clock(), FakeLedger(calls=0)
+    budget = replica(ledger, BudgetSettings(calls_per_day=1000), clock)
+    assert not spend(budget)
+    assert budget.binds
+    ledger.left = 50
+    assert not spend(budget)  # not asked yet
+    clock.now_s += 1.0
+    assert spend(budget)
+    assert not budget.binds

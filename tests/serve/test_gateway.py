@@ -1,0 +1,176 @@
+"""Laws of the way of one question: propensities are real, and what was paid for is kept."""
+
+import asyncio
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from serve.escalation import Answer, Question
+from serve.settings import GatewaySettings
+from store.event import TextInput, new_event_id
+from tests.serve.fakes import World, eventually
+
+
+def question(text: str, rng: Random, *, forced: bool = False) -> Question:
+    return Question(
+        text=text,
+        redacted=TextInput(text=text),
+        item_id="0" * 32,
+        event_id=new_event_id(1.8e9, rng),
+        at_s=1.8e9,
+        subject=None,
+        forced=forced,
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_sum_of_inverse_propensities_over_events_is_the_number_of_requests(tmp_path: Path, seed: int) -> None:
+    """3,000 requests, a third of them unsure: 1/p over events estimates all, within five standard deviations."""
+    world, ratio, count = World(tmp_path, audit_ratio=0.1, seed=seed), 0.1, 3_000
+    world.serve()
+    rng = Random(seed)
+    texts = ["unsure" if rng.random() < 0.3 else "sure" for _ in range(count)]
+
+    async def main() -> list[Answer]:
+        found = []
+        async with world.running() as (_, gateway):
+            service = gateway.lanes[0].service
+            for start in range(0, count, 200):
+                batch = [service.answer(question(text, rng)) for text in texts[start : start + 200]]
+                found += await asyncio.gather(*batch)
+                await eventually(lambda: service.audits.waiting == 0)
+        return [answer for answer in found if isinstance(answer, Answer)]
+
+    answers = asyncio.run(main())
+    assert len(answers) == count
+    sure = texts.count("sure")
+    assert sum(event.escalation.reason == "low_confidence" for event in world.sink.events) == count - sure
+    estimate = sum(1 / event.escalation.propensity for event in world.sink.events)
+    deviation = (sure * (1 - ratio) / ratio) ** 0.5
+    assert abs(estimate - count) < 5 * deviation
+    assert len({event.id for event in world.sink.events}) == len(world.sink.events)
+
+
+def test_an_audit_that_cannot_be_paid_or_queued_has_propensity_zero(tmp_path: Path) -> None:
+    world = World(tmp_path, audit_ratio=1.0)
+    world.serve()
+    world.ledger.left = 0
+
+    async def main() -> None:
+        async with world.running() as (_, gateway):
+            found = await gateway.lanes[0].service.answer(question("sure", Random(1)))
+            assert isinstance(found, Answer)
+            assert (found.served_by, found.reason, found.propensity, found.event_id) == ("student", None, 0.0, None)
+
+    asyncio.run(main())
+    assert world.sink.events == []
+
+
+def test_a_full_audit_queue_draws_no_audit(tmp_path: Path) -> None:
+    world = World(tmp_path, audit_ratio=1.0)
+    world.serve()
+
+    async def main() -> None:
+        world.endpoint.hold = asyncio.Event()
+        async with world.running() as (_, gateway):
+            service, rng = gateway.lanes[0].service, Random(1)
+            found = [await service.answer(question("sure", rng)) for _ in range(256 + 4 + 10)]
+            drawn = [answer for answer in found if isinstance(answer, Answer) and answer.reason == "audit"]
+            assert 256 <= len(drawn) <= 260
+            assert isinstance(found[-1], Answer)
+            assert found[-1].propensity == 0.0
+            world.endpoint.hold.set()
+
+    asyncio.run(main())
+    assert 256 <= len(world.sink.events) <= 260  # each one that was drawn was asked before the end
+
+
+def test_while_the_circuit_is_open_no_audit_is_drawn(tmp_path: Path) -> None:
+    world = World(tmp_path, audit_ratio=1.0)
+    world.serve()
+    world.endpoint.status = 500
+
+    async def main() -> None:
+        async with world.running() as (_, gateway):
+            service, rng = gateway.lanes[0].service, Random(1)
+            for _ in range(5):
+                await service.answer(question("unsure", rng))
+            found = await service.answer(question("sure", rng))
+            assert isinstance(found, Answer)
+            assert (found.served_by, found.reason, found.propensity) == ("student", None, 0.0)
+
+    asyncio.run(main())
+
+
+def test_background_audits_survive_the_shutdown(tmp_path: Path) -> None:
+    world = World(tmp_path, audit_ratio=1.0)
+    world.serve()
+
+    async def main() -> None:
+        world.endpoint.hold = asyncio.Event()
+        async with world.running() as (_, gateway):
+            rng = Random(1)
+            await asyncio.gather(*(gateway.lanes[0].service.answer(question("sure", rng)) for _ in range(15)))
+            assert world.sink.events == []
+            asyncio.get_running_loop().call_later(0.1, world.endpoint.hold.set)
+
+    asyncio.run(main())
+    assert len(world.sink.events) == 15
+    assert world.sink.closed
+    assert world.ledger.left == 1_000_000 - 15  # the rest of each lease was given back
+
+
+def test_a_paid_answer_survives_a_client_that_hangs_up_and_a_shutdown(tmp_path: Path) -> None:
+    world = World(tmp_path)
+
+    async def main() -> None:
+        world.endpoint.hold = asyncio.Event()
+        async with world.running() as (_, gateway):
+            asked = asyncio.create_task(gateway.lanes[0].service.answer(question("hello", Random(1))))
+            await eventually(lambda: world.endpoint.running == 1)
+            asked.cancel()
+            asyncio.get_running_loop().call_later(0.1, world.endpoint.hold.set)
+
+    asyncio.run(main())
+    assert len(world.sink.events) == 1
+
+
+def test_a_shutdown_ends_within_its_grace_when_the_teacher_hangs(tmp_path: Path) -> None:
+    world = World(tmp_path, audit_ratio=1.0, settings=GatewaySettings(grace_s=0.3))
+    world.serve()
+
+    async def main() -> None:
+        world.endpoint.hold = asyncio.Event()
+        async with world.running() as (_, gateway):
+            service = gateway.lanes[0].service
+            await service.answer(question("sure", Random(1)))
+            escalated = asyncio.create_task(service.answer(question("unsure", Random(1))))
+            await eventually(lambda: world.endpoint.running == 2)
+        with pytest.raises(asyncio.CancelledError):
+            await escalated
+
+    async def bounded() -> None:
+        async with asyncio.timeout(3):
+            await main()
+
+    asyncio.run(bounded())
+    assert world.sink.events == []
+    assert world.ledger.left < 1_000_000  # cut off, perhaps billed: it counts
+
+
+def test_the_same_event_id_is_always_drawn_alike(tmp_path: Path) -> None:
+    """A request that is sent again under its Idempotency-Key is audited again or again not."""
+    world = World(tmp_path, audit_ratio=0.5)
+    world.serve()
+
+    async def main() -> None:
+        async with world.running() as (_, gateway):
+            for seed in range(20):
+                twice = [await gateway.lanes[0].service.answer(question("sure", Random(seed))) for _ in range(2)]
+                assert isinstance(twice[0], Answer)
+                assert isinstance(twice[1], Answer)
+                assert twice[0].reason == twice[1].reason
+
+    asyncio.run(main())
+    assert 0 < len(world.sink.events) < 40
