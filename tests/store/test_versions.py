@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import pytest
 
 from store.errors import BadSignatureError, CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
+from store.registry import blobs, durable
 from store.registry.manifest import FileEntry, canonical_json, version_id
 from store.registry.sealed import PURPOSE
 from store.registry.signing import SigningKey
@@ -247,6 +249,42 @@ def test_a_missing_file_is_refused(place: Place) -> None:
         opened.read("absent.json")
 
 
+def test_a_linked_folder_that_does_not_belong_is_refused(place: Place) -> None:
+    versions, key, folder = place
+    version = versions.publish(make_draft(folder / "draft"), make_manifest(), key)
+    (versions.open(version).folder / "more").symlink_to(folder / "draft")
+    with pytest.raises(CorruptVersionError, match="'more'"):
+        versions.open(version)
+
+
+def test_a_signed_manifest_with_a_wrong_size_is_refused(place: Place) -> None:
+    versions, key, folder = place
+    entry = FileEntry(sha256=hashlib.sha256(b"x").hexdigest(), size_bytes=2)
+    manifest = canonical_json(make_manifest(files={"a.json": entry}))
+    version = plant(folder / "registry", LANE, manifest, key, {"a.json": b"x"})
+    with pytest.raises(CorruptVersionError, match=r"a\.json"):
+        versions.open(version)
+
+
+def test_a_draft_that_is_still_being_written_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions, key, folder = place
+    draft = make_draft(folder / "draft")
+    opened: Callable[[Path], BinaryIO] = durable.open_regular
+
+    def written_meanwhile(path: Path) -> BinaryIO:
+        file = opened(path)
+        if path.is_relative_to(draft):
+            path.write_bytes(path.read_bytes() + b"more")
+        return file
+
+    monkeypatch.setattr(blobs, "open_regular", written_meanwhile)
+    with pytest.raises(RegistryError, match="changed while"):
+        versions.publish(draft, make_manifest(), key)
+    monkeypatch.undo()
+    versions.publish(draft, make_manifest(), key)
+    assert_no_remains(folder / "registry")
+
+
 def test_links_and_pipes_inside_a_version_are_refused_even_with_the_right_bytes(place: Place) -> None:
     versions, key, folder = place
     version = versions.publish(make_draft(folder / "draft"), make_manifest(), key)
@@ -263,6 +301,8 @@ def test_links_and_pipes_inside_a_version_are_refused_even_with_the_right_bytes(
     head.symlink_to(folder / "draft" / "head.safetensors")
     with pytest.raises(RegistryError):
         versions.open(version)
+    with pytest.raises(RegistryError):
+        opened.read("head.safetensors")
     head.unlink()
     os.mkfifo(head)
     with pytest.raises(RegistryError):
@@ -354,8 +394,8 @@ def test_forty_head_versions_do_not_cost_forty_encoders(place: Place) -> None:
         shutil.rmtree(draft)
     assert len(versions.list()) == 40
     found = [path.lstat() for path in (folder / "registry").rglob("*") if path.is_file()]
-    blocks = {status.st_ino: status.st_blocks * 512 for status in found}
-    assert sum(blocks.values()) < 1.5 * len(ENCODER_BYTES)
+    used = {status.st_ino: status.st_blocks * 512 for status in found}
+    assert sum(used.values()) < 1.5 * len(ENCODER_BYTES)
     assert all(versions.open(version).read("encoder/model.safetensors") == ENCODER_BYTES for version in versions.list())
 
 
@@ -385,6 +425,7 @@ def test_a_kill_at_any_moment_of_a_publish_leaves_no_version_or_a_whole_one(plac
     first = versions.publish(make_draft(folder / "draft", head=b"old"), make_manifest(), key)
     shutil.move(folder / "registry", start / "registry")
     make_draft(start / "draft")
+    make_draft(folder / "other", head=b"other")
     run = subprocess.run(
         [sys.executable, "-m", "tests.store.crash_publish", "publish", str(start.parent)],
         capture_output=True,
@@ -402,14 +443,16 @@ def test_a_kill_at_any_moment_of_a_publish_leaves_no_version_or_a_whole_one(plac
         outcomes.add(len(found))
         for version in found:
             survivor.open(version)
-        again = survivor.publish(start / "draft", make_manifest(seed=2), key)
-        assert set(survivor.list()) == {first, again}
+        other = survivor.publish(folder / "other", make_manifest(seed=3), key)
+        assert set(survivor.list()) == {*found, other}
         assert_no_remains(root)
+        again = survivor.publish(start / "draft", make_manifest(seed=2), key)
+        assert set(survivor.list()) == {first, other, again}
     assert outcomes == {1, 2}
 
 
 def assert_no_remains(root: Path) -> None:
-    """Only the lock, the two versions and the blobs they link are left."""
+    """Only the lock, the versions and the blobs they link are left."""
     hidden = [path.name for path in root.rglob(".*")]
     assert hidden == [".lock"]
     used = {path.stat().st_ino for path in root.glob("acme/intents/versions/*/**/*") if path.is_file()}
