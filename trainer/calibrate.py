@@ -18,8 +18,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from scipy.optimize import minimize_scalar
+from scipy.special import bdtrc
 
 from store.policy import Policy
 from trainer.intervals import clopper_pearson_lower
@@ -31,7 +31,8 @@ NOVELTY_QUANTILE: Final = 0.99
 UNKNOWN_LABEL: Final = -1
 _STEP_RATIO: Final = 0.05  # thresholds are tried at each twentieth of the rows
 _START_RATIOS: Final = (0.15, 0.3, 0.5)
-_ROOM_FOR_ERRORS: Final = 2  # a start has rows enough to be certified in spite of so many disagreements
+_ROOM_FOR_ERRORS: Final = 3  # a start has rows enough to be certified in spite of so many disagreements
+_STRICT_RATIO: Final = 0.6  # a single start lies among the most confident rows, if there are enough of them
 _TEMPERATURES: Final = (0.1, 10.0)
 _SMALLEST_PROBABILITY: Final = 1e-12
 
@@ -166,11 +167,12 @@ def _starts(steps: list[int], rows: int, target: float, alpha: float) -> dict[in
         places = [_first(steps, rows * ratio) for ratio in ratios]
         if all(_certifiable(place, _ROOM_FOR_ERRORS, target, share) for place in places):
             return {place: share * places.count(place) for place in places}
+    strict = [step for step in steps if step <= _STRICT_RATIO * rows]
     for errors in range(_ROOM_FOR_ERRORS, -1, -1):
-        for step in steps:
+        for step in strict:
             if _certifiable(step, errors, target, alpha):
                 return {step: alpha}
-    return {}
+    return next(({step: alpha} for step in steps if _certifiable(step, 0, target, alpha)), {})
 
 
 def _first(steps: list[int], least: float) -> int:
@@ -183,7 +185,7 @@ def _certifiable(rows: int, errors: int, target: float, alpha: float) -> bool:
 
 def _chance(right: int, rows: int, target: float) -> float:
     """P(so many agreements or more, if the truth is the target): the binomial test that Clopper-Pearson inverts."""
-    return float(stats.binom.sf(right - 1, rows, target))
+    return float(bdtrc(right - 1, rows, target))
 
 
 def _uncertified(temperature: float, novelty: float | None, target: float, confidence: float) -> Policy:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 from scipy.optimize import brentq
+from scipy.special import betaincinv
 
 Floats = npt.NDArray[np.float64]
 
@@ -19,7 +20,7 @@ _BLOCK_DRAWS: Final = 256
 
 def clopper_pearson_lower(k: int, n: int, alpha: float) -> float:
     """The exact lower 1 - alpha bound of a proportion, k of n; 0 where k is 0."""
-    return float(stats.beta.ppf(alpha, k, n - k + 1)) if k else 0.0
+    return float(betaincinv(k, n - k + 1, alpha)) if k else 0.0
 
 
 def wilson(k: float, n: float, alpha: float = 0.05) -> tuple[float, float]:
@@ -111,6 +112,9 @@ def _effective_tango(sums: Floats, mass: Floats, alpha: float) -> tuple[float, f
     if not len(mass):
         return -1.0, 1.0
     effective = mass.sum() ** 2 / (mass**2).sum()
+    if sums.any():  # a single heavy cluster that differs is one observation, however many rows it has
+        discordant = np.abs(sums).sum() ** 2 / (sums**2).sum()
+        effective = min(effective, discordant * mass.sum() / np.abs(sums).sum())
     scale = effective / mass.sum()
     plus, minus = np.clip(sums, 0, None).sum() * scale, np.clip(-sums, 0, None).sum() * scale
     return tango(effective - plus - minus, plus, minus, 0.0, alpha)

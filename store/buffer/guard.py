@@ -41,15 +41,15 @@ _DIRECTIONS_AND_TIMES: Final = _words(
 _PROTECTED: Final = _NEGATIONS | _CURRENCIES | _NUMBERS | _DIRECTIONS_AND_TIMES
 COMMON_WORDS: Final = _words(
     """
-    a about after all also another any anyone anything are around as at back be because been before being but by can
-    cannot could did do does doing done down else even ever every for from get gets getting give go going good got had
-    has have having he hello help her here him his how i if im in into is isnt it its just keep know let like long look
-    make many may me might more most much must my myself need never new next no not now of off ok on once one only or
-    other our out over own please put really right said say see send set she should show since so some someone
-    something still such take tell than thank thanks that thats the their them then there these they thing things this
-    those through till time to today too try trying under until up us use used using very want wanted was way we well
-    went were what whats when where whether which while who whom whose why will with without work would yes yet you
-    your yours
+    a about after all also am and another any anyone anything are around as at back be because been before being but
+    by can cannot could did do does doing done down else even ever every for from get gets getting give go going good
+    got had has have having he hello help her here him his how i if im in into is isnt it its just keep know let like
+    long look make many may me might more most much must my myself need never new next no not now of off ok on once
+    one only or other our out over own please put really right said say see send set she should show since so some
+    someone something still such take tell than thank thanks that thats the their them then there these they thing
+    things this those through till time to today too try trying under until up us use used using very want wanted was
+    way we well went were what whats when where whether which while who whom whose why will with without work would
+    yes yet you your yours
     """
 )
 FILLERS: Final = _words(

@@ -1,0 +1,174 @@
+"""The gate's rules, each with the number that decides."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from store.registry.manifest import Verdict
+from trainer.evaluate import PairedScores
+from trainer.gate import GateLimits, Judged, Phase, judge, passed_strict, phase_of, rows_needed
+
+LIMITS = GateLimits(delta=0.02, min_rows=50)
+Floats = npt.NDArray[np.float64]
+
+
+def pairs(
+    both: int,
+    new: int,
+    old: int,
+    neither: int = 0,
+    *,
+    champion: bool = True,
+    weights: Floats | None = None,
+    hard: int = 0,
+    blocking: int = 0,
+) -> PairedScores:
+    """`hard` and `blocking` mark that many of the last rows: those on which they differ come last."""
+    rows = both + new + old + neither
+    order = [(True, True)] * both + [(False, False)] * neither + [(True, False)] * new + [(False, True)] * old
+    return PairedScores(
+        item_ids=tuple(map(str, range(rows))),
+        champion=np.array([o for _, o in order], np.bool_) if champion else None,
+        challenger=np.array([n for n, _ in order], np.bool_),
+        weights=np.ones(rows) if weights is None else weights,
+        clusters=np.arange(rows),
+        hard=np.arange(rows) >= rows - hard,
+        blocking={"refunds": np.arange(rows) >= rows - blocking} if blocking else {},
+        known=0,
+    )
+
+
+def verdict_of(
+    scores: PairedScores,
+    phase: Phase,
+    *,
+    certified: bool = True,
+    champion_certified: bool = True,
+    limits: GateLimits = LIMITS,
+) -> Verdict:
+    return judge(scores, certified=certified, champion_certified=champion_certified, limits=limits, phase=phase)
+
+
+@pytest.mark.parametrize(("delta", "rows"), [(0.01, 6183), (0.02, 1546)])
+def test_the_planning_formula_gives_the_published_pairs(delta: float, rows: int) -> None:
+    assert rows_needed(delta, 0.05) == rows
+
+
+def test_the_first_version_passes_with_a_threshold_and_waits_without() -> None:
+    scores = pairs(30, 0, 0, 20, champion=False)
+    passed = verdict_of(scores, "first", champion_certified=False)
+    assert (passed.outcome, passed.difference, passed.student_agreement, passed.rows_needed) == ("pass", None, 0.6, 0)
+    waiting = judge(scores, certified=False, champion_certified=False, limits=LIMITS, phase="first", certify_rows=116)
+    assert waiting.outcome == "inconclusive"
+    assert waiting.rows_needed == 116
+    assert "no threshold could be certified" in waiting.refusals[0]
+
+
+def test_growth_lets_through_what_is_not_shown_to_harm() -> None:
+    verdict = verdict_of(pairs(30, 2, 4), "growth")
+    assert verdict.outcome == "pass"
+    assert verdict.lower is not None
+    assert verdict.lower < -LIMITS.delta  # strict would not
+
+
+def test_harm_fails_in_growth_and_in_strict_with_its_numbers() -> None:
+    for phase in ("growth", "strict"):
+        verdict = verdict_of(pairs(10, 1, 60, 29), phase)
+        assert verdict.outcome == "fail"
+        assert verdict.difference == pytest.approx(-0.59)
+        assert "0.7000 to 0.1100 on 100 rows" in verdict.refusals[0]
+        assert verdict.slices[0].refused
+        assert verdict.rows_needed == 0
+
+
+def test_harm_fails_even_without_a_threshold() -> None:
+    verdict = verdict_of(pairs(10, 1, 60, 29), "growth", certified=False)
+    assert verdict.outcome == "fail"
+    assert len(verdict.refusals) == 2
+
+
+@pytest.mark.parametrize("phase", ["growth", "strict"])
+def test_a_version_without_a_threshold_never_replaces_one_that_has_one(phase: Phase) -> None:
+    verdict = verdict_of(pairs(900, 60, 5), phase, certified=False)
+    assert verdict.outcome == "inconclusive"
+    assert "the champion's is certified and stays" in verdict.refusals[0]
+
+
+def test_strict_passes_on_shown_non_inferiority_alone() -> None:
+    assert verdict_of(pairs(1900, 50, 50), "strict").outcome == "pass"
+    doubtful = verdict_of(pairs(185, 8, 8), "strict")
+    assert doubtful.outcome == "inconclusive"
+    assert "may have fallen" in doubtful.refusals[0]
+    assert 1000 < doubtful.rows_needed <= 1546
+    scarce = verdict_of(pairs(40, 5, 0), "strict")
+    assert scarce.outcome == "inconclusive"
+    assert "45 judged rows, 50 needed" in scarce.refusals[0]
+
+
+def test_a_blocking_slice_stops_what_the_whole_lets_pass() -> None:
+    scores = pairs(1900, 10, 40, blocking=60)
+    assert verdict_of(pairs(1900, 10, 40), "growth").outcome == "pass"
+    verdict = verdict_of(scores, "growth")
+    assert verdict.outcome == "fail"
+    assert verdict.refusals[0].startswith("refunds:")
+
+
+def test_held_out_escalations_must_not_get_worse_in_strict() -> None:
+    worse = verdict_of(pairs(1900, 5, 15, hard=60), "strict")
+    assert worse.outcome == "inconclusive"
+    assert worse.refusals[0].startswith("held-out escalations: gain -0.1667")
+    assert verdict_of(pairs(1900, 15, 5, hard=60), "strict").outcome == "pass"
+    assert verdict_of(pairs(1900, 5, 15, hard=60), "growth").outcome == "pass"
+
+
+def test_the_anchor_stops_a_slow_slide_in_strict() -> None:
+    anchor = pairs(1800, 10, 100)
+    verdict = judge(
+        pairs(1900, 20, 20), certified=True, champion_certified=True, limits=LIMITS, phase="strict", anchor=anchor
+    )
+    assert verdict.outcome == "fail"
+    assert verdict.refusals[0].startswith("the anchor:")
+
+
+def test_weights_decide_where_they_differ() -> None:
+    weights = np.where(np.arange(1000) >= 970, 10.0, 1.0)  # the rows on which they differ come last
+    scores = pairs(960, 10, 30, weights=weights)
+    plain = verdict_of(pairs(960, 10, 30), "growth")
+    weighted = verdict_of(scores, "growth")
+    assert (plain.outcome, weighted.outcome) == ("pass", "fail")
+    assert weighted.difference is not None
+    assert weighted.difference < -0.2
+
+
+def test_linked_rows_are_judged_as_one() -> None:
+    scores = pairs(180, 0, 20)
+    assert verdict_of(scores, "growth").outcome == "fail"
+    together = replace(scores, clusters=np.minimum(np.arange(200), 180))
+    assert verdict_of(together, "growth").outcome == "pass"
+
+
+def test_growth_lasts_until_a_strict_pass_and_opens_again_at_half_more_labels() -> None:
+    strict = Judged(labels=1000, verdict=verdict_of(pairs(1900, 50, 50), "growth"))
+    loose = Judged(labels=500, verdict=verdict_of(pairs(30, 2, 4), "growth"))
+    assert phase_of([], champion=False, labels=0, limits=LIMITS) == "first"
+    assert phase_of([loose], champion=True, labels=600, limits=LIMITS) == "growth"
+    assert phase_of([loose, strict], champion=True, labels=1499, limits=LIMITS) == "strict"
+    assert phase_of([loose, strict], champion=True, labels=1500, limits=LIMITS) == "growth"
+    assert phase_of([strict, loose], champion=True, labels=1200, limits=LIMITS) == "strict"
+
+
+def test_a_first_version_has_not_passed_strict() -> None:
+    assert not passed_strict(verdict_of(pairs(300, 0, 0, champion=False), "first"), LIMITS)
+
+
+def test_a_phase_that_compares_needs_a_champion() -> None:
+    with pytest.raises(ValueError, match="there is none"):
+        verdict_of(pairs(10, 0, 0, champion=False), "growth")
+
+
+def test_two_thousand_weighted_rows_are_judged_alike_twice() -> None:
+    weights = np.random.default_rng(1).choice([1.0, 6.67], 2000)
+    scores = pairs(1700, 100, 100, 100, weights=weights)
+    assert verdict_of(scores, "strict") == verdict_of(scores, "strict")

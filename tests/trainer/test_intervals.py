@@ -1,0 +1,113 @@
+"""Intervals against published numbers, brute force and simulation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize, stats
+
+from trainer.intervals import bca, clopper_pearson_lower, tango, tango_score, wilson
+
+COUNT = st.integers(0, 60)
+
+
+@given(n=st.integers(1, 200), share=st.floats(0, 1), alpha=st.floats(0.001, 0.5))
+def test_clopper_pearson_is_the_smallest_truth_that_the_binomial_test_accepts(
+    n: int, share: float, alpha: float
+) -> None:
+    k = round(n * share)
+    lower = clopper_pearson_lower(k, n, alpha)
+    if k == 0:
+        assert lower == 0
+    else:
+        assert stats.binom.sf(k - 1, n, lower) == pytest.approx(alpha, rel=1e-6)
+
+
+def test_wilson_is_the_interval_of_its_score_test() -> None:
+    low, high = wilson(45, 60)
+    for bound in (low, high):
+        assert abs(45 / 60 - bound) / np.sqrt(bound * (1 - bound) / 60) == pytest.approx(1.959964, abs=1e-5)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_tango_gives_the_numbers_of_his_paper() -> None:
+    low, high = tango(43, 0, 1, 0, 0.05)  # Tango 1998, contact lenses
+    assert (round(low, 3), round(high, 3)) == (-0.118, 0.059)
+
+
+@given(n11=COUNT, n10=COUNT, n01=COUNT, n00=COUNT)
+def test_tango_holds_the_difference_and_turns_with_the_sides(n11: int, n10: int, n01: int, n00: int) -> None:
+    low, high = tango(n11, n10, n01, n00, 0.1)
+    n = n11 + n10 + n01 + n00
+    assert -1 <= low <= ((n10 - n01) / n if n else 0) <= high <= 1
+    turned_low, turned_high = tango(n11, n01, n10, n00, 0.1)
+    assert (turned_low, turned_high) == pytest.approx((-high, -low), abs=1e-6)
+
+
+@pytest.mark.parametrize(("n10", "n01", "n", "delta"), [(8, 3, 60, -0.05), (0, 4, 50, 0.02), (12, 12, 100, 0.1)])
+def test_the_score_uses_the_most_likely_discordance(n10: int, n01: int, n: int, delta: float) -> None:
+    def unlikely(p01: float) -> float:
+        p10 = p01 + delta
+        same = 1 - p10 - p01
+        if min(p10, p01, same) <= 0:
+            return 1e9
+        return (
+            -(stats.xlogy if hasattr(stats, "xlogy") else _xlogy)(n10, p10)
+            - _xlogy(n01, p01)
+            - _xlogy(n - n10 - n01, same)
+        )
+
+    best = optimize.minimize_scalar(
+        unlikely, bounds=(max(0, -delta), (1 - delta) / 2), method="bounded", options={"xatol": 1e-10}
+    ).x
+    expected = (n10 - n01 - n * delta) / np.sqrt(n * (2 * best + delta * (1 - delta)))
+    assert tango_score(n10, n01, n, delta) == pytest.approx(expected, rel=1e-4)
+
+
+def _xlogy(count: float, p: float) -> float:
+    return count * float(np.log(p)) if count else 0.0
+
+
+def test_the_bootstrap_covers_the_truth_of_weighted_clustered_pairs() -> None:
+    rng = np.random.default_rng(5)
+    covered = [0, 0]
+    for trial in range(200):
+        clusters = np.repeat(np.arange(150), 2)
+        shared = rng.choice([-1.0, 0.0, 1.0], 150, p=[0.12, 0.76, 0.12])
+        differences = np.where(rng.random(300) < 0.8, shared[clusters], 0.0)
+        weights = rng.choice([1.0, 6.67], 300)
+        low, high = bca(differences, weights, clusters, 0.1, seed=trial, draws=400)
+        covered[0] += low <= 0
+        covered[1] += high >= 0
+    assert min(covered) / 200 >= 0.95 - 0.04
+
+
+def test_ignoring_clusters_would_be_too_sure() -> None:
+    rng = np.random.default_rng(6)
+    differences = np.repeat(rng.choice([-1.0, 0.0, 1.0], 100, p=[0.2, 0.6, 0.2]), 5)
+    clusters = np.repeat(np.arange(100), 5)
+    together = bca(differences, np.ones(500), clusters, 0.1, seed=1)
+    apart = bca(differences, np.ones(500), np.arange(500), 0.1, seed=1)
+    assert together[1] - together[0] > 1.8 * (apart[1] - apart[0])
+
+
+def test_weights_move_the_bootstrap() -> None:
+    differences = np.array([1.0] * 50 + [-1.0] * 50)
+    weights = np.array([3.0] * 50 + [1.0] * 50)
+    low, high = bca(differences, weights, np.arange(100), 0.1, seed=1)
+    assert low < 0.5 < high
+    assert low > 0
+
+
+def test_where_hardly_anything_differs_the_bootstrap_claims_no_certainty() -> None:
+    low, high = bca(np.zeros(40), np.ones(40), np.arange(40), 0.1, seed=1)
+    assert (low, high) == pytest.approx(tango(40, 0, 0, 0, 0.1))
+    assert low < -0.03
+    assert bca(np.empty(0), np.empty(0), np.empty(0, np.int64), 0.1, seed=1) == (-1.0, 1.0)
+
+
+def test_the_same_seed_draws_the_same_interval() -> None:
+    differences = np.random.default_rng(1).choice([-1.0, 0.0, 1.0], 300)
+    one, two, other = (bca(differences, np.ones(300), np.arange(300), 0.1, seed=seed) for seed in (4, 4, 5))
+    assert one == two
+    assert one != other
