@@ -1,30 +1,15 @@
 """Commands on data: check the buffer against the log, list dead letters, import a log."""
 
-from collections import Counter, deque
-from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ops import importer
-from ops.actions import ask_for_cycle
 from ops.cli_options import EPILOG, Config, LaneName, Output, open_site
 from ops.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table
-from ops.sections import LaneSection
-from ops.site import Site
-from ops.verify import VerifyReport
-from ops.verify import verify as verify_lanes
-from store.control import Control
-from store.event import wall_clock_s
-from store.redact import redact_input
-from stream.dead_letter import read_dead_letters
-from stream.ingest import IngestSettings
-from stream.log import topic_of
-
-_STALLED_S: Final = 15.0
+from ops.reports import ImportReport, VerifyReport
 
 app = typer.Typer()
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: records that will never become items.", epilog=EPILOG)
@@ -39,22 +24,11 @@ def verify(config: Config = None, lane: LaneName = None, output: Output = Format
 
     Example: understudy verify -o json
     """
+    from ops.verify import verify_site  # noqa: PLC0415 - a rollback need not wait for what other commands need
+
     site = open_site(config)
-    chosen = [section.lane for section in site.lanes(lane)]
-    with (
-        Console(stderr=True).status("reading the log and every version"),
-        site.redis_client() as client,
-        site.history(client) as history,
-    ):
-        report = verify_lanes(
-            site.rules(),
-            chosen,
-            history=history,
-            buffer=site.buffer(client),
-            registry=site.registry,
-            items_per_stratum=site.settings.buffer.items_per_stratum,
-            max_age_s=IngestSettings().max_age_s,
-        )
+    with Console(stderr=True).status("reading the log and every version"):
+        report = verify_site(site, [section.lane for section in site.lanes(lane)])
     if output is Format.json:
         emit_json(report)
     else:
@@ -74,33 +48,22 @@ def dlq_list(
 
     Example: understudy dlq list --limit 20 -o json
     """
+    from ops.dead_letters import list_letters  # noqa: PLC0415 - as above
+
     site = open_site(config)
     if use_case is not None and use_case not in site.use_cases:
-        message = f"--use-case: no use case {use_case}; there is {', '.join(site.use_cases)}"
-        raise typer.BadParameter(message)
-    newest: deque[dict[str, Any]] = deque(maxlen=limit)
-    reasons: Counter[str] = Counter()
-    with site.redis_client() as client, site.history(client) as history:
-        for name in [use_case] if use_case else site.use_cases:
-            for letter in read_dead_letters(history, name, site.secret):
-                reasons[letter.reason] += 1
-                newest.append(
-                    {
-                        "use_case": name,
-                        "reason": letter.reason,
-                        "detail": letter.detail,
-                        "topic": letter.topic,
-                        "partition": letter.partition,
-                        "offset": letter.offset,
-                        "time": letter.time.isoformat(),
-                        "size_bytes": letter.size,
-                    }
-                )
+        message = f"no use case {use_case}; there is {', '.join(site.use_cases)}"
+        raise typer.BadParameter(message, param_hint="--use-case")
+    report = list_letters(site, [use_case] if use_case else site.use_cases, limit)
     if output is Format.json:
-        emit_json({"total": reasons.total(), "by_reason": dict(reasons), "letters": list(newest)})
+        emit_json(report)
         return
-    emit_table(["time", "reason", "origin", "bytes", "detail"], [_letter_row(letter) for letter in newest])
-    typer.echo(f"{reasons.total()} dead letters in all")
+    rows = [
+        (one.time, one.reason, f"{one.topic}/{one.partition}/{one.offset}", one.size_bytes, one.detail)
+        for one in report.letters
+    ]
+    emit_table(["time", "reason", "origin", "bytes", "detail"], rows)
+    typer.echo(f"{report.total} dead letters in all")
 
 
 @app.command("import", epilog=EPILOG)
@@ -120,6 +83,8 @@ def import_log(
 
     Example: understudy import answers.jsonl --lane acme/support --text question --label teacher.label
     """
+    from ops import importer, importing  # noqa: PLC0415 - as above
+
     site = open_site(config)
     section = site.lane(lane)
     if section.task != "classify" or not section.training_permitted:
@@ -127,51 +92,15 @@ def import_log(
         raise RefusedError(message)
     columns = importer.find_columns(path, text=text, label=label)
     if dry_run:
-        found = list(importer.read_rows(path, columns, frozenset(section.labels)))
-        bad = [row for row in found if isinstance(row, importer.BadRow)]
-        _show_import(importer.report(path, section.lane, columns, len(found) - len(bad), bad), output)
+        _show_import(importing.dry_run(section, path, columns), output)
         return
-    _show_import(_import(site, section, path, columns), output)
-
-
-def _import(site: Site, section: LaneSection, path: Path, columns: importer.Columns) -> importer.ImportReport:
-    """Publish the rows, wait for ingest, ask for a cycle."""
-    from ops.wiring import present_prompt  # noqa: PLC0415 - the gateway's room, which other commands do without
-
-    now_s, lane = wall_clock_s(), section.lane
-    into = importer.ImportLane(
-        lane=lane,
-        labels=frozenset(section.labels),
-        lane_key=site.secret.lane_key(lane),
-        redact=lambda value: redact_input(value, site.secret.redaction_key(lane)),
-        model=section.teacher.model,
-        prompt_version=present_prompt(section),
-    )
-    rows = importer.read_rows(path, columns, into.labels)
-    with site.redis_client() as client, Progress(console=Console(stderr=True)) as progress:
-        site.ensure_topics(client)
+    with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("publishing", total=importer.count_lines(path))
-        with closing(site.appender(client)) as appender:
-            published, bad = importer.publish_rows(
-                rows,
-                into,
-                appender,
-                undated_s=now_s - site.settings.trainer.quarantine_s - 1.0,
-                oldest_s=now_s - IngestSettings().max_age_s,
-                seen=lambda: progress.advance(task),
-            )
-        progress.add_task("waiting for ingest", total=None)
-        with site.history(client) as history:
-            ends = {slot: history.bounds(slot)[1] for slot in history.slots(topic_of(lane.use_case))}
-        buffer = site.buffer(client)
-        ingested = importer.await_applied(ends, lambda: buffer.positions(lane.use_case), stalled_s=_STALLED_S)
-        if ingested:
-            why = f"import of {path.name}"
-            ask_for_cycle(Control(client), lane, kind="head", candidate=None, why=why, now_s=wall_clock_s())
-    return importer.report(path, lane, columns, published, bad, ingested=ingested, cycle_asked=ingested)
+        report = importing.import_file(site, section, path, columns, seen=lambda: progress.advance(task))
+    _show_import(report, output)
 
 
-def _show_import(report: importer.ImportReport, output: Format) -> None:
+def _show_import(report: ImportReport, output: Format) -> None:
     if output is Format.json:
         emit_json(report)
         return
@@ -212,8 +141,3 @@ def _show_verified(report: VerifyReport) -> None:
         emit_table(["wrong", "item", "fields"], rows)
     for problem in report.problems:
         typer.echo(problem, err=True)
-
-
-def _letter_row(letter: dict[str, Any]) -> tuple[object, ...]:
-    origin = f"{letter['topic']}/{letter['partition']}/{letter['offset']}"
-    return letter["time"], letter["reason"], origin, letter["size_bytes"], letter["detail"]

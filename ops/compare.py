@@ -9,22 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
-
 from ops.oracle import LaneRules, LaneTotals, Oracle, Question, as_kept, kept, rank
+from ops.reports import Differing
 from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
 from store.event import Lane
 from stream.log import History, topic_of
 
 _LOOKS: Final = 10
-
-
-class Differing(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that is there but not as it should be: an item, or a lane's counters."""
-
-    what: str
-    fields: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

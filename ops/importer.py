@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from ops.reports import ImportReport
 from store.buffer.ledger import BEGINNING, Slot
 from store.errors import LogUnavailableError, SettingsError
 from store.event import (
@@ -83,21 +84,6 @@ class ImportLane:
     redact: Callable[[TextInput], TextInput]
     model: str
     prompt_version: str
-
-
-class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the file."""
-
-    lane: str
-    path: str
-    text_column: str
-    label_column: str
-    rows: int
-    published: int
-    skipped: int
-    ingested: bool | None  # None: nothing was published
-    cycle_asked: bool
-    bad: list[dict[str, Any]]  # the first 20: line and why
 
 
 def find_columns(path: Path, *, text: str | None, label: str | None) -> Columns:

@@ -12,7 +12,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 MAX_FIELD_CHARACTERS: Final = 500
 MAX_TRACEBACK_CHARACTERS: Final = 6000
-_LOUD_LIBRARIES: Final = ("httpx", "httpcore", "openai", "kafka", "urllib3", "apscheduler", "transformers")
+_LOUD_LIBRARIES: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "kafka", "urllib3", "transformers")
 
 
 def configure(process: str) -> None:
@@ -50,6 +50,7 @@ def configure(process: str) -> None:
     root.setLevel(logging.INFO)
     for library in _LOUD_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of each tick that a long cycle skips
 
 
 def bound_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

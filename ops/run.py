@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY
 
 from ops import wiring
 from ops.admin import Probes, admin_server
+from ops.open_log import ensure_topics, open_appender
 from ops.output import RefusedError
 from ops.private_redis import PrivateRedis
 from ops.process import Daemon, RunFile, daemon, exclusive, stop_on_signals, write_run_file
@@ -60,7 +61,7 @@ def run_serve(site: Site, lifeline: int | None) -> None:
         client = stack.enter_context(site.redis_client())
         threading.Thread(target=lambda: _make_topics(site, client, process.stop), daemon=True).start()
         spool = Spool(settings.state_dir / "spool", settings.spool.max_bytes)
-        publisher = Publisher(site.appender(client), spool, ack_timeout_s=settings.log.ack_timeout_s)
+        publisher = Publisher(open_appender(site, client), spool, ack_timeout_s=settings.log.ack_timeout_s)
         services = wiring.services(site, client, publisher, REGISTRY)
         app = build_app(services, wiring.gateway_settings(settings))
         gateway: Gateway = app.state.gateway
@@ -110,7 +111,7 @@ def run_ingest(site: Site, lifeline: int | None) -> None:
         client = _patiently(lambda: stack.enter_context(site.redis_client()), process.stop)
         if client is None or not _make_topics(site, client, process.stop):
             return
-        appender = stack.enter_context(closing(site.appender(client)))
+        appender = stack.enter_context(closing(open_appender(site, client)))
         metrics, owner = IngestMetrics.create(REGISTRY), f"{site.replica}-{secrets.token_hex(4)}"
         loops += [wiring.ingest(site, client, appender, use_case, owner, metrics) for use_case in site.use_cases]
         failures: list[Exception] = []
@@ -266,7 +267,7 @@ def _make_topics(site: Site, client: redis.Redis, stop: threading.Event) -> bool
     """Make the topics that are not there, however long the log is away; False when stopped before."""
 
     def make() -> bool:
-        site.ensure_topics(client)
+        ensure_topics(site, client)
         return True
 
     return bool(_patiently(make, stop))

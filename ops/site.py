@@ -1,9 +1,9 @@
-"""One installation as its settings describe it: opens the registry, Redis and the log. Imports nothing of torch."""
+"""One installation as its settings describe it: its lanes, registry, keys and Redis. The log is in `ops.open_log`."""
 
 import hashlib
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,21 +11,15 @@ from typing import Final
 
 import redis
 
-from ops.oracle import LaneRules
 from ops.process import read_run_file, run_directory
 from ops.sections import LaneSection
-from ops.settings import Settings, read_log_password
+from ops.settings import Settings
 from store.buffer.redis import RedisBuffer
 from store.control import Control
 from store.errors import SettingsError, StoreUnavailableError
-from store.event import Lane
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry
 from store.secrets import DataSecret
-from stream.embedded import EmbeddedLog
-from stream.kafka import KafkaHistory, KafkaSettings, KafkaTopics
-from stream.kafka_appender import KafkaAppender
-from stream.log import Appender, History, Topics, dead_topic_of, topic_of
 
 REDIS_RUN_NAME: Final = "redis"
 _CONNECT_S: Final = 2.0
@@ -106,22 +100,6 @@ class Site:
         """Every use case; each has a topic."""
         return sorted({section.use_case for section in self.settings.lanes})
 
-    def rules(self) -> Mapping[str, Mapping[Lane, LaneRules]]:
-        """What `verify` needs to know of each lane, by use case."""
-        return {
-            use_case: {
-                section.lane: LaneRules(
-                    lane_key=self.secret.lane_key(section.lane),
-                    redaction_key=self.secret.redaction_key(section.lane),
-                    task=section.task,
-                    training_permitted=section.training_permitted,
-                )
-                for section in self.settings.lanes
-                if section.use_case == use_case
-            }
-            for use_case in self.use_cases
-        }
-
     def redis_url(self) -> str:
         """Where Redis is.
 
@@ -158,56 +136,3 @@ class Site:
     def buffer(self, client: redis.Redis) -> RedisBuffer:
         """The replay buffer."""
         return RedisBuffer(client, self.settings.buffer.items_per_stratum)
-
-    @contextmanager
-    def history(self, client: redis.Redis) -> Iterator[History]:
-        """The log, to read outside any group.
-
-        Raises:
-            LogUnavailableError: no broker answers.
-        """
-        embedded = self.settings.log.kind == "embedded"
-        with closing(EmbeddedLog(client) if embedded else KafkaHistory(self.kafka_settings())) as history:
-            yield history
-
-    def appender(self, client: redis.Redis) -> Appender:
-        """The log, to write to; connects when it is used. The caller closes it."""
-        return EmbeddedLog(client) if self.settings.log.kind == "embedded" else KafkaAppender(self.kafka_settings())
-
-    def ensure_topics(self, client: redis.Redis) -> None:
-        """Create the topics that are not there yet, those of dead letters too.
-
-        Raises:
-            LogUnavailableError: the log did not answer.
-        """
-        section = self.settings.log
-        if section.kind == "embedded":
-            with closing(EmbeddedLog(client)) as embedded:
-                self._ensure(embedded)
-        else:
-            self._ensure(KafkaTopics(self.kafka_settings()))
-
-    def _ensure(self, topics: Topics) -> None:
-        for use_case in self.use_cases:
-            topics.ensure(topic_of(use_case), self.settings.log.partitions)
-            topics.ensure(dead_topic_of(use_case), 1)
-
-    def kafka_settings(self) -> KafkaSettings:
-        """How to reach Kafka.
-
-        Raises:
-            SettingsError: the password's variable is not set.
-        """
-        section = self.settings.log
-        with_login = section.security_protocol.startswith("SASL")
-        return KafkaSettings(
-            bootstrap=section.bootstrap,
-            group=section.group,
-            security_protocol=section.security_protocol,
-            ssl_cafile=None if section.ssl_ca_file is None else str(section.ssl_ca_file),
-            sasl_mechanism=section.sasl_mechanism if with_login else None,
-            sasl_username=section.sasl_username if with_login else None,
-            sasl_password=read_log_password(section) if with_login else None,
-            session_timeout_ms=int(section.session_timeout_s * 1000),
-            replication_factor=section.replication_factor,
-        )

@@ -5,9 +5,10 @@ Each source may be down; what could not be read is null, and `unavailable` says 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from typing import Final
 
-import httpx
 import msgspec
 import redis
 
@@ -24,6 +25,7 @@ from stream.log import History, topic_of
 
 PROCESSES: Final = ("serve", "ingest", "train")
 _PROBE_S: Final = 2.0
+_MAX_ANSWER_BYTES: Final = 1 << 20
 
 
 class MoveShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +159,7 @@ def local_versions(site: Site) -> dict[str, dict[str, str | None]]:
     """What this machine's gateway says it serves: lane -> replica -> version; empty when it does not run."""
     answer = _ask(site, read_run_file(site.run_directory, "serve"), "/lanes")
     try:
-        return msgspec.json.decode(answer.content, type=dict[str, dict[str, str | None]]) if answer else {}
+        return msgspec.json.decode(answer[1], type=dict[str, dict[str, str | None]]) if answer else {}
     except msgspec.MsgspecError:
         return {}
 
@@ -170,9 +172,11 @@ def _live(control: Control, buffer: Buffer, lane: Lane, now_s: float) -> _Live:
 
 def _lags(site: Site, client: redis.Redis, use_cases: list[str], unavailable: list[str]) -> dict[str, int]:
     """Records that ingest has still to apply, by use case."""
+    from ops.open_log import open_history  # noqa: PLC0415 - a rollback asks this file for versions alone
+
     buffer = site.buffer(client)
     try:
-        with site.history(client) as history:
+        with open_history(site, client) as history:
             return {use_case: _lag(history, use_case, buffer.positions(use_case)) for use_case in use_cases}
     except LogError as error:
         unavailable.append(f"log: {error}")
@@ -294,17 +298,21 @@ def _process(site: Site, name: str) -> ProcessStatus:
         port=found.port if found else None,
         admin_port=found.admin_port if found else None,
         started_s=found.started_s if found else None,
-        ready=answer.status_code == httpx.codes.OK if answer else None,
+        ready=answer[0] == HTTPStatus.OK if answer else None,
     )
 
 
-def _ask(site: Site, found: RunFile | None, path: str) -> httpx.Response | None:
-    """A process's answer on its admin port; None when it does not run or does not answer."""
+def _ask(site: Site, found: RunFile | None, path: str) -> tuple[int, bytes] | None:
+    """A process's answer on its admin port: status and body; None when it does not run or does not answer."""
     if found is None or found.admin_port is None:
         return None
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(site.settings.admin.host, site.settings.admin.host)  # noqa: S104
+    connection = HTTPConnection(host, found.admin_port, timeout=_PROBE_S)
     try:
-        url = httpx.URL(scheme="http", host=host, port=found.admin_port, path=path)
-        return httpx.get(url, timeout=_PROBE_S, trust_env=False)
-    except httpx.HTTPError:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(_MAX_ANSWER_BYTES)
+    except (OSError, HTTPException):
         return None
+    finally:
+        connection.close()

@@ -4,40 +4,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
-from ops.compare import Differing, Findings, Replay, compare, dead_off, look, replay
+from ops.compare import Findings, Replay, compare, dead_off, look, replay
+from ops.open_log import open_history
 from ops.oracle import LaneRules
+from ops.reports import Differing, VerifyReport
+from ops.site import Site
 from store.buffer.ledger import Buffer
 from store.errors import BadSignatureError, RegistryError
 from store.event import Lane
 from store.registry.versions import Registry
+from stream.ingest import IngestSettings
 from stream.log import History
 
 LISTED: Final = 100
-
-
-class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `verify` found. Lists are cut at 100 entries; the numbers beside them are whole."""
-
-    ok: bool
-    from_offset: int  # 0: every partition was read from its beginning
-    complete: bool  # false when retention has cut the beginning: then only what must be there is looked for
-    offsets: dict[str, str]  # "topic uuid/partition" -> position up to which the log had been applied
-    records: int  # read from the log
-    expected: int  # items
-    found: int
-    missing: list[str]
-    extra: list[str]
-    differing: list[Differing]
-    wrong: int  # missing, extra and differing together
-    in_motion: int  # items that were asked about while we looked: compared within bounds
-    chain_ok: bool
-    signatures_ok: bool
-    versions_ok: bool
-    versions: int
-    moves: int
-    problems: list[str]  # of versions and moves, for a person
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,6 +67,37 @@ def verify(
         if said.complete and (wrong := dead_off(seen, said)):
             differing.append(Differing(what=use_case, fields=wrong))
     return _report(replays, findings, differing, check_registry(registry, lanes), lanes)
+
+
+def verify_site(site: Site, chosen: Iterable[Lane]) -> VerifyReport:
+    """Verify lanes of an installation; errors as of `verify`."""
+    with site.redis_client() as client, open_history(site, client) as history:
+        return verify(
+            _rules(site),
+            chosen,
+            history=history,
+            buffer=site.buffer(client),
+            registry=site.registry,
+            items_per_stratum=site.settings.buffer.items_per_stratum,
+            max_age_s=IngestSettings().max_age_s,
+        )
+
+
+def _rules(site: Site) -> dict[str, dict[Lane, LaneRules]]:
+    """What the oracle needs to know of every lane, by use case."""
+    return {
+        use_case: {
+            section.lane: LaneRules(
+                lane_key=site.secret.lane_key(section.lane),
+                redaction_key=site.secret.redaction_key(section.lane),
+                task=section.task,
+                training_permitted=section.training_permitted,
+            )
+            for section in site.settings.lanes
+            if section.use_case == use_case
+        }
+        for use_case in site.use_cases
+    }
 
 
 def _report(

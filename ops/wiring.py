@@ -10,6 +10,7 @@ import psutil
 import redis
 from prometheus_client import CollectorRegistry
 
+from ops.open_log import kafka_settings
 from ops.sections import LaneSection
 from ops.settings import Settings, read_api_key
 from ops.site import Site
@@ -186,7 +187,7 @@ def _source(site: Site, client: redis.Redis, buffer: Buffer, use_case: str, owne
         return buffer.claim(use_case, slot, owner)
 
     if site.settings.log.kind == "kafka":
-        return KafkaSource(site.kafka_settings(), topic, claim)
+        return KafkaSource(kafka_settings(site), topic, claim)
     return EmbeddedLog(client).source(topic, owner=owner, claim=claim, lease_s=site.settings.log.lease_s)
 
 

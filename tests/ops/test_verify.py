@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops.oracle import LaneRules
-from ops.verify import VerifyReport, check_registry, verify
+from ops.reports import VerifyReport
+from ops.verify import check_registry, verify
 from store.buffer.item import Item
 from store.buffer.ledger import Application, Claim, Counters, Entry, Slot
 from store.buffer.memory import MemoryBuffer

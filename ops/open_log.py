@@ -1,0 +1,70 @@
+"""Opens the log that the settings name. Apart from `ops.site`, so that a rollback need not wait for these imports."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import redis
+
+from ops.settings import read_log_password
+from ops.site import Site
+from stream.embedded import EmbeddedLog
+from stream.kafka import KafkaHistory, KafkaSettings, KafkaTopics
+from stream.kafka_appender import KafkaAppender
+from stream.log import Appender, History, Topics, dead_topic_of, topic_of
+
+
+@contextmanager
+def open_history(site: Site, client: redis.Redis) -> Iterator[History]:
+    """The log, to read outside any group.
+
+    Raises:
+        LogUnavailableError: no broker answers.
+    """
+    embedded = site.settings.log.kind == "embedded"
+    with closing(EmbeddedLog(client) if embedded else KafkaHistory(kafka_settings(site))) as history:
+        yield history
+
+
+def open_appender(site: Site, client: redis.Redis) -> Appender:
+    """The log, to write to; it connects when it is used, and the caller closes it."""
+    return EmbeddedLog(client) if site.settings.log.kind == "embedded" else KafkaAppender(kafka_settings(site))
+
+
+def ensure_topics(site: Site, client: redis.Redis) -> None:
+    """Create the topics that are not there yet, those of dead letters too.
+
+    Raises:
+        LogUnavailableError: the log did not answer.
+    """
+    if site.settings.log.kind == "embedded":
+        with closing(EmbeddedLog(client)) as embedded:
+            _ensure(site, embedded)
+    else:
+        _ensure(site, KafkaTopics(kafka_settings(site)))
+
+
+def _ensure(site: Site, topics: Topics) -> None:
+    for use_case in site.use_cases:
+        topics.ensure(topic_of(use_case), site.settings.log.partitions)
+        topics.ensure(dead_topic_of(use_case), 1)
+
+
+def kafka_settings(site: Site) -> KafkaSettings:
+    """How to reach Kafka.
+
+    Raises:
+        SettingsError: the password's variable is not set.
+    """
+    section = site.settings.log
+    with_login = section.security_protocol.startswith("SASL")
+    return KafkaSettings(
+        bootstrap=section.bootstrap,
+        group=section.group,
+        security_protocol=section.security_protocol,
+        ssl_cafile=None if section.ssl_ca_file is None else str(section.ssl_ca_file),
+        sasl_mechanism=section.sasl_mechanism if with_login else None,
+        sasl_username=section.sasl_username if with_login else None,
+        sasl_password=read_log_password(section) if with_login else None,
+        session_timeout_ms=int(section.session_timeout_s * 1000),
+        replication_factor=section.replication_factor,
+    )

@@ -1,0 +1,71 @@
+"""What the commands on data answer; `-o json` prints these as they are."""
+
+from typing import Any
+
+import msgspec
+
+
+class Differing(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is there but not as it should be: an item, or a lane's counters."""
+
+    what: str
+    fields: list[str]
+
+
+class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `verify` found. Lists are cut at 100 entries; the numbers beside them are whole."""
+
+    ok: bool
+    from_offset: int  # 0: every partition was read from its beginning
+    complete: bool  # false when retention has cut the beginning: then only what must be there is looked for
+    offsets: dict[str, str]  # "topic uuid/partition" -> position up to which the log had been applied
+    records: int  # read from the log
+    expected: int  # items
+    found: int
+    missing: list[str]
+    extra: list[str]
+    differing: list[Differing]
+    wrong: int  # missing, extra and differing together
+    in_motion: int  # items that were asked about while we looked: compared within bounds
+    chain_ok: bool
+    signatures_ok: bool
+    versions_ok: bool
+    versions: int
+    moves: int
+    problems: list[str]  # of versions and moves, for a person
+
+
+class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the file."""
+
+    lane: str
+    path: str
+    text_column: str
+    label_column: str
+    rows: int
+    published: int
+    skipped: int
+    ingested: bool | None  # None: nothing was published
+    cycle_asked: bool
+    bad: list[dict[str, Any]]  # the first 20: line and why
+
+
+class LetterShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One dead letter."""
+
+    use_case: str
+    reason: str
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    time: str  # when the log took the record, RFC 3339
+    size_bytes: int
+
+
+class DeadLetterReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The dead letters of some use cases."""
+
+    total: int
+    by_reason: dict[str, int]
+    letters: list[LetterShown]  # the newest of each use case, oldest first
