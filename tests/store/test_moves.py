@@ -205,6 +205,19 @@ def test_an_empty_cut_or_huge_move_is_refused(chain: Chain, size: int) -> None:
         fresh(moves).read()
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"}}", b"}}\n"), (b'"move":', b'"move": '), (b'{"move":', b'{"move":{},"move":')]
+)
+def test_another_spelling_of_a_signed_move_is_refused(chain: Chain, old: bytes, new: bytes) -> None:
+    moves, key, _ = chain
+    promote(moves, key, FIRST)
+    path = paths(moves)[0]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(BrokenChainError, match="canonical"):
+        fresh(moves).read()
+
+
 def test_files_of_other_names_are_no_moves(chain: Chain) -> None:
     moves, key, _ = chain
     promote(moves, key, FIRST)
