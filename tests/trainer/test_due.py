@@ -1,0 +1,126 @@
+"""When a cycle is due, and what a verdict comes to."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.control import CycleRequest, TrainingState
+from store.registry.manifest import Outcome, Verdict
+from store.registry.moves import Standing
+from trainer.due import ScheduleSettings, after, due, settle
+from trainer.work import CycleResult
+
+SETTINGS = ScheduleSettings(
+    tick_s=1.0,
+    every_s=3600.0,
+    min_new_labels=30,
+    growth_ratio=0.04,
+    fine_tune=True,
+    fine_tune_growth_ratio=1.5,
+    lease_s=30.0,
+    cycle_timeout_s=600.0,
+)
+SEEN = TrainingState(items_at_cycle=1000, items_at_fine_tune=1000, last_cycle_s=1e6)
+
+
+def kind(
+    items: int,
+    *,
+    standing: Standing | None = None,
+    state: TrainingState = SEEN,
+    request: CycleRequest | None = None,
+    now_s: float = 1e6 + 1,
+    settings: ScheduleSettings = SETTINGS,
+) -> str | None:
+    return due(standing or Standing(), state, items=items, request=request, now_s=now_s, settings=settings)
+
+
+def test_a_head_cycle_at_every_4_per_cent_of_new_items() -> None:
+    assert kind(1041) is None
+    assert kind(1042) == "head"
+
+
+def test_but_not_before_the_least_number_of_new_items() -> None:
+    state = TrainingState(items_at_cycle=100, items_at_fine_tune=100, last_cycle_s=1e6)
+    assert kind(129, state=state) is None
+    assert kind(130, state=state) == "head"
+
+
+def test_a_fine_tuning_cycle_each_time_items_have_grown_by_half() -> None:
+    assert kind(1499) == "head"
+    assert kind(1500) == "fine_tune"
+    assert kind(1500, settings=replace(SETTINGS, fine_tune=False)) == "head"
+    fresh = TrainingState()
+    assert kind(149, state=fresh) == "head"
+    assert kind(150, state=fresh) == "fine_tune"
+
+
+def test_by_time_only_where_there_is_anything_new() -> None:
+    assert kind(1000, now_s=1e6 + 4000) is None
+    assert kind(1001, now_s=1e6 + 3599) is None
+    assert kind(1001, now_s=1e6 + 3600) == "head"
+
+
+def test_a_pause_stops_the_schedule_and_not_a_person() -> None:
+    paused = Standing(paused=True, candidates=("a",))
+    request = CycleRequest(kind="head", who="me", why="now", at_s=1.0)
+    assert kind(5000, standing=paused) is None
+    assert kind(1000, standing=paused, request=request) == "head"
+
+
+def test_a_submitted_candidate_comes_before_the_schedule() -> None:
+    assert kind(5000, standing=Standing(candidates=("a",))) == "candidate"
+
+
+@given(items=st.integers(0, 5000), growth=st.integers(0, 5000))
+def test_a_cycle_that_has_run_is_not_due_again_at_once(items: int, growth: int) -> None:
+    found = due(
+        Standing(),
+        TrainingState(items_at_cycle=items),
+        items=items + growth,
+        request=None,
+        now_s=9e9,
+        settings=SETTINGS,
+    )
+    if found is not None:
+        state = after(TrainingState(items_at_cycle=items), found, items + growth, 9e9)
+        assert due(Standing(), state, items=items + growth, request=None, now_s=9e9 + 1, settings=SETTINGS) is None
+
+
+def result(outcome: Outcome) -> CycleResult:
+    return CycleResult(
+        version="0" * 16,
+        verdict=Verdict(
+            outcome=outcome,
+            phase="growth",
+            refusals=[] if outcome == "pass" else ["why"],
+            rows_judged=10,
+            student_agreement=0.9,
+            difference=0.0,
+            lower=-0.01,
+            upper=0.01,
+            delta=0.02,
+            rows_needed=0,
+            slices=[],
+        ),
+        anchor=False,
+    )
+
+
+def test_a_pass_counts_while_nothing_has_moved() -> None:
+    standing = Standing(champion="a")
+    assert settle(result("pass"), standing, standing) == ("pass", [])
+
+
+@pytest.mark.parametrize("now", [Standing(champion="a", pinned=True), Standing(champion="b")])
+def test_a_pass_is_held_where_a_person_has_moved_meanwhile(now: Standing) -> None:
+    outcome, refusals = settle(result("pass"), Standing(champion="a"), now)
+    assert outcome == "held"
+    assert len(refusals) == 1
+
+
+@pytest.mark.parametrize("outcome", ["fail", "inconclusive"])
+def test_a_refusal_stays_one_whatever_happens(outcome: Outcome) -> None:
+    assert settle(result(outcome), Standing(champion="a"), Standing(pinned=True)) == (outcome, ["why"])
