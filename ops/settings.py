@@ -102,7 +102,7 @@ class Settings(BaseSettings):
             message = f"{file}: {error}; tables and lists in a variable are JSON"
             raise SettingsError(message) from None
         _refuse_unknown_variables(file, loaded)
-        folder = file.resolve().parent
+        folder = file.absolute().parent
         lanes = [_with_files(file, index, _anchored(lane, folder)) for index, lane in enumerate(loaded.lanes)]
         return _anchored(loaded, folder).model_copy(update={"lanes": tuple(lanes)})
 

@@ -241,8 +241,10 @@ class Versions:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 require_exclusive_create(self._folder)
-                yield
-                self._sweep()
+                try:
+                    yield
+                finally:
+                    self._sweep()
             finally:
                 os.close(descriptor)
         except OSError as error:

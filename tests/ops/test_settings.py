@@ -269,6 +269,13 @@ def test_paths_are_relative_to_the_file_wherever_the_process_runs(
     assert settings.lanes[0].teacher.prompt_file == conf / "prompt.txt"
 
 
+def test_a_linked_settings_file_is_relative_to_where_the_link_lies(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "prompt.txt").write_text("$text")
+    (tmp_path / "etc" / "understudy.toml").symlink_to(written(tmp_path / "mounted", MINIMAL))
+    assert Settings.load(tmp_path / "etc" / "understudy.toml").state_dir == tmp_path / "etc" / "state"
+
+
 def test_labels_come_from_a_file_in_its_order(tmp_path: Path) -> None:
     values = changed("lanes.0.labels", None)
     values["lanes"][0]["labels_file"] = "labels.txt"

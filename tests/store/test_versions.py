@@ -174,6 +174,7 @@ def test_nothing_is_published_with_a_key_that_nobody_trusts(place: Place) -> Non
     with pytest.raises(BadSignatureError):
         versions.publish(make_draft(folder / "draft"), make_manifest(), stranger)
     assert versions.list() == []
+    assert_no_remains(folder / "registry")
 
 
 @pytest.mark.parametrize(
