@@ -321,8 +321,7 @@ def _contradiction(move: Move) -> str | None:
     if (move.version is not None) != (move.kind in _OF_A_VERSION):
         return f"{move.kind} {'needs a' if move.version is None else 'takes no'} version"
     if move.candidate is not None and move.kind not in _VERDICTS:
-        message = f"{move.kind} answers no candidate: only a verdict does"
-        raise RegistryError(message)
+        return f"{move.kind} answers no candidate: only a verdict does"
     if move.anchor and move.kind != "promote":
         return f"{move.kind} sets no anchor: only a promotion does"
     return None

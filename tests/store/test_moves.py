@@ -179,6 +179,7 @@ def test_moves_of_one_lane_cannot_be_replayed_in_another(chain: Chain) -> None:
         {"kind": "pin"},
         {"kind": "erase"},
         {"kind": "rollback", "anchor": True},
+        {"kind": "rollback", "candidate": SECOND},
         {"schema": 2},
         {"number": 2},
         {"zeal": 1},
