@@ -23,7 +23,6 @@ from store.secrets import item_id
 _MISSING_FIELD: Final = re.compile(r"missing required field `([^`]+)`")
 _FIELD_PATH: Final = re.compile(r"at `\$\.?([^`]*)`")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_NOT_YET: Final = "not_yet"
 _MAX_HEADER_CHARS: Final = 256
 
 
@@ -127,8 +126,6 @@ async def _classify(request: Request, gateway: Gateway, directory: Directory) ->
     body = _decode(await _read(request, gateway.settings.max_body_bytes))
     host = request.client.host if request.client is not None else None
     lane = directory.find(body.model, _api_key(request), host)
-    if lane.parts.settings.task != "classify":
-        raise ApiError(501, _NOT_YET, "this lane's task is not served yet", "model")
     questions = _questions(request, body, lane, gateway)
     if gateway.in_flight + len(questions) > gateway.settings.max_in_flight:
         raise ApiError(503, "overloaded", "too many requests are being answered: send fewer at once, or add replicas")
@@ -141,7 +138,7 @@ async def _classify(request: Request, gateway: Gateway, directory: Directory) ->
 
 
 async def _not_yet(_: Request) -> Response:
-    return ApiError(501, _NOT_YET, "this release serves /v1/classify alone").response()
+    return ApiError(501, "not_yet", "this release serves /v1/classify alone").response()
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

@@ -27,6 +27,7 @@ BUCKET_S: Final = 300
 _BUCKETS_KEPT: Final = 24 * 3600 // BUCKET_S + 2
 _LEASE_TTL_S: Final = 4 * BUCKET_S
 _ASK_AGAIN_S: Final = 1.0
+_PATIENCE_S: Final = 1.0  # of a request that waits for a lease
 _MICRO: Final = 1_000_000
 _SCRIPT: Final = (Path(__file__).parent / "budget.lua").read_text("utf-8")
 
@@ -127,19 +128,31 @@ class Budget:
         self._leases: dict[Kind, _Lease] = {}
         self._closing: list[_Lease] = []
         self._ask_at_s: dict[Kind, float] = {}
-        self._lock = asyncio.Lock()
+        self._refills: dict[Kind, asyncio.Task[None]] = {}  # leases that are being asked for
+        self._slow: set[Kind] = set()  # of these, the ones that somebody has waited for in vain
         self.binds = False  # the last escalation that asked was refused
         self.used_calls = 0  # by all replicas, leases included, when Redis was last asked
 
     async def prepare(self, kind: Kind, bound_usd: float) -> None:
-        """Lease more if this call needs it; a refusal or a Redis that is down is asked again a second later."""
-        if self.allows(kind, bound_usd):
-            return
-        async with self._lock:
-            if self.allows(kind, bound_usd) or self._monotonic() < self._ask_at_s.get(kind, 0.0):
+        """Lease more if this call needs it.
+
+        A refusal or a Redis that is down is asked again a second later. One that hangs is waited for once, for a
+        second; the lease is used when it comes.
+        """
+        while not self.allows(kind, bound_usd):
+            refill = self._refills.get(kind)
+            if refill is None:
+                if self.exhausted(kind):
+                    return
+                self._retire(kind)
+                refill = asyncio.create_task(self._lease(kind, _micro(bound_usd)))
+                self._refills[kind] = refill
+                refill.add_done_callback(lambda _: self._refills.pop(kind))
+            done, _ = await asyncio.wait({refill}, timeout=0.0 if kind in self._slow else _PATIENCE_S)
+            if not done:
+                self._slow.add(kind)
                 return
-            self._retire(kind)
-            await self._lease(kind, _micro(bound_usd))
+            refill.result()
 
     def allows(self, kind: Kind, bound_usd: float) -> bool:
         """Whether a call that costs at most `bound_usd` may be taken now."""
@@ -183,6 +196,8 @@ class Budget:
 
     async def close(self) -> None:
         """Give every unspent lease back; with Redis down they stay spent."""
+        if self._refills:
+            await asyncio.wait(self._refills.values(), timeout=_PATIENCE_S)
         for kind in list(self._leases):
             self._retire(kind)
         try:
@@ -201,6 +216,8 @@ class Budget:
             _log.warning("no lease while Redis does not answer", kind=kind)
             self._ask_at_s[kind] = self._monotonic() + _ASK_AGAIN_S
             return
+        finally:
+            self._slow.discard(kind)
         lease = _Lease(lease_id=lease_id, kind=kind, calls=grant.calls, usd_micro=grant.usd_micro, granted_s=asked_s)
         self.used_calls = grant.used_calls
         refused = grant.calls == 0 or grant.usd_micro < self._counted(bound_micro)

@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -19,6 +21,7 @@ from store.labels import check_label_map
 _log: Final = structlog.get_logger(__name__)
 _WARM_UP: Final = "a text to warm up with"
 _LONGEST_RETRY: Final = 10  # times the first
+_Found = TypeVar("_Found")
 
 
 class Standing(Protocol):
@@ -91,6 +94,8 @@ class Follow:
         self._now = now
         self._monotonic = monotonic
         self._labels = (lane.tenant, lane.use_case)
+        # A thread of its own: a rollback must not queue behind calls that wait for a Redis that hangs.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"follow-{lane.use_case}")
         self._wanted: tuple[str | None, str | None] = (None, None)
         self._retries: dict[str, _Retry] = {}
         self._retiring: set[asyncio.Task[None]] = set()
@@ -102,6 +107,10 @@ class Follow:
         while True:
             await self.step()
             await asyncio.sleep(self._settings.follow_s)
+
+    def close(self) -> None:
+        """Let the thread end; a load that runs is finished and forgotten."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def step(self) -> None:
         """Look once, and do what is due."""
@@ -121,7 +130,7 @@ class Follow:
     async def _read(self) -> Standing | None:
         """The standing, or None while the registry cannot be read or trusted: what serves, serves on."""
         try:
-            standing = await asyncio.to_thread(self._versions.standing)
+            standing = await self._in_thread(self._versions.standing)
         except (RegistryError, OSError) as error:
             self._metrics.registry_refused.labels(*self._labels).set(1)
             if str(error) != self._refused:
@@ -138,7 +147,7 @@ class Follow:
             await self._swap(previous, standing)
         elif self._slots.spare is None and self._slots.version != previous and self._due(previous):
             try:
-                slot = await asyncio.to_thread(self._load, previous)
+                slot = await self._in_thread(partial(self._load, previous))
             except Exception as error:  # noqa: BLE001 - whatever a version's files do to a loader
                 self._put_off(previous)
                 _log.warning("no warm version to roll back to", version=previous, error=str(error))
@@ -154,7 +163,7 @@ class Follow:
         try:
             slot = self._slots.warm(version)
             if slot is None:
-                slot = await asyncio.to_thread(self._load, version)
+                slot = await self._in_thread(partial(self._load, version))
             check_label_map(serving, slot.student.labels, removal_declared=standing.pinned)
         except Exception as error:  # noqa: BLE001 - as above
             self._put_off(version)
@@ -170,6 +179,9 @@ class Follow:
             del unneeded
         _log.info("swapped", lane=str(self._lane), before=before, version=version, publish_s=publish_s, load_s=load_s)
         await self._note(before, version, publish_s, load_s, None)
+
+    async def _in_thread(self, work: Callable[[], _Found]) -> _Found:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _load(self, version: str) -> Slot:
         """In a thread: the verified version, warm, with its golden outputs matched.
@@ -198,7 +210,7 @@ class Follow:
         async def free() -> None:
             if not await holder[0].drained(self._settings.drain_s):
                 _log.error("a version was retired with requests on it", version=holder[0].version)
-            await asyncio.to_thread(holder.clear)
+            await self._in_thread(holder.clear)
 
         task = asyncio.create_task(free())
         self._retiring.add(task)
@@ -219,7 +231,7 @@ class Follow:
             at_s=self._now(),
         )
         try:
-            await asyncio.to_thread(self._record, swap)
+            await self._in_thread(partial(self._record, swap))
         except OSError as problem:
             _log.warning("a swap was not written down", error=str(problem))
 

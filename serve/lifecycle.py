@@ -122,6 +122,7 @@ class Gateway:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         for lane in self.lanes:
+            lane.follow.close()
             await lane.service.budget.close()
             await lane.service.teacher.close()
         await asyncio.to_thread(self._batcher.close)

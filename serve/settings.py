@@ -7,7 +7,7 @@ from string import Template
 from typing import Any, Final
 
 from store.errors import SettingsError
-from store.event import Lane, Task
+from store.event import Lane
 from store.labels import AnswerFormat
 
 _PROMPT_NAMES: Final = frozenset({"text", "labels"})
@@ -81,7 +81,6 @@ class LaneSettings:
     training_permitted: bool
     teacher: TeacherSettings
     budget: BudgetSettings
-    task: Task = "classify"
     audit_ratio: float = 0.05
     audit_queue: int = 256  # audits that wait for the teacher; when full, none is drawn
     audit_workers: int = 4

@@ -213,6 +213,7 @@ class FakeLedger:
         self.left = calls
         self.usd_left = usd_micro
         self.down = False
+        self.hang: threading.Event | None = None
         self.leases: dict[str, tuple[int, int]] = {}
 
     def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
@@ -235,6 +236,8 @@ class FakeLedger:
         return Grant(calls=0, usd_micro=0, used_calls=0, used_usd_micro=0)
 
     def _check(self) -> None:
+        if self.hang is not None:
+            self.hang.wait(10)
         if self.down:
             message = "down"
             raise StoreUnavailableError(message)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -17,7 +18,7 @@ from serve.settings import BudgetSettings
 from store.buffer.server import private_redis
 from store.errors import StoreUnavailableError
 from store.event import Lane
-from tests.serve.fakes import FakeLedger
+from tests.serve.fakes import FakeLedger, eventually
 
 DAY_S = 24 * 3600
 NOON_S = 1_800_000_000.0
@@ -231,3 +232,40 @@ def test_a_refusal_is_asked_again_after_a_second_and_lifts_the_suspension() -> N
     clock.now_s += 1.0
     assert spend(budget)
     assert not budget.binds
+
+
+def test_a_redis_that_hangs_is_waited_for_once_and_its_lease_is_used_when_it_comes() -> None:
+    async def main() -> None:
+        ledger = FakeLedger(calls=1000)
+        ledger.hang = threading.Event()
+        budget = replica(ledger, BudgetSettings(calls_per_day=1000))
+        started_s = time.monotonic()
+        await budget.prepare("escalation", 0.0)
+        waited_s = time.monotonic() - started_s
+        assert not budget.allows("escalation", 0.0)
+        async with asyncio.timeout(0.5):
+            for _ in range(5):
+                await budget.prepare("escalation", 0.0)
+        assert waited_s > 0.9
+        ledger.hang.set()
+        await eventually(lambda: budget.allows("escalation", 0.0))
+        await budget.close()
+        assert ledger.left == 1000
+
+    asyncio.run(main())
+
+
+def test_many_who_wait_for_a_lease_are_all_served_by_leases_in_turn() -> None:
+    async def main() -> int:
+        budget = replica(FakeLedger(calls=1000), BudgetSettings(calls_per_day=1000))
+
+        async def once() -> bool:
+            await budget.prepare("escalation", 0.0)
+            if not budget.allows("escalation", 0.0):
+                return False
+            budget.take("escalation", 0.0)
+            return True
+
+        return sum(await asyncio.gather(*(once() for _ in range(64))))
+
+    assert asyncio.run(main()) == 64
