@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from random import Random
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -43,3 +44,16 @@ def tiny_encoder(directory: Path, *, layers: int = 4, seed: int = 0) -> Path:
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
     return directory
+
+
+def questions(n: int, *, seed: int = 0) -> tuple[list[str], list[str]]:
+    """N texts with their topics: three words of the topic among filler, so that a head can learn it."""
+    dice = Random(seed)
+    texts, labels = [], []
+    for _ in range(n):
+        label = dice.choice(sorted(TOPICS))
+        words = dice.sample(TOPICS[label], 3) + dice.choices(FILLER, k=dice.randint(1, 4))
+        dice.shuffle(words)
+        texts.append(" ".join(words))
+        labels.append(label)
+    return texts, labels

@@ -121,7 +121,7 @@ def _fit_lda(rows: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Te
 
     Sigma = (1 - s) S + s tr(S)/d I; logits = scale * (mu_k Sigma^-1 x - mu_k Sigma^-1 mu_k / 2 + log prior_k).
     """
-    centre = rows.mean(dim=0)
+    centre = weights @ rows / weights.sum()
     centred = rows - centre
     share = targets * weights.unsqueeze(1)
     counts = share.sum(dim=0)

