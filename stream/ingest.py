@@ -7,7 +7,7 @@ partitions while polling goes on, so that the group never takes them away for it
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from time import monotonic
 
@@ -51,6 +51,7 @@ class IngestSettings:
     """How ingest reads and waits."""
 
     max_records: int = 2000  # per poll
+    max_batch_bytes: int = 16 << 20  # per application: Redis refuses arguments past 512 MB
     poll_s: float = 0.5
     patience_s: float = 0.5  # how long a full writer is waited for before the partitions are held
     max_age_s: float = 3650 * 86_400.0  # an event older than this when the log took it is a dead letter
@@ -82,6 +83,21 @@ def triage(record: Record, *, use_case: str, lanes: Mapping[Lane, LaneKeys], max
         item_id=item_id(keys.lane_key, "classify", redacted),
         event=msgspec.structs.replace(event, input=redacted, eligible=event.eligible and keys.training_permitted),
     )
+
+
+def pieces(batch: Batch, max_bytes: int) -> list[Batch]:
+    """The batch as consecutive batches of at most `max_bytes` of values each, or of one record."""
+    cuts, size_bytes = [0], 0
+    for index, record in enumerate(batch.records):
+        if index > cuts[-1] and size_bytes + len(record.value) > max_bytes:
+            cuts.append(index)
+            size_bytes = 0
+        size_bytes += len(record.value)
+    bounds = [batch.start, *(str(batch.records[cut].offset) for cut in cuts[1:]), batch.next]
+    return [
+        replace(batch, start=start, next=end, records=batch.records[first:last])
+        for start, end, first, last in zip(bounds, bounds[1:], cuts, [*cuts[1:], len(batch.records)], strict=False)
+    ]
 
 
 def _fault(event: Escalation, use_case: str, lanes: Mapping[Lane, LaneKeys]) -> Undecodable | None:
@@ -176,7 +192,8 @@ class Ingest:
         if bool(self._waiting) != self._holding:
             self._holding = bool(self._waiting)
             self._source.hold(None if self._holding else ())
-        self._waiting += self._source.poll(0.0 if self._holding else self._settings.poll_s, self._settings.max_records)
+        for batch in self._source.poll(0.0 if self._holding else self._settings.poll_s, self._settings.max_records):
+            self._waiting += pieces(batch, self._settings.max_batch_bytes)
         self._polled = True
         if monotonic() >= self._next_report_s:
             self._next_report_s = monotonic() + self._settings.report_every_s

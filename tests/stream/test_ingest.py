@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 from time import monotonic
 
@@ -14,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from store.buffer.ledger import Application, Applied, Counters, Entry
+from store.buffer.ledger import Application, Applied, Counters, Entry, Slot
 from store.buffer.memory import MemoryBuffer
 from store.errors import CorruptItemError, PositionOutsideLogError, StoreUnavailableError
 from store.event import Lane, Undecodable, decode, encode
 from store.secrets import DataSecret
 from stream.dead_letter import read_dead_letters
-from stream.ingest import Ingest, IngestSettings, LaneKeys, triage
+from stream.ingest import Ingest, IngestSettings, LaneKeys, pieces, triage
 from stream.log import Batch, Record, Source, dead_topic_of, topic_of
 from stream.memory import MemoryLog
 from stream.metrics import IngestMetrics
@@ -30,6 +31,7 @@ from tests.contracts.escalations import LANE, START_S, check_integrity, escalati
 SECRET = DataSecret(b"s" * 32)
 CLOSED, RANKING = Lane("closed", "support"), Lane("ranking", "support")
 TOPIC = topic_of("support")
+SLOT = Slot(TOPIC, "uuid", 0)
 DEADLINE_S = 20.0
 
 
@@ -237,6 +239,29 @@ def test_a_refused_value_is_not_repeated_in_the_clear(field: str) -> None:
     found = decode(value)
     assert isinstance(found, Undecodable)
     assert card not in found.detail
+
+
+@given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=20), max_bytes=st.integers(1, 60))
+def test_a_batch_is_cut_into_batches_that_follow_one_another(sizes: list[int], max_bytes: int) -> None:
+    records = tuple(replace(record(b"x" * size), offset=7 + 2 * place) for place, size in enumerate(sizes))
+    batch = Batch(slot=SLOT, fence=3, start="-1", next="99", records=records)
+    cut = pieces(batch, max_bytes)
+    assert sum((piece.records for piece in cut), ()) == records
+    assert [piece.start for piece in cut[1:]] == [piece.next for piece in cut[:-1]]
+    assert (cut[0].start, cut[-1].next) == ("-1", "99")
+    for piece, after in pairwise(cut):
+        assert piece.next == str(after.records[0].offset)
+        assert sum(len(each.value) for each in (*piece.records, after.records[0])) > max_bytes
+    assert all(len(piece.records) == 1 or sum(len(r.value) for r in piece.records) <= max_bytes for piece in cut)
+
+
+def test_a_large_batch_is_applied_piece_by_piece() -> None:
+    house = House(partitions=1, settings=replace(QUICK, max_batch_bytes=1000))
+    house.send(*[encode(escalation("a" * 300, number=number)) for number in range(20)])
+    with running(house.ingest()):
+        await_that(house.applied)
+    assert house.buffer.counters(LANE) == Counters(counted=20, new_items=1)
+    assert house.metric("ingest_batch_seconds_count", use_case="support") == 20
 
 
 def test_every_record_ends_in_exactly_one_place() -> None:
