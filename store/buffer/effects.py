@@ -67,7 +67,12 @@ def effects(entries: Sequence[Entry], current: Mapping[ItemKey, Item]) -> dict[L
 
 
 def retention_rank(lane: Lane, item_id: str) -> float:
-    """The item's keyed random number in [0, 1): a stratum keeps the items with the smallest (bottom-k)."""
+    """The item's keyed random number in [0, 1): a stratum keeps the items with the smallest (bottom-k).
+
+    What is kept is then a function of the records alone, with one exception: nothing remembers an evicted question, so
+    when it comes back with *another* answer it is new, in that answer's stratum. Whether it had been evicted by then
+    depends on what the other partitions had brought.
+    """
     return unit_hash(f"keep/{lane}", item_id)
 
 
