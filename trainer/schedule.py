@@ -98,6 +98,7 @@ class Trainer:
     def run(self, stop: threading.Event) -> None:
         """Look for work every tick until `stop` is set; a cycle in hand is dropped then."""
         self._stop = stop
+        self.worker.warm()
         scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(1)},

@@ -52,6 +52,10 @@ class Worker:
         """The child's process id while it lives."""
         return self._process.pid if self._process is not None and self._process.is_alive() else None
 
+    def warm(self) -> None:
+        """Start the child now, so that the first cycle need not wait for its imports."""
+        self._ensure()
+
     def run(self, work: Any, *, timeout_s: float, stop: threading.Event, tick: Callable[[], None]) -> Any:
         """Do one piece of work in the child.
 

@@ -39,6 +39,9 @@ class StandIn:
         self.answers: list[CycleResult | Exception] = []
         self.meanwhile: Callable[[], None] = lambda: None
 
+    def warm(self) -> None:
+        pass
+
     def run(self, work: Any, *, timeout_s: float, stop: threading.Event, tick: Callable[[], None]) -> Any:
         self.done.append(work)
         tick()

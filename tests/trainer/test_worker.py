@@ -34,6 +34,13 @@ def test_the_child_stays_warm_from_one_work_to_the_next(worker: Worker) -> None:
     assert worker.pid != os.getpid()
 
 
+def test_a_child_that_was_warmed_does_the_first_work(worker: Worker) -> None:
+    worker.warm()
+    pid = worker.pid
+    assert pid is not None
+    assert run(worker, "a") == ("a", pid)
+
+
 def test_a_crash_in_the_child_is_an_error_here_and_the_next_work_runs(worker: Worker) -> None:
     with pytest.raises(WorkerDiedError, match="-9"):
         run(worker, "crash")
