@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 import trainer.metrics
 from serve.metrics import ServeMetrics
+from stream.metrics import IngestMetrics
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "understudy.rules.yml"
