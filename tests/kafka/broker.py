@@ -72,7 +72,8 @@ class Broker:
         properties = _PROPERTIES.format(port=self.port, controller=_free_port(), directory=directory)
         (directory / "server.properties").write_text(properties)
         (directory / "log4j2.properties").write_text(_LOGGING)
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        # The highest bit is clear: an id that begins with "-" would be read as an option.
+        cluster = base64.urlsafe_b64encode(uuid.UUID(int=uuid.uuid4().int & ~(1 << 127)).bytes).rstrip(b"=").decode()
         subprocess.run(
             [*self._command("-Xmx128m"), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties"],
             cwd=directory,
