@@ -10,6 +10,7 @@ MinHash: Broder 1997; bands and rows: Leskovec, Rajaraman and Ullman, "Mining of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -24,7 +25,9 @@ BANDS: Final = 32
 ROWS: Final = 3
 HASHES: Final = BANDS * ROWS
 MIN_SIMILARITY: Final = 0.4
+"""Least Jaccard similarity of character 3-grams, as the signatures estimate it (standard error .05)."""
 MAX_EDIT_RATIO: Final = 0.2
+"""Most edits, as a share of the shorter text's letters, between the words that only one of the two has."""
 SIGNATURE_BYTES: Final = 4 * HASHES
 MAX_ROWS: Final = 1 << 24
 
@@ -46,7 +49,7 @@ class Links:
     exact_only: int  # rows in a script or language without a guard: linked to nothing but themselves
 
 
-def link(texts: Sequence[str], answers: Sequence[str], *, min_similarity: float = MIN_SIMILARITY) -> Links:
+def link(texts: Sequence[str], answers: Sequence[str]) -> Links:
     """Link near-duplicates: similar in letters, the same protected tokens in the same order, the same answer.
 
     Contrasts are found among neighbours in a bucket, so of many similar pairs with different answers some are named.
@@ -54,7 +57,6 @@ def link(texts: Sequence[str], answers: Sequence[str], *, min_similarity: float 
     Args:
         texts: canonical texts, one a row.
         answers: the teacher's answer to each.
-        min_similarity: least estimated Jaccard similarity of character 3-grams (standard error .05).
 
     Raises:
         ValueError: texts and answers differ in length, or there are more than 16 million.
@@ -63,46 +65,49 @@ def link(texts: Sequence[str], answers: Sequence[str], *, min_similarity: float 
         message = f"{len(texts)} texts and {len(answers)} answers; equally many, and at most {MAX_ROWS}, are needed"
         raise ValueError(message)
     guards = [guard(text) for text in texts]
-    keys = [g.key if g is not None else text for g, text in zip(guards, texts, strict=True)]
-    order = sorted(range(len(texts)), key=lambda i: (guards[i] is None, keys[i], answers[i], texts[i]))
-    free = sum(g is not None for g in guards)
-    known = [g for i in order[:free] if (g := guards[i]) is not None]
-    groups = _runs([(keys[i], answers[i]) for i in order[:free]])
-    near, contrast = _pairs(known, groups, [answers[i] for i in order], min_similarity)
-    exact = _exact_pairs([(texts[i], answers[i]) for i in order])
-    joined = np.concatenate([near, exact])
+    number = {answer: place for place, answer in enumerate(sorted(set(answers)))}
+    said = [number[answer] for answer in answers]
+    tags = [
+        f"{own:08d}{text if g is None else g.key}" for own, text, g in zip(said, texts, guards, strict=True)
+    ]  # equal tags may be linked; one string sorts and compares faster than a tuple
+    sorting = [f"{tag}\0{text}" for tag, text in zip(tags, texts, strict=True)]
+    free = sorted((i for i, g in enumerate(guards) if g is not None), key=sorting.__getitem__)
+    order = np.asarray(free, np.int64)
+    near, contrast = _pairs(
+        [g for i in free if (g := guards[i]) is not None], _runs([tags[i] for i in free]), np.asarray(said)[order]
+    )
+    whole = [f"{own:08d}{text}" for own, text in zip(said, texts, strict=True)]
+    joined = np.concatenate([order[near], _exact_pairs(whole)])
     n = len(texts)
     graph = coo_array((np.ones(len(joined), np.int8), (joined[:, 0], joined[:, 1])), shape=(n, n))
-    component = np.empty(n, np.int64)
-    component[order] = connected_components(graph, directed=False)[1] if n else 0
+    component = connected_components(graph, directed=False)[1] if n else np.empty(0, np.int64)
     _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    place = np.asarray(order, np.int64)
-    apart = np.sort(place[contrast], axis=1)
     return Links(
         clusters=np.argsort(np.argsort(first))[inverse],
-        contrasts=tuple((int(i), int(j)) for i, j in np.unique(apart, axis=0)),
-        exact_only=n - free,
+        contrasts=tuple((int(i), int(j)) for i, j in np.unique(np.sort(order[contrast], axis=1), axis=0)),
+        exact_only=n - len(free),
     )
 
 
-def _runs(values: Sequence[object]) -> _Ints:
+def _runs(values: Sequence[str]) -> _Ints:
     """The number of the run each of the sorted values is in, from 0."""
-    starts = [i > 0 and values[i] != values[i - 1] for i in range(len(values))]
-    return np.cumsum(np.asarray(starts, np.int64))
+    starts = [before != after for before, after in pairwise(values)]
+    return np.cumsum(np.asarray([False, *starts][: len(values)], np.int64))
 
 
-def _exact_pairs(ordered: Sequence[tuple[str, str]]) -> _Ints:
-    same = [i for i in range(1, len(ordered)) if ordered[i] == ordered[i - 1]]
-    return np.asarray([(i - 1, i) for i in same], np.int64).reshape(-1, 2)
+def _exact_pairs(whole: Sequence[str]) -> _Ints:
+    """Each repeat of a (text, answer) with its first."""
+    first: dict[str, int] = {}
+    repeats = [(seen, i) for i, value in enumerate(whole) if (seen := first.setdefault(value, i)) != i]
+    return np.asarray(repeats, np.int64).reshape(-1, 2)
 
 
-def _pairs(known: Sequence[Guarded], groups: _Ints, answers: Sequence[str], least: float) -> tuple[_Ints, _Ints]:
+def _pairs(known: Sequence[Guarded], groups: _Ints, said: _Ints) -> tuple[_Ints, _Ints]:
     """Pairs of places in content order: (linked, contrasting)."""
     none = np.empty((0, 2), np.int64)
     if len(known) < 2:  # noqa: PLR2004 - a pair takes two
         return none, none
     signatures = _signatures([" ".join(g.words) for g in known])
-    said = np.unique(np.asarray(answers[: len(known)], dtype=object), return_inverse=True)[1]
     within: list[_Ints] = []
     across: list[_Ints] = []
     for band in range(BANDS):
@@ -115,8 +120,8 @@ def _pairs(known: Sequence[Guarded], groups: _Ints, answers: Sequence[str], leas
             within.append(a[same] * MAX_ROWS + b[same])
             differ = meet & (said[a] != said[b])
             across.append(a[differ] * MAX_ROWS + b[differ])
-    alike = _similar(signatures, within, least)
-    return alike[_few_edits(known, alike)], _similar(signatures, across, least)
+    alike = _similar(signatures, within)
+    return alike[_few_edits(known, alike)], _similar(signatures, across)
 
 
 def _bucketed(rows: _Signatures) -> npt.NDArray[np.uint64]:
@@ -128,13 +133,13 @@ def _bucketed(rows: _Signatures) -> npt.NDArray[np.uint64]:
     return np.sort((mixed >> np.uint64(24) << np.uint64(24)) | np.arange(len(rows), dtype=np.uint64))
 
 
-def _similar(signatures: _Signatures, proposed: Sequence[_Ints], least: float) -> _Ints:
-    """The proposed pairs whose signatures agree in at least `least` of their places."""
+def _similar(signatures: _Signatures, proposed: Sequence[_Ints]) -> _Ints:
+    """The proposed pairs whose signatures agree in enough of their places."""
     codes = np.sort(np.concatenate(proposed))
     codes = codes[np.diff(codes, prepend=-1) > 0]  # ten times faster here than np.unique
     pairs = np.stack([codes >> 24, codes & (MAX_ROWS - 1)], axis=1)
     kept = [
-        block[(signatures[block[:, 0]] == signatures[block[:, 1]]).mean(axis=1) >= least]
+        block[(signatures[block[:, 0]] == signatures[block[:, 1]]).mean(axis=1) >= MIN_SIMILARITY]
         for block in (pairs[i : i + _BLOCK] for i in range(0, len(pairs), _BLOCK))
     ]
     return np.concatenate(kept) if kept else pairs
@@ -152,7 +157,7 @@ def _few_edits(known: Sequence[Guarded], pairs: _Ints) -> npt.NDArray[np.bool_]:
     sizes = np.fromiter((sum(map(len, g.words)) for g in known), np.int64, len(known))
     spare: list[str] = []
     other: list[str] = []
-    for a, b in pairs.tolist():
+    for a, b in zip(pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True):
         first, second = sets[a], sets[b]
         spare.append("".join([word for word in words[a] if word not in second]))
         other.append("".join([word for word in words[b] if word not in first]))

@@ -26,23 +26,25 @@ def simulated(
     return two_labels(confident, agreed), np.where(agreed, 0, 1), weights, rng.random(rows)
 
 
-@pytest.mark.parametrize("temperature", [1.0, None])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("count", "weighted", "temperature"), [(160, False, None), (160, True, 1.0), (700, False, 1.0), (500, True, None)]
+)
 def test_at_the_boundary_a_promise_is_broken_no_more_often_than_allowed(
+    count: int,
     weighted: bool,  # noqa: FBT001
     temperature: float | None,
 ) -> None:
     rng = np.random.default_rng(17)
     broken = 0
     for trial in range(1000):
-        truth = np.full(160, TARGET - 1e-9)  # every threshold is just below the target: any certificate is wrong
-        weights = np.ones(160)
+        truth = np.full(count, TARGET - 1e-9)  # every threshold is just below the target: any certificate is wrong
+        weights = np.ones(count)
         if weighted:  # audits agree more often than escalations, and count for more
-            audited = rng.random(160) < 0.4
+            audited = rng.random(count) < 0.4
             weights = np.where(audited, AUDIT, 1.0)
             share = 0.4 * AUDIT / (0.4 * AUDIT + 0.6)
             truth = np.where(audited, 0.92, (TARGET - 1e-9 - 0.92 * share) / (1 - share))
-        rows = simulated(rng, 160, truth, weights)
+        rows = simulated(rng, count, truth, weights)
         policy = calibrate(*rows, target=TARGET, confidence=CONFIDENCE, seed=trial, temperature=temperature)
         broken += policy.threshold is not None
     assert broken / 1000 <= 1 - CONFIDENCE + 0.019  # two standard errors

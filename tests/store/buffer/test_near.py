@@ -126,8 +126,24 @@ def test_every_cluster_has_one_answer(rows: list[tuple[str, str]]) -> None:
     assert all(len({answer for _, answer in cluster}) == 1 for cluster in partition(rows))
 
 
+def slip(text: str, rng: Random) -> str:
+    place = rng.randrange(len(text))
+    return text[:place] + rng.choice(["", "x", "q", text[place] * 2]) + text[place + 1 :]
+
+
+def test_shuffling_a_crowd_of_slips_changes_no_link() -> None:
+    rng = Random(2)
+    rows = [("how do i change the address on my account", "a")]
+    while len(rows) < 150:  # slips of slips: similar to their neighbours, not to everybody
+        rows.append((slip(rng.choice(rows[-8:])[0], rng), "a"))
+    expected = partition(rows)
+    assert len(expected) > 1
+    for seed in range(4):
+        assert partition(Random(seed).sample(rows, len(rows))) == expected
+
+
 def test_shuffling_real_rows_changes_no_link(shared_data: Path) -> None:
-    lines = (shared_data / "near_duplicates.jsonl").read_text("utf-8").splitlines()[-6000:]
+    lines = (shared_data / "near_duplicates.jsonl").read_text("utf-8").splitlines()[-4000:]
     rows = [(row["text"], row["answer"]) for row in map(json.loads, lines)]
     shuffled = Random(5).sample(rows, len(rows))
     assert partition(rows) == partition(shuffled)
