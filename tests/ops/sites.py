@@ -1,0 +1,50 @@
+"""Installations on disk for the tests of the command line."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ops.init import init
+from ops.settings import Settings
+from ops.site import Site
+from store.event import Lane
+from store.registry.signing import SigningKey
+from tests.store.drafts import make_draft, make_manifest
+
+LANE = Lane("acme", "support")
+
+
+def make_site(folder: Path, **values: Any) -> Path:
+    """Run `init` and set top-level keys of any table; the settings file."""
+    init(folder)
+    path = folder / "understudy.toml"
+    text = path.read_text("utf-8")
+    settings = {"training_permitted": "true", "url": '"unix:///nowhere/redis.sock"', "port": "0", **values}
+    for name in ("serve_port", "ingest_port", "train_port"):
+        settings.setdefault(name, "0")
+    for name, value in settings.items():
+        text, found = re.subn(rf"(?m)^#?{name} = .*$", f"{name} = {value}", text)
+        assert found == 1, f"{name} is there {found} times"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def open_site(path: Path) -> Site:
+    """The installation of a settings file."""
+    return Site(Settings.load(path))
+
+
+def publish(path: Path, *heads: bytes, promoted: bool = True) -> list[str]:
+    """Versions signed by the trainer, each promoted in turn."""
+    site = open_site(path)
+    key = SigningKey.load(site.settings.keys.trainer)
+    versions = []
+    for head in heads:
+        draft = make_draft(path.parent / f"draft-{head.hex()}", head=head)
+        version = site.registry.versions(LANE).publish(draft, make_manifest(lane=LANE), key)
+        if promoted:
+            site.registry.moves(LANE).append(
+                "promote", version=version, who=key.name, why="passed", key=key, now_s=1_700_000_000.0
+            )
+        versions.append(version)
+    return versions

@@ -1,0 +1,292 @@
+"""The command line: what it answers, its exit codes, and what it does not import."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from typer.testing import CliRunner, Result
+
+from ops.cli import app
+from ops.output import exit_code_of
+from ops.process import AlreadyRunningError, RunFile, exclusive, write_run_file
+from ops.run import run_all
+from store.control import Control, Heartbeat
+from store.event import wall_clock_s
+from store.registry.moves import fold
+from tests.ops.children import REPOSITORY
+from tests.ops.sites import LANE, make_site, open_site, publish
+
+COMMANDS = [
+    ["init"],
+    ["run", "serve"],
+    ["run", "ingest"],
+    ["run", "train"],
+    ["run", "all"],
+    ["status"],
+    ["history"],
+    ["show"],
+    ["promote"],
+    ["rollback"],
+    ["pause"],
+    ["resume"],
+    ["cycle", "start"],
+    ["verify"],
+    ["dlq", "list"],
+    ["import"],
+]
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def answer(result: Result, code: int = 0) -> Any:
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    """An installation whose Redis does not answer."""
+    return make_site(tmp_path / "site")
+
+
+@pytest.fixture
+def with_redis(tmp_path: Path, redis_url: str) -> Path:
+    """An installation with a real Redis."""
+    return make_site(tmp_path / "site", url=f'"{redis_url}"')
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_a_help_with_an_example_and_the_exit_codes(command: list[str]) -> None:
+    shown = " ".join(call(*command, "--help").output.split())
+    assert f"Example: understudy {' '.join(command)}" in shown
+    assert "Exit codes: 0 done" in shown
+
+
+def test_no_command_but_run_and_import_needs_torch_or_kafka(settings: Path) -> None:
+    versions = publish(settings, b"one", b"two")
+    program = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from ops.cli import app\n"
+        "for line in sys.stdin.read().splitlines():\n"
+        "    CliRunner().invoke(app, line.split())\n"
+        "print([name for name in ('torch', 'transformers', 'sklearn', 'kafka', 'serve', 'trainer') "
+        "if name in sys.modules])\n"
+    )
+    lines = [
+        "status --help",
+        f"history -c {settings}",
+        f"show {versions[0]} -c {settings}",
+        f"rollback -c {settings}",
+        f"resume -c {settings}",
+        f"promote {versions[1]} -c {settings}",
+        f"status -c {settings}",
+    ]
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=True,
+    )
+    assert found.stdout.strip() == "[]", found.stderr
+    assert len(open_site(settings).registry.moves(LANE).read()) == 5
+
+
+def test_init_makes_an_installation_and_does_not_overwrite_it(tmp_path: Path) -> None:
+    files = answer(call("init", tmp_path, "-o", "json"))["files"]
+    assert (tmp_path / "understudy.toml").exists()
+    assert all(one["made"] for one in files)
+    assert call("init", tmp_path).exit_code == 2
+
+
+def test_a_wrong_setting_ends_with_2_and_names_the_key(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNDERSTUDY_TRAINER__EVERY_S", "never")
+    result = call("status", "-c", settings)
+    assert result.exit_code == 2
+    assert "trainer.every_s" in result.stderr
+    assert call("status", "-c", settings.parent / "gone.toml").exit_code == 2
+
+
+@pytest.mark.parametrize("process", ["serve", "ingest", "train", "all"])
+def test_a_process_with_wrong_settings_ends_with_2(
+    settings: Path, process: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNDERSTUDY_GATE__DELTA", "7")
+    found = subprocess.run(
+        [sys.executable, "-m", "ops.cli", "run", process, "-c", settings],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert found.returncode == 2
+    assert "gate.delta" in found.stderr
+
+
+def test_an_unknown_command_or_lane_ends_with_2(settings: Path) -> None:
+    assert call("statsu").exit_code == 2
+    result = call("status", "-c", settings, "--lane", "acme/other")
+    assert result.exit_code == 2
+    assert "acme/support" in result.stderr
+
+
+def test_rollback_works_without_redis_and_pins(settings: Path) -> None:
+    one, two = publish(settings, b"one", b"two")
+    report = answer(call("rollback", "-c", settings, "--reason", "worse", "-o", "json"))
+    assert (report["from"], report["to"], report["pinned"], report["served_by"]) == (two, one, True, {})
+    assert report["seconds"] < 5.0
+    move = open_site(settings).registry.moves(LANE).read()[-1]
+    assert (move.kind, move.version, move.who, move.why) == ("rollback", one, "operator", "worse")
+
+
+def test_rollback_waits_until_every_live_gateway_serves_the_version(
+    with_redis: Path, redis_client: redis.Redis
+) -> None:
+    one, two = publish(with_redis, b"one", b"two")
+    control = Control(redis_client)
+    control.announce(LANE, "live", Heartbeat(version=one, at_s=wall_clock_s()))
+    control.announce(LANE, "stopped", Heartbeat(version=two, at_s=wall_clock_s() - 8.0))
+    report = answer(call("rollback", "-c", with_redis, "-o", "json"))
+    assert report["followed"] is True
+    assert report["served_by"] == {"live": one}
+
+
+def test_a_gateway_that_does_not_follow_ends_rollback_with_1_but_the_move_stands(
+    with_redis: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.actions.FOLLOW_S", 0.3)
+    one, two = publish(with_redis, b"one", b"two")
+    Control(redis_client).announce(LANE, "stuck", Heartbeat(version=two, at_s=wall_clock_s()))
+    report = answer(call("rollback", "-c", with_redis, "-o", "json"), code=1)
+    assert (report["followed"], report["served_by"]) == (False, {"stuck": two})
+    assert fold(open_site(with_redis).registry.moves(LANE).read()).champion == one
+
+
+def test_rollback_to_nothing_to_the_pinned_champion_or_to_an_unknown_version_is_refused(settings: Path) -> None:
+    assert call("rollback", "-c", settings).exit_code == 4
+    one, _ = publish(settings, b"one", b"two")
+    assert call("rollback", "-c", settings, "--to", one[:6]).exit_code == 0
+    assert call("rollback", "-c", settings, "--to", one).exit_code == 4
+    assert call("rollback", "-c", settings, "--to", "zz").exit_code == 2
+
+
+def test_rollback_to_a_damaged_version_is_refused_and_moves_nothing(settings: Path) -> None:
+    one, two = publish(settings, b"one", b"two")
+    site = open_site(settings)
+    path = site.registry_root / "acme" / "support" / "versions" / one / "head.safetensors"
+    path.chmod(0o644)
+    path.write_bytes(b"eno")
+    result = call("rollback", "-c", settings)
+    assert result.exit_code == 1
+    assert "head.safetensors" in result.stderr
+    assert fold(site.registry.moves(LANE).read()).champion == two
+    assert call("show", one, "-c", settings).exit_code == 1
+
+
+def test_promote_resume_and_pause_are_signed_moves_and_repeat_is_refused(settings: Path) -> None:
+    one, two = publish(settings, b"one", b"two")
+    assert answer(call("promote", one, "-c", settings, "-o", "json"))["to"] == one
+    assert call("promote", one, "-c", settings).exit_code == 4
+    assert answer(call("pause", "-c", settings, "--reason", "night", "-o", "json"))["why"] == "night"
+    assert call("pause", "-c", settings).exit_code == 4
+    assert call("resume", "-c", settings).exit_code == 0
+    assert call("resume", "-c", settings).exit_code == 4
+    kinds = [move.kind for move in open_site(settings).registry.moves(LANE).read()]
+    assert kinds == ["promote", "promote", "promote", "pause", "resume"]
+    assert two != one
+
+
+def test_cycle_start_asks_the_trainer_and_a_candidate_is_submitted_once(
+    with_redis: Path, redis_client: redis.Redis
+) -> None:
+    (version,) = publish(with_redis, b"one", promoted=False)
+    control = Control(redis_client)
+    assert answer(call("cycle", "start", "-c", with_redis, "-o", "json"))["kind"] == "head"
+    request = control.next_cycle_request(LANE)
+    assert request is not None
+    assert request.kind == "head"
+    control.finish_cycle_request(LANE, request)
+    for _ in range(2):
+        asked = answer(call("cycle", "start", "-c", with_redis, "--candidate", version[:8], "-o", "json"))
+        assert (asked["kind"], asked["candidate"]) == ("candidate", version)
+    moves = open_site(with_redis).registry.moves(LANE).read()
+    assert [(move.kind, move.version) for move in moves] == [("submit", version)]
+
+
+def test_cycle_start_without_redis_ends_with_3_and_without_permission_with_4(settings: Path, tmp_path: Path) -> None:
+    assert call("cycle", "start", "-c", settings).exit_code == 3
+    forbidden = make_site(tmp_path / "forbidden", training_permitted="false")
+    assert call("cycle", "start", "-c", forbidden).exit_code == 4
+
+
+def test_history_lists_moves_and_versions(settings: Path) -> None:
+    versions = publish(settings, b"one", b"two")
+    report = answer(call("history", "-c", settings, "-o", "json"))
+    assert [move["version"] for move in report["moves"]] == versions
+    assert {row["id"] for row in report["versions"]} == set(versions)
+    assert versions[0] in call("history", "-c", settings).stdout
+
+
+def test_show_prints_the_manifest(settings: Path) -> None:
+    (version,) = publish(settings, b"one")
+    report = answer(call("show", version[:5], "-c", settings, "-o", "json"))
+    assert (report["id"], report["signed_by"], report["labels"]) == (version, "trainer", ["refund", "cancel"])
+    assert version in call("show", version, "-c", settings).stdout
+
+
+def test_verify_ends_with_0_when_sound_with_1_when_not_and_with_3_without_redis(
+    with_redis: Path, tmp_path: Path
+) -> None:
+    (version,) = publish(with_redis, b"one")
+    report = answer(call("verify", "-c", with_redis, "-o", "json"))
+    keys = {"from_offset", "complete", "offsets", "expected", "found", "missing", "extra", "chain_ok", "signatures_ok"}
+    assert keys <= report.keys()
+    assert report["ok"]
+    path = open_site(with_redis).registry_root / "acme" / "support" / "versions" / version / "manifest.json"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes() + b" ")
+    assert not answer(call("verify", "-c", with_redis, "-o", "json"), code=1)["ok"]
+    assert call("verify", "-c", make_site(tmp_path / "other")).exit_code == 3
+
+
+def test_dlq_list_of_an_empty_log_is_empty_and_knows_the_use_cases(with_redis: Path) -> None:
+    assert answer(call("dlq", "list", "-c", with_redis, "-o", "json")) == {"total": 0, "by_reason": {}, "letters": []}
+    assert call("dlq", "list", "-c", with_redis, "--use-case", "other").exit_code == 2
+
+
+def test_import_can_be_tried_dry_and_names_bad_rows(settings: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"text": "a", "label": "refund"}\n{"text": "b", "label": "unknown"}\nnonsense\n', "utf-8")
+    report = answer(call("import", log, "-c", settings, "--dry-run", "-o", "json"))
+    assert (report["published"], [row["line"] for row in report["bad"]]) == (1, [2, 3])
+    result = call("import", log, "-c", settings, "--dry-run")
+    assert "line 2" in result.stderr
+
+
+def test_a_second_run_all_on_the_same_state_is_refused(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ops.run._PATIENCE_S", 0.0)
+    site = open_site(settings)
+    with (
+        exclusive(site.run_directory, "all", patience_s=0.0),
+        pytest.raises(AlreadyRunningError, match="already runs") as refused,
+    ):
+        run_all(site, settings)
+    assert exit_code_of(refused.value) == 4
+
+
+def test_run_files_of_the_private_redis_lead_the_command_line_to_it(tmp_path: Path, redis_url: str) -> None:
+    path = make_site(tmp_path / "site", url='""')
+    assert call("verify", "-c", path).exit_code == 3
+
+    record = RunFile(name="redis", pid=os.getpid(), started_s=wall_clock_s(), url=redis_url)
+    write_run_file(open_site(path).run_directory, record)
+    assert call("verify", "-c", path).exit_code == 0

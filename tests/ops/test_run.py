@@ -1,0 +1,105 @@
+"""The real processes: they wait for what is away, stop on SIGTERM, and none outlives a killed supervisor."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from ops.process import RunFile, read_run_file, write_run_file
+from store.event import wall_clock_s
+from tests.ops.children import REPOSITORY, gone, until
+from tests.ops.sites import make_site, open_site
+
+START_S = 90.0
+
+
+@contextmanager
+def running(settings: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "ops.cli", "run", name, "-c", settings], cwd=REPOSITORY, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def found(settings: Path, name: str) -> RunFile:
+    """The run file of a process, once it is there."""
+    directory = open_site(settings).run_directory
+    until(lambda: read_run_file(directory, name) is not None, seconds=START_S)
+    record = read_run_file(directory, name)
+    assert record is not None
+    return record
+
+
+def status_of(record: RunFile, path: str) -> int:
+    return httpx.get(f"http://127.0.0.1:{record.admin_port}{path}").status_code
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error.decode()
+
+
+@pytest.mark.parametrize("name", ["ingest", "train"])
+def test_ingest_and_train_wait_for_redis_and_stop_on_sigterm(tmp_path: Path, redis_url: str, name: str) -> None:
+    settings = make_site(tmp_path / "site", url='""')
+    with running(settings, name) as process:
+        record = found(settings, name)
+        assert (status_of(record, "/livez"), status_of(record, "/readyz")) == (200, 503)
+        redis_file = RunFile(name="redis", pid=os.getpid(), started_s=wall_clock_s(), url=redis_url)
+        write_run_file(open_site(settings).run_directory, redis_file)
+        until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
+        assert "understudy_" in httpx.get(f"http://127.0.0.1:{record.admin_port}/metrics").text
+        stop(process)
+
+
+def test_serve_answers_probes_and_stops_on_sigterm_even_with_redis_down(tmp_path: Path) -> None:
+    settings = make_site(tmp_path / "site")
+    with running(settings, "serve") as process:
+        record = found(settings, "serve")
+        until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
+        assert status_of(record, "/livez") == 200
+        answer = httpx.post(f"http://127.0.0.1:{record.port}/v1/chat/completions", json={"model": "support"})
+        assert answer.status_code == 501
+        stop(process)
+
+
+def test_a_port_that_is_taken_ends_serve_with_4(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = make_site(tmp_path / "site", port=str(taken.getsockname()[1]))
+        process = subprocess.run(
+            [sys.executable, "-m", "ops.cli", "run", "serve", "-c", settings],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+        )
+    assert process.returncode == 4
+    assert "gateway: cannot listen" in process.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_run_all_leaves_no_process_whatever_ends_it(tmp_path: Path, number: signal.Signals) -> None:
+    settings = make_site(tmp_path / "site", url='""')
+    with running(settings, "all") as supervisor:
+        for name in ("ingest", "train", "serve"):
+            found(settings, name)
+        family = [child.pid for child in psutil.Process(supervisor.pid).children(recursive=True)]
+        assert len(family) >= 4  # three processes and redis-server
+        supervisor.send_signal(number)
+        supervisor.wait(60)
+        assert supervisor.returncode == (0 if number == signal.SIGINT else -signal.SIGKILL)
+        until(lambda: all(gone(pid) for pid in family), seconds=60)
