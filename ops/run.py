@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -60,6 +61,8 @@ def run_serve(site: Site, lifeline: int | None) -> None:
         process = stack.enter_context(_daemon("serve", site, lifeline))
         client = stack.enter_context(site.redis_client())
         threading.Thread(target=lambda: _make_topics(site, client, process.stop), daemon=True).start()
+        # A cold lane is ready at once; its first version must not wait for seconds of imports.
+        threading.Thread(target=import_module, args=("store.registry.student",), daemon=True).start()
         spool = Spool(settings.state_dir / "spool", settings.spool.max_bytes)
         publisher = Publisher(open_appender(site, client), spool, ack_timeout_s=settings.log.ack_timeout_s)
         services = wiring.services(site, client, publisher, REGISTRY)
