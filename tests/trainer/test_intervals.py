@@ -51,11 +51,7 @@ def test_the_score_uses_the_most_likely_discordance(n10: int, n01: int, n: int, 
         same = 1 - p10 - p01
         if min(p10, p01, same) <= 0:
             return 1e9
-        return (
-            -(stats.xlogy if hasattr(stats, "xlogy") else _xlogy)(n10, p10)
-            - _xlogy(n01, p01)
-            - _xlogy(n - n10 - n01, same)
-        )
+        return -_xlogy(n10, p10) - _xlogy(n01, p01) - _xlogy(n - n10 - n01, same)
 
     best = optimize.minimize_scalar(
         unlikely, bounds=(max(0, -delta), (1 - delta) / 2), method="bounded", options={"xatol": 1e-10}
