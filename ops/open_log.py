@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import redis
 
@@ -61,10 +62,16 @@ def kafka_settings(site: Site) -> KafkaSettings:
         bootstrap=section.bootstrap,
         group=section.group,
         security_protocol=section.security_protocol,
-        ssl_cafile=None if section.ssl_ca_file is None else str(section.ssl_ca_file),
+        ssl_cafile=_text(section.ssl_ca_file),
+        ssl_certfile=_text(section.ssl_certificate_file),
+        ssl_keyfile=_text(section.ssl_key_file),
         sasl_mechanism=section.sasl_mechanism if with_login else None,
         sasl_username=section.sasl_username if with_login else None,
         sasl_password=read_log_password(section) if with_login else None,
         session_timeout_ms=int(section.session_timeout_s * 1000),
         replication_factor=section.replication_factor,
     )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

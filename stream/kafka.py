@@ -31,6 +31,8 @@ class KafkaSettings:
     group: str = "understudy"
     security_protocol: str = "PLAINTEXT"  # or SSL, SASL_PLAINTEXT, SASL_SSL
     ssl_cafile: str | None = None
+    ssl_certfile: str | None = None  # ours, for mutual TLS
+    ssl_keyfile: str | None = None
     sasl_mechanism: str | None = None  # such as SCRAM-SHA-512
     sasl_username: str | None = None
     sasl_password: str | None = field(default=None, repr=False)
@@ -44,6 +46,8 @@ class KafkaSettings:
             "bootstrap_servers": self.bootstrap.split(","),
             "security_protocol": self.security_protocol,
             "ssl_cafile": self.ssl_cafile,
+            "ssl_certfile": self.ssl_certfile,
+            "ssl_keyfile": self.ssl_keyfile,
             "sasl_mechanism": self.sasl_mechanism,
             "sasl_plain_username": self.sasl_username,
             "sasl_plain_password": self.sasl_password,
