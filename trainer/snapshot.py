@@ -3,9 +3,10 @@
 Pure: the same items and settings give the same rows and the same hash, in whatever order the items come.
 
 Three rules keep the numbers honest. A question is held out by the hash of its id, so a new label never moves a row from
-one split to another. A training row that is linked to a held-out one (a typo apart, say) is left out. And of linked
-calibrate rows only one stays, because a bound on agreement counts independent trials; calibrate and judge rows may be
-linked with one another, since neither is learned from and the gate compares answers, not thresholds.
+one split to another. Linked rows (a typo apart, say) are one question and share a split, that of the row asked first:
+nothing is trained on that is linked to a held-out row, and a question asked in a hundred spellings is not lost to
+training because one of them was held out. And of linked calibrate rows only one stays, because a bound on agreement
+counts independent trials.
 """
 
 import hashlib
@@ -65,7 +66,6 @@ class LeftOut:
 
     stale: int  # no answer of the current prompt version
     quarantined: int  # too new
-    linked: int  # training rows linked to a held-out row
     repeated: int  # calibrate rows linked to another calibrate row
     rare_label: int  # training rows whose label has too few items to enter the head
 
@@ -76,7 +76,7 @@ class Snapshot:
 
     rows: tuple[Row, ...]
     labels: tuple[str, ...]  # the label map: known labels first, in their old order
-    clusters: Mapping[str, int]  # item id -> cluster, left-out training rows included: `evaluate.paired` needs them
+    clusters: Mapping[str, int]  # item id -> cluster, left-out rows included: `evaluate.paired` needs them
     left_out: LeftOut
     content: bytes  # snapshot.json, canonical JSON: what a recomputation must reproduce
     record: SnapshotRecord
@@ -122,16 +122,15 @@ def freeze(
     rows = [_row(item, prompt_version, split) for item in kept]
     links = link([row.text for row in rows], [row.label for row in rows])
     rows = [replace(row, cluster=int(cluster)) for row, cluster in zip(rows, links.clusters, strict=True)]
-    apart = _without_linked(rows)
-    alone = _without_repeated(apart)
-    labels = _label_map(alone, rows, labels_min, known_labels)
+    together = _together(rows, [item.first_asked_s for item in kept])
+    alone = _without_repeated(together)
+    labels = _label_map(alone, together, labels_min, known_labels)
     usable = [row for row in alone if row.split != "train" or row.label in labels]
     weighed = _weighed(usable)
     left_out = LeftOut(
         stale=len(ordered) - len(fresh),
         quarantined=len(fresh) - len(kept),
-        linked=len(rows) - len(apart),
-        repeated=len(apart) - len(alone),
+        repeated=len(together) - len(alone),
         rare_label=len(alone) - len(usable),
     )
     content = _content(weighed, labels, left_out, prompt_version, split, quarantine_s, now_s, seed, positions)
@@ -141,7 +140,14 @@ def freeze(
         clusters={row.item_id: row.cluster for row in rows},
         left_out=left_out,
         content=content,
-        record=_record(weighed, links, left_out, prompt_version, positions, content),
+        record=_record(
+            weighed,
+            links,
+            sum(new.split != old.split for new, old in zip(together, rows, strict=True)),
+            prompt_version,
+            positions,
+            content,
+        ),
     )
 
 
@@ -178,9 +184,13 @@ def split_of(split: SplitSettings, item_id: str) -> Split:
     return "judge" if place < split.calibrate_ratio + split.judge_ratio else "train"
 
 
-def _without_linked(rows: Sequence[Row]) -> list[Row]:
-    held_out = {row.cluster for row in rows if row.split != "train"}
-    return [row for row in rows if row.split != "train" or row.cluster not in held_out]
+def _together(rows: Sequence[Row], first_asked_s: Sequence[float]) -> list[Row]:
+    """Put linked rows into one split: that of the row asked first, which later ones cannot change."""
+    founders: dict[int, tuple[float, str, Split]] = {}
+    for row, asked_s in zip(rows, first_asked_s, strict=True):
+        founder = (asked_s, row.item_id, row.split)
+        founders[row.cluster] = min(founders.get(row.cluster, founder), founder)
+    return [replace(row, split=founders[row.cluster][2]) for row in rows]
 
 
 def _without_repeated(rows: Sequence[Row]) -> list[Row]:
@@ -257,7 +267,7 @@ def _content(
 def _record(
     rows: Sequence[Row],
     links: Links,
-    left_out: LeftOut,
+    moved: int,
     prompt_version: str,
     positions: Mapping[str, str],
     content: bytes,
@@ -271,7 +281,7 @@ def _record(
         judge=splits["judge"],
         clusters=len({row.cluster for row in rows}),
         contrasts=len(links.contrasts),
-        dropped_linked=left_out.linked,
+        moved_linked=moved,
         prompt_version=prompt_version,
         positions=dict(positions),
     )

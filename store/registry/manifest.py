@@ -76,7 +76,7 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     judge: int
     clusters: int
     contrasts: int  # linked pairs whose answers differ
-    dropped_linked: int  # training rows left out because they are linked to a held-out row
+    moved_linked: int  # rows whose split is not their own hash's, but that of the row they are linked to
     prompt_version: str
     positions: dict[str, str]  # "topic uuid/partition" -> position up to which the log had been applied
 

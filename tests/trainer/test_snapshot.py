@@ -82,15 +82,44 @@ def test_a_planted_near_duplicate_of_a_held_out_row_is_not_trained_on() -> None:
     train, judge = ids_of(SPLIT, "train", 3), ids_of(SPLIT, "judge", 1)
     snapshot = frozen(
         [
-            item("how do i change the address on my account", item_id=judge[0]),
-            item("how do i chnage the address on my account please", item_id=train[0]),
-            item("where is my parcel", item_id=train[1]),
+            item("how do i change the address on my account", item_id=judge[0], asked_s=1.0),
+            item("how do i chnage the address on my account please", item_id=train[0], asked_s=2.0),
+            item("where is my parcel", item_id=train[1], asked_s=1.0),
         ]
     )
     assert [row.item_id for row in snapshot.split("train")] == [train[1]]
-    assert [row.item_id for row in snapshot.split("judge")] == [judge[0]]
-    assert snapshot.left_out.linked == snapshot.record.dropped_linked == 1
+    assert {row.item_id for row in snapshot.split("judge")} == {judge[0], train[0]}
+    assert snapshot.record.moved_linked == 1
     assert snapshot.clusters[train[0]] == snapshot.clusters[judge[0]]
+
+
+def test_a_question_first_seen_in_training_stays_there_with_all_its_spellings() -> None:
+    train, judge = ids_of(SPLIT, "train", 1), ids_of(SPLIT, "judge", 3)
+    spellings = ["{} please", "hello, {}", "{} thanks"]
+    question = "how do i change the address on my account"
+    snapshot = frozen(
+        [
+            item(question, item_id=train[0], asked_s=1.0),
+            *(
+                item(spelling.format(question), item_id=held_out, asked_s=2.0)
+                for spelling, held_out in zip(spellings, judge, strict=True)
+            ),
+        ]
+    )
+    assert len(snapshot.split("train")) == 4
+    assert snapshot.record.moved_linked == 3
+
+
+@given(asked=st.lists(st.integers(1, 50), min_size=30, max_size=30))
+def test_no_training_row_is_ever_linked_to_a_held_out_one(asked: list[int]) -> None:
+    snapshot = frozen(
+        [
+            item(f"how do i change thing {n % 5} of my account{' please' * (n // 5)}", asked_s=float(at_s))
+            for n, at_s in enumerate(asked)
+        ]
+    )
+    train = {row.cluster for row in snapshot.split("train")}
+    assert train.isdisjoint({row.cluster for row in snapshot.rows if row.split != "train"})
 
 
 def test_linked_with_another_answer_both_stay_as_a_contrast() -> None:
