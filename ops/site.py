@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from ops.process import read_run_file, run_directory
 from ops.sections import LaneSection
@@ -117,20 +119,25 @@ class Site:
         return found.url
 
     @contextmanager
-    def redis_client(self) -> Iterator[redis.Redis]:
-        """A client of the site's Redis; it may not answer.
+    def redis_client(self, *, answer_s: float = _ANSWER_S) -> Iterator[redis.Redis]:
+        """A client of the site's Redis; it may not answer, and says so within about twice `answer_s`.
 
         Raises:
             StoreUnavailableError: there is no private Redis.
         """
-        url = self.redis_url()
-        with redis.Redis.from_url(url, socket_timeout=_ANSWER_S, socket_connect_timeout=_CONNECT_S) as client:
+        retry = Retry(NoBackoff(), 1)  # for a connection that went stale; who needs patience has its own
+        with redis.Redis.from_url(
+            self.redis_url(),
+            socket_timeout=answer_s,
+            socket_connect_timeout=min(answer_s, _CONNECT_S),
+            retry=retry,
+        ) as client:
             yield client
 
     @contextmanager
-    def control(self) -> Iterator[Control]:
-        """The control plane; errors as of `redis_client`."""
-        with self.redis_client() as client:
+    def control(self, *, answer_s: float = _ANSWER_S) -> Iterator[Control]:
+        """The control plane; as `redis_client`."""
+        with self.redis_client(answer_s=answer_s) as client:
             yield Control(client)
 
     def buffer(self, client: redis.Redis) -> RedisBuffer:

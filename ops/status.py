@@ -25,6 +25,7 @@ from stream.log import History, topic_of
 
 PROCESSES: Final = ("serve", "ingest", "train")
 _PROBE_S: Final = 2.0
+_SERVING_S: Final = 0.5  # a rollback asks, and has five seconds
 _MAX_ANSWER_BYTES: Final = 1 << 20
 
 
@@ -149,7 +150,7 @@ def collect(site: Site, sections: list[LaneSection], now_s: float) -> StatusRepo
 def serving(site: Site, lane: Lane, now_s: float) -> dict[str, str | None]:
     """What each live gateway serves: by heartbeats, or by this machine's own gateway while Redis does not answer."""
     try:
-        with site.control() as control:
+        with site.control(answer_s=_SERVING_S) as control:
             return {name: beat.version for name, beat in live(control.heartbeats(lane), now_s).items()}
     except StoreUnavailableError:
         return local_versions(site).get(str(lane), {})

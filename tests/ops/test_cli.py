@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from ops.cli import app
 from ops.output import exit_code_of
 from ops.process import AlreadyRunningError, RunFile, exclusive, write_run_file
 from ops.run import run_all
+from store.buffer.server import private_redis
 from store.control import Control, Heartbeat
 from store.event import wall_clock_s
 from store.registry.moves import fold
@@ -146,6 +148,20 @@ def test_rollback_works_without_redis_and_pins(settings: Path) -> None:
     assert report["seconds"] < 5.0
     move = open_site(settings).registry.moves(LANE).read()[-1]
     assert (move.kind, move.version, move.who, move.why) == ("rollback", one, "operator", "worse")
+
+
+def test_rollback_is_quick_though_redis_hangs(tmp_path: Path) -> None:
+    with private_redis(tmp_path / "redis") as url, redis.Redis.from_url(url) as client:
+        settings = make_site(tmp_path / "site", url=f'"{url}"')
+        one, _ = publish(settings, b"one", b"two")
+        pid = int(client.info("server")["process_id"])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            report = answer(call("rollback", "-c", settings, "-o", "json"))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert report["to"] == one
+    assert report["seconds"] < 5.0
 
 
 def test_rollback_waits_until_every_live_gateway_serves_the_version(
