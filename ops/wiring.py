@@ -263,6 +263,7 @@ def cycle_settings(settings: Settings) -> CycleSettings:
         seed=section.seed,
         min_items_per_label=section.min_items_per_label,
         quarantine_s=section.quarantine_s,
+        novelty_quantile=section.novelty_quantile,
         split=SplitSettings(salt=split.salt, calibrate_ratio=split.calibrate_ratio, judge_ratio=split.judge_ratio),
         limits=GateLimits(
             delta=gate.delta,

@@ -2,8 +2,6 @@
 
 from store.event import Task
 
-RANK_AGREEMENT_TAU = 0.9
-
 
 def agree(task: Task, a: str, b: str) -> bool:
     """Whether two answers to `classify` are the same label.

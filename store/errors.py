@@ -73,10 +73,6 @@ class TeacherError(UnderstudyError):
     """The teacher could not be asked, or its answer was of no use."""
 
 
-class TeacherUnavailableError(TeacherError):
-    """The teacher timed out, refused, or its circuit is open. The student answers if there is one."""
-
-
 class InvalidAnswerError(TeacherError):
     """The teacher answered, but not with one of the lane's labels. It was paid for; never train on it."""
 

@@ -47,6 +47,7 @@ def calibrate(
     confidence: float,
     seed: int,
     temperature: float | None = None,
+    novelty_quantile: float = NOVELTY_QUANTILE,
 ) -> Policy:
     """The policy of one version, from rows that it was not trained on, one row a question.
 
@@ -60,12 +61,13 @@ def calibrate(
         seed: of the thinning.
         temperature: fitted on other rows; None fits it on these, which lets one number see the labels before the test
             (simulated: no measurable effect on the error).
+        novelty_quantile: share of these rows that is not novel.
     """
     if not len(labels):
         return _uncertified(1.0, None, target, confidence)
     warmth = fit_temperature(probs, labels, weights) if temperature is None else temperature
     tempered = _tempered(probs, warmth)
-    novelty_threshold = float(np.quantile(novelty, NOVELTY_QUANTILE))
+    novelty_threshold = float(np.quantile(novelty, novelty_quantile))
     scores = np.where(novelty > novelty_threshold, -1.0, tempered.max(axis=1))
     agreed = tempered.argmax(axis=1) == labels
     kept = np.random.default_rng(seed).random(len(weights)) < weights / weights.max()

@@ -7,7 +7,6 @@ killed leaves nothing behind that counts.
 import functools
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -20,9 +19,8 @@ from store.buffer.topics import find_topics
 from store.errors import BadSignatureError, CorruptVersionError, SwapRefusedError
 from store.policy import Policy
 from store.registry.encoder import Precision
-from store.registry.manifest import Golden, Manifest, Topic, Verdict
+from store.registry.manifest import Manifest, Topic, Verdict
 from store.registry.signing import SigningKey, TrustedKeys
-from store.registry.student import Student
 from store.registry.versions import Registry, Versions
 from trainer.calibrate import rows_to_certify
 from trainer.draft import Draft
@@ -168,17 +166,10 @@ def _judge_candidate(
         verdict=verdict,
         policy=policy,
         topics=_topics(work, frozen),
-        golden=_golden(candidate.student, policy),
+        golden=candidate.student.with_policy(policy).golden_outputs(),
     )
     version = versions.publish(candidate.opened.folder, manifest, SigningKey.load(work.signing_key))
     return CycleResult(version=version, verdict=verdict, anchor=anchor)
-
-
-def _golden(student: Student, policy: Policy) -> list[Golden]:
-    """A candidate's golden inputs with what it says to them under the policy that it was given here."""
-    texts = [golden.text for golden in student.golden]
-    probs = replace(student, policy=policy).predict(texts).probs.tolist()
-    return [Golden(text=text, probs=row) for text, row in zip(texts, probs, strict=True)]
 
 
 def _topics(work: CycleWork, frozen: Frozen) -> list[Topic]:

@@ -1,7 +1,7 @@
 """Calibrate a challenger, compare it with champion and anchor on the same held-out rows, and judge."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -86,7 +86,7 @@ def _calibrate(work: CycleWork, frozen: Frozen, student: Student, champion: Vers
     places = frozen.rows_of("calibrate")
     rows = [frozen.snapshot.rows[place] for place in places]
     index = {label: number for number, label in enumerate(student.labels)}
-    answers = frozen.predict(replace(student, policy=None), places)
+    answers = frozen.predict(student.with_policy(None), places)
     weights = np.array([row.mass for row in rows], np.float64)
     if champion is not None and (policy := champion.student.policy) is not None and policy.threshold is not None:
         before = frozen.predict(champion.student, places)
@@ -102,6 +102,7 @@ def _calibrate(work: CycleWork, frozen: Frozen, student: Student, champion: Vers
         target=work.training.target,
         confidence=work.training.confidence,
         seed=work.settings.seed,
+        novelty_quantile=work.settings.novelty_quantile,
     )
 
 

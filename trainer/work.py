@@ -34,6 +34,7 @@ class CycleSettings:
     seed: int
     min_items_per_label: int
     quarantine_s: float  # an item is not drawn before it is this old
+    novelty_quantile: float  # share of known questions that is not novel
     split: SplitSettings
     limits: GateLimits
 

@@ -12,7 +12,6 @@ from store.personal_data import RULES, count_digits, may_hold
 from store.redact import redact, redact_input
 
 KEY = b"k" * 32
-TOKEN = re.compile(r"<[A-Z]+:[0-9a-f]{10}>")
 
 PERSONAL = {
     "EMAIL": [

@@ -29,6 +29,7 @@ SETTINGS = CycleSettings(
     seed=1,
     min_items_per_label=5,
     quarantine_s=0.0,
+    novelty_quantile=0.99,
     split=SPLIT,
     limits=GateLimits(delta=0.05, min_rows=20),
 )

@@ -18,7 +18,6 @@ from trainer.snapshot import Snapshot, SplitSettings, freeze, split_of
 
 SPLIT = SplitSettings(salt="salt", calibrate_ratio=0.2, judge_ratio=0.2)
 NOW_S = 10_000.0
-HALF = SplitSettings(salt="salt", calibrate_ratio=0.0, judge_ratio=0.5)
 
 
 def item(
