@@ -171,6 +171,7 @@ def run_all(site: Site, settings_file: Path | None) -> int:
                 name=name,
                 command=(sys.executable, "-m", "ops.cli", "run", name, *file, "--lifeline", "{lifeline}"),
                 grace_s=GRACE_S[name] + _KILL_AFTER_S,
+                essential=name == "serve",
             )
             for name in ("ingest", "train", "serve")  # stopped in the opposite order
         ]

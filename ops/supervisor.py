@@ -30,6 +30,7 @@ class ChildSpec:
     name: str
     command: tuple[str, ...]  # `{lifeline}` stands for the number of the pipe's read end
     grace_s: float  # from SIGTERM to SIGKILL
+    essential: bool = True  # without it there is no service: given up where it keeps crashing; another is retried on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +57,21 @@ class GiveUp:
     why: str
 
 
-def after_crash(crashes_s: Sequence[float], exit_code: int, policy: RestartPolicy) -> Restart | GiveUp:
+def after_crash(
+    crashes_s: Sequence[float], exit_code: int, policy: RestartPolicy, *, essential: bool = True
+) -> Restart | GiveUp:
     """What to do about a child that ended unasked. Pure.
 
     Args:
         crashes_s: monotonic times of its crashes, the one at hand last.
         exit_code: as `subprocess` has it, negative for a signal.
         policy: the limits.
+        essential: whether it is given up at all; a gateway goes on answering while ingest waits for a person.
     """
     if exit_code == SETTINGS_EXIT_CODE:
         return GiveUp("its settings are wrong: the line above names the key")
     recent = sum(at_s > crashes_s[-1] - policy.window_s for at_s in crashes_s)
-    if recent >= policy.crashes:
+    if recent >= policy.crashes and essential:
         return GiveUp(f"{recent} crashes within {policy.window_s:g} s")
     return Restart(min(policy.first_delay_s * 2.0 ** (recent - 1), policy.longest_delay_s))
 
@@ -156,7 +160,7 @@ class Supervisor:
         if exit_code is None:
             return None
         child.crashes_s = [*child.crashes_s, now_s][-self._policy.crashes :]
-        match after_crash(child.crashes_s, exit_code, self._policy):
+        match after_crash(child.crashes_s, exit_code, self._policy, essential=child.spec.essential):
             case Restart(delay_s=delay_s):
                 _log.error("child_ended", child=child.spec.name, exit_code=exit_code, restart_in_s=delay_s)
                 child.start_at_s = now_s + delay_s

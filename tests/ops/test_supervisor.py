@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,15 @@ def test_a_child_that_keeps_crashing_is_given_up_and_the_others_are_stopped(tmp_
     assert all(gone(pid) for pid in pids(log, "good"))
 
 
+def test_a_child_without_which_service_goes_on_is_never_given_up(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    bad = replace(spec(CRASHES, log, "bad", "3"), essential=False)
+    with running(Supervisor([spec(OBEYS, log, "good"), bad], QUICK)) as (_stop, codes):
+        until(lambda: len(pids(log, "bad")) > 2 * QUICK.crashes)
+        assert codes == []
+        assert len(pids(log, "good")) == 1
+
+
 def test_wrong_settings_are_not_tried_twice(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with running(Supervisor([spec(CRASHES, log, "bad", "2")], QUICK)) as (_stop, codes):
@@ -166,6 +176,7 @@ def test_delays_grow_with_recent_crashes_and_stay_bounded(gaps_s: list[float], c
     policy = RestartPolicy()
     crashes_s = [sum(gaps_s[: index + 1]) for index in range(len(gaps_s))]
     recent = [at_s for at_s in crashes_s if at_s > crashes_s[-1] - policy.window_s]
+    assert isinstance(after_crash(crashes_s, code, policy, essential=False), Restart)
     match after_crash(crashes_s, code, policy):
         case Restart(delay_s=delay_s):
             assert len(recent) < policy.crashes
