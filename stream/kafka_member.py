@@ -18,6 +18,7 @@ from store.errors import LogUnavailableError
 from stream.kafka import KafkaSettings, admin, connected, topic_partitions
 
 _HEARTBEAT_MS: Final = 500  # retained partitions stand still for a heartbeat in every rebalance
+_MAX_POLL_MS: Final = 60_000  # how long the group waits in a rebalance for a member that does not come
 _PROBE_MS: Final = 1000
 _CLOSE_MS: Final = 1000
 _RETRY_S: Final = 0.5
@@ -69,6 +70,7 @@ class Member:
                 allow_auto_create_topics=False,
                 session_timeout_ms=settings.session_timeout_ms,
                 heartbeat_interval_ms=_HEARTBEAT_MS,
+                max_poll_interval_ms=_MAX_POLL_MS,
                 max_partition_fetch_bytes=4 << 20,
             )
         except LogUnavailableError:
@@ -76,6 +78,8 @@ class Member:
             raise
         self._changes: deque[Change] = deque()
         self._committing: Any = None
+        self._joining: Any = None
+        self._join_ended = threading.Event()
         self._consumer.subscribe([topic], listener=_Listener(self._consumer, self._changes))
 
     def changes(self) -> list[Change]:
@@ -87,9 +91,34 @@ class Member:
         return {partition.partition for partition in self._consumer.assignment()}
 
     def fetch(self, timeout_s: float, limit: int) -> dict[int, list[Any]]:
-        """Records by partition."""
+        """Records by partition; none while the group is being joined."""
+        if not self._joined(timeout_s):
+            return {}
         found = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=limit)
         return {partition.partition: records for partition, records in found.items()}
+
+    def _joined(self, timeout_s: float) -> bool:
+        """Whether we are in the group; if not, join it on the IO thread, however long that takes.
+
+        To leave it to `poll` is not enough: kafka-python 3.0.12 throws the assignment away when a poll times out while
+        a join is under way that new metadata asked for. It then believes to be a member, without partitions and
+        without heartbeats, for ever.
+        """
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - see above
+        if self._joining is None:
+            if coordinator.rejoining:  # a poll started to join and gave up waiting
+                coordinator.request_rejoin()
+            if coordinator.need_rejoin():
+                self._join_ended.clear()
+                self._joining = self._consumer._manager.call_soon(coordinator.ensure_active_group_async)  # noqa: SLF001
+                self._joining.add_both(lambda _: self._join_ended.set())
+        if self._joining is not None:
+            if not self._join_ended.wait(timeout_s):
+                return False
+            joining, self._joining = self._joining, None
+            if joining.failed():
+                raise joining.exception
+        return True
 
     def present_uuid(self) -> str | None:
         """The topic's uuid as the broker has it now; None: there is no such topic."""

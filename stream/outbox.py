@@ -65,7 +65,7 @@ class Outbox:
     def __init__(
         self, send: Callable[[list[Outgoing]], None], *, max_waiting: int, max_batch: int, tick_s: float
     ) -> None:
-        """`send` resolves each record's future, now or later; it is called with [] at least every `tick_s`."""
+        """`send` resolves each record's future, now or later; after the first it is called every `tick_s` at least."""
         self._send = send
         self._max_waiting = max_waiting
         self._max_batch = max_batch
@@ -73,8 +73,7 @@ class Outbox:
         self._waiting: deque[Outgoing] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None  # started by the first record: a reader's log needs none
 
     def put(self, outgoing: Outgoing) -> Future[None]:
         """Queue one record; a full queue fails it at once."""
@@ -85,6 +84,9 @@ class Outbox:
                 waiting = f"{self._max_waiting} records wait for the log already: spool the event"
                 return outgoing.refuse(LogUnavailableError(waiting))
             self._waiting.append(outgoing)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+                self._thread.start()
             self._wake.notify()
         return outgoing.done
 
@@ -93,7 +95,8 @@ class Outbox:
         with self._wake:
             self._closed = True
             self._wake.notify()
-        self._thread.join(timeout_s)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
         with self._wake:
             left = list(self._waiting)
             self._waiting.clear()

@@ -100,6 +100,19 @@ def test_a_poll_returns_at_most_its_limit_and_forgets_no_slot(log: Log) -> None:
     assert len(set(ledger.values())) == 40
 
 
+def test_a_reader_that_never_waits_reads_all_the_same(log: Log) -> None:
+    topic, ledger = new_topic(log), Ledger()
+    written = write(log, topic, range(40))
+    with reading(log, topic, ledger) as source:
+        deadline = time.monotonic() + DEADLINE_S
+        while len(ledger.applied) < 40:
+            assert time.monotonic() < deadline, "it never became a member"
+            for batch in source.poll(0.0, 10):
+                source.done(batch, ledger.apply(batch).outcome)
+            time.sleep(0.005)  # as a loop that has other work to do
+    assert sorted(ledger.values()) == sorted(written)
+
+
 def test_batches_may_be_settled_late_and_the_next_ones_follow_on(log: Log) -> None:
     topic, ledger = new_topic(log, 1), Ledger()
     write(log, topic, range(30))

@@ -1,7 +1,7 @@
 """What Kafka does beyond the contract: transactions, restarts, damage, and a producer that wedges."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +15,7 @@ import stream.kafka_appender
 from store.errors import LogUnavailableError, RecordTooLargeError
 from stream.kafka import KafkaHistory, KafkaSettings, KafkaTopics, admin
 from stream.kafka_appender import KafkaAppender
+from stream.kafka_member import Member
 from stream.kafka_source import KafkaSource
 from stream.outbox import partition_of
 from tests.contracts.logs import Ledger
@@ -193,3 +194,27 @@ def test_a_closing_writer_waits_for_what_is_in_flight(settings: KafkaSettings, t
     acks = [appender.append(topic, key=b"k", value=b"%d" % number) for number in range(1000)]
     appender.close()
     acknowledge(acks)
+
+
+def test_a_join_that_a_poll_gave_up_on_is_finished_all_the_same(settings: KafkaSettings, topic: str) -> None:
+    KafkaTopics(settings).ensure(topic, 2)
+    member = Member(settings, topic)
+    coordinator = member._consumer._coordinator
+    wait_for(lambda: member.fetch(0.2, 10) == {} and member.assigned() == {0, 1})
+    with closing(admin(settings)) as client:
+        client.create_partitions({topic: 4})
+    member._consumer._client.cluster.request_update()
+    wait_for(coordinator.need_rejoin)
+    wait_for(lambda: member._consumer.poll(timeout_ms=1) == {} and coordinator._join_task is not None)
+    wait_for(lambda: coordinator._join_task.is_done)
+    assert not coordinator.need_rejoin()  # kafka-python thinks that all is well, and has lost the assignment
+    assert coordinator.rejoining
+    wait_for(lambda: member.fetch(0.2, 10) == {} and member.assigned() == {0, 1, 2, 3})
+    member.leave({})
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
