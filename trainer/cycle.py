@@ -21,6 +21,7 @@ from store.policy import Policy
 from store.registry.encoder import Precision
 from store.registry.manifest import Manifest, Topic, Verdict
 from store.registry.signing import SigningKey, TrustedKeys
+from store.registry.student import PRECISION_KEY
 from store.registry.versions import Registry, Versions
 from trainer.calibrate import rows_to_certify
 from trainer.draft import Draft
@@ -111,7 +112,10 @@ def _freeze(work: CycleWork, items: Sequence[Item], positions: Mapping[str, str]
         positions=positions,
         known_labels=champion.student.labels if champion is not None else (),
     )
-    base, cache = _base(settings.encoder, settings.device, settings.precision, settings.max_tokens), _cache(work.cache)
+    base, cache = (
+        _base(settings.encoder, settings.device, settings.precision, settings.max_tokens),
+        _cache(work.cache / work.training.lane.tenant / work.training.lane.use_case),
+    )
     ids, texts = [row.item_id for row in snapshot.rows], [row.text for row in snapshot.rows]
     return Frozen(snapshot=snapshot, base=base, features=cache.features(base.encoder, ids, texts))
 
@@ -124,6 +128,7 @@ def _base(encoder: str, device: str, precision: Precision, max_tokens: int) -> B
 
 @functools.cache
 def _cache(directory: Path) -> FeatureCache:
+    """One for each lane: it forgets what a snapshot no longer holds."""
     return FeatureCache(directory)
 
 
@@ -165,6 +170,7 @@ def _judge_candidate(
         created_s=work.now_s,
         verdict=verdict,
         policy=policy,
+        training={**candidate.opened.manifest.training, PRECISION_KEY: candidate.student.encoder.precision},
         topics=_topics(work, frozen),
         golden=candidate.student.with_policy(policy).golden_outputs(),
     )
