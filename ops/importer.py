@@ -109,8 +109,8 @@ def count_lines(path: Path) -> int:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
 
 
-def read_rows(path: Path, columns: Columns, labels: frozenset[str]) -> Iterator[Row | BadRow]:
-    """Every row of the file, good or bad, in order."""
+def read_rows(path: Path, columns: Columns, labels: frozenset[str] | None) -> Iterator[Row | BadRow]:
+    """Every row of the file, good or bad, in order. `labels` are those that count, None for any."""
     seen: dict[str, int] = {}
     for line, value in _rows(path):
         if isinstance(value, BadRow):
@@ -122,7 +122,9 @@ def read_rows(path: Path, columns: Columns, labels: frozenset[str]) -> Iterator[
         text, label = _at(value, columns.text), _at(value, columns.label)
         if not isinstance(text, str) or not text.strip():
             yield BadRow(line=line, why=f"no text in {columns.text}")
-        elif not isinstance(label, str) or label not in labels:
+        elif not isinstance(label, str) or not label.strip():
+            yield BadRow(line=line, why=f"no label in {columns.label}")
+        elif labels is not None and label not in labels:
             yield BadRow(line=line, why=f"{columns.label} is not one of the lane's labels")
         else:
             yield Row(line=line, key=_key(value, text, label, seen), text=text, label=label, time_s=_time_s(value))

@@ -70,7 +70,7 @@ class TrafficSettings:
     typo_ratio: float = 0.12  # of new questions
     late_ratio: float = 0.04  # of the topic that appears half way, from then on
     zipf_exponent: float = 0.5  # popularity of the k-th most popular intent is k to the minus this
-    confused_ratio: float = 0.03  # of the questions of a confusable pair, those that the teacher gets wrong
+    confused_ratio: float = 0.025  # of the questions of a confusable pair, those that the teacher gets wrong
 
 
 def generate(settings: TrafficSettings) -> list[Row]:

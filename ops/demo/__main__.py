@@ -1,0 +1,277 @@
+"""`python -m ops.demo`: set everything up, play it, stop it, and say what was measured.
+
+Exit codes: 0 every claim held; 1 one did not, or something broke; 2 bad arguments or traffic; 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from ops.demo.client import Client
+from ops.demo.measure import windows
+from ops.demo.plan import LANE, RATE, TARGET, WINDOWS, Plan, Traffic, prepare_traffic
+from ops.demo.processes import DemoError, Descendants, explain_end, running
+from ops.demo.records import Records
+from ops.demo.site import configure, make_site
+from ops.demo.stage import Stage
+from ops.demo.summary import Measured, build
+from ops.figures import draw_run
+from ops.live_view import live_view
+from ops.process import read_run_file
+from ops.recorded_teacher import RUN_NAME
+from ops.report import write_report
+from ops.settings import Settings
+from ops.site import Site
+from ops.status import collect
+from store.errors import SettingsError, UnderstudyError
+from store.event import wall_clock_s
+
+BAD_ARGUMENTS: Final = 2
+INTERRUPTED: Final = 130
+_READY_S: Final = 120.0
+_POLL_S: Final = 0.1
+_GONE_S: Final = 5.0
+_NAMED_BAD: Final = 10
+
+
+@dataclass(kw_only=True)
+class Demo:
+    """One demo, start to end."""
+
+    plan: Plan
+    console: Console
+    started_s: float = field(default_factory=time.monotonic)
+    descendants: Descendants = field(default_factory=Descendants)
+
+    async def run(self) -> dict[str, Any]:
+        """Play it and write what it leaves; the summary."""
+        self.plan.out.mkdir(parents=True, exist_ok=True)
+        traffic = prepare_traffic(self.plan)
+        self._say_traffic(traffic)
+        stage, changed = await self._play(traffic)
+        left = await asyncio.to_thread(self.descendants.left, self.plan.state, patience_s=_GONE_S)
+        picture = stage.picture()
+        figure = self.plan.out / "run.png"
+        draw_run(picture, figure)
+        judged = stage.judged()
+        summary = build(
+            Measured(
+                settings_changed=changed,
+                traffic=traffic,
+                generated=self.plan.traffic is None,
+                wall_s=time.monotonic() - self.started_s,
+                children_left=left,
+                outcomes=stage.client.outcomes,
+                judged=judged,
+                windows=windows(judged, WINDOWS),
+                ledger=stage.ledger(),
+                promise=stage.promise(),
+                cycles=stage.records.cycles,
+                planted=stage.planted,
+                swaps=stage.records.swaps,
+                rollback=stage.rollback,
+                verified=stage.verified,
+                figures=[{"path": str(figure), "sha256": hashlib.sha256(figure.read_bytes()).hexdigest()}],
+            )
+        )
+        write_report(summary, picture, self.plan.out / "report.html")
+        (self.plan.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
+        return summary
+
+    async def _play(self, traffic: Traffic) -> tuple[Stage, dict[str, Any]]:
+        """Start the processes, play, and stop them whatever happens."""
+        logs = self.plan.out / "logs"
+        logs.mkdir(exist_ok=True)
+        with ExitStack() as stack:
+            config = make_site(self.plan)
+            teacher, url = await self._start_teacher(stack, logs / "teacher.log")
+            changed = configure(config, self.plan, traffic, url)
+            self._say_settings(changed)
+            everything = stack.enter_context(
+                running(
+                    "understudy run all",
+                    ("ops.cli", "run", "all", "--config", str(config.resolve())),
+                    folder=self.plan.state,
+                    log=logs / "understudy.log",
+                )
+            )
+
+            def check() -> None:
+                for name, process, log in (
+                    ("the recorded teacher", teacher, logs / "teacher.log"),
+                    ("understudy run all", everything, logs / "understudy.log"),
+                ):
+                    if (why := explain_end(name, process, log)) is not None:
+                        raise DemoError(why)
+
+            site = Site(Settings.load(config))
+            port = await self._await_ready(site, check)
+            records = Records(site=site, lane=LANE)
+            client = Client(f"http://127.0.0.1:{port}", LANE.use_case, records.item_id_of)
+            with live_view(self.console) as show:
+                stage = Stage(
+                    plan=self.plan,
+                    traffic=traffic,
+                    config=config,
+                    records=records,
+                    client=client,
+                    descendants=self.descendants,
+                    show=show,
+                    check=check,
+                    started_s=self.started_s,
+                )
+                await stage.play()
+                stage.phase = "stopping"
+                show(stage.board())
+            self.descendants.look()
+        return stage, changed
+
+    async def _start_teacher(self, stack: ExitStack, log: Path) -> tuple[subprocess.Popen[bytes], str]:
+        """The recorded teacher's process and its address."""
+        state = self.plan.state.resolve()
+        command = (
+            *("ops.recorded_teacher", "--table", str(self.plan.traffic_file.resolve())),
+            *("--prompt-file", str(state / "prompts" / "classify.txt"), "--run-folder", str(state)),
+        )
+        teacher = stack.enter_context(running("the recorded teacher", command, folder=state, log=log))
+
+        def port() -> int | None:
+            if (why := explain_end("the recorded teacher", teacher, log)) is not None:
+                raise DemoError(why)
+            found = read_run_file(state, RUN_NAME)
+            return found.port if found is not None else None
+
+        return teacher, f"http://127.0.0.1:{await _wait_for(port, 'the recorded teacher')}/v1"
+
+    async def _await_ready(self, site: Site, check: Callable[[], None]) -> int:
+        """Wait until gateway, ingest and trainer say that they are ready; the gateway's port."""
+
+        def port() -> int | None:
+            check()
+            status = collect(site, [], wall_clock_s())
+            if not all(process.ready for process in status.processes):
+                return None
+            return next(process.port for process in status.processes if process.name == "serve")
+
+        return await _wait_for(port, "gateway, ingest and trainer")
+
+    def _say_traffic(self, traffic: Traffic) -> None:
+        self._say(f"traffic: {len(traffic.requests):,} requests, {len(traffic.labels)} labels, {traffic.path}")
+        for bad in traffic.skipped[:_NAMED_BAD]:
+            self._say(f"  line {bad.line} skipped: {bad.why}")
+        if len(traffic.skipped) > _NAMED_BAD:
+            self._say(f"  and {len(traffic.skipped) - _NAMED_BAD} more lines skipped")
+
+    def _say_settings(self, changed: Mapping[str, Any]) -> None:
+        self._say("settings that differ from production's:")
+        for name, (production, demo) in changed.items():
+            self._say(f"  {name} = {json.dumps(demo)} (production: {json.dumps(production)})")
+        self._say(f"pace: about {self.plan.rate:g} requests a second")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+async def _wait_for(look: Callable[[], int | None], what: str) -> int:
+    """Poll until there is an answer.
+
+    Raises:
+        DemoError: there is none within two minutes.
+    """
+    deadline_s = time.monotonic() + _READY_S
+    while time.monotonic() < deadline_s:
+        if (found := await asyncio.to_thread(look)) is not None:
+            return found
+        await asyncio.sleep(_POLL_S)
+    message = f"{what} did not become ready within {_READY_S:.0f} s: see out/demo/logs"
+    raise DemoError(message)
+
+
+async def _run_until_signal(demo: Demo) -> dict[str, Any] | None:
+    """Run the demo; None when Ctrl-C or SIGTERM stopped it, after everything has ended."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(demo.run())
+    asked = False
+
+    def ask() -> None:
+        nonlocal asked
+        if not asked:  # a terminal and `make` may both send one; a second would tear the stopping apart
+            asked = True
+            demo.console.print("\nstopping everything …", highlight=False)
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, ask)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return None
+
+
+def parse(arguments: Sequence[str] | None = None) -> Plan:
+    """The plan that the arguments describe."""
+    parser = argparse.ArgumentParser(prog="python -m ops.demo", description="The whole loop on one machine, measured.")
+    parser.add_argument("--traffic", type=Path, help="JSONL with a text and a teacher's recorded answer a row")
+    parser.add_argument(
+        "--target", type=float, default=TARGET, help="answered agreement to promise (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of traffic, order and pace (default: %(default)s)")
+    parser.add_argument("--requests", type=int, help="send only so many")
+    parser.add_argument("--rate", type=float, default=RATE, help="requests a second (default: %(default)s)")
+    parser.add_argument("--file-order", action="store_true", help="send a file's rows in their order")
+    parser.add_argument("--text-column", help="where a row has its text; a dot goes into an object")
+    parser.add_argument("--label-column", help="where a row has the teacher's answer")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="what is left behind (default: %(default)s)")
+    found = parser.parse_args(arguments)
+    if not 0 < found.target < 1:
+        parser.error("--target: a share between 0 and 1, such as .9")
+    if found.rate <= 0 or (found.requests is not None and found.requests < WINDOWS):
+        parser.error(f"--rate must be above 0 and --requests {WINDOWS} or more")
+    return Plan(**vars(found))
+
+
+def main() -> int:
+    """Run it; the exit code."""
+    plan, console = parse(), Console()
+    try:
+        summary = asyncio.run(_run_until_signal(Demo(plan=plan, console=console)))
+    except (UnderstudyError, ExceptionGroup) as error:
+        known = _known(error)
+        if known is None:
+            raise
+        sys.stderr.write(f"the demo could not be played: {known}\n")
+        return BAD_ARGUMENTS if isinstance(known, SettingsError) else 1
+    if summary is None:
+        sys.stderr.write("stopped; nothing of the demo is left running\n")
+        return INTERRUPTED
+    for claim in summary["broken_claims"]:
+        sys.stderr.write(f"a claim did not hold: {claim}\n")
+    console.print(f"report: {plan.out / 'report.html'}   figure: {plan.out / 'run.png'}", highlight=False)
+    sys.stderr.flush()
+    sys.stdout.write(json.dumps(summary) + "\n")
+    return 1 if summary["broken_claims"] else 0
+
+
+def _known(error: BaseException) -> UnderstudyError | None:
+    """The error of ours in a group of a task's errors, if there is one."""
+    if isinstance(error, UnderstudyError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for inner in error.exceptions if (found := _known(inner)) is not None), None)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

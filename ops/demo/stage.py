@@ -1,0 +1,212 @@
+"""The demo while it runs: traffic, the planted challenger, the rollback, and the watch over all of it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ops.demo.client import Client, schedule_s
+from ops.demo.command import run_json
+from ops.demo.measure import Judged, judge_all
+from ops.demo.picture import Picture, draw
+from ops.demo.plan import Plan, Traffic
+from ops.demo.processes import DemoError, Descendants
+from ops.demo.records import Records
+from ops.demo.summary import Ledger, Rollback, ledger
+from ops.live_view import Board, Show
+from store.event import wall_clock_s
+
+PLANT_AT: Final = 0.5  # of the requests
+ROLLBACK_AT: Final = 0.93
+_LOOK_S: Final = 1.0
+_WAIT_S: Final = 0.2
+_SETTLE_S: Final = 45.0
+_PLANT_S: Final = 300.0  # a fresh process that imports torch and embeds every row, on a machine that is busy
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """Everything that the running demo knows."""
+
+    plan: Plan
+    traffic: Traffic
+    config: Path
+    records: Records
+    client: Client
+    descendants: Descendants
+    show: Show
+    check: Callable[[], None]  # raises where one of the demo's processes has ended
+    started_s: float = field(default_factory=time.monotonic)
+    phase: str = "starting"
+    planted: str | None = None
+    _planting: bool = False
+    rollback: Rollback | None = None
+    rolled_back_s: float | None = None
+    verified: bool | None = None
+
+    async def play(self) -> None:
+        """Send the traffic to its end, with what happens on the way."""
+        total = len(self.traffic.requests)
+        self.phase = "sending"
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(self._watch())
+            acts = [group.create_task(self._plant()), group.create_task(self._roll_back())]
+            await self.client.send_all(self.traffic.requests, schedule_s(total, self.plan.rate, self.plan.seed))
+            self.phase = "settling"
+            await self._until(lambda: all(act.done() for act in acts), _PLANT_S if self._planting else _SETTLE_S)
+            await self._until(self._settled, _SETTLE_S)
+            watch.cancel()
+            for act in acts:
+                act.cancel()
+        await self._look()
+        self._note_served_after()
+        self.phase = "verifying"
+        self.show(self.board())
+        ran = await run_json("ops.cli", "verify", "--config", str(self.config), "-o", "json")
+        self.verified = ran.code == 0 and ran.answer.get("ok") is True
+        await self._look()
+
+    def board(self) -> Board:
+        """What the live view shows now."""
+        lane = self.records.lane_status
+        return Board(
+            phase=self.phase,
+            elapsed_s=time.monotonic() - self.started_s,
+            picture=self.picture(),
+            promise_state=lane.promise.state if lane is not None and lane.champion is not None else None,
+            failure=next((one.error for one in self.client.outcomes if one.error is not None), None),
+        )
+
+    def judged(self) -> list[Judged | None]:
+        """Every answered request against the record, in the order of sending."""
+        outcomes = sorted(self.client.outcomes, key=lambda one: one.index)
+        return judge_all(outcomes, self.records.log, self.records.trained)
+
+    def picture(self) -> Picture:
+        """The curves and marks so far."""
+        return draw(
+            total=len(self.traffic.requests),
+            target=self.plan.target,
+            outcomes=self.client.outcomes,
+            judged=self.judged(),
+            cycles=self.records.cycles,
+            swaps=self.records.swaps,
+            planted=self.planted,
+            rollback=self.rollback,
+            late_topic=self.plan.traffic is None,
+        )
+
+    def ledger(self) -> Ledger:
+        """Where the events went."""
+        lane = self.records.lane_status
+        buffer = lane.buffer if lane is not None else None
+        dead = self.records.status.dead_letters if self.records.status is not None else {}
+        return ledger(
+            self._accepted(),
+            self.records.copies,
+            counted=buffer.counted if buffer is not None else 0,
+            ineligible=buffer.ineligible if buffer is not None else 0,
+            repeats=buffer.repeats if buffer is not None else 0,
+            dead=sum(sum(reasons.values()) for reasons in dead.values()),
+        )
+
+    def promise(self) -> dict[str, Any]:
+        """The promise as the processes' own status has it."""
+        lane = self.records.lane_status
+        if lane is None:
+            return {"target": self.plan.target, "state": None, "n": None, "low": None}
+        return {
+            "target": lane.promise.target,
+            "state": lane.promise.state,
+            "n": lane.promise.audits,
+            "low": lane.promise.low,
+        }
+
+    def _accepted(self) -> set[str]:
+        return {one.event_id for one in self.client.outcomes if one.event_id is not None}
+
+    def _settled(self) -> bool:
+        """Whether every event that was promised is in the log, and every event of the log in the buffer."""
+        found, lane = self.ledger(), self.records.lane_status
+        caught_up = lane is not None and lane.buffer is not None and lane.buffer.lag_records == 0
+        return caught_up and not found.lost
+
+    async def _watch(self) -> None:
+        while True:
+            self.check()
+            await self._look()
+            self.show(self.board())
+            await asyncio.sleep(_LOOK_S)
+
+    async def _look(self) -> None:
+        """Read the processes' records, off the event loop: the client must keep its pace."""
+        versions = {one.version for one in self.client.outcomes}
+        await asyncio.to_thread(self.records.refresh)
+        await asyncio.to_thread(self.records.learn_versions, versions)
+        self.descendants.look()
+
+    async def _until(self, holds: Callable[[], bool], patience_s: float) -> bool:
+        deadline_s = time.monotonic() + patience_s
+        while not holds():
+            if time.monotonic() >= deadline_s:
+                return False
+            await asyncio.sleep(_WAIT_S)
+        return True
+
+    async def _plant(self) -> None:
+        """Half way: a challenger that has learned nothing takes the ordinary path."""
+        await self._until(lambda: self._sent(PLANT_AT) and self._champion() is not None, float("inf"))
+        self._planting = True
+        challenger = ("ops.demo.plant", "--config", str(self.config), "--seed", str(self.plan.seed))
+        made = await run_json(*challenger, timeout_s=_PLANT_S)
+        version = str(made.answer["version"])
+        self.planted = version
+        asked = await run_json(
+            *("ops.cli", "cycle", "start", "--candidate", version, "--config", str(self.config)),
+            *("--reason", "a version that was trained elsewhere", "-o", "json"),
+        )
+        if asked.code != 0:
+            message = f"the planted challenger could not be submitted: {asked.answer}"
+            raise DemoError(message)
+        await self._until(lambda: any(one.get("candidate") == version for one in self.records.cycles), float("inf"))
+
+    async def _roll_back(self) -> None:
+        """Near the end: the operator goes back to the champion before, with the real command."""
+        await self._until(lambda: self._sent(ROLLBACK_AT) and self._previous() is not None, float("inf"))
+        command = ("ops.cli", "rollback", "--config", str(self.config), "--reason", "a rehearsal, by the demo")
+        ran = await run_json(*command, "-o", "json")
+        self.rolled_back_s = wall_clock_s()
+        self.rollback = Rollback(
+            before=ran.answer.get("from"),
+            after=str(ran.answer.get("to")),
+            cli_s=ran.seconds,
+            served_after=None,
+            pinned=bool(ran.answer.get("pinned")),
+        )
+
+    def _note_served_after(self) -> None:
+        """What the clients were served after the rollback, and whether the champion is pinned still."""
+        found, lane = self.rollback, self.records.lane_status
+        if found is None or self.rolled_back_s is None:
+            return
+        served = {one.version for one in self.client.outcomes if one.at_s >= self.rolled_back_s}
+        self.rollback = Rollback(
+            before=found.before,
+            after=found.after,
+            cli_s=found.cli_s,
+            served_after=next(iter(served)) if len(served) == 1 else None,
+            pinned=lane is not None and lane.pinned and lane.champion == found.after,
+        )
+
+    def _sent(self, share: float) -> bool:
+        return len(self.client.outcomes) >= share * len(self.traffic.requests)
+
+    def _champion(self) -> str | None:
+        lane = self.records.lane_status
+        return lane.champion if lane is not None else None
+
+    def _previous(self) -> str | None:
+        lane = self.records.lane_status
+        return lane.previous if lane is not None else None

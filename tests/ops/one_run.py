@@ -1,0 +1,139 @@
+"""A whole run of the demo, simulated: a student that learns, a planted challenger that is refused, a rollback."""
+
+from random import Random
+from typing import Any
+
+from ops.demo.measure import Judged, Logged, Outcome, judge_all, windows
+from ops.demo.picture import Picture, draw
+from ops.demo.plan import Traffic
+from ops.demo.summary import Ledger, Measured, Rollback, build
+
+TOTAL = 1200
+PLANTED = "bad0bad0bad0bad0"
+VERSIONS = ("aaaa0000aaaa0000", "bbbb1111bbbb1111", "cccc2222cccc2222")
+ROLLBACK = Rollback(before=VERSIONS[2], after=VERSIONS[1], cli_s=1.9, served_after=VERSIONS[1], pinned=True)
+_START_S = 1_000_000.0
+
+
+def version_at(index: int) -> str | None:
+    """The version that serves a request."""
+    if index < TOTAL // 4:
+        return None
+    return VERSIONS[1] if index >= 0.9 * TOTAL else VERSIONS[min(2, (index - TOTAL // 4) * 4 // TOTAL)]
+
+
+def played(seed: int = 1) -> tuple[list[Outcome], dict[str, Logged]]:
+    """The client's answers and the log."""
+    rng, outcomes, log = Random(seed), list[Outcome](), dict[str, Logged]()
+    for index in range(TOTAL):
+        version = version_at(index)
+        skill = 0.7 + 0.25 * index / TOTAL
+        right = rng.random() < skill
+        confident = version is not None and (right or rng.random() < 0.3) and rng.random() < 0.4 + 0.5 * index / TOTAL
+        audited = confident and rng.random() < 0.15
+        said = "refund" if right else "cancel"
+        event_id = f"event-{index}" if audited or not confident else None
+        if event_id is not None:
+            log[event_id] = Logged(output=None if version is None else said, audit=audited, label="refund")
+        outcomes.append(
+            Outcome(
+                index=index,
+                at_s=_START_S + index / 14,
+                expected="refund",
+                item_id=f"item-{index}",
+                label=said if confident else "refund",
+                served_by="student" if confident else "teacher",
+                version=version,
+                event_id=event_id,
+            )
+        )
+    return outcomes, log
+
+
+def cycles() -> list[dict[str, Any]]:
+    """The cycle log."""
+    rows: list[tuple[float, str, str | None, str | None, list[str], float | None]] = [
+        (0.1, "inconclusive", None, None, ["0 training rows show fewer than two labels"], None),
+        (0.2, "pass", VERSIONS[0], None, [], None),
+        (0.45, "pass", VERSIONS[1], None, [], 0.06),
+        (0.6, "fail", PLANTED, PLANTED, ["student agreement fell by <at least> 0.71, 0.05 allowed"], -0.83),
+        (0.7, "pass", VERSIONS[2], None, [], 0.03),
+    ]
+    return [
+        {
+            "id": f"cycle-{number}",
+            "at_s": _START_S + share * TOTAL / 14,
+            "seconds": 2.0,
+            "kind": "candidate" if candidate else "head",
+            "candidate": candidate,
+            "verdict": verdict,
+            "refusals": refusals,
+            "rows_judged": 100 * number,
+            "difference": difference,
+            "lower": None if difference is None else difference - 0.04,
+            "delta": 0.05,
+            "rows_needed": 0,
+            "version": version,
+        }
+        for number, (share, verdict, version, candidate, refusals, difference) in enumerate(rows)
+    ]
+
+
+def swaps() -> list[dict[str, Any]]:
+    """The swap log."""
+    steps = [(0.25, None, VERSIONS[0]), (0.5, *VERSIONS[:2]), (0.75, *VERSIONS[1:]), (0.9, VERSIONS[2], VERSIONS[1])]
+    return [
+        {"from": a, "to": b, "publish_s": 3e-7, "failed": False, "at_s": _START_S + share * TOTAL / 14}
+        for share, a, b in steps
+    ]
+
+
+def judged() -> list[Judged | None]:
+    """Every request against the record."""
+    outcomes, log = played()
+    return judge_all(outcomes, log, {})
+
+
+def picture() -> Picture:
+    """The run as curves and marks."""
+    outcomes, _ = played()
+    return draw(
+        total=TOTAL,
+        target=0.8,
+        outcomes=outcomes,
+        judged=judged(),
+        cycles=cycles(),
+        swaps=swaps(),
+        planted=PLANTED,
+        rollback=ROLLBACK,
+        late_topic=True,
+    )
+
+
+def measured(**changes: Any) -> Measured:
+    """The run when everything has stopped, with some of it changed."""
+    outcomes, log = played()
+    found: dict[str, Any] = {
+        "settings_changed": {"trainer.fine_tune": [True, False]},
+        "traffic": Traffic(path="<made up>", sha256="0" * 64, requests=(("text", "refund"),) * TOTAL, skipped=()),
+        "generated": True,
+        "wall_s": 230.0,
+        "children_left": 0,
+        "outcomes": outcomes,
+        "judged": judged(),
+        "windows": windows(judged(), 12),
+        "ledger": Ledger(accepted=len(log), ingested=len(log), dead=0, repeats=0, lost=0, twice=0),
+        "promise": {"target": 0.8, "state": "held", "n": 40, "low": 0.86},
+        "cycles": cycles(),
+        "planted": PLANTED,
+        "swaps": swaps(),
+        "rollback": ROLLBACK,
+        "verified": True,
+        "figures": [],
+    }
+    return Measured(**(found | changes))
+
+
+def summary(**changes: Any) -> dict[str, Any]:
+    """The summary of the run."""
+    return build(measured(**changes))

@@ -1,0 +1,219 @@
+"""The demo's client and processes: an open loop, everything stopped, nothing left."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from ops.demo.__main__ import parse
+from ops.demo.client import Client, schedule_s
+from ops.demo.command import run_json
+from ops.demo.plant import shuffle_labels
+from ops.demo.processes import DemoError, Descendants, explain_end, running
+from tests.ops.children import REPOSITORY, gone, until
+from trainer.snapshot import Row
+
+WAITS = "import time, pathlib, os, sys; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
+
+
+@given(requests=st.integers(1, 300), rate=st.floats(0.5, 100), seed=st.integers(0, 9))
+@settings(deadline=None)
+def test_the_pace_is_kept_in_order_with_a_small_jitter(requests: int, rate: float, seed: int) -> None:
+    due = schedule_s(requests, rate, seed)
+    assert due == sorted(due) == schedule_s(requests, rate, seed)
+    assert all(abs(at_s - index / rate) <= 0.5 / rate + 1e-9 for index, at_s in enumerate(due))
+
+
+@asynccontextmanager
+async def gateway(delay_s: float) -> AsyncIterator[str]:
+    async def classify(request: Request) -> JSONResponse:
+        text = (await request.json())["input"]
+        await asyncio.sleep(delay_s)
+        if text == "broken":
+            return JSONResponse({"error": {"code": "overloaded"}}, 503)
+        label = None if text == "nobody" else text
+        datum = {"label": label, "served_by": "student", "version": "v1", "event_id": None, "withheld": False}
+        return JSONResponse({"data": [datum | {"error": {"code": "teacher_down"}}]})
+
+    config = uvicorn.Config(
+        Starlette(routes=[Route("/v1/classify", classify, methods=["POST"])]), port=0, log_level="critical"
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server._serve())
+    try:
+        while not server.started:  # noqa: ASYNC110 - uvicorn tells it by a flag alone
+            await asyncio.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def sent(requests: list[tuple[str, str]], due_s: list[float], delay_s: float = 0.0) -> tuple[Client, float]:
+    async def send() -> tuple[Client, float]:
+        async with gateway(delay_s) as url:
+            client = Client(url, "support", lambda text: f"item of {text}")
+            started_s = asyncio.get_running_loop().time()
+            await client.send_all(requests, due_s)
+            return client, asyncio.get_running_loop().time() - started_s
+
+    return asyncio.run(send())
+
+
+def test_every_request_is_recorded_and_a_failure_keeps_its_words() -> None:
+    requests = [("refund", "refund"), ("broken", "refund"), ("nobody", "refund")]
+    client, _ = sent(requests, [0.0, 0.0, 0.0])
+    found = {one.index: one for one in client.outcomes}
+    assert (found[0].label, found[0].item_id, found[0].version) == ("refund", "item of refund", "v1")
+    assert found[1].label is None
+    assert "HTTP 503" in (found[1].error or "")
+    assert found[2].label is None
+    assert "teacher_down" in (found[2].error or "")
+
+
+def test_a_slow_gateway_does_not_slow_the_client_down() -> None:
+    client, seconds = sent([("refund", "refund")] * 20, [0.0] * 20, delay_s=0.5)
+    assert len(client.outcomes) == 20
+    assert seconds < 0.5 * 20 / 2
+
+
+def test_nobody_at_home_is_a_failed_request_and_no_crash() -> None:
+    client = Client("http://127.0.0.1:9", "support", str)
+    asyncio.run(client.send_all([("refund", "refund")], [0.0]))
+    assert client.outcomes[0].label is None
+    assert "Connect" in (client.outcomes[0].error or "")
+
+
+def test_a_process_runs_until_its_context_ends(tmp_path: Path) -> None:
+    with running("a server", ("http.server", "0", "--bind", "127.0.0.1"), folder=tmp_path, log=tmp_path / "log") as one:
+        assert explain_end("a server", one, tmp_path / "log") is None
+        assert os.getsid(one.pid) == one.pid, "Ctrl-C in the terminal must not reach it"
+    assert gone(one.pid)
+
+
+def test_a_process_that_ended_is_explained_by_the_end_of_its_log(tmp_path: Path) -> None:
+    with running("a module", ("no_such_module",), folder=tmp_path, log=tmp_path / "log") as one:
+        until(lambda: one.poll() is not None)
+        told = explain_end("a module", one, tmp_path / "log")
+    assert told is not None
+    assert "a module ended with code 1" in told
+    assert "no_such_module" in told
+
+
+def test_a_process_dies_with_a_demo_that_is_killed(tmp_path: Path) -> None:
+    program = (
+        f"import pathlib, time\nfrom ops.demo.processes import running\nhere = pathlib.Path({str(tmp_path)!r})\n"
+        "with running('x', ('http.server', '0', '--bind', '127.0.0.1'), folder=here, log=here / 'log') as one:\n"
+        "    (here / 'pid').write_text(str(one.pid))\n    time.sleep(600)\n"
+    )
+    demo = subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY)
+    try:
+        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+    finally:
+        demo.kill()
+        demo.wait()
+    until(lambda: gone(int((tmp_path / "pid").read_text())))
+
+
+def test_descendants_are_counted_after_their_parent_has_ended(tmp_path: Path) -> None:
+    middle = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {WAITS!r}, sys.argv[1]], cwd='/');"
+        "sys.stdin.read()"
+    )
+    note, found = tmp_path / "pid", Descendants()
+    parent = subprocess.Popen([sys.executable, "-c", middle, str(note)], stdin=subprocess.PIPE)
+    until(lambda: note.exists() and note.read_text() != "")
+    found.look()
+    assert parent.stdin is not None
+    parent.stdin.close()
+    parent.wait()
+    assert found.left(tmp_path / "elsewhere", patience_s=0.2) == 1
+    psutil.Process(int(note.read_text())).kill()
+    assert found.left(tmp_path / "elsewhere", patience_s=10.0) == 0
+
+
+def test_a_process_that_works_in_the_demos_folder_is_counted_whoever_started_it(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    shell = f"cd {tmp_path} && setsid {sys.executable} -c '{WAITS}' {note} >/dev/null 2>&1 &"
+    subprocess.run(["sh", "-c", shell], check=True)
+    until(lambda: note.exists() and note.read_text() != "")
+    assert Descendants().left(tmp_path, patience_s=0.0) == 1
+    os.kill(int(note.read_text()), signal.SIGKILL)
+    assert Descendants().left(tmp_path, patience_s=10.0) == 0
+
+
+def test_a_commands_json_is_read_and_timed(tmp_path: Path) -> None:
+    file = tmp_path / "given.json"
+    file.write_text('{"version": "v1"}')
+    ran = asyncio.run(run_json("json.tool", str(file)))
+    assert (ran.code, ran.answer) == (0, {"version": "v1"})
+    assert 0 < ran.seconds < 60
+
+
+def test_a_command_without_json_is_an_error() -> None:
+    with pytest.raises(DemoError, match="no_such_module"):
+        asyncio.run(run_json("no_such_module"))
+
+
+def test_a_command_that_takes_too_long_is_ended() -> None:
+    with pytest.raises(DemoError, match="took longer"):
+        asyncio.run(run_json("http.server", "0", "--bind", "127.0.0.1", timeout_s=0.5))
+    assert not [child for child in psutil.Process().children() if "http.server" in " ".join(child.cmdline())]
+
+
+def row(number: int, split: str) -> Row:
+    return Row(
+        item_id=f"item-{number}",
+        text=f"text {number}",
+        label=f"label {number % 5}",
+        soft={"label 0": 0.5, "label 1": 0.5},
+        weight=1.0,
+        mass=1.0,
+        requests=1.0,
+        count=1,
+        split=split,  # type: ignore[arg-type]
+        cluster=number,
+        conflicted=False,
+        asked_s=0.0,
+        escalated=1,
+        first_opinion=None,
+    )
+
+
+def test_shuffling_permutes_the_training_rows_labels_and_touches_nothing_else() -> None:
+    rows = tuple(row(number, ("train", "judge", "train", "calibrate")[number % 4]) for number in range(200))
+    found = shuffle_labels(rows, 1)
+    train = [place for place, one in enumerate(rows) if one.split == "train"]
+    assert sorted(found[place].label for place in train) == sorted(rows[place].label for place in train)
+    kept = sum(found[place].label == rows[place].label for place in train)
+    assert kept < 0.4 * len(train)
+    assert all(found[place].soft is None for place in train)
+    assert all(a == b for a, b in zip(found, rows, strict=True) if a.split != "train")
+
+
+def test_the_arguments_are_those_that_make_passes_on() -> None:
+    words = "--traffic f.jsonl --target .75 --file-order --seed 2 --requests 99 --text-column t --label-column a.b"
+    plan = parse(words.split())
+    assert (plan.traffic, plan.target, plan.file_order, plan.seed) == (Path("f.jsonl"), 0.75, True, 2)
+    assert (plan.requests, plan.text_column, plan.label_column) == (99, "t", "a.b")
+
+
+@pytest.mark.parametrize("words", [["--target", "90"], ["--rate", "0"], ["--requests", "3"]])
+def test_a_senseless_argument_is_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        parse(words)
+    assert refused.value.code == 2

@@ -1,0 +1,126 @@
+"""The summary has every key that was promised, and each claim that does not hold is named."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops.demo.measure import windows
+from ops.demo.summary import Ledger, ledger
+from tests.ops.one_run import PLANTED, ROLLBACK, TOTAL, cycles, judged, measured, played, summary, swaps
+
+KEYS = {
+    "traffic": {"path", "sha256", "rows", "skipped"},
+    "requests": {"sent", "student", "teacher", "withheld", "failed"},
+    "events": {"accepted", "ingested", "dead", "repeats", "lost", "twice"},
+    "promise": {"target", "state", "n", "low"},
+    "rollback": {"from", "to", "cli_s", "served_after", "pinned"},
+}
+LISTED = {
+    "windows": {"n", "escalated_ratio", "student_agreement", "answered_agreement", "system_agreement"},
+    "cycles": {"id", "planted", "verdict", "refusals", "rows_judged", "difference", "lower", "delta", "rows_needed"},
+    "swaps": {"from", "to", "publish_s", "failed"},
+}
+
+
+def test_the_summary_has_every_key_and_is_one_line_of_json() -> None:
+    found = summary()
+    assert {"settings_changed", "wall_s", "children_left", "figures", *KEYS, *LISTED} <= found.keys()
+    assert all(found[name].keys() == keys for name, keys in KEYS.items())
+    assert all(one.keys() >= keys for name, keys in LISTED.items() for one in found[name])
+    assert {"value", "low", "high"} <= found["windows"][-1]["student_agreement"].keys()
+    assert "\n" not in json.dumps(found)
+
+
+def test_a_run_in_which_everything_held_breaks_no_claim() -> None:
+    assert summary()["broken_claims"] == []
+
+
+def test_the_planted_challenger_is_marked_and_nobody_else_is() -> None:
+    assert [one["version"] for one in summary()["cycles"] if one["planted"]] == [PLANTED]
+
+
+def events(**changes: int) -> dict[str, Any]:
+    found = {"accepted": 9, "ingested": 9, "dead": 0, "repeats": 0, "lost": 0, "twice": 0}
+    return {"ledger": Ledger(**(found | changes))}
+
+
+def failed_request() -> dict[str, Any]:
+    outcomes, _ = played()
+    return {"outcomes": [replace(outcomes[0], label=None, served_by=None, error="HTTP 503: no"), *outcomes[1:]]}
+
+
+def with_promise(target: float) -> dict[str, Any]:
+    return {"promise": {"target": target, "state": "held", "n": 9, "low": 0.7}}
+
+
+def planted_passes() -> dict[str, Any]:
+    return {"cycles": [one | {"verdict": "pass"} for one in cycles()]}
+
+
+def never_better() -> dict[str, Any]:
+    return {"windows": windows(judged()[::-1], 12)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (failed_request(), ["1 requests failed", "HTTP 503: no"]),
+        ({"outcomes": played()[0][:-1]}, [f"{TOTAL - 1} requests were sent"]),
+        (
+            {"ledger": Ledger(accepted=9, ingested=8, dead=0, repeats=0, lost=1, twice=0)},
+            ["1 accepted events were lost"],
+        ),
+        (
+            {"ledger": Ledger(accepted=9, ingested=9, dead=2, repeats=0, lost=0, twice=0)},
+            ["2 events became dead letters"],
+        ),
+        ({"verified": False}, ["understudy verify"]),
+        ({"swaps": [swaps()[0] | {"failed": True}]}, ["1 swaps failed"]),
+        ({"children_left": 2}, ["2 processes"]),
+        (with_promise(0.999), ["promised", "in requests"]),
+        (never_better(), ["did not rise", "did not fall"]),
+        ({"cycles": [], "planted": None}, ["no version was ever promoted", "never judged"]),
+        (planted_passes(), ["verdict on the planted challenger is pass, not fail"]),
+        ({"rollback": None}, ["no version to roll back to"]),
+        ({"rollback": replace(ROLLBACK, served_after=None)}, ["were served None"]),
+        ({"rollback": replace(ROLLBACK, pinned=False)}, ["not pinned"]),
+        ({"rollback": replace(ROLLBACK, cli_s=5.1)}, ["took 5.1 s"]),
+    ],
+)
+def test_each_claim_that_does_not_hold_is_named(changes: Mapping[str, Any], words: list[str]) -> None:
+    told = " | ".join(summary(**changes)["broken_claims"])
+    assert all(word in told for word in words), told
+
+
+def test_a_users_own_traffic_need_not_teach_the_student_anything() -> None:
+    assert summary(generated=False, **never_better())["broken_claims"] == []
+
+
+def test_a_summary_of_nothing_is_a_summary() -> None:
+    found = measured(outcomes=[], judged=[], windows=[], cycles=[], swaps=[], planted=None, rollback=None)
+    assert found.windows == []
+    assert summary(outcomes=[], judged=[], windows=[])["requests"]["sent"] == 0
+
+
+@given(copies=st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 3)), dead=st.integers(0, 2))
+def test_where_every_event_is_counted_once_nothing_is_lost_or_twice(copies: dict[str, int], dead: int) -> None:
+    counted = max(0, len(copies) - dead)
+    found = ledger(set(copies), copies, counted=counted, ineligible=0, repeats=0, dead=len(copies) - counted)
+    assert (found.lost, found.twice) == (0, 0)
+
+
+def test_a_promised_event_that_is_not_in_the_log_is_lost() -> None:
+    assert ledger({"a", "b"}, {"a": 1}, counted=1, ineligible=0, repeats=0, dead=0).lost == 1
+
+
+def test_an_event_of_the_log_that_ingest_did_not_count_is_lost() -> None:
+    assert ledger({"a", "b"}, {"a": 1, "b": 1}, counted=1, ineligible=0, repeats=0, dead=0).lost == 1
+
+
+def test_an_event_that_was_counted_more_than_once_is_twice() -> None:
+    assert ledger({"a"}, {"a": 2}, counted=2, ineligible=0, repeats=0, dead=0).twice == 1

@@ -1,0 +1,83 @@
+"""The live view: a screen in a terminal, plain lines elsewhere."""
+
+import io
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from ops.demo.picture import Picture, headline
+from ops.live_view import Board, live_view, render, sparkline
+from tests.ops.one_run import picture
+
+
+def board(shown: Picture, **changes: str | None) -> Board:
+    found: dict[str, str | None] = {"phase": "sending", "promise_state": "held", "failure": None}
+    return Board(elapsed_s=12.0, picture=shown, **(found | changes))  # type: ignore[arg-type]
+
+
+def screen(shown: Board) -> str:
+    console = Console(file=io.StringIO(), width=140, force_terminal=False)
+    with console.capture() as captured:
+        console.print(render(shown))
+    return captured.get()
+
+
+def plain(*boards: Board) -> list[str]:
+    file = io.StringIO()
+    with live_view(Console(file=file, width=200, force_terminal=False)) as show:
+        for one in boards:
+            show(one)
+    return file.getvalue().splitlines()
+
+
+def test_the_screen_shows_all_that_is_promised() -> None:
+    text = screen(board(picture()))
+    for word in ("student agreement", "answered agreement", "system agreement", "escalated", "audits say"):
+        assert word in text
+    for word in ("recorded truth", "fail (planted)", "rollback", "1,200/1,200 requests", "failed", "held", "nobody"):
+        assert word in text
+
+
+def test_a_failure_is_shown_with_its_words() -> None:
+    assert "HTTP 503" in screen(board(picture(), failure="HTTP 503: overloaded"))
+
+
+def test_a_board_before_the_first_request_can_be_shown() -> None:
+    empty = replace(
+        picture(), curve=(), marks=(), answered=None, audits=None, requests=dict.fromkeys(picture().requests, 0)
+    )
+    assert "no student yet" in screen(board(empty, promise_state=None))
+    assert plain(board(empty)) == ["   12 s  sending"]
+
+
+def test_plain_lines_tell_each_thing_once() -> None:
+    told = plain(board(picture()), board(picture()), board(picture(), phase="settling"))
+    assert len(told) == len(set(told))
+    assert len([line for line in told if "fail (planted)" in line]) == 1
+    assert told[-1].endswith("settling")
+
+
+def test_a_mark_that_moves_by_a_few_requests_is_not_told_again() -> None:
+    moved = tuple(replace(mark, at=mark.at + 3) for mark in picture().marks)
+    assert plain(board(picture()), board(replace(picture(), marks=moved))) == plain(board(picture()))
+
+
+@given(values=st.lists(st.none() | st.floats(0, 1), max_size=60))
+def test_a_sparkline_has_one_block_a_value(values: list[float | None]) -> None:
+    line = sparkline(values, low=0.5)
+    assert len(line) == min(len(values), 40)
+    assert [block == " " for block in line] == [value is None for value in values[-40:]]
+
+
+def test_a_higher_value_has_a_higher_block() -> None:
+    line = sparkline([0.5, 0.6, 0.7, 0.8, 0.9, 1.0], low=0.5)
+    assert list(line) == sorted(line)
+    assert line[0] != line[-1]
+
+
+def test_the_headline_says_what_happened() -> None:
+    told = headline(picture())
+    assert told.startswith("Escalations fell from 100% to ")
+    assert "80% promised" in told
