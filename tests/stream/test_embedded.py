@@ -99,6 +99,7 @@ def test_records_that_wait_together_are_appended_together_and_in_order(redis_cli
     with closing(EmbeddedLog(redis_client)) as log:
         log.ensure(TOPIC, 1)
         log.ensure("understudy.other", 1)
+        redis_client.config_resetstat()  # the server has served other tests before
         acks = [
             log.append(topic, key=b"k", value=b"%d" % n) for n in range(3000) for topic in (TOPIC, "understudy.other")
         ]
