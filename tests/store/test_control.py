@@ -2,6 +2,8 @@
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from store.control import Control, CycleRequest, Heartbeat
 from store.errors import LeaseLostError, StoreUnavailableError
@@ -73,7 +75,7 @@ def test_the_same_owner_after_an_expiry_is_a_new_holder(redis_client: redis.Redi
 
 
 def test_without_redis_every_call_says_so() -> None:
-    control = Control(redis.Redis(unix_socket_path="/nonexistent/redis.sock"))
+    control = Control(redis.Redis(unix_socket_path="/nonexistent/redis.sock", retry=Retry(NoBackoff(), 0)))
     with pytest.raises(StoreUnavailableError):
         control.heartbeats(LANE)
     with pytest.raises(StoreUnavailableError):
