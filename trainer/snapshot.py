@@ -5,14 +5,14 @@ Pure: the same items and settings give the same rows and the same hash, in whate
 Three rules keep the numbers honest. A question is held out by the hash of its id, so a new label never moves a row from
 one split to another. Linked rows (a typo apart, say) are one question and share a split, that of the row asked first:
 nothing is trained on that is linked to a held-out row, and a question asked in a hundred spellings is not lost to
-training because one of them was held out. And of linked calibrate rows only one stays, because a bound on agreement
-counts independent trials.
+training because one of them was held out. And whoever counts held-out rows as independent trials takes one of each
+cluster (`trials`).
 """
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -66,7 +66,6 @@ class LeftOut:
 
     stale: int  # no answer of the current prompt version
     quarantined: int  # too new
-    repeated: int  # calibrate rows linked to another calibrate row
     rare_label: int  # training rows whose label has too few items to enter the head
 
 
@@ -89,6 +88,24 @@ class Snapshot:
     def split(self, name: Split) -> tuple[Row, ...]:
         """The rows of one split."""
         return tuple(row for row in self.rows if row.split == name)
+
+
+def trials(snapshot: Snapshot, trained: Collection[str]) -> list[int]:
+    """Places of the held-out rows that count as independent trials of a student: one a cluster, none it has learned.
+
+    Both held-out splits are free to certify a threshold with: neither was trained on, and the gate compares top
+    answers, which no threshold changes. P(promoted with a false threshold) is at most P(falsely certified) all the same.
+
+    Args:
+        snapshot: the cycle's.
+        trained: ids of the items that the student was trained on.
+    """
+    seen = {snapshot.clusters[item_id] for item_id in trained if item_id in snapshot.clusters}
+    places: dict[int, int] = {}
+    for place, row in enumerate(snapshot.rows):
+        if row.split != "train" and row.cluster not in seen:
+            places.setdefault(row.cluster, place)
+    return sorted(places.values())
 
 
 def freeze(
@@ -123,15 +140,13 @@ def freeze(
     links = link([row.text for row in rows], [row.label for row in rows])
     rows = [replace(row, cluster=int(cluster)) for row, cluster in zip(rows, links.clusters, strict=True)]
     together = _together(rows, [item.first_asked_s for item in kept])
-    alone = _without_repeated(together)
-    labels = _label_map(alone, together, labels_min, known_labels)
-    usable = [row for row in alone if row.split != "train" or row.label in labels]
+    labels = _label_map(together, labels_min, known_labels)
+    usable = [row for row in together if row.split != "train" or row.label in labels]
     weighed = _weighed(usable)
     left_out = LeftOut(
         stale=len(ordered) - len(fresh),
         quarantined=len(fresh) - len(kept),
-        repeated=len(together) - len(alone),
-        rare_label=len(alone) - len(usable),
+        rare_label=len(together) - len(usable),
     )
     content = _content(weighed, labels, left_out, prompt_version, split, quarantine_s, now_s, seed, positions)
     return Snapshot(
@@ -193,20 +208,10 @@ def _together(rows: Sequence[Row], first_asked_s: Sequence[float]) -> list[Row]:
     return [replace(row, split=founders[row.cluster][2]) for row in rows]
 
 
-def _without_repeated(rows: Sequence[Row]) -> list[Row]:
-    first: dict[int, str] = {}
-    for row in rows:
-        if row.split == "calibrate":
-            first.setdefault(row.cluster, row.item_id)
-    return [row for row in rows if row.split != "calibrate" or first[row.cluster] == row.item_id]
-
-
-def _label_map(
-    usable: Sequence[Row], rows: Sequence[Row], labels_min: int, known_labels: Sequence[str]
-) -> tuple[str, ...]:
+def _label_map(rows: Sequence[Row], labels_min: int, known_labels: Sequence[str]) -> tuple[str, ...]:
     """Known labels in their order, then those with enough items (of any split) and something to learn from."""
     items = Counter(row.label for row in rows)
-    learned = {row.label for row in usable if row.split == "train"}
+    learned = {row.label for row in rows if row.split == "train"}
     new = sorted(label for label in learned if items[label] >= labels_min and label not in known_labels)
     return (*known_labels, *new)
 

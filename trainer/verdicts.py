@@ -16,7 +16,7 @@ from trainer.calibrate import UNKNOWN_LABEL, calibrate, evened, rows_to_certify
 from trainer.evaluate import PairedScores, paired
 from trainer.features import BaseEncoder
 from trainer.gate import Judged, judge, phase_of
-from trainer.snapshot import Snapshot, Split
+from trainer.snapshot import Snapshot, Split, trials
 from trainer.work import CycleWork
 
 SNAPSHOT_NAME: Final = "snapshot.json"
@@ -61,7 +61,7 @@ def decide(
 ) -> tuple[Policy, Verdict, bool]:
     """Calibrate, compare with the champion and the anchor, and judge."""
     training, limits = work.training, work.settings.limits
-    policy = _calibrate(work, frozen, student, champion)
+    policy = _calibrate(work, frozen, student, trained, champion)
     pairs = _paired(frozen, student, trained, champion)
     anchor = None
     if work.anchor is not None and work.anchor != work.champion:
@@ -82,8 +82,10 @@ def decide(
     return policy, verdict, all(mark.difference > 0 for mark in marks)
 
 
-def _calibrate(work: CycleWork, frozen: Frozen, student: Student, champion: Version | None) -> Policy:
-    places = frozen.rows_of("calibrate")
+def _calibrate(
+    work: CycleWork, frozen: Frozen, student: Student, trained: frozenset[str], champion: Version | None
+) -> Policy:
+    places = trials(frozen.snapshot, trained)
     rows = [frozen.snapshot.rows[place] for place in places]
     index = {label: number for number, label in enumerate(student.labels)}
     answers = frozen.predict(student.with_policy(None), places)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from store.buffer.item import Item
 from store.event import TextInput
 from store.secrets import unit_hash
-from trainer.snapshot import Snapshot, SplitSettings, freeze, split_of
+from trainer.snapshot import Snapshot, SplitSettings, freeze, split_of, trials
 
 SPLIT = SplitSettings(salt="salt", calibrate_ratio=0.2, judge_ratio=0.2)
 NOW_S = 10_000.0
@@ -133,16 +133,27 @@ def test_linked_with_another_answer_both_stay_as_a_contrast() -> None:
     assert len(snapshot.rows) == 2
 
 
-def test_of_linked_calibrate_rows_one_stays() -> None:
-    calibrate = ids_of(SPLIT, "calibrate", 2)
+def test_of_linked_held_out_rows_one_counts_as_a_trial() -> None:
+    calibrate, judge = ids_of(SPLIT, "calibrate", 2), ids_of(SPLIT, "judge", 1)
     snapshot = frozen(
         [
             item("how do i change the address on my account", item_id=calibrate[0]),
             item("how do i change the address on my account please", item_id=calibrate[1]),
+            item("where is my parcel", item_id=judge[0]),
         ]
     )
-    assert [row.item_id for row in snapshot.rows] == [min(calibrate)]
-    assert snapshot.left_out.repeated == 1
+    counted = [snapshot.rows[place].item_id for place in trials(snapshot, ())]
+    assert sorted(counted) == sorted([min(calibrate), judge[0]])
+
+
+def test_nothing_that_a_student_has_learned_in_any_spelling_is_a_trial_of_it() -> None:
+    snapshot = frozen([item(f"what is thing {i}") for i in range(200)])
+    held_out = [row for row in snapshot.rows if row.split != "train"]
+    learned = {row.item_id for row in held_out[::2]}
+    counted = {snapshot.rows[place].item_id for place in trials(snapshot, learned)}
+    clusters = {snapshot.clusters[item_id] for item_id in learned}
+    assert counted == {row.item_id for row in held_out if row.cluster not in clusters}
+    assert counted.isdisjoint({row.item_id for row in snapshot.split("train")})
 
 
 def test_a_linked_cluster_is_drawn_as_one_question() -> None:
