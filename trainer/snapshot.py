@@ -94,7 +94,7 @@ def trials(snapshot: Snapshot, trained: Collection[str]) -> list[int]:
     """Places of the held-out rows that count as independent trials of a student: one a cluster, none it has learned.
 
     Both held-out splits are free to certify a threshold with: neither was trained on, and the gate compares top
-    answers, which no threshold changes. P(promoted with a false threshold) is at most P(falsely certified) all the same.
+    answers, which no threshold changes. P(promoted with a false threshold) is at most P(falsely certified).
 
     Args:
         snapshot: the cycle's.
