@@ -140,8 +140,11 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
     versions, moves = registry.versions(section.lane), registry.moves(section.lane)
 
     def load(version: str) -> Student:
-        from store.registry.student import Student as TorchStudent  # noqa: PLC0415 - torch
+        import torch  # noqa: PLC0415 - late, as everything that needs it
 
+        from store.registry.student import Student as TorchStudent  # noqa: PLC0415
+
+        torch.set_num_threads(settings.trainer.threads)  # as in training: bf16 sums depend on how they are split
         opened = versions.open(version)
         return TorchStudent.load(opened, device=settings.trainer.device, precision=settings.trainer.precision)
 
