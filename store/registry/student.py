@@ -24,8 +24,8 @@ ENCODER_FOLDER: Final = "encoder/"
 MAX_REFERENCES: Final = 4096
 PRECISION_KEY: Final = "precision"  # in a manifest's training: the precision its golden outputs were made with
 
-GOLDEN_TOLERANCE_SAME: Final = 0.02  # the same precision, on other hardware or in other batches (measured: 0.005)
-GOLDEN_TOLERANCE_MIXED: Final = 0.05  # one computes in fp32, the other in bf16 (measured: 0.019 over 400 texts)
+GOLDEN_TOLERANCE_SAME: Final = 0.05  # the same precision, other hardware, batches or threads (measured: 0.017, bf16)
+GOLDEN_TOLERANCE_MIXED: Final = 0.1  # one computes in fp32, the other in bf16 (measured: 0.019 over 400 texts)
 GOLDEN_TEXTS: Final = (
     "The meeting starts at nine.",
     "Where can I see what I ordered last week?",
@@ -116,9 +116,10 @@ class Student:
 
     @property
     def golden_tolerance(self) -> float:
-        """The largest deviation from the golden outputs that rounding explains."""
+        """The largest deviation from the golden outputs that rounding explains; a temperature below 1 sharpens it."""
         same = self.training.get(PRECISION_KEY) == self.encoder.precision
-        return GOLDEN_TOLERANCE_SAME if same else GOLDEN_TOLERANCE_MIXED
+        sharpness = min(1.0, self.policy.temperature) if self.policy is not None else 1.0
+        return (GOLDEN_TOLERANCE_SAME if same else GOLDEN_TOLERANCE_MIXED) / sharpness
 
     def predict(self, texts: Sequence[str]) -> Predictions:
         """Answer texts that were redacted before. Rows do not influence one another, up to rounding."""

@@ -328,6 +328,15 @@ def test_golden_outputs_notice_another_student(version: FakeVersion) -> None:
     assert load(version.saying(golden=nan)).check_golden() == float("inf")
 
 
+@pytest.mark.parametrize(("temperature", "times"), [(0.5, 2.0), (1.0, 1.0), (3.0, 1.0)])
+def test_a_temperature_below_one_is_allowed_the_rounding_that_it_sharpens(
+    version: FakeVersion, temperature: float, times: float
+) -> None:
+    assert load(version).with_policy(policy(temperature)).golden_tolerance == pytest.approx(
+        times * GOLDEN_TOLERANCE_SAME
+    )
+
+
 def edited(version: FakeVersion, file: str, change: Callable[[dict[str, Tensor]], None]) -> FakeVersion:
     tensors = safetensors.torch.load(version.read(file))
     change(tensors)
