@@ -67,8 +67,8 @@ class TrafficSettings:
     repeat_ratio: float = 0.10  # exact repeats of an earlier request
     near_repeat_ratio: float = 0.08  # an earlier request with a typo or another politeness
     off_topic_ratio: float = 0.03
-    typo_ratio: float = 0.12  # of new questions
-    late_ratio: float = 0.04  # of the topic that appears half way, from then on
+    typo_ratio: float = 0.08  # of new questions
+    late_ratio: float = 0.05  # of the topic that appears half way, from then on
     zipf_exponent: float = 0.5  # popularity of the k-th most popular intent is k to the minus this
     confused_ratio: float = 0.025  # of the questions of a confusable pair, those that the teacher gets wrong
 

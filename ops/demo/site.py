@@ -48,6 +48,7 @@ def _wanted(plan: Plan, traffic: Traffic, teacher_url: str) -> dict[tuple[str, s
         ("admin", "ingest_port"): 0,
         ("admin", "train_port"): 0,
         ("trainer", "min_new_labels"): 100,
+        ("trainer", "min_items_per_label"): 10,
         ("trainer", "fine_tune"): False,
         ("trainer", "quarantine_s"): 0.0,
         ("gate", "delta"): 0.05,

@@ -176,9 +176,10 @@ def _kept_the_promise(measured: Measured) -> list[str]:
 def _learned(windows: Sequence[Window]) -> list[str]:
     found = []
     known = [one.student_agreement for one in windows if one.student_agreement is not None]
-    agreements = [one.value for one in known if one.n >= _ENOUGH]
-    if not agreements or agreements[-1] <= agreements[0]:
-        found.append("student agreement did not rise")
+    first = next((one.value for one in known if one.n >= _ENOUGH), None)
+    late = known[-(len(windows) // 4) :]
+    if first is None or sum(one.value * one.n for one in late) / sum(one.n for one in late) <= first:
+        found.append("student agreement did not rise from the first window to the last quarter")
     ratios = [one.escalated_ratio for one in windows if one.escalated_ratio is not None]
     if not ratios or ratios[-1] >= _FALL * ratios[0]:
         found.append("escalations did not fall by more than half")
