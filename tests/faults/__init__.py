@@ -1,0 +1,1 @@
+"""Faults that are injected from outside: what must hold after each is counted, event by event."""
