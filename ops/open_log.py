@@ -8,9 +8,9 @@ import redis
 
 from ops.settings import read_log_password
 from ops.site import Site
-from stream.embedded import EmbeddedLog
-from stream.kafka import KafkaHistory, KafkaSettings, KafkaTopics
-from stream.kafka_appender import KafkaAppender
+from stream.embedded.log import EmbeddedLog
+from stream.kafka.appender import KafkaAppender
+from stream.kafka.cluster import KafkaHistory, KafkaSettings, KafkaTopics
 from stream.log import Appender, History, Topics, dead_topic_of, topic_of
 
 

@@ -25,8 +25,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from ops.importer import Row, find_columns, read_rows
-from ops.process import RunFile, write_run_file
+from ops.imports.importer import Row, find_columns, read_rows
+from ops.processes.process import RunFile, write_run_file
 from store.errors import SettingsError
 from store.event import canonical_text, wall_clock_s
 from store.secrets import unit_hash

@@ -13,7 +13,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ops.process import read_run_file, run_directory
+from ops.processes.process import read_run_file, run_directory
 from ops.sections import LaneSection
 from ops.settings import Settings
 from store.buffer.redis import RedisBuffer

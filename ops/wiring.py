@@ -14,14 +14,14 @@ from ops.open_log import kafka_settings
 from ops.sections import LaneSection
 from ops.settings import Settings, read_api_key
 from ops.site import Site
-from serve.budget import RedisLedger
-from serve.follow import Versions
 from serve.gateway import EventSink
 from serve.lifecycle import LaneParts, Services
 from serve.metrics import ServeMetrics
 from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
-from serve.slot import Student
-from serve.teacher import prompt_version
+from serve.student.follow import Versions
+from serve.student.slot import Student
+from serve.teacher.budget import RedisLedger
+from serve.teacher.client import prompt_version
 from store.buffer.ledger import Buffer, Claim, Slot
 from store.control import Control
 from store.errors import SettingsError
@@ -29,13 +29,13 @@ from store.redact import redact
 from store.registry.moves import fold
 from store.registry.signing import SigningKey
 from store.registry.versions import Registry
-from stream.embedded import EmbeddedLog
+from stream.embedded.log import EmbeddedLog
 from stream.ingest import Ingest, IngestSettings, LaneKeys
-from stream.kafka_source import KafkaSource
+from stream.kafka.source import KafkaSource
 from stream.log import Appender, Source, topic_of
 from stream.metrics import IngestMetrics
 from trainer.due import ScheduleSettings
-from trainer.gate import GateLimits
+from trainer.judge.gate import GateLimits
 from trainer.schedule import Places, Trainer
 from trainer.snapshot import SplitSettings
 from trainer.work import CycleSettings, LaneTraining
@@ -142,7 +142,7 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
     def load(version: str) -> Student:
         import torch  # noqa: PLC0415 - late, as everything that needs it
 
-        from store.registry.student import Student as TorchStudent  # noqa: PLC0415
+        from store.student.student import Student as TorchStudent  # noqa: PLC0415
 
         torch.set_num_threads(settings.trainer.threads)  # as in training: bf16 sums depend on how they are split
         opened = versions.open(version)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from serve.batcher import Outcome
-from serve.slot import Opinion
+from serve.student.batcher import Outcome
+from serve.student.slot import Opinion
 from store.event import (
     ClassifyEscalation,
     EscalationCause,

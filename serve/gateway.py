@@ -11,15 +11,15 @@ from typing import Any, Final, Literal, Protocol, assert_never
 
 import structlog
 
-from serve.audit import Audits
-from serve.batcher import Batcher, StudentFailedError, TooLong
-from serve.budget import Budget, Kind, Spend
 from serve.counts import Counts
 from serve.escalation import Answer, Degraded, Question, Refusal, Seen, build_event, student_answer
 from serve.metrics import ServeMetrics
 from serve.settings import LaneSettings
-from serve.slot import Slots
-from serve.teacher import Answered, Invalid, Reply, Teacher, Unavailable
+from serve.student.batcher import Batcher, StudentFailedError, TooLong
+from serve.student.slot import Slots
+from serve.teacher.audit import Audits
+from serve.teacher.budget import Budget, Kind, Spend
+from serve.teacher.client import Answered, Invalid, Reply, Teacher, Unavailable
 from store.errors import LogError
 from store.event import Escalation, LabelAnswer, Usage
 from store.policy import BudgetView, Decision, decide

@@ -13,16 +13,16 @@ import msgspec
 import openai
 import structlog
 
-from serve.audit import Audits
-from serve.batcher import Batcher
-from serve.budget import Budget, Ledger
 from serve.counts import Counts
-from serve.follow import Follow, SwapRecord, Versions
 from serve.gateway import EventSink, LaneService
 from serve.metrics import ServeMetrics
 from serve.settings import GatewaySettings, LaneSettings
-from serve.slot import Slots
-from serve.teacher import Teacher
+from serve.student.batcher import Batcher
+from serve.student.follow import Follow, SwapRecord, Versions
+from serve.student.slot import Slots
+from serve.teacher.audit import Audits
+from serve.teacher.budget import Budget, Ledger
+from serve.teacher.client import Teacher
 from store.control import Heartbeat
 from store.errors import StoreUnavailableError
 from store.event import Lane, new_event_id, wall_clock_s

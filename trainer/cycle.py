@@ -5,7 +5,7 @@ killed leaves nothing behind that counts.
 """
 
 import functools
-import tempfile
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,17 +18,17 @@ from store.buffer.redis import RedisBuffer
 from store.buffer.topics import find_topics
 from store.errors import BadSignatureError, CorruptVersionError, SwapRefusedError
 from store.policy import Policy
-from store.registry.encoder import Precision
 from store.registry.manifest import Manifest, Topic, Verdict
 from store.registry.signing import SigningKey, TrustedKeys
-from store.registry.student import PRECISION_KEY
 from store.registry.versions import Registry, Versions
-from trainer.calibrate import rows_to_certify
-from trainer.draft import Draft
-from trainer.features import BaseEncoder, FeatureCache
-from trainer.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit
+from store.student.encoder import Precision
+from store.student.student import PRECISION_KEY
+from trainer.judge.calibrate import rows_to_certify
+from trainer.judge.verdicts import SNAPSHOT_NAME, Frozen, Version, decide, open_version
+from trainer.learn.draft import Draft
+from trainer.learn.features import BaseEncoder, FeatureCache
+from trainer.learn.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit
 from trainer.snapshot import freeze
-from trainer.verdicts import SNAPSHOT_NAME, Frozen, Version, decide, open_version
 from trainer.work import CycleResult, CycleWork
 
 
@@ -64,10 +64,13 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
     student = draft.student()
     trained = frozenset(row.item_id for row in frozen.snapshot.split("train"))
     policy, verdict, anchor = decide(work, registry, frozen, student, trained, champion)
-    with tempfile.TemporaryDirectory(prefix="understudy-draft-") as folder:
-        (Path(folder) / SNAPSHOT_NAME).write_bytes(frozen.snapshot.content)
-        manifest = _manifest(work, frozen, draft, Path(folder), policy, verdict)
-        version = versions.publish(Path(folder), manifest, SigningKey.load(work.signing_key))
+    folder = _kept(work) / "draft"
+    shutil.rmtree(folder, ignore_errors=True)  # left over from a cycle that was killed
+    folder.mkdir(parents=True)
+    (folder / SNAPSHOT_NAME).write_bytes(frozen.snapshot.content)
+    manifest = _manifest(work, frozen, draft, folder, policy, verdict)
+    version = versions.publish(folder, manifest, SigningKey.load(work.signing_key))
+    shutil.rmtree(folder)
     return CycleResult(version=version, verdict=verdict, anchor=anchor)
 
 
@@ -114,10 +117,15 @@ def _freeze(work: CycleWork, items: Sequence[Item], positions: Mapping[str, str]
     )
     base, cache = (
         _base(settings.encoder, settings.device, settings.precision, settings.max_tokens),
-        _cache(work.cache / work.training.lane.tenant / work.training.lane.use_case),
+        _cache(_kept(work) / "features"),
     )
     ids, texts = [row.item_id for row in snapshot.rows], [row.text for row in snapshot.rows]
     return Frozen(snapshot=snapshot, base=base, features=cache.features(base.encoder, ids, texts))
+
+
+def _kept(work: CycleWork) -> Path:
+    """The lane's own folder of what can be made again."""
+    return work.cache / work.training.lane.tenant / work.training.lane.use_case
 
 
 @functools.cache

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from store.buffer.item import FirstOpinion, Item
-from store.buffer.near import Links, link
 from store.event import TextInput
+from store.near.link import Links, link
 from store.registry.manifest import SnapshotRecord, canonical_json
 from store.secrets import unit_hash
 

@@ -7,7 +7,7 @@ from typing import Literal
 from store.control import CycleKind
 from store.event import Lane, Task
 from store.registry.manifest import Verdict
-from trainer.gate import GateLimits
+from trainer.judge.gate import GateLimits
 from trainer.snapshot import SplitSettings
 
 

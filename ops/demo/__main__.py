@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from ops.cli.status import collect
 from ops.demo.client import Client
 from ops.demo.measure import windows
 from ops.demo.plan import LANE, RATE, TARGET, WINDOWS, Plan, Traffic, prepare_traffic
@@ -27,14 +28,13 @@ from ops.demo.records import Records
 from ops.demo.site import configure, make_site
 from ops.demo.stage import Stage
 from ops.demo.summary import Measured, build
-from ops.figures import draw_run
-from ops.live_view import live_view
-from ops.process import read_run_file
+from ops.processes.process import read_run_file
 from ops.recorded_teacher import RUN_NAME
-from ops.report import write_report
 from ops.settings import Settings
+from ops.show.figures import draw_run
+from ops.show.live_view import live_view
+from ops.show.report import write_report
 from ops.site import Site
-from ops.status import collect
 from store.errors import SettingsError, UnderstudyError
 from store.event import wall_clock_s
 

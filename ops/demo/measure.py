@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from trainer.intervals import wilson
+from trainer.judge.intervals import wilson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

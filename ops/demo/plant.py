@@ -42,9 +42,9 @@ def plant(site: Site, seed: int) -> str:
     Raises:
         UnderstudyError: there is no champion to be unlike, or too little to learn from.
     """
-    from store.registry.student import Student  # noqa: PLC0415 - torch
-    from trainer.features import BaseEncoder  # noqa: PLC0415 - torch
-    from trainer.fit import FitSettings, fit  # noqa: PLC0415 - torch
+    from store.student.student import Student  # noqa: PLC0415 - torch
+    from trainer.learn.features import BaseEncoder  # noqa: PLC0415 - torch
+    from trainer.learn.fit import FitSettings, fit  # noqa: PLC0415 - torch
 
     section, settings = site.lane(None), cycle_settings(site.settings)
     versions = site.registry.versions(section.lane)

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
+from ops.cli.status import LaneStatus, StatusReport, collect
 from ops.demo.measure import Logged
 from ops.open_log import open_history
 from ops.site import Site
-from ops.status import LaneStatus, StatusReport, collect
 from store.errors import RegistryError, UnderstudyError
 from store.event import ClassifyEscalation, Lane, TextInput, canonical_text, decode, wall_clock_s
 from store.redact import redact_input

@@ -10,12 +10,12 @@ from typing import Any, Final
 from ops.demo.client import Client, schedule_s
 from ops.demo.command import run_json
 from ops.demo.measure import Judged, judge_all
-from ops.demo.picture import Picture, draw
 from ops.demo.plan import Plan, Traffic
 from ops.demo.processes import DemoError, Descendants
 from ops.demo.records import Records
 from ops.demo.summary import Ledger, Rollback, ledger
-from ops.live_view import Board, Show
+from ops.show.live_view import Board, Show
+from ops.show.picture import Picture, draw
 from store.event import wall_clock_s
 
 PLANT_AT: Final = 0.5  # of the requests

@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from store.buffer.guard import COMMON_WORDS, FILLERS
+from store.near.guard import COMMON_WORDS, FILLERS
 from store.registry.manifest import Topic
 
 faiss.cvar.distance_compute_blas_threshold = 20

@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from store.buffer.near import SIGNATURE_BYTES, link
+from store.near.link import SIGNATURE_BYTES, link
 
 DATA: Final = Path(__file__).parents[3] / "shared" / "data" / "near_duplicates.jsonl"
 RUNS: Final = 3

@@ -12,10 +12,10 @@ import redis
 from kafka import TopicPartition
 
 from store.buffer.ledger import BEGINNING, Applied, Claim, Slot
-from stream.embedded import EmbeddedLog
-from stream.kafka import KafkaHistory, KafkaSettings, KafkaTopics, admin
-from stream.kafka_appender import KafkaAppender
-from stream.kafka_source import KafkaSource
+from stream.embedded.log import EmbeddedLog
+from stream.kafka.appender import KafkaAppender
+from stream.kafka.cluster import KafkaHistory, KafkaSettings, KafkaTopics, admin
+from stream.kafka.source import KafkaSource
 from stream.log import Appender, Batch, Claimer, History, Record, Source, Topics
 from stream.memory import MemoryLog, MemorySource
 from tests.kafka.broker import Broker

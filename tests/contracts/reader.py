@@ -14,9 +14,9 @@ import redis
 
 from store.buffer.ledger import Applied, Claim, Slot
 from store.errors import StoreUnavailableError
-from stream.embedded import EmbeddedLog
-from stream.kafka import KafkaSettings
-from stream.kafka_source import KafkaSource
+from stream.embedded.log import EmbeddedLog
+from stream.kafka.cluster import KafkaSettings
+from stream.kafka.source import KafkaSource
 from stream.log import Batch, Outcome, Source
 
 _IN_HAND: Final = 2  # batches

@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 import redis
 
-from stream.embedded import EmbeddedLog
-from stream.kafka import KafkaSettings, KafkaTopics
-from stream.kafka_appender import KafkaAppender
+from stream.embedded.log import EmbeddedLog
+from stream.kafka.appender import KafkaAppender
+from stream.kafka.cluster import KafkaSettings, KafkaTopics
 from stream.log import Appender
 
 READERS = 2

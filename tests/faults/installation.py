@@ -17,15 +17,15 @@ import httpx
 import msgspec
 import psutil
 
+from ops.cli.status import LaneStatus, collect, local_versions
 from ops.demo.site import set_key
-from ops.importer import find_columns
-from ops.importing import import_file
+from ops.imports.importer import find_columns
+from ops.imports.importing import import_file
 from ops.init import init
-from ops.process import read_run_file
+from ops.processes.process import read_run_file
 from ops.recorded_teacher import RUN_NAME
 from ops.settings import SETTINGS_NAME, Settings
 from ops.site import Site
-from ops.status import LaneStatus, collect, local_versions
 from ops.traffic import Row, TrafficSettings, generate, to_jsonl
 from store.event import Lane, wall_clock_s
 from store.registry.moves import fold

@@ -11,12 +11,12 @@ from uuid import uuid4
 import pytest
 from kafka import KafkaProducer
 
-import stream.kafka_appender
+import stream.kafka.appender
 from store.errors import LogUnavailableError, RecordTooLargeError
-from stream.kafka import KafkaHistory, KafkaSettings, KafkaTopics, admin
-from stream.kafka_appender import KafkaAppender
-from stream.kafka_member import Member
-from stream.kafka_source import KafkaSource
+from stream.kafka.appender import KafkaAppender
+from stream.kafka.cluster import KafkaHistory, KafkaSettings, KafkaTopics, admin
+from stream.kafka.member import Member
+from stream.kafka.source import KafkaSource
 from stream.outbox import partition_of
 from tests.contracts.logs import Ledger
 from tests.contracts.test_log import until
@@ -175,7 +175,7 @@ def test_a_wedged_producer_is_replaced_and_its_records_fail(
 ) -> None:
     KafkaTopics(settings).ensure(topic, 1)
     wedged, connect = WedgedProducer(), KafkaAppender._connect
-    monkeypatch.setattr(stream.kafka_appender, "_WEDGED_S", 0.2)
+    monkeypatch.setattr(stream.kafka.appender, "_WEDGED_S", 0.2)
     monkeypatch.setattr(KafkaAppender, "_connect", lambda _: wedged)
     with closing(KafkaAppender(settings, delivery_s=0.2)) as appender:
         stuck = [appender.append(topic, key=b"k", value=b"v") for _ in range(5)]

@@ -34,7 +34,7 @@ HAS_A_CHILD = NOTE + (
     "while True: time.sleep(60)\n"
 )
 WATCHES = NOTE + (
-    "from ops.process import daemon\n"
+    "from ops.processes.process import daemon\n"
     "with daemon(name, log.parent, lifeline=int(sys.argv[3]), grace_s=5.0, patience_s=5.0, now_s=time.time()) as d:\n"
     "    d.announce()\n"
     "    with log.open('a') as f: f.write(f'{name} runs {os.getpid()}\\n')\n"

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from ops.admin import Probes, admin_server
+from ops.processes.admin import Probes, admin_server
 
 
 @contextmanager

@@ -12,10 +12,10 @@ import pytest
 import redis
 from typer.testing import CliRunner, Result
 
-from ops.cli import app
-from ops.output import exit_code_of
-from ops.process import AlreadyRunningError, RunFile, exclusive, write_run_file
-from ops.run import run_all
+from ops.cli.app import app
+from ops.cli.output import exit_code_of
+from ops.processes.process import AlreadyRunningError, RunFile, exclusive, write_run_file
+from ops.processes.run import run_all
 from store.buffer.server import private_redis
 from store.control import Control, Heartbeat
 from store.event import wall_clock_s
@@ -76,7 +76,7 @@ def test_no_command_but_run_and_import_needs_torch_or_kafka(settings: Path) -> N
     program = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
-        "from ops.cli import app\n"
+        "from ops.cli.app import app\n"
         "for line in sys.stdin.read().splitlines():\n"
         "    CliRunner().invoke(app, line.split())\n"
         "print([name for name in ('torch', 'transformers', 'sklearn', 'kafka', 'serve', 'trainer') "
@@ -179,7 +179,7 @@ def test_rollback_waits_until_every_live_gateway_serves_the_version(
 def test_a_gateway_that_does_not_follow_ends_rollback_with_1_but_the_move_stands(
     with_redis: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.actions.FOLLOW_S", 0.3)
+    monkeypatch.setattr("ops.cli.actions.FOLLOW_S", 0.3)
     one, two = publish(with_redis, b"one", b"two")
     Control(redis_client).announce(LANE, "stuck", Heartbeat(version=two, at_s=wall_clock_s()))
     report = answer(call("rollback", "-c", with_redis, "-o", "json"), code=1)
@@ -289,7 +289,7 @@ def test_import_can_be_tried_dry_and_names_bad_rows(settings: Path, tmp_path: Pa
 
 
 def test_a_second_run_all_on_the_same_state_is_refused(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ops.run._PATIENCE_S", 0.0)
+    monkeypatch.setattr("ops.processes.run._PATIENCE_S", 0.0)
     site = open_site(settings)
     with (
         exclusive(site.run_directory, "all", patience_s=0.0),

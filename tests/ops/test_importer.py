@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ops.importer import (
+from ops.imports.importer import (
     BadRow,
     Columns,
     ImportLane,

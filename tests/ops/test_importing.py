@@ -11,13 +11,14 @@ import redis
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from ops import importing, wiring
-from ops.cli import app
-from ops.dead_letters import list_letters
-from ops.importer import Columns
+from ops import wiring
+from ops.checks.dead_letters import list_letters
+from ops.checks.verify import verify_site
+from ops.cli.app import app
+from ops.imports import importing
+from ops.imports.importer import Columns
 from ops.open_log import ensure_topics, open_appender
 from ops.site import Site
-from ops.verify import verify_site
 from store.control import Control
 from store.event import encode, wall_clock_s
 from stream.log import topic_of

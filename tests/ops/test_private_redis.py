@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from ops.private_redis import PrivateRedis
-from ops.supervisor import RestartPolicy
+from ops.processes.private_redis import PrivateRedis
+from ops.processes.supervisor import RestartPolicy
 from tests.ops.children import gone, until
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ops.process import (
+from ops.processes.process import (
     HARD_EXIT_CODE,
     AlreadyRunningError,
     RunFile,
@@ -24,7 +24,7 @@ from store.event import wall_clock_s
 from tests.ops.children import NOTE, REPOSITORY, command, gone, lines, pids, until
 
 DAEMON = NOTE + (
-    "from ops.process import daemon\n"
+    "from ops.processes.process import daemon\n"
     "grace_s, hangs = float(sys.argv[3]), sys.argv[4] == 'hangs'\n"
     "with daemon(name, log.parent, lifeline=None, grace_s=grace_s, patience_s=0.2, now_s=time.time()) as d:\n"
     "    d.announce(admin_port=1234, port=5678)\n"

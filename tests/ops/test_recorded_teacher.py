@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.demo.processes import running
-from ops.process import read_run_file
+from ops.processes.process import read_run_file
 from ops.recorded_teacher import RUN_NAME, Frame, build_app, latency_s, read_table
 from store.errors import SettingsError
 from store.event import canonical_text

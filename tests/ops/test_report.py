@@ -5,8 +5,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-from ops.charts import agreements, escalations
-from ops.report import page, write_report
+from ops.show.charts import agreements, escalations
+from ops.show.report import page, write_report
 from tests.ops.one_run import PLANTED, picture, summary
 
 _VOID = {"meta", "line", "circle", "path", "br"}

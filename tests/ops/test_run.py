@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from ops.process import RunFile, read_run_file, write_run_file
+from ops.processes.process import RunFile, read_run_file, write_run_file
 from store.event import wall_clock_s
 from tests.ops.children import REPOSITORY, gone, until
 from tests.ops.sites import make_site, open_site

@@ -8,15 +8,15 @@ import redis
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from ops.admin import Probes, admin_server
-from ops.cli import app
-from ops.process import RunFile, write_run_file
+from ops.cli.app import app
+from ops.cli.status import collect, serving
+from ops.processes.admin import Probes, admin_server
+from ops.processes.process import RunFile, write_run_file
 from ops.site import Site
-from ops.status import collect, serving
 from store.buffer.redis import RedisBuffer
 from store.control import Control, Heartbeat
 from store.event import wall_clock_s
-from stream.embedded import EmbeddedLog
+from stream.embedded.log import EmbeddedLog
 from stream.log import topic_of
 from tests.contracts.escalations import Partition, escalation
 from tests.ops.sites import LANE, make_site, open_site, publish

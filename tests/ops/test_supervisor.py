@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.supervisor import ChildSpec, GiveUp, Restart, RestartPolicy, Supervisor, after_crash
+from ops.processes.supervisor import ChildSpec, GiveUp, Restart, RestartPolicy, Supervisor, after_crash
 from tests.ops.children import (
     CRASHES,
     HAS_A_CHILD,
@@ -132,8 +132,8 @@ def test_a_reason_from_beside_the_children_ends_everything(tmp_path: Path) -> No
 SUPERVISES = f"""
 import sys
 from pathlib import Path
-from ops.process import stop_on_signals
-from ops.supervisor import ChildSpec, RestartPolicy, Supervisor
+from ops.processes.process import stop_on_signals
+from ops.processes.supervisor import ChildSpec, RestartPolicy, Supervisor
 log = Path(sys.argv[1])
 watches = {WATCHES!r}
 specs = [

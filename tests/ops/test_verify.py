@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops.oracle import LaneRules
-from ops.reports import VerifyReport
-from ops.verify import check_registry, verify
+from ops.checks.oracle import LaneRules
+from ops.checks.verify import check_registry, verify
+from ops.cli.reports import VerifyReport
 from store.buffer.item import Item
 from store.buffer.ledger import Application, Claim, Counters, Entry, Slot
 from store.buffer.memory import MemoryBuffer

@@ -20,11 +20,11 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from serve.app import build_app
-from serve.budget import Grant, Kind
-from serve.follow import Versions
 from serve.lifecycle import Gateway, LaneParts, Services
 from serve.metrics import ServeMetrics
 from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
+from serve.student.follow import Versions
+from serve.teacher.budget import Grant, Kind
 from store.control import Heartbeat
 from store.errors import BrokenChainError, StoreUnavailableError
 from store.event import Escalation, Lane

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from serve.batcher import Batcher, StudentFailedError, TooLong
-from serve.slot import Opinion, Slot
+from serve.student.batcher import Batcher, StudentFailedError, TooLong
+from serve.student.slot import Opinion, Slot
 from tests.serve.fakes import FakeStudent
 
 

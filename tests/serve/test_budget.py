@@ -13,8 +13,8 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import booleans, floats, integers, lists, sampled_from, tuples
 
-from serve.budget import BUCKET_S, Budget, Kind, Ledger, RedisLedger
 from serve.settings import BudgetSettings
+from serve.teacher.budget import BUCKET_S, Budget, Kind, Ledger, RedisLedger
 from store.buffer.server import private_redis
 from store.errors import StoreUnavailableError
 from store.event import Lane

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from serve.follow import Follow, SwapRecord
 from serve.lifecycle import Gateway
 from serve.metrics import ServeMetrics
 from serve.settings import GatewaySettings
-from serve.slot import Slots
+from serve.student.follow import Follow, SwapRecord
+from serve.student.slot import Slots
 from store.errors import BadSignatureError, CorruptVersionError
 from tests.serve.fakes import BROKEN, LABELS, LANE, FakeRegistry, FakeStudent, World, eventually
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from serve.slot import Slot, Slots
+from serve.student.slot import Slot, Slots
 from tests.serve.fakes import FakeStudent
 
 

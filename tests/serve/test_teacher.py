@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis.strategies import booleans, lists
 
 from serve.settings import TeacherSettings
-from serve.teacher import Answered, Breaker, Invalid, Reply, Teacher, Unavailable, prompt_version
+from serve.teacher.client import Answered, Breaker, Invalid, Reply, Teacher, Unavailable, prompt_version
 from store.errors import SettingsError
 from tests.serve.fakes import LABELS, TEACHER, FakeEndpoint, eventually
 

@@ -24,11 +24,11 @@ from transformers import AutoTokenizer
 from store.errors import CorruptVersionError, SwapRefusedError
 from store.event import Lane
 from store.policy import Policy
-from store.registry.encoder import ENCODER_FILES, Encoder
-from store.registry.heads import Heads
 from store.registry.manifest import BaseModel, FileEntry, Golden, Manifest, Preprocessing
-from store.registry.student import GOLDEN_TOLERANCE_MIXED, GOLDEN_TOLERANCE_SAME, Student, tempered
-from store.registry.tuned import Tuned
+from store.student.encoder import ENCODER_FILES, Encoder
+from store.student.heads import Heads
+from store.student.student import GOLDEN_TOLERANCE_MIXED, GOLDEN_TOLERANCE_SAME, Student, tempered
+from store.student.tuned import Tuned
 from tests.tiny import WORDS, tiny_encoder
 
 LABELS = ("refund", "delivery", "login")

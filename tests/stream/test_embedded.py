@@ -12,8 +12,8 @@ import redis
 from store.buffer.ledger import Slot
 from store.buffer.server import private_redis
 from store.errors import LogUnavailableError, PositionOutsideLogError
-from stream.embedded import EmbeddedLog
-from stream.embedded_source import EmbeddedSource
+from stream.embedded.log import EmbeddedLog
+from stream.embedded.source import EmbeddedSource
 from stream.log import Record
 from tests.contracts.logs import Ledger
 from tests.contracts.test_log import until

@@ -15,7 +15,7 @@ from store.buffer.redis import RedisBuffer
 from store.event import encode
 from store.secrets import DataSecret
 from stream.dead_letter import read_dead_letters
-from stream.embedded import EmbeddedLog
+from stream.embedded.log import EmbeddedLog
 from stream.ingest import Ingest, IngestSettings, LaneKeys
 from stream.log import dead_topic_of, topic_of
 from stream.metrics import IngestMetrics

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from trainer.calibrate import UNKNOWN_LABEL, calibrate, evened, fit_temperature, rows_to_certify
+from trainer.judge.calibrate import UNKNOWN_LABEL, calibrate, evened, fit_temperature, rows_to_certify
 
 TARGET, CONFIDENCE = 0.9, 0.9
 AUDIT = 1 / 0.15

@@ -11,11 +11,11 @@ import pytest
 
 from store.buffer.item import Item
 from store.registry.signing import SigningKey, TrustedKeys
-from store.registry.student import Student
 from store.registry.versions import Registry
+from store.student.student import Student
 from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item, items, questions
 from trainer.cycle import run_cycle
-from trainer.gate import GateLimits
+from trainer.judge.gate import GateLimits
 from trainer.snapshot import SplitSettings, split_of
 from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining
 

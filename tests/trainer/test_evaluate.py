@@ -5,7 +5,7 @@ import pytest
 
 from store.buffer.item import FirstOpinion
 from store.event import StudentOpinion
-from trainer.evaluate import paired
+from trainer.judge.evaluate import paired
 from trainer.snapshot import Row
 
 OPINION = FirstOpinion(time_s=0.0, event_id="e", opinion=StudentOpinion(version="v", output="a", confidence=0.5))

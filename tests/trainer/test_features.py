@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from store.errors import SettingsError
-from store.registry.encoder import Encoder, FloatArray
+from store.student.encoder import Encoder, FloatArray
 from tests.tiny import questions, tiny_encoder
-from trainer.features import BaseEncoder, FeatureCache, resolve_encoder
+from trainer.learn.features import BaseEncoder, FeatureCache, resolve_encoder
 
 
 class Counting(Encoder):

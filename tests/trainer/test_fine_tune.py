@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from store.registry.encoder import Encoder, FloatArray, Precision
-from store.registry.tuned import Tuned
+from store.student.encoder import Encoder, FloatArray, Precision
+from store.student.tuned import Tuned
 from tests.tiny import TOPICS, questions, tiny_encoder
-from trainer.fine_tune import FineTuneSettings, Probe, _schedule, fine_tune
-from trainer.heads import fit_logistic
+from trainer.learn.fine_tune import FineTuneSettings, Probe, _schedule, fine_tune
+from trainer.learn.heads import fit_logistic
 
 LABELS = sorted(TOPICS)
 TEXTS, ANSWERS = questions(120)

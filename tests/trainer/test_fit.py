@@ -14,12 +14,12 @@ from store.buffer.item import FirstOpinion
 from store.event import Lane, StudentOpinion
 from store.policy import Policy
 from store.registry.manifest import FileEntry, Manifest
-from store.registry.student import Student
+from store.student.student import Student
 from tests.tiny import TOPICS, questions, tiny_encoder
-from trainer.draft import Draft, ManifestParts, reference_vectors
-from trainer.features import BaseEncoder
-from trainer.fine_tune import FineTuneSettings
-from trainer.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit, member_weight
+from trainer.learn.draft import Draft, ManifestParts, reference_vectors
+from trainer.learn.features import BaseEncoder
+from trainer.learn.fine_tune import FineTuneSettings
+from trainer.learn.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit, member_weight
 
 LABELS = tuple(sorted(TOPICS))
 SETTINGS = FitSettings(tuning=FineTuneSettings(epochs=1, warm_epochs=1))

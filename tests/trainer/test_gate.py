@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 
 from store.registry.manifest import Verdict
-from trainer.evaluate import PairedScores
-from trainer.gate import GateLimits, Judged, Phase, judge, passed_strict, phase_of, rows_needed
+from trainer.judge.evaluate import PairedScores
+from trainer.judge.gate import GateLimits, Judged, Phase, judge, passed_strict, phase_of, rows_needed
 
 LIMITS = GateLimits(delta=0.02, min_rows=50)
 Floats = npt.NDArray[np.float64]

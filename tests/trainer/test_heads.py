@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from store.registry.encoder import FloatArray
-from trainer.heads import INVERSE_PENALTIES, choose_c, fit_heads, fit_logistic, out_of_fold
+from store.student.encoder import FloatArray
+from trainer.learn.heads import INVERSE_PENALTIES, choose_c, fit_heads, fit_logistic, out_of_fold
 
 HIDDEN = 6
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from trainer.intervals import bca, clopper_pearson_lower, tango, tango_score, wilson
+from trainer.judge.intervals import bca, clopper_pearson_lower, tango, tango_score, wilson
 
 COUNT = st.integers(0, 60)
 

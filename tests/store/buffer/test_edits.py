@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.buffer.edits import MAX_LENGTH, distances
+from store.near.edits import MAX_LENGTH, distances
 
 WORD = st.text(alphabet="abcz09", max_size=MAX_LENGTH)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.buffer.near import link
+from store.near.link import link
 
 WORDS = (
     *("i", "want", "to", "cancel", "my", "order", "please", "the", "refund", "card", "from", "not", "do", "change"),

@@ -1,0 +1,172 @@
+"""`understudy verify`: does the buffer hold what the log says, and is every version and move what was signed?"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from ops.checks.compare import Findings, Replay, compare, dead_off, look, replay
+from ops.checks.oracle import LaneRules
+from ops.cli.reports import Differing, VerifyReport
+from ops.open_log import open_history
+from ops.site import Site
+from store.buffer.ledger import Buffer
+from store.errors import BadSignatureError, RegistryError
+from store.event import Lane
+from store.registry.versions import Registry
+from stream.ingest import IngestSettings
+from stream.log import History
+
+LISTED: Final = 100
+
+
+@dataclass(slots=True, kw_only=True)
+class RegistryFindings:
+    """Every version and move of some lanes, verified."""
+
+    chain_ok: bool = True
+    signatures_ok: bool = True
+    versions_ok: bool = True
+    versions: int = 0
+    moves: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(
+    rules: Mapping[str, Mapping[Lane, LaneRules]],
+    chosen: Iterable[Lane],
+    *,
+    history: History,
+    buffer: Buffer,
+    registry: Registry,
+    items_per_stratum: int,
+    max_age_s: float,
+) -> VerifyReport:
+    """Verify the chosen lanes.
+
+    Args:
+        rules: of every lane, by use case: the topic of a use case holds records of all its lanes.
+        chosen: the lanes whose buffer, versions and moves are compared.
+        history: the log, read outside any group.
+        buffer: what is compared with it.
+        registry: whose versions and moves are verified.
+        items_per_stratum: how many the buffer keeps of each lane and stratum.
+        max_age_s: an event older than this when the log took it is a dead letter.
+
+    Raises:
+        StoreUnavailableError, LogUnavailableError: Redis or the log did not answer.
+    """
+    lanes = sorted(chosen)
+    replays: list[Replay] = []
+    findings: list[Findings] = []
+    differing: list[Differing] = []
+    for use_case in sorted({lane.use_case for lane in lanes}):
+        seen = look(buffer, use_case, rules[use_case])
+        said = replay(use_case, rules[use_case], history, seen, max_age_s=max_age_s)
+        replays.append(said)
+        findings += [compare(lane, seen, said, items_per_stratum) for lane in lanes if lane.use_case == use_case]
+        if said.complete and (wrong := dead_off(seen, said)):
+            differing.append(Differing(what=use_case, fields=wrong))
+    return _report(replays, findings, differing, check_registry(registry, lanes), lanes)
+
+
+def verify_site(site: Site, chosen: Iterable[Lane]) -> VerifyReport:
+    """Verify lanes of an installation; errors as of `verify`."""
+    with site.redis_client() as client, open_history(site, client) as history:
+        return verify(
+            _rules(site),
+            chosen,
+            history=history,
+            buffer=site.buffer(client),
+            registry=site.registry,
+            items_per_stratum=site.settings.buffer.items_per_stratum,
+            max_age_s=IngestSettings().max_age_s,
+        )
+
+
+def _rules(site: Site) -> dict[str, dict[Lane, LaneRules]]:
+    """What the oracle needs to know of every lane, by use case."""
+    return {
+        use_case: {
+            section.lane: LaneRules(
+                lane_key=site.secret.lane_key(section.lane),
+                redaction_key=site.secret.redaction_key(section.lane),
+                task=section.task,
+                training_permitted=section.training_permitted,
+            )
+            for section in site.settings.lanes
+            if section.use_case == use_case
+        }
+        for use_case in site.use_cases
+    }
+
+
+def _report(
+    replays: list[Replay],
+    findings: list[Findings],
+    dead: list[Differing],
+    kept: RegistryFindings,
+    lanes: list[Lane],
+) -> VerifyReport:
+    missing = [name for found in findings for name in found.missing]
+    extra = [name for found in findings for name in found.extra]
+    differing = [*dead, *(one for found in findings for one in found.differing)]
+    wrong = len(missing) + len(extra) + len(differing)
+    return VerifyReport(
+        ok=not wrong and kept.chain_ok and kept.signatures_ok and kept.versions_ok,
+        from_offset=max((said.from_offset for said in replays), default=0),
+        complete=all(said.complete for said in replays),
+        offsets={slot: position for said in replays for slot, position in said.offsets.items()},
+        records=sum(said.records for said in replays),
+        expected=sum(found.expected for found in findings),
+        found=sum(found.found for found in findings),
+        missing=missing[:LISTED],
+        extra=extra[:LISTED],
+        differing=differing[:LISTED],
+        wrong=wrong,
+        in_motion=sum(len(said.moving[lane]) for said in replays for lane in lanes if lane in said.moving),
+        chain_ok=kept.chain_ok,
+        signatures_ok=kept.signatures_ok,
+        versions_ok=kept.versions_ok,
+        versions=kept.versions,
+        moves=kept.moves,
+        problems=kept.problems[:LISTED],
+    )
+
+
+def check_registry(registry: Registry, lanes: Iterable[Lane]) -> RegistryFindings:
+    """Verify every move, every version's signature and the sha256 of every file."""
+    found = RegistryFindings()
+    for lane in lanes:
+        named = _check_moves(registry, lane, found)
+        versions = registry.versions(lane)
+        present = versions.list()
+        found.versions += len(present)
+        for version in present:
+            try:
+                versions.open(version)
+            except BadSignatureError as error:
+                found.signatures_ok = False
+                found.problems.append(f"{lane}: version {version}: {error}")
+            except (RegistryError, OSError) as error:
+                found.versions_ok = False
+                found.problems.append(f"{lane}: {error}")
+        for version in sorted(named - set(present)):
+            found.versions_ok = False
+            found.problems.append(f"{lane}: version {version} is named by a move, but it is gone")
+    return found
+
+
+def _check_moves(registry: Registry, lane: Lane, found: RegistryFindings) -> set[str]:
+    """Verify a lane's chain; the versions that it names."""
+    try:
+        moves = registry.moves(lane).read()
+    except BadSignatureError as error:
+        found.signatures_ok = False
+        found.problems.append(f"{lane}: {error}")
+        return set()
+    except (RegistryError, OSError) as error:
+        found.chain_ok = False
+        found.problems.append(f"{lane}: {error}")
+        return set()
+    found.moves += len(moves)
+    return {move.version for move in moves if move.version is not None}

@@ -1,0 +1,181 @@
+"""What an operator does to a lane: move its champion, hold automation, ask for a cycle.
+
+Every move is signed with the operator's key and says why.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+
+from ops.cli.output import RefusedError
+from store.control import Control, CycleKind, CycleRequest, Heartbeat
+from store.event import Lane
+from store.registry.moves import Move, Standing, fold
+from store.registry.signing import SigningKey
+from store.registry.versions import Registry
+
+FOLLOW_S: Final = 5.0
+_POLL_S: Final = 0.05
+_LIVE_S: Final = 3.0
+
+
+class MoveReport(msgspec.Struct, frozen=True, kw_only=True, rename={"before": "from", "after": "to"}):
+    """What became of a move of the champion."""
+
+    lane: str
+    move: int
+    before: str | None
+    after: str
+    pinned: bool
+    seconds: float  # until every live gateway served it; the time waited where one did not
+    followed: bool  # every live gateway serves it; true where none is alive
+    served_by: dict[str, str | None]  # replica -> version
+
+
+class CycleAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """A cycle was asked for; the trainer begins it at its next look."""
+
+    lane: str
+    kind: CycleKind
+    candidate: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """A person at the CLI, with a key."""
+
+    registry: Registry
+    key: SigningKey
+    now: Callable[[], float]  # Unix seconds
+    serving: Callable[[Lane], Mapping[str, str | None]]  # what each live gateway serves now
+
+    def rollback(self, lane: Lane, *, to: str | None, why: str) -> MoveReport:
+        """Go back to a version (None: the champion before this one), pin it, and wait for the live gateways.
+
+        Raises:
+            RefusedError: there is nothing to go back to, or it is so already.
+            UnknownVersionError, CorruptVersionError, BadSignatureError: the version cannot be served.
+            MoveConflictError: somebody else moved meanwhile.
+        """
+        standing, number = self._read(lane)
+        target = self.registry.versions(lane).resolve(to) if to else standing.previous
+        if target is None:
+            message = f"{lane} has no version to go back to: `understudy history` shows its moves"
+            raise RefusedError(message)
+        if target == standing.champion and standing.pinned:
+            message = f"{target} is the champion of {lane} already, and pinned"
+            raise RefusedError(message)
+        return self._crown("rollback", lane, target, standing, number, why)
+
+    def promote(self, lane: Lane, *, version: str, why: str) -> MoveReport:
+        """Make a version the champion because a person says so. A pin stays; errors are those of `rollback`."""
+        standing, number = self._read(lane)
+        target = self.registry.versions(lane).resolve(version)
+        if target == standing.champion:
+            message = f"{target} is the champion of {lane} already"
+            raise RefusedError(message)
+        return self._crown("promote", lane, target, standing, number, why)
+
+    def pause(self, lane: Lane, *, why: str) -> Move:
+        """No cycles from now on.
+
+        Raises:
+            RefusedError: it is so already.
+            MoveConflictError: somebody else moved meanwhile.
+        """
+        standing, number = self._read(lane)
+        if standing.paused:
+            message = f"{lane} is paused already"
+            raise RefusedError(message)
+        return self._append("pause", lane, None, number, why)
+
+    def resume(self, lane: Lane, *, why: str) -> Move:
+        """Cycles run and automation promotes again; errors are those of `pause`."""
+        standing, number = self._read(lane)
+        if not (standing.paused or standing.pinned):
+            message = f"{lane} is neither paused nor pinned"
+            raise RefusedError(message)
+        return self._append("resume", lane, None, number, why)
+
+    def submit(self, lane: Lane, *, candidate: str, why: str) -> str:
+        """Put a version before the gate; its id.
+
+        Raises:
+            RefusedError: it is the champion.
+            UnknownVersionError, CorruptVersionError, BadSignatureError: the version cannot be judged.
+            MoveConflictError: somebody else moved meanwhile.
+        """
+        version = self.registry.versions(lane).resolve(candidate)
+        self.registry.versions(lane).open(version)
+        standing, number = self._read(lane)
+        if version == standing.champion:
+            message = f"{version} is the champion of {lane}: there is nothing to judge"
+            raise RefusedError(message)
+        if version not in standing.candidates:
+            self._append("submit", lane, version, number, why)
+        return version
+
+    def _read(self, lane: Lane) -> tuple[Standing, int]:
+        """Where the lane stands, and the number of its next move."""
+        history = self.registry.moves(lane).read()
+        return fold(history), len(history) + 1
+
+    def _append(
+        self,
+        kind: Literal["submit", "promote", "rollback", "resume", "pause"],
+        lane: Lane,
+        version: str | None,
+        number: int,
+        why: str,
+    ) -> Move:
+        moves = self.registry.moves(lane)
+        return moves.append(
+            kind, version=version, who=self.key.name, why=why, key=self.key, now_s=self.now(), expected=number
+        )
+
+    def _crown(
+        self, kind: Literal["promote", "rollback"], lane: Lane, version: str, standing: Standing, number: int, why: str
+    ) -> MoveReport:
+        """Verify the version, append the move, wait for the gateways."""
+        started_s = time.monotonic()
+        self.registry.versions(lane).open(version)
+        move = self._append(kind, lane, version, number, why)
+        served = self._await_followers(lane, version, started_s + FOLLOW_S)
+        return MoveReport(
+            lane=str(lane),
+            move=move.number,
+            before=standing.champion,
+            after=version,
+            pinned=standing.pinned or kind == "rollback",
+            seconds=round(time.monotonic() - started_s, 3),
+            followed=all(found == version for found in served.values()),
+            served_by=served,
+        )
+
+    def _await_followers(self, lane: Lane, version: str, deadline_s: float) -> dict[str, str | None]:
+        """What the gateways serve once all of them have followed, or when the time is over."""
+        while True:
+            served = dict(self.serving(lane))
+            if all(found == version for found in served.values()) or time.monotonic() >= deadline_s:
+                return served
+            time.sleep(_POLL_S)
+
+
+def live(heartbeats: Mapping[str, Heartbeat], now_s: float) -> dict[str, Heartbeat]:
+    """The replicas that spoke within the last 3 s: a stopped one is remembered for longer, but follows nothing."""
+    return {name: beat for name, beat in heartbeats.items() if now_s - beat.at_s < _LIVE_S}
+
+
+def ask_for_cycle(
+    control: Control, lane: Lane, *, kind: CycleKind, candidate: str | None, why: str, now_s: float
+) -> CycleAsked:
+    """Ask the trainer for a cycle.
+
+    Raises:
+        StoreUnavailableError: Redis did not answer.
+    """
+    control.request_cycle(lane, CycleRequest(kind=kind, who="operator", why=why, at_s=now_s, candidate=candidate))
+    return CycleAsked(lane=str(lane), kind=kind, candidate=candidate)

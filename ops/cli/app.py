@@ -1,0 +1,71 @@
+"""The `understudy` command. It starts without torch; `run` and the trainer's child alone import that."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ops.cli import data as cli_data
+from ops.cli import lane as cli_lane
+from ops.cli import run as cli_run
+from ops.cli.options import EPILOG, Output
+from ops.cli.output import Format, emit_error, emit_json, emit_table, exit_code_of
+from ops.init import init as prepare
+from store.errors import UnderstudyError
+
+
+class _Group(TyperGroup):
+    """The root command: an error of ours ends it with a message and its exit code, not with a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except UnderstudyError as error:
+            emit_error(error)
+            raise typer.Exit(exit_code_of(error)) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Understudy: a small student answers, a large teacher takes the hard cases, the student learns from those.",
+    epilog=EPILOG,
+)
+
+
+@app.command(epilog=EPILOG)
+def init(
+    directory: Annotated[Path, typer.Argument(help="Made where it is missing.")] = Path(),
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Write the settings file anew; keys are kept.")] = False,
+    output: Output = Format.table,
+) -> None:
+    """Write a commented settings file, the keys and the data secret.
+
+    Example: understudy init /etc/understudy
+    """
+    made = prepare(directory, force=force)
+    if output is Format.json:
+        emit_json({"files": made})
+    else:
+        emit_table(["file", "", "what"], [(one.path, "made" if one.made else "kept", one.what) for one in made])
+
+
+app.add_typer(cli_run.app, name="run")
+app.add_typer(cli_lane.app)
+app.add_typer(cli_lane.cycle, name="cycle")
+app.add_typer(cli_data.app)
+app.add_typer(cli_data.dlq, name="dlq")
+
+
+def main() -> None:
+    """The entry point of the `understudy` script."""
+    app(prog_name="understudy")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Commands on data: check the buffer against the log, list dead letters, import a log."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from ops.cli.options import EPILOG, Config, LaneName, Output, open_site
+from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table
+from ops.cli.reports import ImportReport, VerifyReport
+
+app = typer.Typer()
+dlq = typer.Typer(no_args_is_help=True, help="Dead letters: records that will never become items.", epilog=EPILOG)
+
+
+@app.command(epilog=EPILOG)
+def verify(config: Config = None, lane: LaneName = None, output: Output = Format.table) -> None:
+    """Recompute the buffer from the log with a second program; check every move, signature and file.
+
+    Ingest may be at work. Exit code 1 on any mismatch. `complete` is false where retention has cut the log's beginning:
+    then only what must be there whatever came before is looked for.
+
+    Example: understudy verify -o json
+    """
+    from ops.checks.verify import verify_site  # noqa: PLC0415 - a rollback need not wait for what other commands need
+
+    site = open_site(config)
+    with Console(stderr=True).status("reading the log and every version"):
+        report = verify_site(site, [section.lane for section in site.lanes(lane)])
+    if output is Format.json:
+        emit_json(report)
+    else:
+        _show_verified(report)
+    if not report.ok:
+        raise typer.Exit(FAILED_CHECK)
+
+
+@dlq.command("list", epilog=EPILOG)
+def dlq_list(
+    config: Config = None,
+    use_case: Annotated[str | None, typer.Option(help="Of this use case alone.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
+    output: Output = Format.table,
+) -> None:
+    """List dead letters: why, where the record came from, and when. Nothing of its content is shown.
+
+    Example: understudy dlq list --limit 20 -o json
+    """
+    from ops.checks.dead_letters import list_letters  # noqa: PLC0415 - as above
+
+    site = open_site(config)
+    if use_case is not None and use_case not in site.use_cases:
+        message = f"no use case {use_case}; there is {', '.join(site.use_cases)}"
+        raise typer.BadParameter(message, param_hint="--use-case")
+    report = list_letters(site, [use_case] if use_case else site.use_cases, limit)
+    if output is Format.json:
+        emit_json(report)
+        return
+    rows = [
+        (one.time, one.reason, f"{one.topic}/{one.partition}/{one.offset}", one.size_bytes, one.detail)
+        for one in report.letters
+    ]
+    emit_table(["time", "reason", "origin", "bytes", "detail"], rows)
+    typer.echo(f"{report.total} dead letters in all")
+
+
+@app.command("import", epilog=EPILOG)
+def import_log(
+    path: Annotated[Path, typer.Argument(metavar="LOG", help="JSONL: one object a line, with a text and a label.")],
+    config: Config = None,
+    lane: LaneName = None,
+    text: Annotated[str | None, typer.Option(help="Column of the text; found by itself otherwise.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the teacher's label; a dot goes inside.")] = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and report, publish nothing.")] = False,
+    output: Output = Format.table,
+) -> None:
+    """Make a first student from a log that you already have: publish its rows, then ask for a cycle.
+
+    Bad rows are skipped and named by line. Importing twice counts once.
+
+    Example: understudy import answers.jsonl --lane acme/support --text question --label teacher.label
+    """
+    from ops.imports import importer, importing  # noqa: PLC0415 - as above
+
+    site = open_site(config)
+    section = site.lane(lane)
+    if section.task != "classify" or not section.training_permitted:
+        message = f"{section.lane}: only lanes of classify whose training_permitted is true take an import"
+        raise RefusedError(message)
+    columns = importer.find_columns(path, text=text, label=label)
+    if dry_run:
+        _show_import(importing.dry_run(section, path, columns), output)
+        return
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("publishing", total=importer.count_lines(path))
+        report = importing.import_file(site, section, path, columns, seen=lambda: progress.advance(task))
+    _show_import(report, output)
+
+
+def _show_import(report: ImportReport, output: Format) -> None:
+    if output is Format.json:
+        emit_json(report)
+        return
+    emit_fields(
+        {
+            "lane": report.lane,
+            "text from": report.text_column,
+            "label from": report.label_column,
+            "published": report.published,
+            "skipped": report.skipped,
+            "cycle": "asked for" if report.cycle_asked else "not asked for",
+        },
+        title=f"import of {report.path}",
+    )
+    for row in report.bad:
+        typer.echo(f"line {row['line']}: {row['why']}: skipped", err=True)
+    if report.skipped > len(report.bad):
+        typer.echo(f"… and {report.skipped - len(report.bad)} more", err=True)
+    if report.ingested is False:
+        typer.echo("ingest has not taken the rows yet: see that it runs, then `understudy cycle start`", err=True)
+
+
+def _show_verified(report: VerifyReport) -> None:
+    emit_fields(
+        {
+            "log": f"{report.records} records, {'whole' if report.complete else 'its beginning is gone'}",
+            "items": f"{report.found} found, {report.expected} expected",
+            "wrong": report.wrong,
+            "chain of moves": "sound" if report.chain_ok else "BROKEN",
+            "signatures": "sound" if report.signatures_ok else "WRONG",
+            "versions": "sound" if report.versions_ok else "DAMAGED",
+        },
+        title="sound" if report.ok else "NOT SOUND",
+    )
+    rows = [("missing", name, "") for name in report.missing] + [("extra", name, "") for name in report.extra]
+    rows += [("differs", one.what, ", ".join(one.fields)) for one in report.differing]
+    if rows:
+        emit_table(["wrong", "item", "fields"], rows)
+    for problem in report.problems:
+        typer.echo(problem, err=True)

@@ -1,0 +1,313 @@
+"""Commands on lanes: where they stand, what was moved, and moving it."""
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from ops.cli.actions import MoveReport, Operator, ask_for_cycle
+from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, open_site
+from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table, ratio_of, time_of
+from ops.cli.status import LaneStatus, StatusReport, collect, serving
+from ops.site import Site
+from store.control import CycleKind
+from store.errors import RegistryError
+from store.event import wall_clock_s
+from store.registry.manifest import Manifest, Verdict
+from store.registry.moves import Move, fold
+
+app = typer.Typer()
+cycle = typer.Typer(no_args_is_help=True, help="Ask for a cycle.", epilog=EPILOG)
+
+VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="A version's id, or the beginning of it.")]
+
+
+@app.command(epilog=EPILOG)
+def status(config: Config = None, lane: LaneName = None, output: Output = Format.table) -> None:
+    """Show where every lane stands; what cannot be read is left out, and named.
+
+    Example: understudy status -o json
+    """
+    site = open_site(config)
+    report = collect(site, site.lanes(lane), wall_clock_s())
+    if output is Format.json:
+        emit_json(report)
+        return
+    for found in report.lanes:
+        emit_fields(_lane_fields(found), title=found.lane)
+    _show_processes(report)
+
+
+@app.command(epilog=EPILOG)
+def history(
+    config: Config = None,
+    lane: LaneName = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many moves.")] = 50,
+    output: Output = Format.table,
+) -> None:
+    """List the moves of a lane, and its versions.
+
+    Example: understudy history --lane acme/support --limit 10
+    """
+    site = open_site(config)
+    where = site.lane(lane).lane
+    moves = site.registry.moves(where).read()
+    versions = [_version_row(site, lane, version) for version in site.registry.versions(where).list()]
+    versions.sort(key=lambda row: row["created_s"] or 0.0)
+    if output is Format.json:
+        shown = [_move_json(move) for move in moves[-limit:]]
+        emit_json({"lane": str(where), "moves": shown, "versions": versions})
+        return
+    rows = [(move.number, time_of(move.time_s), move.kind, move.version, move.who, move.why) for move in moves[-limit:]]
+    emit_table(["move", "time", "kind", "version", "who", "why"], rows, title=f"moves of {where}")
+    emit_table(
+        ["version", "made", "kind", "verdict", "agreement", "note"],
+        [
+            (
+                row["id"],
+                None if row["created_s"] is None else time_of(row["created_s"]),
+                row["kind"],
+                row["verdict"],
+                ratio_of(row["student_agreement"]),
+                row["error"] or ("champion" if row["id"] == fold(moves).champion else ""),
+            )
+            for row in versions
+        ],
+        title="versions",
+    )
+
+
+@app.command(epilog=EPILOG)
+def show(version: VersionName, config: Config = None, lane: LaneName = None, output: Output = Format.table) -> None:
+    """Verify a version and show what it says of itself: policy, verdict, topics with size and escalated share.
+
+    Example: understudy show 3f2a9c --lane acme/support
+    """
+    site = open_site(config)
+    where = site.lane(lane).lane
+    versions = site.registry.versions(where)
+    opened = versions.open(versions.resolve(version))
+    if output is Format.json:
+        emit_json({"id": opened.id, "signed_by": opened.signed_by, **msgspec.to_builtins(opened.manifest)})
+        return
+    emit_fields(_version_fields(opened.id, opened.signed_by, opened.manifest), title=f"version {opened.id} of {where}")
+    if opened.manifest.topics:
+        rows = [(t.name, t.items, round(t.requests), ratio_of(t.escalated_ratio)) for t in opened.manifest.topics]
+        emit_table(["topic", "items", "requests", "escalated"], rows, title="topics")
+
+
+@app.command(epilog=EPILOG)
+def promote(
+    version: VersionName,
+    config: Config = None,
+    lane: LaneName = None,
+    reason: Reason = NO_REASON,
+    output: Output = Format.table,
+) -> None:
+    """Make a version the champion, whatever the gate said; waits up to 5 s for the live gateways.
+
+    Example: understudy promote 3f2a9c --reason "checked by hand"
+    """
+    site = open_site(config)
+    _report(_operator(site).promote(site.lane(lane).lane, version=version, why=reason), output)
+
+
+@app.command(epilog=EPILOG)
+def rollback(
+    config: Config = None,
+    lane: LaneName = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="VERSION", help="Else the champion before.", show_default=False)
+    ] = None,
+    reason: Reason = NO_REASON,
+    output: Output = Format.table,
+) -> None:
+    """Go back to a version and pin it; waits up to 5 s for the live gateways. Works with Redis and Kafka down.
+
+    Automation promotes nothing until `understudy resume`.
+
+    Example: understudy rollback --reason "live agreement below the promise"
+    """
+    site = open_site(config)
+    _report(_operator(site).rollback(site.lane(lane).lane, to=to, why=reason), output)
+
+
+@app.command(epilog=EPILOG)
+def pause(
+    config: Config = None, lane: LaneName = None, reason: Reason = NO_REASON, output: Output = Format.table
+) -> None:
+    """Run no cycles until `understudy resume`.
+
+    Example: understudy pause --reason "the teacher is being replaced"
+    """
+    site = open_site(config)
+    _report_move(_operator(site).pause(site.lane(lane).lane, why=reason), output)
+
+
+@app.command(epilog=EPILOG)
+def resume(
+    config: Config = None, lane: LaneName = None, reason: Reason = NO_REASON, output: Output = Format.table
+) -> None:
+    """Unpin the champion and run cycles again.
+
+    Example: understudy resume --reason "the fix is in"
+    """
+    site = open_site(config)
+    _report_move(_operator(site).resume(site.lane(lane).lane, why=reason), output)
+
+
+@cycle.command("start", epilog=EPILOG)
+def cycle_start(
+    config: Config = None,
+    lane: LaneName = None,
+    candidate: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="Judge this version instead of training one.", show_default=False),
+    ] = None,
+    *,
+    fine_tune: Annotated[bool, typer.Option("--fine-tune", help="Fine-tune the encoder, too.")] = False,
+    reason: Reason = NO_REASON,
+    output: Output = Format.table,
+) -> None:
+    """Ask the trainer for a cycle now; a candidate is submitted by a signed move first.
+
+    Example: understudy cycle start --candidate 3f2a9c --reason "trained elsewhere"
+    """
+    site = open_site(config)
+    section = site.lane(lane)
+    if not section.training_permitted:
+        message = f"{section.lane}: training_permitted is false, so its answers may not be learned from"
+        raise RefusedError(message)
+    version = None
+    if candidate is not None:
+        version = _operator(site).submit(section.lane, candidate=candidate, why=reason)
+    kind: CycleKind = "candidate" if version else "fine_tune" if fine_tune else "head"
+    with site.control() as control:
+        asked = ask_for_cycle(control, section.lane, kind=kind, candidate=version, why=reason, now_s=wall_clock_s())
+    if output is Format.json:
+        emit_json(asked)
+    else:
+        typer.echo(f"{asked.lane}: a {asked.kind} cycle was asked for; `understudy history` shows what comes of it")
+
+
+def _operator(site: Site) -> Operator:
+    return Operator(
+        registry=site.registry,
+        key=site.operator_key(),
+        now=wall_clock_s,
+        serving=lambda where: serving(site, where, wall_clock_s()),
+    )
+
+
+def _report(report: MoveReport, output: Format) -> None:
+    if output is Format.json:
+        emit_json(report)
+    else:
+        emit_fields(
+            {
+                "from": report.before,
+                "to": report.after,
+                "pinned": report.pinned,
+                "seconds": report.seconds,
+                **{f"served by {name}": version for name, version in report.served_by.items()},
+            },
+            title=f"{report.lane}: move {report.move}",
+        )
+        if not report.served_by:
+            typer.echo("no gateway is alive: the next one to start serves it")
+    if not report.followed:
+        typer.echo(f"a gateway has not followed within {report.seconds:.0f} s: see its log", err=True)
+        raise typer.Exit(FAILED_CHECK)
+
+
+def _report_move(move: Move, output: Format) -> None:
+    if output is Format.json:
+        emit_json(_move_json(move))
+    else:
+        typer.echo(f"{move.lane}: move {move.number}, {move.kind}")
+
+
+def _move_json(move: Move) -> dict[str, Any]:
+    return {**msgspec.to_builtins(move), "lane": str(move.lane)}
+
+
+def _version_row(site: Site, lane: str | None, version: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": version, "created_s": None, "kind": None, "verdict": None}
+    row |= {"student_agreement": None, "error": None}
+    try:
+        manifest = site.registry.versions(site.lane(lane).lane).manifest(version)
+    except RegistryError as error:
+        return row | {"error": str(error)}
+    verdict = manifest.verdict
+    return row | {
+        "created_s": manifest.created_s,
+        "kind": manifest.kind,
+        "verdict": verdict.outcome if verdict else None,
+        "student_agreement": verdict.student_agreement if verdict else None,
+    }
+
+
+def _lane_fields(found: LaneStatus) -> dict[str, object]:
+    promise, buffer = found.promise, found.buffer
+    meter = "unknown: Redis does not answer"
+    if promise.state is not None:
+        short = "" if promise.audits_short is None else f", {promise.audits_short} audits short"
+        meter = f"{promise.state}: {ratio_of(promise.estimate)} of {promise.audits} audits, at least "
+        meter += f"{ratio_of(promise.low)}{short}"
+    last = found.last_move
+    return {
+        "served": ", ".join(f"{name}: {version or 'cold'}" for name, version in found.served.items()) or "by nobody",
+        "champion": found.champion if found.moves_ok else "unknown: the moves do not verify",
+        "anchor": found.anchor,
+        "pinned": found.pinned,
+        "paused": found.paused,
+        "last move": f"{last.number} {last.kind} by {last.who}, {time_of(last.time_s)}: {last.why}" if last else None,
+        f"promise {found.promise.target:.0%}": meter,
+        "budget": f"{'?' if found.budget.used is None else found.budget.used} of {found.budget.limit} calls in 24 h",
+        "escalated": ratio_of(found.escalated_ratio),
+        "buffer": None
+        if buffer is None
+        else f"{buffer.counted} counted, {buffer.repeats} repeats, {buffer.evicted} evicted, lag {buffer.lag_records}",
+        **({} if found.training_permitted else {"training": "not permitted by the settings"}),
+    }
+
+
+def _show_processes(report: StatusReport) -> None:
+    rows = [(one.name, one.pid, one.ready, one.port, one.admin_port) for one in report.processes]
+    emit_table(["process", "pid", "ready", "port", "admin port"], rows)
+    dead = [(use_case, reason, n) for use_case, of in report.dead_letters.items() for reason, n in of.items()]
+    if dead:
+        emit_table(["use case", "dead letters", "records"], dead)
+    for why in report.unavailable:
+        typer.echo(f"not available: {why}", err=True)
+
+
+def _version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[str, object]:
+    policy, snapshot = manifest.policy, manifest.snapshot
+    return {
+        "id": version,
+        "signed by": signed_by,
+        "made": time_of(manifest.created_s),
+        "kind": manifest.kind,
+        "parent": manifest.parent,
+        "encoder": f"{manifest.base.name}, {manifest.served_parameters:,} parameters served",
+        "labels": len(manifest.labels),
+        "members": ", ".join(f"{weight:.2f}" for weight in manifest.member_weights),
+        "snapshot": f"{snapshot.train} train, {snapshot.calibrate} calibrate, {snapshot.judge} judge rows"
+        if snapshot
+        else None,
+        "policy": f"answers at confidence {policy.threshold:.3f} and above: {ratio_of(policy.coverage_ratio)} of "
+        f"traffic, agreement at least {ratio_of(policy.lower)} (target {ratio_of(policy.target)})"
+        if policy and policy.threshold is not None
+        else "certifies no threshold: everything is escalated",
+        "verdict": _verdict_line(manifest.verdict),
+    }
+
+
+def _verdict_line(verdict: Verdict | None) -> str | None:
+    if verdict is None:
+        return None
+    line = f"{verdict.outcome} ({verdict.phase}), {verdict.rows_judged} rows judged"
+    if verdict.difference is not None and verdict.lower is not None:
+        line += f", difference {verdict.difference:+.3f}, at least {verdict.lower:+.3f}, margin {verdict.delta:.3f}"
+    return "; ".join([line, *verdict.refusals])

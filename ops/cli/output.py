@@ -1,0 +1,119 @@
+"""What the CLI prints: tables for people, one JSON value for programs, and the meaning of each exit code."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ops.processes.process import AlreadyRunningError
+from store.errors import (
+    BadSignatureError,
+    BrokenChainError,
+    CorruptItemError,
+    CorruptVersionError,
+    LogUnavailableError,
+    MoveConflictError,
+    PositionOutsideLogError,
+    SettingsError,
+    StoreUnavailableError,
+    UnderstudyError,
+    UnknownVersionError,
+)
+
+OK: Final = 0
+FAILED_CHECK: Final = 1
+BAD_SETTINGS: Final = 2
+UNAVAILABLE: Final = 3
+REFUSED: Final = 4
+EXIT_CODES: Final = (
+    "Exit codes: 0 done; 1 a check failed (a mismatch, a damaged version, a move that no gateway followed, a"
+    " crashing child); 2 bad settings or usage; 3 Redis, Kafka or a process did not answer; 4 refused or in conflict"
+    " with somebody else's move."
+)
+
+
+class RefusedError(UnderstudyError):
+    """What was asked for makes no sense as things stand; the message says why."""
+
+
+_CODES: Final[tuple[tuple[type[UnderstudyError], int], ...]] = (
+    (SettingsError, BAD_SETTINGS),
+    (UnknownVersionError, BAD_SETTINGS),
+    (StoreUnavailableError, UNAVAILABLE),
+    (LogUnavailableError, UNAVAILABLE),
+    (RefusedError, REFUSED),
+    (MoveConflictError, REFUSED),
+    (AlreadyRunningError, REFUSED),
+    (CorruptVersionError, FAILED_CHECK),
+    (BadSignatureError, FAILED_CHECK),
+    (BrokenChainError, FAILED_CHECK),
+    (CorruptItemError, FAILED_CHECK),
+    (PositionOutsideLogError, FAILED_CHECK),
+)
+
+
+def exit_code_of(error: UnderstudyError) -> int:
+    """The exit code for an error that ends a command."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED_CHECK)
+
+
+class Format(StrEnum):
+    """How a command prints its result."""
+
+    table = "table"
+    json = "json"
+
+
+def emit_json(value: Any) -> None:
+    """Print one JSON value and nothing else."""
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    sys.stdout.flush()
+
+
+def emit_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+    """Print a table; cells are shown as they are, never as markup."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_shown(cell)) for cell in row))
+    Console().print(table)
+
+
+def emit_fields(fields: Mapping[str, object], *, title: str | None = None) -> None:
+    """Print names and values, one a line."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in fields.items():
+        table.add_row(Text(name), Text(_shown(value)))
+    Console().print(table)
+
+
+def emit_error(error: UnderstudyError) -> None:
+    """Say on standard error why a command ended."""
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+
+
+def time_of(unix_s: float) -> str:
+    """A time for people, UTC."""
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def ratio_of(value: float | None) -> str:
+    """A ratio for people."""
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _shown(cell: object) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    return str(cell)

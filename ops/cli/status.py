@@ -1,0 +1,319 @@
+"""`understudy status`: where every lane stands, from the registry's files, Redis and the processes themselves.
+
+Each source may be down; what could not be read is null, and `unavailable` says why.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from typing import Final
+
+import msgspec
+import redis
+
+from ops.cli.actions import live
+from ops.processes.process import RunFile, read_run_file
+from ops.sections import LaneSection
+from ops.site import Site
+from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
+from store.control import Control, Heartbeat
+from store.errors import LogError, RegistryError, StoreError, StoreUnavailableError
+from store.event import Lane
+from store.registry.moves import Standing, fold
+from stream.log import History, topic_of
+
+PROCESSES: Final = ("serve", "ingest", "train")
+_PROBE_S: Final = 2.0
+_SERVING_S: Final = 0.5  # a rollback asks, and has five seconds
+_MAX_ANSWER_BYTES: Final = 1 << 20
+
+
+class MoveShown(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest move."""
+
+    number: int
+    kind: str
+    version: str | None
+    who: str
+    why: str
+    time_s: float
+
+
+class PromiseShown(msgspec.Struct, frozen=True, kw_only=True):
+    """The promise and its meter, from the audits of the champion."""
+
+    target: float
+    state: str | None  # held, suspended, unproven or broken; None while Redis does not answer
+    estimate: float | None
+    low: float | None
+    high: float | None
+    audits: int | None
+    audits_short: int | None
+
+
+class BudgetShown(msgspec.Struct, frozen=True, kw_only=True):
+    """Teacher calls of the last 24 hours."""
+
+    used: int | None
+    limit: int
+
+
+class BufferShown(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the lane's records went, and how far ingest is behind."""
+
+    counted: int
+    repeats: int
+    ineligible: int
+    evicted: int
+    items_ever: int
+    lag_records: int | None  # of the use case's topic
+
+
+class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One lane."""
+
+    lane: str
+    served: dict[str, str | None]  # replica -> version; empty while no gateway is alive
+    champion: str | None
+    previous: str | None
+    anchor: str | None
+    pinned: bool
+    paused: bool
+    candidates: list[str]
+    moves_ok: bool  # false: the chain does not verify, and what it says is left out
+    last_move: MoveShown | None
+    promise: PromiseShown
+    budget: BudgetShown
+    escalated_ratio: float | None  # of the last minutes' requests
+    buffer: BufferShown | None
+    training_permitted: bool
+
+
+class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One process on this machine."""
+
+    name: str
+    pid: int | None  # None: it does not run here
+    port: int | None
+    admin_port: int | None
+    started_s: float | None
+    ready: bool | None
+
+
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything."""
+
+    lanes: list[LaneStatus]
+    processes: list[ProcessStatus]
+    dead_letters: dict[str, dict[str, int]]  # use case -> reason -> records
+    unavailable: list[str]  # what could not be read, and why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Live:
+    """What Redis says of one lane."""
+
+    beats: Mapping[str, Heartbeat]
+    audits: Mapping[str, AuditTally]
+    counters: Counters
+
+
+def collect(site: Site, sections: list[LaneSection], now_s: float) -> StatusReport:
+    """Ask everything that can be asked; nothing of it raises for a source that is down.
+
+    Raises:
+        SettingsError: there are no trusted keys.
+    """
+    unavailable: list[str] = []
+    lives: dict[Lane, _Live] = {}
+    lags: dict[str, int] = {}
+    dead: dict[str, dict[str, int]] = {}
+    try:
+        with site.redis_client() as client:
+            for section in sections:
+                lives[section.lane] = _live(Control(client), site.buffer(client), section.lane, now_s)
+            for use_case in sorted({section.use_case for section in sections}):
+                dead[use_case] = dict(site.buffer(client).dead(use_case))
+            lags = _lags(site, client, sorted(dead), unavailable)
+    except StoreError as error:
+        unavailable.append(f"Redis: {error}")
+    local = {} if lives else local_versions(site)
+    return StatusReport(
+        lanes=[_lane(site, section, lives.get(section.lane), local, lags, unavailable) for section in sections],
+        processes=[_process(site, name) for name in PROCESSES],
+        dead_letters=dead,
+        unavailable=unavailable,
+    )
+
+
+def serving(site: Site, lane: Lane, now_s: float) -> dict[str, str | None]:
+    """What each live gateway serves: by heartbeats, or by this machine's own gateway while Redis does not answer."""
+    try:
+        with site.control(answer_s=_SERVING_S) as control:
+            return {name: beat.version for name, beat in live(control.heartbeats(lane), now_s).items()}
+    except StoreUnavailableError:
+        return local_versions(site).get(str(lane), {})
+
+
+def local_versions(site: Site) -> dict[str, dict[str, str | None]]:
+    """What this machine's gateway says it serves: lane -> replica -> version; empty when it does not run."""
+    answer = _ask(site, read_run_file(site.run_directory, "serve"), "/lanes")
+    try:
+        return msgspec.json.decode(answer[1], type=dict[str, dict[str, str | None]]) if answer else {}
+    except msgspec.MsgspecError:
+        return {}
+
+
+def _live(control: Control, buffer: Buffer, lane: Lane, now_s: float) -> _Live:
+    return _Live(
+        beats=live(control.heartbeats(lane), now_s), audits=buffer.audits(lane), counters=buffer.counters(lane)
+    )
+
+
+def _lags(site: Site, client: redis.Redis, use_cases: list[str], unavailable: list[str]) -> dict[str, int]:
+    """Records that ingest has still to apply, by use case."""
+    from ops.open_log import open_history  # noqa: PLC0415 - a rollback asks this file for versions alone
+
+    buffer = site.buffer(client)
+    try:
+        with open_history(site, client) as history:
+            return {use_case: _lag(history, use_case, buffer.positions(use_case)) for use_case in use_cases}
+    except LogError as error:
+        unavailable.append(f"log: {error}")
+        return {}
+
+
+def _lag(history: History, use_case: str, positions: Mapping[Slot, str]) -> int:
+    records = 0
+    for slot in history.slots(topic_of(use_case)):
+        begin, end = history.bounds(slot)
+        position = positions.get(slot, BEGINNING)
+        records += int(end) - int(begin if position == BEGINNING else position)
+    return records
+
+
+def _lane(
+    site: Site,
+    section: LaneSection,
+    seen: _Live | None,
+    local: Mapping[str, dict[str, str | None]],
+    lags: Mapping[str, int],
+    unavailable: list[str],
+) -> LaneStatus:
+    lane = section.lane
+    standing = _standing(site, lane, unavailable)
+    known = standing or Standing()
+    beats = seen.beats if seen else {}
+    return LaneStatus(
+        lane=str(lane),
+        served={name: beat.version for name, beat in beats.items()} if seen else local.get(str(lane), {}),
+        champion=known.champion,
+        previous=known.previous,
+        anchor=known.anchor,
+        pinned=known.pinned,
+        paused=known.paused,
+        candidates=list(known.candidates),
+        moves_ok=standing is not None,
+        last_move=_shown(known),
+        promise=_promise(section, known.champion, seen),
+        budget=BudgetShown(
+            used=max((beat.budget_used_calls for beat in beats.values()), default=None),
+            limit=section.budget.calls_per_day,
+        ),
+        escalated_ratio=_escalated_ratio(beats),
+        buffer=_buffer(seen, lags.get(section.use_case)),
+        training_permitted=section.training_permitted,
+    )
+
+
+def _standing(site: Site, lane: Lane, unavailable: list[str]) -> Standing | None:
+    try:
+        return fold(site.registry.moves(lane).read())
+    except (RegistryError, OSError) as error:
+        unavailable.append(f"moves of {lane}: {error}")
+        return None
+
+
+def _shown(standing: Standing) -> MoveShown | None:
+    move = standing.last_move
+    if move is None:
+        return None
+    return MoveShown(
+        number=move.number, kind=move.kind, version=move.version, who=move.who, why=move.why, time_s=move.time_s
+    )
+
+
+def _promise(section: LaneSection, champion: str | None, seen: _Live | None) -> PromiseShown:
+    target = section.promise.target
+    if seen is None:
+        return PromiseShown(
+            target=target, state=None, estimate=None, low=None, high=None, audits=None, audits_short=None
+        )
+    from store.promise import promise_state  # noqa: PLC0415 - scipy, half a second that a rollback need not wait for
+
+    tally = seen.audits.get(champion or "", AuditTally())
+    found = promise_state(
+        tally.audits,
+        tally.agreed,
+        target,
+        section.promise.confidence,
+        suspended=any(beat.suspended for beat in seen.beats.values()),
+    )
+    return PromiseShown(
+        target=target,
+        state=found.state,
+        estimate=found.estimate,
+        low=found.low,
+        high=found.high,
+        audits=found.n,
+        audits_short=found.audits_short,
+    )
+
+
+def _escalated_ratio(beats: Mapping[str, Heartbeat]) -> float | None:
+    requests = sum(beat.recent_requests for beat in beats.values())
+    return sum(beat.recent_escalated for beat in beats.values()) / requests if requests else None
+
+
+def _buffer(seen: _Live | None, lag_records: int | None) -> BufferShown | None:
+    if seen is None:
+        return None
+    counters = seen.counters
+    return BufferShown(
+        counted=counters.counted,
+        repeats=counters.repeats,
+        ineligible=counters.ineligible,
+        evicted=counters.evicted,
+        items_ever=counters.new_items,
+        lag_records=lag_records,
+    )
+
+
+def _process(site: Site, name: str) -> ProcessStatus:
+    found = read_run_file(site.run_directory, name)
+    answer = _ask(site, found, "/readyz")
+    return ProcessStatus(
+        name=name,
+        pid=found.pid if found else None,
+        port=found.port if found else None,
+        admin_port=found.admin_port if found else None,
+        started_s=found.started_s if found else None,
+        ready=answer[0] == HTTPStatus.OK if answer else None,
+    )
+
+
+def _ask(site: Site, found: RunFile | None, path: str) -> tuple[int, bytes] | None:
+    """A process's answer on its admin port: status and body; None when it does not run or does not answer."""
+    if found is None or found.admin_port is None:
+        return None
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(site.settings.admin.host, site.settings.admin.host)  # noqa: S104
+    connection = HTTPConnection(host, found.admin_port, timeout=_PROBE_S)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(_MAX_ANSWER_BYTES)
+    except (OSError, HTTPException):
+        return None
+    finally:
+        connection.close()

@@ -1,0 +1,206 @@
+"""Runs the processes of one machine: starts them, restarts one that crashed, stops them in order.
+
+Every child leads its own session, so that Ctrl-C in a terminal reaches the supervisor alone and whatever a child left
+behind can be ended with it. It holds the read end of a pipe (its lifeline, see `ops.processes.process`) and so ends
+itself should the supervisor be killed.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+_log = structlog.get_logger()
+_POLL_S: Final = 0.05
+SETTINGS_EXIT_CODE: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSpec:
+    """One process to keep alive."""
+
+    name: str
+    command: tuple[str, ...]  # `{lifeline}` stands for the number of the pipe's read end
+    grace_s: float  # from SIGTERM to SIGKILL
+    essential: bool = True  # without it there is no service: given up where it keeps crashing; another is retried on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPolicy:
+    """How soon a crashed child is started again, and when it is given up."""
+
+    first_delay_s: float = 0.5
+    longest_delay_s: float = 30.0
+    crashes: int = 8  # this many within the window: give up
+    window_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Start the child again after a delay."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No restart will help."""
+
+    why: str
+
+
+def after_crash(
+    crashes_s: Sequence[float], exit_code: int, policy: RestartPolicy, *, essential: bool = True
+) -> Restart | GiveUp:
+    """What to do about a child that ended unasked. Pure.
+
+    Args:
+        crashes_s: monotonic times of its crashes, the one at hand last.
+        exit_code: as `subprocess` has it, negative for a signal.
+        policy: the limits.
+        essential: whether it is given up at all; a gateway goes on answering while ingest waits for a person.
+    """
+    if exit_code == SETTINGS_EXIT_CODE:
+        return GiveUp("its settings are wrong: the line above names the key")
+    recent = sum(at_s > crashes_s[-1] - policy.window_s for at_s in crashes_s)
+    if recent >= policy.crashes and essential:
+        return GiveUp(f"{recent} crashes within {policy.window_s:g} s")
+    return Restart(min(policy.first_delay_s * 2.0 ** (recent - 1), policy.longest_delay_s))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Child:
+    spec: ChildSpec
+    process: subprocess.Popen[bytes] | None = None
+    start_at_s: float = 0.0
+    crashes_s: list[float] = field(default_factory=list)
+
+
+class Supervisor:
+    """Keeps children alive until it is told to stop."""
+
+    def __init__(
+        self,
+        specs: Sequence[ChildSpec],
+        policy: RestartPolicy,
+        *,
+        beside: Callable[[], str | None] = lambda: None,
+        environment: dict[str, str] | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            specs: in the order of starting; they are stopped in the opposite order.
+            policy: restarts.
+            beside: asked at every turn; a reason ends everything (the private Redis has died).
+            environment: of the children, None for the supervisor's own.
+            directory: working directory of the children, None for the supervisor's own.
+        """
+        self._children = [_Child(spec=spec) for spec in specs]
+        self._policy = policy
+        self._beside = beside
+        self._environment = environment
+        self._directory = directory
+        self._lifeline: tuple[int, int] | None = None
+
+    def run(self, stop: threading.Event) -> int:
+        """Start the children, keep them alive until `stop` is set, then stop them; 0, or 1 after giving up."""
+        self._lifeline = os.pipe()  # neither end is inheritable unless it is passed on by name
+        try:
+            why = self._keep_alive(stop)
+        finally:
+            self._stop_all()
+            for end in self._lifeline:
+                os.close(end)
+        if why is not None:
+            _log.critical("supervisor_gives_up", why=why)
+        return 0 if why is None else 1
+
+    def _keep_alive(self, stop: threading.Event) -> str | None:
+        while not stop.is_set():
+            now_s = time.monotonic()
+            for child in self._children:
+                if child.process is None and now_s >= child.start_at_s:
+                    self._start(child)
+                elif child.process is not None and (why := self._look_after(child, now_s)) is not None:
+                    return why
+            if (why := self._beside()) is not None:
+                return why
+            stop.wait(_POLL_S)
+        return None
+
+    def _start(self, child: _Child) -> None:
+        if self._lifeline is None:
+            message = "children are started by `run` alone"
+            raise RuntimeError(message)
+        lifeline = self._lifeline[0]
+        command = [part.replace("{lifeline}", str(lifeline)) for part in child.spec.command]
+        child.process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(lifeline,),
+            start_new_session=True,
+            env=self._environment,
+            cwd=self._directory,
+        )
+        _log.info("child_started", child=child.spec.name, pid=child.process.pid)
+
+    def _look_after(self, child: _Child, now_s: float) -> str | None:
+        """Restart a child that has ended; the reason for giving up, if there is one."""
+        exit_code = _end_if_over(child)
+        if exit_code is None:
+            return None
+        child.crashes_s = [*child.crashes_s, now_s][-self._policy.crashes :]
+        match after_crash(child.crashes_s, exit_code, self._policy, essential=child.spec.essential):
+            case Restart(delay_s=delay_s):
+                _log.error("child_ended", child=child.spec.name, exit_code=exit_code, restart_in_s=delay_s)
+                child.start_at_s = now_s + delay_s
+                return None
+            case GiveUp(why=why):
+                return f"{child.spec.name} ended with code {exit_code}: {why}"
+
+    def _stop_all(self) -> None:
+        for child in reversed(self._children):
+            if child.process is None:
+                continue
+            _log.info("child_stopping", child=child.spec.name, pid=child.process.pid, grace_s=child.spec.grace_s)
+            child.process.send_signal(signal.SIGTERM)
+            deadline_s = time.monotonic() + child.spec.grace_s
+            while (exit_code := _end_if_over(child)) is None and time.monotonic() < deadline_s:
+                time.sleep(_POLL_S)
+            if exit_code is None:
+                _log.error("child_killed", child=child.spec.name, why="its grace is over")
+                _kill_session(child.process.pid)
+                child.process.wait()
+                child.process = None
+            else:
+                _log.info("child_stopped", child=child.spec.name, exit_code=exit_code)
+
+
+def _end_if_over(child: _Child) -> int | None:
+    """The exit code of a child that has ended, after ending whatever it left behind in its session.
+
+    It is looked at without being reaped first: until then its process group cannot belong to anybody else.
+    """
+    if child.process is None:
+        return None
+    if os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        return None
+    _kill_session(child.process.pid)
+    exit_code = child.process.wait()
+    child.process = None
+    return exit_code
+
+
+def _kill_session(pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""The teacher, what it may cost, and the audits."""

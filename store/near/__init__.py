@@ -1,0 +1,1 @@
+"""Near-duplicates: linked at freeze, never at ingest."""

@@ -1,0 +1,1 @@
+"""The student as trainer and gateway both run it."""

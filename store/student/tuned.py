@@ -1,0 +1,90 @@
+"""The slow member: the same encoder, fine-tuned above its lowest layers, with a classifier of its own."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from store.errors import CorruptVersionError
+from store.student.encoder import Encoder, FloatArray, TokenIds
+
+_WEIGHT: Final = "classifier.weight"
+_BIAS: Final = "classifier.bias"
+_ENCODER: Final = "encoder/"
+
+
+class Tuned:
+    """Parameters that differ from the base, and a linear classifier on the last layer's pooled state.
+
+    It may know fewer labels than the student: labels that came after it was trained. They are the last ones.
+    """
+
+    def __init__(self, encoder: Encoder, *, changed: Mapping[str, Tensor], weight: Tensor, bias: Tensor) -> None:
+        self.changed = dict(changed)  # float32 on the CPU: the next training goes on from them
+        self.weight = weight.float()  # [labels, hidden]
+        self.bias = bias.float()  # [labels]
+        self._encoder = encoder
+        self._model: Any = encoder.with_changed(changed)
+
+    @property
+    def labels(self) -> int:
+        """How many of the student's first labels it knows."""
+        return int(self.weight.shape[0])
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are served beside the base's."""
+        return sum(tensor.numel() for tensor in self.tensors().values())
+
+    def logits(self, rows: TokenIds) -> FloatArray:
+        """[n, labels] for tokenised texts."""
+        pooled = torch.from_numpy(self._encoder.pooled(rows, layers=1, model=self._model))
+        result: FloatArray = (pooled @ self.weight.T + self.bias).numpy()
+        return result
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, as `tuned.safetensors` holds them."""
+        named = {f"{_ENCODER}{name}": value for name, value in self.changed.items()}
+        return {**named, _WEIGHT: self.weight, _BIAS: self.bias}
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], *, encoder: Encoder, labels: int) -> "Tuned":
+        """The member in a version's tensors.
+
+        Raises:
+            CorruptVersionError: a tensor is missing or unknown, or does not fit the label map or the encoder.
+        """
+        weight, bias = tensors.get(_WEIGHT), tensors.get(_BIAS)
+        if weight is None or bias is None or weight.shape != (len(bias), encoder.hidden_size) or len(bias) > labels:
+            message = f"the fine-tuned classifier does not fit {labels} labels and {encoder.hidden_size} units"
+            raise CorruptVersionError(message)
+        changed = {name: value.float() for name, value in tensors.items() if name not in {_WEIGHT, _BIAS}}
+        foreign = [name for name in changed if not name.startswith(_ENCODER)]
+        if foreign:
+            message = f"the fine-tuned member holds unknown tensors: {', '.join(foreign[:3])}"
+            raise CorruptVersionError(message)
+        changed = {name.removeprefix(_ENCODER): value for name, value in changed.items()}
+        return Tuned(encoder, changed=changed, weight=weight, bias=bias)
+
+
+def spread(logits: FloatArray, elders: FloatArray) -> FloatArray:
+    """The fine-tuned member's probabilities over all labels: [n, labels].
+
+    On labels it was never shown it says what the heads say, and it shares out what they leave.
+
+    Args:
+        logits: [n, labels it knows].
+        elders: the heads' probabilities, [n, labels].
+    """
+    known = logits.shape[1]
+    probs = torch.softmax(torch.from_numpy(logits), dim=-1).numpy()
+    rest = elders[:, known:]
+    result: FloatArray = np.concatenate([probs * (1.0 - rest.sum(axis=1, keepdims=True)), rest], axis=1)
+    return result
+
+
+def mixture(members: Sequence[FloatArray], weights: Sequence[float]) -> FloatArray:
+    """The members' weighted mean: [n, labels]."""
+    return np.tensordot(np.asarray(weights, dtype=np.float32), np.stack(members), axes=1).astype(np.float32)

