@@ -114,7 +114,7 @@ def measured(**changes: Any) -> Measured:
     """The run when everything has stopped, with some of it changed."""
     outcomes, log = played()
     found: dict[str, Any] = {
-        "settings_changed": {"trainer.learn.fine_tune": [True, False]},
+        "settings_changed": {"trainer.fine_tune": [True, False]},
         "traffic": Traffic(path="<made up>", sha256="0" * 64, requests=(("text", "refund"),) * TOTAL, skipped=()),
         "generated": True,
         "wall_s": 230.0,

@@ -78,7 +78,7 @@ def test_the_settings_that_differ_are_found_by_comparing(tmp_path: Path) -> None
     file = make_site(chosen)
     changed = configure(file, chosen, traffic, "http://127.0.0.1:1/v1")
     assert changed["lanes.promise.target"] == [0.95, 0.75]
-    assert changed["trainer.learn.fine_tune"] == [True, False]
+    assert changed["trainer.fine_tune"] == [True, False]
     assert changed["trainer.quarantine_s"] == [3600.0, 0.0]
     assert not {"lanes.tenant", "lanes.labels", "lanes.teacher.base_url", "state_dir"} & changed.keys()
     settings = Settings.load(file)
