@@ -27,15 +27,14 @@ class DemoError(UnderstudyError):
 
 @dataclass(slots=True)
 class Descendants:
-    """Every process that ever came from the demo, also one whose parent has ended since."""
+    """Every process that came from this one since it began to look, also one whose parent has ended since."""
 
     seen: dict[tuple[int, float], psutil.Process] = field(default_factory=dict)
+    before: frozenset[tuple[int, float]] = field(default_factory=lambda: frozenset(_descendants()))
 
     def look(self) -> None:
         """Remember the descendants there are now."""
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                self.seen[process.pid, process.create_time()] = process
+        self.seen |= {key: process for key, process in _descendants().items() if key not in self.before}
 
     def left(self, folder: Path, *, patience_s: float) -> int:
         """How many are still alive, or work in `folder`, once `patience_s` have passed."""
@@ -48,6 +47,15 @@ class Descendants:
         self.look()
         found = {key for key, process in self.seen.items() if _is_alive(process)}
         return len(found | set(_working_in(folder.resolve())))
+
+
+def _descendants() -> dict[tuple[int, float], psutil.Process]:
+    """Children and theirs, by process id and the time they started."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found[process.pid, process.create_time()] = process
+    return found
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -356,9 +356,11 @@ def test_a_stop_finishes_the_batch_in_hand_and_no_other() -> None:
     house = House(partitions=1, settings=replace(QUICK, max_records=1, grace_s=DEADLINE_S))
     house.send(*[encode(escalation("a", number=number)) for number in range(20)])
     house.buffer.gate.clear()
-    with running(house.ingest()) as stop:
+    ingest = house.ingest()
+    with running(ingest) as stop:
         assert house.buffer.entered.wait(DEADLINE_S)
         stop.set()
+        assert ingest._writer._closing.wait(DEADLINE_S)  # the stop has reached the writer, whose hands are full
         house.buffer.gate.set()
     assert house.buffer.counters(LANE).counted == 1
     with running(house.ingest()):

@@ -172,8 +172,8 @@ def test_a_damaged_candidate_fails_with_a_reason(first: tuple[CycleWork, CycleRe
 
 
 def near_twin(text: str) -> str:
-    """The same question with one letter doubled."""
-    return text[:-4] + text[-5] + text[-4:]
+    """The same question in another tone."""
+    return f"{text} please"
 
 
 def test_no_training_row_is_linked_to_a_held_out_one(work: CycleWork) -> None:
@@ -196,7 +196,7 @@ def test_no_training_row_is_linked_to_a_held_out_one(work: CycleWork) -> None:
     assert record is not None
     assert record.moved_linked >= len(planted) * 0.8
     leaked = [twin for original, twin in planted.items() if twin.item_id in trained and original not in trained]
-    assert len(leaked) <= len(planted) * 0.1  # twins that the linker does not know for what they are
+    assert leaked == []
     assert {row["cluster"] for row in rows if row["split"] == "train"}.isdisjoint(
         row["cluster"] for row in rows if row["split"] != "train"
     )
