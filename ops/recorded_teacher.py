@@ -117,7 +117,7 @@ def build_app(table: Mapping[str, str], frame: Frame) -> Starlette:
         text = canonical_text(frame.text_of(asked.messages[-1].content))
         label = table.get(text)
         if label is None:
-            return _error(404, "not_recorded", "no answer to this text was recorded")
+            return _error(422, "not_recorded", "no answer to this text was recorded")
         await asyncio.sleep(latency_s(text))
         return JSONResponse(_completion(asked, label))
 

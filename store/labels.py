@@ -78,7 +78,7 @@ def _label_field(answer: str) -> str:
         body = body.removeprefix("```").removeprefix("json").removesuffix("```")
     try:
         return msgspec.json.decode(body.encode(), type=_LabelObject).label
-    except (msgspec.MsgspecError, UnicodeEncodeError) as error:
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as error:
         message = f"the teacher's answer ({len(answer)} characters) is not a JSON object with the field label"
         raise InvalidAnswerError(message) from error
 

@@ -5,12 +5,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
 import openai
 import stamina
 import structlog
-from openai.types.chat import ChatCompletion
 
 from serve.settings import TeacherSettings
 from store.errors import InvalidAnswerError
@@ -24,6 +24,34 @@ _ASSUMED_COMPLETION_TOKENS: Final = 1_024  # where the parameters set no limit
 _ENVELOPE_TOKENS: Final = 32  # roles and separators around the prompt
 _OUTPUT_LIMITS: Final = ("max_completion_tokens", "max_tokens")
 _MTOK: Final = 1_000_000
+_THIS_REQUEST: Final = (openai.BadRequestError, openai.UnprocessableEntityError)  # a filter, a context that is too long
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
+
+
+class _Message(msgspec.Struct, frozen=True):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    message: _Message
+
+
+class _Used(msgspec.Struct, frozen=True):
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens
+
+
+class _Completion(msgspec.Struct, frozen=True):
+    """What of a chat completion is read; openai's own types are filled in without being checked."""
+
+    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
+    usage: msgspec.Raw = msgspec.Raw(b"null")  # read apart: an answer is good whatever its endpoint counts
+
+    def used(self) -> _Used | None:
+        try:
+            return msgspec.json.decode(self.usage, type=_Used | None)
+        except msgspec.ValidationError:
+            return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,11 +195,15 @@ class Teacher:
         try:
             async with asyncio.timeout(self._settings.timeout_s):  # the client's own bounds each read, not the whole
                 completion = await self._complete(self._prompt(text))
-        except (openai.OpenAIError, TimeoutError) as error:
+        except _THIS_REQUEST as error:
+            self._breaker.succeeded()  # it speaks: no client's text may close the teacher to everybody else
+            _log.warning("the teacher refused a request", error=type(error).__name__)
+            return Unavailable(detail=type(error).__name__, billed=False)
+        except (openai.OpenAIError, TimeoutError, msgspec.MsgspecError, RecursionError) as error:
             self._breaker.failed(self._monotonic())
             _log.warning("the teacher did not answer", error=type(error).__name__)
-            billed = isinstance(error, openai.APITimeoutError | TimeoutError)
-            return Unavailable(detail=type(error).__name__, billed=billed)
+            surely_not = isinstance(error, openai.OpenAIError) and not isinstance(error, openai.APITimeoutError)
+            return Unavailable(detail=type(error).__name__, billed=not surely_not)
         finally:
             self._turns.release()
         self._breaker.succeeded()
@@ -184,7 +216,7 @@ class Teacher:
     def _prompt(self, text: str) -> str:
         return self._template.substitute(text=text, labels="\n".join(self._labels))
 
-    async def _complete(self, prompt: str) -> ChatCompletion:
+    async def _complete(self, prompt: str) -> _Completion:
         settings = self._settings
         messages: Any = [{"role": "user", "content": prompt}]
         parameters: dict[str, Any] = dict(settings.parameters)
@@ -193,21 +225,19 @@ class Teacher:
         )
         async for attempt in retries:
             with attempt:
-                found: ChatCompletion = await self._client.chat.completions.create(
+                answer = await self._client.chat.completions.with_raw_response.create(
                     model=settings.model, messages=messages, **parameters
                 )
-                return found
+                return msgspec.json.decode(answer.content, type=_Completion)
         raise AssertionError  # the last attempt returned or raised
 
-    def _read(self, completion: ChatCompletion, text: str, *, latency_ms: float) -> Reply:
+    def _read(self, completion: _Completion, text: str, *, latency_ms: float) -> Reply:
         usage = Usage()
         cost_usd = self.cost_bound_usd(text)  # an endpoint that does not say what it used
-        if completion.usage is not None:
-            usage = Usage(
-                prompt_tokens=completion.usage.prompt_tokens, completion_tokens=completion.usage.completion_tokens
-            )
+        if (used := completion.used()) is not None:
+            usage = Usage(prompt_tokens=used.prompt_tokens, completion_tokens=used.completion_tokens)
             cost_usd = self._price(usage.prompt_tokens, usage.completion_tokens)
-        said = completion.choices[0].message.content if completion.choices else None
+        said = completion.choices[0].message.content
         try:
             label = parse_label(said or "", self._labels, answer_format=self._settings.answer_format)
         except InvalidAnswerError as error:

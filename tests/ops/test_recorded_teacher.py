@@ -53,7 +53,7 @@ def test_a_recorded_text_is_answered_in_the_shape_of_a_chat_completion(text: str
 
 def test_a_text_that_was_not_recorded_is_an_error_and_no_guess() -> None:
     answer = ask(filled("what else"))
-    assert answer.status_code == 404
+    assert answer.status_code == 422
     assert answer.json()["error"]["code"] == "not_recorded"
 
 

@@ -127,7 +127,8 @@ class FakeEndpoint:
     def __init__(self) -> None:
         self.answer = "no"
         self.status = 200
-        self.usage: dict[str, int] | None = {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22}
+        self.usage: dict[str, Any] | None = {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22}
+        self.raw: bytes | None = None  # instead of a completion
         self.bodies: list[dict[str, Any]] = []
         self.hold: asyncio.Event | None = None
         self.failure: Exception | None = None
@@ -150,6 +151,8 @@ class FakeEndpoint:
         body = {"id": "c", "object": "chat.completion", "created": 1, "model": "big", "choices": [choice]}
         if self.usage is not None:
             body["usage"] = self.usage
+        if self.raw is not None:
+            return httpx2.Response(self.status, content=self.raw, headers={"Content-Type": "application/json"})
         return httpx2.Response(self.status, json=body)
 
     def client(self) -> openai.AsyncOpenAI:

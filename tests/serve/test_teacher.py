@@ -77,6 +77,57 @@ def test_only_a_call_that_was_surely_not_billed_is_sent_again(
     assert len(endpoint.bodies) == calls
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"<html>sign in</html>",
+        b"[]",
+        b"\xff",
+        b'{"choices": []}',
+        b'{"choices": [{"message": null}]}',
+        b'{"choices": [{"message": {"content": ["no"]}}]}',
+        b'{"choices": [{"message": {"content": "\\ud800"}}]}',
+        b'{"choices": ' + b"[" * 100_000,
+    ],
+)
+def test_an_endpoint_that_answers_with_something_else_is_down_and_may_have_been_billed(raw: bytes) -> None:
+    endpoint = FakeEndpoint()
+    endpoint.raw = raw
+    reply = ask(endpoint, settings=replace(TEACHER, attempts=2))
+    assert isinstance(reply, Unavailable)
+    assert reply.billed
+    assert len(endpoint.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "usage", [{}, {"prompt_tokens": None, "completion_tokens": 2}, {"prompt_tokens": -1}, {"a": 1}]
+)
+def test_a_count_that_makes_no_sense_costs_the_bound_and_the_answer_is_kept(usage: dict[str, Any]) -> None:
+    endpoint = FakeEndpoint()
+    endpoint.usage = None
+    bound = ask(endpoint)
+    endpoint.usage = usage
+    reply = ask(endpoint)
+    assert isinstance(reply, Answered)
+    assert isinstance(bound, Answered)
+    assert reply.answer.cost_usd == bound.answer.cost_usd
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_requests_that_the_endpoint_refuses_do_not_close_it_to_others(status: int) -> None:
+    async def main() -> None:
+        endpoint = FakeEndpoint()
+        teacher = Teacher(replace(TEACHER, breaker_failures=2), LABELS, monotonic=lambda: 0.0, client=endpoint.client())
+        endpoint.status = status
+        for _ in range(5):
+            assert isinstance(await teacher.ask("what the filter takes out"), Unavailable)
+        endpoint.status = 200
+        assert isinstance(await teacher.ask("somebody else's question"), Answered)
+
+    asyncio.run(main())
+
+
 def test_no_more_calls_run_at_once_than_the_cap_allows() -> None:
     async def main() -> int:
         endpoint = FakeEndpoint()

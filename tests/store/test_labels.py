@@ -48,7 +48,8 @@ def test_a_json_answer_is_read_from_its_label_field(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["Joy", '{"label": 3}', '{"answer": "Joy"}', '["Joy"]', '{"label": "anger"}', "\ud800"]
+    "answer",
+    ["Joy", '{"label": 3}', '{"answer": "Joy"}', '["Joy"]', '{"label": "anger"}', "\ud800", '{"a":' + "[" * 100_000],
 )
 def test_a_json_answer_without_a_known_label_is_invalid(answer: str) -> None:
     with pytest.raises(InvalidAnswerError):
