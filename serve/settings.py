@@ -7,7 +7,7 @@ from string import Template
 from typing import Any, Final
 
 from store.errors import SettingsError
-from store.event import Lane
+from store.event import MIN_PROPENSITY, Lane
 from store.labels import AnswerFormat
 
 _PROMPT_NAMES: Final = frozenset({"text", "labels"})
@@ -95,8 +95,8 @@ class LaneSettings:
         if not self.labels:
             message = f"lanes.labels: lane {self.lane} has none"
             raise SettingsError(message)
-        if not 0.0 <= self.audit_ratio <= 1.0:
-            message = f"lanes.audit_ratio: {self.audit_ratio} is not in [0, 1]"
+        if self.audit_ratio != 0.0 and not MIN_PROPENSITY <= self.audit_ratio <= 1.0:
+            message = f"lanes.audit_ratio: {self.audit_ratio} is neither 0 nor in [{MIN_PROPENSITY}, 1]"
             raise SettingsError(message)
 
 

@@ -16,10 +16,13 @@ import msgspec
 
 SCHEMA_VERSION: Final = 1
 MAX_EVENT_BYTES: Final = 1 << 20
+MIN_PROPENSITY: Final = (
+    1e-6  # rows weigh 1/propensity: one record must not be able to outweigh, or overflow, all others
+)
 
 Slug = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Probability = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-Propensity = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+Propensity = Annotated[float, msgspec.Meta(ge=MIN_PROPENSITY, le=1.0)]
 EventId = Annotated[
     str, msgspec.Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[57][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 ]

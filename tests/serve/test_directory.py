@@ -54,5 +54,7 @@ def test_a_lane_needs_labels_and_an_audit_ratio_that_is_a_probability(tmp_path: 
     settings: LaneSettings = World(tmp_path).parts().settings
     with pytest.raises(SettingsError, match="labels"):
         replace(settings, labels=())
-    with pytest.raises(SettingsError, match="audit_ratio"):
-        replace(settings, audit_ratio=1.5)
+    assert replace(settings, audit_ratio=0.0).audit_ratio == 0.0
+    for ratio in (1.5, -0.1, 1e-9):
+        with pytest.raises(SettingsError, match="audit_ratio"):
+            replace(settings, audit_ratio=ratio)

@@ -72,6 +72,7 @@ def test_no_bytes_whatever_make_decode_raise(value: bytes) -> None:
         ({"tenant": "No Slug"}, "wrong_shape"),
         ({"time": "2026-01-01T00:00:00"}, "wrong_shape"),
         ({"escalation": {"reason": "audit", "threshold": None, "propensity": 0.0}}, "wrong_shape"),
+        ({"escalation": {"reason": "audit", "threshold": None, "propensity": 5e-324}}, "wrong_shape"),
         ({"task": "translate"}, "wrong_shape"),
     ],
 )
