@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ops.cli.options import EPILOG, Config, LaneName, Output, open_site
-from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table
+from ops.cli.output import FAILED_CHECK, UNAVAILABLE, Format, RefusedError, emit_fields, emit_json, emit_table
 from ops.cli.reports import ImportReport, VerifyReport
 
 app = typer.Typer()
@@ -79,7 +79,8 @@ def import_log(
 ) -> None:
     """Make a first student from a log that you already have: publish its rows, then ask for a cycle.
 
-    Bad rows are skipped and named by line. Importing twice counts once.
+    Bad rows are skipped and named by line. Importing twice counts once. Exit code 1 where no row was good, 3 where
+    ingest has not taken the rows yet.
 
     Example: understudy import answers.jsonl --lane acme/support --text question --label teacher.label
     """
@@ -92,12 +93,20 @@ def import_log(
         raise RefusedError(message)
     columns = importer.find_columns(path, text=text, label=label)
     if dry_run:
-        _show_import(importing.dry_run(section, path, columns), output)
+        _end_import(importing.dry_run(section, path, columns), output)
         return
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("publishing", total=importer.count_lines(path))
         report = importing.import_file(site, section, path, columns, seen=lambda: progress.advance(task))
+    _end_import(report, output)
+
+
+def _end_import(report: ImportReport, output: Format) -> None:
     _show_import(report, output)
+    if report.published == 0:
+        raise typer.Exit(FAILED_CHECK)
+    if report.ingested is False:
+        raise typer.Exit(UNAVAILABLE)
 
 
 def _show_import(report: ImportReport, output: Format) -> None:

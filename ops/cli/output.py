@@ -32,9 +32,9 @@ BAD_SETTINGS: Final = 2
 UNAVAILABLE: Final = 3
 REFUSED: Final = 4
 EXIT_CODES: Final = (
-    "Exit codes: 0 done; 1 a check failed (a mismatch, a damaged version, a move that no gateway followed, a"
-    " crashing child); 2 bad settings or usage; 3 Redis, Kafka or a process did not answer; 4 refused or in conflict"
-    " with somebody else's move."
+    "Exit codes: 0 done; 1 a check failed (a mismatch, a damaged version, a move that no gateway followed, an import"
+    " without one good row, a crashing child); 2 bad settings or usage; 3 Redis, Kafka or a process did not answer;"
+    " 4 refused or in conflict with somebody else's move."
 )
 
 

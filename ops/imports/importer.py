@@ -90,11 +90,11 @@ def find_columns(path: Path, *, text: str | None, label: str | None) -> Columns:
     """The columns that hold text and label, by the first 100 rows unless they are named.
 
     Raises:
-        SettingsError: they cannot be told; the message names the flags.
+        SettingsError: they cannot be told, or no row has the named one; the message names the flag.
     """
     rows = [row for _, row in _rows(path, limit=_PROBED) if isinstance(row, Mapping)]
-    found_text = text or _first_usable(rows, TEXT_COLUMNS)
-    found_label = label or _first_usable(rows, LABEL_COLUMNS)
+    found_text = _first_usable(rows, TEXT_COLUMNS) if text is None else _named(rows, text)
+    found_label = _first_usable(rows, LABEL_COLUMNS) if label is None else _named(rows, label)
     if not rows or found_text is None or found_label is None:
         missing = "--text" if found_text is None else "--label"
         seen = ", ".join(sorted({str(name) for row in rows for name in row})[:20]) or "no JSON objects"
@@ -275,6 +275,11 @@ def _decoded(line: int, raw: bytes) -> Any:
 def _first_usable(rows: list[Mapping[str, Any]], names: tuple[str, ...]) -> str | None:
     """The first of the names under which most rows have a text."""
     return next((name for name in names if 2 * sum(isinstance(_at(row, name), str) for row in rows) > len(rows)), None)
+
+
+def _named(rows: list[Mapping[str, Any]], name: str) -> str | None:
+    """The name, if any row has a text under it: a misspelt one must not end as a file of bad rows."""
+    return name if any(isinstance(_at(row, name), str) for row in rows) else None
 
 
 def _at(row: Mapping[str, Any], path: str) -> Any:

@@ -76,7 +76,8 @@ def import_file(
             ends = {slot: history.bounds(slot)[1] for slot in history.slots(topic_of(lane.use_case))}
         buffer = site.buffer(client)
         ingested = await_applied(ends, lambda: buffer.positions(lane.use_case), stalled_s=_STALLED_S)
-        if ingested:
+        asked = ingested and published > 0
+        if asked:
             why = f"import of {path.name}"
             ask_for_cycle(Control(client), lane, kind="head", candidate=None, why=why, now_s=wall_clock_s())
-    return report(path, lane, columns, published, bad, ingested=ingested, cycle_asked=ingested)
+    return report(path, lane, columns, published, bad, ingested=ingested, cycle_asked=asked)

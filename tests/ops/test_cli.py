@@ -288,6 +288,12 @@ def test_import_can_be_tried_dry_and_names_bad_rows(settings: Path, tmp_path: Pa
     assert "line 2" in result.stderr
 
 
+def test_an_import_without_one_good_row_is_no_success(settings: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"text": "b", "label": "unknown"}\n', "utf-8")
+    assert call("import", log, "-c", settings, "--dry-run").exit_code == 1
+
+
 def test_a_second_run_all_on_the_same_state_is_refused(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ops.processes.run._PATIENCE_S", 0.0)
     site = open_site(settings)

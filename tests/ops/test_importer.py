@@ -78,6 +78,15 @@ def test_columns_that_cannot_be_told_name_the_flag_and_what_there_is(tmp_path: P
         find_columns(path, text=None, label=None)
 
 
+@pytest.mark.parametrize(("flag", "text", "label"), [("--text", "txet", None), ("--label", None, "said.by")])
+def test_a_named_column_that_no_row_has_is_a_settings_error(
+    tmp_path: Path, flag: str, text: str | None, label: str | None
+) -> None:
+    path = write(tmp_path / "log.jsonl", [{"text": "a", "label": "refund", "said": {"to": "b"}}])
+    with pytest.raises(SettingsError, match=flag):
+        find_columns(path, text=text, label=label)
+
+
 def test_a_missing_file_is_a_settings_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"gone\.jsonl"):
         find_columns(tmp_path / "gone.jsonl", text=None, label=None)

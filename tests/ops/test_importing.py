@@ -101,7 +101,7 @@ def test_without_ingest_the_rows_are_in_the_log_and_no_cycle_is_asked_for(
     monkeypatch.setattr(importing, "_STALLED_S", 0.3)
     log = write_log(tmp_path / "log.jsonl", 5)
     result = CliRunner().invoke(app, ["import", str(log), "-c", str(settings), "-o", "json"])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output
     report = json.loads(result.stdout)
     assert (report["published"], report["ingested"], report["cycle_asked"]) == (6, False, False)
     assert Control(redis_client).next_cycle_request(LANE) is None
