@@ -206,7 +206,7 @@ def _explain(file: Path, error: ValidationError) -> str:
 def _refuse_unknown_variables(file: Path, settings: Settings) -> None:
     """A misspelt table name in a variable would otherwise be ignored."""
     ours = {_FILE_VARIABLE, settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
-    fields = {name.upper() for name in Settings.model_fields}
+    fields = [name.upper() for name in Settings.model_fields]
     for name in sorted(_ENVIRONMENT):
         first = name.upper().removeprefix(_PREFIX).split("__")[0]
         if name.upper().startswith(_PREFIX) and name not in ours and first not in fields:
