@@ -76,6 +76,7 @@ class Demo:
                 outcomes=stage.client.outcomes,
                 judged=judged,
                 windows=windows(judged, WINDOWS),
+                first_agreement=stage.records.first_agreement(),
                 ledger=stage.ledger(),
                 promise=stage.promise(),
                 cycles=stage.records.cycles,
@@ -195,7 +196,7 @@ async def _wait_for(look: Callable[[], int | None], what: str) -> int:
         if (found := await asyncio.to_thread(look)) is not None:
             return found
         await asyncio.sleep(_POLL_S)
-    message = f"{what} did not become ready within {_READY_S:.0f} s: see out/demo/logs"
+    message = f"{what} did not become ready within {_READY_S:.0f} s: see the folder logs beside the report"
     raise DemoError(message)
 
 

@@ -71,6 +71,14 @@ class Records:
             rows = msgspec.json.decode(data, type=_Snapshot).rows
             self.trained[version] = frozenset(row.id for row in rows if row.split == "train")
 
+    def first_agreement(self) -> float | None:
+        """What the first version that was ever made agreed with the teacher, on the rows that it was judged by."""
+        version = next((cycle["version"] for cycle in self.cycles if cycle["version"] and cycle["rows_judged"]), None)
+        if version is None:
+            return None
+        verdict = self.site.registry.versions(self.lane).manifest(version).verdict
+        return verdict.student_agreement if verdict is not None else None
+
     def item_id_of(self, text: str) -> str:
         """A text's item id, by the product's own functions."""
         redacted = redact_input(TextInput(text=canonical_text(text)), self.site.secret.redaction_key(self.lane))

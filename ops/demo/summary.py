@@ -47,6 +47,7 @@ class Measured:
     outcomes: Sequence[Outcome]
     judged: Sequence[Judged | None]
     windows: Sequence[Window]
+    first_agreement: float | None  # of the first version ever made, served or not, on its judged rows
     ledger: Ledger
     promise: Mapping[str, Any]
     cycles: Sequence[Mapping[str, Any]]
@@ -132,7 +133,7 @@ def broken_claims(measured: Measured) -> list[str]:
     return [
         *_lost_nothing(measured),
         *_kept_the_promise(measured),
-        *(_learned(measured.windows) if measured.generated else ()),
+        *(_learned(measured) if measured.generated else ()),
         *_gate_and_rollback(measured),
     ]
 
@@ -173,13 +174,16 @@ def _kept_the_promise(measured: Measured) -> list[str]:
     return found
 
 
-def _learned(windows: Sequence[Window]) -> list[str]:
-    found = []
+def _learned(measured: Measured) -> list[str]:
+    """The first version to serve may be good already: then the first that was made is what it rose from."""
+    found, windows = [], measured.windows
     known = [one.student_agreement for one in windows if one.student_agreement is not None]
-    first = next((one.value for one in known if one.n >= _ENOUGH), None)
+    early = [one.value for one in known if one.n >= _ENOUGH][:1]
+    if measured.first_agreement is not None:
+        early.append(measured.first_agreement)
     late = known[-(len(windows) // 4) :]
-    if first is None or sum(one.value * one.n for one in late) / sum(one.n for one in late) <= first:
-        found.append("student agreement did not rise from the first window to the last quarter")
+    if not early or sum(one.value * one.n for one in late) / sum(one.n for one in late) <= min(early):
+        found.append("student agreement did not rise from the first version to the last quarter")
     ratios = [one.escalated_ratio for one in windows if one.escalated_ratio is not None]
     if not ratios or ratios[-1] >= _FALL * ratios[0]:
         found.append("escalations did not fall by more than half")

@@ -122,6 +122,7 @@ def measured(**changes: Any) -> Measured:
         "outcomes": outcomes,
         "judged": judged(),
         "windows": windows(judged(), 12),
+        "first_agreement": None,
         "ledger": Ledger(accepted=len(log), ingested=len(log), dead=0, repeats=0, lost=0, twice=0),
         "promise": {"target": 0.8, "state": "held", "n": 40, "low": 0.86},
         "cycles": cycles(),

@@ -97,6 +97,10 @@ def test_each_claim_that_does_not_hold_is_named(changes: Mapping[str, Any], word
     assert all(word in told for word in words), told
 
 
+def test_a_student_that_serves_well_from_its_first_day_rose_from_the_first_version_that_was_made() -> None:
+    assert not any("did not rise" in told for told in summary(first_agreement=0.2, **never_better())["broken_claims"])
+
+
 def test_a_users_own_traffic_need_not_teach_the_student_anything() -> None:
     assert summary(generated=False, **never_better())["broken_claims"] == []
 
