@@ -60,7 +60,7 @@ class MovesOf(Protocol):
 
 @dataclass(slots=True)
 class _Patience:
-    """Backoff after errors, per lane: a cycle that cannot work must not spin."""
+    """Backoff after failed cycles, per lane: one that cannot work must not spin. A look that fails is no cycle."""
 
     failures: int = 0
     not_before_s: float = 0.0
@@ -138,10 +138,8 @@ class Trainer:
         metrics.LAST_TICK.set(self.clock())
 
     def _failed(self, lane: Lane, error: Exception) -> None:
-        patience = self._patience.setdefault(lane, _Patience())
-        patience.failed(self.clock())
         metrics.CYCLE_ERRORS.labels(lane.tenant, lane.use_case).inc()
-        wait_s = round(patience.not_before_s - self.clock())
+        wait_s = max(0, round(self._patience[lane].not_before_s - self.clock())) if lane in self._patience else 0
         log.error("cycle failed", lane=str(lane), error=str(error), next_try_s=wait_s)
 
     def _look(self, training: LaneTraining) -> None:
@@ -165,6 +163,11 @@ class Trainer:
             if request is not None:
                 self.control.finish_cycle_request(lane, request)
             self._patience[lane] = _Patience()
+        except (WorkerStoppedError, LeaseLostError):
+            raise
+        except Exception:
+            self._patience[lane].failed(self.clock())
+            raise
         finally:
             self.control.release(lease)
 

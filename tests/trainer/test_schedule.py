@@ -14,6 +14,7 @@ import redis
 from store.buffer.ledger import Application, Entry, Slot
 from store.buffer.memory import MemoryBuffer
 from store.control import Control, CycleRequest
+from store.errors import BrokenChainError
 from store.event import EscalationCause, TextInput, new_event_id
 from store.registry.moves import Move, Standing, fold
 from store.registry.signing import SigningKey, TrustedKeys
@@ -219,6 +220,25 @@ def test_a_request_is_done_once_and_survives_a_trainer_that_died(world: World) -
     world.now_s += 31.0
     world.trainer.tick()
     assert len(world.worker.done) == 2
+
+
+def test_a_lane_that_could_not_be_looked_at_is_looked_at_again_at_once(world: World) -> None:
+    world.fill(30)
+    world.worker.answers = [result("pass")]
+    reads = world.trainer.registry
+
+    class Gone:
+        def moves(self, _: object) -> None:
+            message = "the chain is broken"
+            raise BrokenChainError(message)
+
+    world.trainer.registry = Gone()  # type: ignore[assignment] # a stand-in
+    for _ in range(20):
+        world.trainer.tick()
+        world.now_s += 1.0
+    world.trainer.registry = reads
+    world.trainer.tick()
+    assert len(world.worker.done) == 1
 
 
 def test_a_candidate_is_judged_and_answered(world: World) -> None:
