@@ -173,7 +173,7 @@ class Supervisor:
             if child.process is None:
                 continue
             _log.info("child_stopping", child=child.spec.name, pid=child.process.pid, grace_s=child.spec.grace_s)
-            child.process.send_signal(signal.SIGTERM)
+            os.kill(child.process.pid, signal.SIGTERM)  # not `send_signal`: it would reap a child that has just ended
             deadline_s = time.monotonic() + child.spec.grace_s
             while (exit_code := _end_if_over(child)) is None and time.monotonic() < deadline_s:
                 time.sleep(_POLL_S)
