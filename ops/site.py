@@ -28,6 +28,16 @@ _CONNECT_S: Final = 2.0
 _ANSWER_S: Final = 5.0
 
 
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Put the settings' key before what is wrong with the file that it names."""
+    try:
+        yield
+    except SettingsError as error:
+        message = f"{key}: {error}"
+        raise SettingsError(message) from error
+
+
 @dataclass(frozen=True)
 class Site:
     """Settings, and everything that is opened by them."""
@@ -41,7 +51,8 @@ class Site:
         Raises:
             SettingsError: the file is missing or readable by others.
         """
-        return DataSecret.load(self.settings.keys.data_secret)
+        with _named("keys.data_secret"):
+            return DataSecret.load(self.settings.keys.data_secret)
 
     @cached_property
     def registry(self) -> Registry:
@@ -50,7 +61,8 @@ class Site:
         Raises:
             SettingsError: there are no trusted keys.
         """
-        return Registry(self.registry_root, TrustedKeys.load(self.settings.keys.trusted))
+        with _named("keys.trusted"):
+            return Registry(self.registry_root, TrustedKeys.load(self.settings.keys.trusted))
 
     @property
     def registry_root(self) -> Path:
@@ -74,7 +86,13 @@ class Site:
         Raises:
             SettingsError: the file is missing or readable by others.
         """
-        return SigningKey.load(self.settings.keys.operator)
+        with _named("keys.operator"):
+            return SigningKey.load(self.settings.keys.operator)
+
+    def trainer_key(self) -> SigningKey:
+        """The key that signs versions and the trainer's moves; errors are those of `operator_key`."""
+        with _named("keys.trainer"):
+            return SigningKey.load(self.settings.keys.trainer)
 
     def lane(self, name: str | None) -> LaneSection:
         """The lane that is meant: `tenant/use_case`, or the only one there is.

@@ -27,7 +27,6 @@ from store.control import Control
 from store.errors import SettingsError
 from store.redact import redact
 from store.registry.moves import fold
-from store.registry.signing import SigningKey
 from store.registry.versions import Registry
 from stream.embedded.log import EmbeddedLog
 from stream.ingest import Ingest, IngestSettings, LaneKeys
@@ -135,6 +134,28 @@ def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LanePa
     )
 
 
+def check_serve(site: Site) -> None:
+    """See that all that the settings name for the gateway can be read, before it waits for anything.
+
+    Raises:
+        SettingsError: something cannot; the message names the key.
+    """
+    _ = site.secret, site.registry
+    for section in site.settings.lanes:
+        if section.task == "classify":
+            lane_settings(section)
+
+
+def check_ingest(site: Site) -> None:
+    """The same for ingest."""
+    _ = site.secret
+
+
+def check_train(site: Site) -> None:
+    """The same for the trainer."""
+    _ = site.registry, site.trainer_key(), cycle_settings(site.settings)
+
+
 def lane_versions(registry: Registry, section: LaneSection, settings: Settings) -> Versions:
     """How the gateway reads a lane's registry."""
     versions, moves = registry.versions(section.lane), registry.moves(section.lane)
@@ -216,7 +237,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         registry=site.registry,
         buffer=site.buffer(client),
         control=Control(client),
-        key=SigningKey.load(settings.keys.trainer),
+        key=site.trainer_key(),
         worker=Worker(CYCLE_ENTRY),
         owner=owner,
         schedule=schedule_settings(settings),

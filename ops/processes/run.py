@@ -57,6 +57,7 @@ def run_serve(site: Site, lifeline: int | None) -> None:
         StoreUnavailableError: there is no Redis to speak of.
     """
     settings = site.settings
+    wiring.check_serve(site)
     with ExitStack() as stack:
         process = stack.enter_context(_daemon("serve", site, lifeline))
         client = stack.enter_context(site.redis_client())
@@ -97,6 +98,7 @@ def run_ingest(site: Site, lifeline: int | None) -> None:
         SettingsError, AlreadyRunningError: see each.
         PositionOutsideLogError, CorruptItemError: a person must look.
     """
+    wiring.check_ingest(site)
     with ExitStack() as stack:
         process = stack.enter_context(_daemon("ingest", site, lifeline))
         loops: list[Ingest] = []
@@ -139,6 +141,7 @@ def run_train(site: Site, lifeline: int | None) -> None:
     Raises:
         SettingsError, AlreadyRunningError: see each.
     """
+    wiring.check_train(site)
     with ExitStack() as stack:
         process = stack.enter_context(_daemon("train", site, lifeline))
         running: list[Trainer] = []
@@ -158,9 +161,12 @@ def run_all(site: Site, settings_file: Path | None) -> int:
     """Run everything under one supervisor, with a private Redis unless there is another; the exit code.
 
     Raises:
+        SettingsError: one of the processes could not start.
         AlreadyRunningError: another `run all` works on the state directory.
         StoreUnavailableError: the private Redis did not start.
     """
+    for check in (wiring.check_ingest, wiring.check_train, wiring.check_serve):
+        check(site)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         stack.enter_context(exclusive(site.run_directory, "all", patience_s=_PATIENCE_S))

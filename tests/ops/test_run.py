@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,9 @@ import psutil
 import pytest
 
 from ops.processes.process import RunFile, read_run_file, write_run_file
+from ops.processes.run import run_all, run_ingest, run_serve, run_train
+from ops.site import Site
+from store.errors import SettingsError
 from store.event import wall_clock_s
 from tests.ops.children import REPOSITORY, gone, until
 from tests.ops.sites import make_site, open_site
@@ -63,6 +66,23 @@ def test_ingest_and_train_wait_for_redis_and_stop_on_sigterm(tmp_path: Path, red
         until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
         assert "understudy_" in httpx.get(f"http://127.0.0.1:{record.admin_port}/metrics").text
         stop(process)
+
+
+@pytest.mark.parametrize(
+    ("run", "key"),
+    [
+        (lambda site: run_serve(site, None), "data_secret"),
+        (lambda site: run_ingest(site, None), "data_secret"),
+        (lambda site: run_train(site, None), "trainer"),
+        (lambda site: run_all(site, None), "trusted"),
+    ],
+)
+def test_a_file_that_the_settings_name_and_nobody_can_read_is_said_before_anything_is_waited_for(
+    tmp_path: Path, run: Callable[[Site], object], key: str
+) -> None:
+    site = open_site(make_site(tmp_path / "site", url='""', **{key: '"gone"'}))
+    with pytest.raises(SettingsError, match=rf"keys\.{key}: .*gone"):
+        run(site)
 
 
 def test_serve_answers_probes_and_stops_on_sigterm_even_with_redis_down(tmp_path: Path) -> None:
