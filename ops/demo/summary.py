@@ -182,7 +182,7 @@ def _learned(measured: Measured) -> list[str]:
     if measured.first_agreement is not None:
         early.append(measured.first_agreement)
     late = known[-(len(windows) // 4) :]
-    if not early or sum(one.value * one.n for one in late) / sum(one.n for one in late) <= min(early):
+    if not early or not late or sum(one.value * one.n for one in late) / sum(one.n for one in late) <= min(early):
         found.append("student agreement did not rise from the first version to the last quarter")
     ratios = [one.escalated_ratio for one in windows if one.escalated_ratio is not None]
     if not ratios or ratios[-1] >= _FALL * ratios[0]:

@@ -84,6 +84,7 @@ def never_better() -> dict[str, Any]:
         ({"children_left": 2}, ["2 processes"]),
         (with_promise(0.999), ["promised", "in requests"]),
         (never_better(), ["did not rise", "did not fall"]),
+        ({"windows": [], "first_agreement": 0.2}, ["did not rise", "did not fall"]),  # too short to learn anything
         ({"cycles": [], "planted": None}, ["no version was ever promoted", "never judged"]),
         (planted_passes(), ["verdict on the planted challenger is pass, not fail"]),
         ({"rollback": None}, ["no version to roll back to"]),
