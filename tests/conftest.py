@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
@@ -11,6 +12,10 @@ from store.buffer.server import private_redis
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # noqa: TID251 - before any library reads it
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # noqa: TID251
+
+if "CI" not in os.environ:  # noqa: TID251 - hypothesis has a profile of its own for CI: derandomised, without deadlines
+    hypothesis.settings.register_profile("desk", deadline=None)
+    hypothesis.settings.load_profile("desk")
 
 
 @pytest.fixture(scope="session")

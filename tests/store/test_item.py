@@ -32,7 +32,7 @@ def fold(all_events: list[ClassifyEscalation]) -> Item | None:
     return item
 
 
-@given(st.lists(events(), min_size=1, max_size=MAX_EVENT_IDS), st.randoms())
+@given(st.lists(events(), min_size=1, max_size=MAX_EVENT_IDS, unique_by=lambda event: event.id), st.randoms())
 def test_the_order_of_events_matters_only_to_the_stratum(sample: list[ClassifyEscalation], rng: random.Random) -> None:
     shuffled = rng.sample(sample, len(sample))
     one, two = fold(sample), fold(shuffled)
