@@ -45,6 +45,7 @@ class Seen:
     version: str | None  # None while cold
     policy: Policy | None
     outcome: Outcome | None  # None: cold, or the forward pass failed
+    uncertainty: float | None = None  # 1 - (p1 - p2), where the lane's policy is its budget
 
     @property
     def opinion(self) -> Opinion | None:

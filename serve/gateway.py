@@ -6,6 +6,7 @@ its own, so that neither a client that hangs up nor a shutdown loses it.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal, Protocol, assert_never
 
@@ -14,15 +15,16 @@ import structlog
 from serve.counts import Counts
 from serve.escalation import Answer, Degraded, Question, Refusal, Seen, build_event, student_answer
 from serve.metrics import ServeMetrics
+from serve.pace import Horizon, Pace
 from serve.settings import LaneSettings
-from serve.student.batcher import Batcher, StudentFailedError, TooLong
-from serve.student.slot import Slots
+from serve.student.batcher import Outcome, StudentFailedError, TooLong
+from serve.student.slot import Opinion, Slot, Slots
 from serve.teacher.audit import Audits
 from serve.teacher.budget import Budget, Kind, Spend
-from serve.teacher.client import Answered, Invalid, Reply, Teacher, Unavailable
+from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from store.errors import LogError
 from store.event import Escalation, LabelAnswer, Usage
-from store.policy import BudgetView, Decision, decide
+from store.policy import BudgetView, Decision, decide, decide_by_budget, escalation_limit
 from store.secrets import unit_hash
 
 _log: Final = structlog.get_logger(__name__)
@@ -46,6 +48,42 @@ class EventSink(Protocol):
         """Write what is in flight, within a bound, and stop."""
 
 
+class Forward(Protocol):
+    """Runs the student."""
+
+    async def ask(self, slot: Slot, text: str) -> Outcome:
+        """The pinned student's output for one redacted text.
+
+        Raises:
+            StudentFailedError: the forward pass failed, or gave no answer in time.
+        """
+
+
+class Teaches(Protocol):
+    """Answers what the student does not."""
+
+    @property
+    def available(self) -> bool:
+        """Whether a call may be tried now."""
+
+    def cost_bound_usd(self, text: str) -> float:
+        """The most that asking this can cost."""
+
+    async def ask(self, text: str) -> Reply:
+        """The answer, or why there is none."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a budget-only lane spends."""
+
+    pace: Pace
+    horizon: Horizon
+
+
 class LaneService:
     """One lane's student, teacher, budget and audits, and what happens between them."""
 
@@ -54,22 +92,24 @@ class LaneService:
         settings: LaneSettings,
         *,
         slots: Slots,
-        batcher: Batcher,
-        teacher: Teacher,
+        batcher: Forward,
+        teacher: Teaches,
         budget: Budget,
         audits: Audits,
         sink: EventSink,
         metrics: ServeMetrics,
         counts: Counts,
         monotonic: Callable[[], float],
+        plan: Plan | None = None,
     ) -> None:
-        """Put the parts together; whoever made them starts and closes them."""
+        """Put the parts together; whoever made them starts and closes them. No `plan`: the lane keeps a promise."""
         self.settings = settings
         self.slots = slots
         self.budget = budget
         self.audits = audits
         self.teacher = teacher
         self.counts = counts
+        self._plan = plan
         self._batcher = batcher
         self._sink = sink
         self._metrics = metrics
@@ -112,7 +152,12 @@ class LaneService:
                 outcome = await self._batcher.ask(slot, question.redacted.text)
             except StudentFailedError:
                 outcome = None
-            return Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
+            seen = Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
+            if self._plan is None or not isinstance(outcome, Opinion):
+                return seen
+            look = self._plan.pace.see(outcome.probs, slot.version)
+            outcome = replace(outcome, label=slot.student.labels[look.place], confidence=look.confidence)
+            return replace(seen, outcome=outcome, uncertainty=look.uncertainty)
 
     async def _decide(self, question: Question, seen: Seen) -> tuple[Decision, Spend | None]:
         """Decide, and take what the decision spends in the same step.
@@ -120,19 +165,7 @@ class LaneService:
         What this question would need is found first, by the same pure function with an open purse, so that a lease is
         fetched only for what will be spent; the draw is a function of the event id, so both calls see the same one.
         """
-        required: Literal["forced", "too_long"] | None = None
-        if question.forced:
-            required = "forced"
-        elif isinstance(seen.outcome, TooLong):
-            required = "too_long"
-        chosen = partial(
-            decide,
-            seen.policy,
-            seen.view,
-            audit_ratio=self.settings.audit_ratio,
-            draw=unit_hash(_DRAW_SALT, question.event_id),
-            required=required,
-        )
+        chosen = self._policy(question, seen)
         can_audit = self.audits.has_room and self.teacher.available
         wished = chosen(BudgetView(may_escalate=True, may_audit=can_audit))
         kind = _kind(wished)
@@ -146,6 +179,28 @@ class LaneService:
         may_audit = allowed and kind == "audit" and self.audits.has_room
         decision = chosen(BudgetView(may_escalate=allowed and kind == "escalation", may_audit=may_audit))
         return decision, self.budget.take(kind, bound_usd) if _kind(decision) else None
+
+    def _policy(self, question: Question, seen: Seen) -> Callable[[BudgetView], Decision]:
+        """The lane's policy for this question, as a function of what may be spent."""
+        required: Literal["forced", "too_long"] | None = None
+        if question.forced:
+            required = "forced"
+        elif isinstance(seen.outcome, TooLong):
+            required = "too_long"
+        draw, audit_ratio = unit_hash(_DRAW_SALT, question.event_id), self.settings.audit_ratio
+        if self._plan is None:
+            return partial(decide, seen.policy, seen.view, audit_ratio=audit_ratio, draw=draw, required=required)
+        allowance = self._plan.horizon.allowance()
+        return partial(
+            decide_by_budget,
+            seen.uncertainty,
+            escalation_limit(self._plan.pace.recent, allowance),
+            cold=seen.version is None,
+            outright=allowance.outright,
+            audit_ratio=audit_ratio,
+            draw=draw,
+            required=required,
+        )
 
     async def _escalate(self, question: Question, seen: Seen, decision: Decision, spend: Spend) -> Answer | Refusal:
         """The teacher answers, or else the student, or else nobody."""

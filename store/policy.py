@@ -1,11 +1,22 @@
-"""When the student may answer: the policy that a version ships, and the pure decision made with it."""
+"""When the student may answer. Two policies, both pure: keep a promise, or make the most of a budget.
 
+A promise is kept by the threshold that a version ships. A budget is spent where the student is least sure of itself,
+evenly over the traffic that is still to come; it promises nothing of what the student answers.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+import numpy as np
 
 from store.event import Reason
+
+PolicyName = Literal["promise", "budget"]
+
+OUTRIGHT_RATIO: Final = 0.1  # of the budget, bought whatever the student says: 5 % to 25 % differ little
+PACE_EXPONENT: Final = 0.65  # below 1 spends sooner: a label is worth more the earlier it comes
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +88,76 @@ def decide(
     if view is None:
         return Decision(route="nobody", reason=reason, propensity=0.0, withheld=True)
     return Decision(route="student", reason=reason, propensity=0.0, withheld=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What a budget-only lane has left, found anew for every question."""
+
+    calls_left: int
+    rows_left: float  # questions still to come within the budget's time, this one included
+    bought: int  # calls that were spent within it
+
+    @property
+    def outright(self) -> bool:
+        """Whether the first tenth of the budget is still being spent."""
+        return self.bought < OUTRIGHT_RATIO * (self.bought + self.calls_left)
+
+
+def escalation_limit(recent: Sequence[float], allowance: Allowance) -> float:
+    """The uncertainty from which on a question is bought: the 1 - r^.65 quantile of recent ones.
+
+    r = calls left / rows left. Planned anew on every row, it spends the whole budget by the last one.
+
+    Args:
+        recent: uncertainties, 1 - (p1 - p2), of the latest traffic whoever answered it, this question's included.
+        allowance: what is left.
+    """
+    ratio = allowance.calls_left / max(allowance.rows_left, 1.0)
+    if ratio >= 1.0 or not recent:
+        return 0.0
+    return float(np.quantile(np.asarray(recent), 1.0 - ratio**PACE_EXPONENT))
+
+
+def decide_by_budget(
+    uncertainty: float | None,
+    limit: float,
+    budget: BudgetView,
+    *,
+    cold: bool,
+    outright: bool,
+    audit_ratio: float,
+    draw: float,
+    required: Literal["forced", "too_long", "unsupported"] | None = None,
+) -> Decision:
+    """Route one request of a lane that only has a budget. Pure.
+
+    Args:
+        uncertainty: 1 - (p1 - p2) of the student's output, None when there is none.
+        limit: of `escalation_limit`.
+        budget: what may still be spent.
+        cold: there is no version yet.
+        outright: the first labels are bought whatever the student says.
+        audit_ratio: share of the student's answers that are audited.
+        draw: uniform in [0, 1), drawn anew for each request.
+        required: a reason that sends the request to the teacher whatever the student says.
+    """
+    reason: Reason | None = required
+    if reason is None and uncertainty is None:
+        reason = "cold" if cold else "student_down"
+    elif reason is None and outright:
+        reason = "bought"
+    elif reason is None and uncertainty is not None and uncertainty >= limit:
+        reason = "budget_margin"
+    if reason is not None and budget.may_escalate:
+        return Decision(route="teacher", reason=reason, propensity=1.0)
+    if uncertainty is None:
+        return Decision(route="nobody", reason=reason, propensity=0.0, withheld=True)
+    if reason is not None:
+        return Decision(route="student", reason=reason, propensity=0.0, withheld=True)
+    propensity = audit_ratio if budget.may_audit else 0.0
+    audited = draw < propensity
+    return Decision(route="student", reason="audit" if audited else None, propensity=propensity, audit=audited)
 
 
 def _distrust(policy: Policy | None, view: StudentView | None) -> Reason | None:
