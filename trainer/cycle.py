@@ -7,7 +7,9 @@ killed leaves nothing behind that counts.
 import functools
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import redis
@@ -17,19 +19,20 @@ from store.buffer.item import Item
 from store.buffer.redis import RedisBuffer
 from store.buffer.topics import find_topics
 from store.errors import BadSignatureError, CorruptVersionError, SwapRefusedError
-from store.policy import Policy
 from store.registry.manifest import Manifest, Topic, Verdict
 from store.registry.signing import SigningKey, TrustedKeys
-from store.registry.versions import Registry, Versions
+from store.registry.versions import OpenVersion, Registry, Versions
 from store.student.encoder import Precision
-from store.student.student import PRECISION_KEY
+from store.student.student import PRECISION_KEY, Student
+from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.calibrate import rows_to_certify
-from trainer.judge.verdicts import SNAPSHOT_NAME, Frozen, Version, decide, open_version
-from trainer.learn.draft import Draft
+from trainer.judge.gate import Judged
+from trainer.judge.verdicts import Frozen, Lineage, Rival, decide
 from trainer.learn.features import BaseEncoder, FeatureCache
-from trainer.learn.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit
-from trainer.snapshot import freeze
+from trainer.learn.fit import NotEnoughLabelsError
 from trainer.work import CycleResult, CycleWork
+
+SNAPSHOT_NAME: Final = "snapshot.json"
 
 
 def work_on(work: CycleWork) -> CycleResult:
@@ -53,32 +56,37 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
     """
     registry = Registry(work.registry_root, TrustedKeys.load(work.trusted_keys))
     versions = registry.versions(work.training.lane)
-    champion = open_version(versions, work.champion, work)
-    frozen = _freeze(work, items, positions, champion)
+    base = _base(work.settings.encoder, work.settings.device, work.settings.precision, work.settings.max_tokens)
+    lineage = _lineage(work, registry, versions)
+    frozen = freeze_rows(
+        items,
+        lineage,
+        training=work.training,
+        settings=work.settings,
+        base=base,
+        features=_cache(_kept(work) / "features"),
+        now_s=work.now_s,
+        positions=positions,
+    )
     if work.kind == "candidate":
-        return _judge_candidate(work, versions, registry, frozen, champion)
+        return _judge_candidate(work, versions, frozen, lineage)
+    lineage = replace(lineage, label_maps=_label_maps(versions, frozen))
     try:
-        draft = _fit(work, versions, frozen, champion)
+        made = attempt(work.kind, frozen, lineage, training=work.training, settings=work.settings)
     except NotEnoughLabelsError as error:
         return CycleResult(version=None, verdict=_too_little(str(error), work), anchor=False)
-    student = draft.student()
-    trained = frozenset(row.item_id for row in frozen.snapshot.split("train"))
-    policy, verdict, anchor = decide(work, registry, frozen, student, trained, champion)
     folder = _kept(work) / "draft"
     shutil.rmtree(folder, ignore_errors=True)  # left over from a cycle that was killed
     folder.mkdir(parents=True)
     (folder / SNAPSHOT_NAME).write_bytes(frozen.snapshot.content)
-    manifest = _manifest(work, frozen, draft, folder, policy, verdict)
-    version = versions.publish(folder, manifest, SigningKey.load(work.signing_key))
+    version = versions.publish(folder, _manifest(work, made, folder), SigningKey.load(work.signing_key))
     shutil.rmtree(folder)
-    return CycleResult(version=version, verdict=verdict, anchor=anchor)
+    return CycleResult(version=version, verdict=made.verdict, anchor=made.anchor)
 
 
-def _manifest(
-    work: CycleWork, frozen: Frozen, draft: Draft, folder: Path, policy: Policy, verdict: Verdict
-) -> Manifest:
+def _manifest(work: CycleWork, made: Attempt, folder: Path) -> Manifest:
     """Write the version's files into the folder and say of it what there is to say."""
-    parts = draft.write(folder, policy)
+    parts = made.draft.write(folder, made.policy)
     return Manifest(
         lane=work.training.lane,
         task=work.training.task,
@@ -93,34 +101,46 @@ def _manifest(
         preprocessing=parts.preprocessing,
         member_weights=parts.member_weights,
         training=parts.training,
-        snapshot=frozen.snapshot.record,
-        verdict=verdict,
-        policy=policy,
-        topics=_topics(work, frozen),
+        snapshot=made.frozen.snapshot.record,
+        verdict=made.verdict,
+        policy=made.policy,
+        topics=_topics(work, made.frozen),
         golden=parts.golden,
         files={},
     )
 
 
-def _freeze(work: CycleWork, items: Sequence[Item], positions: Mapping[str, str], champion: Version | None) -> Frozen:
-    settings = work.settings
-    snapshot = freeze(
-        items,
-        prompt_version=work.training.prompt_version,
-        labels_min=settings.min_items_per_label,
-        split=settings.split,
-        quarantine_s=settings.quarantine_s,
-        now_s=work.now_s,
-        seed=settings.seed,
-        positions=positions,
-        known_labels=champion.student.labels if champion is not None else (),
+def _lineage(work: CycleWork, registry: Registry, versions: Versions) -> Lineage:
+    """What the registry knows of the versions before."""
+    promoted = [move.version for move in registry.moves(work.training.lane).read() if move.kind == "promote"]
+    manifests = [versions.manifest(version) for version in promoted if version is not None]
+    other = work.anchor if work.anchor != work.champion else None
+    return Lineage(
+        champion=_rival(versions.open(work.champion), work) if work.champion is not None else None,
+        anchor=_rival(versions.open(other), work) if other is not None else None,
+        history=[
+            Judged(labels=manifest.snapshot.rows, verdict=manifest.verdict)
+            for manifest in manifests
+            if manifest.snapshot is not None and manifest.verdict is not None
+        ],
+        label_maps={},
     )
-    base, cache = (
-        _base(settings.encoder, settings.device, settings.precision, settings.max_tokens),
-        _cache(_kept(work) / "features"),
-    )
-    ids, texts = [row.item_id for row in snapshot.rows], [row.text for row in snapshot.rows]
-    return Frozen(snapshot=snapshot, base=base, features=cache.features(base.encoder, ids, texts))
+
+
+def _label_maps(versions: Versions, frozen: Frozen) -> dict[str, Sequence[str]]:
+    """The label maps of the versions whose opinions are on record."""
+    opinions = {row.first_opinion.opinion.version for row in frozen.snapshot.rows if row.first_opinion is not None}
+    return {version: versions.manifest(version).labels for version in opinions & set(versions.list())}
+
+
+def _rival(opened: OpenVersion, work: CycleWork) -> Rival:
+    """A version, loaded, with what it was trained on."""
+    student = Student.load(opened, device=work.settings.device, precision=work.settings.precision)
+    trained: frozenset[str] = frozenset()
+    if SNAPSHOT_NAME in opened.manifest.files:
+        rows = msgspec.json.decode(opened.read(SNAPSHOT_NAME))["rows"]
+        trained = frozenset(row["id"] for row in rows if row["split"] == "train")
+    return Rival(student=student, trained=trained)
 
 
 def _kept(work: CycleWork) -> Path:
@@ -140,49 +160,30 @@ def _cache(directory: Path) -> FeatureCache:
     return FeatureCache(directory)
 
 
-def _fit(work: CycleWork, versions: Versions, frozen: Frozen, champion: Version | None) -> Draft:
-    mode: FineTuneMode = "none"
-    if work.kind == "fine_tune":
-        mode = "warm" if champion is not None and champion.student.tuned is not None else "fresh"
-    opinions = {row.first_opinion.opinion.version for row in frozen.snapshot.rows if row.first_opinion is not None}
-    return fit(
-        frozen.snapshot.rows,
-        frozen.features,
-        labels=frozen.snapshot.labels,
-        base=frozen.base,
-        previous=champion.student if champion is not None else None,
-        settings=FitSettings(threads=work.settings.threads),
-        seed=work.settings.seed,
-        fine_tune=mode,
-        label_maps={version: versions.manifest(version).labels for version in opinions & set(versions.list())},
-    )
-
-
-def _judge_candidate(
-    work: CycleWork, versions: Versions, registry: Registry, frozen: Frozen, champion: Version | None
-) -> CycleResult:
+def _judge_candidate(work: CycleWork, versions: Versions, frozen: Frozen, lineage: Lineage) -> CycleResult:
     """Judge a version that somebody submitted, exactly as one of our own."""
+    if work.candidate is None:
+        message = "a candidate cycle names no candidate"
+        raise ValueError(message)
     try:
-        candidate = open_version(versions, work.candidate, work)
+        opened = versions.open(work.candidate)
+        candidate = _rival(opened, work)
     except (CorruptVersionError, BadSignatureError, SwapRefusedError) as error:
         verdict = msgspec.structs.replace(_too_little(f"the candidate cannot be loaded: {error}", work), outcome="fail")
         return CycleResult(version=work.candidate, verdict=verdict, anchor=False)
-    if candidate is None:
-        message = "a candidate cycle names no candidate"
-        raise ValueError(message)
-    policy, verdict, anchor = decide(work, registry, frozen, candidate.student, candidate.trained, champion)
+    policy, verdict, anchor = decide(work.training, work.settings, frozen, candidate, lineage, None)
     manifest = msgspec.structs.replace(
-        candidate.opened.manifest,
+        opened.manifest,
         kind="candidate",
         parent=work.champion,
         created_s=work.now_s,
         verdict=verdict,
         policy=policy,
-        training={**candidate.opened.manifest.training, PRECISION_KEY: candidate.student.encoder.precision},
+        training={**opened.manifest.training, PRECISION_KEY: candidate.student.encoder.precision},
         topics=_topics(work, frozen),
         golden=candidate.student.with_policy(policy).golden_outputs(),
     )
-    version = versions.publish(candidate.opened.folder, manifest, SigningKey.load(work.signing_key))
+    version = versions.publish(opened.folder, manifest, SigningKey.load(work.signing_key))
     return CycleResult(version=version, verdict=verdict, anchor=anchor)
 
 

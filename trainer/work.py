@@ -6,6 +6,7 @@ from typing import Literal
 
 from store.control import CycleKind
 from store.event import Lane, Task
+from store.policy import PolicyName
 from store.registry.manifest import Verdict
 from trainer.judge.gate import GateLimits
 from trainer.snapshot import SplitSettings
@@ -20,6 +21,7 @@ class LaneTraining:
     prompt_version: str  # key of the current answers in an item's tally: "model@hash"
     target: float  # answered agreement promised
     confidence: float  # with which it is promised
+    policy: PolicyName = "promise"  # "budget": nothing is promised, and nothing held out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,34 +1,47 @@
-"""Calibrate a challenger, compare it with champion and anchor on the same held-out rows, and judge."""
+"""Calibrate a challenger, compare it with champion and anchor on the same rows, and judge.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+A lane that promises something is judged on held-out rows. One that only has a budget holds none out: there champion and
+challenger are compared on the rows that came after the champion was trained, the challenger cross-fitted.
+"""
 
-import msgspec
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
 import numpy as np
 
 from store.policy import Policy
 from store.registry.manifest import Verdict
-from store.registry.versions import OpenVersion, Registry, Versions
 from store.student.encoder import FloatArray
 from store.student.student import Predictions, Student
 from trainer.judge.calibrate import UNKNOWN_LABEL, calibrate, evened, rows_to_certify
 from trainer.judge.evaluate import PairedScores, paired
-from trainer.judge.gate import Judged, judge, phase_of
+from trainer.judge.gate import Judged, Phase, judge, phase_of
 from trainer.learn.features import BaseEncoder
-from trainer.snapshot import Snapshot, Split, trials
-from trainer.work import CycleWork
-
-SNAPSHOT_NAME: Final = "snapshot.json"
+from trainer.snapshot import Row, Snapshot, Split, trials
+from trainer.work import CycleSettings, LaneTraining
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
+class Rival:
     """A version in memory, with the ids it was trained on."""
 
-    opened: OpenVersion
     student: Student
     trained: frozenset[str]
+
+    @property
+    def certified(self) -> bool:
+        """Whether its policy has a threshold."""
+        return self.student.policy is not None and self.student.policy.threshold is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """The versions before this cycle's, as far as a verdict and a fit need them."""
+
+    champion: Rival | None
+    anchor: Rival | None  # where it is another version than the champion
+    history: Sequence[Judged]  # of the promoted versions, oldest first
+    label_maps: Mapping[str, Sequence[str]]  # by version id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,42 +51,71 @@ class Frozen:
     snapshot: Snapshot
     base: BaseEncoder
     features: FloatArray
+    _tuned: dict[tuple[int, int], FloatArray] = field(default_factory=dict, repr=False)  # (member, row) -> logits
 
     def predict(self, student: Student, rows: Sequence[int]) -> Predictions:
-        """A student's answers to some rows, from the kept features where it shares the base."""
-        texts = [self.snapshot.rows[row].text for row in rows]
+        """A student's answers to some rows, from the kept features where it shares the base; no row is read twice."""
         if student.encoder.fingerprint != self.base.encoder.fingerprint:
-            return student.predict(texts)
-        return student.predict_from(self.features[list(rows)], student.tuned_logits(texts))
+            return student.predict([self.snapshot.rows[row].text for row in rows])
+        return student.predict_from(self.features[list(rows)], self._logits(student, rows))
 
     def rows_of(self, split: Split) -> list[int]:
         """The places of one split's rows."""
         return [place for place, row in enumerate(self.snapshot.rows) if row.split == split]
 
+    def _logits(self, student: Student, rows: Sequence[int]) -> FloatArray | None:
+        if student.tuned is None:
+            return None
+        member = id(student.tuned)
+        new = [row for row in rows if (member, row) not in self._tuned]
+        found = student.tuned_logits([self.snapshot.rows[row].text for row in new]) if new else None
+        if found is not None:
+            self._tuned.update(((member, row), logits) for row, logits in zip(new, found, strict=True))
+        empty = np.empty((0, student.tuned.labels), np.float32)
+        return np.stack([self._tuned[member, row] for row in rows]) if rows else empty
+
+
+CrossFitted = Callable[[Sequence[int]], FloatArray]
+"""Probabilities, [rows, labels], for the rows at these places from a fit that saw none of them."""
+
 
 def decide(
-    work: CycleWork,
-    registry: Registry,
+    training: LaneTraining,
+    settings: CycleSettings,
     frozen: Frozen,
-    student: Student,
-    trained: frozenset[str],
-    champion: Version | None,
+    challenger: Rival,
+    lineage: Lineage,
+    cross_fitted: CrossFitted | None,
 ) -> tuple[Policy, Verdict, bool]:
-    """Calibrate, compare with the champion and the anchor, and judge."""
-    training, limits = work.training, work.settings.limits
-    policy = _calibrate(work, frozen, student, trained, champion)
-    pairs = _paired(frozen, student, trained, champion)
-    anchor = None
-    if work.anchor is not None and work.anchor != work.champion:
-        anchor = open_version(registry.versions(training.lane), work.anchor, work)
-    anchored = _paired(frozen, student, trained, anchor) if anchor is not None else None
+    """Calibrate, compare with the champion and the anchor, and judge.
+
+    Args:
+        training: the lane's.
+        settings: the cycle's.
+        frozen: its rows.
+        challenger: the student to judge, without a policy.
+        lineage: what it is compared with.
+        cross_fitted: where nothing is held out, how the challenger would have answered its own training rows; a
+            submitted candidate has none and answers for itself.
+
+    Returns:
+        The policy to ship, the verdict, and whether this version has the best lower bound so far.
+    """
+    if training.policy == "budget":
+        policy = _promises_nothing(training)
+        return policy, _judge_new_rows(settings, frozen, challenger, lineage, cross_fitted), False
+    policy = _calibrate(training, settings, frozen, challenger, lineage.champion)
+    anchored = _paired(frozen, challenger, lineage.anchor) if lineage.anchor is not None else None
     verdict = judge(
-        pairs,
+        _paired(frozen, challenger, lineage.champion),
         certified=policy.threshold is not None,
-        champion_certified=_certified(champion),
-        limits=limits,
+        champion_certified=lineage.champion is not None and lineage.champion.certified,
+        limits=settings.limits,
         phase=phase_of(
-            _history(registry, work), champion=champion is not None, labels=len(frozen.snapshot.rows), limits=limits
+            lineage.history,
+            champion=lineage.champion is not None,
+            labels=len(frozen.snapshot.rows),
+            limits=settings.limits,
         ),
         anchor=anchored,
         certify_rows=rows_to_certify(training.target, training.confidence),
@@ -82,13 +124,19 @@ def decide(
     return policy, verdict, all(mark.difference > 0 for mark in marks)
 
 
+def new_rows(snapshot: Snapshot, champion: Rival) -> list[int]:
+    """Places of the rows that the champion was not trained on, nor on anything linked to them."""
+    seen = {snapshot.clusters[item_id] for item_id in champion.trained if item_id in snapshot.clusters}
+    return [place for place, row in enumerate(snapshot.rows) if row.cluster not in seen]
+
+
 def _calibrate(
-    work: CycleWork, frozen: Frozen, student: Student, trained: frozenset[str], champion: Version | None
+    training: LaneTraining, settings: CycleSettings, frozen: Frozen, challenger: Rival, champion: Rival | None
 ) -> Policy:
-    places = trials(frozen.snapshot, trained)
+    places = trials(frozen.snapshot, challenger.trained)
     rows = [frozen.snapshot.rows[place] for place in places]
-    index = {label: number for number, label in enumerate(student.labels)}
-    answers = frozen.predict(student.with_policy(None), places)
+    index = {label: number for number, label in enumerate(challenger.student.labels)}
+    answers = frozen.predict(challenger.student.with_policy(None), places)
     weights = np.array([row.mass for row in rows], np.float64)
     if champion is not None and (policy := champion.student.policy) is not None and policy.threshold is not None:
         before = frozen.predict(champion.student, places)
@@ -101,51 +149,64 @@ def _calibrate(
         np.array([index.get(row.label, UNKNOWN_LABEL) for row in rows], np.int64),
         weights,
         answers.novelty,
-        target=work.training.target,
-        confidence=work.training.confidence,
-        seed=work.settings.seed,
-        novelty_quantile=work.settings.novelty_quantile,
+        target=training.target,
+        confidence=training.confidence,
+        seed=settings.seed,
+        novelty_quantile=settings.novelty_quantile,
     )
 
 
-def _paired(frozen: Frozen, student: Student, trained: frozenset[str], other: Version | None) -> PairedScores:
+def _paired(frozen: Frozen, challenger: Rival, other: Rival | None) -> PairedScores:
     places = frozen.rows_of("judge")
     return paired(
         frozen.predict(other.student, places).probs if other is not None else None,
-        frozen.predict(student, places).probs,
+        frozen.predict(challenger.student, places).probs,
         [frozen.snapshot.rows[place] for place in places],
         champion_labels=other.student.labels if other is not None else (),
-        challenger_labels=student.labels,
-        trained=trained | (other.trained if other is not None else frozenset()),
+        challenger_labels=challenger.student.labels,
+        trained=challenger.trained | (other.trained if other is not None else frozenset()),
         clusters=frozen.snapshot.clusters,
     )
 
 
-def _history(registry: Registry, work: CycleWork) -> list[Judged]:
-    """The promoted versions, oldest first, with their labels and verdicts."""
-    versions = registry.versions(work.training.lane)
-    promoted = [move.version for move in registry.moves(work.training.lane).read() if move.kind == "promote"]
-    manifests = [versions.manifest(version) for version in promoted if version is not None]
-    return [
-        Judged(labels=manifest.snapshot.rows, verdict=manifest.verdict)
-        for manifest in manifests
-        if manifest.snapshot is not None and manifest.verdict is not None
-    ]
+def _judge_new_rows(
+    settings: CycleSettings,
+    frozen: Frozen,
+    challenger: Rival,
+    lineage: Lineage,
+    cross_fitted: CrossFitted | None,
+) -> Verdict:
+    """Only harm refuses here; a fine-tuned member that does harm is voted down in service, by its weight."""
+    champion = lineage.champion
+    places = new_rows(frozen.snapshot, champion) if champion is not None else []
+    probs = (cross_fitted or (lambda wanted: frozen.predict(challenger.student, wanted).probs))(places)
+    pairs = paired(
+        frozen.predict(champion.student, places).probs if champion is not None else None,
+        probs,
+        [_each_once(frozen.snapshot.rows[place]) for place in places],
+        champion_labels=champion.student.labels if champion is not None else (),
+        challenger_labels=challenger.student.labels,
+        trained=frozenset(),
+        clusters={},
+    )
+    phase: Phase = "first" if champion is None else "growth"
+    return judge(pairs, certified=True, champion_certified=True, limits=settings.limits, phase=phase)
 
 
-def open_version(versions: Versions, version: str | None, work: CycleWork) -> Version | None:
-    """Open and load a version of the lane; None stays None."""
-    if version is None:
-        return None
-    opened = versions.open(version)
-    student = Student.load(opened, device=work.settings.device, precision=work.settings.precision)
-    trained: frozenset[str] = frozenset()
-    if SNAPSHOT_NAME in opened.manifest.files:
-        rows = msgspec.json.decode(opened.read(SNAPSHOT_NAME))["rows"]
-        trained = frozenset(row["id"] for row in rows if row["split"] == "train")
-    return Version(opened=opened, student=student, trained=trained)
+def _each_once(row: Row) -> Row:
+    """The row as it is compared where only hard questions are paid for: by itself, not as the traffic it stands for."""
+    return replace(row, requests=1.0)
 
 
-def _certified(champion: Version | None) -> bool:
-    policy = champion.student.policy if champion is not None else None
-    return policy is not None and policy.threshold is not None
+def _promises_nothing(training: LaneTraining) -> Policy:
+    """The policy of a version in a lane that only has a budget: if the lane promised again, it would answer nothing."""
+    return Policy(
+        temperature=1.0,
+        threshold=None,
+        novelty_threshold=None,
+        target=training.target,
+        confidence_level=training.confidence,
+        coverage_ratio=0.0,
+        rows=0,
+        lower=0.0,
+    )

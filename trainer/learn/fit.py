@@ -3,7 +3,7 @@
 The same rows, seed and number of threads give the same bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -13,6 +13,7 @@ import torch
 from store.buffer.item import FirstOpinion
 from store.errors import UnderstudyError
 from store.student.encoder import FloatArray
+from store.student.heads import Heads
 from store.student.student import PRECISION_KEY, Student
 from store.student.tuned import Tuned
 from trainer.learn.draft import Draft, reference_vectors
@@ -139,6 +140,47 @@ def fit(
             **tuning,
         },
     )
+
+
+def cross_fit(
+    rows: Sequence[TrainingRow],
+    features: FloatArray,
+    places: Sequence[int],
+    draft: Draft,
+    previous: Student,
+) -> Iterator[tuple[list[int], Heads]]:
+    """Heads for each half of some rows, fitted on all the others.
+
+    They start from the previous student's heads, which saw none of these rows either.
+
+    Args:
+        rows: of the snapshot.
+        features: [rows, features].
+        places: the rows to leave out, half of them at a time; new to the previous student.
+        draft: the fit whose labels and penalty are used.
+        previous: the champion.
+
+    Yields:
+        Which of `places` a pair of heads did not see, and the heads.
+    """
+    warm = previous.heads if previous.encoder.fingerprint == draft.base.encoder.fingerprint else None
+    for half in (list(range(0, len(places), _TWO)), list(range(1, len(places), _TWO))):
+        left_out = {places[place] for place in half}
+        kept = [place for place in range(len(rows)) if place not in left_out]
+        if not half:
+            continue
+        data = _training_data([rows[place] for place in kept], features[kept], draft.labels)
+        yield (
+            half,
+            fit_heads(
+                data.features,
+                data.targets,
+                weights=data.weights,
+                hidden_size=draft.base.encoder.hidden_size,
+                c=float(draft.training["c"]),
+                warm=warm,
+            ),
+        )
 
 
 def member_weight(rows: Sequence[TrainingRow], label_maps: Mapping[str, Sequence[str]]) -> tuple[float, int]:
