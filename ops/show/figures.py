@@ -1,68 +1,34 @@
 """`run.png`: one run of the demo as a figure."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator, PercentFormatter
 
+from ops.show.canvas import FAINT, INK, figure, label_ends
 from ops.show.picture import Mark, Picture, headline, points
 
-INK: Final = "#1c2733"
-FAINT: Final = "#8794a1"
 STUDENT: Final = "#0f7fa8"
 ANSWERED: Final = "#1f8a4c"
 SYSTEM: Final = "#6b5bb5"
 ESCALATED: Final = "#d17a00"
 VERDICTS: Final = {"pass": "#1f8a4c", "fail": "#c62f2f", "inconclusive": "#d1a400", "held": "#5b8fa8"}
-_STYLE: Final[Any] = {  # matplotlib names every key in its type
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": "#c9d1d8",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e8ecef",
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "svg.hashsalt": "understudy",
-}
 _WIDE: Final = 0.7  # an agreement below it asks for fewer lines
 _LANE_OF: Final = {"cycles": 1.0, "swaps": 0.0}
 
 
 def draw_run(picture: Picture, path: Path) -> None:
     """Draw the run; the folder exists."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 8.2), dpi=150, facecolor="white")
-        FigureCanvasAgg(figure)
-        top, middle, bottom = figure.subplots(
+    with figure(path, size=(11, 8.2), title=headline(picture)) as drawn:
+        top, middle, bottom = drawn.subplots(
             3, 1, sharex=True, gridspec_kw={"height_ratios": [5, 2.6, 1.25], "hspace": 0.2}
-        )
-        figure.suptitle(
-            "\n".join(textwrap.wrap(headline(picture), 84)),
-            x=0.07,
-            y=0.985,
-            ha="left",
-            va="top",
-            size=13.5,
-            weight="bold",
         )
         _agreements(top, picture)
         _escalations(middle, picture)
         _events(bottom, picture)
-        figure.subplots_adjust(left=0.07, right=0.845, top=0.895, bottom=0.075)
-        figure.savefig(path, metadata={"Software": None})
+        drawn.subplots_adjust(left=0.07, right=0.845, top=0.895, bottom=0.075)
 
 
 def _agreements(axes: Axes, picture: Picture) -> None:
@@ -84,31 +50,11 @@ def _agreements(axes: Axes, picture: Picture) -> None:
     axes.axhline(picture.target, color=INK, lw=1.1, ls=(0, (5, 3)))
     axes.text(picture.total * 0.005, picture.target, f"promised {picture.target:.0%}", size=8.5, va="bottom", color=INK)
     axes.set_ylim(max(0.0, min(shown) - 0.08), 1.012)
-    _label_ends(axes, picture.total, ends)
+    label_ends(axes, picture.total, ends)
     axes.yaxis.set_major_locator(MultipleLocator(0.1 if min(shown) < _WIDE else 0.05))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_title("Agreement with the teacher, last 250 requests, 95 % intervals", size=10, loc="left", color=FAINT)
     _through_lines(axes, picture.marks, with_text=True)
-
-
-def _label_ends(axes: Axes, total: int, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names at the right ends of the curves, pushed apart where they would overlap."""
-    low, high = axes.get_ylim()
-    gap = 0.062 * (high - low)
-    at = high + gap
-    for value, text, colour in sorted(ends, reverse=True):
-        at = min(value, at - gap)
-        axes.annotate(
-            text,
-            (total, at),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            weight="bold",
-            annotation_clip=False,
-            size=9.5,
-        )
 
 
 def _escalations(axes: Axes, picture: Picture) -> None:
@@ -120,7 +66,7 @@ def _escalations(axes: Axes, picture: Picture) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_title("Share of requests that the teacher answered", size=10, loc="left", color=FAINT)
     if ratios:
-        _label_ends(axes, picture.total, [(ratios[-1], f"escalated {ratios[-1]:.1%}", ESCALATED)])
+        label_ends(axes, picture.total, [(ratios[-1], f"escalated {ratios[-1]:.1%}", ESCALATED)])
     _through_lines(axes, picture.marks, with_text=False)
 
 

@@ -1,0 +1,75 @@
+"""Pieces of the HTML pages: one file each, in the light or in the dark, that asks nothing of the network."""
+
+from collections.abc import Collection, Mapping, Sequence
+from html import escape
+from string import Template
+from typing import Final
+
+_STYLE: Final = """
+:root{color-scheme:light dark;--paper:#fbfbf9;--card:#fff;--ink:#17212b;--soft:#5d6b78;--line:#e3e6e8;--grid:#eef0f1;
+--student:#0f7fa8;--answered:#1f8a4c;--system:#6b5bb5;--escalated:#c26f00;--pass:#1f8a4c;--fail:#c62f2f;
+--inconclusive:#a97f00;--held:#4a7f9c}
+@media (prefers-color-scheme:dark){:root{--paper:#11161b;--card:#181f26;--ink:#e8edf1;--soft:#96a4b1;--line:#2b343d;
+--grid:#222a32;--student:#4bb8e0;--answered:#4cc47f;--system:#a597ee;--escalated:#f0a33c;--pass:#4cc47f;--fail:#f0716c;
+--inconclusive:#e0bb3f;--held:#7fb4d0}}
+*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
+font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;font-variant-numeric:tabular-nums}
+main{max-width:1144px;margin:0 auto;padding:44px 32px 72px}header p{color:var(--soft);margin:.35em 0 0;max-width:74ch}
+h1{font-size:30px;line-height:1.22;letter-spacing:-.012em;margin:0;max-width:36ch;text-wrap:balance}
+h2{font-size:17px;margin:44px 0 10px}.kicker{font-size:13px;color:var(--soft);margin:0 0 8px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(188px,1fr));gap:12px;margin:28px 0 8px}
+.tile,.card{background:var(--card);border:1px solid var(--line);border-radius:10px}.tile{padding:14px 16px}
+.tile b{display:block;font-size:25px;line-height:1.25;letter-spacing:-.01em}
+.tile span{color:var(--soft);font-size:13.5px}
+.card{padding:16px 18px 8px;overflow-x:auto}.card p{margin:0 0 4px;font-size:14px;color:var(--soft)}
+svg{display:block;width:100%;min-width:760px;height:auto;font:12px system-ui,sans-serif}
+svg text{fill:var(--ink)}svg .faint{fill:var(--soft)}svg .grid{stroke:var(--grid)}svg .axis{stroke:var(--line)}
+table{border-collapse:collapse;width:100%;font-size:14px}th{text-align:left;font-weight:600;color:var(--soft);
+padding:8px 12px 6px 0;border-bottom:1px solid var(--line);white-space:nowrap}
+td{padding:7px 12px 7px 0;border-bottom:1px solid var(--grid);vertical-align:top}td.n,th.n{text-align:right}
+.n+td:not(.n),.n+th:not(.n){padding-left:18px}
+code{font:13px ui-monospace,SFMono-Regular,Menlo,monospace}.chip{font-weight:600;white-space:nowrap}
+.note{border-left:3px solid var(--fail);padding:10px 16px;background:var(--card);margin:24px 0}.note p{margin:2px 0}
+.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:0 44px}
+footer{margin-top:48px;color:var(--soft);font-size:13.5px;border-top:1px solid var(--line);padding-top:14px}
+.swatch{display:inline-block;width:.7em;height:.7em;border-radius:2px;margin-right:.45em}
+"""
+_DOCUMENT: Final = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>$title</title><style>$style</style></head><body><main>
+$body</main></body></html>
+""")
+
+
+def document(title: str, body: str) -> str:
+    """A whole page; `body` is HTML already."""
+    return _DOCUMENT.substitute(title=escape(title), style=_STYLE, body=body)
+
+
+def tile(value: str, caption: str) -> str:
+    """A number that stands out, and what it is."""
+    return f'<div class="tile"><b>{escape(value)}</b><span>{escape(caption)}</span></div>'
+
+
+def note(title: str, sentences: Sequence[str]) -> str:
+    """Something that a reader must not miss; nothing where there is no sentence."""
+    if not sentences:
+        return ""
+    told = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+    return f'<div class="note"><strong>{escape(title)}</strong>{told}</div>'
+
+
+def pairs(values: Mapping[str, str]) -> str:
+    """Names and values, one a line."""
+    return table([], [[escape(name), escape(value)] for name, value in values.items()], numbers=())
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[int]) -> str:
+    """A table of cells that are HTML already; the columns in `numbers` stand to the right."""
+
+    def cell(tag: str, place: int, value: str) -> str:
+        return f"<{tag} class='n'>{value}</{tag}>" if place in numbers else f"<{tag}>{value}</{tag}>"
+
+    title = "".join(cell("th", place, escape(name)) for place, name in enumerate(head))
+    body = "".join(f"<tr>{''.join(cell('td', place, value) for place, value in enumerate(row))}</tr>" for row in rows)
+    return f'<div style="overflow-x:auto"><table><thead><tr>{title}</tr></thead><tbody>{body}</tbody></table></div>'

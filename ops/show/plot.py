@@ -1,0 +1,138 @@
+"""Charts as inline SVG that take their colours from the page, so that they fit the light and the dark."""
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Final
+
+WIDTH: Final = 1080
+LEFT: Final = 48
+TOP: Final = 14
+BOTTOM: Final = 30
+_RIGHT: Final = 128
+_LINE_GAP: Final = 17.0  # between two names, one above the other
+
+
+def percent(value: float) -> str:
+    """A share as an axis shows it."""
+    return f"{value:.0%}"
+
+
+def count(value: float) -> str:
+    """A number of things as an axis shows it."""
+    return f"{value:,.0f}"
+
+
+def ticks(low: float, high: float, parts: int) -> list[float]:
+    """Round numbers from `low` to `high`, about `parts` steps of 1, 2, 2.5 or 5 times a power of ten."""
+    span = (high - low) / parts
+    power = 10.0 ** math.floor(math.log10(span))
+    step = next(size * power for size in (1, 2, 2.5, 5, 10) if size * power >= span * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [step * (first + place) for place in range(int((high - first * step) / step + 1e-9) + 1)]
+
+
+class Plot:
+    """A chart's frame."""
+
+    def __init__(
+        self, *, across: tuple[float, float], up: tuple[float, float], height: int, right: int = _RIGHT
+    ) -> None:
+        """An empty chart.
+
+        Args:
+            across: first and last value of the horizontal axis.
+            up: lowest and highest value of the vertical one.
+            height: pixels.
+            right: pixels left free beside the frame, for names.
+        """
+        self.across, self.up, self.height = across, up, height
+        self.right_edge = WIDTH - right
+        self.parts: list[str] = []
+
+    def x(self, at: float) -> float:
+        """Where a value lies across."""
+        first, last = self.across
+        return LEFT + (self.right_edge - LEFT) * (at - first) / (last - first)
+
+    def y(self, value: float) -> float:
+        """Where a value lies up the page; beyond the frame, at its edge."""
+        low, high = self.up
+        return TOP + (self.height - TOP - BOTTOM) * (high - min(max(value, low), high)) / (high - low)
+
+    def path(self, points: Sequence[tuple[float, float]]) -> str:
+        """A path's commands through points of (across, up)."""
+        return "M" + "L".join(f"{self.x(at):.1f} {self.y(value):.1f}" for at, value in points)
+
+    def grid(self, values: Sequence[float], show: Callable[[float], str] = percent) -> None:
+        """A line and a number at each value of the vertical axis."""
+        for value in values:
+            y = self.y(value)
+            self.parts.append(
+                f'<line class="grid" x1="{LEFT}" x2="{self.right_edge}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                f'<text class="faint" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(show(value))}</text>'
+            )
+
+    def feet(self, values: Sequence[float], show: Callable[[float], str] = count) -> None:
+        """Numbers below the frame."""
+        for value in values:
+            self.text(value, self.height - 8, show(value), anchor="middle", kind='class="faint"')
+
+    def text(self, at: float, y: float, words: str, *, anchor: str = "start", kind: str = "") -> None:
+        """Words at a value across and a pixel down the page; `kind` is the element's class or style."""
+        self.parts.append(
+            f'<text {kind} x="{self.x(at):.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+        )
+
+    def line(self, points: Sequence[tuple[float, float]], colour: str, *, width: float = 2.4, dashes: str = "") -> None:
+        """A curve."""
+        dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+        self.parts.append(
+            f'<path d="{self.path(points)}" fill="none" stroke="var(--{colour})" stroke-width="{width}"'
+            f' stroke-linejoin="round" stroke-linecap="round"{dashed}/>'
+        )
+
+    def area(self, upper: Sequence[tuple[float, float]], lower: Sequence[tuple[float, float]], colour: str) -> None:
+        """A band between two curves."""
+        outline = self.path([*upper, *reversed(lower)])
+        self.parts.append(f'<path d="{outline}Z" fill="var(--{colour})" opacity=".14"/>')
+
+    def dot(self, at: float, value: float, colour: str, *, size: float = 5, told: str = "") -> None:
+        """A point; `told` is shown when one points at it."""
+        title = f"<title>{escape(told)}</title>" if told else ""
+        self.parts.append(
+            f'<circle cx="{self.x(at):.1f}" cy="{self.y(value):.1f}" r="{size}" fill="var(--{colour})"'
+            f' stroke="var(--card)" stroke-width="2">{title}</circle>'
+        )
+
+    def upright(self, at: float, colour: str, *, dashes: str = "2 4") -> None:
+        """A vertical line through the frame."""
+        x = self.x(at)
+        self.parts.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{self.height - BOTTOM}" stroke="var(--{colour})"'
+            f' stroke-dasharray="{dashes}" stroke-width="1.4"/>'
+        )
+
+    def level(self, value: float, words: str, colour: str = "ink") -> None:
+        """A dashed line across the frame, with its name."""
+        y = self.y(value)
+        self.parts.append(
+            f'<line x1="{LEFT}" x2="{self.right_edge}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--{colour})"'
+            ' stroke-width="1.3" stroke-dasharray="7 5"/>'
+        )
+        self.text(self.across[0], y - 6, words, kind=f'dx="6" style="fill:var(--{colour})"')
+
+    def ends(self, names: Sequence[tuple[float, str, str]]) -> None:
+        """Names (value, words, colour) beside the curves' right ends, pushed apart where they would overlap."""
+        at = -20.0
+        for value, words, colour in sorted(names, reverse=True):
+            at = max(self.y(value) + 4, at + _LINE_GAP)
+            self.parts.append(
+                f'<text x="{self.right_edge + 9}" y="{at:.1f}" style="fill:var(--{colour});font-weight:600">'
+                f"{escape(words)}</text>"
+            )
+
+    def svg(self, label: str) -> str:
+        """The chart, named for those who cannot see it."""
+        inside = "".join(self.parts)
+        return f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{escape(label)}">{inside}</svg>'
