@@ -113,6 +113,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     calls_ratio: float  # of rows
     usd: float  # teacher and training, over the log
     usd_per_day: float
+    training_usd: float  # of `usd`
     score: Interval | None
     agreement: Interval | None
     answered_agreement: Interval | None
@@ -120,7 +121,9 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     oracle_score: float | None
     random_agreement: float | None
     oracle_agreement: float | None
+    versus_teacher: Interval | None  # the score (or agreement) less the teacher's own, paired on the same rows
     suspended_ratio: float  # of rows
+    suspended_s: float  # mean, of the log's time
     runs: int
 
 
@@ -165,6 +168,7 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
     unusable: int  # rows without a usable teacher answer
     labels: int
     days: float
+    timed: bool  # the times are the log's own
     has_gold: bool
     teacher_score: float | None  # the teacher alone, against the true labels
     teacher_usd_per_day: float

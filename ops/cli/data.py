@@ -84,7 +84,7 @@ def import_log(
 
     Example: understudy import answers.jsonl --lane acme/support --text question --label teacher.label
     """
-    from ops.imports import importer, importing  # noqa: PLC0415 - as above
+    from ops.imports import importer, importing, jsonl  # noqa: PLC0415 - as above
 
     site = open_site(config)
     section = site.lane(lane)
@@ -96,7 +96,7 @@ def import_log(
         _end_import(importing.dry_run(section, path, columns), output)
         return
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("publishing", total=importer.count_lines(path))
+        task = progress.add_task("publishing", total=jsonl.count_lines(path))
         report = importing.import_file(site, section, path, columns, seen=lambda: progress.advance(task))
     _end_import(report, output)
 

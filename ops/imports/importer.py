@@ -5,20 +5,28 @@ Rows become escalations of the reason `cold` with propensity 1. An event's id is
 each row once.
 """
 
-import codecs
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
-
-import msgspec
+from typing import Any, Final
 
 from ops.cli.reports import ImportReport
+from ops.imports.jsonl import (
+    ID_COLUMNS,
+    LABEL_COLUMNS,
+    PROBED,
+    TEXT_COLUMNS,
+    BadRow,
+    event_time_s,
+    first_usable,
+    json_rows,
+    named,
+    value_at,
+)
 from store.buffer.ledger import BEGINNING, Slot
 from store.errors import LogUnavailableError, SettingsError
 from store.event import (
@@ -35,16 +43,10 @@ from store.event import (
 from store.secrets import item_id
 from stream.log import Appender, topic_of
 
-TEXT_COLUMNS: Final = ("text", "input", "query", "question", "prompt", "request", "utterance")
-LABEL_COLUMNS: Final = ("teacher.label", "label", "answer", "teacher", "intent", "category", "response")
-_ID_COLUMNS: Final = ("id", "event_id", "uuid")
-_TIME_COLUMNS: Final = ("time", "timestamp", "created_at", "created")
 _NAMESPACE: Final = uuid.UUID("b54a5b0e-6d1e-5c5f-8f43-6c9a4d0b7a02")
-_MAX_LINE_BYTES: Final = MAX_EVENT_BYTES
 _IN_FLIGHT: Final = 1000
 _ACK_S: Final = 30.0
 _NAMED_BAD: Final = 20
-_PROBED: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +69,6 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BadRow:
-    """A row that was skipped, and why. It quotes nothing of the row."""
-
-    line: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportLane:
     """The lane that the rows go to."""
 
@@ -92,9 +86,9 @@ def find_columns(path: Path, *, text: str | None, label: str | None) -> Columns:
     Raises:
         SettingsError: they cannot be told, or no row has the named one; the message names the flag.
     """
-    rows = [row for _, row in _rows(path, limit=_PROBED) if isinstance(row, Mapping)]
-    found_text = _first_usable(rows, TEXT_COLUMNS) if text is None else _named(rows, text)
-    found_label = _first_usable(rows, LABEL_COLUMNS) if label is None else _named(rows, label)
+    rows = [row for _, row in json_rows(path, limit=PROBED) if isinstance(row, Mapping)]
+    found_text = first_usable(rows, TEXT_COLUMNS) if text is None else named(rows, text)
+    found_label = first_usable(rows, LABEL_COLUMNS) if label is None else named(rows, label)
     if not rows or found_text is None or found_label is None:
         missing = "--text" if found_text is None else "--label"
         seen = ", ".join(sorted({str(name) for row in rows for name in row})[:20]) or "no JSON objects"
@@ -103,23 +97,17 @@ def find_columns(path: Path, *, text: str | None, label: str | None) -> Columns:
     return Columns(text=found_text, label=found_label)
 
 
-def count_lines(path: Path) -> int:
-    """How many lines the file has, for a progress bar."""
-    with path.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-
-
 def read_rows(path: Path, columns: Columns, labels: frozenset[str] | None) -> Iterator[Row | BadRow]:
     """Every row of the file, good or bad, in order. `labels` are those that count, None for any."""
     seen: dict[str, int] = {}
-    for line, value in _rows(path):
+    for line, value in json_rows(path):
         if isinstance(value, BadRow):
             yield value
             continue
         if not isinstance(value, Mapping):
             yield BadRow(line=line, why="not a JSON object")
             continue
-        text, label = _at(value, columns.text), _at(value, columns.label)
+        text, label = value_at(value, columns.text), value_at(value, columns.label)
         if not isinstance(text, str) or not text.strip():
             yield BadRow(line=line, why=f"no text in {columns.text}")
         elif not isinstance(label, str) or not label.strip():
@@ -127,7 +115,7 @@ def read_rows(path: Path, columns: Columns, labels: frozenset[str] | None) -> It
         elif labels is not None and label not in labels:
             yield BadRow(line=line, why=f"{columns.label} is not one of the lane's labels")
         else:
-            yield Row(line=line, key=_key(value, text, label, seen), text=text, label=label, time_s=_time_s(value))
+            yield Row(line=line, key=_key(value, text, label, seen), text=text, label=label, time_s=event_time_s(value))
 
 
 def publish_rows(
@@ -239,82 +227,11 @@ def _acknowledged(line: int, future: Future[None]) -> None:
         raise LogUnavailableError(message) from error
 
 
-def _rows(path: Path, *, limit: int | None = None) -> Iterator[tuple[int, Any]]:
-    """(line number, value) of each line that is not empty; a bad line's value is a BadRow.
-
-    Raises:
-        SettingsError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            line = 0
-            while (raw := file.readline(_MAX_LINE_BYTES)) and line != limit:
-                line += 1
-                if len(raw) == _MAX_LINE_BYTES and not raw.endswith(b"\n"):
-                    _skip_to_end_of_line(file)
-                    yield line, BadRow(line=line, why=f"longer than {_MAX_LINE_BYTES} bytes")
-                elif raw.strip():
-                    yield line, _decoded(line, raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw)
-    except OSError as error:
-        message = f"{path}: {error.strerror}"
-        raise SettingsError(message) from error
-
-
-def _skip_to_end_of_line(file: BinaryIO) -> None:
-    while (more := file.readline(_MAX_LINE_BYTES)) and not more.endswith(b"\n"):
-        pass
-
-
-def _decoded(line: int, raw: bytes) -> Any:
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return BadRow(line=line, why="not JSON in UTF-8")
-
-
-def _first_usable(rows: list[Mapping[str, Any]], names: tuple[str, ...]) -> str | None:
-    """The first of the names under which most rows have a text."""
-    return next((name for name in names if 2 * sum(isinstance(_at(row, name), str) for row in rows) > len(rows)), None)
-
-
-def _named(rows: list[Mapping[str, Any]], name: str) -> str | None:
-    """The name, if any row has a text under it: a misspelt one must not end as a file of bad rows."""
-    return name if any(isinstance(_at(row, name), str) for row in rows) else None
-
-
-def _at(row: Mapping[str, Any], path: str) -> Any:
-    """The value at a column: its own name first, else along the dots."""
-    if path in row:
-        return row[path]
-    value: Any = row
-    for part in path.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return value
-
-
 def _key(row: Mapping[str, Any], text: str, label: str, seen: dict[str, int]) -> str:
     """A row's identity: its id, else its text and label with how often they came before, wherever in the file."""
-    for name in _ID_COLUMNS:
+    for name in ID_COLUMNS:
         if isinstance(row.get(name), str | int):
             return f"id\x1f{row[name]}\x1f{canonical_text(text)}"
     said = f"{canonical_text(text)}\x1f{label}"
     seen[said] = seen.get(said, 0) + 1
     return f"text\x1f{said}\x1f{seen[said]}"
-
-
-def _time_s(row: Mapping[str, Any]) -> float | None:
-    """The row's event time, Unix seconds, where it has one that can be read."""
-    for name in _TIME_COLUMNS:
-        value = row.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11:  # noqa: PLR2004
-            return float(value)
-        if isinstance(value, str):
-            try:
-                read = datetime.fromisoformat(value)
-            except ValueError:
-                continue
-            if read.tzinfo is not None:
-                return read.timestamp()
-    return None

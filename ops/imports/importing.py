@@ -8,7 +8,6 @@ from typing import Final
 from ops.cli.actions import ask_for_cycle
 from ops.cli.reports import ImportReport
 from ops.imports.importer import (
-    BadRow,
     Columns,
     ImportLane,
     await_applied,
@@ -16,6 +15,7 @@ from ops.imports.importer import (
     read_rows,
     report,
 )
+from ops.imports.jsonl import BadRow
 from ops.open_log import ensure_topics, open_appender, open_history
 from ops.sections import LaneSection
 from ops.site import Site

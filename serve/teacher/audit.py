@@ -38,10 +38,14 @@ class Audits:
         """Queue one; only after `has_room` said yes, with no await between."""
         self._queue.put_nowait(audit)
 
+    async def settled(self) -> None:
+        """Wait until every audit that was submitted has been done."""
+        await self._queue.join()
+
     async def drain(self, deadline_s: float) -> int:
         """Wait for what was submitted, at most `deadline_s` seconds, and stop; returns how many were left."""
         try:
-            await asyncio.wait_for(self._queue.join(), deadline_s)
+            await asyncio.wait_for(self.settled(), deadline_s)
         except TimeoutError:
             _log.error("audits were cut off: raise the grace", waiting=self._queue.qsize())
         left = self._queue.qsize()

@@ -7,7 +7,7 @@ five minutes; a lease must be used within one, and a bucket counts until 24 hour
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -24,7 +24,7 @@ Kind = Literal["escalation", "audit"]
 
 _log: Final = structlog.get_logger(__name__)
 BUCKET_S: Final = 300
-_BUCKETS_KEPT: Final = 24 * 3600 // BUCKET_S + 2
+BUCKETS_KEPT: Final = 24 * 3600 // BUCKET_S + 2
 _LEASE_TTL_S: Final = 4 * BUCKET_S
 _ASK_AGAIN_S: Final = 1.0
 _PATIENCE_S: Final = 1.0  # of a request that waits for a lease
@@ -82,7 +82,7 @@ class RedisLedger:
     def _run(self, lease_id: str, verb: str, now_s: float, *arguments: str | int) -> Grant:
         keys = [self._prefix, f"{self._prefix}:lease:{lease_id}"]
         try:
-            found: Any = self._script(keys=keys, args=[verb, int(now_s // BUCKET_S), _BUCKETS_KEPT, *arguments])
+            found: Any = self._script(keys=keys, args=[verb, int(now_s // BUCKET_S), BUCKETS_KEPT, *arguments])
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
         return Grant(calls=found[0], usd_micro=found[1], used_calls=found[2], used_usd_micro=found[3])
@@ -117,13 +117,15 @@ class Budget:
         now: Callable[[], float],
         monotonic: Callable[[], float],
         new_id: Callable[[], str],
+        call: Callable[..., Awaitable[Any]] = asyncio.to_thread,
     ) -> None:
-        """Start with nothing leased."""
+        """Start with nothing leased. `call` runs the ledger, which blocks, beside the event loop."""
         self.settings = settings
         self._ledger = ledger
         self._now = now
         self._monotonic = monotonic
         self._new_id = new_id
+        self._call = call
         self._chunk = max(1, min(20, settings.calls_per_day // 100))
         self._leases: dict[Kind, _Lease] = {}
         self._closing: list[_Lease] = []
@@ -132,6 +134,7 @@ class Budget:
         self._slow: set[Kind] = set()  # of these, the ones that somebody has waited for in vain
         self.binds = False  # the last escalation that asked was refused
         self.used_calls = 0  # by all replicas, leases included, when Redis was last asked
+        self.used_usd_micro = 0  # the same in millionths of a dollar, where dollars are limited
 
     async def prepare(self, kind: Kind, bound_usd: float) -> None:
         """Lease more if this call needs it.
@@ -192,7 +195,7 @@ class Budget:
             if self._monotonic() - lease.granted_s >= BUCKET_S:
                 self._retire(kind)
         await self._give_back()
-        self._see(await asyncio.to_thread(self._ledger.used, self._now()))
+        self._see(await self._call(self._ledger.used, self._now()))
 
     async def close(self) -> None:
         """Give every unspent lease back; with Redis down they stay spent."""
@@ -209,7 +212,7 @@ class Budget:
         lease_id, asked_s = self._new_id(), self._monotonic()
         usd_micro = self._counted(bound_micro) * self._chunk
         try:
-            grant = await asyncio.to_thread(
+            grant = await self._call(
                 self._ledger.lease, lease_id, kind, calls=self._chunk, usd_micro=usd_micro, now_s=self._now()
             )
         except StoreUnavailableError:
@@ -219,7 +222,7 @@ class Budget:
         finally:
             self._slow.discard(kind)
         lease = _Lease(lease_id=lease_id, kind=kind, calls=grant.calls, usd_micro=grant.usd_micro, granted_s=asked_s)
-        self.used_calls = grant.used_calls
+        self.used_calls, self.used_usd_micro = grant.used_calls, grant.used_usd_micro
         refused = grant.calls == 0 or grant.usd_micro < self._counted(bound_micro)
         if refused:
             self._closing.append(lease)
@@ -237,13 +240,13 @@ class Budget:
     async def _give_back(self) -> None:
         """Settle retired leases whose calls have all come home."""
         for lease in [lease for lease in self._closing if lease.open_spends == 0]:
-            await asyncio.to_thread(
+            await self._call(
                 self._ledger.settle, lease.lease_id, calls=lease.calls, usd_micro=lease.usd_micro, now_s=self._now()
             )
             self._closing.remove(lease)
 
     def _see(self, used: Grant) -> None:
-        self.used_calls = used.used_calls
+        self.used_calls, self.used_usd_micro = used.used_calls, used.used_usd_micro
         open_to_escalations = self.settings.calls_per_day * (1 - self.settings.audit_reserve_ratio)
         if used.used_calls < open_to_escalations and self.settings.usd_per_day is None:
             self.binds = False

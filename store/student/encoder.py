@@ -37,6 +37,8 @@ ENCODER_FILES: Final = (CONFIG_NAME, TOKENIZER_NAME, WEIGHTS_NAME)
 FEATURE_LAYERS: Final = 4
 DEFAULT_MAX_TOKENS: Final = 256
 _BATCH_ROWS: Final = 32
+_STEADY_ROWS: Final = 16  # in a batch of a fixed shape
+_SHAPE_STEP: Final = 16  # tokens
 
 _loaded: "WeakValueDictionary[str, Encoder]" = WeakValueDictionary()
 _loading = threading.Lock()  # also because transformers switches weight initialisation off for the whole process
@@ -131,21 +133,35 @@ class Encoder:
         return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
     def features(self, texts: Sequence[str]) -> FloatArray:
-        """The last four layers, each mean-pooled with length 1, side by side: [n, feature_size]."""
-        return self.pooled(self.tokenise(texts), layers=self.feature_layers)
+        """The last four layers, each mean-pooled with length 1, side by side: [n, feature_size].
 
-    def pooled(self, rows: TokenIds, *, layers: int, model: Any = None) -> FloatArray:
+        A row's features are a function of its text alone, to the last bit, on one machine.
+        """
+        return self.pooled(self.tokenise(texts), layers=self.feature_layers, steady=True)
+
+    def pooled(self, rows: TokenIds, *, layers: int, model: Any = None, steady: bool = False) -> FloatArray:
         """The last `layers` layers of `model` (default: the base), mean-pooled: [n, layers * hidden_size].
 
         Rows are batched by length, so that little is computed for padding; the answer is in the order of the rows.
+
+        Args:
+            rows: token ids.
+            layers: how many, from the top.
+            model: another model of this architecture.
+            steady: compute in batches of fixed shapes, which cost up to a few batches more: rounding depends on a
+                batch's shape, never on the other rows in it, so a row's result is then the same in any company.
         """
         result = np.empty((len(rows), layers * self.hidden_size), dtype=np.float32)
-        for index in _by_length(rows):
-            ids, mask = self.pad([rows[i] for i in index])
+        for index in _by_shape(rows) if steady else _by_length(rows):
+            batch = [rows[i] for i in index]
+            if steady:  # at least one filler, which sets the length
+                batch += [[self._pad_id] * _shape(batch[0])] * (_STEADY_ROWS - len(batch))
+            ids, mask = self.pad(batch)
             with torch.inference_mode():
                 output = (model or self.model)(input_ids=ids, attention_mask=mask, output_hidden_states=layers > 1)
                 states = output.hidden_states[-layers:] if layers > 1 else (output.last_hidden_state,)
-                result[index] = torch.cat([mean_pool(state, mask) for state in states], dim=-1).cpu().numpy()
+                pooled = torch.cat([mean_pool(state, mask) for state in states], dim=-1)
+                result[index] = pooled[: len(index)].cpu().numpy()
         return result
 
     def layers(self, model: Any = None) -> nn.ModuleList:
@@ -307,6 +323,21 @@ def _probe(encoder: Encoder) -> None:
     if not np.isfinite(pooled).all():
         message = "the encoder's output is not finite"
         raise CorruptVersionError(message)
+
+
+def _shape(row: Sequence[int]) -> int:
+    """The length that a row is padded to in steady batches."""
+    return -(-len(row) // _SHAPE_STEP) * _SHAPE_STEP
+
+
+def _by_shape(rows: TokenIds) -> Iterator[list[int]]:
+    """Row numbers in batches of one shape, shortest first, in the order of the rows within it."""
+    shapes: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        shapes.setdefault(_shape(row), []).append(i)
+    for _, index in sorted(shapes.items()):
+        for start in range(0, len(index), _STEADY_ROWS - 1):
+            yield index[start : start + _STEADY_ROWS - 1]
 
 
 def _by_length(rows: TokenIds) -> Iterator[list[int]]:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from ops.imports.importer import (
-    BadRow,
     Columns,
     ImportLane,
     Row,
@@ -19,6 +18,7 @@ from ops.imports.importer import (
     report,
     to_event,
 )
+from ops.imports.jsonl import BadRow
 from store.buffer.ledger import Slot
 from store.errors import LogUnavailableError, SettingsError
 from store.event import ClassifyEscalation, Lane, TextInput, decode

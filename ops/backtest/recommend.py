@@ -1,0 +1,205 @@
+"""Which setting to start with, why, and what it comes to in words. Pure.
+
+Without a target: the smallest budget that is surely within a point of the teacher alone (the lower bound of the paired
+difference is above -1 point). Where there is none, the knee of the curve: the budget farthest above the straight line
+from the smallest budget to the teacher alone (all rows, the teacher's own score). Up to it a call buys more than that
+line's slope, after it less. With a target: the smallest budget at which the promise was never suspended, else the
+largest that was tried.
+"""
+
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Final
+
+from ops.backtest.findings import Measure
+from ops.backtest.records import Ask, Backtest, Interval, Point, Prices, Recommendation, Run, Step
+
+_MARGIN: Final = 0.01
+_YEAR_DAYS: Final = 365.0
+
+
+def recommend(
+    points: Sequence[Point], steps: Sequence[Step], runs: Sequence[Run], measure: Measure, prices: Prices, days: float
+) -> Recommendation:
+    """The setting to start with.
+
+    Args:
+        points: at least one, the smallest budget first.
+        steps: between them.
+        runs: all of them.
+        measure: what answers are compared with.
+        prices: dollars.
+        days: that the log covers.
+    """
+    ask = runs[0].ask
+    point, why = (
+        _by_score(points, steps, measure, runs[0].rows) if ask.target is None else _by_promise(points, ask.target)
+    )
+    first = min((run for run in runs if run.ask.budget == point.budget), key=lambda run: run.ask.seed)
+    return Recommendation(
+        budget=point.budget,
+        calls_per_day=math.ceil(point.budget / days),
+        target=ask.target,
+        why=why,
+        saved_usd_per_day=first.rows * prices.usd_per_call / days - point.usd_per_day if prices.usd_per_call else 0.0,
+        break_even_days=break_even_days(first, point.training_usd, prices.usd_per_call, days),
+    )
+
+
+def break_even_days(run: Run, training_usd: float, usd_per_call: float, days: float) -> float | None:
+    """Days until the calls that were not made have paid for training; None: not within a year, or calls cost nothing.
+
+    All of the log's training is charged at the start. Rows are taken to come evenly. After the log's end each day saves
+    what a day of its last half did, and training goes on costing what it cost a day.
+    """
+    if usd_per_call <= 0:
+        return None
+    saved, day = 0.0, 0.0
+    for part in run.slices:
+        gain, span = (part.rows - part.calls) * usd_per_call, days * part.rows / run.rows
+        if gain > 0 and saved + gain >= training_usd:
+            return day + span * (training_usd - saved) / gain
+        saved, day = saved + gain, day + span
+    half = run.slices[len(run.slices) // 2 :]
+    half_days = days * sum(part.rows for part in half) / run.rows
+    daily = sum(part.rows - part.calls for part in half) * usd_per_call / half_days - training_usd / days
+    if daily <= 0:
+        return None
+    found = days + (training_usd - saved) / daily
+    return found if found <= _YEAR_DAYS else None
+
+
+def settings_toml(backtest: Backtest, ask: Ask) -> str:
+    """The recommended setting as lines for a lane's tables in `understudy.toml`; `ask` is of one of its runs."""
+    found = backtest.recommendation
+    if found is None:
+        message = "no run has ended: there is nothing to recommend"
+        raise ValueError(message)
+    lines = [
+        f"# Recommended by `understudy backtest` of {json.dumps(backtest.log)}. Put these keys into the lane's tables.",
+        *textwrap.wrap(found.why, 110, initial_indent="# ", subsequent_indent="# "),
+        "[[lanes]]",
+        f"policy = {json.dumps(ask.policy)}",
+        f"metric = {json.dumps(ask.metric)}",
+        f"rows_per_day = {math.ceil(backtest.rows / backtest.days)}",
+    ]
+    if ask.target is not None:
+        lines += [f"audit_ratio = {ask.audit_ratio}", "", "[lanes.promise]", f"target = {ask.target}"]
+        lines.append(f"confidence = {ask.confidence}")
+    return "\n".join([*lines, "", "[lanes.budget]", f"calls_per_day = {found.calls_per_day}"]) + "\n"
+
+
+def score_name(backtest: Backtest) -> str:
+    """What answers are scored by."""
+    return backtest.metric.replace("_", " ") if backtest.has_gold else "agreement with the teacher"
+
+
+def quality(point: Point) -> Interval:
+    """The score; without true labels, agreement with the teacher.
+
+    Raises:
+        ValueError: no row could be compared with anything.
+    """
+    found = point.score if point.score is not None else point.agreement
+    if found is None:
+        message = f"no answer at budget {point.budget} could be compared with anything"
+        raise ValueError(message)
+    return found
+
+
+def chosen(backtest: Backtest) -> Point | None:
+    """The recommended point."""
+    found = backtest.recommendation
+    return next((point for point in backtest.points if found is not None and point.budget == found.budget), None)
+
+
+def headline(backtest: Backtest) -> str:
+    """What would this save, and what would it cost in quality? One sentence."""
+    point = chosen(backtest)
+    if point is None:
+        return "No run has ended: nothing is known yet"
+    calls, rows = f"{point.calls / backtest.days:,.0f}", f"{backtest.rows / backtest.days:,.0f}"
+    asked = f"Asking the teacher {calls} of {rows} questions a day ({point.calls_ratio:.0%})"
+    saved = f"{1 - point.calls_ratio:.0%} of its calls"
+    if backtest.teacher_usd_per_day and backtest.recommendation is not None:
+        money = backtest.recommendation.saved_usd_per_day
+        saved = f"{usd(money)} of {usd(backtest.teacher_usd_per_day)} a day"
+    return (
+        f"{asked} would save {saved}, at {share(quality(point))} {score_name(backtest)}{_distance(backtest, point)}"
+    )
+
+
+def share(found: Interval | None) -> str:
+    """A share with its interval."""
+    return "-" if found is None else f"{found.mean:.1%} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def signed(found: Interval | None, factor: float = 100, digits: int = 1) -> str:
+    """A difference with its interval, in points."""
+    if found is None:
+        return "-"
+    mean, low, high = (f"{factor * value:+.{digits}f}" for value in (found.mean, found.low, found.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def usd(value: float) -> str:
+    """Dollars, with as many digits as they need."""
+    digits = 2 if abs(value) >= 1 or value == 0 else 2 - math.floor(math.log10(abs(value)))
+    return f"{'-' if value < 0 else ''}${abs(value):,.{digits}f}"
+
+
+def _distance(backtest: Backtest, point: Point) -> str:
+    away = point.versus_teacher
+    if away is None or not backtest.has_gold:
+        return ""
+    low, high = sorted((abs(away.low), abs(away.high)))
+    if away.low <= 0 <= away.high:
+        return f", about as good as the teacher alone ({signed(away)} points)"
+    side = "below" if away.mean < 0 else "above"
+    return f", {100 * abs(away.mean):.1f} points [{100 * low:.1f}, {100 * high:.1f}] {side} the teacher alone"
+
+
+def _by_score(points: Sequence[Point], steps: Sequence[Step], measure: Measure, rows: int) -> tuple[Point, str]:
+    for point in points:
+        away = point.versus_teacher
+        if away is not None and away.low >= -_MARGIN:
+            return point, (
+                "the smallest budget that is surely within one point of the teacher alone: "
+                f"{signed(away)} points, on the same rows"
+            )
+    if len(points) == 1:
+        return points[0], "the only budget that was tried"
+    place = _knee([(point.calls, quality(point).mean) for point in points], (float(rows), measure.teacher_score))
+    budget = points[place].budget
+    before = next((step for step in steps if step.to_budget == budget), None)
+    after = next((step for step in steps if step.from_budget == budget), None)
+    told = ["the knee of the curve: no budget that was tried is surely within one point of the teacher alone"]
+    if before is not None:
+        told.append(f"up to here 100 more calls bought {signed(before.gain_per_100_calls)} points")
+    if after is not None:
+        told.append(f"from here on 100 more buy {signed(after.gain_per_100_calls)}")
+    return points[place], "; ".join(told)
+
+
+def _knee(curve: Sequence[tuple[float, float]], end: tuple[float, float]) -> int:
+    """The place of the point farthest above the line from the first point to `end`; ties go to the first."""
+    (x0, y0), (x1, y1) = curve[0], end
+    slope = (y1 - y0) / (x1 - x0) if x1 > x0 else 0.0
+    above = [y - y0 - slope * (x - x0) for x, y in curve]
+    return above.index(max(above))
+
+
+def _by_promise(points: Sequence[Point], target: float) -> tuple[Point, str]:
+    kept = f"of the student's own answers {{}} agree with the teacher, {target:.1%} promised"
+    for point in points:
+        if point.suspended_ratio == 0:
+            return point, (
+                f"the smallest budget at which the promise was never suspended; {point.calls:,.0f} calls were made; "
+                + kept.format(share(point.answered_agreement))
+            )
+    return points[-1], (
+        "the largest budget that was tried: the promise was suspended at each of them, here for "
+        f"{points[-1].suspended_ratio:.1%} of the questions; " + kept.format(share(points[-1].answered_agreement))
+    )

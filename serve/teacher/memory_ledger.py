@@ -1,0 +1,94 @@
+"""The budget's ledger in memory: for one process that replays or tests, by the same rules as Redis keeps."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from serve.settings import BudgetSettings
+from serve.teacher.budget import BUCKET_S, BUCKETS_KEPT, Grant, Kind
+
+_MICRO: Final = 1_000_000
+
+
+@dataclass(slots=True)
+class _Spent:
+    """Calls and millionths of a dollar by bucket."""
+
+    calls: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    usd_micro: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+    def total(self, unit: Literal["calls", "usd_micro"]) -> int:
+        """All that counts."""
+        return sum((self.calls if unit == "calls" else self.usd_micro).values())
+
+
+class MemoryLedger:
+    """Satisfies `serve.teacher.budget.Ledger`; its word ends with the process."""
+
+    def __init__(self, settings: BudgetSettings, *, buckets_kept: int = BUCKETS_KEPT) -> None:
+        """Nothing is spent yet.
+
+        Args:
+            settings: the limits, of any window.
+            buckets_kept: the window in buckets of five minutes; a day as in production, unless said otherwise.
+        """
+        self._settings = settings
+        self._kept = buckets_kept
+        self._all, self._audits = _Spent(), _Spent()
+        self._leases: dict[str, tuple[int, Kind, Grant]] = {}
+        self._newest = 0
+
+    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
+        """See `Ledger`."""
+        self._forget(now_s)
+        if lease_id in self._leases:
+            return self._leases[lease_id][2]
+        limit, reserve = self._settings, self._settings.audit_reserve_ratio
+        usd_limit = None if limit.usd_per_day is None else int(limit.usd_per_day * _MICRO)
+        granted = self._room(calls, limit.calls_per_day, reserve, "calls", kind)
+        granted_micro = usd_micro if usd_limit is None else self._room(usd_micro, usd_limit, reserve, "usd_micro", kind)
+        if granted == 0 or (granted_micro == 0 and usd_micro > 0):
+            granted = granted_micro = 0
+        self._add(self._newest, kind, granted, granted_micro)
+        grant = self._grant(granted, granted_micro)
+        self._leases[lease_id] = (self._newest, kind, grant)
+        return grant
+
+    def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
+        """See `Ledger`."""
+        self._forget(now_s)
+        lease = self._leases.pop(lease_id, None)
+        if lease is not None and lease[0] > self._newest - self._kept:
+            self._add(lease[0], lease[1], -calls, -usd_micro)
+
+    def used(self, now_s: float) -> Grant:
+        """See `Ledger`."""
+        self._forget(now_s)
+        return self._grant(0, 0)
+
+    def _grant(self, calls: int, usd_micro: int) -> Grant:
+        return Grant(
+            calls=calls,
+            usd_micro=usd_micro,
+            used_calls=sum(self._all.calls.values()),
+            used_usd_micro=sum(self._all.usd_micro.values()),
+        )
+
+    def _room(self, asked: int, limit: int, reserve: float, unit: Literal["calls", "usd_micro"], kind: Kind) -> int:
+        left = limit - self._all.total(unit)
+        if kind == "escalation":
+            left -= max(0, int(limit * reserve) - self._audits.total(unit))
+        return max(0, min(asked, left))
+
+    def _add(self, bucket: int, kind: Kind, calls: int, usd_micro: int) -> None:
+        for spent in (self._all, self._audits) if kind == "audit" else (self._all,):
+            spent.calls[bucket] += calls
+            spent.usd_micro[bucket] += usd_micro
+
+    def _forget(self, now_s: float) -> None:
+        """Buckets that are out of the window; time never runs backwards here."""
+        self._newest = max(self._newest, int(now_s // BUCKET_S))
+        for spent in (self._all, self._audits):
+            for counts in (spent.calls, spent.usd_micro):
+                for bucket in [bucket for bucket in counts if bucket <= self._newest - self._kept]:
+                    del counts[bucket]
