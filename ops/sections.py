@@ -269,6 +269,13 @@ class LaneSection(Section):
     nothing is learned."""
     api_keys: Annotated[tuple[ApiKey, ...], Field(repr=False, examples=[["a-long-random-string"]])] = ()
     """Bearer keys of the tenant's clients, 16 characters or more; none: open to loopback alone."""
+    policy: Literal["promise", "budget"] = "promise"
+    """promise: the student answers where its agreement is certified. budget: the budget goes to what it is least sure
+    of, and nothing is promised: the table promise is not used."""
+    metric: Literal["accuracy", "balanced_accuracy"] = "accuracy"
+    """What a budget is spent to raise. balanced_accuracy counts rare labels like frequent ones; policy budget only."""
+    rows_per_day: Annotated[Annotated[float, Field(gt=0.0)] | None, Field(examples=[20_000])] = None
+    """With the policy budget: questions expected a day. Set it where gateways share the lane; unset: measured."""
     audit_ratio: Ratio = 0.05
     """Share of the student's answers that the teacher checks in the background."""
     promise: PromiseSection = PromiseSection()
@@ -281,11 +288,14 @@ class LaneSection(Section):
         return Lane(self.tenant, self.use_case)
 
     @model_validator(mode="after")
-    def _labelled(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.task == "classify" and bool(self.labels) == (self.labels_file is not None):
             message = "labels: give either labels or labels_file"
             raise ValueError(message)
         if len(set(self.labels)) != len(self.labels):
             message = "labels: a label is there twice"
+            raise ValueError(message)
+        if self.metric == "balanced_accuracy" and self.policy != "budget":
+            message = 'metric: balanced_accuracy needs policy = "budget"; a promise counts each question alike'
             raise ValueError(message)
         return self

@@ -95,6 +95,9 @@ def lane_settings(section: LaneSection) -> LaneSettings:
             usd_per_day=section.budget.usd_per_day,
             audit_reserve_ratio=section.budget.audit_reserve_ratio,
         ),
+        policy=section.policy,
+        metric=section.metric,
+        rows_per_day=section.rows_per_day,
         audit_ratio=section.audit_ratio,
         api_keys=section.api_keys,
     )
@@ -230,6 +233,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
                 prompt_version=f"{section.teacher.model}@{present_prompt(section)}",
                 target=section.promise.target,
                 confidence=section.promise.confidence,
+                policy=section.policy,
             )
             for section in settings.lanes
             if section.task == "classify" and section.training_permitted

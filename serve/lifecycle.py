@@ -14,8 +14,9 @@ import openai
 import structlog
 
 from serve.counts import Counts
-from serve.gateway import EventSink, LaneService
+from serve.gateway import EventSink, LaneService, Plan
 from serve.metrics import ServeMetrics
+from serve.pace import Pace
 from serve.settings import GatewaySettings, LaneSettings
 from serve.student.batcher import Batcher
 from serve.student.follow import Follow, SwapRecord, Versions
@@ -23,6 +24,7 @@ from serve.student.slot import Slots
 from serve.teacher.audit import Audits
 from serve.teacher.budget import Budget, Ledger
 from serve.teacher.client import Teacher
+from serve.teacher.horizon import DayHorizon
 from store.control import Heartbeat
 from store.errors import StoreUnavailableError
 from store.event import Lane, new_event_id, wall_clock_s
@@ -64,6 +66,7 @@ class OpenLane:
     parts: LaneParts
     service: LaneService
     follow: Follow
+    horizon: DayHorizon | None  # None: the lane keeps a promise
 
 
 class Gateway:
@@ -130,23 +133,26 @@ class Gateway:
     def _open(self, parts: LaneParts) -> OpenLane:
         settings, services = parts.settings, self.services
         slots = Slots()
+        budget = Budget(
+            settings.budget,
+            parts.ledger,
+            now=services.now,
+            monotonic=monotonic,
+            new_id=lambda: new_event_id(services.now(), services.rng),
+        )
+        horizon = _horizon(settings, budget)
         service = LaneService(
             settings,
             slots=slots,
             batcher=self._batcher,
             teacher=Teacher(settings.teacher, settings.labels, monotonic=monotonic, client=parts.teacher_client),
-            budget=Budget(
-                settings.budget,
-                parts.ledger,
-                now=services.now,
-                monotonic=monotonic,
-                new_id=lambda: new_event_id(services.now(), services.rng),
-            ),
+            budget=budget,
             audits=Audits(size=settings.audit_queue, workers=settings.audit_workers),
             sink=services.sink,
             metrics=services.metrics,
             counts=Counts(),
             monotonic=monotonic,
+            plan=None if horizon is None else Plan(pace=Pace(settings.metric), horizon=horizon),
         )
         follow = Follow(
             settings.lane,
@@ -158,7 +164,7 @@ class Gateway:
             now=services.now,
             monotonic=monotonic,
         )
-        return OpenLane(parts=parts, service=service, follow=follow)
+        return OpenLane(parts=parts, service=service, follow=follow, horizon=horizon)
 
     async def _pulse(self) -> None:
         while True:
@@ -178,11 +184,14 @@ class Gateway:
     async def _beat_once(self, lane: OpenLane) -> None:
         service, settings, metrics = lane.service, lane.parts.settings, self.services.metrics
         await service.budget.tick()
+        if lane.horizon is not None:
+            lane.horizon.ledger_answered()
+        suspended = service.budget.binds and lane.horizon is None  # who only spends a budget has nothing to suspend
         labels = (settings.lane.tenant, settings.lane.use_case)
         limit = settings.budget.calls_per_day
         metrics.budget_used.labels(*labels).set(service.budget.used_calls)
         metrics.budget_limit.labels(*labels).set(limit)
-        metrics.suspended.labels(*labels).set(service.budget.binds)
+        metrics.suspended.labels(*labels).set(suspended)
         metrics.audits_waiting.labels(*labels).set(service.audits.waiting)
         heartbeat = service.counts.heartbeat(
             version=service.slots.version,
@@ -190,7 +199,7 @@ class Gateway:
             now_s=monotonic(),
             used_calls=service.budget.used_calls,
             limit_calls=limit,
-            suspended=service.budget.binds,
+            suspended=suspended,
         )
         await asyncio.to_thread(self.services.announce, settings.lane, heartbeat)
 
@@ -200,3 +209,16 @@ class Gateway:
             file.write(msgspec.json.encode(swap) + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _horizon(settings: LaneSettings, budget: Budget) -> DayHorizon | None:
+    """What a lane that only has a budget plans with."""
+    if settings.policy != "budget":
+        return None
+    return DayHorizon(
+        settings.budget,
+        budget,
+        audit_ratio=settings.audit_ratio,
+        rows_per_day=settings.rows_per_day,
+        monotonic=monotonic,
+    )

@@ -25,7 +25,7 @@ class Horizon(Protocol):
     """How much of the budget, and of the traffic that shares it, is still to come."""
 
     def allowance(self) -> Allowance:
-        """What is left now."""
+        """What is left now; asked once for each question, so that traffic can be counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,8 @@ class Pace:
         self._version: str | None = None
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._said: deque[NDArray[np.float64]] = deque()
-        self._sum = np.zeros(0)
+        self._sum = np.zeros(0)  # [labels]: of the probabilities in `_said`
+        self._rows = np.zeros(0)  # [labels]: how many of those rows knew the label
 
     @property
     def recent(self) -> Sequence[float]:
@@ -77,15 +78,17 @@ class Pace:
         return look
 
     def _balanced(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The probabilities divided by the mean of those over the last rows seen, summing to 1."""
-        if len(values) > len(self._sum):  # labels that a newer version knows as well
-            self._sum = np.concatenate([self._sum, np.zeros(len(values) - len(self._sum))])
+        """The probabilities divided by the mean of those over the last rows that knew the label, summing to 1."""
+        if (more := len(values) - len(self._sum)) > 0:  # labels that a newer version knows as well
+            self._sum, self._rows = np.pad(self._sum, (0, more)), np.pad(self._rows, (0, more))
         self._said.append(values)
         self._sum[: len(values)] += values
+        self._rows[: len(values)] += 1
         if len(self._said) > PRIOR_ROWS:
             gone = self._said.popleft()
             self._sum[: len(gone)] -= gone
-        prior = np.maximum(self._sum[: len(values)] / len(self._said), _SMALLEST_SHARE)
+            self._rows[: len(gone)] -= 1
+        prior = np.maximum(self._sum[: len(values)] / self._rows[: len(values)], _SMALLEST_SHARE)
         divided = values / prior
         result: NDArray[np.float64] = divided / divided.sum()
         return result

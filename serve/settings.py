@@ -3,12 +3,15 @@
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from string import Template
 from typing import Any, Final
 
+from serve.pace import Metric
 from store.errors import SettingsError
 from store.event import MIN_PROPENSITY, Lane
 from store.labels import AnswerFormat
+from store.policy import PolicyName
 
 _PROMPT_NAMES: Final = frozenset({"text", "labels"})
 
@@ -81,6 +84,9 @@ class LaneSettings:
     training_permitted: bool
     teacher: TeacherSettings
     budget: BudgetSettings
+    policy: PolicyName = "promise"
+    metric: Metric = "accuracy"  # the other one needs policy "budget"
+    rows_per_day: float | None = None  # forecast of all replicas' traffic, for policy "budget"; None: measured by each
     audit_ratio: float = 0.05
     audit_queue: int = 256  # audits that wait for the teacher; when full, none is drawn
     audit_workers: int = 4
@@ -90,13 +96,20 @@ class LaneSettings:
         """Check what a decision divides by.
 
         Raises:
-            SettingsError: there are no labels, or the audit ratio is no probability.
+            SettingsError: there are no labels, the audit ratio is no probability, the forecast is no number of rows, or
+                the metric is not one that the policy can serve.
         """
         if not self.labels:
             message = f"lanes.labels: lane {self.lane} has none"
             raise SettingsError(message)
         if self.audit_ratio != 0.0 and not MIN_PROPENSITY <= self.audit_ratio <= 1.0:
             message = f"lanes.audit_ratio: {self.audit_ratio} is neither 0 nor in [{MIN_PROPENSITY}, 1]"
+            raise SettingsError(message)
+        if self.rows_per_day is not None and not 0.0 < self.rows_per_day < inf:
+            message = f"lanes.rows_per_day: {self.rows_per_day} is no number of questions"
+            raise SettingsError(message)
+        if self.metric == "balanced_accuracy" and self.policy != "budget":
+            message = f'lanes.metric: balanced_accuracy needs policy = "budget"; lane {self.lane} keeps a promise'
             raise SettingsError(message)
 
 

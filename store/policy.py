@@ -97,6 +97,9 @@ class Allowance:
     calls_left: int
     rows_left: float  # questions still to come within the budget's time, this one included
     bought: int  # calls that were spent within it
+    exponent: float = (
+        PACE_EXPONENT  # of the pace; 1 where the time has no end, and spending sooner would be spending more
+    )
 
     @property
     def outright(self) -> bool:
@@ -107,7 +110,8 @@ class Allowance:
 def escalation_limit(recent: Sequence[float], allowance: Allowance) -> float:
     """The uncertainty from which on a question is bought: the 1 - r^.65 quantile of recent ones.
 
-    r = calls left / rows left. Planned anew on every row, it spends the whole budget by the last one.
+    r = calls left / rows left, and .65 the allowance's exponent. Planned anew on every row, it spends the whole budget
+    by the last one.
 
     Args:
         recent: uncertainties, 1 - (p1 - p2), of the latest traffic whoever answered it, this question's included.
@@ -116,7 +120,7 @@ def escalation_limit(recent: Sequence[float], allowance: Allowance) -> float:
     ratio = allowance.calls_left / max(allowance.rows_left, 1.0)
     if ratio >= 1.0 or not recent:
         return 0.0
-    return float(np.quantile(np.asarray(recent), 1.0 - ratio**PACE_EXPONENT))
+    return float(np.quantile(np.asarray(recent), 1.0 - ratio**allowance.exponent))
 
 
 def decide_by_budget(

@@ -8,7 +8,7 @@ import typer
 from ops.cli.actions import MoveReport, Operator, ask_for_cycle
 from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, open_site
 from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table, ratio_of, time_of
-from ops.cli.status import LaneStatus, StatusReport, collect, serving
+from ops.cli.status import LaneStatus, PromiseShown, StatusReport, collect, serving
 from ops.site import Site
 from store.control import CycleKind
 from store.errors import RegistryError
@@ -248,13 +248,7 @@ def _version_row(site: Site, lane: str | None, version: str) -> dict[str, Any]:
 
 
 def _lane_fields(found: LaneStatus) -> dict[str, object]:
-    promise, buffer = found.promise, found.buffer
-    meter = "unknown: Redis does not answer"
-    if promise.state is not None:
-        short = "" if promise.audits_short is None else f", {promise.audits_short} audits short"
-        meter = f"{promise.state}: {ratio_of(promise.estimate)} of {promise.audits} audits, at least "
-        meter += f"{ratio_of(promise.low)}{short}"
-    last = found.last_move
+    buffer, last = found.buffer, found.last_move
     return {
         "served": ", ".join(f"{name}: {version or 'cold'}" for name, version in found.served.items()) or "by nobody",
         "champion": found.champion if found.moves_ok else "unknown: the moves do not verify",
@@ -262,7 +256,7 @@ def _lane_fields(found: LaneStatus) -> dict[str, object]:
         "pinned": found.pinned,
         "paused": found.paused,
         "last move": f"{last.number} {last.kind} by {last.who}, {time_of(last.time_s)}: {last.why}" if last else None,
-        f"promise {found.promise.target:.0%}": meter,
+        **_promise_fields(found.promise),
         "budget": f"{'?' if found.budget.used is None else found.budget.used} of {found.budget.limit} calls in 24 h",
         "escalated": ratio_of(found.escalated_ratio),
         "buffer": None
@@ -270,6 +264,16 @@ def _lane_fields(found: LaneStatus) -> dict[str, object]:
         else f"{buffer.counted} counted, {buffer.repeats} repeats, {buffer.evicted} evicted, lag {buffer.lag_records}",
         **({} if found.training_permitted else {"training": "not permitted by the settings"}),
     }
+
+
+def _promise_fields(promise: PromiseShown) -> dict[str, object]:
+    audited = "unknown: Redis does not answer"
+    if promise.state is not None:
+        short = "" if promise.audits_short is None else f", {promise.audits_short} audits short"
+        audited = f"{ratio_of(promise.estimate)} of {promise.audits} audits, at least {ratio_of(promise.low)}{short}"
+    if promise.target is None:
+        return {"promise": "none: budget only", "agreement": audited}
+    return {f"promise {promise.target:.0%}": audited if promise.state is None else f"{promise.state}: {audited}"}
 
 
 def _show_processes(report: StatusReport) -> None:
@@ -299,7 +303,7 @@ def _version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[st
         "policy": f"answers at confidence {policy.threshold:.3f} and above: {ratio_of(policy.coverage_ratio)} of "
         f"traffic, agreement at least {ratio_of(policy.lower)} (target {ratio_of(policy.target)})"
         if policy and policy.threshold is not None
-        else "certifies no threshold: everything is escalated",
+        else "certifies no threshold: a lane that keeps a promise escalates everything",
         "verdict": _verdict_line(manifest.verdict),
     }
 

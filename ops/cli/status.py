@@ -20,6 +20,7 @@ from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
 from store.control import Control, Heartbeat
 from store.errors import LogError, RegistryError, StoreError, StoreUnavailableError
 from store.event import Lane
+from store.policy import PolicyName
 from store.registry.moves import Standing, fold
 from stream.log import History, topic_of
 
@@ -43,8 +44,8 @@ class MoveShown(msgspec.Struct, frozen=True, kw_only=True):
 class PromiseShown(msgspec.Struct, frozen=True, kw_only=True):
     """The promise and its meter, from the audits of the champion."""
 
-    target: float
-    state: str | None  # held, suspended, unproven or broken; None while Redis does not answer
+    target: float | None  # None: the lane only has a budget and promises nothing
+    state: str | None  # held, suspended, unproven, broken or, without a target, none; None: Redis does not answer
     estimate: float | None
     low: float | None
     high: float | None
@@ -74,6 +75,7 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One lane."""
 
     lane: str
+    policy: PolicyName
     served: dict[str, str | None]  # replica -> version; empty while no gateway is alive
     champion: str | None
     previous: str | None
@@ -207,6 +209,7 @@ def _lane(
     beats = seen.beats if seen else {}
     return LaneStatus(
         lane=str(lane),
+        policy=section.policy,
         served={name: beat.version for name, beat in beats.items()} if seen else local.get(str(lane), {}),
         champion=known.champion,
         previous=known.previous,
@@ -245,7 +248,7 @@ def _shown(standing: Standing) -> MoveShown | None:
 
 
 def _promise(section: LaneSection, champion: str | None, seen: _Live | None) -> PromiseShown:
-    target = section.promise.target
+    target = section.promise.target if section.policy == "promise" else None
     if seen is None:
         return PromiseShown(
             target=target, state=None, estimate=None, low=None, high=None, audits=None, audits_short=None
@@ -256,18 +259,18 @@ def _promise(section: LaneSection, champion: str | None, seen: _Live | None) -> 
     found = promise_state(
         tally.audits,
         tally.agreed,
-        target,
+        section.promise.target,  # where nothing is promised, the guess that the interval starts from
         section.promise.confidence,
         suspended=any(beat.suspended for beat in seen.beats.values()),
     )
     return PromiseShown(
         target=target,
-        state=found.state,
+        state=found.state if target is not None else "none",
         estimate=found.estimate,
         low=found.low,
         high=found.high,
         audits=found.n,
-        audits_short=found.audits_short,
+        audits_short=found.audits_short if target is not None else None,
     )
 
 

@@ -4,9 +4,9 @@ import asyncio
 import json
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -213,6 +213,7 @@ class FakeLedger:
     """A ledger that never forgets; one for all replicas of a test."""
 
     def __init__(self, calls: int = 1_000_000, usd_micro: int = -1) -> None:
+        self.calls = calls
         self.left = calls
         self.usd_left = usd_micro
         self.down = False
@@ -226,7 +227,7 @@ class FakeLedger:
         self.left -= granted
         self.usd_left -= usd if self.usd_left >= 0 else 0
         self.leases[lease_id] = (granted, usd)
-        return Grant(calls=granted, usd_micro=usd, used_calls=0, used_usd_micro=0)
+        return Grant(calls=granted, usd_micro=usd, used_calls=self.calls - self.left, used_usd_micro=0)
 
     def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
         self._check()
@@ -236,7 +237,7 @@ class FakeLedger:
 
     def used(self, now_s: float) -> Grant:
         self._check()
-        return Grant(calls=0, usd_micro=0, used_calls=0, used_usd_micro=0)
+        return Grant(calls=0, usd_micro=0, used_calls=self.calls - self.left, used_usd_micro=0)
 
     def _check(self) -> None:
         if self.hang is not None:
@@ -260,6 +261,7 @@ class World:
     redact: Callable[[str], str] = lambda text: text.replace("4111", "<CARD:0>")
     audit_ratio: float = 0.0
     training_permitted: bool = True
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of other lane settings
     api_keys: tuple[str, ...] = ()
     seed: int = 1
     prometheus: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -277,12 +279,12 @@ class World:
             labels=LABELS,
             training_permitted=self.training_permitted,
             teacher=TEACHER,
-            budget=BudgetSettings(calls_per_day=1_000_000),
+            budget=BudgetSettings(calls_per_day=self.ledger.calls),
             audit_ratio=self.audit_ratio,
             api_keys=self.api_keys,
         )
         return LaneParts(
-            settings=lane_settings,
+            settings=replace(lane_settings, **self.changes),
             lane_key=b"k" * 32,
             redact=self.redact,
             versions=self.registry.versions(),

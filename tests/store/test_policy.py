@@ -1,10 +1,25 @@
-"""The decision who answers."""
+"""The decision who answers, for a promise and for a budget."""
 
 import random
+from collections import deque
+from typing import Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import booleans, floats, integers, lists, none, sampled_from
 
-from store.policy import BudgetView, Decision, Policy, StudentView, decide
+from store.event import Reason
+from store.policy import (
+    PACE_EXPONENT,
+    Allowance,
+    BudgetView,
+    Decision,
+    Policy,
+    StudentView,
+    decide,
+    decide_by_budget,
+    escalation_limit,
+)
 
 OPEN = BudgetView(may_escalate=True, may_audit=True)
 POLICY = Policy(
@@ -72,3 +87,139 @@ def test_audits_go_on_when_escalations_may_not() -> None:
 def test_a_forced_request_goes_to_the_teacher_whatever_the_student_says() -> None:
     decision = decide(POLICY, SURE, OPEN, audit_ratio=0.05, draw=0.5, required="forced")
     assert (decision.route, decision.reason) == ("teacher", "forced")
+
+
+UNCERTAINTIES = floats(0.0, 1.0)
+
+
+@given(
+    uncertainty=none() | UNCERTAINTIES,
+    limit=UNCERTAINTIES,
+    may_audit=booleans(),
+    cold=booleans(),
+    outright=booleans(),
+    draw=floats(0.0, 1.0, exclude_max=True),
+    required=sampled_from((None, "forced", "too_long")),
+)
+def test_a_budget_only_lane_never_escalates_what_its_budget_does_not_allow(
+    uncertainty: float | None,
+    limit: float,
+    may_audit: bool,  # noqa: FBT001 - hypothesis draws it
+    cold: bool,  # noqa: FBT001 - hypothesis draws it
+    outright: bool,  # noqa: FBT001 - hypothesis draws it
+    draw: float,
+    required: Literal["forced", "too_long"] | None,
+) -> None:
+    def decided(budget: BudgetView) -> Decision:
+        return decide_by_budget(
+            uncertainty,
+            limit,
+            budget,
+            cold=cold,
+            outright=outright,
+            audit_ratio=0.1,
+            draw=draw,
+            required=required,
+        )
+
+    wished = decided(BudgetView(may_escalate=True, may_audit=may_audit))
+    refused = decided(BudgetView(may_escalate=False, may_audit=may_audit))
+    assert refused.route != "teacher"
+    assert refused.withheld == (wished.route == "teacher")
+    assert refused.propensity == (0.0 if refused.withheld else wished.propensity)
+    assert (refused.route == "nobody") == (uncertainty is None)
+    assert may_audit or not (wished.audit or refused.audit)
+    assert wished.route == "teacher" or wished == refused
+
+
+@pytest.mark.parametrize(
+    ("uncertainty", "cold", "outright", "reason"),
+    [
+        (None, True, True, "cold"),
+        (None, False, True, "student_down"),
+        (0.0, False, True, "bought"),
+        (0.5, False, False, "budget_margin"),
+    ],
+)
+def test_every_call_of_a_budget_says_what_it_was_bought_for(
+    uncertainty: float | None,
+    cold: bool,  # noqa: FBT001 - a column of the table
+    outright: bool,  # noqa: FBT001 - a column of the table
+    reason: Reason,
+) -> None:
+    decision = decide_by_budget(uncertainty, 0.5, OPEN, cold=cold, outright=outright, audit_ratio=0.1, draw=0.5)
+    assert decision == Decision(route="teacher", reason=reason, propensity=1.0)
+
+
+def test_below_the_limit_the_student_answers_and_is_audited_by_chance() -> None:
+    def decided(draw: float) -> Decision:
+        return decide_by_budget(0.49, 0.5, OPEN, cold=False, outright=False, audit_ratio=0.1, draw=draw)
+
+    assert decided(0.05) == Decision(route="student", reason="audit", propensity=0.1, audit=True)
+    assert decided(0.15) == Decision(route="student", reason=None, propensity=0.1)
+
+
+@given(recent=lists(UNCERTAINTIES, min_size=1, max_size=50), calls=integers(0, 60), rows=floats(0.0, 60.0))
+def test_the_limit_falls_as_calls_are_added_and_nothing_is_dearer_than_the_dearest(
+    recent: list[float], calls: int, rows: float
+) -> None:
+    limit, with_one_more = (
+        escalation_limit(recent, Allowance(calls_left=left, rows_left=rows, bought=0)) for left in (calls, calls + 1)
+    )
+    assert 0.0 <= with_one_more <= limit <= max(recent)
+    if calls >= max(rows, 1.0):
+        assert limit == 0.0
+
+
+def buy(calls: int, rows: int, *, told: float, rng: random.Random, exponent: float = PACE_EXPONENT) -> list[int]:
+    """The rows that a stream of random uncertainties buys when it believes that `told` rows will come."""
+    recent: deque[float] = deque(maxlen=200)
+    bought: list[int] = []
+    for row in range(rows):
+        uncertainty = rng.random()
+        recent.append(uncertainty)
+        left = calls - len(bought)
+        allowance = Allowance(calls_left=left, rows_left=told - row, bought=len(bought), exponent=exponent)
+        decision = decide_by_budget(
+            uncertainty,
+            escalation_limit(recent, allowance),
+            BudgetView(may_escalate=left > 0, may_audit=False),
+            cold=False,
+            outright=allowance.outright,
+            audit_ratio=0.0,
+            draw=0.5,
+        )
+        if decision.route == "teacher":
+            bought.append(row)
+    return bought
+
+
+@given(calls=integers(0, 400), rows=integers(1, 1000), seed=integers(0, 1000))
+@settings(max_examples=30)
+def test_a_known_horizon_spends_the_whole_budget_and_no_more(calls: int, rows: int, seed: int) -> None:
+    bought = buy(calls, rows, told=rows, rng=random.Random(seed))
+    assert min(calls, rows) - 2 <= len(bought) <= calls
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_horizon_twice_too_long_leaves_calls_and_one_twice_too_short_runs_dry(seed: int) -> None:
+    calls, rows = 300, 1500
+    long = buy(calls, rows, told=2 * rows, rng=random.Random(seed))
+    assert 0.75 * calls < len(long) < 0.95 * calls
+    short = buy(calls, rows, told=rows / 2, rng=random.Random(seed))
+    assert len(short) == calls
+    assert short[-1] < 0.6 * rows
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_pace_spends_sooner_unless_its_exponent_is_one(seed: int) -> None:
+    calls, rows = 300, 1500
+    sooner = buy(calls, rows, told=rows, rng=random.Random(seed))
+    evenly = buy(calls, rows, told=rows, rng=random.Random(seed), exponent=1.0)
+    assert sum(row < rows / 2 for row in sooner) > 0.65 * calls
+    assert sum(row < rows / 2 for row in evenly) < 0.6 * calls  # with the tenth that is bought outright
+
+
+def test_the_first_tenth_is_bought_outright() -> None:
+    assert buy(100, 1000, told=1000, rng=random.Random(1))[:10] == list(range(10))
+    assert not Allowance(calls_left=90, rows_left=900, bought=10).outright
