@@ -11,6 +11,7 @@ from store.registry.moves import Standing
 from trainer.work import CycleResult
 
 FIRST_FINE_TUNE_ITEMS: Final = 150
+FINE_TUNE_ITEMS_PER_LABEL: Final = 20  # with fewer the fine-tuned member is worse than the heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +33,22 @@ def due(
     state: TrainingState,
     *,
     items: int,
+    labels: int,
     request: CycleRequest | None,
     now_s: float,
     settings: ScheduleSettings,
 ) -> CycleKind | None:
-    """Which cycle is due, if any. What a person asked for comes first and runs even while paused."""
+    """Which cycle is due, if any. What a person asked for comes first and runs even while paused.
+
+    Args:
+        standing: where the moves have led.
+        state: what the schedule remembers.
+        items: items ever made.
+        labels: labels there are to tell apart.
+        request: what a person asked for.
+        now_s: Unix seconds.
+        settings: when.
+    """
     if request is not None:
         return request.kind
     if standing.paused:
@@ -48,7 +60,8 @@ def due(
     overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s
     if not grown and not (overdue and state.last_cycle_s > 0):
         return None
-    tuned_at = max(FIRST_FINE_TUNE_ITEMS, settings.fine_tune_growth_ratio * state.items_at_fine_tune)
+    first = max(FIRST_FINE_TUNE_ITEMS, FINE_TUNE_ITEMS_PER_LABEL * labels)
+    tuned_at = max(first, settings.fine_tune_growth_ratio * state.items_at_fine_tune)
     return "fine_tune" if settings.fine_tune and items >= tuned_at else "head"
 
 

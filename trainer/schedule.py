@@ -151,7 +151,15 @@ class Trainer:
         if now_s < self._patience.setdefault(lane, _Patience()).not_before_s:
             return
         request = self.control.next_cycle_request(lane)
-        kind = due(standing, state, items=items, request=request, now_s=now_s, settings=self.schedule)
+        kind = due(
+            standing,
+            state,
+            items=items,
+            labels=training.label_count,
+            request=request,
+            now_s=now_s,
+            settings=self.schedule,
+        )
         if kind is None:
             return
         lease = self.control.acquire(lane, self.owner, self.schedule.lease_s)

@@ -85,23 +85,15 @@ class Outcome:
     interrupted: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-    done: int
-    total: int
+_Said = int | Done | Failure | None  # rows done; a run; what went wrong; the texts are embedded
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ready:
-    pass
-
-
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Worker:
     process: SpawnProcess
     connection: Connection
     ask: Ask | None = None
-    rows: int = 0  # of the ask, or of the embedding
+    rows: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,7 +102,7 @@ class _State:
 
     waiting: deque[Ask]
     workers: list[_Worker] = field(default_factory=list)
-    finished: set[Ask] = field(default_factory=set)
+    done: set[Ask] = field(default_factory=set)
     failed: list[Failure] = field(default_factory=list)
     embedded: bool = False
 
@@ -135,11 +127,11 @@ class Pool:
         self._context = multiprocessing.get_context("spawn")
 
     def run(self, asks: Sequence[Ask], keep: Callable[[Done], None], show: Show) -> Outcome:
-        """Do all asks; Ctrl-C ends it early. Call it from the main thread.
+        """Do all asks, or as many as are done until Ctrl-C. Call it from the main thread.
 
         Args:
             asks: in the order in which they are begun.
-            keep: takes each run when it ends.
+            keep: takes each run when it has ended.
             show: takes the progress, a few times a second.
         """
         state = _State(waiting=deque(asks))
@@ -147,13 +139,14 @@ class Pool:
             try:
                 for _ in range(min(self._jobs, len(asks))):
                     state.workers.append(self._start())
-                state.workers[0].connection.send(None)
+                _tell(state.workers[0], None)
                 while state.workers and not stop.is_set():
-                    self._listen(state, keep)
                     show(self._board(state, len(asks)))
+                    self._listen(state, keep)
+                show(self._board(state, len(asks)))
             finally:
-                _end(state.workers)
-        missing = [ask for ask in asks if ask not in state.finished]
+                _dismiss(state, *state.workers)
+        missing = [ask for ask in asks if ask not in state.done]
         return Outcome(failed=state.failed, missing=missing, interrupted=stop.is_set())
 
     def _start(self) -> _Worker:
@@ -165,57 +158,161 @@ class Pool:
         return _Worker(process=process, connection=ours)
 
     def _listen(self, state: _State, keep: Callable[[Done], None]) -> None:
-        """Take what the workers have to say within a moment."""
-        by_connection = {worker.connection: worker for worker in state.workers}
-        for heard in pipes.wait(list(by_connection), timeout=_POLL_S):
-            worker = next(one for one in state.workers if one.connection is heard)
+        """Take what the workers say within a moment."""
+        by_connection = {id(worker.connection): worker for worker in state.workers}
+        for heard in pipes.wait([worker.connection for worker in state.workers], timeout=_POLL_S):
+            worker = by_connection[id(heard)]
+            if worker not in state.workers:
+                continue
             try:
-                said = worker.connection.recv()
+                said: _Said = worker.connection.recv()
             except (EOFError, OSError):
                 self._bury(state, worker)
                 continue
             match said:
-                case _Rows(done=rows):
-                    worker.rows = rows
-                case Failure(ask=None):
+                case int():
+                    worker.rows = said
+                case None:
+                    _begin(state, worker)
+                case Failure():
                     state.failed.append(said)
-                    _dismiss(state, worker)
-                    if not state.embedded:
-                        _dismiss(state, *state.workers)
-                case _Ready() if not state.embedded:
-                    state.embedded = True
-                    _give(state, worker)
-                    for other in state.workers:
-                        if other is not worker:
-                            other.connection.send(None)
-                case _:
-                    if isinstance(said, Done):
-                        state.finished.add(said.run.ask)
-                        keep(said)
-                    elif isinstance(said, Failure):
-                        state.failed.append(said)
+                    _give(state, worker) if said.ask is not None else _lose(state, worker)
+                case Done():
+                    state.done.add(said.run.ask)
+                    keep(said)
                     _give(state, worker)
 
     def _bury(self, state: _State, worker: _Worker) -> None:
         """A worker has died: say so, and put another in its place if it was at work on an ask."""
         worker.process.join(_END_S)
-        why = f"its process died (exit code {worker.process.exitcode})"
+        why = f"the process died (exit code {worker.process.exitcode})"
         state.failed.append(Failure(ask=worker.ask, why=why))
-        _dismiss(state, worker)
-        if not state.embedded:
-            _dismiss(state, *state.workers)
-        elif worker.ask is not None and state.waiting:
+        _lose(state, worker)
+        if worker.ask is not None and state.waiting:
             fresh = self._start()
-            fresh.connection.send(None)
             state.workers.append(fresh)
+            _tell(fresh, None)
 
     def _board(self, state: _State, asked: int) -> Board:
         if not state.embedded:
-            return Board(phase="reading", rows=sum(one.rows for one in state.workers), total=self._rows)
-        ended = len(state.finished) + sum(failure.ask is not None for failure in state.failed)
+            return Board(phase="embedding", rows=sum(one.rows for one in state.workers), total=self._rows)
+        ended = len(state.done) + sum(failure.ask is not None for failure in state.failed)
         under_way = sum(one.rows for one in state.workers if one.ask is not None)
-        return Board(
-            phase=f"replaying, {ended} of {asked} runs done",
-            rows=min(ended * self._rows + under_way, asked * self._rows),
-            total=asked * self._rows,
-        )
+        rows = min(ended * self._rows + under_way, asked * self._rows)
+        return Board(phase=f"{ended} of {asked} runs", rows=rows, total=asked * self._rows)
+
+
+def _begin(state: _State, worker: _Worker) -> None:
+    """The first worker to be ready has embedded for all; the others find it on disk."""
+    if not state.embedded:
+        state.embedded = True
+        for other in state.workers:
+            if other is not worker:
+                _tell(other, None)
+    _give(state, worker)
+
+
+def _give(state: _State, worker: _Worker) -> None:
+    """The next ask, or the end."""
+    worker.ask, worker.rows = (state.waiting.popleft() if state.waiting else None), 0
+    if worker.ask is None:
+        _dismiss(state, worker)
+    else:
+        _tell(worker, worker.ask)
+
+
+def _lose(state: _State, worker: _Worker) -> None:
+    """Go on without a worker; without any of them where not even the texts could be embedded."""
+    _dismiss(state, *([worker] if state.embedded else state.workers))
+
+
+def _tell(worker: _Worker, what: Ask | None) -> None:
+    with suppress(OSError):  # it has died: its closed pipe is heard next
+        worker.connection.send(what)
+
+
+def _dismiss(state: _State, *workers: _Worker) -> None:
+    """End workers, and wait until they are gone."""
+    for worker in workers:
+        worker.connection.close()
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(_END_S)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        worker.process.close()
+    state.workers = [worker for worker in state.workers if worker not in workers]
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets instead of raising wherever we are."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started meanwhile ignores Ctrl-C from its first moment: we hear it, and end it ourselves."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _serve(connection: Connection, source: Source) -> None:
+    """The worker's loop: None asks for the embedding, an ask for a run; it ends with the pipe."""
+    threading.Thread(target=_end_with_parent, daemon=True, name="parent-watch").start()
+    tell = _teller(connection)
+    with suppress(EOFError, OSError):
+        try:
+            replay = source.open()
+            connection.recv()
+            replay.prepare(tell)
+        except Exception as error:  # noqa: BLE001 - the parent reports it whatever it is
+            connection.send(Failure(ask=None, why=_told(error)))
+            return
+        connection.send(None)
+        while True:
+            connection.send(_answer(replay, connection.recv(), tell))
+
+
+def _answer(replay: Replaying, ask: Ask, tell: Seen) -> Done | Failure:
+    try:
+        run, answers = replay.run(ask, tell)
+        return Done(run=run, answers=answers, topics=replay.hard_topics(answers) if ask.seed == 0 else [])
+    except Exception as error:  # noqa: BLE001 - one run's failure is data
+        return Failure(ask=ask, why=_told(error))
+
+
+def _teller(connection: Connection) -> Seen:
+    """Says how many rows are done, a few times a second."""
+    next_s = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal next_s
+        if done >= total or time.monotonic() >= next_s:
+            next_s = time.monotonic() + _TELL_EVERY_S
+            connection.send(done)
+
+    return tell
+
+
+def _told(error: Exception) -> str:
+    """A message of ours as it is; of any other error, where it came from."""
+    if isinstance(error, UnderstudyError):
+        return str(error)
+    return "".join(traceback.format_exception(error))[-_TRACEBACK_CHARS:].strip()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

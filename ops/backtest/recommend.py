@@ -1,10 +1,10 @@
 """Which setting to start with, why, and what it comes to in words. Pure.
 
-Without a target: the smallest budget that is surely within a point of the teacher alone (the lower bound of the paired
-difference is above -1 point). Where there is none, the knee of the curve: the budget farthest above the straight line
-from the smallest budget to the teacher alone (all rows, the teacher's own score). Up to it a call buys more than that
-line's slope, after it less. With a target: the smallest budget at which the promise was never suspended, else the
-largest that was tried.
+Without a target it is the smaller of two budgets. One is the smallest that is surely within a point of the teacher
+alone: the lower bound of the paired difference is above -1 point. The other is the knee of the curve, the budget
+farthest above the straight line from the smallest budget to the teacher alone (all rows, the teacher's own score): up
+to it a call buys more than that line's slope, after it less. With a target it is the smallest budget at which the
+promise was never suspended, else the largest that was tried.
 """
 
 import json
@@ -18,6 +18,7 @@ from ops.backtest.records import Ask, Backtest, Interval, Point, Prices, Recomme
 
 _MARGIN: Final = 0.01
 _YEAR_DAYS: Final = 365.0
+_DIME: Final = 0.1  # dollars; from here on cents are exact enough
 
 
 def recommend(
@@ -126,9 +127,7 @@ def headline(backtest: Backtest) -> str:
     if backtest.teacher_usd_per_day and backtest.recommendation is not None:
         money = backtest.recommendation.saved_usd_per_day
         saved = f"{usd(money)} of {usd(backtest.teacher_usd_per_day)} a day"
-    return (
-        f"{asked} would save {saved}, at {share(quality(point))} {score_name(backtest)}{_distance(backtest, point)}"
-    )
+    return f"{asked} would save {saved}, at {share(quality(point))} {score_name(backtest)}{_distance(backtest, point)}"
 
 
 def share(found: Interval | None) -> str:
@@ -146,7 +145,7 @@ def signed(found: Interval | None, factor: float = 100, digits: int = 1) -> str:
 
 def usd(value: float) -> str:
     """Dollars, with as many digits as they need."""
-    digits = 2 if abs(value) >= 1 or value == 0 else 2 - math.floor(math.log10(abs(value)))
+    digits = 2 if abs(value) >= _DIME or value == 0 else 1 - math.floor(math.log10(abs(value)))
     return f"{'-' if value < 0 else ''}${abs(value):,.{digits}f}"
 
 
@@ -162,25 +161,30 @@ def _distance(backtest: Backtest, point: Point) -> str:
 
 
 def _by_score(points: Sequence[Point], steps: Sequence[Step], measure: Measure, rows: int) -> tuple[Point, str]:
-    for point in points:
-        away = point.versus_teacher
-        if away is not None and away.low >= -_MARGIN:
-            return point, (
-                "the smallest budget that is surely within one point of the teacher alone: "
-                f"{signed(away)} points, on the same rows"
-            )
     if len(points) == 1:
         return points[0], "the only budget that was tried"
-    place = _knee([(point.calls, quality(point).mean) for point in points], (float(rows), measure.teacher_score))
-    budget = points[place].budget
-    before = next((step for step in steps if step.to_budget == budget), None)
-    after = next((step for step in steps if step.from_budget == budget), None)
-    told = ["the knee of the curve: no budget that was tried is surely within one point of the teacher alone"]
-    if before is not None:
+    knee = points[_knee([(point.calls, quality(point).mean) for point in points], (float(rows), measure.teacher_score))]
+    near = next((point for point in points if _surely_near(point)), None)
+    if near is not None and near.budget <= knee.budget:
+        return near, (
+            "the smallest budget that is surely within one point of the teacher alone: "
+            f"{signed(near.versus_teacher)} points, on the same rows"
+        )
+    told = ["the knee of the curve"]
+    if (before := next((step for step in steps if step.to_budget == knee.budget), None)) is not None:
         told.append(f"up to here 100 more calls bought {signed(before.gain_per_100_calls)} points")
-    if after is not None:
+    if (after := next((step for step in steps if step.from_budget == knee.budget), None)) is not None:
         told.append(f"from here on 100 more buy {signed(after.gain_per_100_calls)}")
-    return points[place], "; ".join(told)
+    told.append(
+        "no budget that was tried is surely within one point of the teacher alone"
+        if near is None
+        else f"{near.budget:,} is the smallest that is surely within one point of the teacher alone"
+    )
+    return knee, "; ".join(told)
+
+
+def _surely_near(point: Point) -> bool:
+    return point.versus_teacher is not None and point.versus_teacher.low >= -_MARGIN
 
 
 def _knee(curve: Sequence[tuple[float, float]], end: tuple[float, float]) -> int:

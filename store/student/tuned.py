@@ -38,9 +38,9 @@ class Tuned:
         """How many numbers are served beside the base's."""
         return sum(tensor.numel() for tensor in self.tensors().values())
 
-    def logits(self, rows: TokenIds) -> FloatArray:
-        """[n, labels] for tokenised texts."""
-        pooled = torch.from_numpy(self._encoder.pooled(rows, layers=1, model=self._model))
+    def logits(self, rows: TokenIds, *, steady: bool = False) -> FloatArray:
+        """[n, labels] for tokenised texts; `steady` as in `Encoder.pooled`."""
+        pooled = torch.from_numpy(self._encoder.pooled(rows, layers=1, model=self._model, steady=steady))
         result: FloatArray = (pooled @ self.weight.T + self.bias).numpy()
         return result
 

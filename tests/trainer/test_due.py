@@ -31,10 +31,13 @@ def kind(
     standing: Standing | None = None,
     state: TrainingState = SEEN,
     request: CycleRequest | None = None,
+    labels: int = 2,
     now_s: float = 1e6 + 1,
     settings: ScheduleSettings = SETTINGS,
 ) -> str | None:
-    return due(standing or Standing(), state, items=items, request=request, now_s=now_s, settings=settings)
+    return due(
+        standing or Standing(), state, items=items, labels=labels, request=request, now_s=now_s, settings=settings
+    )
 
 
 def test_a_head_cycle_at_every_4_per_cent_of_new_items() -> None:
@@ -55,6 +58,12 @@ def test_a_fine_tuning_cycle_each_time_items_have_grown_by_half() -> None:
     fresh = TrainingState()
     assert kind(149, state=fresh) == "head"
     assert kind(150, state=fresh) == "fine_tune"
+
+
+def test_no_fine_tuning_before_there_are_20_items_a_label() -> None:
+    fresh = TrainingState()
+    assert kind(1539, state=fresh, labels=77) == "head"
+    assert kind(1540, state=fresh, labels=77) == "fine_tune"
 
 
 def test_by_time_only_where_there_is_anything_new() -> None:
@@ -80,13 +89,17 @@ def test_a_cycle_that_has_run_is_not_due_again_at_once(items: int, growth: int) 
         Standing(),
         TrainingState(items_at_cycle=items),
         items=items + growth,
+        labels=2,
         request=None,
         now_s=9e9,
         settings=SETTINGS,
     )
     if found is not None:
         state = after(TrainingState(items_at_cycle=items), found, items + growth, 9e9)
-        assert due(Standing(), state, items=items + growth, request=None, now_s=9e9 + 1, settings=SETTINGS) is None
+        assert (
+            due(Standing(), state, items=items + growth, labels=2, request=None, now_s=9e9 + 1, settings=SETTINGS)
+            is None
+        )
 
 
 def result(outcome: Outcome) -> CycleResult:

@@ -1,0 +1,372 @@
+"""One run over a log: the real gateway path, budget, buffer, schedule, trainer and gate on a simulated clock.
+
+A cycle takes no simulated time: its version serves from the next row on. What is learned is `trainer.attempt`'s work.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
+from ops.backtest.log import Log
+from ops.backtest.records import Answers, Ask, Run
+from ops.backtest.scores import Cycles, RowAnswer, to_answers, to_run
+from ops.backtest.stream import (
+    PROMPT_VERSION,
+    BufferSink,
+    Cursor,
+    LogHorizon,
+    RecordedTeacher,
+    ReplayedForward,
+    Stream,
+)
+from serve.counts import Counts
+from serve.escalation import Answer, Question
+from serve.gateway import LaneService, Plan
+from serve.metrics import ServeMetrics
+from serve.pace import Pace
+from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
+from serve.student.slot import Slot, Slots
+from serve.teacher.audit import Audits
+from serve.teacher.budget import BUCKET_S, Budget
+from serve.teacher.memory_ledger import MemoryLedger
+from store.buffer.memory import MemoryBuffer
+from store.control import CycleKind, TrainingState
+from store.event import Lane, TextInput
+from store.redact import redact
+from store.registry.moves import Standing
+from store.secrets import item_id
+from store.student.encoder import Encoder, FloatArray
+from trainer.attempt import Attempt, attempt, freeze_rows
+from trainer.due import ScheduleSettings, after, due
+from trainer.judge.gate import GateLimits, Judged
+from trainer.judge.verdicts import Lineage, Rival
+from trainer.learn.features import BaseEncoder, FeatureCache
+from trainer.learn.fit import NotEnoughLabelsError
+from trainer.snapshot import SplitSettings
+from trainer.work import CycleSettings, LaneTraining
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LANE: Final = Lane("backtest", "log")
+_KEY: Final = b"understudy backtest: no secret, the log is the user's own"
+_NAMESPACE: Final = uuid.UUID("0b6f0a0e-52cf-5a7b-8e52-8d4b3d4f6a77")
+_TICK_S: Final = 60.0
+_EMBEDDED_AT_ONCE: Final = 256
+_SHOWN_EVERY: Final = 50
+DEFAULT_CYCLE: Final = CycleSettings(
+    encoder="minilm",
+    device="auto",
+    precision="auto",
+    threads=1,
+    max_tokens=256,
+    seed=0,
+    min_items_per_label=20,
+    quarantine_s=0.0,
+    novelty_quantile=0.99,
+    split=SplitSettings(salt="backtest", calibrate_ratio=0.15, judge_ratio=0.15),
+    limits=GateLimits(delta=0.02, min_rows=300),
+)
+DEFAULT_SCHEDULE: Final = ScheduleSettings(
+    tick_s=1.0,
+    every_s=86_400.0,
+    min_new_labels=30,
+    growth_ratio=0.04,
+    fine_tune=True,
+    fine_tune_growth_ratio=1.5,
+    lease_s=15.0,
+    cycle_timeout_s=21_600.0,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptFeatures:
+    """Features of the whole log by item, computed once."""
+
+    rows: dict[str, FloatArray]
+
+    def features(self, encoder: Encoder, item_ids: Sequence[str], texts: Sequence[str]) -> FloatArray:  # noqa: ARG002
+        """See `trainer.attempt.Features`."""
+        if not item_ids:
+            return np.empty((0, encoder.feature_size), np.float32)
+        return np.stack([self.rows[item] for item in item_ids])
+
+
+class Replay:
+    """A log and its encoder, ready to be run over and over."""
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        encoder: str,
+        cache: Path,
+        threads: int = 1,
+        usd_per_call: float = 0.0,
+        cycle: CycleSettings = DEFAULT_CYCLE,
+        schedule: ScheduleSettings = DEFAULT_SCHEDULE,
+    ) -> None:
+        """Load the encoder; `prepare` does the rest.
+
+        Raises:
+            SettingsError: there is no such encoder.
+        """
+        torch.set_num_threads(threads)
+        self.log = log
+        self.cycle = replace(cycle, encoder=encoder, threads=threads)
+        self.schedule = schedule
+        self.base = BaseEncoder.open(
+            encoder, device=cycle.device, precision=cycle.precision, max_tokens=cycle.max_tokens
+        )
+        self._cache = FeatureCache(cache)
+        self._usd_per_call = usd_per_call
+        self._texts = [redact(text, _KEY) for text in log.texts]
+        self._items = [item_id(_KEY, "classify", TextInput(text=text)) for text in self._texts]
+        self._kept = KeptFeatures(rows={})
+
+    @property
+    def features(self) -> FloatArray:
+        """[rows of the log, features]."""
+        return self._kept.features(self.base.encoder, self._items, self._texts)
+
+    def prepare(self, progress: Callable[[int, int], None]) -> None:
+        """Compute every row's features, or read them from the cache; `progress(rows done, rows)`."""
+        rows = self.log.rows
+        found = np.empty((0, self.base.encoder.feature_size), np.float32)
+        for stop in [*range(_EMBEDDED_AT_ONCE, rows, _EMBEDDED_AT_ONCE), rows]:
+            found = self._cache.features(self.base.encoder, self._items[:stop], self._texts[:stop])
+            progress(stop, rows)
+        self._kept = KeptFeatures(rows=dict(zip(self._items, found, strict=True)))
+
+    def run(self, ask: Ask, progress: Callable[[int, int], None]) -> tuple[Run, Answers]:
+        """Replay the log once.
+
+        Args:
+            ask: budget, seed, policy.
+            progress: told of (rows done, rows) now and then.
+        """
+        if not self._kept.rows:
+            self.prepare(lambda _done, _rows: None)
+        return asyncio.run(_Play(self, self._stream(ask), ask).play(progress))
+
+    def _stream(self, ask: Ask) -> Stream:
+        log, encoder = self.log, self.base.encoder
+        places: NDArray[np.int64] = np.arange(log.rows)
+        if ask.shuffled and ask.seed > 0:
+            places = np.random.default_rng(ask.seed).permutation(log.rows)
+        texts = [self._texts[place] for place in places]
+        items = [self._items[place] for place in places]
+        return Stream(
+            encoder=encoder,
+            places=places,
+            times_s=log.times_s,
+            texts=texts,
+            labels=[log.labels[place] for place in places],
+            item_ids=items,
+            tokens=encoder.tokenise(texts),
+            too_long=np.array([encoder.too_long(text) for text in texts], np.bool_),
+            features=self._kept.features(encoder, items, texts),
+        )
+
+
+@dataclass(slots=True)
+class _Past:
+    """What the replay knows of its versions; the live service reads the same from registry and moves."""
+
+    champion: Rival | None = None
+    anchor: Rival | None = None
+    history: list[Judged] = field(default_factory=list)
+    label_maps: dict[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def lineage(self) -> Lineage:
+        anchor = self.anchor if self.anchor is not self.champion else None
+        return Lineage(champion=self.champion, anchor=anchor, history=self.history, label_maps=self.label_maps)
+
+
+class _Play:
+    """One run in progress."""
+
+    def __init__(self, replay: Replay, stream: Stream, ask: Ask) -> None:
+        self._replay = replay
+        self._stream = stream
+        self._ask = ask
+        self._cycle = replace(replay.cycle, seed=ask.seed, limits=replace(replay.cycle.limits, seed=ask.seed))
+        self._schedule = replace(replay.schedule, fine_tune=ask.fine_tune)
+        self._training = LaneTraining(
+            lane=LANE,
+            task="classify",
+            prompt_version=PROMPT_VERSION,
+            target=ask.target if ask.target is not None else 0.95,
+            confidence=ask.confidence,
+            policy=ask.policy,
+        )
+        self._cursor = Cursor(now_s=float(stream.times_s[0]))
+        self._teacher = RecordedTeacher(stream, self._cursor, replay._usd_per_call)  # noqa: SLF001 - one file
+        self._sink = BufferSink(lane=LANE, buffer=MemoryBuffer(k=max(1, stream.rows)))
+        self._slots = Slots()
+        self._past = _Past()
+        self._state = TrainingState()
+        self._cycles = Cycles()
+        self._budget, self._service = self._gateway()
+
+    def _gateway(self) -> tuple[Budget, LaneService]:
+        """The gateway's path with our parts in it."""
+        ask, stream, now = self._ask, self._stream, self._now
+        limits = BudgetSettings(
+            calls_per_day=ask.budget, usd_per_day=None, audit_reserve_ratio=0.1 if ask.audit_ratio > 0 else 0.0
+        )
+        settings = LaneSettings(
+            lane=LANE,
+            labels=self._replay.log.label_set,
+            training_permitted=True,
+            teacher=TeacherSettings(base_url="http://localhost", model="recorded", prompt="$text"),
+            budget=limits,
+            audit_ratio=ask.audit_ratio,
+        )
+        whole_log = int((stream.times_s[-1] - stream.times_s[0]) // BUCKET_S) + 2
+        count = iter(range(1 << 62))
+        budget = Budget(
+            limits,
+            MemoryLedger(limits, buckets_kept=whole_log),
+            now=now,
+            monotonic=now,
+            new_id=lambda: str(next(count)),
+            call=_at_once,
+        )
+        horizon = LogHorizon(
+            budget=ask.budget,
+            forecast_rows=ask.horizon_ratio * stream.rows,
+            teacher=self._teacher,
+            cursor=self._cursor,
+        )
+        service = LaneService(
+            settings,
+            slots=self._slots,
+            batcher=ReplayedForward(stream, self._cursor),
+            teacher=self._teacher,
+            budget=budget,
+            audits=Audits(size=8, workers=1),
+            sink=self._sink,
+            metrics=ServeMetrics.create(CollectorRegistry()),
+            counts=Counts(),
+            monotonic=now,
+            plan=Plan(pace=Pace(ask.metric), horizon=horizon) if ask.policy == "budget" else None,
+        )
+        return budget, service
+
+    def _now(self) -> float:
+        return self._cursor.now_s
+
+    async def play(self, progress: Callable[[int, int], None]) -> tuple[Run, Answers]:
+        """Answer every row in its turn, and learn in between."""
+        started_s, ticked_s = time.monotonic(), self._now()
+        self._service.audits.start()
+        rows: list[RowAnswer] = []
+        for row in range(self._stream.rows):
+            self._cursor.row, self._cursor.now_s = row, float(self._stream.times_s[row])
+            if self._now() - ticked_s >= _TICK_S:
+                ticked_s = self._now()
+                await self._budget.tick()
+            rows.append(await self._answer(row))
+            self._learn(row)
+            if row % _SHOWN_EVERY == 0 or row + 1 == self._stream.rows:
+                progress(row + 1, self._stream.rows)
+        await self._service.audits.drain(1.0)
+        await self._budget.close()
+        answers = to_answers(self._stream, rows)
+        run = to_run(
+            self._ask,
+            self._replay.log,
+            self._stream,
+            answers,
+            rows,
+            self._cycles,
+            calls=self._teacher.calls,
+            unusable=self._teacher.unusable,
+            seconds=time.monotonic() - started_s,
+        )
+        return run, answers
+
+    async def _answer(self, row: int) -> RowAnswer:
+        question = Question(
+            text=self._stream.texts[row],
+            redacted=TextInput(text=self._stream.texts[row]),
+            item_id=self._stream.item_ids[row],
+            event_id=str(uuid.uuid5(_NAMESPACE, f"{self._ask.seed}/{self._stream.places[row]}")),
+            at_s=self._now(),
+            subject=None,
+            forced=False,
+        )
+        found = await self._service.answer(question)
+        await self._service.audits.settled()
+        published = self._sink.take()
+        return RowAnswer(
+            answer=found if isinstance(found, Answer) else None,
+            opinion=published.student if published is not None else None,
+        )
+
+    def _learn(self, row: int) -> None:
+        """Run the cycle that is due, if one is."""
+        items = self._sink.counters.new_items
+        kind = due(
+            Standing(champion=self._slots.version),
+            self._state,
+            items=items,
+            labels=len(self._past.champion.student.labels) if self._past.champion is not None else 0,
+            request=None,
+            now_s=self._now(),
+            settings=self._schedule,
+        )
+        if kind is None:
+            return
+        started_s = time.process_time()
+        try:
+            self._cycle_of(kind, row)
+        except NotEnoughLabelsError:
+            pass  # the same verdict as in the service: wait for more
+        finally:
+            self._cycles.cpu_s += time.process_time() - started_s
+        self._state = after(self._state, kind, items, self._now())
+
+    def _cycle_of(self, kind: CycleKind, row: int) -> None:
+        lineage = self._past.lineage
+        frozen = freeze_rows(
+            self._sink.buffer.items(LANE),
+            lineage,
+            training=self._training,
+            settings=self._cycle,
+            base=self._replay.base,
+            features=self._replay._kept,  # noqa: SLF001 - one file, one thing
+            now_s=self._now(),
+            positions={},
+        )
+        made = attempt(kind, frozen, lineage, training=self._training, settings=self._cycle)
+        self._cycles.count(kind, made)
+        if made.verdict.outcome == "pass":
+            self._swap(made, row)
+
+    def _swap(self, made: Attempt, row: int) -> None:
+        """What the moves and the gateway's follower do with a pass."""
+        version = f"v{len(self._past.history) + 1}"
+        student = made.draft.student(made.policy)
+        self._slots.publish(Slot(version=version, student=student))
+        self._past.champion = Rival(student=student, trained=made.trained)
+        self._past.anchor = self._past.champion if made.anchor or self._past.anchor is None else self._past.anchor
+        self._past.history.append(Judged(labels=len(made.frozen.snapshot.rows), verdict=made.verdict))
+        self._past.label_maps[version] = student.labels
+        self._cycles.promoted(row, student, certified=made.policy.threshold is not None)
+
+
+async def _at_once(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """The memory ledger does not block."""
+    return function(*arguments, **named)

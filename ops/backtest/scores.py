@@ -1,0 +1,214 @@
+"""What one run comes to: scores against true labels and the teacher, and what luck or an oracle would have made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ops.backtest.log import Log
+from ops.backtest.records import Answers, Ask, Run, Slice
+from ops.backtest.stream import Stream
+from serve.escalation import Answer
+from serve.pace import Metric
+from store.control import CycleKind
+from store.event import StudentOpinion
+from store.student.student import Student
+from trainer.attempt import Attempt
+
+Words = NDArray[np.object_]
+
+SLICES: Final = 20
+_NOBODY: Final = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowAnswer:
+    """What one row got."""
+
+    answer: Answer | None  # None: nobody answered
+    opinion: StudentOpinion | None  # of the row's event, from before the label was seen
+
+
+@dataclass(slots=True)
+class Cycles:
+    """The cycles of a run."""
+
+    heads: int = 0
+    fine_tunes: int = 0
+    refused: int = 0
+    cpu_s: float = 0.0
+    first_version_row: int | None = None
+    certified_row: int | None = None
+    served_parameters: int = 0
+    encoder_parameters: int = 0
+
+    def count(self, kind: CycleKind, made: Attempt) -> None:
+        """One cycle has ended with a verdict."""
+        self.heads += kind == "head"
+        self.fine_tunes += kind == "fine_tune"
+        self.refused += made.verdict.outcome != "pass"
+
+    def promoted(self, row: int, student: Student, *, certified: bool) -> None:
+        """A version serves from the row after this one."""
+        if self.first_version_row is None:
+            self.first_version_row = row + 1
+        if certified and self.certified_row is None:
+            self.certified_row = row + 1
+        self.served_parameters = student.served_parameters
+        self.encoder_parameters = sum(parameter.numel() for parameter in student.encoder.model.parameters())
+
+
+def to_answers(stream: Stream, rows: Sequence[RowAnswer]) -> Answers:
+    """The rows as columns."""
+    given = [row.answer for row in rows]
+    return Answers(
+        rows=stream.places,
+        answer=[one.label if one is not None else _NOBODY for one in given],
+        by_teacher=np.array([one is not None and one.served_by == "teacher" for one in given], np.bool_),
+        reason=[one.reason or "trusted" if one is not None else "nobody" for one in given],
+        propensity=np.array([one.propensity if one is not None else 0.0 for one in given]),
+        confidence=np.array([_confidence(row) for row in rows]),
+        version=[one.version or "" if one is not None else "" for one in given],
+        student=[_student(row) for row in rows],
+    )
+
+
+def to_run(
+    ask: Ask,
+    log: Log,
+    stream: Stream,
+    answers: Answers,
+    rows: Sequence[RowAnswer],
+    cycles: Cycles,
+    *,
+    calls: int,
+    unusable: int,
+    seconds: float,
+) -> Run:
+    """Everything that is said of a run."""
+    gold = np.array([log.gold[place] or _NOBODY for place in stream.places], object)
+    teacher = np.array([label or _NOBODY for label in stream.labels], object)
+    answer, student = np.array(answers.answer, object), np.array(answers.student, object)
+    withheld = np.array([row.answer is not None and row.answer.withheld for row in rows], np.bool_)
+    suspended = withheld if ask.policy == "promise" else np.zeros(len(rows), np.bool_)
+    own = ~answers.by_teacher & np.array([one != _NOBODY for one in answers.answer], np.bool_)
+    answered = own & ~withheld
+    audits = np.array([reason == "audit" for reason in answers.reason], np.bool_)
+    paid = calls / max(1, len(rows))
+    known, judged = teacher != _NOBODY, gold != _NOBODY
+    random_score, oracle_score = _chance_and_oracle(student, teacher, gold, judged & known, calls, paid, ask.metric)
+    random_agreement, oracle_agreement = _chance_and_oracle(student, teacher, teacher, known, calls, paid, "accuracy")
+    return Run(
+        ask=ask,
+        rows=len(rows),
+        calls=calls,
+        unspent=ask.budget - calls,
+        audits=int(audits.sum()),
+        unusable=unusable,
+        suspended_rows=int(suspended.sum()),
+        suspended_s=_held_s(stream.times_s, suspended),
+        score=score(answer, gold, judged, ask.metric),
+        agreement=score(answer, teacher, known, "accuracy"),
+        student_accuracy=score(answer, gold, judged & own, "accuracy"),
+        paid_accuracy=score(answer, gold, judged & answers.by_teacher, "accuracy"),
+        student_rows=int(own.sum()),
+        answered_agreement=score(answer, teacher, known & answered, "accuracy"),
+        answered_rows=int(answered.sum()),
+        random_score=random_score,
+        oracle_score=oracle_score,
+        random_agreement=random_agreement,
+        oracle_agreement=oracle_agreement,
+        first_version_row=cycles.first_version_row,
+        certified_row=cycles.certified_row,
+        novelty_auroc=None,
+        head_cycles=cycles.heads,
+        fine_tune_cycles=cycles.fine_tunes,
+        refused_cycles=cycles.refused,
+        encoder_parameters=cycles.encoder_parameters,
+        served_parameters=cycles.served_parameters,
+        training_cpu_s=cycles.cpu_s,
+        seconds=seconds,
+        slices=_slices(answer, gold, teacher, judged, known, answers.by_teacher | audits, suspended),
+    )
+
+
+def score(answer: Words, truth: Words, mask: NDArray[np.bool_], metric: Metric) -> float | None:
+    """Accuracy, or the mean of each true label's accuracy, over the rows of the mask; None where there are none."""
+    if not mask.any():
+        return None
+    right, true = answer[mask] == truth[mask], truth[mask]
+    if metric == "accuracy":
+        return float(right.mean())
+    return float(np.mean([right[true == label].mean() for label in sorted(set(true))]))
+
+
+def _confidence(row: RowAnswer) -> float:
+    if row.opinion is not None:
+        return row.opinion.confidence
+    if row.answer is not None and row.answer.probs is not None:
+        return max(row.answer.probs)
+    return float("nan")
+
+
+def _student(row: RowAnswer) -> str:
+    if row.opinion is not None:
+        return row.opinion.output
+    return row.answer.label if row.answer is not None and row.answer.served_by == "student" else _NOBODY
+
+
+def _chance_and_oracle(
+    student: Words,
+    teacher: Words,
+    truth: Words,
+    mask: NDArray[np.bool_],
+    calls: int,
+    paid: float,
+    metric: Metric,
+) -> tuple[float | None, float | None]:
+    """The same student with the same calls, on questions drawn at random, and where they change the most.
+
+    The student's answers are those from before it saw a label; where there was no student yet it is wrong.
+    """
+    alone, taught = score(student, truth, mask, metric), score(teacher, truth, mask, metric)
+    if alone is None or taught is None:
+        return None, None
+    wins = np.flatnonzero(mask & (student != truth) & (teacher == truth))
+    best = student.copy()
+    best[wins[:calls]] = teacher[wins[:calls]]
+    return alone + paid * (taught - alone), score(best, truth, mask, metric)
+
+
+def _slices(
+    answer: Words,
+    gold: Words,
+    teacher: Words,
+    judged: NDArray[np.bool_],
+    known: NDArray[np.bool_],
+    called: NDArray[np.bool_],
+    suspended: NDArray[np.bool_],
+) -> list[Slice]:
+    result = []
+    for part in np.array_split(np.arange(len(answer)), min(SLICES, len(answer))):
+        mask = np.zeros(len(answer), np.bool_)
+        mask[part] = True
+        result.append(
+            Slice(
+                first_row=int(part[0]),
+                rows=len(part),
+                calls=int(called[part].sum()),
+                agreement=score(answer, teacher, mask & known, "accuracy"),
+                accuracy=score(answer, gold, mask & judged, "accuracy"),
+                suspended=int(suspended[part].sum()),
+            )
+        )
+    return result
+
+
+def _held_s(times_s: NDArray[np.float64], suspended: NDArray[np.bool_]) -> float:
+    """How long the promise was suspended: from each row that was withheld to the next row that was not."""
+    if len(times_s) < 2 or not suspended.any():  # noqa: PLR2004 - a pair
+        return 0.0
+    gaps = np.append(np.diff(times_s), 0.0)
+    return float(gaps[suspended].sum())

@@ -1,0 +1,193 @@
+"""What stands in, in a replay, for the world outside: clock, traffic, teacher and log. All else is the service."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.student.batcher import Outcome, TooLong
+from serve.student.slot import Opinion, Slot, opinions
+from serve.teacher.client import Answered, Invalid, Reply
+from store.buffer.ledger import Application, Counters, Entry
+from store.buffer.ledger import Slot as LogSlot
+from store.buffer.memory import MemoryBuffer
+from store.event import ClassifyEscalation, Escalation, LabelAnswer, Lane, Usage
+from store.policy import Allowance
+from store.student.encoder import Encoder, FloatArray, TokenIds
+from store.student.student import Student
+
+MODEL: Final = "recorded"
+PROMPT: Final = "log"
+PROMPT_VERSION: Final = f"{MODEL}@{PROMPT}"
+_AHEAD: Final = 64  # rows answered in one forward pass
+
+
+@dataclass(slots=True, kw_only=True)
+class Cursor:
+    """Where the replay stands."""
+
+    row: int = 0  # in the order of the run
+    now_s: float = 0.0  # Unix seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """The log in the order of one run, with what never changes of its rows."""
+
+    encoder: Encoder
+    places: NDArray[np.int64]  # [n] rows of the log
+    times_s: NDArray[np.float64]  # [n]
+    texts: Sequence[str]  # [n] redacted
+    labels: Sequence[str | None]  # [n] the teacher's
+    item_ids: Sequence[str]  # [n]
+    tokens: TokenIds  # [n]
+    too_long: NDArray[np.bool_]  # [n]
+    features: FloatArray  # [n, features]
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return len(self.texts)
+
+
+class ReplayedForward:
+    """The serving student's answers, from kept features, some rows ahead at a time.
+
+    Looking ahead is only a way of computing: batches have fixed shapes, so what a row gets does not depend on the rows
+    after it.
+    """
+
+    def __init__(self, stream: Stream, cursor: Cursor) -> None:
+        """Answer for the row that the cursor stands at."""
+        self._stream = stream
+        self._cursor = cursor
+        self._version = ""
+        self._first = 0
+        self._opinions: list[Opinion] = []
+
+    async def ask(self, slot: Slot, text: str) -> Outcome:  # noqa: ARG002 - the row is the cursor's
+        """See `serve.gateway.Forward`."""
+        row = self._cursor.row
+        if self._stream.too_long[row]:
+            return TooLong()
+        if slot.version != self._version or not self._first <= row < self._first + len(self._opinions):
+            if not isinstance(slot.student, Student):
+                message = "a replay serves students of the trainer alone"
+                raise TypeError(message)
+            self._version, self._first = slot.version, row
+            self._opinions = self._look_ahead(slot.student, row)
+        return self._opinions[row - self._first]
+
+    def _look_ahead(self, student: Student, row: int) -> list[Opinion]:
+        stop = min(row + _AHEAD, self._stream.rows)
+        logits = student.tuned.logits(self._stream.tokens[row:stop], steady=True) if student.tuned is not None else None
+        return opinions(student.predict_from(self._stream.features[row:stop], logits), student.labels, stop - row)
+
+
+class RecordedTeacher:
+    """Says what the log says the teacher said, at once."""
+
+    def __init__(self, stream: Stream, cursor: Cursor, usd_per_call: float) -> None:
+        """Answer for the row that the cursor stands at."""
+        self._stream = stream
+        self._cursor = cursor
+        self._usd_per_call = usd_per_call
+        self.calls = 0
+        self.unusable = 0
+
+    @property
+    def available(self) -> bool:
+        """Always."""
+        return True
+
+    def cost_bound_usd(self, text: str) -> float:  # noqa: ARG002 - every call costs the same
+        """See `serve.gateway.Teaches`."""
+        return self._usd_per_call
+
+    async def ask(self, text: str) -> Reply:  # noqa: ARG002 - as above
+        """The recorded answer; a row without a usable one costs its call and teaches nothing."""
+        self.calls += 1
+        label = self._stream.labels[self._cursor.row]
+        if label is None:
+            self.unusable += 1
+            return Invalid(detail="the log has no usable answer", cost_usd=self._usd_per_call, usage=Usage())
+        return Answered(
+            answer=LabelAnswer(model=MODEL, prompt_version=PROMPT, label=label, cost_usd=self._usd_per_call)
+        )
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass(slots=True, kw_only=True)
+class BufferSink:
+    """Where accepted escalations go: straight into the replay buffer, each once."""
+
+    lane: Lane
+    buffer: MemoryBuffer
+    _last: ClassifyEscalation | None = None
+    _fence: int = field(init=False)
+    _next: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        """Own the buffer's one slot."""
+        self._fence = self.buffer.claim(self.lane.use_case, self._slot, "backtest").fence
+
+    @property
+    def _slot(self) -> LogSlot:
+        return LogSlot(f"understudy.{self.lane.use_case}", "backtest", 0)
+
+    async def start(self) -> None:
+        """Nothing to begin."""
+
+    async def publish(self, event: Escalation, item_id: str, *, traceparent: str | None = None) -> None:  # noqa: ARG002
+        """Apply it."""
+        start = "-1" if self._next == 0 else str(self._next)
+        self._next += 1
+        applied = self.buffer.apply(
+            Application(
+                use_case=self.lane.use_case,
+                slot=self._slot,
+                fence=self._fence,
+                start=start,
+                next=str(self._next),
+                entries=(Entry(lane=self.lane, item_id=item_id, event=event),),
+            )
+        )
+        if applied.outcome != "ok":
+            message = f"the buffer answered {applied.outcome}"
+            raise RuntimeError(message)
+        self._last = event if isinstance(event, ClassifyEscalation) else None
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+    def take(self) -> ClassifyEscalation | None:
+        """The event that was published since the last time, if any."""
+        event, self._last = self._last, None
+        return event
+
+    @property
+    def counters(self) -> Counters:
+        """Where the lane's records went."""
+        return self.buffer.counters(self.lane)
+
+
+@dataclass(slots=True, kw_only=True)
+class LogHorizon:
+    """What is left of a budget for the whole log, given its length or a forecast of it."""
+
+    budget: int
+    forecast_rows: float
+    teacher: RecordedTeacher
+    cursor: Cursor
+
+    def allowance(self) -> Allowance:
+        """See `serve.pace.Horizon`. A log longer than forecast is always about to end."""
+        return Allowance(
+            calls_left=max(0, self.budget - self.teacher.calls),
+            rows_left=max(1.0, self.forecast_rows - self.cursor.row),
+            bought=self.teacher.calls,
+        )
