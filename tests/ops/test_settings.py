@@ -76,6 +76,7 @@ def test_production_needs_no_more_than_a_lane(tmp_path: Path) -> None:
     lane = settings.lanes[0]
     assert lane.lane == Lane("acme", "support")
     assert (lane.promise.target, lane.promise.confidence, lane.audit_ratio) == (0.95, 0.95, 0.05)
+    assert (lane.policy, lane.metric, lane.rows_per_day) == ("promise", "accuracy", None)
     assert (settings.trainer.quarantine_s, settings.trainer.growth_ratio, settings.trainer.min_new_labels) == (
         3600.0,
         0.04,
@@ -104,6 +105,11 @@ def test_production_needs_no_more_than_a_lane(tmp_path: Path) -> None:
         ("lanes.0.promise.target", 1.0, "lanes.0.promise.target: "),
         ("lanes.0.promise.target", float("nan"), "lanes.0.promise.target: "),
         ("lanes.0.audit_ratio", 1.5, "lanes.0.audit_ratio: "),
+        ("lanes.0.policy", "thrift", "lanes.0.policy: "),
+        ("lanes.0.metric", "balanced_accuracy", 'lanes.0.metric: balanced_accuracy needs policy = "budget"'),
+        ("lanes.0.metric", "f1", "lanes.0.metric: "),
+        ("lanes.0.rows_per_day", 0, "lanes.0.rows_per_day: "),
+        ("lanes.0.rows_per_day", float("inf"), "lanes.0.rows_per_day: "),
         ("lanes.0.api_keys", ["short"], "lanes.0.api_keys.0: "),
         ("lanes.0.teacher.base_url", "localhost", "lanes.0.teacher.base_url: "),
         ("lanes.0.teacher.prompt_file", "absent.txt", "lanes.0.teacher.prompt_file: there is no file"),
@@ -125,6 +131,13 @@ def test_production_needs_no_more_than_a_lane(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_refused_by_its_name(tmp_path: Path, path: str, value: Any, key: str) -> None:
     message = refused(tmp_path, changed(path, value))
     assert f"understudy.toml: {key}" in message
+
+
+def test_a_lane_may_have_a_budget_instead_of_a_promise(tmp_path: Path) -> None:
+    values = changed("lanes.0.policy", "budget")
+    values["lanes"][0] |= {"metric": "balanced_accuracy", "rows_per_day": 500}
+    lane = Settings.load(written(tmp_path, values)).lanes[0]
+    assert (lane.policy, lane.metric, lane.rows_per_day) == ("budget", "balanced_accuracy", 500.0)
 
 
 def test_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:

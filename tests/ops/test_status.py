@@ -1,5 +1,6 @@
 """`status` says what can be known, and names what cannot be."""
 
+import json
 import os
 from pathlib import Path
 
@@ -93,12 +94,46 @@ def test_the_promise_is_metered_by_the_champions_audits(up: Site, redis_client: 
     (lane,) = collect(up, list(up.settings.lanes), NOW_S).lanes
     assert (lane.promise.state, lane.promise.audits, lane.promise.estimate) == ("held", 200, 1.0)
     assert lane.promise.low is not None
+    assert lane.promise.target is not None
     assert lane.promise.low >= lane.promise.target
     assert lane.buffer is not None
     assert (lane.buffer.counted, lane.buffer.items_ever) == (209, 209)
     Control(redis_client).announce(LANE, "one", beat(champion, suspended=True))
     (lane,) = collect(up, list(up.settings.lanes), NOW_S).lanes
     assert lane.promise.state == "suspended"
+
+
+def test_a_budget_only_lane_promises_nothing_and_is_never_suspended(
+    tmp_path: Path, redis_url: str, redis_client: redis.Redis
+) -> None:
+    path = make_site(tmp_path / "site", url=f'"{redis_url}"', policy='"budget"')
+    champion = publish(path, b"one")[0]
+    site = open_site(path)
+    events = [
+        escalation(f"q{n}", number=n, reason="audit", version=champion, student="refund" if n < 120 else "cancel")
+        for n in range(200)
+    ]
+    Partition(RedisBuffer(redis_client, 1000), 0).apply(events)
+    Control(redis_client).announce(LANE, "one", beat(champion, at_s=wall_clock_s(), suspended=True))
+    (lane,) = collect(site, list(site.settings.lanes), NOW_S).lanes
+    assert lane.policy == "budget"
+    assert (lane.promise.target, lane.promise.state, lane.promise.audits_short) == (None, "none", None)
+    assert (lane.promise.audits, lane.promise.estimate) == (200, 0.6)
+    shown = CliRunner().invoke(app, ["status", "-c", str(path)])
+    assert "none: budget only" in shown.stdout
+    assert "60.0% of 200 audits" in shown.stdout
+    for word in ("broken", "suspended", "held"):
+        assert word not in shown.stdout
+    (told,) = json.loads(CliRunner().invoke(app, ["status", "-c", str(path), "-o", "json"]).stdout)["lanes"]
+    assert (told["policy"], told["promise"]["target"], told["promise"]["state"]) == ("budget", None, "none")
+
+
+def test_with_redis_down_a_budget_only_lane_still_promises_nothing(tmp_path: Path) -> None:
+    path = make_site(tmp_path / "site", policy='"budget"')
+    (lane,) = collect(open_site(path), list(open_site(path).settings.lanes), NOW_S).lanes
+    assert (lane.policy, lane.promise.target, lane.promise.state) == ("budget", None, None)
+    shown = CliRunner().invoke(app, ["status", "-c", str(path)]).stdout
+    assert "none: budget only" in shown
 
 
 def test_lag_is_what_the_log_holds_beyond_the_stored_positions(up: Site, redis_client: redis.Redis) -> None:

@@ -1,0 +1,45 @@
+"""What the settings say of a lane reaches the gateway and the trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from prometheus_client import CollectorRegistry
+
+from ops import wiring
+from ops.site import Site
+from serve.lifecycle import Gateway
+from tests.ops.sites import make_site, open_site
+from tests.serve.fakes import FakeSink
+
+BUDGET_ONLY = {"policy": '"budget"', "metric": '"balanced_accuracy"', "rows_per_day": "500", "calls_per_day": "200"}
+NOWHERE = redis.Redis.from_url("unix:///nowhere/redis.sock")
+
+
+def site_of(folder: Path, **values: Any) -> Site:
+    return open_site(make_site(folder / "site", **values))
+
+
+def test_a_lanes_policy_metric_and_forecast_reach_the_gateway(tmp_path: Path) -> None:
+    site = site_of(tmp_path, **BUDGET_ONLY)
+    (parts,) = wiring.services(site, NOWHERE, FakeSink(), CollectorRegistry()).lanes
+    settings = parts.settings
+    assert (settings.policy, settings.metric, settings.rows_per_day) == ("budget", "balanced_accuracy", 500.0)
+    assert settings.budget.calls_per_day == 200
+
+
+@pytest.mark.parametrize(("values", "plans"), [({}, False), (BUDGET_ONLY, True)])
+def test_only_a_lane_without_a_promise_plans_its_budget(tmp_path: Path, values: dict[str, str], plans: bool) -> None:  # noqa: FBT001 - a column of the table
+    site = site_of(tmp_path, **values)
+    services = wiring.services(site, NOWHERE, FakeSink(), CollectorRegistry())
+    (lane,) = Gateway(services, wiring.gateway_settings(site.settings)).lanes
+    assert (lane.horizon is not None) == plans
+    if lane.horizon is not None:
+        assert lane.horizon.allowance().rows_left == pytest.approx(500.0)
+
+
+@pytest.mark.parametrize(("values", "policy"), [({}, "promise"), (BUDGET_ONLY, "budget")])
+def test_the_trainer_is_told_the_lanes_policy(tmp_path: Path, values: dict[str, str], policy: str) -> None:
+    (training,) = wiring.trainer(site_of(tmp_path, **values), NOWHERE, "me").lanes
+    assert training.policy == policy
