@@ -19,6 +19,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, Final, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ops.backtest.log import Log
 from ops.backtest.records import Answers, Ask, HardTopic, Run
 from ops.show.progress import Board, Show
 from store.errors import UnderstudyError
@@ -34,14 +38,19 @@ Seen = Callable[[int, int], None]  # rows done, rows
 class Replaying(Protocol):
     """A log that can be replayed; `ops.backtest.replay.Replay` is the real one."""
 
+    @property
+    def log(self) -> Log:
+        """What is replayed."""
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """[rows of the log, any], once they are prepared."""
+
     def prepare(self, progress: Seen) -> None:
         """Embed what is not embedded yet."""
 
     def run(self, ask: Ask, progress: Seen) -> tuple[Run, Answers]:
         """Replay the log once."""
-
-    def hard_topics(self, answers: Answers) -> list[HardTopic]:
-        """The topics that stayed hard in a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,9 +293,12 @@ def _serve(connection: Connection, source: Source) -> None:
 
 
 def _answer(replay: Replaying, ask: Ask, tell: Seen) -> Done | Failure:
+    from ops.backtest.topics import hard_topics  # noqa: PLC0415 - it needs torch, which workers alone load
+
     try:
         run, answers = replay.run(ask, tell)
-        return Done(run=run, answers=answers, topics=replay.hard_topics(answers) if ask.seed == 0 else [])
+        topics = hard_topics(replay.log, replay.features, answers) if ask.seed == 0 else []
+        return Done(run=run, answers=answers, topics=topics)
     except Exception as error:  # noqa: BLE001 - one run's failure is data
         return Failure(ask=ask, why=_told(error))
 

@@ -16,6 +16,7 @@ FAINT: Final = "#8794a1"
 _STYLE: Final[Any] = {  # matplotlib names every key in its type
     "font.family": "DejaVu Sans",
     "font.size": 10,
+    "text.parse_math": False,  # a dollar is a dollar
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": "#c9d1d8",

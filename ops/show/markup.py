@@ -22,6 +22,7 @@ h2{font-size:17px;margin:44px 0 10px}.kicker{font-size:13px;color:var(--soft);ma
 .tile b{display:block;font-size:25px;line-height:1.25;letter-spacing:-.01em}
 .tile span{color:var(--soft);font-size:13.5px}
 .card{padding:16px 18px 8px;overflow-x:auto}.card p{margin:0 0 4px;font-size:14px;color:var(--soft)}
+.card+div{margin-top:14px}li{margin:6px 0;max-width:96ch}
 svg{display:block;width:100%;min-width:760px;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:var(--ink)}svg .faint{fill:var(--soft)}svg .grid{stroke:var(--grid)}svg .axis{stroke:var(--line)}
 table{border-collapse:collapse;width:100%;font-size:14px}th{text-align:left;font-weight:600;color:var(--soft);

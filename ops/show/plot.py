@@ -113,14 +113,15 @@ class Plot:
             f' stroke-dasharray="{dashes}" stroke-width="1.4"/>'
         )
 
-    def level(self, value: float, words: str, colour: str = "ink") -> None:
-        """A dashed line across the frame, with its name."""
+    def level(self, value: float, words: str = "", colour: str = "ink") -> None:
+        """A dashed line across the frame, with its name where it has one."""
         y = self.y(value)
         self.parts.append(
             f'<line x1="{LEFT}" x2="{self.right_edge}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--{colour})"'
             ' stroke-width="1.3" stroke-dasharray="7 5"/>'
         )
-        self.text(self.across[0], y - 6, words, kind=f'dx="6" style="fill:var(--{colour})"')
+        if words:
+            self.text(self.across[0], y - 6, words, kind=f'dx="6" style="fill:var(--{colour})"')
 
     def ends(self, names: Sequence[tuple[float, str, str]]) -> None:
         """Names (value, words, colour) beside the curves' right ends, pushed apart where they would overlap."""

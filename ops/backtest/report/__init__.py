@@ -1,0 +1,1 @@
+"""What a backtest found, to look at: the figure and the page."""

@@ -1,0 +1,251 @@
+"""`report.html`: what the saving would be, for somebody who decides about it. One file, no network, no script."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from ops.backtest.recommend import chosen, headline, quality, score_name, share, signed, usd
+from ops.backtest.records import Backtest, HardTopic, Point, Run
+from ops.backtest.report.charts import calls_over_time, curve, prices
+from ops.backtest.report.curve import at_random, buys, oracle
+from ops.show.markup import document, note, pairs, table, tile
+from ops.show.progress import clock
+from trainer.judge.intervals import wilson
+
+_BODY: Final = Template("""\
+<header><p class="kicker">Understudy · backtest of $log</p><h1>$headline.</h1><p>$lead</p></header>
+$broken<div class="tiles">$tiles</div>
+<h2>What each budget would have given</h2>$budgets
+<h2>$score against teacher calls</h2><div class="card"><p>Bands are 95 % intervals. <strong>Random</strong>: the same
+student, the same number of calls, on questions drawn at random. <strong>Oracle</strong>: the same student, the calls
+exactly where it is wrong and the teacher right; nobody can know that beforehand.</p>$curve</div>
+$over_time$prices
+<div class="two"><section><h2>Cost and break-even</h2>$costs</section>
+<section><h2>Topics that stayed hard, in the last half</h2>$topics</section></div>
+<h2>What this rests on</h2>$assumptions
+<footer>$footer</footer>
+""")
+_OVER_TIME: Final = Template("""<h2>Teacher calls over time</h2><div class="card"><p>The recommended setting, one run
+in the log's order, in twentieths: how much still went to the teacher, and how good all answers were, with 95 %
+intervals.</p>$chart</div>
+""")
+_PRICES: Final = Template("""<h2>What $more buys</h2><p>$told</p><div class="card"><p>Points of $score, from each budget
+to the next, over the calls between them; shaded: 95 % intervals.</p>$chart</div>$steps
+""")
+_ASSUMPTIONS: Final = Template("""<ul>
+<li>Questions come $order$times</li>
+<li>The teacher is the log: what it recorded is what it would say. An answer is learned from only where a call was paid
+for; nothing looks ahead, and no true label is ever shown to a student.</li>
+<li>$unusable rows have no usable teacher answer: a call there is paid, and teaches nothing.</li>
+<li>Training takes no simulated time: a new version serves from the row after which it was due. Live it comes seconds to
+minutes later.</li>
+<li>The score is $score over all answers, the teacher's and the student's, $truth.</li>
+<li>An interval covers two kinds of chance: seeds differ (Student's t over them), and the log's rows are a sample of
+what is to come (Wilson; where two settings are compared, row by row on the same rows). It does not cover traffic that
+changes.</li>
+<li>Break-even charges all of the log's training on its first day.</li>
+$policy</ul>""")
+_BUDGET_ONLY: Final = Template("""<li>A budget without a target promises a bill, not a quality: where traffic becomes
+harder, calls do not become more and answers become worse. <code>--target</code> promises agreement instead.</li>""")
+_PROMISE: Final = Template("""<li>The promise: of what the student answers by its own decision, $target agrees with the
+teacher. The budget is then a ceiling; where it binds, the promise is suspended: the table says for how long.</li>""")
+
+
+def write_page(backtest: Backtest, path: Path) -> None:
+    """Write the page; its folder exists."""
+    path.write_text(page(backtest), "utf-8")
+
+
+def page(backtest: Backtest) -> str:
+    """The page as HTML; everything that came from outside is escaped."""
+    name = score_name(backtest)
+    body = _BODY.substitute(
+        log=escape(backtest.log),
+        headline=escape(headline(backtest)),
+        lead=escape(_lead(backtest)),
+        broken=note("This is not the whole answer.", _missing(backtest)),
+        tiles="".join(_tiles(backtest)),
+        budgets=_budgets(backtest),
+        score=escape(name.capitalize()),
+        curve=curve(backtest),
+        over_time=_over_time(backtest),
+        prices=_prices(backtest),
+        costs=pairs(_costs(backtest)),
+        topics=_topics(backtest.hard_topics),
+        assumptions=_assumptions(backtest),
+        footer=escape(_footer(backtest.runs)),
+    )
+    return document(f"Understudy: backtest of {backtest.log}", body)
+
+
+def _lead(backtest: Backtest) -> str:
+    found = backtest.recommendation
+    why = f"That is the recommended setting: {found.why}. " if found is not None else ""
+    seeds = len({run.ask.seed for run in backtest.runs})
+    return (
+        f"{why}{backtest.rows:,} questions over {_days(backtest.days)}, {backtest.labels} labels, replayed through"
+        f" the service's own parts {len(backtest.runs)} times: {len(backtest.points)} budgets, {seeds} seeds."
+    )
+
+
+def _missing(backtest: Backtest) -> list[str]:
+    found = []
+    if not backtest.complete:
+        found.append("The backtest ended before every run had: budgets are missing, or rest on fewer seeds than asked.")
+    if backtest.skipped:
+        first = backtest.bad[0]
+        found.append(
+            f"{backtest.skipped:,} rows of the log were skipped, the first is line {first['line']}: {first['why']}."
+        )
+    return found
+
+
+def _tiles(backtest: Backtest) -> list[str]:
+    point, found = chosen(backtest), backtest.recommendation
+    if point is None or found is None:
+        return []
+    calls = tile(f"{1 - point.calls_ratio:.0%}", "of the teacher's calls would not be made")
+    money = tile(usd(found.saved_usd_per_day), f"saved a day of {usd(backtest.teacher_usd_per_day)}, training paid")
+    tiles = [money, calls] if backtest.prices.usd_per_call else [calls]
+    tiles.append(tile(f"{quality(point).mean:.1%}", f"{score_name(backtest)}, {_bounds(share(quality(point)))}"))
+    if backtest.has_gold and point.versus_teacher is not None:
+        away = signed(point.versus_teacher)
+        tiles.append(tile(f"{away.split(' ')[0]} points", f"against the teacher alone, {_bounds(away)}"))
+    if backtest.target is not None and point.answered_agreement is not None:
+        told = f"of its own answers agree, {backtest.target:.0%} promised, {_bounds(share(point.answered_agreement))}"
+        tiles.append(tile(f"{point.answered_agreement.mean:.1%}", told))
+    if backtest.prices.usd_per_call:
+        tiles.append(tile(_days(found.break_even_days), "until the training has paid for itself"))
+    return tiles
+
+
+def _bounds(shown: str) -> str:
+    return f"95 % interval {shown.partition(' ')[2]}"
+
+
+def _budgets(backtest: Backtest) -> str:
+    dollars, target = bool(backtest.prices.usd_per_call), backtest.target is not None
+    head = ["budget", "calls", "of all", *(["a day"] if dollars else []), score_name(backtest)]
+    head += [*(["less the teacher's", "agreement"] if backtest.has_gold else []), "random", "oracle"]
+    head += ["own answers agree", "promise suspended"] if target else []
+    rows = [_budget_row(backtest, point, dollars=dollars, target=target) for point in backtest.points]
+    return table(head, rows, numbers=range(len(head)))
+
+
+def _budget_row(backtest: Backtest, point: Point, *, dollars: bool, target: bool) -> list[str]:
+    cells = [f"{point.budget:,}", f"{point.calls:,.0f}", f"{point.calls_ratio:.0%}"]
+    cells += [usd(point.usd_per_day)] if dollars else []
+    cells.append(share(quality(point)))
+    cells += [signed(point.versus_teacher), share(point.agreement)] if backtest.has_gold else []
+    cells += ["-" if value is None else f"{value:.1%}" for value in (at_random(point), oracle(point))]
+    cells += [share(point.answered_agreement), _suspended(point)] if target else []
+    recommended = chosen(backtest) is point
+    return [f"<strong>{escape(cell)}</strong>" if recommended else escape(cell) for cell in cells]
+
+
+def _suspended(point: Point) -> str:
+    if point.suspended_ratio == 0:
+        return "never"
+    return f"{point.suspended_ratio:.1%} of questions, {clock(point.suspended_s)} h"
+
+
+def _over_time(backtest: Backtest) -> str:
+    point = chosen(backtest)
+    runs = [run for run in backtest.runs if point is not None and run.ask.budget == point.budget and run.slices]
+    if not runs:
+        return ""
+    return _OVER_TIME.substitute(chart=calls_over_time(runs[0], has_gold=backtest.has_gold))
+
+
+def _prices(backtest: Backtest) -> str:
+    if not backtest.steps:
+        return ""
+    more, read = buys(backtest)
+    dollars = bool(backtest.prices.usd_per_call)
+    head = ["from", "to", *(["a day more"] if dollars else []), "gain, points"]
+    head += [*(["for one more dollar a day"] if dollars else []), "for 100 more calls"]
+    rows = [
+        [
+            *(f"{step.from_budget:,}", f"{step.to_budget:,}", *([usd(step.usd_per_day)] if dollars else [])),
+            *(signed(step.gain), *([signed(step.gain_per_usd_day)] if dollars else [])),
+            signed(step.gain_per_100_calls),
+        ]
+        for step in backtest.steps
+    ]
+    best = chosen(backtest)
+    after = next((step for step in backtest.steps if best is not None and step.from_budget == best.budget), None)
+    before = next((step for step in backtest.steps if best is not None and step.to_budget == best.budget), None)
+    told = [f"From the recommended setting on, {more} buys {signed(read(after))} points."] if after else []
+    told += [f"Just below it, {more} bought {signed(read(before))}: that is what as much less costs."] if before else []
+    return _PRICES.substitute(
+        more=escape(more),
+        told=escape(" ".join(told)),
+        score=escape(score_name(backtest)),
+        chart=prices(backtest),
+        steps=table(head, rows, numbers=range(len(head))),
+    )
+
+
+def _costs(backtest: Backtest) -> dict[str, str]:
+    point, found = chosen(backtest), backtest.recommendation
+    if point is None or found is None:
+        return {}
+    price = backtest.prices
+    if not price.usd_per_call:
+        calls = f"{point.calls / backtest.days:,.0f} of {backtest.rows / backtest.days:,.0f}"
+        return {"teacher calls a day": calls, "in dollars": "give --usd-per-call"}
+    return {
+        "a teacher call": f"${price.usd_per_call:g}",
+        "an hour of training": f"${price.usd_per_training_hour:g} of processor time",
+        "the teacher alone": f"{usd(backtest.teacher_usd_per_day)} a day",
+        "the teacher's calls with Understudy": f"{usd((point.usd - point.training_usd) / backtest.days)} a day",
+        "training": f"{usd(point.training_usd / backtest.days)} a day",
+        "saved": f"{usd(found.saved_usd_per_day)} a day, {usd(365 * found.saved_usd_per_day)} a year at this traffic",
+        "training has paid for itself": f"after {_days(found.break_even_days)}",
+    }
+
+
+def _days(days: float | None) -> str:
+    if days is None:
+        return "more than a year"
+    return f"{24 * days:.1f} hours" if days < 1 else "a day" if days == 1 else f"{days:,.1f} days"
+
+
+def _topics(topics: Sequence[HardTopic]) -> str:
+    if not topics:
+        return "<p>None was found.</p>"
+    rows = [[escape(one.name), f"{one.rows:,}", _of(one.escalated_ratio, one.rows), _own(one)] for one in topics]
+    return table(["topic", "questions", "to the teacher", "student agrees"], rows, numbers={1, 2, 3})
+
+
+def _own(topic: HardTopic) -> str:
+    return "-" if topic.agreement is None else _of(topic.agreement, topic.rows * (1 - topic.escalated_ratio))
+
+
+def _of(ratio: float, rows: float) -> str:
+    low, high = wilson(ratio * rows, rows)
+    return f"{ratio:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _assumptions(backtest: Backtest) -> str:
+    shuffled = any(run.ask.shuffled for run in backtest.runs)
+    promised = "-" if backtest.target is None else f"{backtest.target:.1%}"
+    return _ASSUMPTIONS.substitute(
+        order="in the log's own order with seed 0, and shuffled with every other" if shuffled else "in the log's order",
+        times="." if backtest.timed else f", spread evenly over {_days(backtest.days)}: the log has no times.",
+        unusable=f"{backtest.unusable:,}",
+        score=escape(score_name(backtest)),
+        truth="against the log's true labels" if backtest.has_gold else "because the log has no true labels",
+        policy=(_BUDGET_ONLY if backtest.target is None else _PROMISE).substitute(target=promised),
+    )
+
+
+def _footer(runs: Sequence[Run]) -> str:
+    served = max(run.served_parameters for run in runs)
+    seconds = sum(run.seconds for run in runs)
+    return (
+        f"{len(runs)} runs, {seconds / 60:,.1f} minutes of replay; a student of {served / 1e6:.1f} million parameters."
+        " Made by `understudy backtest`."
+    )

@@ -1,0 +1,90 @@
+"""How far long work has come: a bar where the terminal has one, a plain line now and then where it has none."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+_PLAIN_EVERY_S: Final = 10.0
+_MINUTE_S: Final = 60
+_HOUR_S: Final = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """What is known at one moment."""
+
+    phase: str  # for a person
+    rows: int  # done
+    total: int
+
+
+Show = Callable[[Board], None]
+
+
+@contextmanager
+def row_progress(console: Console, now_s: Callable[[], float] = time.monotonic) -> Iterator[Show]:
+    """A function that shows a board; rate and time left are of the board's phase, from its first showing."""
+    pace = _Pace(now_s)
+    if not console.is_terminal:
+        yield _Plain(console, pace, now_s).show
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[told]}"))
+    with Progress(*columns, console=console, expand=True) as progress:
+        task = progress.add_task("", total=None, told="")
+
+        def show(board: Board) -> None:
+            told = pace.told(board)
+            progress.update(task, description=board.phase, completed=board.rows, total=board.total, told=told)
+
+        yield show
+
+
+def clock(seconds: float) -> str:
+    """A time for a person: 0:42, 12:05, 1:02:33."""
+    whole = round(seconds)
+    minutes, rest = divmod(whole % _HOUR_S, _MINUTE_S)
+    hours = whole // _HOUR_S
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class _Pace:
+    """The rate of the present phase."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._phase: str | None = None
+        self._since_s = 0.0
+        self._from = 0
+
+    def told(self, board: Board) -> str:
+        """Rows, rate and time left."""
+        if board.phase != self._phase:
+            self._phase, self._since_s, self._from = board.phase, self._now_s(), board.rows
+        told = f"{board.rows:,}/{board.total:,} rows"
+        seconds, done = self._now_s() - self._since_s, board.rows - self._from
+        if done <= 0 or seconds <= 0:
+            return told
+        rate = done / seconds
+        return f"{told} · {rate:,.0f} rows/s · {clock((board.total - board.rows) / rate)} left"
+
+
+class _Plain:
+    """A line at every new phase and every ten seconds."""
+
+    def __init__(self, console: Console, pace: _Pace, now_s: Callable[[], float]) -> None:
+        self._console, self._pace, self._now_s = console, pace, now_s
+        self._phase: str | None = None
+        self._next_s = 0.0
+
+    def show(self, board: Board) -> None:
+        """Print it, if it is time."""
+        told = self._pace.told(board)
+        if board.phase == self._phase and self._now_s() < self._next_s:
+            return
+        self._phase, self._next_s = board.phase, self._now_s() + _PLAIN_EVERY_S
+        self._console.print(f"{board.phase}: {told}", markup=False, highlight=False, soft_wrap=True)
