@@ -105,6 +105,21 @@ def test_a_call_that_the_ledger_refuses_is_withheld_and_says_so(tmp_path: Path, 
     assert world.sink.events == []
 
 
+@pytest.mark.parametrize(("left", "first_day"), [(100, True), (60, False)])
+def test_a_gateway_that_starts_on_a_budget_in_use_has_no_first_day(tmp_path: Path, left: int, first_day: bool) -> None:  # noqa: FBT001 - a column of the table
+    world = budget_world(tmp_path)
+    world.ledger.left = left
+
+    async def main() -> None:
+        async with world.running() as (_, gateway):
+            await eventually(lambda: bool(world.beats))
+            horizon = gateway.lanes[0].horizon
+            assert horizon is not None
+            assert (horizon.allowance().exponent < 1.0) == first_day
+
+    asyncio.run(main())
+
+
 def test_a_cold_lane_without_a_budget_can_answer_nobody(tmp_path: Path) -> None:
     world = budget_world(tmp_path)
     world.ledger.left = 0

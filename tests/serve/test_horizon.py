@@ -110,6 +110,17 @@ def test_the_first_day_is_planned_to_its_end() -> None:
     assert noon.exponent < 1.0
 
 
+def test_calls_that_are_left_at_the_end_of_the_first_day_are_not_bought_in_a_burst() -> None:
+    purse, clock = Purse(), Clock()
+    made = horizon(purse, clock)
+    made.allowance()
+    clock.now_s += DAY_S - 60.0
+    purse.used_calls = 700
+    late = made.allowance()
+    assert late.calls_left == 300
+    assert late.calls_left / late.rows_left < 0.3
+
+
 def test_later_days_are_planned_evenly_around_what_is_in_use() -> None:
     purse, clock = Purse(used_calls=980), Clock()
     made = horizon(purse, clock)
