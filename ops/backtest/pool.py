@@ -208,7 +208,8 @@ class Pool:
         ended = len(state.done) + sum(failure.ask is not None for failure in state.failed)
         under_way = sum(one.rows for one in state.workers if one.ask is not None)
         rows = min(ended * self._rows + under_way, asked * self._rows)
-        return Board(phase=f"{ended} of {asked} runs", rows=rows, total=asked * self._rows)
+        note = f"{ended} of {asked} runs ended"
+        return Board(phase="replaying", rows=rows, total=asked * self._rows, note=note)
 
 
 def _begin(state: _State, worker: _Worker) -> None:
@@ -293,14 +294,17 @@ def _serve(connection: Connection, source: Source) -> None:
 
 
 def _answer(replay: Replaying, ask: Ask, tell: Seen) -> Done | Failure:
-    from ops.backtest.topics import hard_topics  # noqa: PLC0415 - it needs torch, which workers alone load
-
     try:
         run, answers = replay.run(ask, tell)
-        topics = hard_topics(replay.log, replay.features, answers) if ask.seed == 0 else []
-        return Done(run=run, answers=answers, topics=topics)
+        return Done(run=run, answers=answers, topics=_topics(replay, answers) if ask.seed == 0 else [])
     except Exception as error:  # noqa: BLE001 - one run's failure is data
         return Failure(ask=ask, why=_told(error))
+
+
+def _topics(replay: Replaying, answers: Answers) -> list[HardTopic]:
+    from ops.backtest.topics import hard_topics  # noqa: PLC0415 - it needs torch, which workers alone load
+
+    return hard_topics(replay.log, replay.features, answers)
 
 
 def _teller(connection: Connection) -> Seen:

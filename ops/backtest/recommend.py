@@ -4,7 +4,8 @@ Without a target it is the smaller of two budgets. One is the smallest that is s
 alone: the lower bound of the paired difference is above -1 point. The other is the knee of the curve, the budget
 farthest above the straight line from the smallest budget to the teacher alone (all rows, the teacher's own score): up
 to it a call buys more than that line's slope, after it less. With a target it is the smallest budget at which the
-promise was never suspended, else the largest that was tried.
+promise was never suspended and may have been kept (the upper bound of answered agreement is not below it), else the
+largest that was tried.
 """
 
 import json
@@ -135,12 +136,11 @@ def share(found: Interval | None) -> str:
     return "-" if found is None else f"{found.mean:.1%} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
-def signed(found: Interval | None, factor: float = 100, digits: int = 1) -> str:
+def signed(found: Interval | None) -> str:
     """A difference with its interval, in points."""
     if found is None:
         return "-"
-    mean, low, high = (f"{factor * value:+.{digits}f}" for value in (found.mean, found.low, found.high))
-    return f"{mean} [{low}, {high}]"
+    return f"{100 * found.mean:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def usd(value: float) -> str:
@@ -196,14 +196,16 @@ def _knee(curve: Sequence[tuple[float, float]], end: tuple[float, float]) -> int
 
 
 def _by_promise(points: Sequence[Point], target: float) -> tuple[Point, str]:
-    kept = f"of the student's own answers {{}} agree with the teacher, {target:.1%} promised"
+    told = f"of the student's own answers {{}} agree with the teacher, {target:.1%} promised"
     for point in points:
-        if point.suspended_ratio == 0:
-            return point, (
-                f"the smallest budget at which the promise was never suspended; {point.calls:,.0f} calls were made; "
-                + kept.format(share(point.answered_agreement))
+        own = point.answered_agreement
+        if point.suspended_ratio == 0 and (own is None or own.high >= target):
+            why = (
+                f"the smallest budget at which the promise was kept and never suspended; {point.calls:,.0f} calls were"
             )
-    return points[-1], (
-        "the largest budget that was tried: the promise was suspended at each of them, here for "
-        f"{points[-1].suspended_ratio:.1%} of the questions; " + kept.format(share(points[-1].answered_agreement))
+            return point, f"{why} made; {told.format(share(own))}"
+    last = points[-1]
+    return last, (
+        "the largest budget that was tried: at none of them was the promise kept and never suspended, here it was"
+        f" suspended for {last.suspended_ratio:.1%} of the questions; {told.format(share(last.answered_agreement))}"
     )

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ops.cli import backtest as cli_backtest
 from ops.cli import data as cli_data
 from ops.cli import lane as cli_lane
 from ops.cli import run as cli_run
@@ -60,6 +61,7 @@ app.add_typer(cli_lane.app)
 app.add_typer(cli_lane.cycle, name="cycle")
 app.add_typer(cli_data.app)
 app.add_typer(cli_data.dlq, name="dlq")
+app.add_typer(cli_backtest.app)
 
 
 def main() -> None:

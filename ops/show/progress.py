@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 _PLAIN_EVERY_S: Final = 10.0
+_BLINK_S: Final = 1e-3
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 
@@ -19,8 +20,9 @@ class Board:
     """What is known at one moment."""
 
     phase: str  # for a person
-    rows: int  # done
+    rows: int  # done in it
     total: int
+    note: str = ""  # what else is known, for a person
 
 
 Show = Callable[[Board], None]
@@ -28,7 +30,7 @@ Show = Callable[[Board], None]
 
 @contextmanager
 def row_progress(console: Console, now_s: Callable[[], float] = time.monotonic) -> Iterator[Show]:
-    """A function that shows a board; rate and time left are of the board's phase, from its first showing."""
+    """A function that shows a board; rate and time left are of its phase, from the first rows that were done in it."""
     pace = _Pace(now_s)
     if not console.is_terminal:
         yield _Plain(console, pace, now_s).show
@@ -58,19 +60,19 @@ class _Pace:
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self._phase: str | None = None
-        self._since_s = 0.0
-        self._from = 0
+        self._first: tuple[float, int] | None = None  # when rows were first done, and how many
 
     def told(self, board: Board) -> str:
         """Rows, rate and time left."""
         if board.phase != self._phase:
-            self._phase, self._since_s, self._from = board.phase, self._now_s(), board.rows
+            self._phase, self._first = board.phase, None
+        if self._first is None and board.rows > 0:
+            self._first = (self._now_s(), board.rows)
         told = f"{board.rows:,}/{board.total:,} rows"
-        seconds, done = self._now_s() - self._since_s, board.rows - self._from
-        if done <= 0 or seconds <= 0:
-            return told
-        rate = done / seconds
-        return f"{told} · {rate:,.0f} rows/s · {clock((board.total - board.rows) / rate)} left"
+        if self._first is not None and board.rows > self._first[1]:
+            rate = (board.rows - self._first[1]) / max(self._now_s() - self._first[0], _BLINK_S)
+            told += f" · {rate:,.0f} rows/s · {clock((board.total - board.rows) / rate)} left"
+        return f"{told} · {board.note}" if board.note else told
 
 
 class _Plain:

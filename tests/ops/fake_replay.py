@@ -48,6 +48,9 @@ class FakeReplay:
         dies: tuple[int, int] | None = None,
         unreadable: bool = False,
         binds_below: int = 0,
+        encoder: str = "",
+        cache: Path | None = None,
+        threads: int = 1,
     ) -> None:
         self.log, self.slow_s, self.binds_below = log, slow_s, binds_below
         self.raises, self.dies, self.unreadable = raises, dies, unreadable

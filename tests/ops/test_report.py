@@ -1,43 +1,20 @@
 """The report: one page that needs nothing from anywhere, and shows what was measured."""
 
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 from ops.show.charts import agreements, escalations
 from ops.show.report import page, write_report
 from tests.ops.one_run import PLANTED, picture, summary
-
-_VOID = {"meta", "line", "circle", "path", "br"}
-
-
-class _Balanced(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in _VOID or tag == "circle":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+from tests.ops.pages import assert_offline, assert_well_formed, heights
 
 
 def test_the_page_is_well_formed() -> None:
-    parser = _Balanced()
-    parser.feed(page(summary(), picture()))
-    parser.close()
-    assert parser.open == []
+    assert_well_formed(page(summary(), picture()))
 
 
 def test_the_page_asks_nothing_of_the_network() -> None:
-    html = page(summary(), picture())
-    assert not re.search(r"https?://|src=|@import|url\(|<script|<link", html)
+    assert_offline(page(summary(), picture()))
 
 
 def test_the_page_is_written_for_the_light_and_for_the_dark() -> None:
@@ -76,7 +53,7 @@ def test_a_run_without_a_version_still_has_a_page() -> None:
 
 def test_every_curve_stays_inside_the_frame() -> None:
     for chart in (agreements(picture()), escalations(picture())):
-        places = [float(y) for _, y in re.findall(r"[ML]([\d.-]+) ([\d.-]+)", chart)]
+        places = heights(chart)
         assert places
         assert all(0 <= place <= 380 for place in places)
 

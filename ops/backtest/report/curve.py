@@ -160,15 +160,15 @@ def _prices(axes: Axes, backtest: Backtest) -> None:
         axes.plot(ends, (100 * gain.mean, 100 * gain.mean), color=OURS, lw=2.6 if near else 1.6)
     axes.axhline(0, color=INK, lw=0.8)
     axes.set_title(
-        f"What {told} buys, in points of {score_name(backtest)}, 95 % intervals", size=10, loc="left", color=FAINT
+        f"What {told}, in points of {score_name(backtest)}, 95 % intervals", size=10, loc="left", color=FAINT
     )
 
 
 def buys(backtest: Backtest) -> tuple[str, Callable[[Step], Interval | None]]:
-    """What a step is priced by, in words, and its gain for that much more."""
+    """What buys a step's gain, in words, and its gain for that much."""
     if backtest.prices.usd_per_call:
-        return "one more dollar a day", lambda step: step.gain_per_usd_day
-    return "100 more calls", lambda step: step.gain_per_100_calls
+        return "one more dollar a day buys", lambda step: step.gain_per_usd_day
+    return "100 more calls buy", lambda step: step.gain_per_100_calls
 
 
 def oracle(point: Point) -> float | None:

@@ -7,13 +7,14 @@ from string import Template
 from typing import Final
 
 from ops.backtest.recommend import chosen, headline, quality, score_name, share, signed, usd
-from ops.backtest.records import Backtest, HardTopic, Point, Run
+from ops.backtest.records import Backtest, HardTopic, Run
 from ops.backtest.report.charts import calls_over_time, curve, prices
-from ops.backtest.report.curve import at_random, buys, oracle
+from ops.backtest.report.curve import buys
+from ops.backtest.report.tables import Grid, bought, compared, priced, promised
 from ops.show.markup import document, note, pairs, table, tile
-from ops.show.progress import clock
 from trainer.judge.intervals import wilson
 
+_HOUR: Final = 1 / 24  # of a day
 _BODY: Final = Template("""\
 <header><p class="kicker">Understudy · backtest of $log</p><h1>$headline.</h1><p>$lead</p></header>
 $broken<div class="tiles">$tiles</div>
@@ -31,7 +32,7 @@ _OVER_TIME: Final = Template("""<h2>Teacher calls over time</h2><div class="card
 in the log's order, in twentieths: how much still went to the teacher, and how good all answers were, with 95 %
 intervals.</p>$chart</div>
 """)
-_PRICES: Final = Template("""<h2>What $more buys</h2><p>$told</p><div class="card"><p>Points of $score, from each budget
+_PRICES: Final = Template("""<h2>What $more</h2><p>$told</p><div class="card"><p>Points of $score, from each budget
 to the next, over the calls between them; shaded: 95 % intervals.</p>$chart</div>$steps
 """)
 _ASSUMPTIONS: Final = Template("""<ul>
@@ -67,7 +68,7 @@ def page(backtest: Backtest) -> str:
         lead=escape(_lead(backtest)),
         broken=note("This is not the whole answer.", _missing(backtest)),
         tiles="".join(_tiles(backtest)),
-        budgets=_budgets(backtest),
+        budgets=_grid(bought(backtest).beside(compared(backtest)).beside(promised(backtest))),
         score=escape(name.capitalize()),
         curve=curve(backtest),
         over_time=_over_time(backtest),
@@ -125,30 +126,12 @@ def _bounds(shown: str) -> str:
     return f"95 % interval {shown.partition(' ')[2]}"
 
 
-def _budgets(backtest: Backtest) -> str:
-    dollars, target = bool(backtest.prices.usd_per_call), backtest.target is not None
-    head = ["budget", "calls", "of all", *(["a day"] if dollars else []), score_name(backtest)]
-    head += [*(["less the teacher's", "agreement"] if backtest.has_gold else []), "random", "oracle"]
-    head += ["own answers agree", "promise suspended"] if target else []
-    rows = [_budget_row(backtest, point, dollars=dollars, target=target) for point in backtest.points]
-    return table(head, rows, numbers=range(len(head)))
-
-
-def _budget_row(backtest: Backtest, point: Point, *, dollars: bool, target: bool) -> list[str]:
-    cells = [f"{point.budget:,}", f"{point.calls:,.0f}", f"{point.calls_ratio:.0%}"]
-    cells += [usd(point.usd_per_day)] if dollars else []
-    cells.append(share(quality(point)))
-    cells += [signed(point.versus_teacher), share(point.agreement)] if backtest.has_gold else []
-    cells += ["-" if value is None else f"{value:.1%}" for value in (at_random(point), oracle(point))]
-    cells += [share(point.answered_agreement), _suspended(point)] if target else []
-    recommended = chosen(backtest) is point
-    return [f"<strong>{escape(cell)}</strong>" if recommended else escape(cell) for cell in cells]
-
-
-def _suspended(point: Point) -> str:
-    if point.suspended_ratio == 0:
-        return "never"
-    return f"{point.suspended_ratio:.1%} of questions, {clock(point.suspended_s)} h"
+def _grid(grid: Grid) -> str:
+    rows = [
+        [f"<strong>{escape(cell)}</strong>" if place == grid.marked else escape(cell) for cell in row]
+        for place, row in enumerate(grid.rows)
+    ]
+    return table(grid.head, rows, numbers=range(len(grid.head)))
 
 
 def _over_time(backtest: Backtest) -> str:
@@ -163,28 +146,18 @@ def _prices(backtest: Backtest) -> str:
     if not backtest.steps:
         return ""
     more, read = buys(backtest)
-    dollars = bool(backtest.prices.usd_per_call)
-    head = ["from", "to", *(["a day more"] if dollars else []), "gain, points"]
-    head += [*(["for one more dollar a day"] if dollars else []), "for 100 more calls"]
-    rows = [
-        [
-            *(f"{step.from_budget:,}", f"{step.to_budget:,}", *([usd(step.usd_per_day)] if dollars else [])),
-            *(signed(step.gain), *([signed(step.gain_per_usd_day)] if dollars else [])),
-            signed(step.gain_per_100_calls),
-        ]
-        for step in backtest.steps
-    ]
+    less = "one dollar a day less costs" if backtest.prices.usd_per_call else "100 calls fewer cost"
     best = chosen(backtest)
     after = next((step for step in backtest.steps if best is not None and step.from_budget == best.budget), None)
     before = next((step for step in backtest.steps if best is not None and step.to_budget == best.budget), None)
-    told = [f"From the recommended setting on, {more} buys {signed(read(after))} points."] if after else []
-    told += [f"Just below it, {more} bought {signed(read(before))}: that is what as much less costs."] if before else []
+    told = [f"From the recommended setting on, {more} {signed(read(after))} points."] if after else []
+    told += [f"Below it, {less} {signed(read(before))} points."] if before else []
     return _PRICES.substitute(
         more=escape(more),
         told=escape(" ".join(told)),
         score=escape(score_name(backtest)),
         chart=prices(backtest),
-        steps=table(head, rows, numbers=range(len(head))),
+        steps=_grid(priced(backtest)),
     )
 
 
@@ -210,7 +183,9 @@ def _costs(backtest: Backtest) -> dict[str, str]:
 def _days(days: float | None) -> str:
     if days is None:
         return "more than a year"
-    return f"{24 * days:.1f} hours" if days < 1 else "a day" if days == 1 else f"{days:,.1f} days"
+    if days < 1:
+        return f"{24 * days:.1f} hours" if days >= _HOUR else "less than an hour"
+    return "a day" if days == 1 else f"{days:,.1f} days"
 
 
 def _topics(topics: Sequence[HardTopic]) -> str:

@@ -1,0 +1,261 @@
+"""One backtest from its options to its files: which runs, in how many processes, and what is written of them."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import psutil
+
+from ops.backtest.findings import Finished, Measure, assemble, measure_of, points_of, steps_of
+from ops.backtest.log import ColumnNames, Log, read_log
+from ops.backtest.pool import Done, Outcome, Pool, Source, in_order
+from ops.backtest.recommend import recommend, settings_toml
+from ops.backtest.records import Answers, Ask, Backtest, Prices
+from ops.backtest.report.curve import draw_curve, read_published
+from ops.backtest.report.page import write_page
+from ops.sections import LaneSection
+from ops.settings import Settings
+from ops.show.progress import Show
+from ops.site import Site
+from serve.pace import Metric
+from store.errors import SettingsError
+
+AUDIT_RATIO: Final = 0.05  # the settings' default
+TRAINING_USD_PER_HOUR: Final = 0.05  # about what an hour of one cloud processor costs
+CURVE: Final = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.85)  # of the rows
+_CHARS_PER_TOKEN: Final = 4
+_MINILM: Final = "minilm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user asked for; None: not said."""
+
+    log: Path
+    columns: ColumnNames
+    days: float
+    budgets: tuple[int, ...] | None
+    seeds: int
+    target: float | None
+    confidence: float | None
+    metric: Metric | None
+    audit_ratio: float | None
+    fine_tune: bool
+    shuffle: bool
+    encoder: str | None
+    usd_per_call: float | None
+    usd_per_training_hour: float
+    jobs: int | None
+    out: Path
+    answers: Path | None
+    published: Path | None
+    write_settings: bool
+    settings: Path | None
+    lane: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of a backtest."""
+
+    backtest: Backtest | None  # None: no run has ended
+    outcome: Outcome
+    files: list[Path]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Kept:
+    """The runs that have ended; of each budget the answers of the lowest seed alone."""
+
+    measure: Measure
+    finished: list[Finished]
+    first: dict[int, Done]
+
+    def keep(self, done: Done) -> None:
+        """Take one."""
+        self.finished.append(Finished(run=done.run, right=self.measure.right(done.answers)))
+        ask = done.run.ask
+        if ask.budget not in self.first or ask.seed < self.first[ask.budget].run.ask.seed:
+            self.first[ask.budget] = done
+
+
+def run_backtest(options: Options, show: Show, entry: str) -> Result:
+    """Read the log, do all runs, write the files.
+
+    Args:
+        options: as the user gave them.
+        show: takes the progress.
+        entry: what replays a log, module:callable.
+
+    Raises:
+        SettingsError: an option or the log cannot be used; the message names the flag.
+    """
+    settings, lane = _lane(options)
+    published = read_published(options.published) if options.published is not None else []
+    log = read_log(options.log, options.columns, options.days)
+    encoder = _encoder(options, settings)
+    asks = in_order(_asks(options, log, settings, lane))
+    price = options.usd_per_call if options.usd_per_call is not None else _usd_per_call(lane, log)
+    prices = Prices(usd_per_call=price, usd_per_training_hour=options.usd_per_training_hour)
+    kept = _Kept(measure=measure_of(log, asks[0].metric), finished=[], first={})
+    source = Source(
+        entry=entry,
+        arguments=(log,),
+        options={"encoder": encoder, "cache": options.out.absolute() / "features", "threads": 1},
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    outcome = Pool(source, jobs=options.jobs or physical_cores(), rows=log.rows).run(asks, kept.keep, show)
+    if not kept.finished:
+        return Result(backtest=None, outcome=outcome, files=[])
+    backtest = _found(log, kept, prices, complete=not outcome.missing)
+    files = _write(options, backtest)
+    draw_curve(backtest, files[0], published)
+    if options.answers is not None and backtest.recommendation is not None:
+        write_answers(kept.first[backtest.recommendation.budget].answers, log, options.answers)
+        files.append(options.answers)
+    return Result(backtest=backtest, outcome=outcome, files=files)
+
+
+def curve_budgets(rows: int) -> list[int]:
+    """Budgets over the whole curve, each rounded to two digits."""
+    budgets = set()
+    for ratio in CURVE:
+        exact = ratio * rows
+        digits = max(0, math.floor(math.log10(max(exact, 1.0))) - 1)
+        budgets.add(max(1, round(exact / 10**digits) * 10**digits))
+    return sorted(budgets)
+
+
+def physical_cores() -> int:
+    """Cores that we may use; two threads of one core are no faster than one."""
+    allowed = len(psutil.Process().cpu_affinity() or [0])
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or 1))
+
+
+def write_answers(answers: Answers, log: Log, path: Path) -> None:
+    """One JSON line a row, in the order of the run.
+
+    Raises:
+        SettingsError: the file cannot be written.
+    """
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            for place, row in enumerate(answers.rows):
+                file.write(json.dumps(_answer(answers, log, place, int(row)), ensure_ascii=False) + "\n")
+    except OSError as error:
+        message = f"--answers {path}: {error}"
+        raise SettingsError(message) from error
+
+
+def _answer(answers: Answers, log: Log, place: int, row: int) -> dict[str, str | float | None]:
+    confidence = float(answers.confidence[place])
+    student = "student" if answers.answer[place] else None
+    return {
+        "id": log.ids[row],
+        "answer": answers.answer[place] or None,
+        "by": "teacher" if answers.by_teacher[place] else student,
+        "reason": answers.reason[place],
+        "propensity": float(answers.propensity[place]),
+        "confidence": None if math.isnan(confidence) else confidence,
+        "version": answers.version[place] or None,
+    }
+
+
+def _lane(options: Options) -> tuple[Settings | None, LaneSection | None]:
+    if options.settings is None:
+        if options.lane is not None:
+            message = "--lane: it needs --settings"
+            raise SettingsError(message)
+        return None, None
+    settings = Settings.load(options.settings)
+    return settings, Site(settings).lane(options.lane) if options.lane is not None else settings.lanes[0]
+
+
+def _asks(options: Options, log: Log, settings: Settings | None, lane: LaneSection | None) -> list[Ask]:
+    promised = lane is not None and lane.policy == "promise"
+    target = options.target if options.target is not None or not promised or lane is None else lane.promise.target
+    metric = options.metric or (lane.metric if lane is not None else "accuracy")
+    if target is not None and metric != "accuracy":
+        message = f"--metric {metric}: a promise (--target) counts each question alike"
+        raise SettingsError(message)
+    for budget in options.budgets or ():
+        if not 0 < budget <= log.rows:
+            message = f"--budget {budget}: the log has {log.rows:,} rows, give 1 to {log.rows}"
+            raise SettingsError(message)
+    audit_ratio = options.audit_ratio
+    if audit_ratio is None and target is not None:
+        audit_ratio = lane.audit_ratio if lane is not None else AUDIT_RATIO
+    confidence = options.confidence or (lane.promise.confidence if lane is not None else 0.95)
+    return [
+        Ask(
+            budget=budget,
+            seed=seed,
+            shuffled=options.shuffle,
+            target=target,
+            confidence=confidence,
+            metric=metric,
+            audit_ratio=audit_ratio or 0.0,
+            fine_tune=options.fine_tune and (settings is None or settings.trainer.fine_tune),
+        )
+        for budget in sorted(set(options.budgets or curve_budgets(log.rows)))
+        for seed in range(options.seeds)
+    ]
+
+
+def _encoder(options: Options, settings: Settings | None) -> str:
+    if options.encoder is None and settings is not None:
+        return str(settings.encoder_directory())
+    encoder = options.encoder or _MINILM
+    if encoder != _MINILM and not (Path(encoder) / "config.json").is_file():
+        message = f"--encoder {encoder}: it holds no config.json: give the folder of an encoder, or {_MINILM}"
+        raise SettingsError(message)
+    return encoder
+
+
+def _usd_per_call(lane: LaneSection | None, log: Log) -> float:
+    """By the lane's prices, at four characters a token; 0 where nobody says."""
+    if lane is None:
+        return 0.0
+    teacher = lane.teacher
+    prompt = len(teacher.prompt_file.read_text("utf-8")) + sum(len(label) + 2 for label in lane.labels)
+    asked = prompt + sum(map(len, log.texts)) / log.rows
+    said = sum(map(len, log.label_set)) / len(log.label_set)
+    return (asked * teacher.input_usd_per_mtok + said * teacher.output_usd_per_mtok) / _CHARS_PER_TOKEN / 1e6
+
+
+def _found(log: Log, kept: _Kept, prices: Prices, *, complete: bool) -> Backtest:
+    points = points_of(kept.finished, kept.measure, prices, log.days)
+    steps = steps_of(kept.finished, kept.measure, prices, log.days)
+    runs = [one.run for one in kept.finished]
+    found = recommend(points, steps, runs, kept.measure, prices, log.days)
+    topics = kept.first[found.budget].topics
+    return assemble(log, kept.measure, prices, kept.finished, topics, found, complete=complete)
+
+
+def _write(options: Options, backtest: Backtest) -> list[Path]:
+    """The files that are there after every backtest, the figure's place first."""
+    files = [options.out / name for name in ("curve.png", "report.html", "backtest.json")]
+    write_page(backtest, files[1])
+    files[2].write_bytes(msgspec.json.format(msgspec.json.encode(backtest), indent=2) + b"\n")
+    if options.write_settings and backtest.recommendation is not None:
+        files.append(options.out / "settings.toml")
+        files[-1].write_text(settings_toml(backtest, backtest.runs[0].ask), "utf-8")
+    return files
+
+
+def failures(outcome: Outcome) -> Sequence[str]:
+    """What went wrong and what is missing, a sentence each."""
+    told = []
+    for failure in outcome.failed:
+        what = (
+            "nothing could be run" if failure.ask is None else f"budget {failure.ask.budget}, seed {failure.ask.seed}"
+        )
+        told.append(f"{what}: {failure.why}")
+    if outcome.missing:
+        names = ", ".join(f"{ask.budget}/{ask.seed}" for ask in outcome.missing)
+        told.append(f"{len(outcome.missing)} runs are missing (budget/seed): {names}")
+    return told

@@ -1,0 +1,91 @@
+"""The tables of a backtest, cell by cell, for the terminal and for the page."""
+
+from dataclasses import dataclass
+
+from ops.backtest.recommend import chosen, quality, score_name, share, signed, usd
+from ops.backtest.records import Backtest, Point
+from ops.backtest.report.curve import at_random, oracle
+from ops.show.progress import clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Words in rows and columns."""
+
+    head: list[str]
+    rows: list[list[str]]
+    marked: int | None = None  # the recommended row
+
+    def beside(self, other: "Grid") -> "Grid":
+        """The same rows with the other's columns, but for its first."""
+        rows = [mine + theirs[1:] for mine, theirs in zip(self.rows, other.rows, strict=True)]
+        return Grid(head=self.head + other.head[1:], rows=rows, marked=self.marked)
+
+
+def bought(backtest: Backtest) -> Grid:
+    """What each budget costs, and the quality that it bought."""
+    dollars = bool(backtest.prices.usd_per_call)
+    head = ["budget", "calls", "of all", *(["a day"] if dollars else []), score_name(backtest)]
+    rows = [
+        [
+            f"{point.budget:,}",
+            f"{point.calls:,.0f}",
+            f"{point.calls_ratio:.0%}",
+            *([usd(point.usd_per_day)] if dollars else []),
+            share(quality(point)),
+            *([signed(point.versus_teacher)] if backtest.has_gold else []),
+        ]
+        for point in backtest.points
+    ]
+    best = chosen(backtest)
+    return Grid(
+        head=head + (["less the teacher's"] if backtest.has_gold else []),
+        rows=rows,
+        marked=backtest.points.index(best) if best is not None else None,
+    )
+
+
+def compared(backtest: Backtest) -> Grid:
+    """What each budget's answers are like beside the teacher's, and beside other ways of spending it."""
+    gold = backtest.has_gold
+    rows = [
+        [
+            f"{point.budget:,}",
+            *([share(point.agreement)] if gold else []),
+            *("-" if value is None else f"{value:.1%}" for value in (at_random(point), oracle(point))),
+        ]
+        for point in backtest.points
+    ]
+    return Grid(head=["budget", *(["agreement"] if gold else []), "random", "oracle"], rows=rows)
+
+
+def promised(backtest: Backtest) -> Grid:
+    """How the promise fared under each budget; no columns where nothing was promised."""
+    if backtest.target is None:
+        return Grid(head=["budget"], rows=[[f"{point.budget:,}"] for point in backtest.points])
+    rows = [[f"{one.budget:,}", share(one.answered_agreement), _suspended(one)] for one in backtest.points]
+    return Grid(head=["budget", "own answers agree", "promise suspended"], rows=rows)
+
+
+def priced(backtest: Backtest) -> Grid:
+    """What is bought from each budget to the next."""
+    dollars = bool(backtest.prices.usd_per_call)
+    head = ["from", "to", *(["$ a day"] if dollars else []), "gain, points"]
+    rows = [
+        [
+            f"{step.from_budget:,}",
+            f"{step.to_budget:,}",
+            *([f"+{usd(step.usd_per_day)}"] if dollars else []),
+            signed(step.gain),
+            *([signed(step.gain_per_usd_day)] if dollars else []),
+            signed(step.gain_per_100_calls),
+        ]
+        for step in backtest.steps
+    ]
+    return Grid(head=[*head, *(["per $ a day"] if dollars else []), "per 100 calls"], rows=rows)
+
+
+def _suspended(point: Point) -> str:
+    if point.suspended_ratio == 0:
+        return "never"
+    return f"{point.suspended_ratio:.1%}, {clock(point.suspended_s)}"
