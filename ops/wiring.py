@@ -234,6 +234,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
                 target=section.promise.target,
                 confidence=section.promise.confidence,
                 policy=section.policy,
+                label_count=len(section.labels),
             )
             for section in settings.lanes
             if section.task == "classify" and section.training_permitted

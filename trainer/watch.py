@@ -44,7 +44,8 @@ def show_promise(training: LaneTraining, champion: str | None, buffer: Buffer, c
         suspended=any(beat.suspended for beat in control.heartbeats(training.lane).values()),
     )
     for name in PROMISE_STATES:
-        metrics.PROMISE_STATE.labels(*names, name).set(name == promise.state)
+        promised = training.policy == "promise"  # a lane that promises nothing is in no state
+        metrics.PROMISE_STATE.labels(*names, name).set(promised and name == promise.state)
     for bound, value in (("estimate", promise.estimate), ("low", promise.low), ("high", promise.high)):
         if value is not None:
             metrics.ANSWERED_AGREEMENT.labels(*names, bound).set(value)

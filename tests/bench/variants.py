@@ -1,0 +1,138 @@
+"""Learners to compare with: the service's own, with one part taken out or replaced. Only benchmarks do this."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any, Final
+
+import numpy as np
+
+from ops.backtest.records import Ask
+from serve.pace import Look, Pace
+from trainer.due import ScheduleSettings
+
+NEVER: Final = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What differs from the service."""
+
+    what: str
+    parts: Mapping[str, Any] = field(default_factory=dict)  # "module:name[.name]" -> what stands there instead
+    ask: Callable[[Ask], Ask] = lambda ask: ask
+    schedule: Callable[[ScheduleSettings, Ask], ScheduleSettings] = lambda schedule, _ask: schedule
+
+
+@contextmanager
+def swapped(parts: Mapping[str, Any]) -> Iterator[None]:
+    """Put the parts in, and the old ones back afterwards."""
+    before = []
+    try:
+        for path, value in parts.items():
+            module, _, names = path.partition(":")
+            *outer, name = names.split(".")
+            owner = import_module(module)
+            for one in outer:
+                owner = getattr(owner, one)
+            before.append((owner, name, getattr(owner, name)))
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in reversed(before):
+            setattr(owner, name, value)
+
+
+class RandomPace(Pace):
+    """Spends at the same pace, on questions drawn at random."""
+
+    _chance: np.random.Generator | None = None
+
+    def see(self, probs: Any, version: str) -> Look:
+        """The student's answer, with an uncertainty that says nothing."""
+        if self._chance is None:
+            self._chance = np.random.default_rng(0)
+        look = replace(super().see(probs, version), uncertainty=float(self._chance.random()))
+        self._recent[-1] = look.uncertainty
+        return look
+
+
+def _fresh(fit: Callable[..., Any]) -> Callable[..., Any]:
+    def from_the_base(*arguments: Any, fine_tune: str, **named: Any) -> Any:
+        return fit(*arguments, fine_tune="fresh" if fine_tune == "warm" else fine_tune, **named)
+
+    return from_the_base
+
+
+def _hard(train: Callable[..., Any]) -> Callable[..., Any]:
+    def without_smoothing(*arguments: Any, settings: Any, **named: Any) -> Any:
+        return train(*arguments, settings=replace(settings, label_smoothing=0.0), **named)
+
+    return without_smoothing
+
+
+def _once(share: float) -> Callable[[ScheduleSettings, Ask], ScheduleSettings]:
+    """One cycle, when this share of the budget has been spent."""
+
+    def schedule(settings: ScheduleSettings, ask: Ask) -> ScheduleSettings:
+        return replace(settings, min_new_labels=int(share * ask.budget) - 1, growth_ratio=NEVER, every_s=NEVER)
+
+    return schedule
+
+
+def _heads_alone(ask: Ask) -> Ask:
+    from msgspec import structs  # noqa: PLC0415 - a lambda cannot hold an import
+
+    return structs.replace(ask, fine_tune=False)
+
+
+OURS: Final = Variant(what="as the service runs it")
+BASELINES: Final[Mapping[str, Variant]] = {
+    "random_escalation": Variant(
+        what="the same learner and pace, questions bought at random", parts={"ops.backtest.replay:Pace": RandomPace}
+    ),
+    "head_trained_once": Variant(
+        what="half of the budget first, heads trained once, the rest spent by their margin",
+        parts={"store.policy:OUTRIGHT_RATIO": 0.5},
+        ask=_heads_alone,
+        schedule=_once(0.5),
+    ),
+    "one_off_training": Variant(
+        what="all calls on the first rows, then the same learner trained once and left alone",
+        parts={"store.policy:OUTRIGHT_RATIO": 1.0},
+        schedule=_once(0.98),
+    ),
+}
+
+
+def ablations() -> Mapping[str, Variant]:
+    """The learner without each of its parts."""
+    from trainer.learn.fine_tune import fine_tune  # noqa: PLC0415 - torch, late
+    from trainer.learn.fit import fit  # noqa: PLC0415 - as above
+
+    return {
+        "heads alone, no fine-tuning": Variant(what="no slow member", ask=_heads_alone),
+        "fine-tuning from the base each time": Variant(
+            what="no warm start", parts={"trainer.attempt:fit": _fresh(fit)}
+        ),
+        "members always weighed equally": Variant(
+            what="no weight from opinions before the label", parts={"trainer.learn.fit:_MEMBER_WEIGHTS": (0.5,)}
+        ),
+        "logistic regression alone as the head": Variant(
+            what="no discriminants", parts={"store.student.heads:LDA_SHARE": 0.0}
+        ),
+        "discriminants alone as the head": Variant(
+            what="no regression", parts={"store.student.heads:LDA_SHARE": NEVER}
+        ),
+        "penalty fixed at 10": Variant(what="no choice of C", parts={"trainer.learn.fit:choose_c": _ten}),
+        "hard labels without smoothing": Variant(
+            what="no label smoothing", parts={"trainer.learn.fit:train_member": _hard(fine_tune)}
+        ),
+        "constant pace": Variant(what="r instead of r^.65", parts={"store.policy:PACE_EXPONENT": 1.0}),
+        "questions bought at random": BASELINES["random_escalation"],
+    }
+
+
+def _ten(*_arguments: Any, **_named: Any) -> float:
+    return 10.0
