@@ -8,8 +8,9 @@ every parameter) and our number of epochs. Prints one JSON object as its last li
   texts to a trained network, ours with the embedding and the probe it starts from; reading weights from disk does not;
 - calibrated_loss: with one temperature, fitted on every third held-out row and scored on the others, as in a version;
 - equal_loss: more epochs lower one side's loss and, where it overfits, raise the other's. So each side is also given
-  the fewest epochs that come within 2 % of the Trainer's loss (of our lowest, where we do not reach that), always as a
-  whole run with a schedule of that length. Ours are tried upwards from one, the Trainer's downwards from as configured;
+  the fewest epochs that come within 2 % of the Trainer's loss, always as a whole run with a schedule of that length: ours
+  tried upwards from one, the Trainer's downwards from as configured. Where we do not come so near, our lowest is what the
+  Trainer has to come within 2 % of;
 - ..._ratio: ours over the Trainer's, of seconds the Trainer's over ours; the median of the ratios within each repeat;
 - threads_tried: our embedding and fine-tuning alone, with one thread and two. It says something only where
   `machine.others_busy_cores` is near 0: beside another busy process the second thread waits for its core;
@@ -22,7 +23,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +44,7 @@ from trainer.learn.fine_tune import FineTuneSettings
 DATA: Final = Path(__file__).parents[3] / "shared" / "data" / "isear.jsonl"
 TOLERANCE: Final = 0.02  # of held-out loss
 _WARM_UP_ROWS: Final = 128
-_THREADS_TRIED: Final = (1, 2)
+THREADS_TRIED: Final = (1, 2)
 
 Side = Callable[[Task, int, int], Run]  # of a task, epochs and a seed
 Say = Callable[[str], None]
@@ -113,12 +114,12 @@ def compare(task: Task, *, epochs: int, repeats: int, say: Say) -> dict[str, Any
     }
 
 
-def try_threads(task: Task, *, repeats: int) -> dict[str, dict[str, float]]:
+def try_threads(task: Task, *, tried: Sequence[int], repeats: int) -> dict[str, dict[str, float]]:
     """Our embedding and one epoch of fine-tuning with each number of threads, in turns: medians."""
     task = replace(task, held_out=task.held_out.part(np.arange(min(_WARM_UP_ROWS, len(task.held_out.texts)))))
-    seconds: dict[int, list[tuple[float, float]]] = {threads: [] for threads in _THREADS_TRIED}
+    seconds: dict[int, list[tuple[float, float]]] = {threads: [] for threads in tried}
     for _ in range(repeats):
-        for threads in _THREADS_TRIED:
+        for threads in tried:
             with _threads(threads), timed() as clock:
                 task.base.encoder.features(task.train.texts)
             with _threads(threads):
@@ -209,15 +210,15 @@ def _threads(number: int) -> Iterator[None]:
 def _busy_s() -> float:
     """CPU-seconds that every process of this machine has used so far."""
     times = psutil.cpu_times()
-    return float(times.user + times.system)
+    return float(times.user + times.nice + times.system)
 
 
-def run(task: Task, *, epochs: int, repeats: int, threads: int, say: Say) -> dict[str, Any]:
+def run(task: Task, *, epochs: int, repeats: int, threads: int, tried: Sequence[int], say: Say) -> dict[str, Any]:
     """Measure everything; the encoder's precision and device are those it was opened with."""
     busy_s, wall_s, own_s = _busy_s(), time.perf_counter(), time.process_time()
     with _threads(threads):
         compared = compare(task, epochs=epochs, repeats=repeats, say=say)
-    tried = try_threads(task, repeats=repeats)
+    threads_tried = try_threads(task, tried=tried, repeats=repeats)
     wall_s, own_s = time.perf_counter() - wall_s, time.process_time() - own_s
     return {
         "train_rows": len(task.train.texts),
@@ -228,7 +229,7 @@ def run(task: Task, *, epochs: int, repeats: int, threads: int, say: Say) -> dic
         "precision_of_this_machine": resolve_precision("auto", resolve_device("auto")),
         "threads": threads,
         **compared,
-        "threads_tried": tried,
+        "threads_tried": threads_tried,
         "machine": {
             "cores": psutil.cpu_count(logical=False),
             "others_busy_cores": round(max(0.0, _busy_s() - busy_s - own_s) / wall_s, 2),
@@ -254,7 +255,14 @@ def main() -> None:
         print(f"nothing to train on: {error}; name other rows with --data or --rows", file=sys.stderr)  # noqa: T201 - a benchmark reports
         sys.exit(2)
     say: Say = (lambda _: None) if chosen.json else print
-    result = run(task, epochs=FineTuneSettings().epochs, repeats=chosen.repeats, threads=chosen.threads, say=say)
+    result = run(
+        task,
+        epochs=FineTuneSettings().epochs,
+        repeats=chosen.repeats,
+        threads=chosen.threads,
+        tried=THREADS_TRIED,
+        say=say,
+    )
     print(json.dumps({"data": chosen.data.name, **result}))  # noqa: T201
 
 

@@ -48,7 +48,7 @@ def test_rows_without_a_teacher_answer_are_left_out_and_no_row_is_learned_and_ju
 
 def test_both_sides_learn_and_every_promised_field_is_there(task: Task) -> None:
     said: list[str] = []
-    result = run(task, epochs=2, repeats=2, threads=1, say=said.append)
+    result = run(task, epochs=2, repeats=2, threads=1, tried=(1,), say=said.append)
     assert json.loads(json.dumps(result)) == result
     assert (result["train_rows"], result["held_out_rows"]) == (40, 20)
     for compared in (result, result["equal_loss"]):
@@ -62,7 +62,7 @@ def test_both_sides_learn_and_every_promised_field_is_there(task: Task) -> None:
     assert result["ours"]["epochs"] == result["trainer"]["epochs"] == 2
     assert result["time_to_equal_loss_ratio"] > 0.0
     assert result["bf16"]["equal_top_answers"] > 0.9
-    assert set(result["threads_tried"]) == {"1", "2"}
+    assert set(result["threads_tried"]) == {"1"}
     assert any("trainer" in line for line in said)
 
 
