@@ -3,16 +3,16 @@
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ops.backtest.log import Log
 from ops.backtest.records import Answers, HardTopic
 from store.buffer.topics import find_topics
-from store.student.encoder import FloatArray
 
 _SHOWN: Final = 12
 
 
-def hard_topics(log: Log, features: FloatArray, answers: Answers) -> list[HardTopic]:
+def hard_topics(log: Log, features: NDArray[np.float32], answers: Answers) -> list[HardTopic]:
     """Topics by the share that was escalated in the second half of a run, hardest first.
 
     Args:

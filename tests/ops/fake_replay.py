@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,21 @@ class FakeReplay:
         if self.notes is not None:
             with self.notes.open("a") as file:
                 file.write(line + "\n")
+
+
+def one_raises(*arguments: Any, **options: Any) -> FakeReplay:
+    """One whose run of 100 calls with seed 1 fails."""
+    return FakeReplay(*arguments, raises=(100, 1), **options)
+
+
+def unreadable(*arguments: Any, **options: Any) -> FakeReplay:
+    """One that finds no encoder."""
+    return FakeReplay(*arguments, unreadable=True, **options)
+
+
+def noted(*arguments: Any, cache: Path, **options: Any) -> FakeReplay:
+    """A slow one that notes what it does beside its cache."""
+    return FakeReplay(*arguments, slow_s=1.5, notes=str(cache.parent / "notes"), **options)
 
 
 def replayed(log: Log, ask: Ask, binds_below: int = 0) -> tuple[Run, Answers]:

@@ -1,0 +1,218 @@
+"""`understudy backtest` from its options to its files and exit codes, with a replay that costs nothing."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner, Result
+
+from ops.backtest.command import curve_budgets, physical_cores
+from ops.cli.app import app
+from tests.ops.children import REPOSITORY, gone, lines, until
+from tests.ops.fake_replay import write_log
+from tests.ops.sites import LANE, make_site
+
+FAKE = "tests.ops.fake_replay"
+
+
+def call(log: Path, out: Path, *more: str | Path, replay: str = "FakeReplay") -> Result:
+    arguments = ["backtest", log, "--out", out, "--replay", f"{FAKE}:{replay}", "--jobs", "2", *more]
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return write_log(tmp_path / "log.jsonl")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "found" / "here"
+
+
+def test_the_command_has_a_help_with_an_example_and_the_exit_codes() -> None:
+    shown = " ".join(CliRunner().invoke(app, ["backtest", "--help"]).output.split())
+    assert "Example: understudy backtest" in shown
+    assert "Exit codes: 0 done" in shown
+    assert "--replay" not in shown
+
+
+def test_a_backtest_prints_tables_and_writes_a_figure_a_page_and_its_json(log: Path, out: Path) -> None:
+    result = call(log, out, "--budget", "100,450", "--seeds", "2", "--usd-per-call", "0.001")
+    assert result.exit_code == 0, result.output
+    first = result.stdout.splitlines()[0]
+    assert first.startswith("Asking the teacher 450 of 1,000 questions a day (45%) would save $0.55 of $1.00 a day")
+    assert re.search(r"^450 +450 +45% +\$0\.45 +\d\d\.\d% \[\d\d\.\d, \d\d\.\d\] +-\d", result.stdout, re.MULTILINE)
+    assert "Recommended: 450 calls a day" in result.stdout
+    assert {path.name for path in out.iterdir()} == {"curve.png", "report.html", "backtest.json"}
+    assert "replaying: " in result.stderr
+    assert "replaying: " not in result.stdout
+
+
+def test_json_is_one_value_and_all_else_goes_to_standard_error(log: Path, out: Path) -> None:
+    result = call(log, out, "--budget", "100", "--seeds", "1", "-o", "json")
+    found = json.loads(result.stdout)
+    assert found == json.loads((out / "backtest.json").read_text())
+    assert found["complete"] is True
+    assert [(run["ask"]["budget"], run["ask"]["seed"]) for run in found["runs"]] == [(100, 0)]
+    assert found["hard_topics"]
+
+
+def test_without_a_budget_the_whole_curve_is_run(log: Path, out: Path) -> None:
+    result = call(log, out, "--seeds", "1", "-o", "json")
+    assert [point["budget"] for point in json.loads(result.stdout)["points"]] == [50, 100, 200, 300, 450, 650, 850]
+
+
+def test_budgets_of_the_curve_are_round_and_rise() -> None:
+    assert curve_budgets(3833) == [190, 380, 770, 1100, 1700, 2500, 3300]
+    assert curve_budgets(50_000) == [2500, 5000, 10_000, 15_000, 22_000, 32_000, 42_000]
+    assert curve_budgets(3) == [1, 2, 3]
+
+
+def test_what_is_asked_of_each_run_is_what_the_options_say(log: Path, out: Path) -> None:
+    more = ["--target", "0.9", "--confidence", "0.8", "--shuffle", "--no-fine-tune", "--budget", "100", "--seeds", "1"]
+    asked = json.loads(call(log, out, *more, "-o", "json").stdout)["runs"][0]["ask"]
+    assert asked == {
+        "budget": 100, "seed": 0, "shuffled": True, "target": 0.9, "confidence": 0.8, "metric": "accuracy",
+        "audit_ratio": 0.05, "fine_tune": False, "horizon_ratio": 1.0,
+    }  # fmt: skip
+
+
+def test_answers_are_a_line_a_row_with_who_gave_them(log: Path, out: Path, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    assert call(log, out, "--budget", "100", "--seeds", "2", "--answers", path).exit_code == 0
+    told = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [one["id"] for one in told] == [f"q{row}" for row in range(1000)]
+    assert told[0] | {"answer": ""} == {
+        "id": "q0", "answer": "", "by": "teacher", "reason": "low_confidence", "propensity": 1.0, "confidence": None,
+        "version": None,
+    }  # fmt: skip
+    assert {one["by"] for one in told[30:]} == {"teacher", "student"}
+    assert all(one["version"] == "v1" and 0 <= one["confidence"] <= 1 for one in told[30:])
+
+
+def test_the_recommended_setting_is_written_as_toml(log: Path, out: Path) -> None:
+    assert call(log, out, "--budget", "100,450", "--seeds", "1", "--write-settings").exit_code == 0
+    assert tomllib.loads((out / "settings.toml").read_text())["lanes"][0]["budget"] == {"calls_per_day": 450}
+
+
+def test_a_lane_of_a_settings_file_gives_prices_and_target(log: Path, out: Path, tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site")
+    text = site.read_text()
+    site.write_text(
+        re.sub(r"(\[lanes\.teacher\]\n)", r"\1input_usd_per_mtok = 1000.0\noutput_usd_per_mtok = 0.0\n", text)
+    )
+    result = call(log, out, "--budget", "100", "--seeds", "1", "-o", "json", "--settings", site, "--lane", str(LANE))
+    found = json.loads(result.stdout)
+    assert found["target"] is not None
+    prompt = len((tmp_path / "site" / "prompts" / "classify.txt").read_text())
+    assert prompt / 4 * 1e-3 < found["prices"]["usd_per_call"] < (prompt + 200) / 4 * 1e-3
+    said = json.loads(call(log, out, "--budget", "100", "--seeds", "1", "-o", "json", "--settings", site,
+                           "--usd-per-call", "0.5", "--target", "0.7").stdout)  # fmt: skip
+    assert (said["prices"]["usd_per_call"], said["target"]) == (0.5, 0.7)
+
+
+def test_a_settings_file_that_lies_about_is_not_read(
+    log: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "understudy.toml").write_text("not = a settings file")
+    monkeypatch.chdir(tmp_path)
+    assert call(log, out, "--budget", "100", "--seeds", "1").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--budget", "many"], "--budget"),
+        (["--budget", "5000"], "--budget 5000"),
+        (["--budget", "0"], "--budget 0"),
+        (["--encoder", "/nowhere"], "--encoder"),
+        (["--lane", "acme/support"], "--lane"),
+        (["--published", "/nowhere"], "--published"),
+        (["--target", "0.9", "--metric", "balanced_accuracy"], "--metric"),
+        (["--text", "nothing"], "--text"),
+        (["--seeds", "0"], "--seeds"),
+    ],
+)
+def test_a_wrong_option_ends_with_2_and_is_named(more: list[str], named: str, log: Path, out: Path) -> None:
+    result = call(log, out, *more)
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert not out.exists()
+
+
+def test_a_run_that_failed_ends_with_3_and_the_others_are_told(log: Path, out: Path) -> None:
+    result = call(log, out, "--budget", "50,100", "--seeds", "2", "-o", "json", replay="one_raises")
+    assert result.exit_code == 3
+    assert "budget 100, seed 1: " in result.stderr
+    assert "1 runs are missing (budget/seed): 100/1" in result.stderr
+    found = json.loads(result.stdout)
+    assert found["complete"] is False
+    assert len(found["runs"]) == 3
+    assert "ended before every run had" in (out / "report.html").read_text("utf-8")
+
+
+def test_where_nothing_could_be_run_nothing_is_written(log: Path, out: Path) -> None:
+    result = call(log, out, "--budget", "50", "--seeds", "1", replay="unreadable")
+    assert result.exit_code == 3
+    assert "nothing could be run: the encoder's folder holds no encoder" in result.stderr
+    assert list(out.iterdir()) == []
+
+
+def test_bad_rows_are_named_by_line(log: Path, out: Path) -> None:
+    with log.open("a") as file:
+        file.write("no json\n")
+    result = call(log, out, "--budget", "50", "--seeds", "1")
+    assert result.exit_code == 0
+    assert "line 1001: " in result.stderr
+
+
+def test_ctrl_c_reports_what_was_finished_and_ends_with_130(log: Path, out: Path) -> None:
+    command = [sys.executable, "-m", "ops.cli", "backtest", str(log), "--out", str(out), "--budget", "50", "-o", "json"]
+    process = subprocess.Popen(
+        [*command, "--seeds", "40", "--jobs", "2", "--replay", f"{FAKE}:noted"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    until(lambda: sum(line.startswith("begins") for line in lines(out / "notes")) >= 4, seconds=90)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    found = json.loads(output)
+    assert found["complete"] is False
+    assert f"{40 - len(found['runs'])} runs are missing" in errors.decode()
+    assert "Traceback" not in errors.decode()
+    assert (out / "curve.png").exists()
+    until(lambda: all(gone(child.pid) for child in family), seconds=5)
+
+
+def test_the_command_line_loads_no_torch_itself(log: Path, out: Path) -> None:
+    program = (
+        "import sys; from typer.testing import CliRunner; from ops.cli.app import app\n"
+        "if __name__ == '__main__':\n"
+        "    result = CliRunner().invoke(app, sys.argv[1:])\n"
+        "    print(result.exit_code, [name for name in ('torch', 'transformers', 'faiss') if name in sys.modules])\n"
+    )
+    options = ["--budget", "50", "--seeds", "1", "--out", str(out), "--replay", f"{FAKE}:FakeReplay"]
+    found = subprocess.run(
+        [sys.executable, "-c", program, "backtest", str(log), *options],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=True,
+    )
+    assert found.stdout.strip() == "0 []", found.stderr
+
+
+def test_there_is_a_core_to_work_on() -> None:
+    assert 1 <= physical_cores() <= (os.cpu_count() or 1)
