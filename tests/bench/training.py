@@ -8,9 +8,9 @@ every parameter) and our number of epochs. Prints one JSON object as its last li
   texts to a trained network, ours with the embedding and the probe it starts from; reading weights from disk does not;
 - calibrated_loss: with one temperature, fitted on every third held-out row and scored on the others, as in a version;
 - equal_loss: more epochs lower one side's loss and, where it overfits, raise the other's. So each side is also given
-  the fewest epochs that come within 2 % of the Trainer's loss, always as a whole run with a schedule of that length: ours
-  tried upwards from one, the Trainer's downwards from as configured. Where we do not come so near, our lowest is what the
-  Trainer has to come within 2 % of;
+  the fewest epochs that come within 2 % of the Trainer's loss, always as a whole run with a schedule of that length:
+  ours tried upwards from one, the Trainer's downwards from as configured. Where we do not come so near, our lowest is
+  what the Trainer has to come within 2 % of;
 - ..._ratio: ours over the Trainer's, of seconds the Trainer's over ours; the median of the ratios within each repeat;
 - threads_tried: our embedding and fine-tuning alone, with one thread and two. It says something only where
   `machine.others_busy_cores` is near 0: beside another busy process the second thread waits for its core;
