@@ -17,11 +17,13 @@ from store.event import ClassifyEscalation, Escalation, LabelAnswer, Lane, Usage
 from store.policy import Allowance
 from store.student.encoder import Encoder, FloatArray, TokenIds
 from store.student.student import Student
+from store.student.tuned import Tuned
 
 MODEL: Final = "recorded"
 PROMPT: Final = "log"
 PROMPT_VERSION: Final = f"{MODEL}@{PROMPT}"
-_AHEAD: Final = 64  # rows answered in one forward pass
+_AHEAD: Final = 64  # rows answered at once by the heads
+_TUNED_AHEAD: Final = 256  # by the fine-tuned member: it changes less often, and large batches waste less
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,26 +66,38 @@ class ReplayedForward:
         self._stream = stream
         self._cursor = cursor
         self._version = ""
-        self._first = 0
-        self._opinions: list[Opinion] = []
+        self._opinions: dict[int, Opinion] = {}
+        self._tuned: Tuned | None = None
+        self._logits: dict[int, FloatArray] = {}  # of the fine-tuned member, which outlives a change of heads
 
     async def ask(self, slot: Slot, text: str) -> Outcome:  # noqa: ARG002 - the row is the cursor's
         """See `serve.gateway.Forward`."""
         row = self._cursor.row
         if self._stream.too_long[row]:
             return TooLong()
-        if slot.version != self._version or not self._first <= row < self._first + len(self._opinions):
+        if slot.version != self._version or row not in self._opinions:
             if not isinstance(slot.student, Student):
                 message = "a replay serves students of the trainer alone"
                 raise TypeError(message)
-            self._version, self._first = slot.version, row
-            self._opinions = self._look_ahead(slot.student, row)
-        return self._opinions[row - self._first]
+            self._version, self._opinions = slot.version, self._look_ahead(slot.student, row)
+        return self._opinions[row]
 
-    def _look_ahead(self, student: Student, row: int) -> list[Opinion]:
+    def _look_ahead(self, student: Student, row: int) -> dict[int, Opinion]:
         stop = min(row + _AHEAD, self._stream.rows)
-        logits = student.tuned.logits(self._stream.tokens[row:stop], steady=True) if student.tuned is not None else None
-        return opinions(student.predict_from(self._stream.features[row:stop], logits), student.labels, stop - row)
+        logits = None
+        if student.tuned is not None:
+            logits = np.stack([self._tuned_logits(student.tuned, ahead) for ahead in range(row, stop)])
+        said = opinions(student.predict_from(self._stream.features[row:stop], logits), student.labels, stop - row)
+        return dict(zip(range(row, stop), said, strict=True))
+
+    def _tuned_logits(self, tuned: Tuned, row: int) -> FloatArray:
+        if tuned is not self._tuned:
+            self._tuned, self._logits = tuned, {}
+        if row not in self._logits:
+            stop = min(row + _TUNED_AHEAD, self._stream.rows)
+            found = tuned.logits(self._stream.tokens[row:stop], steady=True)
+            self._logits.update(zip(range(row, stop), found, strict=True))
+        return self._logits[row]
 
 
 class RecordedTeacher:

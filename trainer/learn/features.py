@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ from store.student.encoder import (
 )
 
 MINILM: Final = "minilm"
-_SHARD_ROWS: Final = 2048
+_SHARD_ROWS: Final = 512
 _TENSOR: Final = "features"
 _IDS: Final = "item_ids"
 
@@ -114,10 +114,23 @@ class FeatureCache:
         self._fingerprint = ""
         self._rows: dict[str, FloatArray] = {}
 
-    def features(self, encoder: Encoder, item_ids: Sequence[str], texts: Sequence[str]) -> FloatArray:
+    def features(
+        self,
+        encoder: Encoder,
+        item_ids: Sequence[str],
+        texts: Sequence[str],
+        *,
+        progress: Callable[[int, int], None] = lambda _done, _new: None,
+    ) -> FloatArray:
         """The encoder's features of these items: [n, features]. An item's text never changes, so its id will do.
 
         Ask for all rows of a snapshot at once: the cache forgets by what one call leaves out.
+
+        Args:
+            encoder: whose features.
+            item_ids: n ids.
+            texts: n redacted texts.
+            progress: told of (rows computed, rows to compute) after each shard.
         """
         if self._fingerprint != encoder.fingerprint:
             self._rows = dict(self._read(encoder))
@@ -127,6 +140,7 @@ class FeatureCache:
             shard = new[start : start + _SHARD_ROWS]
             found = encoder.features([texts[i] for i in shard])
             self._keep([item_ids[i] for i in shard], found)
+            progress(start + len(shard), len(new))
         self._forget(set(item_ids))
         if not item_ids:
             return np.empty((0, encoder.feature_size), dtype=np.float32)
