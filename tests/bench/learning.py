@@ -28,6 +28,7 @@ from tests.bench.novelty import novelty_auroc
 from tests.bench.variants import BASELINES, OURS, Variant, ablations, swapped
 
 DATA: Final = Path(__file__).parents[3] / "shared" / "data" / "isear.jsonl"
+PARTS: Final = ("budget", "file_order", "curve", "baselines", "forecast")
 _CURVE: Final = (0.05, 0.1, 0.2, 0.3, 0.45, 0.7)  # of the rows
 _NO_SCORE: Final = "the data has no column gold: the benchmark has nothing to score with"
 
@@ -36,7 +37,7 @@ _NO_SCORE: Final = "the data has no column gold: the benchmark has nothing to sc
 class Job:
     """One run in a child."""
 
-    kind: str  # "budget", "file order", "curve", "forecast" or the name of a variant
+    kind: str  # "budget", "file_order", "curve", "forecast" or the name of a variant
     ask: Ask
 
 
@@ -71,7 +72,7 @@ def jobs_of(
     *,
     seeds: int,
     metric: str,
-    curve: bool,
+    parts: Sequence[str],
     baseline_seeds: int,
     ablation: int | None,
     fine_tune: bool,
@@ -91,18 +92,22 @@ def jobs_of(
     if ablation is not None:
         names = ["budget", *ablations()]
         return [Job(kind=name, ask=ask(ablation, seed)) for seed in range(1, seeds + 1) for name in names]
-    jobs = [Job(kind="budget", ask=ask(budget, seed)) for seed in range(1, seeds + 1) for budget in budgets]
-    jobs += [Job(kind="file order", ask=ask(budget, 0)) for budget in budgets]
-    shares = sorted({*budgets, *(round(share * rows) for share in _CURVE)}) if curve else []
-    jobs += [Job(kind="curve", ask=ask(budget, 1)) for budget in shares if budget not in budgets]
-    for name in BASELINES:
-        jobs += [
+    shares = sorted({*budgets, *(round(share * rows) for share in _CURVE)})
+    every = {
+        "budget": [Job(kind="budget", ask=ask(budget, seed)) for seed in range(1, seeds + 1) for budget in budgets],
+        "file_order": [Job(kind="file_order", ask=ask(budget, 0)) for budget in budgets],
+        "curve": [Job(kind="curve", ask=ask(budget, 1)) for budget in shares],
+        "baselines": [
             Job(kind=name, ask=ask(budget, seed))
             for seed in range(1, baseline_seeds + 1)
-            for budget in (shares or budgets)
-        ]
-    jobs += [Job(kind="forecast", ask=ask(budget, 1, horizon)) for budget in budgets for horizon in (0.8, 1.2)]
-    return jobs
+            for name in BASELINES
+            for budget in shares
+        ],
+        "forecast": [Job(kind="forecast", ask=ask(budget, 1, ratio)) for budget in budgets for ratio in (0.8, 1.2)],
+    }
+    if "budget" in parts:  # its first order is a part of the curve
+        every["curve"] = [job for job in every["curve"] if job.ask.budget not in budgets]
+    return [job for part in parts for job in every[part]]
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
@@ -117,14 +122,14 @@ def report(
 ) -> dict[str, Any]:
     """The benchmark's JSON."""
     ours = [run for job, run in done if job.kind == "budget"]
-    first = ours[0]
+    first = done[0][1]
     return {
         "data": data.name,
         "rows": log.rows,
         "encoder_parameters": first.encoder_parameters,
-        "served_parameters": max(run.served_parameters for run in ours),
+        "served_parameters": max(run.served_parameters for _, run in done),
         "metric": metric,
-        "budgets": [_budget(budget, done) for budget in budgets],
+        "budgets": [_budget(budget, done) for budget in budgets] if ours else [],
         "curve": [
             {"budget": run.ask.budget, "calls": run.calls, "accuracy": _percent(run.score)}
             for run in sorted(_of(done, "curve") + [run for run in ours if run.ask.seed == 1], key=_by_budget)
@@ -145,7 +150,7 @@ def report(
 
 def _budget(budget: int, done: Sequence[tuple[Job, Run]]) -> dict[str, Any]:
     runs = sorted((run for run in _of(done, "budget") if run.ask.budget == budget), key=lambda run: run.ask.seed)
-    own = [run for run in _of(done, "file order") if run.ask.budget == budget]
+    own = [run for run in _of(done, "file_order") if run.ask.budget == budget]
     return {
         "budget": budget,
         "calls": [run.calls for run in runs],
@@ -210,8 +215,8 @@ def main() -> None:
     parser.add_argument("--student", default="minilm", help="another encoder's folder")
     parser.add_argument("--cache", type=Path, default=Path(".cache/features"), help="where features are kept")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--baseline-seeds", type=int, default=2, help="orders of the baselines; 0: none")
-    parser.add_argument("--no-curve", action="store_true", help="the named budgets alone")
+    parser.add_argument("--baseline-seeds", type=int, default=2, help="orders of the baselines")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which of these to run")
     parser.add_argument("--no-fine-tune", action="store_true", help="heads alone: seconds instead of minutes")
     parser.add_argument("--ablation", type=int, metavar="BUDGET", help="the learner without each of its parts instead")
     parser.add_argument("--json", action="store_true", help="print the JSON object alone")
@@ -225,7 +230,7 @@ def main() -> None:
         budgets,
         seeds=chosen.seeds,
         metric=chosen.metric,
-        curve=not chosen.no_curve,
+        parts=[part for part in PARTS if part in chosen.parts.split(",")],
         baseline_seeds=chosen.baseline_seeds,
         ablation=chosen.ablation,
         fine_tune=not chosen.no_fine_tune,
