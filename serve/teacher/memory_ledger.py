@@ -22,6 +22,16 @@ class _Spent:
         return sum((self.calls if unit == "calls" else self.usd_micro).values())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lease:
+    """What was granted, and when."""
+
+    bucket: int
+    kind: Kind
+    calls: int
+    usd_micro: int
+
+
 class MemoryLedger:
     """Satisfies `serve.teacher.budget.Ledger`; its word ends with the process."""
 
@@ -35,14 +45,14 @@ class MemoryLedger:
         self._settings = settings
         self._kept = buckets_kept
         self._all, self._audits = _Spent(), _Spent()
-        self._leases: dict[str, tuple[int, Kind, Grant]] = {}
+        self._leases: dict[str, _Lease] = {}
         self._newest = 0
 
     def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
         """See `Ledger`."""
         self._forget(now_s)
-        if lease_id in self._leases:
-            return self._leases[lease_id][2]
+        if (known := self._leases.get(lease_id)) is not None:
+            return self._grant(known.calls, known.usd_micro)
         limit, reserve = self._settings, self._settings.audit_reserve_ratio
         usd_limit = None if limit.usd_per_day is None else int(limit.usd_per_day * _MICRO)
         granted = self._room(calls, limit.calls_per_day, reserve, "calls", kind)
@@ -50,16 +60,15 @@ class MemoryLedger:
         if granted == 0 or (granted_micro == 0 and usd_micro > 0):
             granted = granted_micro = 0
         self._add(self._newest, kind, granted, granted_micro)
-        grant = self._grant(granted, granted_micro)
-        self._leases[lease_id] = (self._newest, kind, grant)
-        return grant
+        self._leases[lease_id] = _Lease(bucket=self._newest, kind=kind, calls=granted, usd_micro=granted_micro)
+        return self._grant(granted, granted_micro)
 
     def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
         """See `Ledger`."""
         self._forget(now_s)
         lease = self._leases.pop(lease_id, None)
-        if lease is not None and lease[0] > self._newest - self._kept:
-            self._add(lease[0], lease[1], -calls, -usd_micro)
+        if lease is not None and lease.bucket > self._newest - self._kept:
+            self._add(lease.bucket, lease.kind, -calls, -usd_micro)
 
     def used(self, now_s: float) -> Grant:
         """See `Ledger`."""

@@ -25,6 +25,7 @@ from serve.metrics import ServeMetrics
 from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
 from serve.student.follow import Versions
 from serve.teacher.budget import Grant, Kind
+from serve.teacher.memory_ledger import MemoryLedger
 from store.control import Heartbeat
 from store.errors import BrokenChainError, StoreUnavailableError
 from store.event import Escalation, Lane
@@ -209,35 +210,36 @@ class FakeRegistry:
         )
 
 
-class FakeLedger:
-    """A ledger that never forgets; one for all replicas of a test."""
+class FakeLedger(MemoryLedger):
+    """The ledger in memory, which never forgets here and which a test may fill, empty, take down or let hang."""
 
-    def __init__(self, calls: int = 1_000_000, usd_micro: int = -1) -> None:
+    def __init__(self, calls: int = 1_000_000) -> None:
+        super().__init__(BudgetSettings(calls_per_day=calls, audit_reserve_ratio=0.0), buckets_kept=1 << 40)
         self.calls = calls
-        self.left = calls
-        self.usd_left = usd_micro
         self.down = False
         self.hang: threading.Event | None = None
-        self.leases: dict[str, tuple[int, int]] = {}
+
+    @property
+    def left(self) -> int:
+        """Calls that nobody has leased or spent."""
+        return self.calls - self._grant(0, 0).used_calls
+
+    @left.setter
+    def left(self, calls: int) -> None:
+        """Somebody else spends the rest, or gives it back."""
+        self._add(self._newest, "escalation", self.left - calls, 0)
 
     def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
         self._check()
-        granted = min(calls, self.left)
-        usd = usd_micro if self.usd_left < 0 else min(usd_micro, self.usd_left)
-        self.left -= granted
-        self.usd_left -= usd if self.usd_left >= 0 else 0
-        self.leases[lease_id] = (granted, usd)
-        return Grant(calls=granted, usd_micro=usd, used_calls=self.calls - self.left, used_usd_micro=0)
+        return super().lease(lease_id, kind, calls=calls, usd_micro=usd_micro, now_s=now_s)
 
     def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
         self._check()
-        if self.leases.pop(lease_id, None) is not None:
-            self.left += calls
-            self.usd_left += usd_micro if self.usd_left >= 0 else 0
+        super().settle(lease_id, calls=calls, usd_micro=usd_micro, now_s=now_s)
 
     def used(self, now_s: float) -> Grant:
         self._check()
-        return Grant(calls=0, usd_micro=0, used_calls=self.calls - self.left, used_usd_micro=0)
+        return super().used(now_s)
 
     def _check(self) -> None:
         if self.hang is not None:

@@ -1,4 +1,4 @@
-"""The budget against a real Redis: never exceeded, never forgotten, and spent from leases."""
+"""The budget: never exceeded, never forgotten, and spent from leases. The ledgers have a suite of their own."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ from random import Random
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
-from hypothesis.strategies import booleans, floats, integers, lists, sampled_from, tuples
+from hypothesis.strategies import floats, lists
 
 from serve.settings import BudgetSettings
 from serve.teacher.budget import BUCKET_S, Budget, Kind, Ledger, RedisLedger
@@ -20,7 +20,6 @@ from store.errors import StoreUnavailableError
 from store.event import Lane
 from tests.serve.fakes import FakeLedger, eventually
 
-DAY_S = 24 * 3600
 NOON_S = 1_800_000_000.0
 LANE = Lane("acme", "intent")
 _numbers = count()
@@ -52,32 +51,6 @@ def spend(budget: Budget, kind: Kind = "escalation", bound_usd: float = 0.0, cos
         return True
 
     return asyncio.run(once())
-
-
-def test_escalations_leave_the_reserve_to_audits(redis_client: redis.Redis) -> None:
-    ledger = RedisLedger(redis_client, LANE, BudgetSettings(calls_per_day=100, audit_reserve_ratio=0.2))
-    assert ledger.lease("a", "escalation", calls=1000, usd_micro=0, now_s=NOON_S).calls == 80
-    assert ledger.lease("b", "escalation", calls=1, usd_micro=0, now_s=NOON_S).calls == 0
-    assert ledger.lease("c", "audit", calls=1000, usd_micro=0, now_s=NOON_S).calls == 20
-    assert ledger.used(NOON_S).used_calls == 100
-
-
-def test_a_lease_is_granted_once_and_settled_once_however_often_it_is_sent(redis_client: redis.Redis) -> None:
-    ledger = RedisLedger(redis_client, LANE, BudgetSettings(calls_per_day=100))
-    first = ledger.lease("a", "escalation", calls=10, usd_micro=0, now_s=NOON_S)
-    assert ledger.lease("a", "escalation", calls=10, usd_micro=0, now_s=NOON_S) == first
-    assert first.used_calls == 10
-    for _ in range(2):
-        ledger.settle("a", calls=4, usd_micro=0, now_s=NOON_S)
-    assert ledger.used(NOON_S).used_calls == 6
-
-
-def test_a_killed_replicas_lease_stays_spent_for_a_day_and_no_longer(redis_client: redis.Redis) -> None:
-    limits = BudgetSettings(calls_per_day=20, audit_reserve_ratio=0.0)
-    RedisLedger(redis_client, LANE, limits).lease("dead", "escalation", calls=20, usd_micro=0, now_s=NOON_S)
-    after = RedisLedger(redis_client, LANE, limits)
-    assert after.lease("b", "escalation", calls=1, usd_micro=0, now_s=NOON_S + DAY_S).calls == 0
-    assert after.lease("c", "escalation", calls=1, usd_micro=0, now_s=NOON_S + DAY_S + 2 * BUCKET_S).calls == 1
 
 
 def test_the_budget_survives_a_restart_of_redis(tmp_path: Path) -> None:
@@ -131,44 +104,6 @@ def test_dollars_are_never_exceeded_while_the_bound_is_one(redis_client: redis.R
     assert paid <= 10.0
     asyncio.run(budget.close())
     assert ledger.used(NOON_S).used_usd_micro == pytest.approx(paid * 1e6, abs=len(costs) + 1)
-
-
-STEPS = lists(
-    tuples(
-        sampled_from(("escalation", "audit")),
-        integers(0, 40),  # calls asked
-        integers(-1, 300),  # buckets that pass (-1: a clock behind)
-        booleans(),  # settle the last lease
-        integers(0, 40),  # calls unspent
-    ),
-    max_size=25,
-)
-
-
-@given(steps=STEPS, limit=integers(1, 80), reserve=floats(0.0, 0.5))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_running_sums_are_those_of_a_naive_ledger(
-    redis_client: redis.Redis, steps: list[tuple[Kind, int, int, bool, int]], limit: int, reserve: float
-) -> None:
-    redis_client.flushall()
-    ledger = RedisLedger(redis_client, LANE, BudgetSettings(calls_per_day=limit, audit_reserve_ratio=reserve))
-    bucket, newest = int(NOON_S // BUCKET_S), int(NOON_S // BUCKET_S)
-    leases: list[tuple[int, Kind, int]] = []  # bucket, kind, calls
-    for number, (kind, asked, passed, settles, unspent) in enumerate(steps):
-        bucket += passed
-        newest = max(newest, bucket)
-        counted = [lease for lease in leases if lease[0] > newest - 290]
-        used = sum(calls for _, _, calls in counted)
-        audits = sum(calls for _, of, calls in counted if of == "audit")
-        held = max(0, int(limit * reserve) - audits) if kind == "escalation" else 0
-        expected = max(0, min(asked, limit - used - held))
-        grant = ledger.lease(f"{number}", kind, calls=asked, usd_micro=0, now_s=bucket * BUCKET_S + 1)
-        assert grant.calls == expected
-        assert grant.used_calls == used + expected <= limit
-        back = min(unspent, expected) if settles else 0
-        if settles:
-            ledger.settle(f"{number}", calls=back, usd_micro=0, now_s=bucket * BUCKET_S + 2)
-        leases.append((newest, kind, expected - back))
 
 
 def test_a_lease_that_is_too_old_is_not_spent() -> None:
