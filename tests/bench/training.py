@@ -47,6 +47,7 @@ _WARM_UP_ROWS: Final = 128
 THREADS_TRIED: Final = (1, 2)
 
 Side = Callable[[Task, int, int], Run]  # of a task, epochs and a seed
+Figure = Callable[[Run], float]
 Say = Callable[[str], None]
 
 
@@ -109,7 +110,7 @@ def compare(task: Task, *, epochs: int, repeats: int, say: Say) -> dict[str, Any
         "repeats": repeats,
         **_compared(ours, trainer),
         "equal_loss": {"tolerance": TOLERANCE, "goal": round(found.goal, 4), **_compared(our_short, trainer_short)},
-        "time_to_equal_loss_ratio": _ratio(trainer_short, our_short, "seconds"),
+        "time_to_equal_loss_ratio": _ratio(trainer_short, our_short, lambda run: run.seconds),
         "bf16": _agreement(task, ours[0].member),
     }
 
@@ -156,30 +157,32 @@ def _compared(ours: list[Run], trainer: list[Run]) -> dict[str, Any]:
     return {
         "ours": _summary(ours),
         "trainer": _summary(trainer),
-        "rows_per_s_ratio": _ratio(ours, trainer, "rate"),
-        "rows_per_cpu_s_ratio": _ratio(ours, trainer, "cpu_rate"),
-        "held_out_loss_ratio": _ratio(ours, trainer, "loss"),
-        "calibrated_loss_ratio": _ratio(ours, trainer, "calibrated_loss"),
+        "rows_per_s_ratio": _ratio(ours, trainer, lambda run: run.rate),
+        "rows_per_cpu_s_ratio": _ratio(ours, trainer, lambda run: run.cpu_rate),
+        "held_out_loss_ratio": _ratio(ours, trainer, lambda run: run.loss),
+        "calibrated_loss_ratio": _ratio(ours, trainer, lambda run: run.calibrated_loss),
     }
 
 
-def _ratio(over: list[Run], under: list[Run], name: str) -> float:
+def _ratio(over: list[Run], under: list[Run], figure: Figure) -> float:
     """The median of the ratios within each repeat: what else runs here slows both sides of one."""
-    ratios = [float(getattr(a, name) / getattr(b, name)) for a, b in zip(over, under, strict=True)]
-    return round(median(ratios), 3)
+    return round(median(figure(a) / figure(b) for a, b in zip(over, under, strict=True)), 3)
 
 
 def _summary(runs: list[Run]) -> dict[str, Any]:
-    fields = {
-        "seconds": "seconds",
-        "rows_per_s": "rate",
-        "rows_per_cpu_s": "cpu_rate",
-        "held_out_loss": "loss",
-        "calibrated_loss": "calibrated_loss",
-        "held_out_agreement": "agreement",
+    def middle(figure: Figure) -> float:
+        return round(median(map(figure, runs)), 4)
+
+    return {
+        "epochs": runs[0].epochs,
+        "seconds": middle(lambda run: run.seconds),
+        "rows_per_s": middle(lambda run: run.rate),
+        "rows_per_cpu_s": middle(lambda run: run.cpu_rate),
+        "held_out_loss": middle(lambda run: run.loss),
+        "calibrated_loss": middle(lambda run: run.calibrated_loss),
+        "held_out_agreement": middle(lambda run: run.agreement),
+        "seconds_each": [round(run.seconds, 2) for run in runs],
     }
-    medians = {name: round(median(getattr(run, field) for run in runs), 4) for name, field in fields.items()}
-    return {"epochs": runs[0].epochs, **medians, "seconds_each": [round(run.seconds, 2) for run in runs]}
 
 
 def _agreement(task: Task, member: Tuned | None) -> dict[str, Any]:
