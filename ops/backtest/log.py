@@ -1,9 +1,9 @@
 """A user's own log as a backtest reads it: texts, the teacher's recorded answers and, if there are any, true labels."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,28 @@ class Log:
         """Whether any row has a true label."""
         return any(label is not None for label in self.gold)
 
+    def sub(self, places: Sequence[int]) -> "Log":
+        """Some of the rows, in this order, over the times of these rows."""
+        return replace(
+            self,
+            texts=[self.texts[place] for place in places],
+            labels=[self.labels[place] for place in places],
+            gold=[self.gold[place] for place in places],
+            ids=[self.ids[place] for place in places],
+            times_s=np.sort(self.times_s[list(places)]),
+        )
+
+
+class _Line(NamedTuple):
+    """A good row as the file has it."""
+
+    number: int
+    time_s: float | None
+    id: str | None
+    text: str
+    label: str | None
+    gold: str | None
+
 
 def read_log(path: Path, columns: ColumnNames, days: float) -> Log:
     """Read a log of JSON lines.
@@ -97,55 +119,65 @@ def read_log(path: Path, columns: ColumnNames, days: float) -> Log:
     probed = [row for _, row in json_rows(path, limit=PROBED) if isinstance(row, Mapping)]
     text = _column(path, probed, columns.text, TEXT_COLUMNS, "--text")
     label = _column(path, probed, columns.label, LABEL_COLUMNS, "--label")
-    gold = columns.gold if columns.gold is not None else first_usable(probed, GOLD_COLUMNS) if probed else None
-    for flag, name in (("--gold", columns.gold), ("--id", columns.id), ("--time", columns.time)):
-        if name is not None and all(value_at(row, name) is None for row in probed):
-            message = f"{path}: no row has the column {name} that {flag} names"
-            raise SettingsError(message)
+    gold = columns.gold if columns.gold is not None else first_usable(probed, GOLD_COLUMNS)
     if gold == label:
+        if columns.gold is not None:
+            message = f"{path}: --gold {gold}: that is the column of the teacher's answer"
+            raise SettingsError(message)
         gold = None
-    id_names = (columns.id,) if columns.id is not None else ID_COLUMNS
     time_names = (columns.time,) if columns.time is not None else TIME_COLUMNS
     bad: list[BadRow] = []
-    rows: list[tuple[float | None, str, str, str | None, str | None]] = []
-    for line, value in json_rows(path):
-        found = _row(line, value, text)
+    lines: list[_Line] = []
+    for number, value in json_rows(path):
+        found = _text(number, value, text)
         if isinstance(found, BadRow):
             bad.append(found)
             continue
-        name = next((str(value_at(value, key)) for key in id_names if value_at(value, key) is not None), f"line-{line}")
-        rows.append(
-            (
-                event_time_s(value, time_names),
-                name,
-                found,
-                _answer(value, label),
-                _answer(value, gold) if gold else None,
+        lines.append(
+            _Line(
+                number=number,
+                time_s=event_time_s(value, time_names),
+                id=_id(value, columns.id),
+                text=found,
+                label=_answer(value, label),
+                gold=_answer(value, gold),
             )
         )
-    if not rows:
-        message = f"{path}: none of its {len(bad)} rows has a text under {text}"
-        raise SettingsError(message)
-    return _log(path, rows, bad, days)
+    _check(path, columns, text, label, lines)
+    return _log(path, lines, bad, days)
 
 
-def _log(
-    path: Path, rows: list[tuple[float | None, str, str, str | None, str | None]], bad: list[BadRow], days: float
-) -> Log:
-    timed = all(row[0] is not None for row in rows)
-    times_s: NDArray[np.float64] = _START_S + np.arange(len(rows), dtype=np.float64) * (days * _DAY_S / len(rows))
+def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[_Line]) -> None:
+    """Refuse a log that cannot be replayed, and a column that was named and is nowhere."""
+    wanted = {
+        f"--text {text}: no row has a text there": any(lines),
+        f"--gold {columns.gold}: no row has a label there": columns.gold is None or any(line.gold for line in lines),
+        f"--id {columns.id}: no row has a value there": columns.id is None or any(line.id for line in lines),
+        f"--time {columns.time}: no row has a time there that can be read: Unix seconds, or ISO 8601 with its zone": (
+            columns.time is None or any(line.time_s is not None for line in lines)
+        ),
+        f"--label {label}: the teacher's answers there are fewer than two labels, so there is nothing to learn": (
+            len({line.label for line in lines} - {None}) >= 2  # noqa: PLR2004 - two classes at least
+        ),
+    }
+    for problem, fine in wanted.items():
+        if not fine:
+            message = f"{path}: {problem}"
+            raise SettingsError(message)
+
+
+def _log(path: Path, lines: list[_Line], bad: list[BadRow], days: float) -> Log:
+    timed = all(line.time_s is not None for line in lines)
+    times_s: NDArray[np.float64] = _START_S + np.arange(len(lines), dtype=np.float64) * (days * _DAY_S / len(lines))
     if timed:
-        rows = sorted(rows, key=lambda row: row[0] or 0.0)
-        times_s = np.array([row[0] for row in rows], np.float64)
-    if len({row[3] for row in rows} - {None}) < 2:  # noqa: PLR2004 - two classes at least
-        message = f"{path}: the teacher's answers hold fewer than two labels: there is nothing to learn"
-        raise SettingsError(message)
+        lines = sorted(lines, key=lambda line: line.time_s or 0.0)
+        times_s = np.array([line.time_s for line in lines], np.float64)
     return Log(
         path=path,
-        texts=[row[2] for row in rows],
-        labels=[row[3] for row in rows],
-        gold=[row[4] for row in rows],
-        ids=[row[1] for row in rows],
+        texts=[line.text for line in lines],
+        labels=[line.label for line in lines],
+        gold=[line.gold for line in lines],
+        ids=[line.id or f"line-{line.number}" for line in lines],
         times_s=times_s,
         timed=timed,
         skipped=len(bad),
@@ -157,22 +189,29 @@ def _column(path: Path, rows: list[Mapping[str, Any]], name: str | None, usual: 
     found = first_usable(rows, usual) if name is None else named(rows, name)
     if not rows or found is None:
         seen = ", ".join(sorted({str(key) for row in rows for key in row})[:20]) or "no JSON objects"
-        message = f"{path}: name the column with {flag} (found: {seen})"
+        what = f"name the column with {flag}" if name is None else f"{flag} {name}: no row has a text there"
+        message = f"{path}: {what} (found: {seen})"
         raise SettingsError(message)
     return found
 
 
-def _row(line: int, value: Any, text: str) -> str | BadRow:
+def _text(line: int, value: Any, column: str) -> str | BadRow:
     if isinstance(value, BadRow):
         return value
     if not isinstance(value, Mapping):
         return BadRow(line=line, why="not a JSON object")
-    found = value_at(value, text)
+    found = value_at(value, column)
     if not isinstance(found, str) or not found.strip():
-        return BadRow(line=line, why=f"no text in {text}")
+        return BadRow(line=line, why=f"no text in {column}")
     return canonical_text(found)
 
 
-def _answer(row: Mapping[str, Any], column: str) -> str | None:
-    found = value_at(row, column)
+def _id(row: Mapping[str, Any], column: str | None) -> str | None:
+    names = (column,) if column is not None else ID_COLUMNS
+    found = (value_at(row, name) for name in names)
+    return next((str(value) for value in found if isinstance(value, str | int) and value != ""), None)
+
+
+def _answer(row: Mapping[str, Any], column: str | None) -> str | None:
+    found = value_at(row, column) if column is not None else None
     return found.strip() if isinstance(found, str) and found.strip() else None
