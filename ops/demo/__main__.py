@@ -21,6 +21,7 @@ from rich.console import Console
 
 from ops.cli.status import collect
 from ops.demo.client import Client
+from ops.demo.command import run_json
 from ops.demo.measure import windows
 from ops.demo.plan import LANE, RATE, TARGET, WINDOWS, Plan, Traffic, prepare_traffic
 from ops.demo.processes import DemoError, Descendants, explain_end, running
@@ -44,6 +45,8 @@ _READY_S: Final = 120.0
 _POLL_S: Final = 0.1
 _GONE_S: Final = 5.0
 _NAMED_BAD: Final = 10
+_BUDGET_RATIOS: Final = (0.05, 0.1, 0.2)  # teacher calls of the closing backtest, of all requests
+_BACKTEST_S: Final = 240.0
 
 
 @dataclass(kw_only=True)
@@ -61,6 +64,8 @@ class Demo:
         traffic = prepare_traffic(self.plan)
         self._say_traffic(traffic)
         stage, changed = await self._play(traffic)
+        self._say("backtest: what a budget instead of a promise would have made of the same traffic, heads alone")
+        bought = await self._backtest(traffic)
         left = await asyncio.to_thread(self.descendants.left, self.plan.state, patience_s=_GONE_S)
         picture = stage.picture()
         figure = self.plan.out / "run.png"
@@ -84,6 +89,7 @@ class Demo:
                 swaps=stage.records.swaps,
                 rollback=stage.rollback,
                 verified=stage.verified,
+                bought=bought,
                 figures=[{"path": str(figure), "sha256": hashlib.sha256(figure.read_bytes()).hexdigest()}],
             )
         )
@@ -138,6 +144,39 @@ class Demo:
                 show(stage.board())
             self.descendants.look()
         return stage, changed
+
+    async def _backtest(self, traffic: Traffic) -> list[dict[str, Any]]:
+        """What `understudy backtest` says of the same traffic at three budgets.
+
+        Raises:
+            DemoError: it did not end well.
+        """
+        rows = len(traffic.requests)
+        budgets = [max(1, round(share * rows)) for share in _BUDGET_RATIOS]
+        ran = await run_json(
+            *("ops.cli", "backtest", str(self.plan.traffic_file), "--seeds", "1", "--no-fine-tune", "-o", "json"),
+            *("--budget", ",".join(map(str, budgets)), "--out", str(self.plan.out / "backtest")),
+            timeout_s=_BACKTEST_S,
+        )
+        if ran.code:
+            message = f"`understudy backtest` ended with code {ran.code}"
+            raise DemoError(message)
+        points = [
+            {
+                "calls": run["calls"],
+                "system_agreement": run["agreement"],
+                "random_agreement": run["random_agreement"],
+                "oracle_agreement": run["oracle_agreement"],
+            }
+            for run in ran.answer["runs"]
+        ]
+        for point in points:
+            self._say(
+                f"  {point['calls']:,} calls: {point['system_agreement']:.1%} of all answers are the teacher's"
+                f" (the same calls at random {point['random_agreement']:.1%}, by an oracle"
+                f" {point['oracle_agreement']:.1%})"
+            )
+        return points
 
     async def _start_teacher(self, stack: ExitStack, log: Path) -> tuple[subprocess.Popen[bytes], str]:
         """The recorded teacher's process and its address."""

@@ -55,6 +55,7 @@ class Measured:
     swaps: Sequence[Mapping[str, Any]]
     rollback: Rollback | None
     verified: bool | None
+    bought: Sequence[Mapping[str, Any]]  # of the backtest: calls, and agreement of all answers with the teacher
     figures: Sequence[Mapping[str, str]]
 
 
@@ -123,6 +124,7 @@ def build(measured: Measured) -> dict[str, Any]:
             "pinned": rollback.pinned,
         },
         "verified": measured.verified,
+        "backtest": list(measured.bought),
         "figures": list(measured.figures),
     }
     return {**plain(found), "broken_claims": broken_claims(measured)}
@@ -135,6 +137,11 @@ def broken_claims(measured: Measured) -> list[str]:
         *_kept_the_promise(measured),
         *(_learned(measured) if measured.generated else ()),
         *_gate_and_rollback(measured),
+        *(
+            f"backtest: {point['calls']} calls where the student is unsure were worth no more than calls at random"
+            for point in measured.bought
+            if point["system_agreement"] <= point["random_agreement"]
+        ),
     ]
 
 

@@ -23,6 +23,7 @@ $escalations</div>
 <h2>The same run in windows</h2>$windows
 <div class="two"><section><h2>Settings that differ from production's</h2>$settings</section>
 <section><h2>Traffic</h2>$traffic</section></div>
+<h2>The same traffic with a budget instead of a promise</h2>$bought
 <footer>$footer</footer>
 """)
 
@@ -58,12 +59,27 @@ def page(summary: Mapping[str, Any], picture: Picture) -> str:
             {"source": traffic["path"], "rows": f"{traffic['rows']:,}", "skipped": f"{traffic['skipped']:,}"}
             | {"sha256": f"{traffic['sha256'][:16]}…"}
         ),
+        bought=_bought(summary["backtest"]),
         footer=escape(
             "Measured by the client and from the processes' own records: the log, the buffer, the registry, the cycle"
             " and swap logs. The teacher is a recording; what it would have said to each request is therefore known."
         ),
     )
     return document("Understudy: one run", body)
+
+
+def _bought(points: Sequence[Mapping[str, Any]]) -> str:
+    """What the closing backtest found, and where its own page is."""
+    rows = [
+        [
+            f"{point['calls']:,}",
+            *(f"{point[name]:.1%}" for name in ("system_agreement", "random_agreement", "oracle_agreement")),
+        ]
+        for point in points
+    ]
+    head = ["teacher calls", "answers that are the teacher's", "the same calls at random", "by an oracle"]
+    more = '<p>More in <a href="backtest/report.html">the backtest\'s own page</a>.</p>'
+    return table(head, rows, numbers={0, 1, 2, 3}) + more
 
 
 def _lead(summary: Mapping[str, Any]) -> str:

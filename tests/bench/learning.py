@@ -9,12 +9,14 @@ its last line.
 
 import argparse
 import json
+import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,13 +44,19 @@ class Job:
 
 
 _replay: Replay | None = None
-_log: Log | None = None
 
 
 def _open(data: Path, encoder: str, cache: Path) -> None:
-    global _replay, _log  # noqa: PLW0603 - one of each in a child
-    _log = read_log(data, ColumnNames(), 1.0)
-    _replay = Replay(_log, encoder=encoder, cache=cache)
+    global _replay  # noqa: PLW0603 - one in a child
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _replay = Replay(read_log(data, ColumnNames(), 1.0), encoder=encoder, cache=cache)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _variant(kind: str) -> Variant:

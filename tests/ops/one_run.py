@@ -130,6 +130,9 @@ def measured(**changes: Any) -> Measured:
         "swaps": swaps(),
         "rollback": ROLLBACK,
         "verified": True,
+        "bought": [
+            {"calls": 150, "system_agreement": 0.91, "random_agreement": 0.83, "oracle_agreement": 0.97},
+        ],
         "figures": [],
     }
     return Measured(**(found | changes))

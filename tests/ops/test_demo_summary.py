@@ -80,6 +80,10 @@ def never_better() -> dict[str, Any]:
             ["2 events became dead letters"],
         ),
         ({"verified": False}, ["understudy verify"]),
+        (
+            {"bought": [{"calls": 9, "system_agreement": 0.8, "random_agreement": 0.9, "oracle_agreement": 0.95}]},
+            ["9 calls where the student is unsure"],
+        ),
         ({"swaps": [swaps()[0] | {"failed": True}]}, ["1 swaps failed"]),
         ({"children_left": 2}, ["2 processes"]),
         (with_promise(0.999), ["promised", "in requests"]),
