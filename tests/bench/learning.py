@@ -109,7 +109,7 @@ def jobs_of(
             Job(kind=name, ask=ask(budget, seed))
             for seed in range(1, baseline_seeds + 1)
             for name in BASELINES
-            for budget in shares
+            for budget in (shares if "curve" in parts else budgets)
         ],
         "forecast": [Job(kind="forecast", ask=ask(budget, 1, ratio)) for budget in budgets for ratio in (0.8, 1.2)],
     }
