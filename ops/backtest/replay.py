@@ -4,6 +4,7 @@ A cycle takes no simulated time: its version serves from the next row on. What i
 """
 
 import asyncio
+import copy
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -61,7 +62,6 @@ LANE: Final = Lane("backtest", "log")
 _KEY: Final = b"understudy backtest: no secret, the log is the user's own"
 _NAMESPACE: Final = uuid.UUID("0b6f0a0e-52cf-5a7b-8e52-8d4b3d4f6a77")
 _TICK_S: Final = 60.0
-_EMBEDDED_AT_ONCE: Final = 256
 _SHOWN_EVERY: Final = 50
 DEFAULT_CYCLE: Final = CycleSettings(
     encoder="minilm",
@@ -139,24 +139,36 @@ class Replay:
         return self._kept.features(self.base.encoder, self._items, self._texts)
 
     def prepare(self, progress: Callable[[int, int], None]) -> None:
-        """Compute every row's features, or read them from the cache; `progress(rows done, rows)`."""
-        rows = self.log.rows
-        found = np.empty((0, self.base.encoder.feature_size), np.float32)
-        for stop in [*range(_EMBEDDED_AT_ONCE, rows, _EMBEDDED_AT_ONCE), rows]:
-            found = self._cache.features(self.base.encoder, self._items[:stop], self._texts[:stop])
-            progress(stop, rows)
+        """Compute every row's features, or read them from the cache; `progress(rows computed, rows to compute)`."""
+        found = self._cache.features(self.base.encoder, self._items, self._texts, progress=progress)
         self._kept = KeptFeatures(rows=dict(zip(self._items, found, strict=True)))
 
-    def run(self, ask: Ask, progress: Callable[[int, int], None]) -> tuple[Run, Answers]:
+    def sub(self, places: Sequence[int]) -> "Replay":
+        """A replay of some of the log's rows, in this order; encoder and features are this one's."""
+        if not self._kept.rows:
+            self.prepare(lambda _done, _rows: None)
+        part = copy.copy(self)
+        part.log = self.log.sub(places)
+        part._texts = [self._texts[place] for place in places]
+        part._items = [self._items[place] for place in places]
+        return part
+
+    def run(
+        self,
+        ask: Ask,
+        progress: Callable[[int, int], None],
+        promoted: Callable[[int, Attempt], None] = lambda _row, _made: None,
+    ) -> tuple[Run, Answers]:
         """Replay the log once.
 
         Args:
             ask: budget, seed, policy.
             progress: told of (rows done, rows) now and then.
+            promoted: told of each version: the row it serves from, and what it came out of.
         """
         if not self._kept.rows:
             self.prepare(lambda _done, _rows: None)
-        return asyncio.run(_Play(self, self._stream(ask), ask).play(progress))
+        return asyncio.run(_Play(self, self._stream(ask), ask, promoted).play(progress))
 
     def _stream(self, ask: Ask) -> Stream:
         log, encoder = self.log, self.base.encoder
@@ -196,8 +208,9 @@ class _Past:
 class _Play:
     """One run in progress."""
 
-    def __init__(self, replay: Replay, stream: Stream, ask: Ask) -> None:
+    def __init__(self, replay: Replay, stream: Stream, ask: Ask, promoted: Callable[[int, Attempt], None]) -> None:
         self._replay = replay
+        self._told = promoted
         self._stream = stream
         self._ask = ask
         self._cycle = replace(replay.cycle, seed=ask.seed, limits=replace(replay.cycle.limits, seed=ask.seed))
@@ -307,12 +320,14 @@ class _Play:
             subject=None,
             forced=False,
         )
+        calls = self._teacher.calls
         found = await self._service.answer(question)
         await self._service.audits.settled()
         published = self._sink.take()
         return RowAnswer(
             answer=found if isinstance(found, Answer) else None,
             opinion=published.student if published is not None else None,
+            called=self._teacher.calls > calls,
         )
 
     def _learn(self, row: int) -> None:
@@ -365,6 +380,7 @@ class _Play:
         self._past.history.append(Judged(labels=len(made.frozen.snapshot.rows), verdict=made.verdict))
         self._past.label_maps[version] = student.labels
         self._cycles.promoted(row, student, certified=made.policy.threshold is not None)
+        self._told(row + 1, made)
 
 
 async def _at_once(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:

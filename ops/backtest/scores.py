@@ -1,5 +1,6 @@
 """What one run comes to: scores against true labels and the teacher, and what luck or an oracle would have made."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +30,7 @@ class RowAnswer:
 
     answer: Answer | None  # None: nobody answered
     opinion: StudentOpinion | None  # of the row's event, from before the label was seen
+    called: bool  # the teacher was asked, whatever came of it
 
 
 @dataclass(slots=True)
@@ -94,12 +96,12 @@ def to_run(
     withheld = np.array([row.answer is not None and row.answer.withheld for row in rows], np.bool_)
     suspended = withheld if ask.policy == "promise" else np.zeros(len(rows), np.bool_)
     own = ~answers.by_teacher & np.array([one != _NOBODY for one in answers.answer], np.bool_)
-    answered = own & ~withheld
     audits = np.array([reason == "audit" for reason in answers.reason], np.bool_)
-    paid = calls / max(1, len(rows))
+    called = np.array([row.called for row in rows], np.bool_)
+    answered = own & ~withheld & (~called | audits)  # not where it only stood in for the teacher
     known, judged = teacher != _NOBODY, gold != _NOBODY
-    random_score, oracle_score = _chance_and_oracle(student, teacher, gold, judged & known, calls, paid, ask.metric)
-    random_agreement, oracle_agreement = _chance_and_oracle(student, teacher, teacher, known, calls, paid, "accuracy")
+    random_score, oracle_score = _chance_and_oracle(student, teacher, gold, judged, calls, ask.metric)
+    random_agreement, oracle_agreement = _chance_and_oracle(student, teacher, teacher, known, calls, "accuracy")
     return Run(
         ask=ask,
         rows=len(rows),
@@ -130,7 +132,7 @@ def to_run(
         served_parameters=cycles.served_parameters,
         training_cpu_s=cycles.cpu_s,
         seconds=seconds,
-        slices=_slices(answer, gold, teacher, judged, known, answers.by_teacher | audits, suspended),
+        slices=_slices(answer, gold, teacher, judged, known, called, suspended),
     )
 
 
@@ -159,25 +161,24 @@ def _student(row: RowAnswer) -> str:
 
 
 def _chance_and_oracle(
-    student: Words,
-    teacher: Words,
-    truth: Words,
-    mask: NDArray[np.bool_],
-    calls: int,
-    paid: float,
-    metric: Metric,
+    student: Words, teacher: Words, truth: Words, mask: NDArray[np.bool_], calls: int, metric: Metric
 ) -> tuple[float | None, float | None]:
-    """The same student with the same calls, on questions drawn at random, and where they change the most.
+    """The same student with as many calls, on questions drawn at random, and where they change the score the most.
 
-    The student's answers are those from before it saw a label; where there was no student yet it is wrong.
+    The student's answers are those from before it saw a label; where there was no student yet it is wrong. A call that
+    brings no usable answer leaves the student's.
     """
-    alone, taught = score(student, truth, mask, metric), score(teacher, truth, mask, metric)
-    if alone is None or taught is None:
+    taught = np.where(teacher == _NOBODY, student, teacher)
+    alone, all_taught = score(student, truth, mask, metric), score(taught, truth, mask, metric)
+    if alone is None or all_taught is None:
         return None, None
-    wins = np.flatnonzero(mask & (student != truth) & (teacher == truth))
+    wins = np.flatnonzero(mask & (student != truth) & (taught == truth))
+    if metric == "balanced_accuracy":  # a row of a rare label is worth more
+        rows_of = Counter(truth[mask])
+        wins = wins[np.argsort([rows_of[label] for label in truth[wins]], kind="stable")]
     best = student.copy()
-    best[wins[:calls]] = teacher[wins[:calls]]
-    return alone + paid * (taught - alone), score(best, truth, mask, metric)
+    best[wins[:calls]] = taught[wins[:calls]]
+    return alone + calls / len(student) * (all_taught - alone), score(best, truth, mask, metric)
 
 
 def _slices(
@@ -208,7 +209,4 @@ def _slices(
 
 def _held_s(times_s: NDArray[np.float64], suspended: NDArray[np.bool_]) -> float:
     """How long the promise was suspended: from each row that was withheld to the next row that was not."""
-    if len(times_s) < 2 or not suspended.any():  # noqa: PLR2004 - a pair
-        return 0.0
-    gaps = np.append(np.diff(times_s), 0.0)
-    return float(gaps[suspended].sum())
+    return float(np.diff(times_s)[suspended[:-1]].sum())

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from ops.backtest.log import Log
 from ops.backtest.records import Answers, HardTopic
 from store.buffer.topics import find_topics
+from store.redact import redact
 
 _SHOWN: Final = 12
+_KEY: Final = b"understudy backtest: names of topics are shown to people"
 
 
 def hard_topics(log: Log, features: NDArray[np.float32], answers: Answers) -> list[HardTopic]:
@@ -24,14 +26,14 @@ def hard_topics(log: Log, features: NDArray[np.float32], answers: Answers) -> li
     places = answers.rows[half:]
     found = find_topics(
         features[places],
-        [log.texts[place] for place in places],
+        [redact(log.texts[place], _KEY) for place in places],
         [1.0] * len(places),
         answers.by_teacher[half:].astype(float).tolist(),
         seed=0,
     )
     student = np.array(answers.student[half:], object)
     teacher = np.array([log.labels[place] for place in places], object)
-    own = ~answers.by_teacher[half:]
+    own = ~answers.by_teacher[half:] & (student != "")
     result = []
     for number, topic in enumerate(found.topics):
         mask = found.of_row == number
