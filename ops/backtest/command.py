@@ -25,7 +25,6 @@ from serve.pace import Metric
 from store.errors import SettingsError
 
 AUDIT_RATIO: Final = 0.05  # the settings' default
-TRAINING_USD_PER_HOUR: Final = 0.05  # about what an hour of one cloud processor costs
 CURVE: Final = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.85)  # of the rows
 _CHARS_PER_TOKEN: Final = 4
 _MINILM: Final = "minilm"
@@ -257,5 +256,5 @@ def failures(outcome: Outcome) -> Sequence[str]:
         told.append(f"{what}: {failure.why}")
     if outcome.missing:
         names = ", ".join(f"{ask.budget}/{ask.seed}" for ask in outcome.missing)
-        told.append(f"{len(outcome.missing)} runs are missing (budget/seed): {names}")
+        told.append(f"missing (budget/seed), {len(outcome.missing)} of them: {names}")
     return told

@@ -1,8 +1,7 @@
 """`understudy backtest`: what a log says that the product would save, before anything is deployed."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console
@@ -13,13 +12,6 @@ from store.errors import SettingsError
 
 app = typer.Typer()
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells say it
-
-
-class Metric(StrEnum):
-    """How answers are scored."""
-
-    accuracy = "accuracy"
-    balanced_accuracy = "balanced_accuracy"
 
 
 Budgets = Annotated[
@@ -34,7 +26,9 @@ Target = Annotated[
 Confidence = Annotated[
     float | None, typer.Option(min=0.5, max=0.999, help="With which the target is promised; else 0.95.")
 ]
-Chosen = Annotated[Metric | None, typer.Option(help="What calls are spent to raise; else accuracy.")]
+Metric = Annotated[
+    Literal["accuracy", "balanced_accuracy"] | None, typer.Option(help="What calls are spent to raise; else accuracy.")
+]
 Audits = Annotated[
     float | None,
     typer.Option(min=0.0, max=1.0, help="Of the student's answers, checked; else 0.05 with --target, 0 without."),
@@ -46,7 +40,9 @@ Ident = Annotated[str | None, typer.Option("--id", help="Column of the row's id.
 Time = Annotated[str | None, typer.Option(help="Column of the time.")]
 Days = Annotated[float, typer.Option(min=0.001, help="What rows without a time are spread over.")]
 PerCall = Annotated[float | None, typer.Option(min=0.0, help="Dollars a teacher call; none: calls alone are shown.")]
-PerHour = Annotated[float, typer.Option(min=0.0, help="Dollars an hour of processor time that trains.")]
+PerHour = Annotated[
+    float, typer.Option(min=0.0, help="Dollars an hour of processor time that trains; about a cloud's.")
+]
 Encoder = Annotated[str | None, typer.Option(help="minilm, or the folder of another; else minilm.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; else as many as physical cores.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Folder of curve.png, report.html and backtest.json.")]
@@ -71,7 +67,7 @@ def backtest(
     seeds: Seeds = 3,
     target: Target = None,
     confidence: Confidence = None,
-    metric: Chosen = None,
+    metric: Metric = None,
     audit_ratio: Audits = None,
     text: Text = None,
     label: Label = None,
@@ -112,7 +108,7 @@ def backtest(
         seeds=seeds,
         target=target,
         confidence=confidence,
-        metric=metric.value if metric is not None else None,
+        metric=metric,
         audit_ratio=audit_ratio,
         fine_tune=not no_fine_tune,
         shuffle=shuffle,
@@ -158,7 +154,7 @@ def _show(result: Any) -> None:
     typer.echo(f"{found.rows:,} rows, {found.labels} labels, {unusable}; intervals are of 95 %\n")
     for title, grid in (
         ("What each budget gives", bought(found)),
-        ("The same answers beside the teacher's, and beside other ways to spend the calls", compared(found)),
+        ("Beside the teacher, and other ways to spend it", compared(found)),
         (f"How the promise of {found.target} fared", promised(found)),
         ("What is bought from each budget to the next", priced(found)),
     ):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,14 +17,16 @@ from typer.testing import CliRunner, Result
 from ops.backtest.command import curve_budgets, physical_cores
 from ops.cli.app import app
 from tests.ops.children import REPOSITORY, gone, lines, until
-from tests.ops.fake_replay import write_log
+from tests.ops.fake_replay import FakeReplay, noted, one_raises, unreadable, write_log
 from tests.ops.sites import LANE, make_site
 
-FAKE = "tests.ops.fake_replay"
+
+def entry(replay: Callable[..., FakeReplay]) -> str:
+    return f"{replay.__module__}:{replay.__name__}"
 
 
-def call(log: Path, out: Path, *more: str | Path, replay: str = "FakeReplay") -> Result:
-    arguments = ["backtest", log, "--out", out, "--replay", f"{FAKE}:{replay}", "--jobs", "2", *more]
+def call(log: Path, out: Path, *more: str | Path, replay: Callable[..., FakeReplay] = FakeReplay) -> Result:
+    arguments = ["backtest", log, "--out", out, "--replay", entry(replay), "--jobs", "2", *more]
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
@@ -149,10 +152,10 @@ def test_a_wrong_option_ends_with_2_and_is_named(more: list[str], named: str, lo
 
 
 def test_a_run_that_failed_ends_with_3_and_the_others_are_told(log: Path, out: Path) -> None:
-    result = call(log, out, "--budget", "50,100", "--seeds", "2", "-o", "json", replay="one_raises")
+    result = call(log, out, "--budget", "50,100", "--seeds", "2", "-o", "json", replay=one_raises)
     assert result.exit_code == 3
     assert "budget 100, seed 1: " in result.stderr
-    assert "1 runs are missing (budget/seed): 100/1" in result.stderr
+    assert "missing (budget/seed), 1 of them: 100/1" in result.stderr
     found = json.loads(result.stdout)
     assert found["complete"] is False
     assert len(found["runs"]) == 3
@@ -160,7 +163,7 @@ def test_a_run_that_failed_ends_with_3_and_the_others_are_told(log: Path, out: P
 
 
 def test_where_nothing_could_be_run_nothing_is_written(log: Path, out: Path) -> None:
-    result = call(log, out, "--budget", "50", "--seeds", "1", replay="unreadable")
+    result = call(log, out, "--budget", "50", "--seeds", "1", replay=unreadable)
     assert result.exit_code == 3
     assert "nothing could be run: the encoder's folder holds no encoder" in result.stderr
     assert list(out.iterdir()) == []
@@ -177,7 +180,7 @@ def test_bad_rows_are_named_by_line(log: Path, out: Path) -> None:
 def test_ctrl_c_reports_what_was_finished_and_ends_with_130(log: Path, out: Path) -> None:
     command = [sys.executable, "-m", "ops.cli", "backtest", str(log), "--out", str(out), "--budget", "50", "-o", "json"]
     process = subprocess.Popen(
-        [*command, "--seeds", "40", "--jobs", "2", "--replay", f"{FAKE}:noted"],
+        [*command, "--seeds", "40", "--jobs", "2", "--replay", entry(noted)],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -190,7 +193,7 @@ def test_ctrl_c_reports_what_was_finished_and_ends_with_130(log: Path, out: Path
     assert process.returncode == 130
     found = json.loads(output)
     assert found["complete"] is False
-    assert f"{40 - len(found['runs'])} runs are missing" in errors.decode()
+    assert f"missing (budget/seed), {40 - len(found['runs'])} of them" in errors.decode()
     assert "Traceback" not in errors.decode()
     assert (out / "curve.png").exists()
     until(lambda: all(gone(child.pid) for child in family), seconds=5)
@@ -203,7 +206,7 @@ def test_the_command_line_loads_no_torch_itself(log: Path, out: Path) -> None:
         "    result = CliRunner().invoke(app, sys.argv[1:])\n"
         "    print(result.exit_code, [name for name in ('torch', 'transformers', 'faiss') if name in sys.modules])\n"
     )
-    options = ["--budget", "50", "--seeds", "1", "--out", str(out), "--replay", f"{FAKE}:FakeReplay"]
+    options = ["--budget", "50", "--seeds", "1", "--out", str(out), "--replay", entry(FakeReplay)]
     found = subprocess.run(
         [sys.executable, "-c", program, "backtest", str(log), *options],
         capture_output=True,

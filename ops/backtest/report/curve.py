@@ -18,6 +18,8 @@ OURS: Final = "#0f7fa8"
 ORACLE: Final = "#6b5bb5"
 RANDOM: Final = "#d17a00"
 _GREYS: Final = (("#5f6b76", "D"), ("#8f9aa5", "s"), ("#b0762f", "^"), ("#7d8f6a", "v"), ("#a0687c", "P"))
+_FLIP: Final = 0.3  # of the rows: beyond it words stand to the left of their line, the legend being on the right
+_VEIL: Final[Any] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,13 +81,13 @@ def _curve(axes: Axes, backtest: Backtest, points: Sequence[Point], published: S
     axes.plot(calls, [one.mean for one in found], color=OURS, lw=2.6, marker="o", ms=6, label=name, zorder=4)
     _teacher(axes, backtest)
     _published(axes, published)
+    axes.margins(y=0.08)
     _recommended(axes, backtest)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     pad = 27 if backtest.prices.usd_per_call else 6  # beside the dollars' name
     axes.set_title(
         f"{score_name(backtest).capitalize()} of all answers", size=10, loc="left", color=FAINT, y=1.0, pad=pad
     )
-    axes.margins(y=0.08)
     axes.legend(loc="lower right", frameon=False, fontsize=9)
 
 
@@ -100,6 +102,7 @@ def _teacher(axes: Axes, backtest: Backtest) -> None:
         textcoords="offset points",
         size=9,
         color=INK,
+        bbox=_VEIL,
     )
 
 
@@ -115,18 +118,22 @@ def _recommended(axes: Axes, backtest: Backtest) -> None:
     point = chosen(backtest)
     if point is None:
         return
-    spot = (point.calls, quality(point).mean)
-    axes.plot(*spot, marker="o", ms=15, mfc="none", mec=OURS, mew=2, zorder=5)
+    score = quality(point).mean
+    axes.plot(point.calls, score, marker="o", ms=15, mfc="none", mec=OURS, mew=2, zorder=5)
+    bottom = axes.get_ylim()[0]
+    axes.vlines(point.calls, bottom, score, color=OURS, lw=1.2, ls=(0, (1, 2)))
+    axes.set_ylim(bottom=bottom)
+    flip = point.calls_ratio > _FLIP
     axes.annotate(
-        f"recommended: {point.calls:,.0f} calls, {quality(point).mean:.1%}",
-        spot,
-        xytext=(22, -46),
+        f"recommended: {point.calls:,.0f} calls, {score:.1%}",
+        (point.calls, bottom),
+        xytext=(-8 if flip else 8, 8),
         textcoords="offset points",
+        ha="right" if flip else "left",
         size=9.5,
         weight="bold",
         color=OURS,
-        arrowprops={"arrowstyle": "-", "color": OURS, "lw": 1, "shrinkB": 8, "relpos": (0.08, 1)},
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
+        bbox=_VEIL,
     )
 
 

@@ -84,11 +84,16 @@ def page(backtest: Backtest) -> str:
 def _lead(backtest: Backtest) -> str:
     found = backtest.recommendation
     why = f"That is the recommended setting: {found.why}. " if found is not None else ""
-    seeds = len({run.ask.seed for run in backtest.runs})
+    seeds, budgets = len({run.ask.seed for run in backtest.runs}), len(backtest.points)
+    times = f"{_number(budgets, 'budget')}, {_number(seeds, 'seed')}"
     return (
         f"{why}{backtest.rows:,} questions over {_days(backtest.days)}, {backtest.labels} labels, replayed through"
-        f" the service's own parts {len(backtest.runs)} times: {len(backtest.points)} budgets, {seeds} seeds."
+        f" the service's own parts {_number(len(backtest.runs), 'time')}: {times}."
     )
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _missing(backtest: Backtest) -> list[str]:
