@@ -5,6 +5,7 @@ A cycle takes no simulated time: its version serves from the next row on. What i
 
 import asyncio
 import copy
+import gc
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -168,7 +169,10 @@ class Replay:
         """
         if not self._kept.rows:
             self.prepare(lambda _done, _rows: None)
-        return asyncio.run(_Play(self, self._stream(ask), ask, promoted).play(progress))
+        try:
+            return asyncio.run(_Play(self, self._stream(ask), ask, promoted).play(progress))
+        finally:
+            gc.collect()  # a run's students hang in cycles, and are large
 
     def _stream(self, ask: Ask) -> Stream:
         log, encoder = self.log, self.base.encoder
