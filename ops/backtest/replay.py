@@ -150,8 +150,8 @@ class Replay:
             self.prepare(lambda _done, _rows: None)
         part = copy.copy(self)
         part.log = self.log.sub(places)
-        part._texts = [self._texts[place] for place in places]
-        part._items = [self._items[place] for place in places]
+        part._texts = [self._texts[place] for place in places]  # noqa: SLF001 - one of ours
+        part._items = [self._items[place] for place in places]  # noqa: SLF001 - as above
         return part
 
     def run(
