@@ -27,6 +27,7 @@ from ops.backtest.records import Answers, Ask, HardTopic, Run
 from ops.show.progress import Board, Show
 from store.errors import UnderstudyError
 
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _POLL_S: Final = 0.2
 _END_S: Final = 2.0
 _TELL_EVERY_S: Final = 0.2
@@ -136,7 +137,7 @@ class Pool:
         self._context = multiprocessing.get_context("spawn")
 
     def run(self, asks: Sequence[Ask], keep: Callable[[Done], None], show: Show) -> Outcome:
-        """Do all asks, or as many as are done until Ctrl-C. Call it from the main thread.
+        """Do all asks, or as many as are done until Ctrl-C or SIGTERM. Call it from the main thread.
 
         Args:
             asks: in the order in which they are begun.
@@ -257,13 +258,14 @@ def _dismiss(state: _State, *workers: _Worker) -> None:
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets instead of raising wherever we are."""
+    """An event that Ctrl-C and SIGTERM set, instead of ending us wherever we are."""
     stop = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in _STOP_SIGNALS}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -76,17 +76,20 @@ class _Pace:
 
 
 class _Plain:
-    """A line at every new phase and every ten seconds."""
+    """A line at every new phase, every ten seconds, and when all is done."""
 
     def __init__(self, console: Console, pace: _Pace, now_s: Callable[[], float]) -> None:
         self._console, self._pace, self._now_s = console, pace, now_s
-        self._phase: str | None = None
+        self._shown: Board | None = None
         self._next_s = 0.0
 
     def show(self, board: Board) -> None:
         """Print it, if it is time."""
         told = self._pace.told(board)
-        if board.phase == self._phase and self._now_s() < self._next_s:
+        last = self._shown
+        if board == last and board.rows == board.total:
             return
-        self._phase, self._next_s = board.phase, self._now_s() + _PLAIN_EVERY_S
+        if last is not None and board.phase == last.phase and board.rows < board.total and self._now_s() < self._next_s:
+            return
+        self._shown, self._next_s = board, self._now_s() + _PLAIN_EVERY_S
         self._console.print(f"{board.phase}: {told}", markup=False, highlight=False, soft_wrap=True)

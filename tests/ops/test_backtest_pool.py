@@ -121,11 +121,17 @@ def started(folder: Path, slow_s: float, seeds: int) -> subprocess.Popen[bytes]:
     )
 
 
-def test_ctrl_c_keeps_what_was_finished_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_pool_that_is_stopped_keeps_what_was_finished_and_leaves_no_process(
+    sent: signal.Signals, tmp_path: Path
+) -> None:
     process = started(tmp_path, 1.5, 40)
-    until(lambda: len(begun(tmp_path)) >= 4, seconds=60)
+    until(lambda: len(begun(tmp_path)) >= 4, seconds=90)
     family = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everyone
+    if sent == signal.SIGINT:
+        os.killpg(process.pid, sent)  # as a terminal does: to everyone
+    else:
+        process.send_signal(sent)
     output, errors = process.communicate(timeout=20)
     interrupted, missing, done = json.loads(output)
     assert interrupted

@@ -34,6 +34,14 @@ def test_plain_lines_come_every_ten_seconds_and_at_a_new_phase() -> None:
     ]
 
 
+def test_the_end_is_told_once() -> None:
+    told = shown((0, board(0)), (1, board(900)), (2, board(1000)), (3, board(1000)), (30, board(1000)))
+    assert [line.partition(" rows")[0] for line in told.splitlines()] == [
+        "replaying: 0/1,000",
+        "replaying: 1,000/1,000",
+    ]
+
+
 def test_a_terminal_shows_a_bar() -> None:
     told = shown((0, board(0)), (1, board(100)), (11, board(600)), terminal=True)
     assert "━" in told
