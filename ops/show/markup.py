@@ -27,7 +27,8 @@ svg{display:block;width:100%;min-width:760px;height:auto;font:12px system-ui,san
 svg text{fill:var(--ink)}svg .faint{fill:var(--soft)}svg .grid{stroke:var(--grid)}svg .axis{stroke:var(--line)}
 table{border-collapse:collapse;width:100%;font-size:14px}th{text-align:left;font-weight:600;color:var(--soft);
 padding:8px 12px 6px 0;border-bottom:1px solid var(--line);white-space:nowrap}
-td{padding:7px 12px 7px 0;border-bottom:1px solid var(--grid);vertical-align:top}td.n,th.n{text-align:right}
+td{padding:7px 12px 7px 0;border-bottom:1px solid var(--grid);vertical-align:top}
+td.n,th.n{text-align:right;white-space:nowrap}
 .n+td:not(.n),.n+th:not(.n){padding-left:18px}
 code{font:13px ui-monospace,SFMono-Regular,Menlo,monospace}.chip{font-weight:600;white-space:nowrap}
 .note{border-left:3px solid var(--fail);padding:10px 16px;background:var(--card);margin:24px 0}.note p{margin:2px 0}

@@ -37,6 +37,8 @@ def curve(backtest: Backtest) -> str:
     for name, (colour, line) in lines.items():
         if line:
             plot.line(line, colour, width=1.6, dashes="6 4")
+            for at, value in line:
+                plot.dot(at, value, colour, size=3.5, told=f"{name}: {value:.1%}")
             names.append((line[-1][1], f"{name} {line[-1][1]:.1%}", colour))
     ours = [(point.calls, quality(point).mean) for point in points]
     plot.line(ours, "student")

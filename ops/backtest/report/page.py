@@ -19,8 +19,8 @@ _BODY: Final = Template("""\
 <header><p class="kicker">Understudy · backtest of $log</p><h1>$headline.</h1><p>$lead</p></header>
 $broken<div class="tiles">$tiles</div>
 <h2>What each budget would have given</h2>$budgets
-<h2>$score against teacher calls</h2><div class="card"><p>Bands are 95 % intervals. <strong>Random</strong>: the same
-student, the same number of calls, on questions drawn at random. <strong>Oracle</strong>: the same student, the calls
+$promise<h2>$score against teacher calls</h2><div class="card"><p>Bands are 95 % intervals. <strong>Random</strong>: the
+same student, the same number of calls, on questions drawn at random. <strong>Oracle</strong>: the same student, the calls
 exactly where it is wrong and the teacher right; nobody can know that beforehand.</p>$curve</div>
 $over_time$prices
 <div class="two"><section><h2>Cost and break-even</h2>$costs</section>
@@ -68,7 +68,8 @@ def page(backtest: Backtest) -> str:
         lead=escape(_lead(backtest)),
         broken=note("This is not the whole answer.", _missing(backtest)),
         tiles="".join(_tiles(backtest)),
-        budgets=_grid(bought(backtest).beside(compared(backtest)).beside(promised(backtest))),
+        budgets=_grid(bought(backtest).beside(compared(backtest))),
+        promise=_promise(backtest),
         score=escape(name.capitalize()),
         curve=curve(backtest),
         over_time=_over_time(backtest),
@@ -137,6 +138,12 @@ def _grid(grid: Grid) -> str:
         for place, row in enumerate(grid.rows)
     ]
     return table(grid.head, rows, numbers=range(len(grid.head)))
+
+
+def _promise(backtest: Backtest) -> str:
+    if backtest.target is None:
+        return ""
+    return f"<h2>How the promise of {backtest.target:.1%} fared</h2>{_grid(promised(backtest))}\n"
 
 
 def _over_time(backtest: Backtest) -> str:
