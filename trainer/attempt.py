@@ -141,11 +141,21 @@ def _cross_fitted(frozen: Frozen, draft: Draft, lineage: Lineage) -> CrossFitted
         tuned = champion.student.tuned
         weights = draft.member_weights if tuned is not None and draft.tuned is not None else (1.0,)
         result = np.empty((len(places), len(draft.labels)), np.float32)
-        for half, heads in cross_fit(frozen.snapshot.rows, frozen.features, places, draft, champion.student):
+        halves = _halves([frozen.snapshot.rows[place].cluster for place in places])
+        parts = [[places[index] for index in half] for half in halves]
+        fitted = cross_fit(frozen.snapshot.rows, frozen.features, parts, draft, champion.student)
+        for half, part, heads in zip(halves, parts, fitted, strict=True):
             stand_in = replace(
                 draft, heads=heads, tuned=tuned if len(weights) > 1 else None, member_weights=weights
             ).student()
-            result[half] = frozen.predict(stand_in, [places[place] for place in half]).probs
+            result[half] = frozen.predict(stand_in, part).probs
         return result
 
     return probs
+
+
+def _halves(clusters: Sequence[int]) -> list[list[int]]:
+    """Places in two halves, empty ones left out: linked rows share one, or each would tell of the other."""
+    number = {cluster: index for index, cluster in enumerate(dict.fromkeys(clusters))}
+    halves = [[place for place, cluster in enumerate(clusters) if number[cluster] % 2 == half] for half in (0, 1)]
+    return [half for half in halves if half]

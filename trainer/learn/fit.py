@@ -145,41 +145,33 @@ def fit(
 def cross_fit(
     rows: Sequence[TrainingRow],
     features: FloatArray,
-    places: Sequence[int],
+    parts: Sequence[Sequence[int]],
     draft: Draft,
     previous: Student,
-) -> Iterator[tuple[list[int], Heads]]:
-    """Heads for each half of some rows, fitted on all the others.
+) -> Iterator[Heads]:
+    """For each part of some rows, heads that were fitted on all the rows outside it.
 
     They start from the previous student's heads, which saw none of these rows either.
 
     Args:
         rows: of the snapshot.
         features: [rows, features].
-        places: the rows to leave out, half of them at a time; new to the previous student.
+        parts: places to leave out, one part at a time; new to the previous student. Linked rows belong in one part.
         draft: the fit whose labels and penalty are used.
         previous: the champion.
-
-    Yields:
-        Which of `places` a pair of heads did not see, and the heads.
     """
     warm = previous.heads if previous.encoder.fingerprint == draft.base.encoder.fingerprint else None
-    for half in (list(range(0, len(places), _TWO)), list(range(1, len(places), _TWO))):
-        left_out = {places[place] for place in half}
+    for part in parts:
+        left_out = set(part)
         kept = [place for place in range(len(rows)) if place not in left_out]
-        if not half:
-            continue
         data = _training_data([rows[place] for place in kept], features[kept], draft.labels)
-        yield (
-            half,
-            fit_heads(
-                data.features,
-                data.targets,
-                weights=data.weights,
-                hidden_size=draft.base.encoder.hidden_size,
-                c=float(draft.training["c"]),
-                warm=warm,
-            ),
+        yield fit_heads(
+            data.features,
+            data.targets,
+            weights=data.weights,
+            hidden_size=draft.base.encoder.hidden_size,
+            c=float(draft.training["c"]),
+            warm=warm,
         )
 
 
