@@ -20,8 +20,8 @@ _BODY: Final = Template("""\
 $broken<div class="tiles">$tiles</div>
 <h2>What each budget would have given</h2>$budgets
 $promise<h2>$score against teacher calls</h2><div class="card"><p>Bands are 95 % intervals. <strong>Random</strong>: the
-same student, the same number of calls, on questions drawn at random. <strong>Oracle</strong>: the same student, the calls
-exactly where it is wrong and the teacher right; nobody can know that beforehand.</p>$curve</div>
+same student, the same number of calls, on questions drawn at random. <strong>Oracle</strong>: the same student, the
+calls exactly where it is wrong and the teacher right; nobody can know that beforehand.</p>$curve</div>
 $over_time$prices
 <div class="two"><section><h2>Cost and break-even</h2>$costs</section>
 <section><h2>Topics that stayed hard, in the last half</h2>$topics</section></div>
