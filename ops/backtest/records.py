@@ -1,15 +1,11 @@
 """What a backtest is asked and what it answers, as plain records; `-o json` prints `Backtest` as it is."""
 
-from typing import Literal
-
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from serve.pace import Metric
 from store.policy import PolicyName
-
-Choice = Literal["uncertain", "random"]
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True):
