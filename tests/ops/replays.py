@@ -86,17 +86,19 @@ class Bench:
         tiny_encoder(folder / "encoder")
         return Bench(folder=folder)
 
-    def log(self, rows: list[LogRow]) -> Log:
-        """The rows, written and read."""
+    def log(self, rows: list[LogRow], days: float = 1.0) -> Log:
+        """The rows, written and read, over so many days."""
         path = self.folder / "log.jsonl"
         lines = [{"id": row.id, "text": row.text, "label": row.label, "gold": row.gold} for row in rows]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-        return read_log(path, ColumnNames(), 1.0)
+        return read_log(path, ColumnNames(), days)
 
-    def replay(self, rows: list[LogRow], *, min_new_labels: int = 10, cache: Path | None = None) -> Replay:
+    def replay(
+        self, rows: list[LogRow], *, min_new_labels: int = 10, cache: Path | None = None, days: float = 1.0
+    ) -> Replay:
         """Ready to run; a gate for few rows, and features that no other replay has kept unless its folder is given."""
         return Replay(
-            self.log(rows),
+            self.log(rows, days),
             encoder=str(self.folder / "encoder"),
             cache=cache or Path(mkdtemp(dir=self.folder)),
             cycle=replace(

@@ -168,6 +168,13 @@ def test_without_audits_a_budget_is_spent_to_the_last_call(bench: Bench, budget:
     assert (run.calls, run.unspent) == (budget, 0)
 
 
+@pytest.mark.parametrize("target", [None, 0.9])
+def test_a_budget_is_for_the_whole_log_however_many_days_it_lasts(bench: Bench, target: float | None) -> None:
+    ask = Ask(budget=30, seed=0, target=target, fine_tune=False)
+    run, _ = bench.replay(SOME, min_new_labels=20, days=12.0).run(ask, unseen)
+    assert (run.calls, run.unspent) == (30, 0)
+
+
 @pytest.mark.parametrize(
     "ask", [Ask(budget=90, seed=0), Ask(budget=120, seed=0, target=0.6, audit_ratio=1.0)], ids=["budget", "promise"]
 )
@@ -201,7 +208,7 @@ def test_a_row_without_a_usable_answer_costs_its_call_and_teaches_nothing(
 
 def test_the_same_ask_gives_the_same_answers_to_the_digit_also_after_others(bench: Bench) -> None:
     replay = bench.replay(ROWS[:240], min_new_labels=40)
-    ask = Ask(budget=200, seed=2, shuffled=True)
+    ask = Ask(budget=200, seed=2, shuffled=True, audit_ratio=0.2)
     run, answers = replay.run(ask, unseen)
     assert run.fine_tune_cycles == 1
     replay.run(Ask(budget=100, seed=3, target=0.75, audit_ratio=0.5, fine_tune=False), unseen)
