@@ -111,6 +111,7 @@ def compare(task: Task, *, epochs: int, repeats: int, say: Say) -> dict[str, Any
         **_compared(ours, trainer),
         "equal_loss": {"tolerance": TOLERANCE, "goal": round(found.goal, 4), **_compared(our_short, trainer_short)},
         "time_to_equal_loss_ratio": _ratio(trainer_short, our_short, lambda run: run.seconds),
+        "cpu_time_to_equal_loss_ratio": _ratio(trainer_short, our_short, lambda run: run.cpu_seconds),
         "bf16": _agreement(task, ours[0].member),
     }
 
