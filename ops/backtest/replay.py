@@ -29,6 +29,7 @@ from ops.backtest.stream import (
     RecordedTeacher,
     ReplayedForward,
     Stream,
+    errors_alone,
 )
 from serve.counts import Counts
 from serve.escalation import Answer, Question
@@ -170,7 +171,8 @@ class Replay:
         if not self._kept.rows:
             self.prepare(lambda _done, _rows: None)
         try:
-            return asyncio.run(_Play(self, self._stream(ask), ask, promoted).play(progress))
+            with errors_alone():
+                return asyncio.run(_Play(self, self._stream(ask), ask, promoted).play(progress))
         finally:
             gc.collect()  # a run's students hang in cycles, and are large
 
@@ -262,6 +264,8 @@ class _Play:
         )
         horizon = LogHorizon(
             budget=ask.budget,
+            audit_ratio=ask.audit_ratio,
+            reserved=int(ask.budget * limits.audit_reserve_ratio),
             forecast_rows=ask.horizon_ratio * stream.rows,
             teacher=self._teacher,
             cursor=self._cursor,

@@ -1,10 +1,14 @@
 """What stands in, in a replay, for the world outside: clock, traffic, teacher and log. All else is the service."""
 
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from serve.student.batcher import Outcome, TooLong
@@ -189,19 +193,43 @@ class BufferSink:
         return self.buffer.counters(self.lane)
 
 
+@contextmanager
+def errors_alone() -> Iterator[None]:
+    """Errors alone are logged, to standard error: a replay counts unusable answers, and its output is the result."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
 @dataclass(slots=True, kw_only=True)
 class LogHorizon:
-    """What is left of a budget for the whole log, given its length or a forecast of it."""
+    """What is left for escalations of a budget for the whole log, given its length or a forecast of it."""
 
     budget: int
+    audit_ratio: float
+    reserved: int  # calls that the ledger keeps for audits
     forecast_rows: float
     teacher: RecordedTeacher
     cursor: Cursor
 
     def allowance(self) -> Allowance:
         """See `serve.pace.Horizon`. A log longer than forecast is always about to end."""
+        rows_left = max(1.0, self.forecast_rows - self.cursor.row)
+        left = self.budget - self.teacher.calls
+        never_audited = max(0.0, self.reserved - self._audits(self.forecast_rows, self.budget))
         return Allowance(
-            calls_left=max(0, self.budget - self.teacher.calls),
-            rows_left=max(1.0, self.forecast_rows - self.cursor.row),
+            calls_left=max(0, round(left - self._audits(rows_left, left) - never_audited)),
+            rows_left=rows_left,
             bought=self.teacher.calls,
         )
+
+    def _audits(self, rows: float, calls: int) -> float:
+        """How many of the calls audits take: a share of the rows that escalations leave to the student."""
+        ratio = self.audit_ratio
+        return min(float(calls), ratio * max(0.0, rows - calls) / (1.0 - ratio)) if ratio < 1.0 else float(calls)

@@ -67,7 +67,7 @@ class MemoryLedger:
         """See `Ledger`."""
         self._forget(now_s)
         lease = self._leases.pop(lease_id, None)
-        if lease is not None and lease.bucket > self._newest - self._kept:
+        if lease is not None:  # in a bucket that was forgotten it is forgotten with the next call
             self._add(lease.bucket, lease.kind, -calls, -usd_micro)
 
     def used(self, now_s: float) -> Grant:

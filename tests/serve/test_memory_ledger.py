@@ -69,6 +69,13 @@ def test_a_lease_that_nobody_settles_stays_spent_for_a_day_and_no_longer(make: M
     assert ledger.lease("c", "escalation", calls=1, usd_micro=0, now_s=NOON_S + DAY_S + 2 * BUCKET_S).calls == 1
 
 
+def test_a_clock_that_is_behind_spends_in_the_newest_bucket(make: Make) -> None:
+    ledger = make(BudgetSettings(calls_per_day=20, audit_reserve_ratio=0.0))
+    ledger.lease("a", "escalation", calls=1, usd_micro=0, now_s=NOON_S)
+    ledger.lease("b", "escalation", calls=19, usd_micro=0, now_s=NOON_S - 2 * 3600)
+    assert ledger.used(NOON_S + DAY_S - 3600).used_calls == 20
+
+
 def test_a_lease_that_is_settled_after_it_was_forgotten_gives_nothing_back(make: Make) -> None:
     ledger = make(BudgetSettings(calls_per_day=20, audit_reserve_ratio=0.0))
     ledger.lease("old", "escalation", calls=20, usd_micro=0, now_s=NOON_S)
