@@ -205,3 +205,16 @@ def test_rows_to_certify_are_enough_at_half_the_allowed_error() -> None:
     )
     assert policy.threshold is not None
     assert needed < 150
+
+
+def test_questions_off_every_topic_among_the_rows_do_not_make_such_questions_look_usual() -> None:
+    rng = np.random.default_rng(5)
+    novelty = np.where(np.arange(300) < 12, 0.8, 0.3 * rng.random(300))  # 4 % are far from all that was learned
+    labels = np.where(np.arange(300) < 12, UNKNOWN_LABEL, 0)
+    policy = calibrate(
+        np.tile([0.9, 0.1], (300, 1)), labels, np.ones(300), novelty, target=TARGET, confidence=0.95, seed=0
+    )
+    assert policy.novelty_threshold is not None
+    assert policy.novelty_threshold < 0.31
+    assert policy.threshold is not None
+    assert policy.coverage_ratio < 0.96

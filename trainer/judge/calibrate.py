@@ -61,13 +61,14 @@ def calibrate(
         seed: of the thinning.
         temperature: fitted on other rows; None fits it on these, which lets one number see the labels before the test
             (simulated: no measurable effect on the error).
-        novelty_quantile: share of these rows that is not novel.
+        novelty_quantile: share of the rows with a label that the student knows that is not novel.
     """
     if not len(labels):
         return _uncertified(1.0, None, target, confidence)
     warmth = fit_temperature(probs, labels, weights) if temperature is None else temperature
     tempered = _tempered(probs, warmth)
-    novelty_threshold = float(np.quantile(novelty, novelty_quantile))
+    known = labels != UNKNOWN_LABEL  # what is off every topic must not make off-topic questions look usual
+    novelty_threshold = float(np.quantile(novelty[known] if known.any() else novelty, novelty_quantile))
     # As precise as they will be served: a threshold between two values of float32 would tell equals apart.
     scores = np.where(novelty > novelty_threshold, -1.0, tempered.max(axis=1).astype(np.float32)).astype(np.float64)
     agreed = tempered.argmax(axis=1) == labels
