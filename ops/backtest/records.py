@@ -54,7 +54,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     unspent: int
     audits: int
     unusable: int  # calls that brought no usable answer
-    suspended_rows: int  # answered by the student only because the budget bound
+    suspended_rows: int  # answered by the student, or by nobody, only because the budget bound
     suspended_s: float  # of the log's time
     score: float | None  # the ask's metric over all answers, against the true labels
     agreement: float | None  # system agreement

@@ -94,7 +94,10 @@ def to_run(
     teacher = np.array([label or _NOBODY for label in stream.labels], object)
     answer, student = np.array(answers.answer, object), np.array(answers.student, object)
     withheld = np.array([row.answer is not None and row.answer.withheld for row in rows], np.bool_)
-    suspended = withheld if ask.policy == "promise" else np.zeros(len(rows), np.bool_)
+    unheard = np.array(
+        [row.answer is None and not row.called for row in rows], np.bool_
+    )  # the budget binds, no student
+    suspended = withheld | unheard if ask.policy == "promise" else np.zeros(len(rows), np.bool_)
     own = ~answers.by_teacher & np.array([one != _NOBODY for one in answers.answer], np.bool_)
     audits = np.array([reason == "audit" for reason in answers.reason], np.bool_)
     called = np.array([row.called for row in rows], np.bool_)

@@ -146,13 +146,27 @@ class Bench:
         return {who: round(100 * float((names[of.argmax(axis=1)] == truth).mean()), 2) for who, of in said.items()}
 
 
-def escalations(run: Run, answers: Answers) -> dict[str, Any]:
-    """What went to the teacher, in tenths of the stream."""
+def escalations(run: Run, answers: Answers, truth: Words) -> dict[str, Any]:
+    """What went to the teacher: in tenths of the stream, and in hundreds of rows around the change.
+
+    Args:
+        run: its figures.
+        answers: its rows.
+        truth: [rows] the teacher's answers.
+    """
+    right, own = np.array(answers.answer, object) == truth, ~answers.by_teacher
     reasons = np.array(answers.reason, object)
+    change = run.rows // 2
     return {
         "rows": run.rows,
         "calls": run.calls,
         "escalated": shares(answers.by_teacher),
+        "escalated_200_rows_before": shares(answers.by_teacher[change - 200 : change], 2),
+        "escalated_500_rows_after": shares(answers.by_teacher[change : change + 500], 5),
+        "own_answers_agree": [
+            round(float(hit[mine].mean()), 4) if mine.any() else None
+            for hit, mine in zip(np.array_split(right, PARTS), np.array_split(own, PARTS), strict=True)
+        ],
         "novel": shares(answers.by_teacher & (reasons == "novel")),
         "agreement": run.agreement,
         "answered_agreement": run.answered_agreement,
@@ -197,6 +211,11 @@ def forgetting(
     return found | {
         "rows": len(rows),
         "new_rows": len(fresh),
+        "fine_tuned": [
+            {"row": row, "rows": one.draft.training["tuned_rows"], "labels": len(one.draft.labels)}
+            for row, one in made
+            if one.draft.kind == "fine_tune"
+        ],
         "forgotten_points": round(of["everything_at_once"] - of["last"], 2),
         "forgotten_points_naive": round(of["everything_at_once"] - of["naive_new_rows_only"], 2),
     }
@@ -253,7 +272,7 @@ def main() -> None:
         first, then = topics[: drift.topics], topics[drift.topics :][: drift.topics + 1]
         places = drifting(labels, first, then, drift.rows, np.random.default_rng(SEED))
         run, answers, made = bench.run(drift, places, SEED)
-        report[name] = escalations(run, answers)
+        report[name] = escalations(run, answers, labels[places])
         if drift.fine_tune:
             left = np.random.default_rng(SEED).permutation(np.setdiff1d(np.arange(len(labels)), places))
             held = {
