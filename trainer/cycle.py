@@ -81,7 +81,7 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
     (folder / SNAPSHOT_NAME).write_bytes(frozen.snapshot.content)
     version = versions.publish(folder, _manifest(work, made, folder), SigningKey.load(work.signing_key))
     shutil.rmtree(folder)
-    return CycleResult(version=version, verdict=made.verdict, anchor=made.anchor)
+    return CycleResult(version=version, verdict=made.verdict, anchor=made.anchor, labels=len(made.draft.labels))
 
 
 def _manifest(work: CycleWork, made: Attempt, folder: Path) -> Manifest:

@@ -11,7 +11,9 @@ from store.registry.moves import Standing
 from trainer.work import CycleResult
 
 FIRST_FINE_TUNE_ITEMS: Final = 150
-FINE_TUNE_ITEMS_PER_LABEL: Final = 20  # with fewer the fine-tuned member is worse than the heads
+FINE_TUNE_ITEMS_PER_LABEL: Final = 20  # with fewer the first fine-tuned member is worse than the heads
+_NEW_LABELS_RATIO: Final = 1.2  # more labels than it knows by a fifth, and the fine-tuned member has fallen behind
+_NEW_LABELS_GROWTH: Final = 1.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,7 @@ def due(
         standing: where the moves have led.
         state: what the schedule remembers.
         items: items ever made.
-        labels: labels there are to tell apart.
+        labels: labels there may be to tell apart, for as long as no cycle has found any.
         request: what a person asked for.
         now_s: Unix seconds.
         settings: when.
@@ -60,9 +62,16 @@ def due(
     overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s
     if not grown and not (overdue and state.last_cycle_s > 0):
         return None
-    first = max(FIRST_FINE_TUNE_ITEMS, FINE_TUNE_ITEMS_PER_LABEL * labels)
-    tuned_at = max(first, settings.fine_tune_growth_ratio * state.items_at_fine_tune)
-    return "fine_tune" if settings.fine_tune and items >= tuned_at else "head"
+    return "fine_tune" if settings.fine_tune and items >= _fine_tune_at(state, labels, settings) else "head"
+
+
+def _fine_tune_at(state: TrainingState, labels: int, settings: ScheduleSettings) -> float:
+    if not state.items_at_fine_tune:
+        return max(FIRST_FINE_TUNE_ITEMS, FINE_TUNE_ITEMS_PER_LABEL * (state.labels or labels))
+    growth = settings.fine_tune_growth_ratio
+    if state.labels > _NEW_LABELS_RATIO * state.labels_at_fine_tune:
+        growth = min(growth, _NEW_LABELS_GROWTH)
+    return growth * state.items_at_fine_tune
 
 
 def settle(result: CycleResult, before: Standing, now: Standing) -> tuple[Outcome, list[str]]:
@@ -77,9 +86,12 @@ def settle(result: CycleResult, before: Standing, now: Standing) -> tuple[Outcom
     return "pass", refusals
 
 
-def after(state: TrainingState, kind: CycleKind, items: int, now_s: float) -> TrainingState:
-    """What to remember once a cycle of this kind has ended."""
+def after(state: TrainingState, kind: CycleKind, *, items: int, labels: int, now_s: float) -> TrainingState:
+    """What to remember once a cycle of this kind has ended, over so many items and labels; labels are never lost."""
     if kind == "candidate":
         return msgspec.structs.replace(state, last_cycle_s=now_s)
-    tuned_at = items if kind == "fine_tune" else state.items_at_fine_tune
-    return TrainingState(items_at_cycle=items, items_at_fine_tune=tuned_at, last_cycle_s=now_s)
+    known = max(labels, state.labels)
+    found = msgspec.structs.replace(state, items_at_cycle=items, labels=known, last_cycle_s=now_s)
+    if kind == "fine_tune":
+        found = msgspec.structs.replace(found, items_at_fine_tune=items, labels_at_fine_tune=known)
+    return found

@@ -70,6 +70,7 @@ class CycleResult:
     version: str | None  # the signed version; None when there was too little to make one
     verdict: Verdict
     anchor: bool  # this version's lower bound is the best so far
+    labels: int = 0  # that it knows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

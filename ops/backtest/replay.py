@@ -345,23 +345,23 @@ class _Play:
             Standing(champion=self._slots.version),
             self._state,
             items=items,
-            labels=len(self._past.champion.student.labels) if self._past.champion is not None else 0,
+            labels=0,
             request=None,
             now_s=self._now(),
             settings=self._schedule,
         )
         if kind is None:
             return
-        started_s = time.process_time()
+        started_s, labels = time.process_time(), 0
         try:
-            self._cycle_of(kind, row)
+            labels = self._cycle_of(kind, row)
         except NotEnoughLabelsError:
             pass  # the same verdict as in the service: wait for more
         finally:
             self._cycles.cpu_s += time.process_time() - started_s
-        self._state = after(self._state, kind, items, self._now())
+        self._state = after(self._state, kind, items=items, labels=labels, now_s=self._now())
 
-    def _cycle_of(self, kind: CycleKind, row: int) -> None:
+    def _cycle_of(self, kind: CycleKind, row: int) -> int:
         lineage = self._past.lineage
         frozen = freeze_rows(
             self._sink.buffer.items(LANE),
@@ -377,6 +377,7 @@ class _Play:
         self._cycles.count(kind, made)
         if made.verdict.outcome == "pass":
             self._swap(made, row)
+        return len(made.draft.labels)
 
     def _swap(self, made: Attempt, row: int) -> None:
         """What the moves and the gateway's follower do with a pass."""

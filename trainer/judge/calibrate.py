@@ -61,14 +61,15 @@ def calibrate(
         seed: of the thinning.
         temperature: fitted on other rows; None fits it on these, which lets one number see the labels before the test
             (simulated: no measurable effect on the error).
-        novelty_quantile: share of the rows with a label that the student knows that is not novel.
+        novelty_quantile: share of the questions with a label that the student knows that is not novel.
     """
     if not len(labels):
         return _uncertified(1.0, None, target, confidence)
     warmth = fit_temperature(probs, labels, weights) if temperature is None else temperature
     tempered = _tempered(probs, warmth)
     known = labels != UNKNOWN_LABEL  # what is off every topic must not make off-topic questions look usual
-    novelty_threshold = float(np.quantile(novelty[known] if known.any() else novelty, novelty_quantile))
+    usual = known if known.any() else np.ones_like(known)
+    novelty_threshold = _weighted_quantile(novelty[usual], weights[usual], novelty_quantile)
     # As precise as they will be served: a threshold between two values of float32 would tell equals apart.
     scores = np.where(novelty > novelty_threshold, -1.0, tempered.max(axis=1).astype(np.float32)).astype(np.float64)
     agreed = tempered.argmax(axis=1) == labels
@@ -121,6 +122,15 @@ def fit_temperature(
 
     low, high = map(math.log, _TEMPERATURES)
     return math.exp(float(minimize_scalar(loss, bounds=(low, high), method="bounded").x))
+
+
+def _weighted_quantile(values: npt.NDArray[np.floating], weights: npt.NDArray[np.floating], ratio: float) -> float:
+    """The least of the values that so much of the weight does not exceed.
+
+    Weighted, because what is paid for is mostly what is far from everything: counted by rows, a limit that a hundredth
+    of the *rows* exceeds is one that hardly any question does.
+    """
+    return float(np.quantile(values, ratio, weights=weights, method="inverted_cdf"))
 
 
 def rows_to_certify(target: float, confidence: float) -> int:
