@@ -304,7 +304,7 @@ def _answer(replay: Replaying, ask: Ask, tell: Seen) -> Done | Failure:
 
 
 def _topics(replay: Replaying, answers: Answers) -> list[HardTopic]:
-    from ops.backtest.topics import hard_topics  # noqa: PLC0415 - it needs faiss, which workers alone load
+    from ops.backtest.scores import hard_topics  # noqa: PLC0415 - it needs faiss, which workers alone load
 
     return hard_topics(replay.log, replay.features, answers)
 

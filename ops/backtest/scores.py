@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.backtest.log import Log
-from ops.backtest.records import Answers, Ask, Run, Slice
+from ops.backtest.records import Answers, Ask, HardTopic, Run, Slice
 from ops.backtest.stream import Stream
 from serve.escalation import Answer
 from serve.pace import Metric
+from store.buffer.topics import find_topics
 from store.control import CycleKind
 from store.event import StudentOpinion
+from store.redact import redact
 from store.student.student import Student
 from trainer.attempt import Attempt
 
@@ -22,6 +24,8 @@ Words = NDArray[np.object_]
 
 SLICES: Final = 20
 _NOBODY: Final = ""
+_TOPICS_SHOWN: Final = 12
+_KEY: Final = b"understudy backtest: names of topics are shown to people"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,3 +217,38 @@ def _slices(
 def _held_s(times_s: NDArray[np.float64], suspended: NDArray[np.bool_]) -> float:
     """How long the promise was suspended: from each row that was withheld to the next row that was not."""
     return float(np.diff(times_s)[suspended[:-1]].sum())
+
+
+def hard_topics(log: Log, features: NDArray[np.float32], answers: Answers) -> list[HardTopic]:
+    """Topics by the share that was escalated in the second half of a run, hardest first.
+
+    Args:
+        log: the log.
+        features: [rows of the log, any], of the encoder's last layer.
+        answers: of one run.
+    """
+    half = len(answers.rows) // 2
+    places = answers.rows[half:]
+    found = find_topics(
+        features[places],
+        [redact(log.texts[place], _KEY) for place in places],
+        [1.0] * len(places),
+        answers.by_teacher[half:].astype(float).tolist(),
+        seed=0,
+    )
+    student = np.array(answers.student[half:], object)
+    teacher = np.array([log.labels[place] for place in places], object)
+    own = ~answers.by_teacher[half:] & (student != "")
+    result = []
+    for number, topic in enumerate(found.topics):
+        mask = found.of_row == number
+        kept = mask & own & (teacher != None)  # noqa: E711 - element by element
+        result.append(
+            HardTopic(
+                name=topic.name,
+                rows=int(mask.sum()),
+                escalated_ratio=float(answers.by_teacher[half:][mask].mean()) if mask.any() else 0.0,
+                agreement=float((student[kept] == teacher[kept]).mean()) if kept.any() else None,
+            )
+        )
+    return sorted(result, key=lambda topic: (-topic.escalated_ratio, topic.name))[:_TOPICS_SHOWN]

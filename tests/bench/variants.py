@@ -83,7 +83,7 @@ def _heads_alone(ask: Ask) -> Ask:
 OURS: Final = Variant(what="as the service runs it")
 BASELINES: Final[Mapping[str, Variant]] = {
     "random_escalation": Variant(
-        what="the same learner and pace, questions bought at random", parts={"ops.backtest.replay:Pace": RandomPace}
+        what="the same learner and pace, questions bought at random", parts={"ops.backtest.play:Pace": RandomPace}
     ),
     "head_trained_once": Variant(
         what="half of the budget first, heads trained once, the rest spent by their margin",

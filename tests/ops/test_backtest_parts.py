@@ -10,7 +10,7 @@ import pytest
 import torch
 from msgspec import structs
 
-import ops.backtest.replay
+import ops.backtest.play
 import serve.gateway
 import trainer.attempt
 import trainer.due
@@ -26,7 +26,7 @@ ROWS = log_rows(120)
 BUDGET_ONLY = Ask(budget=70, seed=0, fine_tune=False)
 MARKED = {"forced", "trusted", "audit", "nobody"}
 PROMISE = Ask(budget=100, seed=0, target=0.6, audit_ratio=0.3, fine_tune=False)
-BACKTEST = Path(ops.backtest.replay.__file__).parent
+BACKTEST = Path(ops.backtest.play.__file__).parent
 
 Found = tuple[Run, Answers]
 Patch = pytest.MonkeyPatch
@@ -78,10 +78,8 @@ def buffer_loses_a_label(patch: Patch) -> None:
 
 
 def schedule_waits(patch: Patch) -> None:
-    assert vars(ops.backtest.replay)["due"] is trainer.due.due
-    wrap(
-        patch, ops.backtest.replay, "due", lambda real, *given, items, **named: real(*given, items=items // 2, **named)
-    )
+    assert vars(ops.backtest.play)["due"] is trainer.due.due
+    wrap(patch, ops.backtest.play, "due", lambda real, *given, items, **named: real(*given, items=items // 2, **named))
 
 
 def trainer_always_says_delivery(patch: Patch) -> None:

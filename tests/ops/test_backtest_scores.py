@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from ops.backtest.log import Log
 from ops.backtest.records import Answers, Ask, Run
-from ops.backtest.scores import Cycles, RowAnswer, score, to_answers, to_run
+from ops.backtest.scores import Cycles, RowAnswer, hard_topics, score, to_answers, to_run
 from ops.backtest.stream import Stream
-from ops.backtest.topics import hard_topics
 from serve.escalation import Answer
 from serve.pace import Metric
 from store.event import StudentOpinion

@@ -1,0 +1,279 @@
+"""One run over a log: the real gateway path, budget, buffer, schedule, trainer and gate on a simulated clock.
+
+A cycle takes no simulated time: its version serves from the next row on. What is learned is `trainer.attempt`'s work.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, ParamSpec, TypeVar
+
+from prometheus_client import CollectorRegistry
+
+from ops.backtest.log import Log
+from ops.backtest.records import Answers, Ask, Run
+from ops.backtest.scores import Cycles, RowAnswer, to_answers, to_run
+from ops.backtest.stream import (
+    PROMPT_VERSION,
+    BufferSink,
+    Cursor,
+    LogHorizon,
+    RecordedTeacher,
+    ReplayedForward,
+    Stream,
+)
+from serve.counts import Counts
+from serve.escalation import Answer, Question
+from serve.gateway import LaneService, Plan
+from serve.metrics import ServeMetrics
+from serve.pace import Pace
+from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
+from serve.student.slot import Slot, Slots
+from serve.teacher.audit import Audits
+from serve.teacher.budget import BUCKET_S, Budget
+from serve.teacher.memory_ledger import MemoryLedger
+from store.buffer.memory import MemoryBuffer
+from store.control import CycleKind, TrainingState
+from store.event import Lane, TextInput
+from store.registry.moves import Standing
+from trainer.attempt import Attempt, Features, attempt, freeze_rows
+from trainer.due import ScheduleSettings, after, due
+from trainer.judge.gate import Judged
+from trainer.judge.verdicts import Lineage, Rival
+from trainer.learn.features import BaseEncoder
+from trainer.learn.fit import NotEnoughLabelsError
+from trainer.work import CycleSettings, LaneTraining
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LANE: Final = Lane("backtest", "log")
+_TICK_S: Final = 60.0
+_SHOWN_EVERY: Final = 50
+_NAMESPACE: Final = uuid.UUID("0b6f0a0e-52cf-5a7b-8e52-8d4b3d4f6a77")
+
+
+@dataclass(slots=True)
+class _Past:
+    """What the replay knows of its versions; the live service reads the same from registry and moves."""
+
+    champion: Rival | None = None
+    anchor: Rival | None = None
+    history: list[Judged] = field(default_factory=list)
+    label_maps: dict[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def lineage(self) -> Lineage:
+        anchor = self.anchor if self.anchor is not self.champion else None
+        return Lineage(champion=self.champion, anchor=anchor, history=self.history, label_maps=self.label_maps)
+
+
+class Play:
+    """One run in progress: the service's parts over one stream."""
+
+    def __init__(
+        self,
+        log: Log,
+        stream: Stream,
+        ask: Ask,
+        *,
+        base: BaseEncoder,
+        features: Features,
+        cycle: CycleSettings,
+        schedule: ScheduleSettings,
+        usd_per_call: float,
+        promoted: Callable[[int, Attempt], None],
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            log: whose labels and truth the stream's are.
+            stream: its rows in the order of the run.
+            ask: budget, seed, policy.
+            base: the encoder.
+            features: of the log's items.
+            cycle: how a cycle freezes, fits and judges; the seed is the ask's.
+            schedule: when one is due; whether it fine-tunes is the ask's.
+            usd_per_call: of the teacher.
+            promoted: told of each version: the row it serves from, and what it came out of.
+        """
+        self._log, self._stream, self._ask = log, stream, ask
+        self._base, self._features = base, features
+        self._told = promoted
+        self._cycle = replace(cycle, seed=ask.seed, limits=replace(cycle.limits, seed=ask.seed))
+        self._schedule = replace(schedule, fine_tune=ask.fine_tune)
+        self._training = LaneTraining(
+            lane=LANE,
+            task="classify",
+            prompt_version=PROMPT_VERSION,
+            target=ask.target if ask.target is not None else 0.95,
+            confidence=ask.confidence,
+            policy=ask.policy,
+        )
+        self._cursor = Cursor(now_s=float(stream.times_s[0]))
+        self._teacher = RecordedTeacher(stream, self._cursor, usd_per_call)
+        self._sink = BufferSink(lane=LANE, buffer=MemoryBuffer(k=max(1, stream.rows)))
+        self._slots = Slots()
+        self._past = _Past()
+        self._state = TrainingState()
+        self._cycles = Cycles()
+        self._budget, self._service = self._gateway()
+
+    def _gateway(self) -> tuple[Budget, LaneService]:
+        """The gateway's path with our parts in it."""
+        ask, stream, now = self._ask, self._stream, self._now
+        limits = BudgetSettings(
+            calls_per_day=ask.budget, usd_per_day=None, audit_reserve_ratio=0.1 if ask.audit_ratio > 0 else 0.0
+        )
+        settings = LaneSettings(
+            lane=LANE,
+            labels=self._log.label_set,
+            training_permitted=True,
+            teacher=TeacherSettings(base_url="http://localhost", model="recorded", prompt="$text"),
+            budget=limits,
+            audit_ratio=ask.audit_ratio,
+        )
+        whole_log = int((stream.times_s[-1] - stream.times_s[0]) // BUCKET_S) + 2
+        count = iter(range(1 << 62))
+        budget = Budget(
+            limits,
+            MemoryLedger(limits, buckets_kept=whole_log),
+            now=now,
+            monotonic=now,
+            new_id=lambda: str(next(count)),
+            call=_at_once,
+        )
+        horizon = LogHorizon(
+            budget=ask.budget,
+            audit_ratio=ask.audit_ratio,
+            reserved=int(ask.budget * limits.audit_reserve_ratio),
+            forecast_rows=ask.horizon_ratio * stream.rows,
+            teacher=self._teacher,
+            cursor=self._cursor,
+        )
+        service = LaneService(
+            settings,
+            slots=self._slots,
+            batcher=ReplayedForward(stream, self._cursor),
+            teacher=self._teacher,
+            budget=budget,
+            audits=Audits(size=8, workers=1),
+            sink=self._sink,
+            metrics=ServeMetrics.create(CollectorRegistry()),
+            counts=Counts(),
+            monotonic=now,
+            plan=Plan(pace=Pace(ask.metric), horizon=horizon) if ask.policy == "budget" else None,
+        )
+        return budget, service
+
+    def _now(self) -> float:
+        return self._cursor.now_s
+
+    async def play(self, progress: Callable[[int, int], None]) -> tuple[Run, Answers]:
+        """Answer every row in its turn, and learn in between."""
+        started_s, ticked_s = time.monotonic(), self._now()
+        self._service.audits.start()
+        rows: list[RowAnswer] = []
+        for row in range(self._stream.rows):
+            self._cursor.row, self._cursor.now_s = row, float(self._stream.times_s[row])
+            if self._now() - ticked_s >= _TICK_S:
+                ticked_s = self._now()
+                await self._budget.tick()
+            rows.append(await self._answer(row))
+            self._learn(row)
+            if row % _SHOWN_EVERY == 0 or row + 1 == self._stream.rows:
+                progress(row + 1, self._stream.rows)
+        await self._service.audits.drain(1.0)
+        await self._budget.close()
+        answers = to_answers(self._stream, rows)
+        run = to_run(
+            self._ask,
+            self._log,
+            self._stream,
+            answers,
+            rows,
+            self._cycles,
+            calls=self._teacher.calls,
+            unusable=self._teacher.unusable,
+            seconds=time.monotonic() - started_s,
+        )
+        return run, answers
+
+    async def _answer(self, row: int) -> RowAnswer:
+        question = Question(
+            text=self._stream.texts[row],
+            redacted=TextInput(text=self._stream.texts[row]),
+            item_id=self._stream.item_ids[row],
+            event_id=str(uuid.uuid5(_NAMESPACE, f"{self._ask.seed}/{self._stream.places[row]}")),
+            at_s=self._now(),
+            subject=None,
+            forced=False,
+        )
+        calls = self._teacher.calls
+        found = await self._service.answer(question)
+        await self._service.audits.settled()
+        published = self._sink.take()
+        return RowAnswer(
+            answer=found if isinstance(found, Answer) else None,
+            opinion=published.student if published is not None else None,
+            called=self._teacher.calls > calls,
+        )
+
+    def _learn(self, row: int) -> None:
+        """Run the cycle that is due, if one is."""
+        items = self._sink.counters.new_items
+        kind = due(
+            Standing(champion=self._slots.version),
+            self._state,
+            items=items,
+            labels=0,
+            request=None,
+            now_s=self._now(),
+            settings=self._schedule,
+        )
+        if kind is None:
+            return
+        started_s, labels = time.process_time(), 0
+        try:
+            labels = self._cycle_of(kind, row)
+        except NotEnoughLabelsError:
+            pass  # the same verdict as in the service: wait for more
+        finally:
+            self._cycles.cpu_s += time.process_time() - started_s
+        self._state = after(self._state, kind, items=items, labels=labels, now_s=self._now())
+
+    def _cycle_of(self, kind: CycleKind, row: int) -> int:
+        lineage = self._past.lineage
+        frozen = freeze_rows(
+            self._sink.buffer.items(LANE),
+            lineage,
+            training=self._training,
+            settings=self._cycle,
+            base=self._base,
+            features=self._features,
+            now_s=self._now(),
+            positions={},
+        )
+        made = attempt(kind, frozen, lineage, training=self._training, settings=self._cycle)
+        self._cycles.count(kind, made)
+        if made.verdict.outcome == "pass":
+            self._swap(made, row)
+        return len(made.draft.labels)
+
+    def _swap(self, made: Attempt, row: int) -> None:
+        """What the moves and the gateway's follower do with a pass."""
+        version = f"v{len(self._past.history) + 1}"
+        student = made.draft.student(made.policy)
+        self._slots.publish(Slot(version=version, student=student))
+        self._past.champion = Rival(student=student, trained=made.trained)
+        self._past.anchor = self._past.champion if made.anchor or self._past.anchor is None else self._past.anchor
+        self._past.history.append(Judged(labels=len(made.frozen.snapshot.rows), verdict=made.verdict))
+        self._past.label_maps[version] = student.labels
+        self._cycles.promoted(row, student, certified=made.policy.threshold is not None)
+        self._told(row + 1, made)
+
+
+async def _at_once(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """The memory ledger does not block."""
+    return function(*arguments, **named)
