@@ -65,6 +65,13 @@ def _fresh(fit: Callable[..., Any]) -> Callable[..., Any]:
     return from_the_base
 
 
+def _hard(train: Callable[..., Any]) -> Callable[..., Any]:
+    def without_smoothing(*arguments: Any, settings: Any, **named: Any) -> Any:
+        return train(*arguments, settings=replace(settings, label_smoothing=0.0), **named)
+
+    return without_smoothing
+
+
 def _once(share: float) -> Callable[[ScheduleSettings, Ask], ScheduleSettings]:
     """One cycle, when this share of the budget has been spent."""
 
@@ -101,7 +108,8 @@ BASELINES: Final[Mapping[str, Variant]] = {
 
 def ablations() -> Mapping[str, Variant]:
     """The learner without each of its parts."""
-    from trainer.learn.fit import fit  # noqa: PLC0415 - torch, late
+    from trainer.learn.fine_tune import fine_tune  # noqa: PLC0415 - torch, late
+    from trainer.learn.fit import fit  # noqa: PLC0415 - as above
 
     return {
         "heads alone, no fine-tuning": Variant(what="no slow member", ask=_heads_alone),
@@ -118,6 +126,9 @@ def ablations() -> Mapping[str, Variant]:
             what="no regression", parts={"store.student.heads:LDA_SHARE": NEVER}
         ),
         "penalty fixed at 10": Variant(what="no choice of C", parts={"trainer.learn.fit:choose_c": _ten}),
+        "hard labels without smoothing": Variant(
+            what="no label smoothing", parts={"trainer.learn.fit:train_member": _hard(fine_tune)}
+        ),
         "constant pace": Variant(what="r instead of r^.65", parts={"store.policy:PACE_EXPONENT": 1.0}),
         "questions bought at random": BASELINES["random_escalation"],
     }

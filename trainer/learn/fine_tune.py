@@ -36,6 +36,7 @@ class FineTuneSettings:
     weight_decay: float = 0.01
     dropout: float = 0.1
     batch_rows: int = 32
+    label_smoothing: float = 0.1  # share of a target that all labels have alike (Szegedy et al. 2016)
     frozen_layers: int = 1  # and the embeddings
 
 
@@ -76,6 +77,7 @@ def fine_tune(
         network = _Network(encoder, start, targets.shape[1], settings)
         trained = _Masters(network, settings, pace=pace)
         goal = torch.from_numpy(targets).to(encoder.device)
+        goal = torch.lerp(goal, torch.full_like(goal, 1.0 / goal.shape[1]), settings.label_smoothing)
         share = torch.from_numpy((weights / weights.mean()).astype(np.float32)).to(encoder.device)
         rng = np.random.default_rng(seed)
         batches = [batch for _ in range(epochs) for batch in _batches(rows, settings.batch_rows, rng)]
