@@ -91,6 +91,16 @@ def test_the_cache_forgets_what_is_no_longer_asked_for(tmp_path: Path, encoder: 
     assert encoder.asked == 30
 
 
+def test_what_it_writes_again_as_it_was_stays(tmp_path: Path, encoder: Counting) -> None:
+    cache = FeatureCache(tmp_path / "cache")
+    cache.features(encoder, IDS[:5], TEXTS[:5])
+    cache.features(encoder, IDS, TEXTS)
+    cache.features(encoder, IDS[:5], TEXTS[:5])  # forgets the others; the first shard is written once more
+    encoder.asked = 0
+    FeatureCache(tmp_path / "cache").features(encoder, IDS[:5], TEXTS[:5])
+    assert encoder.asked == 0
+
+
 def test_no_items_have_no_features(tmp_path: Path, encoder: Counting) -> None:
     assert FeatureCache(tmp_path).features(encoder, [], []).shape == (0, encoder.feature_size)
 

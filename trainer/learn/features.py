@@ -159,8 +159,8 @@ class FeatureCache:
                 continue
             yield from zip(*shard, strict=True)
 
-    def _keep(self, item_ids: Sequence[str], rows: FloatArray) -> None:
-        """Write a shard aside and rename it: a crash leaves none or a whole one."""
+    def _keep(self, item_ids: Sequence[str], rows: FloatArray) -> Path:
+        """Write a shard aside and rename it: a crash leaves none or a whole one. Returns where it lies."""
         data = safetensors.torch.save({_TENSOR: torch.from_numpy(rows)}, {_IDS: json.dumps(list(item_ids))})
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
@@ -168,18 +168,19 @@ class FeatureCache:
         aside.write_bytes(data)
         os.replace(aside, path)  # noqa: PTH105 - atomic on every file system that matters
         self._rows.update(zip(item_ids, rows, strict=True))
+        return path
 
     def _forget(self, wanted: set[str]) -> None:
         """Rewrite the shards once more than half of what they hold is not wanted any more."""
         if len(self._rows) <= 2 * len(wanted):
             return
         kept = {item: row for item, row in self._rows.items() if item in wanted}
-        old = list(self._folder.glob("*.safetensors"))
+        old = set(self._folder.glob("*.safetensors"))
         self._rows = {}
         items = list(kept)
         for start in range(0, len(items), _SHARD_ROWS):
             shard = items[start : start + _SHARD_ROWS]
-            self._keep(shard, np.stack([kept[item] for item in shard]))
+            old.discard(self._keep(shard, np.stack([kept[item] for item in shard])))  # it may be as it was
         for path in old:
             path.unlink(missing_ok=True)
 
