@@ -46,7 +46,8 @@ class TrainingState(msgspec.Struct, frozen=True, kw_only=True):
     items_at_cycle: int = 0  # items ever made when the last cycle began
     items_at_fine_tune: int = 0
     labels: int = 0  # that the last cycle's version knew; 0 before there was one
-    labels_at_fine_tune: int = 0
+    learned_labels: int = 0  # of these, the ones with items enough to be learned
+    learned_at_fine_tune: int = 0
     last_cycle_s: float = 0.0  # Unix seconds
 
 

@@ -25,6 +25,7 @@ from store.registry.versions import OpenVersion, Registry, Versions
 from store.student.encoder import Precision
 from store.student.student import PRECISION_KEY, Student
 from trainer.attempt import Attempt, attempt, freeze_rows
+from trainer.due import learned
 from trainer.judge.calibrate import rows_to_certify
 from trainer.judge.gate import Judged
 from trainer.judge.verdicts import Frozen, Lineage, Rival, decide
@@ -81,7 +82,13 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
     (folder / SNAPSHOT_NAME).write_bytes(frozen.snapshot.content)
     version = versions.publish(folder, _manifest(work, made, folder), SigningKey.load(work.signing_key))
     shutil.rmtree(folder)
-    return CycleResult(version=version, verdict=made.verdict, anchor=made.anchor, labels=len(made.draft.labels))
+    return CycleResult(
+        version=version,
+        verdict=made.verdict,
+        anchor=made.anchor,
+        labels=len(made.draft.labels),
+        learned_labels=learned(made.draft.training["label_items"]),
+    )
 
 
 def _manifest(work: CycleWork, made: Attempt, folder: Path) -> Manifest:

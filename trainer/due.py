@@ -1,5 +1,6 @@
 """When a cycle is due, and what its verdict comes to: pure decisions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +13,8 @@ from trainer.work import CycleResult
 
 FIRST_FINE_TUNE_ITEMS: Final = 150
 FINE_TUNE_ITEMS_PER_LABEL: Final = 20  # with fewer the first fine-tuned member is worse than the heads
-_NEW_LABELS_RATIO: Final = 1.2  # more labels than it knows by a fifth, and the fine-tuned member has fallen behind
+LEARNABLE_ITEMS: Final = 10  # of a label, for it to count among the learned ones
+_NEW_LABELS_RATIO: Final = 1.2  # so many times the labels it learned, and the fine-tuned member has fallen behind
 _NEW_LABELS_GROWTH: Final = 1.15
 
 
@@ -69,7 +71,7 @@ def _fine_tune_at(state: TrainingState, labels: int, settings: ScheduleSettings)
     if not state.items_at_fine_tune:
         return max(FIRST_FINE_TUNE_ITEMS, FINE_TUNE_ITEMS_PER_LABEL * (state.labels or labels))
     growth = settings.fine_tune_growth_ratio
-    if state.labels > _NEW_LABELS_RATIO * state.labels_at_fine_tune:
+    if state.learned_labels > _NEW_LABELS_RATIO * state.learned_at_fine_tune:
         growth = min(growth, _NEW_LABELS_GROWTH)
     return growth * state.items_at_fine_tune
 
@@ -86,12 +88,24 @@ def settle(result: CycleResult, before: Standing, now: Standing) -> tuple[Outcom
     return "pass", refusals
 
 
-def after(state: TrainingState, kind: CycleKind, *, items: int, labels: int, now_s: float) -> TrainingState:
+def learned(label_items: Mapping[str, int]) -> int:
+    """How many labels have items enough to be learned."""
+    return sum(count >= LEARNABLE_ITEMS for count in label_items.values())
+
+
+def after(
+    state: TrainingState, kind: CycleKind, *, items: int, labels: int, learned_labels: int, now_s: float
+) -> TrainingState:
     """What to remember once a cycle of this kind has ended, over so many items and labels; labels are never lost."""
     if kind == "candidate":
         return msgspec.structs.replace(state, last_cycle_s=now_s)
-    known = max(labels, state.labels)
-    found = msgspec.structs.replace(state, items_at_cycle=items, labels=known, last_cycle_s=now_s)
+    found = msgspec.structs.replace(
+        state,
+        items_at_cycle=items,
+        labels=max(labels, state.labels),
+        learned_labels=max(learned_labels, state.learned_labels),
+        last_cycle_s=now_s,
+    )
     if kind == "fine_tune":
-        found = msgspec.structs.replace(found, items_at_fine_tune=items, labels_at_fine_tune=known)
+        found = msgspec.structs.replace(found, items_at_fine_tune=items, learned_at_fine_tune=found.learned_labels)
     return found

@@ -166,8 +166,18 @@ class Trainer:
         if lease is None:
             return
         try:
-            labels = self._cycle(training, kind, request, standing, lease)
-            self.control.remember(lane, after(state, kind, items=items, labels=labels, now_s=now_s))
+            found = self._cycle(training, kind, request, standing, lease)
+            self.control.remember(
+                lane,
+                after(
+                    state,
+                    kind,
+                    items=items,
+                    labels=found.labels,
+                    learned_labels=found.learned_labels,
+                    now_s=now_s,
+                ),
+            )
             if request is not None:
                 self.control.finish_cycle_request(lane, request)
             self._patience[lane] = _Patience()
@@ -181,8 +191,8 @@ class Trainer:
 
     def _cycle(
         self, training: LaneTraining, kind: CycleKind, request: CycleRequest | None, before: Standing, lease: Lease
-    ) -> int:
-        """Run it, move, and say how many labels its version knows."""
+    ) -> CycleResult:
+        """Run it, move, and say what it came to."""
         started_s, started = self.clock(), time.monotonic()
         work = self._work(training, kind, request, before, started_s)
         log.info("cycle begins", lane=str(training.lane), cycle=work.cycle_id, kind=kind)
@@ -209,7 +219,7 @@ class Trainer:
             version=result.version,
         )
         self._record(training.lane, report)
-        return result.labels
+        return result
 
     def _work(
         self, training: LaneTraining, kind: CycleKind, request: CycleRequest | None, standing: Standing, now_s: float

@@ -71,6 +71,7 @@ class CycleResult:
     verdict: Verdict
     anchor: bool  # this version's lower bound is the best so far
     labels: int = 0  # that it knows
+    learned_labels: int = 0  # of these, the ones with items enough
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

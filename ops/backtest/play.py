@@ -38,7 +38,7 @@ from store.control import CycleKind, TrainingState
 from store.event import Lane, TextInput
 from store.registry.moves import Standing
 from trainer.attempt import Attempt, Features, attempt, freeze_rows
-from trainer.due import ScheduleSettings, after, due
+from trainer.due import ScheduleSettings, after, due, learned
 from trainer.judge.gate import Judged
 from trainer.judge.verdicts import Lineage, Rival
 from trainer.learn.features import BaseEncoder
@@ -234,16 +234,20 @@ class Play:
         )
         if kind is None:
             return
-        started_s, labels = time.process_time(), 0
+        started_s = time.process_time()
+        labels = learned_labels = 0
         try:
-            labels = self._cycle_of(kind, row)
+            labels, learned_labels = self._cycle_of(kind, row)
         except NotEnoughLabelsError:
             pass  # the same verdict as in the service: wait for more
         finally:
             self._cycles.cpu_s += time.process_time() - started_s
-        self._state = after(self._state, kind, items=items, labels=labels, now_s=self._now())
+        self._state = after(
+            self._state, kind, items=items, labels=labels, learned_labels=learned_labels, now_s=self._now()
+        )
 
-    def _cycle_of(self, kind: CycleKind, row: int) -> int:
+    def _cycle_of(self, kind: CycleKind, row: int) -> tuple[int, int]:
+        """Run it, and say how many labels its version knows, and how many of them have items enough."""
         lineage = self._past.lineage
         frozen = freeze_rows(
             self._sink.buffer.items(LANE),
@@ -259,7 +263,7 @@ class Play:
         self._cycles.count(kind, made)
         if made.verdict.outcome == "pass":
             self._swap(made, row)
-        return len(made.draft.labels)
+        return len(made.draft.labels), learned(made.draft.training["label_items"])
 
     def _swap(self, made: Attempt, row: int) -> None:
         """What the moves and the gateway's follower do with a pass."""

@@ -40,9 +40,17 @@ class Tuned:
 
     def logits(self, rows: TokenIds, *, steady: bool = False) -> FloatArray:
         """[n, labels] for tokenised texts; `steady` as in `Encoder.pooled`."""
-        pooled = torch.from_numpy(self._encoder.pooled(rows, layers=1, model=self._model, steady=steady))
+        pooled = torch.from_numpy(self.pooled(rows, steady=steady))
         result: FloatArray = (pooled @ self.weight.T + self.bias).numpy()
         return result
+
+    def pooled(self, rows: TokenIds, *, steady: bool = False) -> FloatArray:
+        """[n, hidden] of tokenised texts: what its classifier reads; `steady` as in `Encoder.pooled`."""
+        return self._encoder.pooled(rows, layers=1, model=self._model, steady=steady)
+
+    def with_classifier(self, weight: Tensor, bias: Tensor) -> "Tuned":
+        """The same encoder under another classifier: [labels, hidden] and [labels]."""
+        return Tuned(self._encoder, changed=self.changed, weight=weight, bias=bias)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, as `tuned.safetensors` holds them."""

@@ -211,6 +211,18 @@ def test_warm_goes_on_from_the_champion_and_starts_afresh_without_one(base: Base
     np.testing.assert_array_equal(second.tuned.weight, first.tuned.weight)
 
 
+def test_a_warm_member_is_probed_for_labels_it_was_never_shown(base: BaseEncoder) -> None:
+    rows = rows_of(90)
+    still = FitSettings(tuning=FineTuneSettings(epochs=1, warm_epochs=1, learning_rate=0.0, head_learning_rate=0.0))
+    early = fitted(base, [row for row in rows if row.label != LABELS[2]], labels=LABELS[:2], fine_tune="fresh")
+    late = fitted(base, rows, previous=early.student(), fine_tune="warm", settings=still)
+    assert late.training["fine_tune"] == "warm"
+    new = [row.text for row in rows if row.label == LABELS[2]]
+    logits = late.student().tuned_logits(new)
+    assert logits is not None
+    assert (logits.argmax(axis=1) == 2).mean() > 0.6
+
+
 def test_a_student_on_another_base_lends_its_labels_only(base: BaseEncoder, tmp_path: Path) -> None:
     other = BaseEncoder.open(tiny_encoder(tmp_path, layers=2, seed=4), device="cpu", precision="fp32", max_tokens=32)
     previous = fitted(other, rows_of(60), fine_tune="fresh").student()

@@ -12,7 +12,7 @@ import torch
 
 from store.buffer.item import FirstOpinion
 from store.errors import UnderstudyError
-from store.student.encoder import FloatArray
+from store.student.encoder import Encoder, FloatArray
 from store.student.heads import Heads
 from store.student.student import PRECISION_KEY, Student
 from store.student.tuned import Tuned
@@ -263,7 +263,11 @@ def _slow_member(
     if fine_tune == "none":
         rows = earlier.training.get("tuned_rows") if earlier is not None and kept is not None else None
         return kept, {"fine_tune": "kept" if kept is not None else "none", "tuned_rows": rows}
-    start: Probe | Tuned = kept if kept is not None and fine_tune == "warm" else _probe(data, base.encoder.hidden_size)
+    start: Probe | Tuned
+    if kept is not None and fine_tune == "warm":
+        start = kept if kept.labels == data.targets.shape[1] else _widened(kept, data, base.encoder)
+    else:
+        start = _probe(data, data.features[:, -base.encoder.hidden_size :])
     tuned = train_member(
         base.encoder,
         [row.text for row in data.rows],
@@ -276,8 +280,18 @@ def _slow_member(
     return tuned, {"fine_tune": "warm" if isinstance(start, Tuned) else "fresh", "tuned_rows": len(data.rows)}
 
 
-def _probe(data: _Data, hidden_size: int) -> Probe:
-    last = torch.from_numpy(np.ascontiguousarray(data.features[:, -hidden_size:]))
+def _widened(kept: Tuned, data: _Data, encoder: Encoder) -> Tuned:
+    """The earlier member with a classifier over all labels, probed on its own states.
+
+    A label that it was never shown would start from nothing otherwise, and a warm fit is too short to make that up.
+    """
+    probe = _probe(data, kept.pooled(encoder.tokenise([row.text for row in data.rows])))
+    return kept.with_classifier(probe.weight, probe.bias)
+
+
+def _probe(data: _Data, states: FloatArray) -> Probe:
+    """Logistic regression on [rows, hidden] states."""
+    last = torch.from_numpy(np.ascontiguousarray(states))
     share = torch.from_numpy(data.weights / data.weights.mean())
     weight, bias = fit_logistic(last, torch.from_numpy(data.targets), share, c=_PROBE_C)
     return Probe(weight=weight, bias=bias)
