@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from ops.backtest.records import Ask
 from serve.pace import Look, Pace
+from store.policy import Allowance
 from trainer.due import ScheduleSettings
 
 NEVER: Final = 1e9
@@ -129,7 +131,10 @@ def ablations() -> Mapping[str, Variant]:
         "hard labels without smoothing": Variant(
             what="no label smoothing", parts={"trainer.learn.fit:train_member": _hard(fine_tune)}
         ),
-        "constant pace": Variant(what="r instead of r^.65", parts={"store.policy:PACE_EXPONENT": 1.0}),
+        "constant pace": Variant(
+            what="r instead of r^.65",
+            parts={"ops.backtest.stream:Allowance": partial(Allowance, exponent=1.0)},
+        ),
         "questions bought at random": BASELINES["random_escalation"],
     }
 
