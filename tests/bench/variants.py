@@ -15,6 +15,7 @@ from store.policy import Allowance
 from trainer.due import ScheduleSettings
 
 NEVER: Final = 1e9
+_THE_FIRST_ALONE: Final = 0.9  # of all items are new at the first cycle, and at no later one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,9 @@ def _once(share: float) -> Callable[[ScheduleSettings, Ask], ScheduleSettings]:
     """One cycle, when this share of the budget has been spent."""
 
     def schedule(settings: ScheduleSettings, ask: Ask) -> ScheduleSettings:
-        return replace(settings, min_new_labels=int(share * ask.budget) - 1, growth_ratio=NEVER, every_s=NEVER)
+        return replace(
+            settings, min_new_labels=int(share * ask.budget) - 1, growth_ratio=_THE_FIRST_ALONE, every_s=NEVER
+        )
 
     return schedule
 
