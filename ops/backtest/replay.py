@@ -15,10 +15,7 @@ from numpy.typing import NDArray
 from ops.backtest.log import Log
 from ops.backtest.play import Play
 from ops.backtest.records import Answers, Ask, Run
-from ops.backtest.stream import (
-    Stream,
-    errors_alone,
-)
+from ops.backtest.stream import Stream, errors_alone
 from store.event import TextInput
 from store.redact import redact
 from store.secrets import item_id

@@ -24,10 +24,8 @@ from store.student.encoder import FloatArray
 from store.student.tuned import Tuned
 from trainer.judge.calibrate import fit_temperature
 from trainer.learn.features import BaseEncoder
-from trainer.learn.fine_tune import FineTuneSettings, Probe, fine_tune
-from trainer.learn.heads import fit_logistic
+from trainer.learn.fine_tune import FineTuneSettings, fine_tune, probe
 
-_PROBE_C: Final = 10.0  # as a fit has it
 _BATCH_ROWS: Final = 32  # of the Trainer's network when it is judged
 _TEMPERATURE_EVERY: Final = 3
 
@@ -85,14 +83,14 @@ def our_run(task: Task, epochs: int, seed: int) -> Run:
     encoder, train = task.base.encoder, task.train
     targets = np.eye(len(task.labels), dtype=np.float32)[train.answers]
     with timed() as clock:
-        last = torch.from_numpy(np.ascontiguousarray(encoder.features(train.texts)[:, -encoder.hidden_size :]))
-        weight, bias = fit_logistic(last, torch.from_numpy(targets), torch.ones(len(last)), c=_PROBE_C)
+        states = encoder.features(train.texts)[:, -encoder.hidden_size :]
+        weights = np.ones(len(targets), dtype=np.float32)
         member = fine_tune(
             encoder,
             train.texts,
             targets,
-            weights=np.ones(len(targets), dtype=np.float32),
-            start=Probe(weight=weight, bias=bias),
+            weights=weights,
+            start=probe(states, targets, weights),
             settings=replace(FineTuneSettings(), epochs=epochs),
             seed=seed,
         )

@@ -16,7 +16,9 @@ from torch.nn import functional
 
 from store.student.encoder import Encoder, FloatArray, TokenIds, mean_pool
 from store.student.tuned import Tuned
+from trainer.learn.heads import fit_logistic
 
+_PROBE_C: Final = 10.0
 _BETAS: Final = (0.9, 0.98)
 _CLIP: Final = 1.0
 _WARM_UP_RATIO: Final = 0.1
@@ -42,10 +44,25 @@ class FineTuneSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """A linear classifier on the base's last layer: where the fine-tuned member starts."""
+    """A linear classifier on pooled states: where the fine-tuned member starts."""
 
     weight: Tensor  # [labels, hidden]
     bias: Tensor  # [labels]
+
+
+def probe(states: FloatArray, targets: FloatArray, weights: FloatArray) -> Probe:
+    """Logistic regression on pooled states.
+
+    Args:
+        states: [n, hidden].
+        targets: [n, labels], rows sum to 1.
+        weights: [n], above 0; only their ratios count.
+    """
+    share = torch.from_numpy(weights / weights.mean())
+    weight, bias = fit_logistic(
+        torch.from_numpy(np.ascontiguousarray(states)), torch.from_numpy(targets), share, c=_PROBE_C
+    )
+    return Probe(weight=weight, bias=bias)
 
 
 def fine_tune(

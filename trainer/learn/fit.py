@@ -18,13 +18,12 @@ from store.student.student import PRECISION_KEY, Student
 from store.student.tuned import Tuned
 from trainer.learn.draft import Draft, reference_vectors
 from trainer.learn.features import BaseEncoder
-from trainer.learn.fine_tune import FineTuneSettings, Probe
+from trainer.learn.fine_tune import FineTuneSettings, Probe, probe
 from trainer.learn.fine_tune import fine_tune as train_member
-from trainer.learn.heads import choose_c, fit_heads, fit_logistic
+from trainer.learn.heads import choose_c, fit_heads
 
 FineTuneMode = Literal["none", "fresh", "warm"]
 
-_PROBE_C: Final = 10.0
 _C_GROWTH: Final = 2.5  # the penalty is chosen anew when labels have grown by this
 _MEMBER_WEIGHTS: Final = (0.0, 0.33, 0.5, 0.67, 0.8)
 _DEFAULT_MEMBER_WEIGHT: Final = 0.5
@@ -267,7 +266,7 @@ def _slow_member(
     if kept is not None and fine_tune == "warm":
         start = kept if kept.labels == data.targets.shape[1] else _widened(kept, data, base.encoder)
     else:
-        start = _probe(data, data.features[:, -base.encoder.hidden_size :])
+        start = probe(data.features[:, -base.encoder.hidden_size :], data.targets, data.weights)
     tuned = train_member(
         base.encoder,
         [row.text for row in data.rows],
@@ -285,13 +284,6 @@ def _widened(kept: Tuned, data: _Data, encoder: Encoder) -> Tuned:
 
     A label that it was never shown would start from nothing otherwise, and a warm fit is too short to make that up.
     """
-    probe = _probe(data, kept.pooled(encoder.tokenise([row.text for row in data.rows])))
-    return kept.with_classifier(probe.weight, probe.bias)
-
-
-def _probe(data: _Data, states: FloatArray) -> Probe:
-    """Logistic regression on [rows, hidden] states."""
-    last = torch.from_numpy(np.ascontiguousarray(states))
-    share = torch.from_numpy(data.weights / data.weights.mean())
-    weight, bias = fit_logistic(last, torch.from_numpy(data.targets), share, c=_PROBE_C)
-    return Probe(weight=weight, bias=bias)
+    states = kept.pooled(encoder.tokenise([row.text for row in data.rows]))
+    found = probe(states, data.targets, data.weights)
+    return kept.with_classifier(found.weight, found.bias)
