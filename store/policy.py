@@ -15,7 +15,8 @@ from store.event import Reason
 
 PolicyName = Literal["promise", "budget"]
 
-OUTRIGHT_RATIO: Final = 0.1  # of the budget, bought whatever the student says: 5 % to 25 % differ little
+OUTRIGHT_RATIO: Final = 0.25  # of the budget, bought whatever the student says: a label is worth most at the start
+OUTRIGHT_CALLS: Final = 150  # at least, as far as half of the budget goes: too little is known before
 PACE_EXPONENT: Final = 0.65  # below 1 spends sooner: a label is worth more the earlier it comes
 
 
@@ -103,8 +104,9 @@ class Allowance:
 
     @property
     def outright(self) -> bool:
-        """Whether the first tenth of the budget is still being spent."""
-        return self.bought < OUTRIGHT_RATIO * (self.bought + self.calls_left)
+        """Whether the first part of the budget is still being spent: a quarter, and of a small budget up to half."""
+        calls = self.bought + self.calls_left
+        return self.bought < max(OUTRIGHT_RATIO * calls, min(OUTRIGHT_CALLS, calls / 2))
 
 
 def escalation_limit(recent: Sequence[float], allowance: Allowance) -> float:

@@ -138,7 +138,7 @@ class DayHorizon:
         return Allowance(
             calls_left=left,
             rows_left=rows,
-            bought=max(left, round(used)),  # the tenth that is bought outright belongs to the first day
+            bought=max(left, round(used)),  # what is bought outright belongs to the first day
             exponent=1.0,
         )
 

@@ -10,6 +10,7 @@ from hypothesis.strategies import booleans, floats, integers, lists, none, sampl
 
 from store.event import Reason
 from store.policy import (
+    OUTRIGHT_CALLS,
     PACE_EXPONENT,
     Allowance,
     BudgetView,
@@ -203,7 +204,7 @@ def test_a_known_horizon_spends_the_whole_budget_and_no_more(calls: int, rows: i
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_horizon_twice_too_long_leaves_calls_and_one_twice_too_short_runs_dry(seed: int) -> None:
-    calls, rows = 300, 1500
+    calls, rows = 900, 4500
     long = buy(calls, rows, told=2 * rows, rng=random.Random(seed))
     assert 0.75 * calls < len(long) < 0.95 * calls
     short = buy(calls, rows, told=rows / 2, rng=random.Random(seed))
@@ -216,10 +217,14 @@ def test_the_pace_spends_sooner_unless_its_exponent_is_one(seed: int) -> None:
     calls, rows = 300, 1500
     sooner = buy(calls, rows, told=rows, rng=random.Random(seed))
     evenly = buy(calls, rows, told=rows, rng=random.Random(seed), exponent=1.0)
-    assert sum(row < rows / 2 for row in sooner) > 0.65 * calls
-    assert sum(row < rows / 2 for row in evenly) < 0.6 * calls  # with the tenth that is bought outright
+    later = [row for row in evenly if row >= OUTRIGHT_CALLS]
+    assert sum(row < rows / 2 for row in sooner) > 0.75 * calls
+    assert sum(row < (OUTRIGHT_CALLS + rows) / 2 for row in later) == pytest.approx(len(later) / 2, rel=0.25)
 
 
-def test_the_first_tenth_is_bought_outright() -> None:
-    assert buy(100, 1000, told=1000, rng=random.Random(1))[:10] == list(range(10))
-    assert not Allowance(calls_left=90, rows_left=900, bought=10).outright
+@pytest.mark.parametrize(("calls", "outright"), [(100, 50), (300, 150), (400, 150), (1200, 300)])
+def test_a_quarter_is_bought_outright_and_of_a_small_budget_up_to_half(calls: int, outright: int) -> None:
+    bought = buy(calls, 10 * calls, told=10 * calls, rng=random.Random(1))
+    assert bought[:outright] == list(range(outright))
+    assert Allowance(calls_left=calls - outright + 1, rows_left=9 * calls, bought=outright - 1).outright
+    assert not Allowance(calls_left=calls - outright, rows_left=9 * calls, bought=outright).outright
