@@ -128,7 +128,7 @@ def attempt(
 
 
 def _cross_fitted(frozen: Frozen, draft: Draft, lineage: Lineage) -> CrossFitted | None:
-    """The challenger's recipe on rows it did not see: heads from the other rows, the champion's fine-tuned member."""
+    """The challenger's recipe on rows it did not see: a head from the other rows, the champion's fine-tuned member."""
     champion = lineage.champion
     if champion is None:
         return None
@@ -143,10 +143,10 @@ def _cross_fitted(frozen: Frozen, draft: Draft, lineage: Lineage) -> CrossFitted
         result = np.empty((len(places), len(draft.labels)), np.float32)
         halves = _halves([frozen.snapshot.rows[place].cluster for place in places])
         parts = [[places[index] for index in half] for half in halves]
-        fitted = cross_fit(frozen.snapshot.rows, frozen.features, parts, draft, champion.student)
-        for half, part, heads in zip(halves, parts, fitted, strict=True):
+        fitted = cross_fit(frozen.snapshot.rows, frozen.features, parts, draft.labels)
+        for half, part, head in zip(halves, parts, fitted, strict=True):
             stand_in = replace(
-                draft, heads=heads, tuned=tuned if len(weights) > 1 else None, member_weights=weights
+                draft, head=head, tuned=tuned if len(weights) > 1 else None, member_weights=weights
             ).student()
             result[half] = frozen.predict(stand_in, part).probs
         return result

@@ -12,7 +12,7 @@ from store.registry.moves import Standing
 from trainer.work import CycleResult
 
 FIRST_FINE_TUNE_ITEMS: Final = 150
-FINE_TUNE_ITEMS_PER_LABEL: Final = 20  # with fewer the first fine-tuned member is worse than the heads
+FINE_TUNE_ITEMS_PER_LABEL: Final = 20  # with fewer the first fine-tuned member is worse than the head
 LEARNABLE_ITEMS: Final = 10  # of a label, for it to count among the learned ones
 _NEW_LABELS_RATIO: Final = 1.2  # so many times the labels it learned, and the fine-tuned member has fallen behind
 _NEW_LABELS_GROWTH: Final = 1.15

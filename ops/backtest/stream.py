@@ -26,7 +26,7 @@ from store.student.tuned import Tuned
 MODEL: Final = "recorded"
 PROMPT: Final = "log"
 PROMPT_VERSION: Final = f"{MODEL}@{PROMPT}"
-_AHEAD: Final = 64  # rows answered at once by the heads
+_AHEAD: Final = 64  # rows answered at once by the head
 _TUNED_AHEAD: Final = 256  # by the fine-tuned member: it changes less often, and large batches waste less
 
 
@@ -72,7 +72,7 @@ class ReplayedForward:
         self._version = ""
         self._opinions: dict[int, Opinion] = {}
         self._tuned: Tuned | None = None
-        self._logits: dict[int, FloatArray] = {}  # of the fine-tuned member, which outlives a change of heads
+        self._logits: dict[int, FloatArray] = {}  # of the fine-tuned member, which outlives a change of the head
 
     async def ask(self, slot: Slot, text: str) -> Outcome:  # noqa: ARG002 - the row is the cursor's
         """See `serve.gateway.Forward`."""

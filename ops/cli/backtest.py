@@ -54,7 +54,7 @@ SettingsFile = Annotated[
 ]
 Lane = Annotated[str | None, typer.Option("--lane", "-l", help="tenant/use_case in that file; else its first.")]
 Shuffle = Annotated[bool, typer.Option("--shuffle", help="Other seeds than 0 take the rows in another order.")]
-NoFineTune = Annotated[bool, typer.Option("--no-fine-tune", help="Heads on the frozen encoder alone: far quicker.")]
+NoFineTune = Annotated[bool, typer.Option("--no-fine-tune", help="The head on the frozen encoder alone: far quicker.")]
 
 Replay = Annotated[str, typer.Option(hidden=True, help="What replays a log, module:callable.")]
 

@@ -64,7 +64,7 @@ class Demo:
         traffic = prepare_traffic(self.plan)
         self._say_traffic(traffic)
         stage, changed = await self._play(traffic)
-        self._say("backtest: what a budget instead of a promise would have made of the same traffic, heads alone")
+        self._say("backtest: what a budget instead of a promise would have made of the same traffic, the head alone")
         bought = await self._backtest(traffic)
         left = await asyncio.to_thread(self.descendants.left, self.plan.state, patience_s=_GONE_S)
         picture = stage.picture()

@@ -34,7 +34,7 @@ CONFIG_NAME: Final = "config.json"
 TOKENIZER_NAME: Final = "tokenizer.json"
 WEIGHTS_NAME: Final = "model.safetensors"
 ENCODER_FILES: Final = (CONFIG_NAME, TOKENIZER_NAME, WEIGHTS_NAME)
-FEATURE_LAYERS: Final = 4
+FEATURE_LAYERS: Final = 2  # the last ones
 DEFAULT_MAX_TOKENS: Final = 256
 _BATCH_ROWS: Final = 32
 _STEADY_ROWS: Final = 16  # in a batch of a fixed shape
@@ -133,7 +133,7 @@ class Encoder:
         return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
     def features(self, texts: Sequence[str]) -> FloatArray:
-        """The last four layers, each mean-pooled with length 1, side by side: [n, feature_size].
+        """The last two layers, each mean-pooled with length 1, side by side: [n, feature_size].
 
         A row's features are a function of its text alone, to the last bit, on one machine.
         """

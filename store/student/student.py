@@ -13,7 +13,7 @@ from store.errors import CorruptVersionError, SwapRefusedError
 from store.policy import Policy
 from store.registry.manifest import Golden, Manifest
 from store.student.encoder import ENCODER_FILES, Encoder, FloatArray, Precision, read_tensors, shared_encoder
-from store.student.heads import Heads
+from store.student.head import Head
 from store.student.tuned import Tuned, mixture, spread
 
 HEAD_NAME: Final = "head.safetensors"
@@ -55,7 +55,7 @@ class Opened(Protocol):
 class Predictions:
     """What the student says to n texts, in their order."""
 
-    members: FloatArray  # [members, n, labels]: the heads', then the fine-tuned encoder's; no temperature
+    members: FloatArray  # [members, n, labels]: the head's, then the fine-tuned encoder's; no temperature
     probs: FloatArray  # [n, labels]: the members' mixture at the policy's temperature
     novelty: FloatArray  # [n]: 1 - cosine to the nearest reference vector
 
@@ -66,7 +66,7 @@ class Student:
 
     encoder: Encoder
     labels: tuple[str, ...]
-    heads: Heads
+    head: Head
     tuned: Tuned | None
     member_weights: tuple[float, ...]
     reference: Tensor  # [references, hidden], each of length 1
@@ -99,7 +99,7 @@ class Student:
         return Student(
             encoder=encoder,
             labels=tuple(manifest.labels),
-            heads=Heads.of(tensors, labels=labels, feature_size=encoder.feature_size, hidden_size=encoder.hidden_size),
+            head=Head.of(tensors, labels=labels, feature_size=encoder.feature_size),
             tuned=tuned,
             member_weights=tuple(manifest.member_weights),
             reference=_reference(read_tensors(REFERENCE_NAME, opened.read(REFERENCE_NAME)), encoder.hidden_size),
@@ -110,9 +110,9 @@ class Student:
 
     @property
     def served_parameters(self) -> int:
-        """How many distinct numbers are in service: base, heads and what fine-tuning changed."""
+        """How many distinct numbers are in service: base, head and what fine-tuning changed."""
         base = sum(parameter.numel() for parameter in self.encoder.model.parameters())
-        return int(base + self.heads.parameters + (self.tuned.parameters if self.tuned is not None else 0))
+        return int(base + self.head.parameters + (self.tuned.parameters if self.tuned is not None else 0))
 
     @property
     def golden_tolerance(self) -> float:
@@ -134,7 +134,7 @@ class Student:
             features: [n, features], the encoder's.
             tuned_logits: [n, labels it knows], the fine-tuned member's; None iff there is none.
         """
-        members = [self.heads.probs(features)]
+        members = [self.head.probs(features)]
         if tuned_logits is not None:
             members.append(spread(tuned_logits, members[0]))
         probs = mixture(members, self.member_weights)

@@ -80,11 +80,11 @@ class Tuned:
 def spread(logits: FloatArray, elders: FloatArray) -> FloatArray:
     """The fine-tuned member's probabilities over all labels: [n, labels].
 
-    On labels it was never shown it says what the heads say, and it shares out what they leave.
+    On labels it was never shown it says what the head says, and it shares out what they leave.
 
     Args:
         logits: [n, labels it knows].
-        elders: the heads' probabilities, [n, labels].
+        elders: the head's probabilities, [n, labels].
     """
     known = logits.shape[1]
     probs = torch.softmax(torch.from_numpy(logits), dim=-1).numpy()

@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--baseline-seeds", type=int, default=2, help="orders of the baselines")
     parser.add_argument("--parts", default=",".join(PARTS), help="which of these to run")
-    parser.add_argument("--no-fine-tune", action="store_true", help="heads alone: seconds instead of minutes")
+    parser.add_argument("--no-fine-tune", action="store_true", help="the head alone: seconds instead of minutes")
     parser.add_argument("--ablation", type=int, metavar="BUDGET", help="the learner without each of its parts instead")
     parser.add_argument("--json", action="store_true", help="print the JSON object alone")
     chosen = parser.parse_args()

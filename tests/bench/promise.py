@@ -1,7 +1,7 @@
 """A promise over many streams: `python -m tests.bench.promise [--streams 200] [--target .9] [--json]`.
 
 Each stream is some rows of a file, drawn without replacement, replayed by the backtest with a promise: the service's
-own gateway, budget, buffer, trainer and gate, heads alone. Two readings of "missed no more often than stated":
+own gateway, budget, buffer, trainer and gate, the head alone. Two readings of "missed no more often than stated":
 
 - *runs*: the answers that the student gave by its own decision, over the whole stream and all its versions, agree with
   the teacher less often than promised. This is what a user sees, and what 5 % is held against.

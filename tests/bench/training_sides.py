@@ -24,7 +24,8 @@ from store.student.encoder import FloatArray
 from store.student.tuned import Tuned
 from trainer.judge.calibrate import fit_temperature
 from trainer.learn.features import BaseEncoder
-from trainer.learn.fine_tune import FineTuneSettings, fine_tune, probe
+from trainer.learn.fine_tune import FineTuneSettings, fine_tune
+from trainer.learn.probe import probe
 
 _BATCH_ROWS: Final = 32  # of the Trainer's network when it is judged
 _TEMPERATURE_EVERY: Final = 3

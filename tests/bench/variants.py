@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ops.backtest.records import Ask
 from serve.pace import Look, Pace
@@ -75,6 +76,15 @@ def _hard(train: Callable[..., Any]) -> Callable[..., Any]:
     return without_smoothing
 
 
+def _logistic_head(features: NDArray[np.float32], targets: NDArray[np.float32], *, weights: NDArray[np.float32]) -> Any:
+    """A logistic regression in the discriminants' place."""
+    from store.student.head import Head  # noqa: PLC0415 - torch, late
+    from trainer.learn.probe import probe  # noqa: PLC0415 - as above
+
+    found = probe(features, targets, weights)
+    return Head(weight=found.weight, bias=found.bias)
+
+
 def _once(share: float) -> Callable[[ScheduleSettings, Ask], ScheduleSettings]:
     """One cycle, when this share of the budget has been spent."""
 
@@ -86,7 +96,7 @@ def _once(share: float) -> Callable[[ScheduleSettings, Ask], ScheduleSettings]:
     return schedule
 
 
-def _heads_alone(ask: Ask) -> Ask:
+def _head_alone(ask: Ask) -> Ask:
     from msgspec import structs  # noqa: PLC0415 - a lambda cannot hold an import
 
     return structs.replace(ask, fine_tune=False)
@@ -98,9 +108,9 @@ BASELINES: Final[Mapping[str, Variant]] = {
         what="the same learner and pace, questions bought at random", parts={"ops.backtest.play:Pace": RandomPace}
     ),
     "head_trained_once": Variant(
-        what="half of the budget first, heads trained once, the rest spent by their margin",
+        what="half of the budget first, the head trained once, the rest spent by their margin",
         parts={"store.policy:OUTRIGHT_RATIO": 0.5},
-        ask=_heads_alone,
+        ask=_head_alone,
         schedule=_once(0.5),
     ),
     "one_off_training": Variant(
@@ -117,20 +127,16 @@ def ablations() -> Mapping[str, Variant]:
     from trainer.learn.fit import fit  # noqa: PLC0415 - as above
 
     return {
-        "heads alone, no fine-tuning": Variant(what="no slow member", ask=_heads_alone),
+        "the head alone, no fine-tuning": Variant(what="no slow member", ask=_head_alone),
         "fine-tuning from the base each time": Variant(
             what="no warm start", parts={"trainer.attempt:fit": _fresh(fit)}
         ),
         "members always weighed equally": Variant(
             what="no weight from opinions before the label", parts={"trainer.learn.fit:_MEMBER_WEIGHTS": (0.5,)}
         ),
-        "logistic regression alone as the head": Variant(
-            what="no discriminants", parts={"store.student.heads:LDA_SHARE": 0.0}
+        "logistic regression as the head": Variant(
+            what="no discriminants", parts={"trainer.learn.fit:fit_head": _logistic_head}
         ),
-        "discriminants alone as the head": Variant(
-            what="no regression", parts={"store.student.heads:LDA_SHARE": NEVER}
-        ),
-        "penalty fixed at 10": Variant(what="no choice of C", parts={"trainer.learn.fit:choose_c": _ten}),
         "hard labels without smoothing": Variant(
             what="no label smoothing", parts={"trainer.learn.fit:train_member": _hard(fine_tune)}
         ),
@@ -140,7 +146,3 @@ def ablations() -> Mapping[str, Variant]:
         ),
         "questions bought at random": BASELINES["random_escalation"],
     }
-
-
-def _ten(*_arguments: Any, **_named: Any) -> float:
-    return 10.0

@@ -87,8 +87,7 @@ def trainer_always_says_delivery(patch: Patch) -> None:
         draft = real(*arguments, **named)
         favoured = torch.zeros(len(draft.labels))
         favoured[draft.labels.index("delivery")] = 1e4
-        heads = replace(draft.heads, lr_bias=draft.heads.lr_bias + favoured, lda_bias=draft.heads.lda_bias + favoured)
-        return replace(draft, heads=heads)
+        return replace(draft, head=replace(draft.head, bias=draft.head.bias + favoured))
 
     wrap(patch, trainer.attempt, "fit", marked)
 
@@ -192,7 +191,7 @@ def test_the_backtest_holds_no_learning_and_no_decision_of_its_own(path: Path) -
             else []
         )
     }
-    learners = ("torch.", "sklearn", "scipy.optimize", "transformers", "trainer.learn.heads", "trainer.learn.fine_tune")
+    learners = ("torch.", "sklearn", "scipy.optimize", "transformers", "trainer.learn.head", "trainer.learn.fine_tune")
     assert not [name for name in imported if name.startswith(learners)]
     parts = {
         "trainer.learn.fit.fit",

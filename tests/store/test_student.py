@@ -26,7 +26,7 @@ from store.event import Lane
 from store.policy import Policy
 from store.registry.manifest import BaseModel, FileEntry, Golden, Manifest, Preprocessing
 from store.student.encoder import ENCODER_FILES, Encoder
-from store.student.heads import Heads
+from store.student.head import Head
 from store.student.student import GOLDEN_TOLERANCE_MIXED, GOLDEN_TOLERANCE_SAME, Student, tempered
 from store.student.tuned import Tuned
 from tests.tiny import WORDS, tiny_encoder
@@ -72,7 +72,7 @@ def encoder(base: Path) -> Encoder:
 
 
 def student_on(encoder: Encoder, *, tuned_labels: int | None = 3, policy: Policy | None = None) -> Student:
-    """Random heads and a random fine-tuned member on an encoder."""
+    """A random head and a random fine-tuned member on an encoder."""
     dice = torch.Generator().manual_seed(7)
 
     def draw(*shape: int) -> Tensor:
@@ -87,7 +87,7 @@ def student_on(encoder: Encoder, *, tuned_labels: int | None = 3, policy: Policy
     return Student(
         encoder=encoder,
         labels=LABELS,
-        heads=Heads(lr_weight=draw(3, size) * 3, lr_bias=draw(3), lda_weight=draw(3, 2 * hidden) * 3, lda_bias=draw(3)),
+        head=Head(weight=draw(3, size) * 3, bias=draw(3)),
         tuned=tuned,
         member_weights=(1.0,) if tuned is None else (0.25, 0.75),
         reference=torch.nn.functional.normalize(draw(5, hidden), dim=-1),
@@ -99,7 +99,7 @@ def student_on(encoder: Encoder, *, tuned_labels: int | None = 3, policy: Policy
 def version_of(student: Student, base: Path, **fields: object) -> FakeVersion:
     """What a trainer would publish."""
     contents = {f"encoder/{name}": (base / name).read_bytes() for name in ENCODER_FILES}
-    contents["head.safetensors"] = safetensors.torch.save(student.heads.tensors())
+    contents["head.safetensors"] = safetensors.torch.save(student.head.tensors())
     contents["reference.safetensors"] = safetensors.torch.save({"reference": student.reference})
     if student.tuned is not None:
         contents["tuned.safetensors"] = safetensors.torch.save(student.tuned.tensors())
@@ -171,17 +171,17 @@ def test_an_answer_does_not_depend_on_the_batch_or_the_order(encoder: Encoder, c
         np.testing.assert_allclose(single[0], whole[0], atol=1e-4)
 
 
-def test_features_are_the_last_four_layers_mean_pooled_with_length_one(encoder: Encoder) -> None:
+def test_features_are_the_last_two_layers_mean_pooled_with_length_one(encoder: Encoder) -> None:
     text = "my parcel is late"
     ids = torch.tensor(encoder.tokenise([text]))
-    states = encoder.model(input_ids=ids, output_hidden_states=True).hidden_states[1:]
+    states = encoder.model(input_ids=ids, output_hidden_states=True).hidden_states[-2:]
     expected = [state.mean(dim=1) / state.mean(dim=1).norm() for state in states]
     np.testing.assert_allclose(encoder.features([text, "help"])[0], torch.cat(expected, dim=1)[0].numpy(), atol=1e-5)
 
 
 def test_an_encoder_with_fewer_layers_uses_those_it_has(tmp_path: Path) -> None:
-    shallow = Encoder.load(tiny_encoder(tmp_path, layers=2), device="cpu", precision="fp32", max_tokens=32)
-    assert shallow.features(TEXTS).shape == (len(TEXTS), 2 * 32)
+    shallow = Encoder.load(tiny_encoder(tmp_path, layers=1), device="cpu", precision="fp32", max_tokens=32)
+    assert shallow.features(TEXTS).shape == (len(TEXTS), 32)
     np.testing.assert_allclose(student_on(shallow, tuned_labels=None).predict(TEXTS).probs.sum(axis=1), 1.0, atol=1e-5)
 
 
@@ -222,8 +222,8 @@ def test_kept_features_give_the_same_answer_as_the_texts(encoder: Encoder) -> No
 
 def test_a_tuned_member_leaves_later_labels_to_the_heads(encoder: Encoder) -> None:
     student = student_on(encoder, tuned_labels=2)
-    heads, tuned = student.predict(TEXTS).members
-    np.testing.assert_allclose(tuned[:, 2], heads[:, 2], atol=1e-6)
+    head, tuned = student.predict(TEXTS).members
+    np.testing.assert_allclose(tuned[:, 2], head[:, 2], atol=1e-6)
     np.testing.assert_allclose(tuned.sum(axis=1), 1.0, atol=1e-5)
 
 
@@ -315,10 +315,10 @@ def test_two_versions_on_one_base_hold_it_once(version: FakeVersion, encoder: En
 
 def test_served_parameters_counts_each_number_once(encoder: Encoder) -> None:
     base = sum(p.numel() for p in encoder.model.parameters())
-    heads = 3 * (4 * 32 + 1) + 3 * (2 * 32 + 1)
+    head = 3 * (2 * 32 + 1)
     layer = sum(p.numel() for p in encoder.layers()[-1].parameters())
-    assert student_on(encoder, tuned_labels=None).served_parameters == base + heads
-    assert student_on(encoder).served_parameters == base + heads + layer + 3 * 33
+    assert student_on(encoder, tuned_labels=None).served_parameters == base + head
+    assert student_on(encoder).served_parameters == base + head + layer + 3 * 33
 
 
 def test_golden_outputs_notice_another_student(version: FakeVersion) -> None:
@@ -447,8 +447,8 @@ def test_minilm_agrees_in_bf16_and_reads_text_as_its_own_tokenizer_does() -> Non
     texts = ["I was charged twice, refund me!", "Where's my parcel? #4711", "naïve café, ÜBER 100%"]
     assert full.tokenise(texts) == AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]
     wide, narrow = full.features(texts), half.features(texts)
-    assert wide.shape == (3, 4 * 384)
-    cosine = (wide * narrow).reshape(3, 4, 384).sum(axis=2)
+    assert wide.shape == (3, 2 * 384)
+    cosine = (wide * narrow).reshape(3, 2, 384).sum(axis=2)
     assert cosine.min() > 0.999
     one, other = (student_on(encoder).predict(texts).probs for encoder in (full, half))
     assert np.abs(one - other).max() < GOLDEN_TOLERANCE_MIXED

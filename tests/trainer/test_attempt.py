@@ -229,23 +229,21 @@ def test_rows_that_the_champion_has_seen_are_not_cross_fitted(base: BaseEncoder)
     assert _cross_fitted(challenger.frozen, challenger.draft, COLD) is None
 
 
-def test_heads_for_a_part_are_those_of_the_other_rows_alone(base: BaseEncoder) -> None:
-    """Whatever stands in the part, its heads are the same."""
+def test_the_head_for_a_part_is_that_of_the_other_rows_alone(base: BaseEncoder) -> None:
+    """Whatever stands in the part, its head is the same."""
     lineage = succeeded(made(base, pairs_of(0, 60)))
     assert lineage.champion is not None
     challenger = made(base, pairs_of(0, 100), lineage)
     rows, features = list(challenger.frozen.snapshot.rows), challenger.frozen.features
     new = new_rows(challenger.frozen.snapshot, lineage.champion)
     parts = [new[:15], new[15:]]
-    before = [
-        heads.probs(features) for heads in cross_fit(rows, features, parts, challenger.draft, lineage.champion.student)
-    ]
+    labels = challenger.draft.labels
+    before = [head.probs(features) for head in cross_fit(rows, features, parts, labels)]
     other_features = features.copy()
     for place in parts[0]:
         rows[place] = replace(rows[place], label=NEXT[rows[place].label], weight=9.0)
         other_features[place] *= -1
-    fitted = cross_fit(rows, other_features, parts, challenger.draft, lineage.champion.student)
-    after = [heads.probs(features) for heads in fitted]
+    after = [head.probs(features) for head in cross_fit(rows, other_features, parts, labels)]
     assert np.array_equal(after[0], before[0])
     assert not np.allclose(after[1], before[1])
 
@@ -255,9 +253,9 @@ def test_a_challenger_that_does_harm_on_new_rows_is_refused(base: BaseEncoder, *
     """The teacher's answers to the questions of old have been mixed up; its answers to the new ones are as before."""
     lineage = succeeded(made(base, pairs_of(0, 120)))
     old = [(text, NEXT[label] if harmed else label) for text, label in pairs_of(0, 120)]
-    challenger = made(base, [*old, *pairs_of(120, 180)], lineage)
+    challenger = made(base, [*old, *pairs_of(120, 240)], lineage)
     assert challenger.verdict.outcome == outcome
-    assert challenger.verdict.rows_judged == 60
+    assert challenger.verdict.rows_judged == 120
     assert ("fell by at least" in " ".join(challenger.verdict.refusals)) == harmed
 
 

@@ -10,8 +10,8 @@ import torch
 from store.student.encoder import Encoder, FloatArray, Precision
 from store.student.tuned import Tuned
 from tests.tiny import TOPICS, questions, tiny_encoder
-from trainer.learn.fine_tune import FineTuneSettings, Probe, _schedule, fine_tune
-from trainer.learn.heads import fit_logistic
+from trainer.learn.fine_tune import FineTuneSettings, _schedule, fine_tune
+from trainer.learn.probe import Probe, probe
 
 LABELS = sorted(TOPICS)
 TEXTS, ANSWERS = questions(120)
@@ -42,9 +42,7 @@ def encoder(folder: Path) -> Encoder:
 
 def probe_of(encoder: Encoder) -> Probe:
     """The best linear classifier on the base."""
-    pooled = torch.from_numpy(encoder.pooled(encoder.tokenise(TEXTS), layers=1))
-    weight, bias = fit_logistic(pooled, torch.from_numpy(TARGETS), torch.from_numpy(ONES), c=100.0)
-    return Probe(weight=weight, bias=bias)
+    return probe(encoder.pooled(encoder.tokenise(TEXTS), layers=1), TARGETS, ONES, c=100.0)
 
 
 def agreement(member: Probe | Tuned, encoder: Encoder) -> float:
@@ -103,11 +101,11 @@ def test_it_leaves_the_processes_own_chance_alone(encoder: Encoder) -> None:
 
 
 def test_it_starts_from_the_probe(encoder: Encoder) -> None:
-    probe = Probe(weight=torch.randn(3, 32, generator=torch.Generator().manual_seed(0)), bias=torch.ones(3))
-    tuned = fine_tune(encoder, TEXTS, TARGETS, weights=ONES, start=probe, settings=STILL, seed=0)
+    start = Probe(weight=torch.randn(3, 32, generator=torch.Generator().manual_seed(0)), bias=torch.ones(3))
+    tuned = fine_tune(encoder, TEXTS, TARGETS, weights=ONES, start=start, settings=STILL, seed=0)
     pooled = encoder.pooled(encoder.tokenise(TEXTS), layers=1)
     np.testing.assert_allclose(
-        tuned.logits(encoder.tokenise(TEXTS)), pooled @ probe.weight.numpy().T + probe.bias.numpy(), atol=1e-4
+        tuned.logits(encoder.tokenise(TEXTS)), pooled @ start.weight.numpy().T + start.bias.numpy(), atol=1e-4
     )
 
 

@@ -231,13 +231,6 @@ def test_a_student_on_another_base_lends_its_labels_only(base: BaseEncoder, tmp_
     assert draft.member_weights == (1.0,)
 
 
-def test_the_penalty_is_kept_until_labels_have_grown(base: BaseEncoder) -> None:
-    first = fitted(base, rows_of(60))
-    again = fitted(base, rows_of(140), previous=first.student())
-    grown = fitted(base, rows_of(150), previous=first.student())
-    assert [draft.training["c_rows"] for draft in (first, again, grown)] == [60, 60, 150]
-
-
 def test_one_label_is_nothing_to_tell_apart(base: BaseEncoder) -> None:
     rows = [row for row in rows_of(60) if row.label == LABELS[0]]
     with pytest.raises(NotEnoughLabelsError, match="fewer than two"):
@@ -252,8 +245,8 @@ def test_a_label_map_that_moves_an_old_label_is_refused(base: BaseEncoder) -> No
         fitted(base, rows_of(60), labels=LABELS[::-1], previous=previous)
 
 
-def opinions(n: int, heads: float, tuned: float, *, version: str = "v1", start_s: float = 0.0) -> list[FakeRow]:
-    """Rows whose label got `heads` and `tuned` from the two members."""
+def opinions(n: int, head: float, tuned: float, *, version: str = "v1", start_s: float = 0.0) -> list[FakeRow]:
+    """Rows whose label got `head` and `tuned` from the two members."""
     return [
         FakeRow(
             text=f"{i}",
@@ -262,7 +255,7 @@ def opinions(n: int, heads: float, tuned: float, *, version: str = "v1", start_s
                 time_s=start_s + i,
                 event_id=f"{i}",
                 opinion=StudentOpinion(
-                    version=version, output="a", confidence=0.5, members=[[1 - heads, heads], [1 - tuned, tuned]]
+                    version=version, output="a", confidence=0.5, members=[[1 - head, head], [1 - tuned, tuned]]
                 ),
             ),
         )

@@ -1,1 +1,1 @@
-"""What is learned: features, heads, fine-tuning."""
+"""What is learned: features, head, fine-tuning."""

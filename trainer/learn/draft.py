@@ -15,7 +15,7 @@ from torch.nn import functional
 from store.policy import Policy
 from store.registry.manifest import BaseModel, Golden, Preprocessing
 from store.student.encoder import ENCODER_FILES, FloatArray
-from store.student.heads import Heads
+from store.student.head import Head
 from store.student.student import (
     ENCODER_FOLDER,
     HEAD_NAME,
@@ -56,7 +56,7 @@ class Draft:
     kind: Literal["head", "fine_tune"]
     base: BaseEncoder
     labels: tuple[str, ...]
-    heads: Heads
+    head: Head
     tuned: Tuned | None
     member_weights: tuple[float, ...]
     reference: Tensor  # [references, hidden], float16
@@ -67,7 +67,7 @@ class Draft:
         return Student(
             encoder=self.base.encoder,
             labels=self.labels,
-            heads=self.heads,
+            head=self.head,
             tuned=self.tuned,
             member_weights=self.member_weights,
             reference=functional.normalize(self.reference.float(), dim=-1),
@@ -87,7 +87,7 @@ class Draft:
         for name in (*ENCODER_FILES, *_OPTIONAL_FILES):
             if (self.base.directory / name).is_file():
                 shutil.copyfile(self.base.directory / name, encoder / name)
-        files = {HEAD_NAME: self.heads.tensors(), REFERENCE_NAME: {REFERENCE_TENSOR: self.reference}}
+        files = {HEAD_NAME: self.head.tensors(), REFERENCE_NAME: {REFERENCE_TENSOR: self.reference}}
         if self.tuned is not None:
             files[TUNED_NAME] = self.tuned.tensors()
         for name, tensors in files.items():

@@ -16,9 +16,8 @@ from torch.nn import functional
 
 from store.student.encoder import Encoder, FloatArray, TokenIds, mean_pool
 from store.student.tuned import Tuned
-from trainer.learn.heads import fit_logistic
+from trainer.learn.probe import Probe
 
-_PROBE_C: Final = 10.0
 _BETAS: Final = (0.9, 0.98)
 _CLIP: Final = 1.0
 _WARM_UP_RATIO: Final = 0.1
@@ -40,29 +39,6 @@ class FineTuneSettings:
     batch_rows: int = 32
     label_smoothing: float = 0.1  # share of a target that all labels have alike (Szegedy et al. 2016)
     frozen_layers: int = 1  # and the embeddings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """A linear classifier on pooled states: where the fine-tuned member starts."""
-
-    weight: Tensor  # [labels, hidden]
-    bias: Tensor  # [labels]
-
-
-def probe(states: FloatArray, targets: FloatArray, weights: FloatArray) -> Probe:
-    """Logistic regression on pooled states.
-
-    Args:
-        states: [n, hidden].
-        targets: [n, labels], rows sum to 1.
-        weights: [n], above 0; only their ratios count.
-    """
-    share = torch.from_numpy(weights / weights.mean())
-    weight, bias = fit_logistic(
-        torch.from_numpy(np.ascontiguousarray(states)), torch.from_numpy(targets), share, c=_PROBE_C
-    )
-    return Probe(weight=weight, bias=bias)
 
 
 def fine_tune(

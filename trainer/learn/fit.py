@@ -13,18 +13,18 @@ import torch
 from store.buffer.item import FirstOpinion
 from store.errors import UnderstudyError
 from store.student.encoder import Encoder, FloatArray
-from store.student.heads import Heads
+from store.student.head import Head
 from store.student.student import PRECISION_KEY, Student
 from store.student.tuned import Tuned
 from trainer.learn.draft import Draft, reference_vectors
 from trainer.learn.features import BaseEncoder
-from trainer.learn.fine_tune import FineTuneSettings, Probe, probe
+from trainer.learn.fine_tune import FineTuneSettings
 from trainer.learn.fine_tune import fine_tune as train_member
-from trainer.learn.heads import choose_c, fit_heads
+from trainer.learn.head import fit_head
+from trainer.learn.probe import Probe, probe
 
 FineTuneMode = Literal["none", "fresh", "warm"]
 
-_C_GROWTH: Final = 2.5  # the penalty is chosen anew when labels have grown by this
 _MEMBER_WEIGHTS: Final = (0.0, 0.33, 0.5, 0.67, 0.8)
 _DEFAULT_MEMBER_WEIGHT: Final = 0.5
 _MEMBER_ROWS: Final = 200  # the newest that are looked at
@@ -85,16 +85,16 @@ def fit(
     fine_tune: FineTuneMode,
     label_maps: Mapping[str, Sequence[str]],
 ) -> Draft:
-    """Fit heads, fine-tune if asked to, and weigh the members.
+    """Fit the head, fine-tune if asked to, and weigh the members.
 
     Args:
         rows: of a snapshot, in a fixed order; only those of the train split are used.
         features: [rows, features], the base encoder's.
         labels: the head's, the previous student's first and in their order; rows of other labels are left out.
         base: the encoder to start from.
-        previous: the champion: its fine-tuned member is kept or trained on, and spares the heads some work.
+        previous: the champion: its fine-tuned member is kept or trained on.
         settings: threads, rates.
-        seed: of folds, batches and dropout.
+        seed: of batches and dropout.
         fine_tune: `fresh` from the base, `warm` from the previous member (`fresh` where there is none).
         label_maps: labels of earlier versions by version id, to read their opinions with.
 
@@ -106,16 +106,6 @@ def fit(
     _check_labels(labels, previous)
     earlier = previous if previous is not None and previous.encoder.fingerprint == base.encoder.fingerprint else None
     data = _training_data(rows, features, labels)
-    hidden = base.encoder.hidden_size
-    c, c_rows = _penalty(earlier, data, hidden_size=hidden, seed=seed)
-    heads = fit_heads(
-        data.features,
-        data.targets,
-        weights=data.weights,
-        hidden_size=hidden,
-        c=c,
-        warm=earlier.heads if earlier is not None else None,
-    )
     tuned, tuning = _slow_member(
         data, base=base, earlier=earlier, settings=settings.tuning, seed=seed, fine_tune=fine_tune
     )
@@ -124,17 +114,15 @@ def fit(
         kind="head" if fine_tune == "none" else "fine_tune",
         base=base,
         labels=tuple(labels),
-        heads=heads,
+        head=fit_head(data.features, data.targets, weights=data.weights),
         tuned=tuned,
         member_weights=(1.0,) if tuned is None else (1.0 - weight, weight),
-        reference=reference_vectors(data.features[:, -hidden:], seed=seed),
+        reference=reference_vectors(data.features[:, -base.encoder.hidden_size :], seed=seed),
         training={
             PRECISION_KEY: base.encoder.precision,
             "threads": settings.threads,
             "rows": len(data.rows),
             "label_items": {label: sum(row.label == label for row in data.rows) for label in labels},
-            "c": c,
-            "c_rows": c_rows,
             "member_weight_rows": opinions,
             **tuning,
         },
@@ -142,36 +130,21 @@ def fit(
 
 
 def cross_fit(
-    rows: Sequence[TrainingRow],
-    features: FloatArray,
-    parts: Sequence[Sequence[int]],
-    draft: Draft,
-    previous: Student,
-) -> Iterator[Heads]:
-    """For each part of some rows, heads that were fitted on all the rows outside it.
-
-    They start from the previous student's heads, which saw none of these rows either.
+    rows: Sequence[TrainingRow], features: FloatArray, parts: Sequence[Sequence[int]], labels: Sequence[str]
+) -> Iterator[Head]:
+    """For each part of some rows, a head that was fitted on all the rows outside it.
 
     Args:
         rows: of the snapshot.
         features: [rows, features].
-        parts: places to leave out, one part at a time; new to the previous student. Linked rows belong in one part.
-        draft: the fit whose labels and penalty are used.
-        previous: the champion.
+        parts: places to leave out, one part at a time. Linked rows belong in one part.
+        labels: the head's.
     """
-    warm = previous.heads if previous.encoder.fingerprint == draft.base.encoder.fingerprint else None
     for part in parts:
         left_out = set(part)
         kept = [place for place in range(len(rows)) if place not in left_out]
-        data = _training_data([rows[place] for place in kept], features[kept], draft.labels)
-        yield fit_heads(
-            data.features,
-            data.targets,
-            weights=data.weights,
-            hidden_size=draft.base.encoder.hidden_size,
-            c=float(draft.training["c"]),
-            warm=warm,
-        )
+        data = _training_data([rows[place] for place in kept], features[kept], labels)
+        yield fit_head(data.features, data.targets, weights=data.weights)
 
 
 def member_weight(rows: Sequence[TrainingRow], label_maps: Mapping[str, Sequence[str]]) -> tuple[float, int]:
@@ -236,16 +209,6 @@ def _training_data(rows: Sequence[TrainingRow], features: FloatArray, labels: Se
         targets=targets / targets.sum(axis=1, keepdims=True),
         weights=np.array([rows[i].weight for i in kept], dtype=np.float32),
     )
-
-
-def _penalty(earlier: Student | None, data: _Data, *, hidden_size: int, seed: int) -> tuple[float, int]:
-    """The regression's inverse penalty and the rows it was chosen on: kept until labels have grown enough."""
-    rows = len(data.rows)
-    if earlier is not None and {"c", "c_rows"} <= earlier.training.keys():
-        c, c_rows = float(earlier.training["c"]), int(earlier.training["c_rows"])
-        if rows < _C_GROWTH * c_rows:
-            return c, c_rows
-    return choose_c(data.features, data.targets, weights=data.weights, hidden_size=hidden_size, seed=seed), rows
 
 
 def _slow_member(
