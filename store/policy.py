@@ -16,7 +16,7 @@ from store.event import Reason
 PolicyName = Literal["promise", "budget"]
 
 OUTRIGHT_RATIO: Final = 0.25  # of the budget, bought whatever the student says: a label is worth most at the start
-OUTRIGHT_CALLS: Final = 150  # at least, as far as half of the budget goes: too little is known before
+OUTRIGHT_ROWS_RATIO: Final = 0.05  # and of the questions, as far as the budget goes
 PACE_EXPONENT: Final = 0.65  # below 1 spends sooner: a label is worth more the earlier it comes
 
 
@@ -98,15 +98,19 @@ class Allowance:
     calls_left: int
     rows_left: float  # questions still to come within the budget's time, this one included
     bought: int  # calls that were spent within it
-    exponent: float = (
-        PACE_EXPONENT  # of the pace; 1 where the time has no end, and spending sooner would be spending more
-    )
+    recurring: bool = False  # calls come back all the time: there is no beginning, and sooner would be more
 
     @property
     def outright(self) -> bool:
-        """Whether the first part of the budget is still being spent: a quarter, and of a small budget up to half."""
-        calls = self.bought + self.calls_left
-        return self.bought < max(OUTRIGHT_RATIO * calls, min(OUTRIGHT_CALLS, calls / 2))
+        """Whether this is the beginning: a quarter of the budget, or a twentieth of the questions if that is more."""
+        calls, rows = self.bought + self.calls_left, self.bought + self.rows_left  # all were bought so far
+        first = max(OUTRIGHT_RATIO * calls, OUTRIGHT_ROWS_RATIO * rows)
+        return not self.recurring and self.calls_left > 0 and self.bought < first
+
+    @property
+    def exponent(self) -> float:
+        """Of the pace: 1 spends evenly, less sooner."""
+        return 1.0 if self.recurring else PACE_EXPONENT
 
 
 def escalation_limit(recent: Sequence[float], allowance: Allowance) -> float:

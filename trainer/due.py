@@ -16,6 +16,8 @@ FINE_TUNE_ITEMS_PER_LABEL: Final = 20  # with fewer the first fine-tuned member 
 LEARNABLE_ITEMS: Final = 10  # of a label, for it to count among the learned ones
 _NEW_LABELS_RATIO: Final = 1.2  # so many times the labels it learned, and the fine-tuned member has fallen behind
 _NEW_LABELS_GROWTH: Final = 1.15
+_FEW_ITEMS: Final = 225  # a member made of fewer is soon outgrown
+_FEW_ITEMS_GROWTH: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,20 +62,23 @@ def due(
     if standing.candidates:
         return "candidate"
     fresh = items - state.items_at_cycle
+    if settings.fine_tune and fresh > 0 and items >= _fine_tune_at(state, labels, settings):
+        return "fine_tune"
     grown = fresh >= max(settings.min_new_labels, settings.growth_ratio * items)
     overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s
-    if not grown and not (overdue and state.last_cycle_s > 0):
-        return None
-    return "fine_tune" if settings.fine_tune and items >= _fine_tune_at(state, labels, settings) else "head"
+    return "head" if grown or (overdue and state.last_cycle_s > 0) else None
 
 
 def _fine_tune_at(state: TrainingState, labels: int, settings: ScheduleSettings) -> float:
     if not state.items_at_fine_tune:
-        return max(FIRST_FINE_TUNE_ITEMS, FINE_TUNE_ITEMS_PER_LABEL * (state.labels or labels))
+        first = max(FIRST_FINE_TUNE_ITEMS, FINE_TUNE_ITEMS_PER_LABEL * (state.labels or labels))
+        return max(first, settings.min_new_labels)
     growth = settings.fine_tune_growth_ratio
+    if state.items_at_fine_tune < _FEW_ITEMS:
+        growth = min(growth, _FEW_ITEMS_GROWTH)
     if state.learned_labels > _NEW_LABELS_RATIO * state.learned_at_fine_tune:
         growth = min(growth, _NEW_LABELS_GROWTH)
-    return growth * state.items_at_fine_tune
+    return state.items_at_fine_tune + max((growth - 1.0) * state.items_at_fine_tune, settings.min_new_labels)
 
 
 def settle(result: CycleResult, before: Standing, now: Standing) -> tuple[Outcome, list[str]]:

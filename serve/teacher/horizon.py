@@ -138,8 +138,8 @@ class DayHorizon:
         return Allowance(
             calls_left=left,
             rows_left=rows,
-            bought=max(left, round(used)),  # what is bought outright belongs to the first day
-            exponent=1.0,
+            bought=round(used),
+            recurring=True,
         )
 
     def _used_ratio(self) -> float:

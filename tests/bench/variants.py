@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib import import_module
 from typing import Any, Final
 
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 
 from ops.backtest.records import Ask
 from serve.pace import Look, Pace
-from store.policy import Allowance
 from trainer.due import ScheduleSettings
 
 NEVER: Final = 1e9
@@ -142,7 +140,7 @@ def ablations() -> Mapping[str, Variant]:
         ),
         "constant pace": Variant(
             what="r instead of r^.65",
-            parts={"ops.backtest.stream:Allowance": partial(Allowance, exponent=1.0)},
+            parts={"store.policy:PACE_EXPONENT": 1.0},
         ),
         "questions bought at random": BASELINES["random_escalation"],
     }

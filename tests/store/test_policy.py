@@ -10,8 +10,6 @@ from hypothesis.strategies import booleans, floats, integers, lists, none, sampl
 
 from store.event import Reason
 from store.policy import (
-    OUTRIGHT_CALLS,
-    PACE_EXPONENT,
     Allowance,
     BudgetView,
     Decision,
@@ -172,7 +170,7 @@ def test_the_limit_falls_as_calls_are_added_and_nothing_is_dearer_than_the_deare
         assert limit == 0.0
 
 
-def buy(calls: int, rows: int, *, told: float, rng: random.Random, exponent: float = PACE_EXPONENT) -> list[int]:
+def buy(calls: int, rows: int, *, told: float, rng: random.Random, recurring: bool = False) -> list[int]:
     """The rows that a stream of random uncertainties buys when it believes that `told` rows will come."""
     recent: deque[float] = deque(maxlen=200)
     bought: list[int] = []
@@ -180,7 +178,7 @@ def buy(calls: int, rows: int, *, told: float, rng: random.Random, exponent: flo
         uncertainty = rng.random()
         recent.append(uncertainty)
         left = calls - len(bought)
-        allowance = Allowance(calls_left=left, rows_left=told - row, bought=len(bought), exponent=exponent)
+        allowance = Allowance(calls_left=left, rows_left=told - row, bought=len(bought), recurring=recurring)
         decision = decide_by_budget(
             uncertainty,
             escalation_limit(recent, allowance),
@@ -204,7 +202,7 @@ def test_a_known_horizon_spends_the_whole_budget_and_no_more(calls: int, rows: i
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_horizon_twice_too_long_leaves_calls_and_one_twice_too_short_runs_dry(seed: int) -> None:
-    calls, rows = 900, 4500
+    calls, rows = 1500, 4500
     long = buy(calls, rows, told=2 * rows, rng=random.Random(seed))
     assert 0.75 * calls < len(long) < 0.95 * calls
     short = buy(calls, rows, told=rows / 2, rng=random.Random(seed))
@@ -213,18 +211,23 @@ def test_a_horizon_twice_too_long_leaves_calls_and_one_twice_too_short_runs_dry(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_pace_spends_sooner_unless_its_exponent_is_one(seed: int) -> None:
+def test_the_pace_spends_sooner_unless_calls_come_back(seed: int) -> None:
     calls, rows = 300, 1500
     sooner = buy(calls, rows, told=rows, rng=random.Random(seed))
-    evenly = buy(calls, rows, told=rows, rng=random.Random(seed), exponent=1.0)
-    later = [row for row in evenly if row >= OUTRIGHT_CALLS]
-    assert sum(row < rows / 2 for row in sooner) > 0.75 * calls
-    assert sum(row < (OUTRIGHT_CALLS + rows) / 2 for row in later) == pytest.approx(len(later) / 2, rel=0.25)
+    evenly = buy(calls, rows, told=rows, rng=random.Random(seed), recurring=True)
+    assert sum(row < rows / 2 for row in sooner) > 0.7 * calls
+    assert sum(row < rows / 2 for row in evenly) == pytest.approx(calls / 2, rel=0.15)
 
 
-@pytest.mark.parametrize(("calls", "outright"), [(100, 50), (300, 150), (400, 150), (1200, 300)])
-def test_a_quarter_is_bought_outright_and_of_a_small_budget_up_to_half(calls: int, outright: int) -> None:
-    bought = buy(calls, 10 * calls, told=10 * calls, rng=random.Random(1))
+@pytest.mark.parametrize(("calls", "outright"), [(20, 20), (50, 50), (100, 50), (200, 50), (400, 100)])
+def test_a_quarter_of_the_budget_is_bought_outright_and_a_twentieth_of_the_questions(calls: int, outright: int) -> None:
+    bought = buy(calls, 1000, told=1000, rng=random.Random(1))
     assert bought[:outright] == list(range(outright))
-    assert Allowance(calls_left=calls - outright + 1, rows_left=9 * calls, bought=outright - 1).outright
-    assert not Allowance(calls_left=calls - outright, rows_left=9 * calls, bought=outright).outright
+
+    def after(bought: int, *, recurring: bool = False) -> bool:
+        left, rows = calls - bought, 1000 - bought
+        return Allowance(calls_left=left, rows_left=rows, bought=bought, recurring=recurring).outright
+
+    assert after(outright - 1)
+    assert not after(outright)
+    assert not after(outright - 1, recurring=True)

@@ -1,5 +1,7 @@
 """The learners that benchmarks compare with do what they say: they train once, and they do train."""
 
+from dataclasses import replace
+
 import pytest
 
 from ops.backtest.records import Ask
@@ -14,7 +16,7 @@ from trainer.due import after, due
 def test_a_baseline_that_trains_once_does_so_when_its_share_is_spent(name: str, first: int) -> None:
     variant = BASELINES[name]
     ask = variant.ask(Ask(budget=400, seed=1))
-    schedule = variant.schedule(DEFAULT_SCHEDULE, ask)
+    schedule = replace(variant.schedule(DEFAULT_SCHEDULE, ask), fine_tune=ask.fine_tune)  # as `Play` does
     state, cycles = TrainingState(), []
     for items in range(1, 401):
         kind = due(Standing(), state, items=items, labels=7, request=None, now_s=float(items), settings=schedule)

@@ -46,9 +46,13 @@ def test_a_head_cycle_at_every_4_per_cent_of_new_items() -> None:
 
 
 def test_but_not_before_the_least_number_of_new_items() -> None:
-    state = TrainingState(items_at_cycle=100, items_at_fine_tune=100, last_cycle_s=1e6)
-    assert kind(129, state=state) is None
-    assert kind(130, state=state) == "head"
+    state = TrainingState(items_at_cycle=150, items_at_fine_tune=150, last_cycle_s=1e6)
+    assert kind(179, state=state) is None
+    assert kind(180, state=state) == "head"
+    patient = replace(SETTINGS, min_new_labels=100)
+    assert kind(249, state=state, settings=patient) is None
+    assert kind(250, state=state, settings=patient) == "fine_tune"
+    assert kind(199, state=TrainingState(), settings=replace(SETTINGS, min_new_labels=200)) is None
 
 
 def test_a_fine_tuning_cycle_each_time_items_have_grown_by_half() -> None:
@@ -58,6 +62,15 @@ def test_a_fine_tuning_cycle_each_time_items_have_grown_by_half() -> None:
     fresh = TrainingState()
     assert kind(149, state=fresh) == "head"
     assert kind(150, state=fresh) == "fine_tune"
+
+
+def test_a_member_made_of_few_items_is_refreshed_when_they_have_grown_by_a_quarter() -> None:
+    few = TrainingState(items_at_cycle=180, items_at_fine_tune=150, last_cycle_s=1e6)
+    assert kind(187, state=few) is None
+    assert kind(188, state=few) == "fine_tune"
+    more = TrainingState(items_at_cycle=330, items_at_fine_tune=225, last_cycle_s=1e6)
+    assert kind(337, state=more) is None
+    assert kind(338, state=more) == "fine_tune"
 
 
 def test_no_fine_tuning_before_there_are_20_items_a_label() -> None:
