@@ -25,7 +25,7 @@ from tests.ops.replays import Bench, given, log_rows
 ROWS = log_rows(120)
 BUDGET_ONLY = Ask(budget=70, seed=0, fine_tune=False)
 MARKED = {"forced", "trusted", "audit", "nobody"}
-PROMISE = Ask(budget=100, seed=0, target=0.6, audit_ratio=0.3, fine_tune=False)
+PROMISE = Ask(budget=140, seed=0, target=0.6, audit_ratio=0.3, fine_tune=False)
 BACKTEST = Path(ops.backtest.play.__file__).parent
 
 Found = tuple[Run, Answers]
