@@ -98,19 +98,28 @@ class Allowance:
     calls_left: int
     rows_left: float  # questions still to come within the budget's time, this one included
     bought: int  # calls that were spent within it
-    recurring: bool = False  # calls come back all the time: there is no beginning, and sooner would be more
+    first: float = 0.0  # calls that are bought outright, of `outright_calls`
+    recurring: bool = False  # calls come back all the time: to spend sooner would be to spend more
 
     @property
     def outright(self) -> bool:
-        """Whether this is the beginning: a quarter of the budget, or a twentieth of the questions if that is more."""
-        calls, rows = self.bought + self.calls_left, self.bought + self.rows_left  # all were bought so far
-        first = max(OUTRIGHT_RATIO * calls, OUTRIGHT_ROWS_RATIO * rows)
-        return not self.recurring and self.calls_left > 0 and self.bought < first
+        """Whether the first calls are still being bought."""
+        return self.calls_left > 0 and self.bought < self.first
 
     @property
     def exponent(self) -> float:
         """Of the pace: 1 spends evenly, less sooner."""
         return 1.0 if self.recurring else PACE_EXPONENT
+
+
+def outright_calls(calls: float, rows: float | None) -> float:
+    """How many calls are bought outright: a quarter of the budget, or a twentieth of the questions if that is more.
+
+    Args:
+        calls: of the whole budget.
+        rows: questions that it is for; None where nobody has said how many.
+    """
+    return max(OUTRIGHT_RATIO * calls, OUTRIGHT_ROWS_RATIO * (rows or 0.0))
 
 
 def escalation_limit(recent: Sequence[float], allowance: Allowance) -> float:

@@ -143,7 +143,7 @@ def _cross_fitted(frozen: Frozen, draft: Draft, lineage: Lineage) -> CrossFitted
         result = np.empty((len(places), len(draft.labels)), np.float32)
         halves = _halves([frozen.snapshot.rows[place].cluster for place in places])
         parts = [[places[index] for index in half] for half in halves]
-        fitted = cross_fit(frozen.snapshot.rows, frozen.features, parts, draft.labels)
+        fitted = cross_fit(frozen.snapshot.rows, frozen.features, parts, draft)
         for half, part, head in zip(halves, parts, fitted, strict=True):
             stand_in = replace(
                 draft, head=head, tuned=tuned if len(weights) > 1 else None, member_weights=weights

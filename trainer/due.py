@@ -29,7 +29,7 @@ class ScheduleSettings:
     min_new_labels: int
     growth_ratio: float  # a head cycle when items have grown by this share
     fine_tune: bool
-    fine_tune_growth_ratio: float  # a fine-tuning cycle each time items have grown to this multiple
+    fine_tune_growth_ratio: float  # fine-tuning each time items have grown to this multiple, or less where few
     lease_s: float
     cycle_timeout_s: float
 

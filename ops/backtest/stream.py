@@ -18,7 +18,7 @@ from store.buffer.ledger import Application, Counters, Entry
 from store.buffer.ledger import Slot as LogSlot
 from store.buffer.memory import MemoryBuffer
 from store.event import ClassifyEscalation, Escalation, LabelAnswer, Lane, Usage
-from store.policy import Allowance
+from store.policy import Allowance, outright_calls
 from store.student.encoder import Encoder, FloatArray, TokenIds
 from store.student.student import Student
 from store.student.tuned import Tuned
@@ -223,10 +223,12 @@ class LogHorizon:
         rows_left = max(1.0, self.forecast_rows - self.cursor.row)
         left = self.budget - self.teacher.calls
         never_audited = max(0.0, self.reserved - self._audits(self.forecast_rows, self.budget))
+        for_escalations = max(0, round(left - self._audits(rows_left, left) - never_audited))
         return Allowance(
-            calls_left=max(0, round(left - self._audits(rows_left, left) - never_audited)),
+            calls_left=for_escalations,
             rows_left=rows_left,
             bought=self.teacher.calls,
+            first=outright_calls(self.teacher.calls + for_escalations, self.forecast_rows),
         )
 
     def _audits(self, rows: float, calls: int) -> float:

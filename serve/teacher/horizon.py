@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from serve.settings import BudgetSettings
-from store.policy import Allowance
+from store.policy import Allowance, outright_calls
 
 _DAY_S: Final = 86_400.0
 _BUCKET_S: Final = 300.0
@@ -132,7 +132,12 @@ class DayHorizon:
         if not self._spent_before and age_s < _DAY_S:
             rest = max(_DAY_S - age_s, _CATCH_UP_S) / _DAY_S  # no burst at its end: what is left then is not lost
             left = max(0, round(open_calls - used - audits * rest))
-            return Allowance(calls_left=left, rows_left=rows * rest, bought=round(used))
+            return Allowance(
+                calls_left=left,
+                rows_left=rows * rest,
+                bought=round(used),
+                first=outright_calls(open_calls, self._rows_per_day),  # measured traffic is no forecast yet
+            )
         share = _pull(used / open_calls) if open_calls else 0.0
         left = round((calls - max(reserved, audits)) * share)
         return Allowance(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from store.errors import CorruptVersionError
+from store.errors import CorruptVersionError, SwapRefusedError
 from store.student.encoder import FloatArray
 
 
@@ -36,8 +36,12 @@ class Head:
         """The head in a version's tensors.
 
         Raises:
+            SwapRefusedError: the version is of a release whose head was another one.
             CorruptVersionError: a tensor is missing, or does not fit the label map or the encoder.
         """
+        if "lda.weight" in tensors:
+            message = "its head mixes two classifiers, as an earlier release's did: this release does not serve it"
+            raise SwapRefusedError(message)
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if found != {"bias": (labels,), "weight": (labels, feature_size)}:
             message = f"head tensors {found} do not fit {labels} labels and {feature_size} features"

@@ -80,7 +80,7 @@ class Tuned:
 def spread(logits: FloatArray, elders: FloatArray) -> FloatArray:
     """The fine-tuned member's probabilities over all labels: [n, labels].
 
-    On labels it was never shown it says what the head says, and it shares out what they leave.
+    On labels it was never shown it says what the head says, and it shares out what it leaves.
 
     Args:
         logits: [n, labels it knows].

@@ -74,7 +74,13 @@ def _hard(train: Callable[..., Any]) -> Callable[..., Any]:
     return without_smoothing
 
 
-def _logistic_head(features: NDArray[np.float32], targets: NDArray[np.float32], *, weights: NDArray[np.float32]) -> Any:
+def _logistic_head(
+    features: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    *,
+    weights: NDArray[np.float32],
+    scale: float | None = None,
+) -> Any:
     """A logistic regression in the discriminants' place."""
     from store.student.head import Head  # noqa: PLC0415 - torch, late
     from trainer.learn.probe import probe  # noqa: PLC0415 - as above
@@ -106,8 +112,8 @@ BASELINES: Final[Mapping[str, Variant]] = {
         what="the same learner and pace, questions bought at random", parts={"ops.backtest.play:Pace": RandomPace}
     ),
     "head_trained_once": Variant(
-        what="half of the budget first, the head trained once, the rest spent by their margin",
-        parts={"store.policy:OUTRIGHT_RATIO": 0.5},
+        what="half of the budget first, the head trained once, the rest spent by its margin",
+        parts={"store.policy:OUTRIGHT_RATIO": 0.5, "store.policy:OUTRIGHT_ROWS_RATIO": 0.0},
         ask=_head_alone,
         schedule=_once(0.5),
     ),

@@ -185,7 +185,7 @@ def replayed(log: Log, ask: Ask, binds_below: int = 0) -> tuple[Run, Answers]:
 
 
 def _asked(hard: NDArray[np.float64], budget: int) -> NDArray[np.bool_]:
-    """The first tenth of the budget outright, then the hardest of each stretch of rows."""
+    """A tenth of the budget outright, then the hardest of each stretch of rows."""
     asked = np.zeros(len(hard), np.bool_)
     first = max(1, budget // 10)
     asked[:first] = True

@@ -191,7 +191,15 @@ def test_the_backtest_holds_no_learning_and_no_decision_of_its_own(path: Path) -
             else []
         )
     }
-    learners = ("torch.", "sklearn", "scipy.optimize", "transformers", "trainer.learn.head", "trainer.learn.fine_tune")
+    learners = (
+        "torch.",
+        "sklearn",
+        "scipy.optimize",
+        "transformers",
+        "trainer.learn.head",
+        "trainer.learn.probe",
+        "trainer.learn.fine_tune",
+    )
     assert not [name for name in imported if name.startswith(learners)]
     parts = {
         "trainer.learn.fit.fit",

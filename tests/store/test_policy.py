@@ -18,6 +18,7 @@ from store.policy import (
     decide,
     decide_by_budget,
     escalation_limit,
+    outright_calls,
 )
 
 OPEN = BudgetView(may_escalate=True, may_audit=True)
@@ -178,7 +179,10 @@ def buy(calls: int, rows: int, *, told: float, rng: random.Random, recurring: bo
         uncertainty = rng.random()
         recent.append(uncertainty)
         left = calls - len(bought)
-        allowance = Allowance(calls_left=left, rows_left=told - row, bought=len(bought), recurring=recurring)
+        first = 0.0 if recurring else outright_calls(calls, told)
+        allowance = Allowance(
+            calls_left=left, rows_left=told - row, bought=len(bought), first=first, recurring=recurring
+        )
         decision = decide_by_budget(
             uncertainty,
             escalation_limit(recent, allowance),
@@ -223,11 +227,11 @@ def test_the_pace_spends_sooner_unless_calls_come_back(seed: int) -> None:
 def test_a_quarter_of_the_budget_is_bought_outright_and_a_twentieth_of_the_questions(calls: int, outright: int) -> None:
     bought = buy(calls, 1000, told=1000, rng=random.Random(1))
     assert bought[:outright] == list(range(outright))
+    first = outright_calls(calls, 1000.0)
 
-    def after(bought: int, *, recurring: bool = False) -> bool:
-        left, rows = calls - bought, 1000 - bought
-        return Allowance(calls_left=left, rows_left=rows, bought=bought, recurring=recurring).outright
+    def after(bought: int) -> bool:
+        return Allowance(calls_left=calls - bought, rows_left=1000 - bought, bought=bought, first=first).outright
 
     assert after(outright - 1)
     assert not after(outright)
-    assert not after(outright - 1, recurring=True)
+    assert outright_calls(calls, None) == calls / 4

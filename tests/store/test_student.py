@@ -220,7 +220,7 @@ def test_kept_features_give_the_same_answer_as_the_texts(encoder: Encoder) -> No
     np.testing.assert_array_equal(kept.probs, student.predict(TEXTS).probs)
 
 
-def test_a_tuned_member_leaves_later_labels_to_the_heads(encoder: Encoder) -> None:
+def test_a_tuned_member_leaves_later_labels_to_the_head(encoder: Encoder) -> None:
     student = student_on(encoder, tuned_labels=2)
     head, tuned = student.predict(TEXTS).members
     np.testing.assert_allclose(tuned[:, 2], head[:, 2], atol=1e-6)
@@ -367,6 +367,14 @@ def test_tensors_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(CorruptVersionError):
         load(edited(version, file, change))
+
+
+def test_a_version_with_an_earlier_releases_head_is_refused_and_not_called_damaged(version: FakeVersion) -> None:
+    def mixed(tensors: dict[str, Tensor]) -> None:
+        tensors["lda.weight"] = tensors.pop("weight")
+
+    with pytest.raises(SwapRefusedError, match="earlier release"):
+        load(edited(version, "head.safetensors", mixed))
 
 
 @pytest.mark.parametrize("change", [poison, drop, widen])

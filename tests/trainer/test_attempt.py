@@ -166,7 +166,7 @@ def test_a_new_row_counts_once_whatever_traffic_it_stands_for(base: BaseEncoder)
     assert 0.0 < verdicts[0].student_agreement < 1.0
 
 
-def test_a_row_whose_label_only_it_has_is_not_known_to_the_heads_that_judge_it(base: BaseEncoder) -> None:
+def test_a_row_whose_label_only_it_has_is_not_known_to_the_head_that_judges_it(base: BaseEncoder) -> None:
     """The label is in the head; whoever has seen the row gives it some probability, nobody else any."""
     lineage = succeeded(made(base, pairs_of(0, 60)))
     planted = [(text, f"only {number}") for number, (text, _) in enumerate(pairs_of(60, 70))]
@@ -196,7 +196,7 @@ def test_neither_does_a_fine_tuned_member_that_saw_the_row_judge_it(base: BaseEn
     assert crossed(challenger, lineage, [place])[0, column] < 1e-9
 
 
-def test_linked_rows_do_not_tell_the_heads_of_one_another(base: BaseEncoder) -> None:
+def test_linked_rows_do_not_tell_the_head_of_one_another(base: BaseEncoder) -> None:
     lineage = succeeded(made(base, pairs_of(0, 60)))
     twins = [
         (f"{opening}where is my courier today with it{end}", "twins") for opening in ("", "Please ") for end in "?!"
@@ -237,13 +237,12 @@ def test_the_head_for_a_part_is_that_of_the_other_rows_alone(base: BaseEncoder) 
     rows, features = list(challenger.frozen.snapshot.rows), challenger.frozen.features
     new = new_rows(challenger.frozen.snapshot, lineage.champion)
     parts = [new[:15], new[15:]]
-    labels = challenger.draft.labels
-    before = [head.probs(features) for head in cross_fit(rows, features, parts, labels)]
+    before = [head.probs(features) for head in cross_fit(rows, features, parts, challenger.draft)]
     other_features = features.copy()
     for place in parts[0]:
         rows[place] = replace(rows[place], label=NEXT[rows[place].label], weight=9.0)
         other_features[place] *= -1
-    after = [head.probs(features) for head in cross_fit(rows, other_features, parts, labels)]
+    after = [head.probs(features) for head in cross_fit(rows, other_features, parts, challenger.draft)]
     assert np.array_equal(after[0], before[0])
     assert not np.allclose(after[1], before[1])
 

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from store.student.encoder import FloatArray
-from tests.trainer.clouds import clouds, ones
-from trainer.learn.head import fit_head
+from tests.trainer.clouds import FEATURES, clouds, ones
+from trainer.learn.head import choose_scale, fit_head
 
 
 def test_discriminants_are_scikit_learns_with_the_same_covariance() -> None:
     features, targets = clouds(200, 4, seed=3, spread=2.0)
-    head = fit_head(features, targets, weights=ones(200))
+    head = fit_head(features, targets, weights=ones(200), scale=0.5)
     oracle = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=_Shrunk())
     oracle.fit(features, targets.argmax(axis=1))
     logits = features @ head.weight.numpy().T + head.bias.numpy()
@@ -38,8 +38,8 @@ def test_a_weight_of_two_is_the_row_twice(seed: int, labels: int) -> None:
     weights = ones(40)
     weights[::3] = 2.0
     twice = [*range(40), *range(0, 40, 3)]
-    weighed = fit_head(features, targets, weights=weights)
-    repeated = fit_head(features[twice], targets[twice], weights=ones(len(twice)))
+    weighed = fit_head(features, targets, weights=weights, scale=0.5)
+    repeated = fit_head(features[twice], targets[twice], weights=ones(len(twice)), scale=0.5)
     np.testing.assert_allclose(weighed.weight, repeated.weight, rtol=2e-3, atol=2e-3)
     np.testing.assert_allclose(weighed.probs(features), repeated.probs(features), atol=5e-3)
 
@@ -52,19 +52,43 @@ def test_a_soft_target_is_rows_of_its_answers_with_their_shares() -> None:
     hard = np.concatenate([targets, [[0.0, 1.0, 0.0]]]).astype(np.float32)
     hard[0] = [1.0, 0.0, 0.0]
     shares = np.concatenate([[0.75], np.ones(59), [0.25]]).astype(np.float32)
-    one = fit_head(features, soft, weights=ones(60))
-    other = fit_head(doubled, hard, weights=shares)
+    one = fit_head(features, soft, weights=ones(60), scale=0.5)
+    other = fit_head(doubled, hard, weights=shares, scale=0.5)
     np.testing.assert_allclose(one.probs(features), other.probs(features), atol=5e-3)
 
 
 def test_a_label_without_rows_keeps_its_place_and_is_never_chosen() -> None:
     features, targets = clouds(60, 2, seed=7)
     wide = np.insert(targets, 1, 0.0, axis=1)
-    probs = fit_head(features, wide, weights=ones(60)).probs(features)
+    head = fit_head(features, wide, weights=ones(60))
+    probs = head.probs(features)
     assert probs.shape == (60, 3)
     assert probs[:, 1].max() < 1e-4
+    far = 100.0 * np.random.default_rng(8).normal(size=(50, FEATURES)).astype(np.float32)
+    assert head.probs(far)[:, 1].max() < 1e-4
     narrow = fit_head(features, targets, weights=ones(60))
     np.testing.assert_allclose(probs[:, [0, 2]], narrow.probs(features), atol=1e-4)
+
+
+def test_with_few_rows_a_label_a_head_is_less_sure() -> None:
+    rng = np.random.default_rng(9)
+    centres = rng.normal(size=(8, 300))
+    answers = rng.integers(8, size=3000)
+    features = (centres[answers] + 4.0 * rng.normal(size=(3000, 300))).astype(np.float32)
+    targets = np.eye(8, dtype=np.float32)[answers]
+    few, rest = slice(0, 80), slice(80, None)
+
+    def loss(scale: float | None) -> float:
+        probs = fit_head(features[few], targets[few], weights=ones(80), scale=scale).probs(features[rest])
+        return float(-np.log(np.clip(probs[targets[rest] > 0], 1e-12, 1.0)).mean())
+
+    assert loss(None) < 0.8 * loss(1.0)
+    assert loss(None) < 1.2 * min(map(loss, (0.5, 0.25, 0.125, 0.0625)))
+
+
+def test_nothing_to_tell_by_leaves_the_scale_at_one() -> None:
+    features, targets = clouds(2, 2, seed=11)
+    assert choose_scale(features, targets, weights=ones(2)) == 1.0
 
 
 def test_the_same_rows_give_the_same_head() -> None:

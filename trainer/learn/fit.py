@@ -20,11 +20,12 @@ from trainer.learn.draft import Draft, reference_vectors
 from trainer.learn.features import BaseEncoder
 from trainer.learn.fine_tune import FineTuneSettings
 from trainer.learn.fine_tune import fine_tune as train_member
-from trainer.learn.head import fit_head
+from trainer.learn.head import choose_scale, fit_head
 from trainer.learn.probe import Probe, probe
 
 FineTuneMode = Literal["none", "fresh", "warm"]
 
+HEAD_SCALE_KEY: Final = "head_scale"
 _MEMBER_WEIGHTS: Final = (0.0, 0.33, 0.5, 0.67, 0.8)
 _DEFAULT_MEMBER_WEIGHT: Final = 0.5
 _MEMBER_ROWS: Final = 200  # the newest that are looked at
@@ -94,7 +95,7 @@ def fit(
         base: the encoder to start from.
         previous: the champion: its fine-tuned member is kept or trained on.
         settings: threads, rates.
-        seed: of batches and dropout.
+        seed: of batches, dropout and reference vectors.
         fine_tune: `fresh` from the base, `warm` from the previous member (`fresh` where there is none).
         label_maps: labels of earlier versions by version id, to read their opinions with.
 
@@ -110,11 +111,12 @@ def fit(
         data, base=base, earlier=earlier, settings=settings.tuning, seed=seed, fine_tune=fine_tune
     )
     weight, opinions = member_weight(data.rows, label_maps)
+    scale = choose_scale(data.features, data.targets, weights=data.weights)
     return Draft(
         kind="head" if fine_tune == "none" else "fine_tune",
         base=base,
         labels=tuple(labels),
-        head=fit_head(data.features, data.targets, weights=data.weights),
+        head=fit_head(data.features, data.targets, weights=data.weights, scale=scale),
         tuned=tuned,
         member_weights=(1.0,) if tuned is None else (1.0 - weight, weight),
         reference=reference_vectors(data.features[:, -base.encoder.hidden_size :], seed=seed),
@@ -123,6 +125,7 @@ def fit(
             "threads": settings.threads,
             "rows": len(data.rows),
             "label_items": {label: sum(row.label == label for row in data.rows) for label in labels},
+            HEAD_SCALE_KEY: scale,
             "member_weight_rows": opinions,
             **tuning,
         },
@@ -130,7 +133,7 @@ def fit(
 
 
 def cross_fit(
-    rows: Sequence[TrainingRow], features: FloatArray, parts: Sequence[Sequence[int]], labels: Sequence[str]
+    rows: Sequence[TrainingRow], features: FloatArray, parts: Sequence[Sequence[int]], draft: Draft
 ) -> Iterator[Head]:
     """For each part of some rows, a head that was fitted on all the rows outside it.
 
@@ -138,13 +141,13 @@ def cross_fit(
         rows: of the snapshot.
         features: [rows, features].
         parts: places to leave out, one part at a time. Linked rows belong in one part.
-        labels: the head's.
+        draft: the fit whose labels and scale are used.
     """
     for part in parts:
         left_out = set(part)
         kept = [place for place in range(len(rows)) if place not in left_out]
-        data = _training_data([rows[place] for place in kept], features[kept], labels)
-        yield fit_head(data.features, data.targets, weights=data.weights)
+        data = _training_data([rows[place] for place in kept], features[kept], draft.labels)
+        yield fit_head(data.features, data.targets, weights=data.weights, scale=draft.training[HEAD_SCALE_KEY])
 
 
 def member_weight(rows: Sequence[TrainingRow], label_maps: Mapping[str, Sequence[str]]) -> tuple[float, int]:
