@@ -79,7 +79,7 @@ def _logistic_head(
     targets: NDArray[np.float32],
     *,
     weights: NDArray[np.float32],
-    scale: float | None = None,
+    scale: float,  # noqa: ARG001 - the discriminants' alone
 ) -> Any:
     """A logistic regression in the discriminants' place."""
     from store.student.head import Head  # noqa: PLC0415 - torch, late
@@ -87,6 +87,10 @@ def _logistic_head(
 
     found = probe(features, targets, weights)
     return Head(weight=found.weight, bias=found.bias)
+
+
+def _scale_of_one(_features: NDArray[np.float32], _targets: NDArray[np.float32], **_weights: Any) -> float:
+    return 1.0
 
 
 def _once(share: float) -> Callable[[ScheduleSettings, Ask], ScheduleSettings]:
@@ -140,6 +144,9 @@ def ablations() -> Mapping[str, Variant]:
         ),
         "logistic regression as the head": Variant(
             what="no discriminants", parts={"trainer.learn.fit:fit_head": _logistic_head}
+        ),
+        "the head's scale left at 1": Variant(
+            what="no scale fitted out of fold", parts={"trainer.learn.fit:choose_scale": _scale_of_one}
         ),
         "hard labels without smoothing": Variant(
             what="no label smoothing", parts={"trainer.learn.fit:train_member": _hard(fine_tune)}

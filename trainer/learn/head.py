@@ -19,7 +19,7 @@ _FOLDS: Final = 3
 _ABSENT_LOGIT: Final = -30.0  # of a label without rows: it keeps its place and is never chosen
 
 
-def fit_head(features: FloatArray, targets: FloatArray, *, weights: FloatArray, scale: float | None = None) -> Head:
+def fit_head(features: FloatArray, targets: FloatArray, *, weights: FloatArray, scale: float) -> Head:
     """Fit linear discriminants with the within-class covariance shrunk to its mean variance (Friedman 1989).
 
     Sigma = (1 - s) S + s tr(S)/d I; logits = scale * (mu_k Sigma^-1 x - mu_k Sigma^-1 mu_k / 2 + log prior_k), less
@@ -29,11 +29,9 @@ def fit_head(features: FloatArray, targets: FloatArray, *, weights: FloatArray, 
         features: [n, features].
         targets: [n, labels], rows sum to 1; one-hot for a plain label.
         weights: [n], above 0; only their ratios count.
-        scale: of `choose_scale`, where it is known already.
+        scale: of the logits; `choose_scale` finds it.
     """
     present = np.flatnonzero(targets.sum(axis=0) > 0.0)
-    if scale is None:
-        scale = choose_scale(features, targets, weights=weights)
     weight, bias = _discriminants(*_tensors(features, targets[:, present], weights))
     index = torch.from_numpy(present)
     return Head(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from store.student.encoder import FloatArray
 
-INVERSE_PENALTY: Final = 10.0
+_INVERSE_PENALTY: Final = 10.0
 _MAX_ITERATIONS: Final = 300
 
 
@@ -21,7 +21,7 @@ class Probe:
     bias: Tensor  # [labels]
 
 
-def probe(states: FloatArray, targets: FloatArray, weights: FloatArray, *, c: float = INVERSE_PENALTY) -> Probe:
+def probe(states: FloatArray, targets: FloatArray, weights: FloatArray, *, c: float = _INVERSE_PENALTY) -> Probe:
     """The (W, b) that minimise sum_i w_i CE(t_i, softmax(W x_i + b)) + |W|^2 / (2 c), where b is not penalised.
 
     Args:
