@@ -25,7 +25,6 @@ from store.registry.versions import OpenVersion, Registry, Versions
 from store.student.encoder import Precision
 from store.student.student import PRECISION_KEY, Student
 from trainer.attempt import Attempt, attempt, freeze_rows
-from trainer.due import learned
 from trainer.judge.calibrate import rows_to_certify
 from trainer.judge.gate import Judged
 from trainer.judge.verdicts import Frozen, Lineage, Rival, decide
@@ -86,8 +85,7 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
         version=version,
         verdict=made.verdict,
         anchor=made.anchor,
-        labels=len(made.draft.labels),
-        learned_labels=learned(made.draft.training["label_items"]),
+        label_items=made.draft.training["label_items"],
     )
 
 

@@ -93,22 +93,26 @@ def settle(result: CycleResult, before: Standing, now: Standing) -> tuple[Outcom
     return "pass", refusals
 
 
-def learned(label_items: Mapping[str, int]) -> int:
-    """How many labels have items enough to be learned."""
-    return sum(count >= LEARNABLE_ITEMS for count in label_items.values())
-
-
 def after(
-    state: TrainingState, kind: CycleKind, *, items: int, labels: int, learned_labels: int, now_s: float
+    state: TrainingState, kind: CycleKind, *, items: int, label_items: Mapping[str, int], now_s: float
 ) -> TrainingState:
-    """What to remember once a cycle of this kind has ended, over so many items and labels; labels are never lost."""
+    """What to remember once a cycle of this kind has ended. Labels are never lost.
+
+    Args:
+        state: what was remembered before.
+        kind: of the cycle.
+        items: items ever made when it began.
+        label_items: training items of each label that its version knows; none where no version was made.
+        now_s: Unix seconds.
+    """
     if kind == "candidate":
         return msgspec.structs.replace(state, last_cycle_s=now_s)
+    learned = sum(count >= LEARNABLE_ITEMS for count in label_items.values())
     found = msgspec.structs.replace(
         state,
         items_at_cycle=items,
-        labels=max(labels, state.labels),
-        learned_labels=max(learned_labels, state.learned_labels),
+        labels=max(len(label_items), state.labels),
+        learned_labels=max(learned, state.learned_labels),
         last_cycle_s=now_s,
     )
     if kind == "fine_tune":

@@ -167,17 +167,7 @@ class Trainer:
             return
         try:
             found = self._cycle(training, kind, request, standing, lease)
-            self.control.remember(
-                lane,
-                after(
-                    state,
-                    kind,
-                    items=items,
-                    labels=found.labels,
-                    learned_labels=found.learned_labels,
-                    now_s=now_s,
-                ),
-            )
+            self.control.remember(lane, after(state, kind, items=items, label_items=found.label_items, now_s=now_s))
             if request is not None:
                 self.control.finish_cycle_request(lane, request)
             self._patience[lane] = _Patience()

@@ -1,6 +1,7 @@
 """What the daemon hands to the cycle's process and what comes back; neither side of it needs torch to read this."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -70,8 +71,7 @@ class CycleResult:
     version: str | None  # the signed version; None when there was too little to make one
     verdict: Verdict
     anchor: bool  # this version's lower bound is the best so far
-    labels: int = 0  # that it knows
-    learned_labels: int = 0  # of these, the ones with items enough
+    label_items: Mapping[str, int] = field(default_factory=dict)  # training items of each label that it knows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ A cycle takes no simulated time: its version serves from the next row on. What i
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, ParamSpec, TypeVar
 
@@ -38,7 +38,7 @@ from store.control import CycleKind, TrainingState
 from store.event import Lane, TextInput
 from store.registry.moves import Standing
 from trainer.attempt import Attempt, Features, attempt, freeze_rows
-from trainer.due import ScheduleSettings, after, due, learned
+from trainer.due import ScheduleSettings, after, due
 from trainer.judge.gate import Judged
 from trainer.judge.verdicts import Lineage, Rival
 from trainer.learn.features import BaseEncoder
@@ -235,19 +235,17 @@ class Play:
         if kind is None:
             return
         started_s = time.process_time()
-        labels = learned_labels = 0
+        label_items: Mapping[str, int] = {}
         try:
-            labels, learned_labels = self._cycle_of(kind, row)
+            label_items = self._cycle_of(kind, row)
         except NotEnoughLabelsError:
             pass  # the same verdict as in the service: wait for more
         finally:
             self._cycles.cpu_s += time.process_time() - started_s
-        self._state = after(
-            self._state, kind, items=items, labels=labels, learned_labels=learned_labels, now_s=self._now()
-        )
+        self._state = after(self._state, kind, items=items, label_items=label_items, now_s=self._now())
 
-    def _cycle_of(self, kind: CycleKind, row: int) -> tuple[int, int]:
-        """Run it, and say how many labels its version knows, and how many of them have items enough."""
+    def _cycle_of(self, kind: CycleKind, row: int) -> Mapping[str, int]:
+        """Run it, and return the training items of each label that its version knows."""
         lineage = self._past.lineage
         frozen = freeze_rows(
             self._sink.buffer.items(LANE),
@@ -263,7 +261,8 @@ class Play:
         self._cycles.count(kind, made)
         if made.verdict.outcome == "pass":
             self._swap(made, row)
-        return len(made.draft.labels), learned(made.draft.training["label_items"])
+        items: Mapping[str, int] = made.draft.training["label_items"]
+        return items
 
     def _swap(self, made: Attempt, row: int) -> None:
         """What the moves and the gateway's follower do with a pass."""

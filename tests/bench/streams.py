@@ -1,8 +1,9 @@
-"""Other streams for the learning benchmark, from banking77: `python -m tests.bench.streams DIR [--data FILE]`.
+"""Other streams for the learning benchmark, from banking77: `python -m tests.bench.streams DIR [--data FOLDER]`.
 
 - `all.jsonl`: 4,000 questions of all 77 intents; the teacher is right.
 - `rare.jsonl`: ten intents, one of them 2 % of the questions; the teacher is right.
 - `noisy.jsonl`: the same ten, none of them rare, and a teacher that is wrong on 15 % of the questions, at random.
+- `tools.jsonl`: 3,000 questions for one of 24 tools; the teacher is a 110 M model, which is wrong where it is hard.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-DATA: Final = Path(__file__).parents[3] / "shared" / "data" / "banking77.jsonl"
+DATA: Final = Path(__file__).parents[3] / "shared" / "data"
 _ROWS: Final = 4000
 _EVERY: Final = 8  # intents are taken from all over the alphabet
 _INTENTS: Final = 10
@@ -21,7 +22,7 @@ _WRONG_RATIO: Final = 0.15
 
 
 def streams(rows: Sequence[Mapping[str, Any]], *, seed: int = 77) -> dict[str, list[dict[str, Any]]]:
-    """The streams by name. Pure.
+    """The streams of questions with an intent, by name. Pure.
 
     Args:
         rows: with text and label.
@@ -33,31 +34,48 @@ def streams(rows: Sequence[Mapping[str, Any]], *, seed: int = 77) -> dict[str, l
     ten = [row for row in mixed if row["label"] in intents]
     frequent = [row for row in ten if row["label"] != intents[0]]
     rare = [row for row in ten if row["label"] == intents[0]][: round(_RARE_RATIO * len(frequent))]
-    noisy = [
-        _row(row, rng.choice([one for one in intents if one != row["label"]]) if rng.random() < _WRONG_RATIO else None)
-        for row in ten
-    ]
+
+    def noisy(right: str) -> str:
+        return rng.choice([one for one in intents if one != right]) if rng.random() < _WRONG_RATIO else right
+
     few = [*frequent, *rare]
+    wrong_at_times = [_row(row["text"], said=noisy(row["label"]), gold=row["label"]) for row in ten]
     return {
-        "all": [_row(row) for row in mixed[:_ROWS]],
-        "rare": [_row(row) for row in rng.sample(few, len(few))],
-        "noisy": noisy,
+        "all": [_row(row["text"], said=row["label"], gold=row["label"]) for row in mixed[:_ROWS]],
+        "rare": [_row(row["text"], said=row["label"], gold=row["label"]) for row in rng.sample(few, len(few))],
+        "noisy": wrong_at_times,
     }
 
 
-def _row(row: Mapping[str, Any], said: str | None = None) -> dict[str, Any]:
-    return {"text": row["text"], "teacher": {"label": said or row["label"]}, "gold": row["label"]}
+def tools(chats: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The stream of last messages that were answered with one JSON tool call: which tool? Pure."""
+    return [
+        _row(
+            chat["messages"][-1]["content"],
+            said=json.loads(chat["teacher"]["text"])["tool"],
+            gold=json.loads(chat["gold"])["tool"],
+        )
+        for chat in chats
+    ]
+
+
+def _row(text: str, *, said: str, gold: str) -> dict[str, Any]:
+    return {"text": text, "teacher": {"label": said}, "gold": gold}
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(description="streams from banking77")
     parser.add_argument("directory", type=Path, help="made where it is missing")
-    parser.add_argument("--data", type=Path, default=DATA, help="JSONL with text and label")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of banking77.jsonl and tool_chat.jsonl")
     chosen = parser.parse_args()
     chosen.directory.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in chosen.data.read_text("utf-8").splitlines()]
-    for name, stream in streams(rows).items():
+    made = streams(_read(chosen.data / "banking77.jsonl")) | {"tools": tools(_read(chosen.data / "tool_chat.jsonl"))}
+    for name, stream in made.items():
         path = chosen.directory / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in stream), "utf-8")
         print(path, len(stream))  # noqa: T201 - says what it wrote

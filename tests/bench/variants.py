@@ -79,7 +79,7 @@ def _logistic_head(
     targets: NDArray[np.float32],
     *,
     weights: NDArray[np.float32],
-    scale: float,  # noqa: ARG001 - the discriminants' alone
+    scale: float,
 ) -> Any:
     """A logistic regression in the discriminants' place."""
     from store.student.head import Head  # noqa: PLC0415 - torch, late

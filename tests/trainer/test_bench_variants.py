@@ -22,5 +22,5 @@ def test_a_baseline_that_trains_once_does_so_when_its_share_is_spent(name: str, 
         kind = due(Standing(), state, items=items, labels=7, request=None, now_s=float(items), settings=schedule)
         if kind is not None:
             cycles.append(items)
-            state = after(state, kind, items=items, labels=7, learned_labels=7, now_s=float(items))
+            state = after(state, kind, items=items, label_items=dict.fromkeys("abcdefg", 10), now_s=float(items))
     assert cycles == [first]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from store.control import CycleRequest, TrainingState
 from store.registry.manifest import Outcome, Verdict
 from store.registry.moves import Standing
-from trainer.due import ScheduleSettings, after, due, learned, settle
+from trainer.due import ScheduleSettings, after, due, settle
 from trainer.work import CycleResult
 
 SETTINGS = ScheduleSettings(
@@ -38,6 +38,11 @@ def kind(
     return due(
         standing or Standing(), state, items=items, labels=labels, request=request, now_s=now_s, settings=settings
     )
+
+
+def of(labels: int, *, learned: int) -> dict[str, int]:
+    """Training items of each label: enough in so many of them."""
+    return {f"label {number}": 10 if number < learned else 9 for number in range(labels)}
 
 
 def test_a_head_cycle_at_every_4_per_cent_of_new_items() -> None:
@@ -82,22 +87,23 @@ def test_no_fine_tuning_before_there_are_20_items_a_label() -> None:
 
 
 def test_a_fine_tuned_member_that_learned_too_few_of_the_labels_is_refreshed_sooner() -> None:
-    tuned = after(SEEN, "fine_tune", items=1000, labels=60, learned_labels=40, now_s=1e6)
+    tuned = after(SEEN, "fine_tune", items=1000, label_items=of(60, learned=40), now_s=1e6)
     for labels, expected in ((48, "head"), (49, "fine_tune")):
-        state = after(tuned, "head", items=1100, labels=60, learned_labels=labels, now_s=1e6)
+        state = after(tuned, "head", items=1100, label_items=of(60, learned=labels), now_s=1e6)
         assert kind(1149, state=state) == "head"
         assert kind(1150, state=state) == expected
-    refreshed = after(tuned, "fine_tune", items=1150, labels=60, learned_labels=49, now_s=1e6)
+    refreshed = after(tuned, "fine_tune", items=1150, label_items=of(60, learned=49), now_s=1e6)
     assert kind(1323, state=refreshed) == "head"
 
 
 def test_a_label_is_learned_from_ten_items_on() -> None:
-    assert learned({"a": 9, "b": 10, "c": 11}) == 2
+    state = after(TrainingState(), "fine_tune", items=30, label_items={"a": 9, "b": 10, "c": 11}, now_s=1.0)
+    assert (state.labels, state.learned_labels, state.learned_at_fine_tune) == (3, 2, 2)
 
 
 def test_a_cycle_that_finds_fewer_labels_forgets_none() -> None:
     before = TrainingState(labels=9, learned_labels=8, learned_at_fine_tune=7)
-    state = after(before, "head", items=10, labels=0, learned_labels=0, now_s=1.0)
+    state = after(before, "head", items=10, label_items={}, now_s=1.0)
     assert (state.labels, state.learned_labels, state.learned_at_fine_tune) == (9, 8, 7)
 
 
@@ -131,7 +137,7 @@ def test_a_cycle_that_has_run_is_not_due_again_at_once(items: int, growth: int) 
     )
     if found is not None:
         state = after(
-            TrainingState(items_at_cycle=items), found, items=items + growth, labels=2, learned_labels=2, now_s=9e9
+            TrainingState(items_at_cycle=items), found, items=items + growth, label_items=of(2, learned=2), now_s=9e9
         )
         assert (
             due(Standing(), state, items=items + growth, labels=2, request=None, now_s=9e9 + 1, settings=SETTINGS)

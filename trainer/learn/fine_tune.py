@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from store.student.encoder import Encoder, FloatArray, TokenIds, mean_pool
 from store.student.tuned import Tuned
-from trainer.learn.probe import Probe
+from trainer.learn.probe import Probe, probe
 
 _BETAS: Final = (0.9, 0.98)
 _CLIP: Final = 1.0
@@ -58,16 +58,18 @@ def fine_tune(
         texts: n texts, redacted.
         targets: [n, labels], rows sum to 1.
         weights: [n], above 0; only their ratios count.
-        start: a probe to start from the base with, or an earlier member (warm) over a prefix of the labels.
+        start: a probe over all labels to start from the base with, or an earlier member (warm) over the first of them.
         settings: epochs, rates, dropout.
         seed: of the batches and the dropout; the same values and thread count give the same member.
     """
     warm = isinstance(start, Tuned)
     epochs, pace = (settings.warm_epochs, 0.5) if warm else (settings.epochs, 1.0)
     rows = encoder.tokenise(texts)
+    if isinstance(start, Tuned) and start.labels < targets.shape[1]:
+        start = _widened(start, rows, targets, weights)
     with torch.random.fork_rng(devices=[encoder.device] if encoder.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        network = _Network(encoder, start, targets.shape[1], settings)
+        network = _Network(encoder, start, settings)
         trained = _Masters(network, settings, pace=pace)
         goal = torch.from_numpy(targets).to(encoder.device)
         goal = torch.lerp(goal, torch.full_like(goal, 1.0 / goal.shape[1]), settings.label_smoothing)
@@ -87,10 +89,19 @@ def fine_tune(
     )
 
 
+def _widened(member: Tuned, rows: TokenIds, targets: FloatArray, weights: FloatArray) -> Tuned:
+    """The earlier member with a classifier over all labels, probed on its own states.
+
+    A label that it was never shown would start from nothing otherwise, and a warm fit is too short to make that up.
+    """
+    found = probe(member.pooled(rows), targets, weights)
+    return member.with_classifier(found.weight, found.bias)
+
+
 class _Network:
     """A trainable copy of the encoder's upper layers with a classifier on the pooled state."""
 
-    def __init__(self, encoder: Encoder, start: Probe | Tuned, labels: int, settings: FineTuneSettings) -> None:
+    def __init__(self, encoder: Encoder, start: Probe | Tuned, settings: FineTuneSettings) -> None:
         self._encoder = encoder
         names = _trainable(encoder, settings.frozen_layers)
         own = dict(encoder.model.named_parameters())
@@ -107,11 +118,10 @@ class _Network:
         for parameter in self.parameters.values():
             parameter.requires_grad_(requires_grad=True)
         self._dropout = settings.dropout
-        self.head = nn.Linear(encoder.hidden_size, labels, device=encoder.device)
+        self.head = nn.Linear(encoder.hidden_size, len(start.bias), device=encoder.device)
         with torch.no_grad():
-            for to, values in ((self.head.weight, start.weight), (self.head.bias, start.bias)):
-                to.zero_()  # of labels that are new to an earlier member
-                to[: len(values)] = values.to(encoder.device)
+            self.head.weight.copy_(start.weight)
+            self.head.bias.copy_(start.bias)
 
     def logits(self, rows: TokenIds) -> Tensor:
         """[batch, labels], with dropout."""

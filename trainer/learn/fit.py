@@ -12,7 +12,7 @@ import torch
 
 from store.buffer.item import FirstOpinion
 from store.errors import UnderstudyError
-from store.student.encoder import Encoder, FloatArray
+from store.student.encoder import FloatArray
 from store.student.head import Head
 from store.student.student import PRECISION_KEY, Student
 from store.student.tuned import Tuned
@@ -230,7 +230,7 @@ def _slow_member(
         return kept, {"fine_tune": "kept" if kept is not None else "none", "tuned_rows": rows}
     start: Probe | Tuned
     if kept is not None and fine_tune == "warm":
-        start = kept if kept.labels == data.targets.shape[1] else _widened(kept, data, base.encoder)
+        start = kept
     else:
         start = probe(data.features[:, -base.encoder.hidden_size :], data.targets, data.weights)
     tuned = train_member(
@@ -243,13 +243,3 @@ def _slow_member(
         seed=seed,
     )
     return tuned, {"fine_tune": "warm" if isinstance(start, Tuned) else "fresh", "tuned_rows": len(data.rows)}
-
-
-def _widened(kept: Tuned, data: _Data, encoder: Encoder) -> Tuned:
-    """The earlier member with a classifier over all labels, probed on its own states.
-
-    A label that it was never shown would start from nothing otherwise, and a warm fit is too short to make that up.
-    """
-    states = kept.pooled(encoder.tokenise([row.text for row in data.rows]))
-    found = probe(states, data.targets, data.weights)
-    return kept.with_classifier(found.weight, found.bias)
