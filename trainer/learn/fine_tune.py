@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from store.student.encoder import Encoder, FloatArray, TokenIds, mean_pool
 from store.student.tuned import Tuned
+from trainer.learn.dropout import ByteDropout
 from trainer.learn.probe import Probe, probe
 
 _BETAS: Final = (0.9, 0.98)
@@ -69,7 +70,7 @@ def fine_tune(
         start = _widened(start, rows, targets, weights)
     with torch.random.fork_rng(devices=[encoder.device] if encoder.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        network = _Network(encoder, start, settings)
+        network = _Network(encoder, start, settings, seed=seed)
         trained = _Masters(network, settings, pace=pace)
         goal = torch.from_numpy(targets).to(encoder.device)
         goal = torch.lerp(goal, torch.full_like(goal, 1.0 / goal.shape[1]), settings.label_smoothing)
@@ -101,7 +102,7 @@ def _widened(member: Tuned, rows: TokenIds, targets: FloatArray, weights: FloatA
 class _Network:
     """A trainable copy of the encoder's upper layers with a classifier on the pooled state."""
 
-    def __init__(self, encoder: Encoder, start: Probe | Tuned, settings: FineTuneSettings) -> None:
+    def __init__(self, encoder: Encoder, start: Probe | Tuned, settings: FineTuneSettings, *, seed: int) -> None:
         self._encoder = encoder
         names = _trainable(encoder, settings.frozen_layers)
         own = dict(encoder.model.named_parameters())
@@ -112,12 +113,12 @@ class _Network:
         self.model: Any = encoder.with_changed(changed)
         if encoder.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # sdpa's bf16 backward takes 40 % of a step on a CPU
-        _set_dropout(self.model, settings.dropout)
+        self.dropout = _dropout(settings.dropout, encoder.device, seed)
+        _set_dropout(self.model, self.dropout)
         self.model.train()
         self.parameters = {name: p for name, p in self.model.named_parameters() if name in changed}
         for parameter in self.parameters.values():
             parameter.requires_grad_(requires_grad=True)
-        self._dropout = settings.dropout
         self.head = nn.Linear(encoder.hidden_size, len(start.bias), device=encoder.device)
         with torch.no_grad():
             self.head.weight.copy_(start.weight)
@@ -127,8 +128,7 @@ class _Network:
         """[batch, labels], with dropout."""
         ids, mask = self._encoder.pad(rows)
         hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        pooled = functional.dropout(mean_pool(hidden, mask), self._dropout)
-        result: Tensor = self.head(pooled)
+        result: Tensor = self.head(self.dropout(mean_pool(hidden, mask)))
         return result
 
 
@@ -183,14 +183,18 @@ def _depths(network: _Network) -> dict[str, int]:
     return {name: depth[id(parameter)] for name, parameter in network.parameters.items()}
 
 
-def _set_dropout(model: nn.Module, dropout: float) -> None:
+def _dropout(probability: float, device: torch.device, seed: int) -> nn.Module:
+    return ByteDropout(probability, np.random.SFC64(seed)) if device.type == "cpu" else nn.Dropout(probability)
+
+
+def _set_dropout(model: nn.Module, dropout: nn.Module) -> None:
     """Dropout on hidden states, none on attention weights: a dropout beside a query projection is attention's."""
-    for module in model.modules():
+    for module in list(model.modules()):
         children = dict(module.named_children())
         attention = not _ATTENTION_PROJECTIONS.isdisjoint(children)
-        for child in children.values():
+        for name, child in children.items():
             if isinstance(child, nn.Dropout):
-                child.p = 0.0 if attention else dropout
+                module.register_module(name, nn.Dropout(0.0) if attention else dropout)
 
 
 def _batches(rows: TokenIds, size: int, rng: np.random.Generator) -> Iterator[list[int]]:
