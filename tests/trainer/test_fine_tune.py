@@ -10,7 +10,8 @@ import torch
 from store.student.encoder import Encoder, FloatArray, Precision
 from store.student.tuned import Tuned
 from tests.tiny import TOPICS, questions, tiny_encoder
-from trainer.learn.fine_tune import FineTuneSettings, _schedule, fine_tune
+from trainer.learn.dropout import ByteDropout
+from trainer.learn.fine_tune import FineTuneSettings, _Network, _schedule, fine_tune
 from trainer.learn.probe import Probe, probe
 
 LABELS = sorted(TOPICS)
@@ -98,6 +99,16 @@ def test_it_leaves_the_processes_own_chance_alone(encoder: Encoder) -> None:
     torch.manual_seed(3)
     train(encoder)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_hidden_states_alone_are_dropped_from(encoder: Encoder) -> None:
+    network = _Network(encoder, blank(), FAST, seed=0)
+    modules = dict(network.model.named_modules(remove_duplicate=False))
+    ours = {name for name, module in modules.items() if isinstance(module, ByteDropout)}
+    theirs = {name: module.p for name, module in modules.items() if isinstance(module, torch.nn.Dropout)}
+    assert {name.split(".")[-2] for name in ours} == {"embeddings", "output"}
+    assert set(theirs.values()) == {0.0}
+    assert all(".attention.self." in name for name in theirs)
 
 
 def test_it_starts_from_the_probe(encoder: Encoder) -> None:
