@@ -1,9 +1,12 @@
-"""Other streams for the learning benchmark, from banking77: `python -m tests.bench.streams DIR [--data FOLDER]`.
+"""Other streams for the learning benchmark: `python -m tests.bench.streams DIR [--data FOLDER]`.
 
 - `all.jsonl`: 4,000 questions of all 77 intents; the teacher is right.
 - `rare.jsonl`: ten intents, one of them 2 % of the questions; the teacher is right.
 - `noisy.jsonl`: the same ten, none of them rare, and a teacher that is wrong on 15 % of the questions, at random.
 - `tools.jsonl`: 3,000 questions for one of 24 tools; the teacher is a 110 M model, which is wrong where it is hard.
+- `people.jsonl`: the texts of ISEAR, and for a teacher the people who wrote them.
+
+The first three are of banking77's questions.
 """
 
 import argparse
@@ -59,6 +62,11 @@ def tools(chats: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The stream whose teacher gives the true labels of another one. Pure."""
+    return [_row(row["text"], said=row["gold"], gold=row["gold"]) for row in rows]
+
+
 def _row(text: str, *, said: str, gold: str) -> dict[str, Any]:
     return {"text": text, "teacher": {"label": said}, "gold": gold}
 
@@ -69,12 +77,16 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Write the files."""
-    parser = argparse.ArgumentParser(description="streams from banking77")
+    parser = argparse.ArgumentParser(description="other streams for the learning benchmark")
     parser.add_argument("directory", type=Path, help="made where it is missing")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of banking77.jsonl and tool_chat.jsonl")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the public data")
     chosen = parser.parse_args()
     chosen.directory.mkdir(parents=True, exist_ok=True)
-    made = streams(_read(chosen.data / "banking77.jsonl")) | {"tools": tools(_read(chosen.data / "tool_chat.jsonl"))}
+    made = {
+        **streams(_read(chosen.data / "banking77.jsonl")),
+        "tools": tools(_read(chosen.data / "tool_chat.jsonl")),
+        "people": people(_read(chosen.data / "isear.jsonl")),
+    }
     for name, stream in made.items():
         path = chosen.directory / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in stream), "utf-8")
