@@ -237,15 +237,15 @@ class Play:
         started_s = time.process_time()
         label_items: Mapping[str, int] = {}
         try:
-            label_items = self._cycle_of(kind, row)
+            label_items = self._cycle_of(kind, row).draft.training["label_items"]
         except NotEnoughLabelsError:
             pass  # the same verdict as in the service: wait for more
         finally:
             self._cycles.cpu_s += time.process_time() - started_s
         self._state = after(self._state, kind, items=items, label_items=label_items, now_s=self._now())
 
-    def _cycle_of(self, kind: CycleKind, row: int) -> Mapping[str, int]:
-        """Run it, and return the training items of each label that its version knows."""
+    def _cycle_of(self, kind: CycleKind, row: int) -> Attempt:
+        """Run it, and let its version serve if it passed."""
         lineage = self._past.lineage
         frozen = freeze_rows(
             self._sink.buffer.items(LANE),
@@ -261,8 +261,7 @@ class Play:
         self._cycles.count(kind, made)
         if made.verdict.outcome == "pass":
             self._swap(made, row)
-        items: Mapping[str, int] = made.draft.training["label_items"]
-        return items
+        return made
 
     def _swap(self, made: Attempt, row: int) -> None:
         """What the moves and the gateway's follower do with a pass."""

@@ -44,8 +44,8 @@ def streams(rows: Sequence[Mapping[str, Any]], *, seed: int = 77) -> dict[str, l
     few = [*frequent, *rare]
     wrong_at_times = [_row(row["text"], said=noisy(row["label"]), gold=row["label"]) for row in ten]
     return {
-        "all": [_row(row["text"], said=row["label"], gold=row["label"]) for row in mixed[:_ROWS]],
-        "rare": [_row(row["text"], said=row["label"], gold=row["label"]) for row in rng.sample(few, len(few))],
+        "all": [_right(row["text"], row["label"]) for row in mixed[:_ROWS]],
+        "rare": [_right(row["text"], row["label"]) for row in rng.sample(few, len(few))],
         "noisy": wrong_at_times,
     }
 
@@ -64,7 +64,11 @@ def tools(chats: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The stream whose teacher gives the true labels of another one. Pure."""
-    return [_row(row["text"], said=row["gold"], gold=row["gold"]) for row in rows]
+    return [_right(row["text"], row["gold"]) for row in rows]
+
+
+def _right(text: str, gold: str) -> dict[str, Any]:
+    return _row(text, said=gold, gold=gold)
 
 
 def _row(text: str, *, said: str, gold: str) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def _slow_member(
         return kept, {"fine_tune": "kept" if kept is not None else "none", "tuned_rows": rows}
     start: Probe | Tuned
     if kept is not None and fine_tune == "warm":
-        start = kept
+        start = kept  # over fewer labels than there are now, it is widened where it is trained
     else:
         start = probe(data.features[:, -base.encoder.hidden_size :], data.targets, data.weights)
     tuned = train_member(
