@@ -5,6 +5,7 @@
 - `noisy.jsonl`: the same ten, none of them rare, and a teacher that is wrong on 15 % of the questions, at random.
 - `tools.jsonl`: 3,000 questions for one of 24 tools; the teacher is a 110 M model, which is wrong where it is hard.
 - `people.jsonl`: the texts of ISEAR, and for a teacher the people who wrote them.
+- `guilt.jsonl`: the texts and the teacher of ISEAR, asked only whether it is guilt: two labels, one of them at 16 %.
 
 The first three are of banking77's questions.
 """
@@ -67,6 +68,15 @@ def people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [_right(row["text"], row["gold"]) for row in rows]
 
 
+def one_label(rows: Sequence[Mapping[str, Any]], label: str) -> list[dict[str, Any]]:
+    """The stream with every other label of another one made `other`. Pure."""
+
+    def asked(answer: str) -> str:
+        return answer if answer == label else "other"
+
+    return [_row(row["text"], said=asked(row["teacher"]["label"]), gold=asked(row["gold"])) for row in rows]
+
+
 def _right(text: str, gold: str) -> dict[str, Any]:
     return _row(text, said=gold, gold=gold)
 
@@ -86,10 +96,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the public data")
     chosen = parser.parse_args()
     chosen.directory.mkdir(parents=True, exist_ok=True)
+    feelings = _read(chosen.data / "isear.jsonl")
     made = {
         **streams(_read(chosen.data / "banking77.jsonl")),
         "tools": tools(_read(chosen.data / "tool_chat.jsonl")),
-        "people": people(_read(chosen.data / "isear.jsonl")),
+        "people": people(feelings),
+        "guilt": one_label(feelings, "guilt"),
     }
     for name, stream in made.items():
         path = chosen.directory / f"{name}.jsonl"

@@ -67,11 +67,19 @@ def _fresh(fit: Callable[..., Any]) -> Callable[..., Any]:
     return from_the_base
 
 
-def _hard(train: Callable[..., Any]) -> Callable[..., Any]:
-    def without_smoothing(*arguments: Any, settings: Any, **named: Any) -> Any:
-        return train(*arguments, settings=replace(settings, label_smoothing=0.0), **named)
+def _sure(train: Callable[..., Any]) -> Callable[..., Any]:
+    def as_trained(*arguments: Any, settings: Any, **named: Any) -> Any:
+        return train(*arguments, settings=replace(settings, temperature=1.0), **named)
 
-    return without_smoothing
+    return as_trained
+
+
+def _misled(train: Callable[..., Any]) -> Callable[..., Any]:
+    def with_labels_dealt_anew(encoder: Any, texts: Any, targets: Any, *, seed: int, **named: Any) -> Any:
+        order = np.random.default_rng(seed).permutation(len(targets))
+        return train(encoder, texts, targets[order], seed=seed, **named)
+
+    return with_labels_dealt_anew
 
 
 def _logistic_head(
@@ -134,13 +142,17 @@ def ablations() -> Mapping[str, Variant]:
     from trainer.learn.fine_tune import fine_tune  # noqa: PLC0415 - torch, late
     from trainer.learn.fit import fit  # noqa: PLC0415 - as above
 
+    equally = {"trainer.learn.fit:_MEMBER_WEIGHTS": (0.5,)}
+    misled = {"trainer.learn.fit:train_member": _misled(fine_tune)}
     return {
         "the head alone, no fine-tuning": Variant(what="no slow member", ask=_head_alone),
         "fine-tuning from the base each time": Variant(
             what="no warm start", parts={"trainer.attempt:fit": _fresh(fit)}
         ),
-        "members always weighed equally": Variant(
-            what="no weight from opinions before the label", parts={"trainer.learn.fit:_MEMBER_WEIGHTS": (0.5,)}
+        "members always weighed equally": Variant(what="no weight from opinions before the label", parts=equally),
+        "the fine-tuned member misled": Variant(what="fine-tuning on labels dealt out anew", parts=misled),
+        "the fine-tuned member misled, members weighed equally": Variant(
+            what="as above, and nothing takes its weight from it", parts={**misled, **equally}
         ),
         "logistic regression as the head": Variant(
             what="no discriminants", parts={"trainer.learn.fit:fit_head": _logistic_head}
@@ -148,8 +160,8 @@ def ablations() -> Mapping[str, Variant]:
         "the head's scale left at 1": Variant(
             what="no scale fitted out of fold", parts={"trainer.learn.fit:choose_scale": _scale_of_one}
         ),
-        "hard labels without smoothing": Variant(
-            what="no label smoothing", parts={"trainer.learn.fit:train_member": _hard(fine_tune)}
+        "the fine-tuned member's temperature left at 1": Variant(
+            what="as sure as it was trained to be", parts={"trainer.learn.fit:train_member": _sure(fine_tune)}
         ),
         "constant pace": Variant(
             what="r instead of r^.65",

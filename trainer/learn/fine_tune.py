@@ -38,7 +38,7 @@ class FineTuneSettings:
     weight_decay: float = 0.01
     dropout: float = 0.1
     batch_rows: int = 32
-    label_smoothing: float = 0.1  # share of a target that all labels have alike (Szegedy et al. 2016)
+    temperature: float = 2.0  # of the finished member: what it was taught, it is too sure of (Guo et al. 2017)
     frozen_layers: int = 1  # and the embeddings
 
 
@@ -67,13 +67,12 @@ def fine_tune(
     epochs, pace = (settings.warm_epochs, 0.5) if warm else (settings.epochs, 1.0)
     rows = encoder.tokenise(texts)
     if isinstance(start, Tuned) and start.labels < targets.shape[1]:
-        start = _widened(start, rows, targets, weights)
+        start = _widened(start, rows, targets, weights, settings.temperature)
     with torch.random.fork_rng(devices=[encoder.device] if encoder.device.type == "cuda" else []):
         torch.manual_seed(seed)
         network = _Network(encoder, start, settings, seed=seed)
         trained = _Masters(network, settings, pace=pace)
         goal = torch.from_numpy(targets).to(encoder.device)
-        goal = torch.lerp(goal, torch.full_like(goal, 1.0 / goal.shape[1]), settings.label_smoothing)
         share = torch.from_numpy((weights / weights.mean()).astype(np.float32)).to(encoder.device)
         rng = np.random.default_rng(seed)
         batches = [batch for _ in range(epochs) for batch in _batches(rows, settings.batch_rows, rng)]
@@ -85,18 +84,18 @@ def fine_tune(
     return Tuned(
         encoder,
         changed={name: value.detach().float().cpu().clone() for name, value in trained.encoder.items()},
-        weight=network.head.weight.detach().float().cpu().clone(),
-        bias=network.head.bias.detach().float().cpu().clone(),
+        weight=network.head.weight.detach().float().cpu() / settings.temperature,
+        bias=network.head.bias.detach().float().cpu() / settings.temperature,
     )
 
 
-def _widened(member: Tuned, rows: TokenIds, targets: FloatArray, weights: FloatArray) -> Tuned:
+def _widened(member: Tuned, rows: TokenIds, targets: FloatArray, weights: FloatArray, temperature: float) -> Tuned:
     """The earlier member with a classifier over all labels, probed on its own states.
 
     A label that it was never shown would start from nothing otherwise, and a warm fit is too short to make that up.
     """
     found = probe(member.pooled(rows), targets, weights)
-    return member.with_classifier(found.weight, found.bias)
+    return member.with_classifier(found.weight / temperature, found.bias / temperature)
 
 
 class _Network:
@@ -120,9 +119,10 @@ class _Network:
         for parameter in self.parameters.values():
             parameter.requires_grad_(requires_grad=True)
         self.head = nn.Linear(encoder.hidden_size, len(start.bias), device=encoder.device)
+        sharpness = settings.temperature if isinstance(start, Tuned) else 1.0  # training goes on where it ended
         with torch.no_grad():
-            self.head.weight.copy_(start.weight)
-            self.head.bias.copy_(start.bias)
+            self.head.weight.copy_(sharpness * start.weight)
+            self.head.bias.copy_(sharpness * start.bias)
 
     def logits(self, rows: TokenIds) -> Tensor:
         """[batch, labels], with dropout."""
