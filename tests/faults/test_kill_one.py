@@ -14,7 +14,7 @@ import pytest
 
 from tests.ops.children import REPOSITORY, until
 
-_LIMIT_S = 200.0
+_LIMIT_S = 280.0
 
 
 @pytest.fixture
