@@ -48,7 +48,9 @@ class TrainingState(msgspec.Struct, frozen=True, kw_only=True):
     labels: int = 0  # that the last cycle's version knew; 0 before there was one
     learned_labels: int = 0  # of these, the ones with items enough to be learned
     learned_at_fine_tune: int = 0
-    last_cycle_s: float = 0.0  # Unix seconds
+    first_cycle_s: float = 0.0  # Unix seconds; 0 before there was one
+    last_cycle_s: float = 0.0
+    fine_tuned_s: float = 0.0
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):

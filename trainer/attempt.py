@@ -139,16 +139,16 @@ def _cross_fitted(frozen: Frozen, draft: Draft, lineage: Lineage) -> CrossFitted
             message = "only rows that are new to the champion are cross-fitted"
             raise ValueError(message)
         tuned = champion.student.tuned
-        weights = draft.member_weights if tuned is not None and draft.tuned is not None else (1.0,)
+        if tuned is not None and draft.tuned is not None:
+            recipe = replace(draft, tuned=tuned)
+        else:
+            recipe = replace(draft, tuned=None, member_weights=(1.0,), member_temperatures=(1.0,))
         result = np.empty((len(places), len(draft.labels)), np.float32)
         halves = _halves([frozen.snapshot.rows[place].cluster for place in places])
         parts = [[places[index] for index in half] for half in halves]
         fitted = cross_fit(frozen.snapshot.rows, frozen.features, parts, draft)
         for half, part, head in zip(halves, parts, fitted, strict=True):
-            stand_in = replace(
-                draft, head=head, tuned=tuned if len(weights) > 1 else None, member_weights=weights
-            ).student()
-            result[half] = frozen.predict(stand_in, part).probs
+            result[half] = frozen.predict(replace(recipe, head=head).student(), part).probs
         return result
 
     return probs

@@ -105,6 +105,7 @@ def _manifest(work: CycleWork, made: Attempt, folder: Path) -> Manifest:
         labels=parts.labels,
         preprocessing=parts.preprocessing,
         member_weights=parts.member_weights,
+        member_temperatures=parts.member_temperatures,
         training=parts.training,
         snapshot=made.frozen.snapshot.record,
         verdict=made.verdict,

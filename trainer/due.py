@@ -18,6 +18,7 @@ _NEW_LABELS_RATIO: Final = 1.2  # so many times the labels it learned, and the f
 _NEW_LABELS_GROWTH: Final = 1.15
 _FEW_ITEMS: Final = 225  # a member made of fewer is soon outgrown
 _FEW_ITEMS_GROWTH: Final = 1.25
+_AGE_RATIO: Final = 1.75  # a lane so many times as old as at its last fine-tuning is due even where labels come slowly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +63,24 @@ def due(
     if standing.candidates:
         return "candidate"
     fresh = items - state.items_at_cycle
-    if settings.fine_tune and fresh > 0 and items >= _fine_tune_at(state, labels, settings):
-        return "fine_tune"
-    grown = fresh >= max(settings.min_new_labels, settings.growth_ratio * items)
+    if settings.fine_tune and fresh > 0:
+        outlived = _outlived(state, now_s) and _grown(items, state.items_at_fine_tune, settings)
+        if outlived or items >= _fine_tune_at(state, labels, settings):
+            return "fine_tune"
+    grown = _grown(items, state.items_at_cycle, settings)
     overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s
     return "head" if grown or (overdue and state.last_cycle_s > 0) else None
+
+
+def _grown(items: int, before: int, settings: ScheduleSettings) -> bool:
+    return items - before >= max(settings.min_new_labels, settings.growth_ratio * items)
+
+
+def _outlived(state: TrainingState, now_s: float) -> bool:
+    """Whether a fine-tuned member has served for three quarters of the time that it took to come about."""
+    if not 0.0 < state.first_cycle_s < state.fine_tuned_s:
+        return False
+    return now_s - state.first_cycle_s >= _AGE_RATIO * (state.fine_tuned_s - state.first_cycle_s)
 
 
 def _fine_tune_at(state: TrainingState, labels: int, settings: ScheduleSettings) -> float:
@@ -113,8 +127,11 @@ def after(
         items_at_cycle=items,
         labels=max(len(label_items), state.labels),
         learned_labels=max(learned, state.learned_labels),
+        first_cycle_s=state.first_cycle_s or now_s,
         last_cycle_s=now_s,
     )
     if kind == "fine_tune":
-        found = msgspec.structs.replace(found, items_at_fine_tune=items, learned_at_fine_tune=found.learned_labels)
+        found = msgspec.structs.replace(
+            found, items_at_fine_tune=items, learned_at_fine_tune=found.learned_labels, fine_tuned_s=now_s
+        )
     return found

@@ -119,6 +119,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_versio
     labels: list[str]  # the label map: index -> label
     preprocessing: Preprocessing
     member_weights: list[float]  # of the frozen head and, where there is one, the fine-tuned encoder; they sum to 1
+    member_temperatures: list[float] = []  # each member's, before the mixture; none: all 1
     training: dict[str, Any]
     snapshot: SnapshotRecord | None  # None for a candidate that was made elsewhere
     verdict: Verdict | None  # None for a candidate that has not been judged

@@ -56,7 +56,7 @@ class Predictions:
     """What the student says to n texts, in their order."""
 
     members: FloatArray  # [members, n, labels]: the head's, then the fine-tuned encoder's; no temperature
-    probs: FloatArray  # [n, labels]: the members' mixture at the policy's temperature
+    probs: FloatArray  # [n, labels]: the mixture of the members at their temperatures, at the policy's temperature
     novelty: FloatArray  # [n]: 1 - cosine to the nearest reference vector
 
 
@@ -69,6 +69,7 @@ class Student:
     head: Head
     tuned: Tuned | None
     member_weights: tuple[float, ...]
+    member_temperatures: tuple[float, ...]
     reference: Tensor  # [references, hidden], each of length 1
     policy: Policy | None
     training: Mapping[str, Any]  # the manifest's record of how it was made
@@ -102,6 +103,7 @@ class Student:
             head=Head.of(tensors, labels=labels, feature_size=encoder.feature_size),
             tuned=tuned,
             member_weights=tuple(manifest.member_weights),
+            member_temperatures=tuple(manifest.member_temperatures or [1.0] * len(manifest.member_weights)),
             reference=_reference(read_tensors(REFERENCE_NAME, opened.read(REFERENCE_NAME)), encoder.hidden_size),
             policy=manifest.policy,
             training=manifest.training,
@@ -137,7 +139,8 @@ class Student:
         members = [self.head.probs(features)]
         if tuned_logits is not None:
             members.append(spread(tuned_logits, members[0]))
-        probs = mixture(members, self.member_weights)
+        believed = [tempered(member, t) for member, t in zip(members, self.member_temperatures, strict=True)]
+        probs = mixture(believed, self.member_weights)
         if self.policy is not None:
             probs = tempered(probs, self.policy.temperature)
         return Predictions(members=np.stack(members), probs=probs, novelty=self._novelty(features))
@@ -185,7 +188,7 @@ def _check(manifest: Manifest) -> None:
         message = f"this release serves classify, not {manifest.task}"
         raise SwapRefusedError(message)
     needed = [*(ENCODER_FOLDER + name for name in ENCODER_FILES), HEAD_NAME, REFERENCE_NAME]
-    weights, labels = manifest.member_weights, manifest.labels
+    weights, temperatures, labels = manifest.member_weights, manifest.member_temperatures, manifest.labels
     members = 2 if TUNED_NAME in manifest.files else 1
     problems = {
         f"it lacks {', '.join(name for name in needed if name not in manifest.files)}": any(
@@ -197,6 +200,8 @@ def _check(manifest: Manifest) -> None:
         f"its member weights {weights} do not fit {members} members": len(weights) != members
         or not all(0.0 <= weight <= 1.0 for weight in weights)
         or abs(sum(weights) - 1.0) > _WEIGHT_SUM_TOLERANCE,
+        f"its member temperatures {temperatures} do not fit {members} members": len(temperatures) not in {0, members}
+        or not all(0.0 < temperature < float("inf") for temperature in temperatures),
         "its golden outputs do not fit its labels": not manifest.golden
         or any(len(golden.probs) != len(labels) for golden in manifest.golden),
         "its temperature is not above 0": manifest.policy is not None

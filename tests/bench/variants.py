@@ -67,13 +67,6 @@ def _fresh(fit: Callable[..., Any]) -> Callable[..., Any]:
     return from_the_base
 
 
-def _sure(train: Callable[..., Any]) -> Callable[..., Any]:
-    def as_trained(*arguments: Any, settings: Any, **named: Any) -> Any:
-        return train(*arguments, settings=replace(settings, temperature=1.0), **named)
-
-    return as_trained
-
-
 def _misled(train: Callable[..., Any]) -> Callable[..., Any]:
     def with_labels_dealt_anew(encoder: Any, texts: Any, targets: Any, *, seed: int, **named: Any) -> Any:
         order = np.random.default_rng(seed).permutation(len(targets))
@@ -142,7 +135,8 @@ def ablations() -> Mapping[str, Variant]:
     from trainer.learn.fine_tune import fine_tune  # noqa: PLC0415 - torch, late
     from trainer.learn.fit import fit  # noqa: PLC0415 - as above
 
-    equally = {"trainer.learn.fit:_MEMBER_WEIGHTS": (0.5,)}
+    equally = {"trainer.learn.mix:_WEIGHTS": (0.5,)}
+    one = {"trainer.learn.mix:_TEMPERATURES": (1.0,), "trainer.learn.mix:_DEFAULT_TEMPERATURE": 1.0}
     misled = {"trainer.learn.fit:train_member": _misled(fine_tune)}
     return {
         "the head alone, no fine-tuning": Variant(what="no slow member", ask=_head_alone),
@@ -160,9 +154,7 @@ def ablations() -> Mapping[str, Variant]:
         "the head's scale left at 1": Variant(
             what="no scale fitted out of fold", parts={"trainer.learn.fit:choose_scale": _scale_of_one}
         ),
-        "the fine-tuned member's temperature left at 1": Variant(
-            what="as sure as it was trained to be", parts={"trainer.learn.fit:train_member": _sure(fine_tune)}
-        ),
+        "the fine-tuned member's temperature left at 1": Variant(what="as sure as it was trained to be", parts=one),
         "constant pace": Variant(
             what="r instead of r^.65",
             parts={"store.policy:PACE_EXPONENT": 1.0},

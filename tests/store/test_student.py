@@ -90,6 +90,7 @@ def student_on(encoder: Encoder, *, tuned_labels: int | None = 3, policy: Policy
         head=Head(weight=draw(3, size) * 3, bias=draw(3)),
         tuned=tuned,
         member_weights=(1.0,) if tuned is None else (0.25, 0.75),
+        member_temperatures=(1.0,) if tuned is None else (1.0, 2.0),
         reference=torch.nn.functional.normalize(draw(5, hidden), dim=-1),
         policy=policy,
         training={"precision": encoder.precision},
@@ -118,6 +119,7 @@ def version_of(student: Student, base: Path, **fields: object) -> FakeVersion:
         labels=list(student.labels),
         preprocessing=Preprocessing(redacted=True, max_tokens=student.encoder.max_tokens),
         member_weights=list(student.member_weights),
+        member_temperatures=list(student.member_temperatures),
         training=dict(student.training),
         snapshot=None,
         verdict=None,
@@ -185,10 +187,11 @@ def test_an_encoder_with_fewer_layers_uses_those_it_has(tmp_path: Path) -> None:
     np.testing.assert_allclose(student_on(shallow, tuned_labels=None).predict(TEXTS).probs.sum(axis=1), 1.0, atol=1e-5)
 
 
-def test_probabilities_are_the_weighted_mixture_at_the_policys_temperature(encoder: Encoder) -> None:
+def test_probabilities_are_the_weighted_mixture_of_members_as_far_as_believed(encoder: Encoder) -> None:
     student = student_on(encoder, policy=policy(2.0))
     answer = student.predict(TEXTS)
-    mixed = 0.25 * answer.members[0] + 0.75 * answer.members[1]
+    believed = answer.members[1] ** 0.5 / (answer.members[1] ** 0.5).sum(axis=1, keepdims=True)
+    mixed = 0.25 * answer.members[0] + 0.75 * believed
     softened = mixed**0.5 / (mixed**0.5).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(answer.probs, softened, atol=1e-5)
     np.testing.assert_allclose(answer.members.sum(axis=2), 1.0, atol=1e-5)
@@ -403,6 +406,9 @@ def test_a_configuration_with_fewer_layers_than_weights_is_refused(version: Fake
         {"member_weights": [0.5, 0.6]},
         {"member_weights": [1.5, -0.5]},
         {"member_weights": [float("nan"), 1.0]},
+        {"member_temperatures": [1.0]},
+        {"member_temperatures": [1.0, 0.0]},
+        {"member_temperatures": [1.0, float("nan")]},
         {"golden": []},
         {"policy": policy(0.0)},
         {"policy": policy(float("nan"))},

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,11 @@ def kind(
     return due(
         standing or Standing(), state, items=items, labels=labels, request=request, now_s=now_s, settings=settings
     )
+
+
+def replace_state(**fields: float) -> TrainingState:
+    """A lane of 1,000 items, all of them learned from."""
+    return msgspec.structs.replace(SEEN, **fields)
 
 
 def of(labels: int, *, learned: int) -> dict[str, int]:
@@ -94,6 +100,26 @@ def test_a_fine_tuned_member_that_learned_too_few_of_the_labels_is_refreshed_soo
         assert kind(1150, state=state) == expected
     refreshed = after(tuned, "fine_tune", items=1150, label_items=of(60, learned=49), now_s=1e6)
     assert kind(1323, state=refreshed) == "head"
+
+
+def test_a_lane_three_quarters_older_than_at_its_last_fine_tuning_is_due_where_there_is_enough_new() -> None:
+    state = replace_state(first_cycle_s=1e6, fine_tuned_s=1e6 + 1000, last_cycle_s=1e6 + 1600)
+    assert kind(1042, state=state, now_s=1e6 + 1749) == "head"
+    assert kind(1042, state=state, now_s=1e6 + 1750) == "fine_tune"
+    assert kind(1041, state=state, now_s=1e6 + 1750) is None
+    assert kind(1042, state=state, now_s=1e6 + 1750, settings=replace(SETTINGS, fine_tune=False)) == "head"
+    imported = replace_state(first_cycle_s=1e6, fine_tuned_s=1e6, last_cycle_s=1e6)  # of age 0: by growth alone
+    assert kind(1042, state=imported, now_s=1e6 + 1750) == "head"
+    older = replace_state(fine_tuned_s=0.0, last_cycle_s=1e6)  # nobody has noted when it was fine-tuned
+    assert kind(1042, state=older, now_s=1e6 + 1750) == "head"
+
+
+def test_the_first_cycle_and_the_last_fine_tuning_are_noted() -> None:
+    state = after(TrainingState(), "head", items=30, label_items={}, now_s=5.0)
+    assert (state.first_cycle_s, state.last_cycle_s, state.fine_tuned_s) == (5.0, 5.0, 0.0)
+    state = after(state, "fine_tune", items=150, label_items={}, now_s=7.0)
+    state = after(state, "head", items=180, label_items={}, now_s=9.0)
+    assert (state.first_cycle_s, state.last_cycle_s, state.fine_tuned_s) == (5.0, 9.0, 7.0)
 
 
 def test_a_label_is_learned_from_ten_items_on() -> None:

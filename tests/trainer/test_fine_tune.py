@@ -111,15 +111,13 @@ def test_hidden_states_alone_are_dropped_from(encoder: Encoder) -> None:
     assert all(".attention.self." in name for name in theirs)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_it_starts_from_the_probe_and_ends_at_its_temperature(encoder: Encoder, temperature: float) -> None:
+def test_it_starts_from_the_probe_and_goes_on_from_the_member(encoder: Encoder) -> None:
     start = Probe(weight=torch.randn(3, 32, generator=torch.Generator().manual_seed(0)), bias=torch.ones(3))
-    settings = replace(STILL, temperature=temperature)
-    tuned = fine_tune(encoder, TEXTS, TARGETS, weights=ONES, start=start, settings=settings, seed=0)
+    tuned = fine_tune(encoder, TEXTS, TARGETS, weights=ONES, start=start, settings=STILL, seed=0)
     pooled = encoder.pooled(encoder.tokenise(TEXTS), layers=1)
-    said = (pooled @ start.weight.numpy().T + start.bias.numpy()) / temperature
+    said = pooled @ start.weight.numpy().T + start.bias.numpy()
     np.testing.assert_allclose(tuned.logits(encoder.tokenise(TEXTS)), said, atol=1e-4)
-    warm = fine_tune(encoder, TEXTS, TARGETS, weights=ONES, start=tuned, settings=settings, seed=0)
+    warm = fine_tune(encoder, TEXTS, TARGETS, weights=ONES, start=tuned, settings=STILL, seed=0)
     np.testing.assert_allclose(warm.logits(encoder.tokenise(TEXTS)), said, atol=1e-4)
 
 
@@ -130,8 +128,8 @@ def test_warm_goes_on_from_the_last_weights_and_takes_new_labels_in(encoder: Enc
     same = fine_tune(encoder, TEXTS, TARGETS, weights=ONES, start=early, settings=STILL, seed=0)
     assert all(torch.equal(same.changed[name], value) for name, value in early.changed.items())
     found = probe(early.pooled(encoder.tokenise(TEXTS)), TARGETS, ONES)
-    assert torch.equal(same.weight, found.weight / FAST.temperature)
-    assert torch.equal(same.bias, found.bias / FAST.temperature)
+    assert torch.equal(same.weight, found.weight)
+    assert torch.equal(same.bias, found.bias)
     warm = train(encoder, start=early)
     assert warm.labels == 3
     assert agreement(warm, encoder) > 0.6

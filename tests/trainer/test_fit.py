@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.buffer.item import FirstOpinion
-from store.event import Lane, StudentOpinion
+from store.event import Lane
 from store.policy import Policy
 from store.registry.manifest import FileEntry, Manifest
 from store.student.student import Student
@@ -19,7 +19,7 @@ from tests.tiny import TOPICS, questions, tiny_encoder
 from trainer.learn.draft import Draft, ManifestParts, reference_vectors
 from trainer.learn.features import BaseEncoder
 from trainer.learn.fine_tune import FineTuneSettings
-from trainer.learn.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit, member_weight
+from trainer.learn.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit
 
 LABELS = tuple(sorted(TOPICS))
 SETTINGS = FitSettings(tuning=FineTuneSettings(epochs=1, warm_epochs=1))
@@ -114,6 +114,7 @@ def opened(folder: Path, parts: ManifestParts, policy: Policy | None) -> FakeVer
         labels=parts.labels,
         preprocessing=parts.preprocessing,
         member_weights=parts.member_weights,
+        member_temperatures=parts.member_temperatures,
         training=parts.training,
         snapshot=None,
         verdict=None,
@@ -141,6 +142,7 @@ def test_a_written_draft_loads_as_the_student_that_was_judged(base: BaseEncoder,
     assert loaded.served_parameters == parts.served_parameters
     assert parts.kind == "fine_tune"
     assert parts.member_weights == [0.5, 0.5]
+    assert parts.member_temperatures == [1.0, 2.0]
     assert parts.training["fine_tune"] == "fresh"
 
 
@@ -243,44 +245,6 @@ def test_a_label_map_that_moves_an_old_label_is_refused(base: BaseEncoder) -> No
     previous = fitted(base, rows_of(60)).student()
     with pytest.raises(ValueError, match="does not begin"):
         fitted(base, rows_of(60), labels=LABELS[::-1], previous=previous)
-
-
-def opinions(n: int, head: float, tuned: float, *, version: str = "v1", start_s: float = 0.0) -> list[FakeRow]:
-    """Rows whose label got `head` and `tuned` from the two members."""
-    return [
-        FakeRow(
-            text=f"{i}",
-            label="b",
-            first_opinion=FirstOpinion(
-                time_s=start_s + i,
-                event_id=f"{i}",
-                opinion=StudentOpinion(
-                    version=version, output="a", confidence=0.5, members=[[1 - head, head], [1 - tuned, tuned]]
-                ),
-            ),
-        )
-        for i in range(n)
-    ]
-
-
-def test_the_member_that_foresaw_the_labels_weighs_more() -> None:
-    maps = {"v1": ["a", "b"]}
-    assert member_weight(opinions(60, 0.1, 0.9), maps) == (0.8, 60)
-    assert member_weight(opinions(60, 0.9, 0.01), maps) == (0.0, 60)
-    assert member_weight(opinions(60, 0.5, 0.5), maps) == (0.5, 60)
-
-
-def test_too_few_or_unreadable_opinions_leave_the_members_equal() -> None:
-    maps = {"v1": ["a", "b"], "v2": ["a", "c"], "v3": ["a", "c", "b"]}
-    assert member_weight(opinions(59, 0.1, 0.9), maps) == (0.5, 0)
-    for version in ("v2", "v3", "v4"):
-        assert member_weight(opinions(80, 0.1, 0.9, version=version), maps) == (0.5, 0)
-
-
-@given(order=st.permutations(range(300)))
-def test_only_the_newest_two_hundred_opinions_count_in_any_order_of_rows(order: list[int]) -> None:
-    rows = [*opinions(100, 0.9, 0.01), *opinions(200, 0.1, 0.9, start_s=1000.0)]
-    assert member_weight([rows[i] for i in order], {"v1": ["a", "b"]}) == (0.8, 200)
 
 
 @given(seed=st.integers(0, 999))

@@ -38,7 +38,6 @@ class FineTuneSettings:
     weight_decay: float = 0.01
     dropout: float = 0.1
     batch_rows: int = 32
-    temperature: float = 2.0  # of the finished member: what it was taught, it is too sure of (Guo et al. 2017)
     frozen_layers: int = 1  # and the embeddings
 
 
@@ -67,7 +66,7 @@ def fine_tune(
     epochs, pace = (settings.warm_epochs, 0.5) if warm else (settings.epochs, 1.0)
     rows = encoder.tokenise(texts)
     if isinstance(start, Tuned) and start.labels < targets.shape[1]:
-        start = _widened(start, rows, targets, weights, settings.temperature)
+        start = _widened(start, rows, targets, weights)
     with torch.random.fork_rng(devices=[encoder.device] if encoder.device.type == "cuda" else []):
         torch.manual_seed(seed)
         network = _Network(encoder, start, settings, seed=seed)
@@ -84,18 +83,18 @@ def fine_tune(
     return Tuned(
         encoder,
         changed={name: value.detach().float().cpu().clone() for name, value in trained.encoder.items()},
-        weight=network.head.weight.detach().float().cpu() / settings.temperature,
-        bias=network.head.bias.detach().float().cpu() / settings.temperature,
+        weight=network.head.weight.detach().float().cpu(),
+        bias=network.head.bias.detach().float().cpu(),
     )
 
 
-def _widened(member: Tuned, rows: TokenIds, targets: FloatArray, weights: FloatArray, temperature: float) -> Tuned:
+def _widened(member: Tuned, rows: TokenIds, targets: FloatArray, weights: FloatArray) -> Tuned:
     """The earlier member with a classifier over all labels, probed on its own states.
 
     A label that it was never shown would start from nothing otherwise, and a warm fit is too short to make that up.
     """
     found = probe(member.pooled(rows), targets, weights)
-    return member.with_classifier(found.weight / temperature, found.bias / temperature)
+    return member.with_classifier(found.weight, found.bias)
 
 
 class _Network:
@@ -119,10 +118,9 @@ class _Network:
         for parameter in self.parameters.values():
             parameter.requires_grad_(requires_grad=True)
         self.head = nn.Linear(encoder.hidden_size, len(start.bias), device=encoder.device)
-        sharpness = settings.temperature if isinstance(start, Tuned) else 1.0  # training goes on where it ended
         with torch.no_grad():
-            self.head.weight.copy_(sharpness * start.weight)
-            self.head.bias.copy_(sharpness * start.bias)
+            self.head.weight.copy_(start.weight)
+            self.head.bias.copy_(start.bias)
 
     def logits(self, rows: TokenIds) -> Tensor:
         """[batch, labels], with dropout."""

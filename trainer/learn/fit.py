@@ -21,16 +21,12 @@ from trainer.learn.features import BaseEncoder
 from trainer.learn.fine_tune import FineTuneSettings
 from trainer.learn.fine_tune import fine_tune as train_member
 from trainer.learn.head import choose_scale, fit_head
+from trainer.learn.mix import choose_mix
 from trainer.learn.probe import Probe, probe
 
 FineTuneMode = Literal["none", "fresh", "warm"]
 
 HEAD_SCALE_KEY: Final = "head_scale"
-_MEMBER_WEIGHTS: Final = (0.0, 0.33, 0.5, 0.67, 0.8)
-_DEFAULT_MEMBER_WEIGHT: Final = 0.5
-_MEMBER_ROWS: Final = 200  # the newest that are looked at
-_MIN_MEMBER_ROWS: Final = 60
-_MEMBER_PULL: Final = 0.02  # towards equal weights
 _TWO: Final = 2
 
 
@@ -110,7 +106,7 @@ def fit(
     tuned, tuning = _slow_member(
         data, base=base, earlier=earlier, settings=settings.tuning, seed=seed, fine_tune=fine_tune
     )
-    weight, opinions = member_weight(data.rows, label_maps)
+    mix = choose_mix(data.rows, label_maps)
     scale = choose_scale(data.features, data.targets, weights=data.weights)
     return Draft(
         kind="head" if fine_tune == "none" else "fine_tune",
@@ -118,7 +114,8 @@ def fit(
         labels=tuple(labels),
         head=fit_head(data.features, data.targets, weights=data.weights, scale=scale),
         tuned=tuned,
-        member_weights=(1.0,) if tuned is None else (1.0 - weight, weight),
+        member_weights=(1.0,) if tuned is None else (1.0 - mix.weight, mix.weight),
+        member_temperatures=(1.0,) if tuned is None else (1.0, mix.temperature),
         reference=reference_vectors(data.features[:, -base.encoder.hidden_size :], seed=seed),
         training={
             PRECISION_KEY: base.encoder.precision,
@@ -126,7 +123,7 @@ def fit(
             "rows": len(data.rows),
             "label_items": {label: sum(row.label == label for row in data.rows) for label in labels},
             HEAD_SCALE_KEY: scale,
-            "member_weight_rows": opinions,
+            "mix_opinions": mix.opinions,
             **tuning,
         },
     )
@@ -148,32 +145,6 @@ def cross_fit(
         kept = [place for place in range(len(rows)) if place not in left_out]
         data = _training_data([rows[place] for place in kept], features[kept], draft.labels)
         yield fit_head(data.features, data.targets, weights=data.weights, scale=draft.training[HEAD_SCALE_KEY])
-
-
-def member_weight(rows: Sequence[TrainingRow], label_maps: Mapping[str, Sequence[str]]) -> tuple[float, int]:
-    """The fine-tuned member's share, and how many opinions it was chosen by.
-
-    It has the lowest log loss of the mixture on the newest opinions from before the label was seen, with a slight pull
-    to one half; too few opinions leave it there.
-    """
-    found = []
-    for row in rows:
-        first = row.first_opinion
-        labels = label_maps.get(first.opinion.version, ()) if first is not None else ()
-        if first is None or len(first.opinion.members) != _TWO or row.label not in labels:
-            continue
-        place = labels.index(row.label)
-        if all(len(member) == len(labels) for member in first.opinion.members):
-            found.append((first.time_s, first.event_id, [member[place] for member in first.opinion.members]))
-    newest = np.array([probs for _, _, probs in sorted(found)[-_MEMBER_ROWS:]])
-    if len(newest) < _MIN_MEMBER_ROWS:
-        return _DEFAULT_MEMBER_WEIGHT, 0
-
-    def loss(weight: float) -> float:
-        mixed = (1.0 - weight) * newest[:, 0] + weight * newest[:, 1]
-        return float(-np.log(np.clip(mixed, 1e-9, 1.0)).mean()) + _MEMBER_PULL * abs(weight - _DEFAULT_MEMBER_WEIGHT)
-
-    return min(_MEMBER_WEIGHTS, key=loss), len(newest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
