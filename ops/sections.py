@@ -135,7 +135,8 @@ class TrainerSection(Section):
     fine_tune: bool = True
     """Fine-tune a copy of the encoder as well; minutes on a CPU."""
     fine_tune_growth_ratio: Annotated[float, Field(gt=1.0)] = 1.5
-    """A fine-tuning cycle each time labels have grown to this multiple; by a quarter after one on fewer than 225."""
+    """A fine-tuning cycle each time labels have grown to this multiple, by a quarter after one on fewer than 225; where
+    they come slowly, each time the lane's age has grown by three quarters, if there is enough new for a head cycle."""
     quarantine_s: Annotated[float, Field(ge=0.0)] = 3600.0
     """No item is learned from before it is this old, so that a bad hour can be cut out."""
     min_items_per_label: Count = 20

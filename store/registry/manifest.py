@@ -128,6 +128,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_versio
     golden: list[Golden]
     files: dict[str, FileEntry]  # path inside the version -> hash; manifest and signature excepted
 
+    @property
+    def temperatures(self) -> list[float]:
+        """Of the members, also of those that were made before there were any."""
+        return self.member_temperatures or [1.0] * len(self.member_weights)
+
 
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no white space: equal values have equal bytes."""

@@ -103,7 +103,7 @@ class Student:
             head=Head.of(tensors, labels=labels, feature_size=encoder.feature_size),
             tuned=tuned,
             member_weights=tuple(manifest.member_weights),
-            member_temperatures=tuple(manifest.member_temperatures or [1.0] * len(manifest.member_weights)),
+            member_temperatures=tuple(manifest.temperatures),
             reference=_reference(read_tensors(REFERENCE_NAME, opened.read(REFERENCE_NAME)), encoder.hidden_size),
             policy=manifest.policy,
             training=manifest.training,

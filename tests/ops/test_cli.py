@@ -256,7 +256,9 @@ def test_show_prints_the_manifest(settings: Path) -> None:
     (version,) = publish(settings, b"one")
     report = answer(call("show", version[:5], "-c", settings, "-o", "json"))
     assert (report["id"], report["signed_by"], report["labels"]) == (version, "trainer", ["refund", "cancel"])
-    assert version in call("show", version, "-c", settings).stdout
+    shown = call("show", version, "-c", settings).stdout
+    assert version in shown
+    assert "1.00 at temperature 1" in shown
 
 
 def test_verify_ends_with_0_when_sound_with_1_when_not_and_with_3_without_redis(

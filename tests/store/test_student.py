@@ -197,6 +197,11 @@ def test_probabilities_are_the_weighted_mixture_of_members_as_far_as_believed(en
     np.testing.assert_allclose(answer.members.sum(axis=2), 1.0, atol=1e-5)
 
 
+def test_members_of_an_earlier_release_are_believed_as_they_are(version: FakeVersion) -> None:
+    answer = load(version.saying(member_temperatures=[])).predict(TEXTS)
+    np.testing.assert_allclose(answer.probs, 0.25 * answer.members[0] + 0.75 * answer.members[1], atol=1e-5)
+
+
 @given(temperature=st.floats(0.2, 5.0), seed=st.integers(0, 999))
 def test_temperature_keeps_the_order_and_one_changes_nothing(temperature: float, seed: int) -> None:
     probs = np.random.default_rng(seed).dirichlet(np.ones(4), size=3).astype(np.float32)
