@@ -6,6 +6,7 @@ every parameter) and our number of epochs. Prints one JSON object as its last li
 
 - ours, trainer: as configured, at the same number of epochs; medians over the repeats. Seconds count everything from
   texts to a trained network, ours with the embedding and the probe it starts from; reading weights from disk does not;
+- held_out_loss: ours at the temperature that a first version serves with, the Trainer's as it is;
 - calibrated_loss: with one temperature, fitted on every third held-out row and scored on the others, as in a version;
 - equal_loss: more epochs lower one side's loss and, where it overfits, raise the other's. So each side is also given
   the fewest epochs that come within 2 % of the Trainer's loss, always as a whole run with a schedule of that length:
@@ -37,7 +38,7 @@ import transformers
 
 from store.student.encoder import resolve_device, resolve_precision
 from store.student.tuned import Tuned
-from tests.bench.training_sides import Rows, Run, Task, log_loss, our_run, timed, trainer_run
+from tests.bench.training_sides import Rows, Run, Task, log_loss, our_run, served_logits, timed, trainer_run
 from trainer.learn.features import MINILM, BaseEncoder
 from trainer.learn.fine_tune import FineTuneSettings
 
@@ -193,9 +194,9 @@ def _agreement(task: Task, member: Tuned | None) -> dict[str, Any]:
     logits = {}
     for precision in ("bf16", "fp32"):
         longest = task.base.encoder.max_tokens
-        encoder = BaseEncoder.open(task.base.directory, precision=precision, max_tokens=longest).encoder
-        twin = Tuned(encoder, changed=member.changed, weight=member.weight, bias=member.bias)
-        logits[precision] = twin.logits(encoder.tokenise(task.held_out.texts))
+        base = BaseEncoder.open(task.base.directory, precision=precision, max_tokens=longest)
+        twin = Tuned(base.encoder, changed=member.changed, weight=member.weight, bias=member.bias)
+        logits[precision] = served_logits(twin, replace(task, base=base))
     same = logits["bf16"].argmax(axis=1) == logits["fp32"].argmax(axis=1)
     return {
         "equal_top_answers": round(float(same.mean()), 4),

@@ -25,6 +25,7 @@ from store.student.tuned import Tuned
 from trainer.judge.calibrate import fit_temperature
 from trainer.learn.features import BaseEncoder
 from trainer.learn.fine_tune import FineTuneSettings, fine_tune
+from trainer.learn.mix import choose_mix
 from trainer.learn.probe import probe
 
 _BATCH_ROWS: Final = 32  # of the Trainer's network when it is judged
@@ -95,8 +96,13 @@ def our_run(task: Task, epochs: int, seed: int) -> Run:
             settings=replace(FineTuneSettings(), epochs=epochs),
             seed=seed,
         )
-    logits = member.logits(encoder.tokenise(task.held_out.texts))
-    return replace(_judged(logits, task, epochs, clock), member=member)
+    return replace(_judged(served_logits(member, task), task, epochs, clock), member=member)
+
+
+def served_logits(member: Tuned, task: Task) -> FloatArray:
+    """What a version makes of the held-out rows before any opinion has been heard: [n, labels]."""
+    logits = member.logits(task.base.encoder.tokenise(task.held_out.texts))
+    return logits / np.float32(choose_mix([], {}).temperature)
 
 
 def trainer_run(task: Task, epochs: int, seed: int) -> Run:
