@@ -41,16 +41,16 @@ class CycleRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainingState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the schedule remembers of a lane; losing it only makes the next cycle start sooner."""
+    """What the schedule remembers of a lane; losing it makes the next cycle start sooner, and the lane young again."""
 
     items_at_cycle: int = 0  # items ever made when the last cycle began
     items_at_fine_tune: int = 0
     labels: int = 0  # that the last cycle's version knew; 0 before there was one
     learned_labels: int = 0  # of these, the ones with items enough to be learned
     learned_at_fine_tune: int = 0
-    first_cycle_s: float = 0.0  # Unix seconds; 0 before there was one
-    last_cycle_s: float = 0.0
-    fine_tuned_s: float = 0.0
+    last_cycle_s: float = 0.0  # Unix seconds
+    first_cycle_s: float = 0.0  # of the first that made a version; 0 before there was one
+    fine_tuned_s: float = 0.0  # of the last that made a fine-tuned member
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):

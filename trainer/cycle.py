@@ -134,9 +134,10 @@ def _lineage(work: CycleWork, registry: Registry, versions: Versions) -> Lineage
 
 
 def _label_maps(versions: Versions, frozen: Frozen) -> dict[str, Sequence[str]]:
-    """The label maps of the versions whose opinions are on record."""
+    """The label maps of the versions whose opinions are on record; those of earlier releases were tempered already."""
     opinions = {row.first_opinion.opinion.version for row in frozen.snapshot.rows if row.first_opinion is not None}
-    return {version: versions.manifest(version).labels for version in opinions & set(versions.list())}
+    manifests = {version: versions.manifest(version) for version in opinions & set(versions.list())}
+    return {version: manifest.labels for version, manifest in manifests.items() if manifest.member_temperatures}
 
 
 def _rival(opened: OpenVersion, work: CycleWork) -> Rival:

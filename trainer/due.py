@@ -64,7 +64,7 @@ def due(
         return "candidate"
     fresh = items - state.items_at_cycle
     if settings.fine_tune and fresh > 0:
-        outlived = _outlived(state, now_s) and _grown(items, state.items_at_fine_tune, settings)
+        outlived = _outlived(state, now_s, settings) and _grown(items, state.items_at_fine_tune, settings)
         if outlived or items >= _fine_tune_at(state, labels, settings):
             return "fine_tune"
     grown = _grown(items, state.items_at_cycle, settings)
@@ -76,11 +76,14 @@ def _grown(items: int, before: int, settings: ScheduleSettings) -> bool:
     return items - before >= max(settings.min_new_labels, settings.growth_ratio * items)
 
 
-def _outlived(state: TrainingState, now_s: float) -> bool:
+def _outlived(state: TrainingState, now_s: float, settings: ScheduleSettings) -> bool:
     """Whether a fine-tuned member has served for three quarters of the time that it took to come about."""
-    if not 0.0 < state.first_cycle_s < state.fine_tuned_s:
+    if not state.fine_tuned_s:
         return False
-    return now_s - state.first_cycle_s >= _AGE_RATIO * (state.fine_tuned_s - state.first_cycle_s)
+    taken_s = state.fine_tuned_s - state.first_cycle_s
+    if taken_s <= 0.0:  # out of an import: nothing came before it
+        taken_s = settings.every_s
+    return now_s - state.first_cycle_s >= _AGE_RATIO * taken_s
 
 
 def _fine_tune_at(state: TrainingState, labels: int, settings: ScheduleSettings) -> float:
@@ -127,11 +130,14 @@ def after(
         items_at_cycle=items,
         labels=max(len(label_items), state.labels),
         learned_labels=max(learned, state.learned_labels),
-        first_cycle_s=state.first_cycle_s or now_s,
+        first_cycle_s=min(state.first_cycle_s, now_s) or (now_s if label_items else 0.0),
         last_cycle_s=now_s,
     )
     if kind == "fine_tune":
         found = msgspec.structs.replace(
-            found, items_at_fine_tune=items, learned_at_fine_tune=found.learned_labels, fine_tuned_s=now_s
+            found,
+            items_at_fine_tune=items,
+            learned_at_fine_tune=found.learned_labels,
+            fine_tuned_s=now_s if label_items else state.fine_tuned_s,
         )
     return found

@@ -298,7 +298,7 @@ def _version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[st
         "labels": len(manifest.labels),
         "members": ", ".join(
             f"{weight:.2f} at temperature {temperature:g}"
-            for weight, temperature in zip(manifest.member_weights, manifest.temperatures, strict=True)
+            for weight, temperature in zip(manifest.member_weights, manifest.temperatures, strict=False)
         ),
         "snapshot": f"{snapshot.train} train, {snapshot.calibrate} calibrate, {snapshot.judge} judge rows"
         if snapshot

@@ -118,9 +118,10 @@ class Student:
 
     @property
     def golden_tolerance(self) -> float:
-        """The largest deviation from the golden outputs that rounding explains; a temperature below 1 sharpens it."""
+        """The largest deviation from the golden outputs that rounding explains; temperatures below 1 sharpen it."""
         same = self.training.get(PRECISION_KEY) == self.encoder.precision
-        sharpness = min(1.0, self.policy.temperature) if self.policy is not None else 1.0
+        sharpness = min(1.0, *self.member_temperatures)
+        sharpness *= min(1.0, self.policy.temperature) if self.policy is not None else 1.0
         return (GOLDEN_TOLERANCE_SAME if same else GOLDEN_TOLERANCE_MIXED) / sharpness
 
     def predict(self, texts: Sequence[str]) -> Predictions:
@@ -139,8 +140,7 @@ class Student:
         members = [self.head.probs(features)]
         if tuned_logits is not None:
             members.append(spread(tuned_logits, members[0]))
-        believed = [tempered(member, t) for member, t in zip(members, self.member_temperatures, strict=True)]
-        probs = mixture(believed, self.member_weights)
+        probs = mixture(self._believed(members, tuned_logits), self.member_weights)
         if self.policy is not None:
             probs = tempered(probs, self.policy.temperature)
         return Predictions(members=np.stack(members), probs=probs, novelty=self._novelty(features))
@@ -167,6 +167,13 @@ class Student:
         probs = self.predict([golden.text for golden in self.golden]).probs
         deviation = np.abs(probs - np.asarray([golden.probs for golden in self.golden])).max(initial=0.0)
         return float(deviation) if np.isfinite(deviation) else float("inf")
+
+    def _believed(self, members: Sequence[FloatArray], tuned_logits: FloatArray | None) -> list[FloatArray]:
+        """The members at their temperatures: [n, labels] each. Labels that the tuned one never saw stay the head's."""
+        head = tempered(members[0], self.member_temperatures[0])
+        if tuned_logits is None:
+            return [head]
+        return [head, spread(tuned_logits / np.float32(self.member_temperatures[1]), members[0])]
 
     def _novelty(self, features: FloatArray) -> FloatArray:
         pooled = torch.from_numpy(features[:, -self.encoder.hidden_size :])

@@ -25,7 +25,7 @@ from store.student.tuned import Tuned
 from trainer.judge.calibrate import fit_temperature
 from trainer.learn.features import BaseEncoder
 from trainer.learn.fine_tune import FineTuneSettings, fine_tune
-from trainer.learn.mix import choose_mix
+from trainer.learn.mix import DEFAULT_MIX
 from trainer.learn.probe import probe
 
 _BATCH_ROWS: Final = 32  # of the Trainer's network when it is judged
@@ -100,9 +100,9 @@ def our_run(task: Task, epochs: int, seed: int) -> Run:
 
 
 def served_logits(member: Tuned, task: Task) -> FloatArray:
-    """What a version makes of the held-out rows before any opinion has been heard: [n, labels]."""
+    """The member's part in a version of which no opinion has been heard yet: [n, labels], of the held-out rows."""
     logits = member.logits(task.base.encoder.tokenise(task.held_out.texts))
-    return logits / np.float32(choose_mix([], {}).temperature)
+    return logits / np.float32(DEFAULT_MIX.temperature)
 
 
 def trainer_run(task: Task, epochs: int, seed: int) -> Run:

@@ -134,9 +134,13 @@ def ablations() -> Mapping[str, Variant]:
     """The learner without each of its parts."""
     from trainer.learn.fine_tune import fine_tune  # noqa: PLC0415 - torch, late
     from trainer.learn.fit import fit  # noqa: PLC0415 - as above
+    from trainer.learn.mix import Mix  # noqa: PLC0415 - as above
 
     equally = {"trainer.learn.mix:_WEIGHTS": (0.5,)}
-    one = {"trainer.learn.mix:_TEMPERATURES": (1.0,), "trainer.learn.mix:_DEFAULT_TEMPERATURE": 1.0}
+    one = {
+        "trainer.learn.mix:_TEMPERATURES": (1.0,),
+        "trainer.learn.fit:DEFAULT_MIX": Mix(weight=0.5, temperature=1.0, opinions=0),
+    }
     misled = {"trainer.learn.fit:train_member": _misled(fine_tune)}
     return {
         "the head alone, no fine-tuning": Variant(what="no slow member", ask=_head_alone),

@@ -233,6 +233,10 @@ def test_a_tuned_member_leaves_later_labels_to_the_head(encoder: Encoder) -> Non
     head, tuned = student.predict(TEXTS).members
     np.testing.assert_allclose(tuned[:, 2], head[:, 2], atol=1e-6)
     np.testing.assert_allclose(tuned.sum(axis=1), 1.0, atol=1e-5)
+    for temperature in (1.0, 4.0):
+        believed = replace(student, member_weights=(0.0, 1.0), member_temperatures=(1.0, temperature)).predict(TEXTS)
+        np.testing.assert_allclose(believed.probs[:, 2], head[:, 2], atol=1e-6)
+        np.testing.assert_allclose(believed.members[1], tuned, atol=1e-6)
 
 
 def test_no_text_at_all_is_an_answer_of_no_rows(encoder: Encoder) -> None:
@@ -340,9 +344,10 @@ def test_golden_outputs_notice_another_student(version: FakeVersion) -> None:
 def test_a_temperature_below_one_is_allowed_the_rounding_that_it_sharpens(
     version: FakeVersion, temperature: float, times: float
 ) -> None:
-    assert load(version).with_policy(policy(temperature)).golden_tolerance == pytest.approx(
-        times * GOLDEN_TOLERANCE_SAME
-    )
+    student = load(version)
+    assert student.with_policy(policy(temperature)).golden_tolerance == pytest.approx(times * GOLDEN_TOLERANCE_SAME)
+    sharpened = replace(student, member_temperatures=(1.0, temperature))
+    assert sharpened.golden_tolerance == pytest.approx(times * GOLDEN_TOLERANCE_SAME)
 
 
 def edited(version: FakeVersion, file: str, change: Callable[[dict[str, Tensor]], None]) -> FakeVersion:

@@ -510,3 +510,13 @@ def test_a_registry_in_place_of_a_file_is_refused(place: Place) -> None:
         versions.publish(make_draft(folder / "draft"), make_manifest(), key)
     with pytest.raises(RegistryError):
         Registry(folder / "registry", versions._trusted).require_exclusive_create()
+
+
+def test_a_manifest_from_before_members_had_temperatures_opens(place: Place) -> None:
+    versions, key, folder = place
+    told = canonical_json(make_manifest(member_weights=[0.5, 0.5]))
+    manifest = told.replace(b'"member_temperatures":[],', b"")
+    assert manifest != told
+    version = plant(folder / "registry", LANE, manifest, key, {})
+    assert versions.manifest(version).temperatures == [1.0, 1.0]
+    assert versions.open(version).manifest.member_temperatures == []

@@ -108,18 +108,24 @@ def test_a_lane_three_quarters_older_than_at_its_last_fine_tuning_is_due_where_t
     assert kind(1042, state=state, now_s=1e6 + 1750) == "fine_tune"
     assert kind(1041, state=state, now_s=1e6 + 1750) is None
     assert kind(1042, state=state, now_s=1e6 + 1750, settings=replace(SETTINGS, fine_tune=False)) == "head"
-    imported = replace_state(first_cycle_s=1e6, fine_tuned_s=1e6, last_cycle_s=1e6)  # of age 0: by growth alone
-    assert kind(1042, state=imported, now_s=1e6 + 1750) == "head"
+    imported = replace_state(first_cycle_s=1e6, fine_tuned_s=1e6, last_cycle_s=1e6)  # of age 0: a day's, or `every_s`
+    assert kind(1042, state=imported, now_s=1e6 + 6299) == "head"
+    assert kind(1042, state=imported, now_s=1e6 + 6300) == "fine_tune"
     older = replace_state(fine_tuned_s=0.0, last_cycle_s=1e6)  # nobody has noted when it was fine-tuned
     assert kind(1042, state=older, now_s=1e6 + 1750) == "head"
 
 
 def test_the_first_cycle_and_the_last_fine_tuning_are_noted() -> None:
-    state = after(TrainingState(), "head", items=30, label_items={}, now_s=5.0)
+    made = of(2, learned=2)
+    state = after(TrainingState(), "fine_tune", items=20, label_items={}, now_s=4.0)  # no version came of it
+    assert (state.first_cycle_s, state.last_cycle_s, state.fine_tuned_s) == (0.0, 4.0, 0.0)
+    state = after(state, "head", items=30, label_items=made, now_s=5.0)
     assert (state.first_cycle_s, state.last_cycle_s, state.fine_tuned_s) == (5.0, 5.0, 0.0)
-    state = after(state, "fine_tune", items=150, label_items={}, now_s=7.0)
-    state = after(state, "head", items=180, label_items={}, now_s=9.0)
+    state = after(state, "fine_tune", items=150, label_items=made, now_s=7.0)
+    state = after(state, "head", items=180, label_items=made, now_s=9.0)
     assert (state.first_cycle_s, state.last_cycle_s, state.fine_tuned_s) == (5.0, 9.0, 7.0)
+    state = after(state, "head", items=210, label_items=made, now_s=3.0)  # the clock had been ahead
+    assert state.first_cycle_s == 3.0
 
 
 def test_a_label_is_learned_from_ten_items_on() -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from store.buffer.item import FirstOpinion
 from store.event import StudentOpinion
-from trainer.learn.mix import Mix, choose_mix
+from store.student.tuned import spread
+from trainer.learn.mix import Mix, believed, choose_mix
 
 MAPS = {"v1": ["a", "b"], "v2": ["a", "c"], "v3": ["a", "c", "b"]}
 DEFAULT = Mix(weight=0.5, temperature=2.0, opinions=0)
@@ -53,10 +54,24 @@ def test_too_few_or_unreadable_opinions_leave_the_defaults() -> None:
         assert choose_mix(opinions(80, 0.1, 0.9, version=version), MAPS) == DEFAULT
 
 
+def test_too_few_opinions_leave_a_kept_member_as_it_is() -> None:
+    present = Mix(weight=0.67, temperature=1.4, opinions=0)
+    assert choose_mix(opinions(59, 0.1, 0.9), MAPS, otherwise=present) == present
+    assert choose_mix(opinions(60, 0.1, 0.9), MAPS, otherwise=present).weight == 0.8
+
+
+@given(seed=st.integers(0, 999), known=st.integers(1, 5), temperature=st.sampled_from([1.0, 2.0, 4.0]))
+def test_a_recorded_opinion_is_believed_as_a_student_serves_it(seed: int, known: int, temperature: float) -> None:
+    rng = np.random.default_rng(seed)
+    head = rng.dirichlet(np.ones(5)).astype(np.float32)[None]
+    logits = 3.0 * rng.normal(size=(1, known)).astype(np.float32)
+    recorded = [member[0].round(6).tolist() for member in (head, spread(logits, head))]
+    served = spread(logits / np.float32(temperature), head)[0]
+    np.testing.assert_allclose(believed(recorded, temperature), served, atol=2e-3)
+
+
 def test_an_opinion_of_nought_is_one_that_was_rounded() -> None:
-    found = choose_mix(opinions(100, 0.4, 1.0, wrong=30), MAPS)
-    assert np.isfinite([found.weight, found.temperature]).all()
-    assert found.temperature > 1.0
+    assert believed([[0.5, 0.5], [0.0, 1.0]], 4.0)[0] == pytest.approx(1e-7**0.25, rel=0.05)
 
 
 @given(order=st.permutations(range(300)))

@@ -21,7 +21,7 @@ from trainer.learn.features import BaseEncoder
 from trainer.learn.fine_tune import FineTuneSettings
 from trainer.learn.fine_tune import fine_tune as train_member
 from trainer.learn.head import choose_scale, fit_head
-from trainer.learn.mix import choose_mix
+from trainer.learn.mix import DEFAULT_MIX, Mix, choose_mix
 from trainer.learn.probe import Probe, probe
 
 FineTuneMode = Literal["none", "fresh", "warm"]
@@ -106,7 +106,7 @@ def fit(
     tuned, tuning = _slow_member(
         data, base=base, earlier=earlier, settings=settings.tuning, seed=seed, fine_tune=fine_tune
     )
-    mix = choose_mix(data.rows, label_maps)
+    mix = choose_mix(data.rows, label_maps, otherwise=_present_mix(earlier) if fine_tune == "none" else DEFAULT_MIX)
     scale = choose_scale(data.features, data.targets, weights=data.weights)
     return Draft(
         kind="head" if fine_tune == "none" else "fine_tune",
@@ -183,6 +183,13 @@ def _training_data(rows: Sequence[TrainingRow], features: FloatArray, labels: Se
         targets=targets / targets.sum(axis=1, keepdims=True),
         weights=np.array([rows[i].weight for i in kept], dtype=np.float32),
     )
+
+
+def _present_mix(earlier: Student | None) -> Mix:
+    """How a fine-tuned member that is kept is mixed now."""
+    if earlier is None or earlier.tuned is None:
+        return DEFAULT_MIX
+    return Mix(weight=earlier.member_weights[1], temperature=earlier.member_temperatures[1], opinions=0)
 
 
 def _slow_member(

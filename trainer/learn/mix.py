@@ -19,7 +19,7 @@ _DEFAULT_TEMPERATURE: Final = 2.0  # what it was taught, it is too sure of (Guo 
 _TEMPERATURE_PULL: Final = 0.01  # nats for each doubling
 _NEWEST: Final = 200  # opinions that are looked at
 _MIN_OPINIONS: Final = 60
-_SMALLEST: Final = 5e-7  # an opinion is kept to six places
+_SMALLEST: Final = 1e-7  # stands for what was nought when an opinion was kept to six places
 _TWO: Final = 2
 
 
@@ -44,14 +44,20 @@ class Mix:
     opinions: int  # that it was chosen by; 0: the defaults
 
 
-def choose_mix(rows: Sequence[Answered], label_maps: Mapping[str, Sequence[str]]) -> Mix:
+DEFAULT_MIX: Final = Mix(weight=_DEFAULT_WEIGHT, temperature=_DEFAULT_TEMPERATURE, opinions=0)
+
+
+def choose_mix(
+    rows: Sequence[Answered], label_maps: Mapping[str, Sequence[str]], *, otherwise: Mix = DEFAULT_MIX
+) -> Mix:
     """The mix with the lowest log loss on the newest opinions from before the label was seen.
 
-    It is pulled slightly towards half the weight at a temperature of 2; too few opinions leave it there.
+    It is pulled slightly towards half the weight at a temperature of 2.
 
     Args:
         rows: with their opinions, in any order.
         label_maps: labels of earlier versions by version id, to read their opinions with.
+        otherwise: the mix where there are too few opinions.
     """
     found = []
     for row in rows:
@@ -63,10 +69,10 @@ def choose_mix(rows: Sequence[Answered], label_maps: Mapping[str, Sequence[str]]
             found.append((first.time_s, first.event_id, first.opinion.members, labels.index(row.label)))
     newest = sorted(found)[-_NEWEST:]
     if len(newest) < _MIN_OPINIONS:
-        return Mix(weight=_DEFAULT_WEIGHT, temperature=_DEFAULT_TEMPERATURE, opinions=0)
+        return otherwise
     head = np.array([members[0][place] for _, _, members, place in newest])
     tuned = {
-        temperature: np.array([_after(members[1], temperature)[place] for _, _, members, place in newest])
+        temperature: np.array([believed(members, temperature)[place] for _, _, members, place in newest])
         for temperature in _TEMPERATURES
     }
 
@@ -81,6 +87,19 @@ def choose_mix(rows: Sequence[Answered], label_maps: Mapping[str, Sequence[str]]
     return Mix(weight=weight, temperature=temperature, opinions=len(newest))
 
 
-def _after(probs: Sequence[float], temperature: float) -> FloatArray:
-    result: FloatArray = tempered(np.maximum(np.array([probs], np.float32), _SMALLEST), temperature)[0]
-    return result
+def believed(members: Sequence[Sequence[float]], temperature: float) -> FloatArray:
+    """What the fine-tuned member's probabilities are at a temperature: [labels].
+
+    On labels that it was never shown, which are the last ones, it says what the head says, at any temperature.
+
+    Args:
+        members: [2, labels]: the head's probabilities, and the fine-tuned member's at temperature 1.
+        temperature: divides the latter's log-probabilities on the labels that it knows.
+    """
+    head, probs = (np.array(member, np.float32) for member in members)
+    differ = np.flatnonzero(probs != head)
+    known = int(differ[-1]) + 1 if len(differ) else 0
+    if known:
+        floored = np.maximum(probs[None, :known], _SMALLEST)
+        probs[:known] = probs[:known].sum() * tempered(floored, temperature)[0]
+    return probs
