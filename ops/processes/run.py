@@ -41,6 +41,7 @@ _WATCH_S: Final = 0.1
 _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 10.0
 _SILENT_S: Final = 15.0
+_KEEP_ALIVE_S: Final = 75  # longer than clients and load balancers keep theirs, or questions meet a closed connection
 _DRAIN_S: Final = 15  # of open connections, before the gateway's own grace begins
 GRACE_S: Final = {"serve": 56.0, "train": 20.0, "ingest": 30.0}  # then a process ends itself by force
 _KILL_AFTER_S: Final = 2.0  # beyond its grace, the supervisor does
@@ -73,7 +74,12 @@ def run_serve(site: Site, lifeline: int | None) -> None:
         admin_port = stack.enter_context(_admin(site, settings.admin.serve_port, probes))
         listener = stack.enter_context(closing(_listen(settings.gateway.host, settings.gateway.port)))
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=_DRAIN_S
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_DRAIN_S,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="gateway")

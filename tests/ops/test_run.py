@@ -5,8 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -22,6 +24,7 @@ from tests.ops.children import REPOSITORY, gone, until
 from tests.ops.sites import make_site, open_site
 
 START_S = 90.0
+_JSON = {"Content-Type": "application/json"}
 
 
 @contextmanager
@@ -94,6 +97,20 @@ def test_serve_answers_probes_and_stops_on_sigterm_even_with_redis_down(tmp_path
         answer = httpx.post(f"http://127.0.0.1:{record.port}/v1/chat/completions", json={"model": "support"})
         assert answer.status_code == 501
         stop(process)
+
+
+def test_serve_does_not_hang_up_before_its_clients_do(tmp_path: Path) -> None:
+    settings = make_site(tmp_path / "site")
+    with (
+        running(settings, "serve") as process,
+        closing(HTTPConnection("127.0.0.1", found(settings, "serve").port or 0)) as connection,
+    ):
+        for pause_s in (0.0, 6.0):  # httpx lets a connection rest for 5 s, and then takes another
+            time.sleep(pause_s)
+            connection.request("POST", "/v1/chat/completions", body=b'{"model": "support"}', headers=_JSON)
+            answer = connection.getresponse()
+            assert (answer.status, bool(answer.read())) == (501, True)
+        stop(process)  # also while a client rests
 
 
 def test_a_port_that_is_taken_ends_serve_with_4(tmp_path: Path) -> None:
