@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from store.buffer.item import FirstOpinion
 from store.event import StudentOpinion
 from store.student.tuned import spread
 from trainer.learn.mix import Mix, believed, choose_mix
-
-Floats = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 MAPS = {"v1": ["a", "b"], "v2": ["a", "c"], "v3": ["a", "c", "b"]}
 DEFAULT = Mix(weight=0.5, temperature=2.0, opinions=0)
@@ -46,47 +42,10 @@ def test_the_member_that_foresaw_the_labels_weighs_more() -> None:
     assert choose_mix(opinions(60, 0.5, 0.5), MAPS) == Mix(weight=0.5, temperature=2.0, opinions=60)
 
 
-@pytest.mark.parametrize(("wrong", "temperature"), [(0, 1.0), (1, 1.4), (20, 2.0), (60, 4.0)])
+@pytest.mark.parametrize(("wrong", "temperature"), [(1, 1.0), (20, 2.0), (40, 2.8), (60, 4.0)])
 def test_a_member_is_believed_as_far_as_it_was_right(wrong: int, temperature: float) -> None:
     found = choose_mix(opinions(200, 0.2, 0.99, wrong=wrong), MAPS)
     assert found == Mix(weight=0.8, temperature=temperature, opinions=200)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_timid_head_is_no_reason_to_follow_a_rash_member(seed: int) -> None:
-    """Both know as much; log loss alone would take the rash one, sharp as it is, to make the whole less timid."""
-    answers, head, tuned = two_members(200, seed)
-    found = choose_mix(rows_of(answers, head, tuned), {"v1": ["0", "1", "2", "3", "4"]})
-    fresh = two_members(1000, seed + 100)
-    best = max(of_the_surest(*fresh, weight, temperature) for weight in (0.33, 0.5, 0.67) for temperature in (1.0, 2.0))
-    assert of_the_surest(*fresh, found.weight, found.temperature) > best - 0.05
-
-
-def two_members(n: int, seed: int) -> tuple[IntArray, Floats, Floats]:
-    """Answers among five labels, and what a timid head and a rash member say: equally informed, of different noise."""
-    rng = np.random.default_rng(seed)
-    answers = rng.integers(0, 5, n)
-    seen = [1.5 * np.eye(5)[answers] + rng.normal(size=(n, 5)) for _ in range(2)]
-    head, tuned = (np.exp(scale * each) for scale, each in zip((0.4, 2.0), seen, strict=True))
-    return answers, head / head.sum(axis=1, keepdims=True), tuned / tuned.sum(axis=1, keepdims=True)
-
-
-def of_the_surest(answers: IntArray, head: Floats, tuned: Floats, weight: float, temperature: float) -> float:
-    """Which share of the 70 % that a mix is surest of it has right."""
-    after = np.array([believed(members, temperature) for members in zip(head, tuned, strict=True)])
-    mixed = (1.0 - weight) * head + weight * after
-    second, first = np.sort(mixed, axis=1)[:, -2:].T
-    surest = np.argsort(second - first)[: int(0.7 * len(answers))]
-    return float((mixed.argmax(axis=1)[surest] == answers[surest]).mean())
-
-
-def rows_of(answers: IntArray, head: Floats, tuned: Floats) -> list[Row]:
-    rows = []
-    for i, answer in enumerate(answers):
-        members = [head[i].round(6).tolist(), tuned[i].round(6).tolist()]
-        said = StudentOpinion(version="v1", output="0", confidence=0.5, members=members)
-        rows.append(Row(label=str(answer), first_opinion=FirstOpinion(time_s=float(i), event_id=f"{i}", opinion=said)))
-    return rows
 
 
 def test_too_few_or_unreadable_opinions_leave_the_defaults() -> None:

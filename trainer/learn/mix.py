@@ -6,7 +6,6 @@ from itertools import product
 from typing import Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from store.buffer.item import FirstOpinion
 from store.student.encoder import FloatArray
@@ -18,7 +17,6 @@ _WEIGHT_PULL: Final = 0.02  # nats for each unit away from the default
 _TEMPERATURES: Final = (1.0, 1.4, 2.0, 2.8, 4.0)
 _DEFAULT_TEMPERATURE: Final = 2.0  # what it was taught, it is too sure of (Guo et al. 2017)
 _TEMPERATURE_PULL: Final = 0.01  # nats for each doubling
-_SHARPNESS: Final = (0.7, 1.0, 1.4, 2.0, 2.8)  # of the whole mixture, whose own temperature is fitted elsewhere
 _NEWEST: Final = 200  # opinions that are looked at
 _MIN_OPINIONS: Final = 60
 _SMALLEST: Final = 1e-7  # stands for what was nought when an opinion was kept to six places
@@ -52,10 +50,9 @@ DEFAULT_MIX: Final = Mix(weight=_DEFAULT_WEIGHT, temperature=_DEFAULT_TEMPERATUR
 def choose_mix(
     rows: Sequence[Answered], label_maps: Mapping[str, Sequence[str]], *, otherwise: Mix = DEFAULT_MIX
 ) -> Mix:
-    """The mix with the lowest log loss on the newest opinions from before the label was seen, however sharp as a whole.
+    """The mix with the lowest log loss on the newest opinions from before the label was seen.
 
-    Log loss alone would sharpen the fine-tuned member to make up for an unsure head, and sort sure from unsure worse:
-    each mix is given the power that suits it best. It is pulled slightly towards half the weight at a temperature of 2.
+    It is pulled slightly towards half the weight at a temperature of 2.
 
     Args:
         rows: with their opinions, in any order.
@@ -73,10 +70,9 @@ def choose_mix(
     newest = sorted(found)[-_NEWEST:]
     if len(newest) < _MIN_OPINIONS:
         return otherwise
-    places = [place for *_, place in newest]
-    head = _table([members[0] for _, _, members, _ in newest])
+    head = np.array([members[0][place] for _, _, members, place in newest])
     tuned = {
-        temperature: _table([believed(members, temperature) for _, _, members, _ in newest])
+        temperature: np.array([believed(members, temperature)[place] for _, _, members, place in newest])
         for temperature in _TEMPERATURES
     }
 
@@ -85,24 +81,10 @@ def choose_mix(
         mixed = (1.0 - weight) * head + weight * tuned[temperature]
         pull = _WEIGHT_PULL * abs(weight - _DEFAULT_WEIGHT)
         pull += _TEMPERATURE_PULL * abs(float(np.log2(temperature / _DEFAULT_TEMPERATURE)))
-        return min(_log_loss(mixed**power, places) for power in _SHARPNESS) + pull
+        return float(-np.log(np.clip(mixed, 1e-9, 1.0)).mean()) + pull
 
     weight, temperature = min(product(_WEIGHTS, _TEMPERATURES), key=loss)
     return Mix(weight=weight, temperature=temperature, opinions=len(newest))
-
-
-def _table(rows: Sequence[Sequence[float] | FloatArray]) -> NDArray[np.float64]:
-    """[rows, the most labels there are]; a version that knew fewer gave the others nothing."""
-    table = np.zeros((len(rows), max(len(row) for row in rows)))
-    for i, row in enumerate(rows):
-        table[i, : len(row)] = row
-    return table
-
-
-def _log_loss(scores: NDArray[np.float64], places: Sequence[int]) -> float:
-    """In nats, of scores that need not sum to 1."""
-    probs = scores[np.arange(len(places)), places] / scores.sum(axis=1)
-    return float(-np.log(np.clip(probs, 1e-9, 1.0)).mean())
 
 
 def believed(members: Sequence[Sequence[float]], temperature: float) -> FloatArray:
