@@ -10,7 +10,6 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 import torch
 
-from store.buffer.item import FirstOpinion
 from store.errors import UnderstudyError
 from store.student.encoder import FloatArray
 from store.student.head import Head
@@ -21,7 +20,7 @@ from trainer.learn.features import BaseEncoder
 from trainer.learn.fine_tune import FineTuneSettings
 from trainer.learn.fine_tune import fine_tune as train_member
 from trainer.learn.head import choose_scale, fit_head
-from trainer.learn.mix import DEFAULT_MIX, Mix, choose_mix
+from trainer.learn.mix import DEFAULT_MIX, Answered, Mix, choose_mix
 from trainer.learn.probe import Probe, probe
 
 FineTuneMode = Literal["none", "fresh", "warm"]
@@ -34,16 +33,12 @@ class NotEnoughLabelsError(UnderstudyError):
     """Fewer than two labels have enough training items. Wait for more: there is nothing to tell apart yet."""
 
 
-class TrainingRow(Protocol):
+class TrainingRow(Answered, Protocol):
     """What a fit needs to know of one row of a snapshot."""
 
     @property
     def text(self) -> str:
         """The redacted question."""
-
-    @property
-    def label(self) -> str:
-        """The teacher's answer."""
 
     @property
     def soft(self) -> Mapping[str, float] | None:
@@ -56,10 +51,6 @@ class TrainingRow(Protocol):
     @property
     def split(self) -> str:
         """Rows that are not `train` are not fitted to."""
-
-    @property
-    def first_opinion(self) -> FirstOpinion | None:
-        """What a student said before it saw the label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

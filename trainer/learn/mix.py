@@ -41,7 +41,7 @@ class Mix:
 
     weight: float  # its share; the head has the rest
     temperature: float
-    opinions: int  # that it was chosen by; 0: the defaults
+    opinions: int  # that it was chosen by; 0: there were too few
 
 
 DEFAULT_MIX: Final = Mix(weight=_DEFAULT_WEIGHT, temperature=_DEFAULT_TEMPERATURE, opinions=0)
