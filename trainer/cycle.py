@@ -105,7 +105,6 @@ def _manifest(work: CycleWork, made: Attempt, folder: Path) -> Manifest:
         labels=parts.labels,
         preprocessing=parts.preprocessing,
         member_weights=parts.member_weights,
-        member_temperatures=parts.member_temperatures,
         training=parts.training,
         snapshot=made.frozen.snapshot.record,
         verdict=made.verdict,
@@ -134,10 +133,9 @@ def _lineage(work: CycleWork, registry: Registry, versions: Versions) -> Lineage
 
 
 def _label_maps(versions: Versions, frozen: Frozen) -> dict[str, Sequence[str]]:
-    """The label maps of the versions whose opinions are on record; those of earlier releases were tempered already."""
+    """The label maps of the versions whose opinions are on record."""
     opinions = {row.first_opinion.opinion.version for row in frozen.snapshot.rows if row.first_opinion is not None}
-    manifests = {version: versions.manifest(version) for version in opinions & set(versions.list())}
-    return {version: manifest.labels for version, manifest in manifests.items() if manifest.member_temperatures}
+    return {version: versions.manifest(version).labels for version in opinions & set(versions.list())}
 
 
 def _rival(opened: OpenVersion, work: CycleWork) -> Rival:

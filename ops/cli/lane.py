@@ -296,10 +296,7 @@ def _version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[st
         "parent": manifest.parent,
         "encoder": f"{manifest.base.name}, {manifest.served_parameters:,} parameters served",
         "labels": len(manifest.labels),
-        "members": ", ".join(
-            f"{weight:.2f} at temperature {temperature:g}"
-            for weight, temperature in zip(manifest.member_weights, manifest.temperatures, strict=False)
-        ),
+        "member weights": " and ".join(f"{weight:.2f}" for weight in manifest.member_weights),
         "snapshot": f"{snapshot.train} train, {snapshot.calibrate} calibrate, {snapshot.judge} judge rows"
         if snapshot
         else None,

@@ -84,7 +84,6 @@ def plant(site: Site, seed: int) -> str:
             labels=parts.labels,
             preprocessing=parts.preprocessing,
             member_weights=parts.member_weights,
-            member_temperatures=parts.member_temperatures,
             training=parts.training,
             snapshot=snapshot.record,
             verdict=None,

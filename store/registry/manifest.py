@@ -118,8 +118,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_versio
     served_parameters: int  # distinct parameters in service
     labels: list[str]  # the label map: index -> label
     preprocessing: Preprocessing
-    member_weights: list[float]  # of the frozen head and, where there is one, the fine-tuned encoder; they sum to 1
-    member_temperatures: list[float] = []  # each member's, before the mixture; none: all 1
+    member_weights: list[float]  # in the pool: of the frozen head and, where there is one, the fine-tuned encoder
     training: dict[str, Any]
     snapshot: SnapshotRecord | None  # None for a candidate that was made elsewhere
     verdict: Verdict | None  # None for a candidate that has not been judged
@@ -127,11 +126,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_versio
     topics: list[Topic]
     golden: list[Golden]
     files: dict[str, FileEntry]  # path inside the version -> hash; manifest and signature excepted
-
-    @property
-    def temperatures(self) -> list[float]:
-        """Of the members, also of those that were made before there were any."""
-        return self.member_temperatures or [1.0] * len(self.member_weights)
 
 
 def canonical_json(value: Any) -> bytes:

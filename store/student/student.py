@@ -14,7 +14,7 @@ from store.policy import Policy
 from store.registry.manifest import Golden, Manifest
 from store.student.encoder import ENCODER_FILES, Encoder, FloatArray, Precision, read_tensors, shared_encoder
 from store.student.head import Head
-from store.student.tuned import Tuned, mixture, spread
+from store.student.tuned import Tuned, pool, spread
 
 HEAD_NAME: Final = "head.safetensors"
 TUNED_NAME: Final = "tuned.safetensors"
@@ -37,7 +37,6 @@ GOLDEN_TEXTS: Final = (
     "The bridge was closed because the river had risen, so we walked back to the village and waited until evening.",
 )
 _SMALLEST_PROBABILITY: Final = 1e-12
-_WEIGHT_SUM_TOLERANCE: Final = 1e-6
 
 
 class Opened(Protocol):
@@ -55,8 +54,8 @@ class Opened(Protocol):
 class Predictions:
     """What the student says to n texts, in their order."""
 
-    members: FloatArray  # [members, n, labels]: the head's, then the fine-tuned encoder's; no temperature
-    probs: FloatArray  # [n, labels]: the mixture of the members at their temperatures, at the policy's temperature
+    members: FloatArray  # [members, n, labels]: the head's, then the fine-tuned encoder's
+    probs: FloatArray  # [n, labels]: the members, pooled, at the policy's temperature
     novelty: FloatArray  # [n]: 1 - cosine to the nearest reference vector
 
 
@@ -69,7 +68,6 @@ class Student:
     head: Head
     tuned: Tuned | None
     member_weights: tuple[float, ...]
-    member_temperatures: tuple[float, ...]
     reference: Tensor  # [references, hidden], each of length 1
     policy: Policy | None
     training: Mapping[str, Any]  # the manifest's record of how it was made
@@ -103,7 +101,6 @@ class Student:
             head=Head.of(tensors, labels=labels, feature_size=encoder.feature_size),
             tuned=tuned,
             member_weights=tuple(manifest.member_weights),
-            member_temperatures=tuple(manifest.temperatures),
             reference=_reference(read_tensors(REFERENCE_NAME, opened.read(REFERENCE_NAME)), encoder.hidden_size),
             policy=manifest.policy,
             training=manifest.training,
@@ -118,11 +115,14 @@ class Student:
 
     @property
     def golden_tolerance(self) -> float:
-        """The largest deviation from the golden outputs that rounding explains; temperatures below 1 sharpen it."""
+        """The largest deviation from the golden outputs that rounding explains.
+
+        Weights that sum to more than 1 sharpen it, and so does a temperature below 1.
+        """
         same = self.training.get(PRECISION_KEY) == self.encoder.precision
-        sharpness = min(1.0, *self.member_temperatures)
-        sharpness *= min(1.0, self.policy.temperature) if self.policy is not None else 1.0
-        return (GOLDEN_TOLERANCE_SAME if same else GOLDEN_TOLERANCE_MIXED) / sharpness
+        sharpness = max(1.0, sum(self.member_weights))
+        sharpness /= min(1.0, self.policy.temperature) if self.policy is not None else 1.0
+        return (GOLDEN_TOLERANCE_SAME if same else GOLDEN_TOLERANCE_MIXED) * sharpness
 
     def predict(self, texts: Sequence[str]) -> Predictions:
         """Answer texts that were redacted before. Rows do not influence one another, up to rounding."""
@@ -140,7 +140,7 @@ class Student:
         members = [self.head.probs(features)]
         if tuned_logits is not None:
             members.append(spread(tuned_logits, members[0]))
-        probs = mixture(self._believed(members, tuned_logits), self.member_weights)
+        probs = pool(members, self.member_weights)
         if self.policy is not None:
             probs = tempered(probs, self.policy.temperature)
         return Predictions(members=np.stack(members), probs=probs, novelty=self._novelty(features))
@@ -168,13 +168,6 @@ class Student:
         deviation = np.abs(probs - np.asarray([golden.probs for golden in self.golden])).max(initial=0.0)
         return float(deviation) if np.isfinite(deviation) else float("inf")
 
-    def _believed(self, members: Sequence[FloatArray], tuned_logits: FloatArray | None) -> list[FloatArray]:
-        """The members at their temperatures: [n, labels] each. Labels that the tuned one never saw stay the head's."""
-        head = tempered(members[0], self.member_temperatures[0])
-        if tuned_logits is None:
-            return [head]
-        return [head, spread(tuned_logits / np.float32(self.member_temperatures[1]), members[0])]
-
     def _novelty(self, features: FloatArray) -> FloatArray:
         pooled = torch.from_numpy(features[:, -self.encoder.hidden_size :])
         nearest = (pooled @ self.reference.T).max(dim=1).values if len(features) else pooled.new_empty(0)
@@ -195,7 +188,7 @@ def _check(manifest: Manifest) -> None:
         message = f"this release serves classify, not {manifest.task}"
         raise SwapRefusedError(message)
     needed = [*(ENCODER_FOLDER + name for name in ENCODER_FILES), HEAD_NAME, REFERENCE_NAME]
-    weights, temperatures, labels = manifest.member_weights, manifest.member_temperatures, manifest.labels
+    weights, labels = manifest.member_weights, manifest.labels
     members = 2 if TUNED_NAME in manifest.files else 1
     problems = {
         f"it lacks {', '.join(name for name in needed if name not in manifest.files)}": any(
@@ -205,10 +198,8 @@ def _check(manifest: Manifest) -> None:
         or len(set(labels)) != len(labels)
         or not all(labels),
         f"its member weights {weights} do not fit {members} members": len(weights) != members
-        or not all(0.0 <= weight <= 1.0 for weight in weights)
-        or abs(sum(weights) - 1.0) > _WEIGHT_SUM_TOLERANCE,
-        f"its member temperatures {temperatures} do not fit {members} members": len(temperatures) not in {0, members}
-        or not all(0.0 < temperature < float("inf") for temperature in temperatures),
+        or not all(0.0 <= weight < float("inf") for weight in weights)
+        or not any(weights),
         "its golden outputs do not fit its labels": not manifest.golden
         or any(len(golden.probs) != len(labels) for golden in manifest.golden),
         "its temperature is not above 0": manifest.policy is not None

@@ -10,6 +10,8 @@ from torch import Tensor
 from store.errors import CorruptVersionError
 from store.student.encoder import Encoder, FloatArray, TokenIds
 
+SMALLEST_PROBABILITY: Final = 1e-6  # that a member has, where members are pooled
+
 _WEIGHT: Final = "classifier.weight"
 _BIAS: Final = "classifier.bias"
 _ENCODER: Final = "encoder/"
@@ -93,6 +95,17 @@ def spread(logits: FloatArray, elders: FloatArray) -> FloatArray:
     return result
 
 
-def mixture(members: Sequence[FloatArray], weights: Sequence[float]) -> FloatArray:
-    """The members' weighted mean: [n, labels]."""
-    return np.tensordot(np.asarray(weights, dtype=np.float32), np.stack(members), axes=1).astype(np.float32)
+def pool(members: Sequence[FloatArray], weights: Sequence[float]) -> FloatArray:
+    """The members' logarithmic opinion pool: [n, labels], in proportion to the product of what each says to its weight.
+
+    Weights need not sum to 1 (Genest and Zidek 1986). No member has a veto: a probability is at least 1e-6, which is
+    also what opinions are kept to.
+
+    Args:
+        members: [n, labels] each.
+        weights: one a member, at least 0.
+    """
+    logprobs = np.log(np.maximum(np.stack(members), SMALLEST_PROBABILITY))
+    pooled = np.tensordot(np.asarray(weights, dtype=np.float32), logprobs, axes=1)
+    result: FloatArray = torch.softmax(torch.from_numpy(pooled.astype(np.float32)), dim=-1).numpy()
+    return result

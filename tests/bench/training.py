@@ -1,13 +1,14 @@
 """Speed of our fine-tuning beside `transformers.Trainer`: `python -m tests.bench.training [--json]`.
 
 Both train the same encoder on the same rows with the same number of threads, in turns, and are judged on the same
-held-out rows: cross-entropy against the teacher's labels. The Trainer has its defaults (fp32, batches of 8, rate 5e-5,
-every parameter) and our number of epochs. Prints one JSON object as its last line; without --json, progress before it:
+held-out rows: cross-entropy against the teacher's labels, each side at a temperature, as versions serve. The Trainer
+has its defaults (fp32, batches of 8, rate 5e-5, every parameter) and our number of epochs. Prints one JSON object as
+its last line; without --json, progress before it:
 
 - ours, trainer: as configured, at the same number of epochs; medians over the repeats. Seconds count everything from
   texts to a trained network, ours with the embedding and the probe it starts from; reading weights from disk does not;
-- held_out_loss: ours at the temperature that a first version serves with, the Trainer's as it is;
-- calibrated_loss: with one temperature, fitted on every third held-out row and scored on the others, as in a version;
+- held_out_loss: the temperature is fitted on every third held-out row, the loss is that of the others;
+- raw_loss: of all of them, with none;
 - equal_loss: more epochs lower one side's loss and, where it overfits, raise the other's. So each side is also given
   the fewest epochs that come within 2 % of the Trainer's loss, always as a whole run with a schedule of that length:
   ours tried upwards from one, the Trainer's downwards from as configured. Where we do not come so near, our lowest is
@@ -38,7 +39,7 @@ import transformers
 
 from store.student.encoder import resolve_device, resolve_precision
 from store.student.tuned import Tuned
-from tests.bench.training_sides import Rows, Run, Task, log_loss, our_run, served_logits, timed, trainer_run
+from tests.bench.training_sides import Rows, Run, Task, log_loss, our_run, timed, trainer_run
 from trainer.learn.features import MINILM, BaseEncoder
 from trainer.learn.fine_tune import FineTuneSettings
 
@@ -162,7 +163,7 @@ def _compared(ours: list[Run], trainer: list[Run]) -> dict[str, Any]:
         "rows_per_s_ratio": _ratio(ours, trainer, lambda run: run.rate),
         "rows_per_cpu_s_ratio": _ratio(ours, trainer, lambda run: run.cpu_rate),
         "held_out_loss_ratio": _ratio(ours, trainer, lambda run: run.loss),
-        "calibrated_loss_ratio": _ratio(ours, trainer, lambda run: run.calibrated_loss),
+        "raw_loss_ratio": _ratio(ours, trainer, lambda run: run.raw_loss),
     }
 
 
@@ -181,7 +182,7 @@ def _summary(runs: list[Run]) -> dict[str, Any]:
         "rows_per_s": middle(lambda run: run.rate),
         "rows_per_cpu_s": middle(lambda run: run.cpu_rate),
         "held_out_loss": middle(lambda run: run.loss),
-        "calibrated_loss": middle(lambda run: run.calibrated_loss),
+        "raw_loss": middle(lambda run: run.raw_loss),
         "held_out_agreement": middle(lambda run: run.agreement),
         "seconds_each": [round(run.seconds, 2) for run in runs],
     }
@@ -196,11 +197,11 @@ def _agreement(task: Task, member: Tuned | None) -> dict[str, Any]:
         longest = task.base.encoder.max_tokens
         base = BaseEncoder.open(task.base.directory, precision=precision, max_tokens=longest)
         twin = Tuned(base.encoder, changed=member.changed, weight=member.weight, bias=member.bias)
-        logits[precision] = served_logits(twin, replace(task, base=base))
+        logits[precision] = twin.logits(base.encoder.tokenise(task.held_out.texts))
     same = logits["bf16"].argmax(axis=1) == logits["fp32"].argmax(axis=1)
     return {
         "equal_top_answers": round(float(same.mean()), 4),
-        "held_out_loss": {name: round(log_loss(values, task.held_out.answers), 4) for name, values in logits.items()},
+        "raw_loss": {name: round(log_loss(values, task.held_out.answers), 4) for name, values in logits.items()},
     }
 
 

@@ -25,7 +25,6 @@ from store.student.tuned import Tuned
 from trainer.judge.calibrate import fit_temperature
 from trainer.learn.features import BaseEncoder
 from trainer.learn.fine_tune import FineTuneSettings, fine_tune
-from trainer.learn.mix import DEFAULT_MIX
 from trainer.learn.probe import probe
 
 _BATCH_ROWS: Final = 32  # of the Trainer's network when it is judged
@@ -64,8 +63,8 @@ class Run:
     seconds: float
     cpu_seconds: float
     rows_seen: int  # training rows times epochs
-    loss: float
-    calibrated_loss: float
+    loss: float  # on held-out rows, at a temperature
+    raw_loss: float  # at none
     agreement: float  # share of held-out rows answered as the teacher did
     member: Tuned | None = None  # our network
 
@@ -96,13 +95,8 @@ def our_run(task: Task, epochs: int, seed: int) -> Run:
             settings=replace(FineTuneSettings(), epochs=epochs),
             seed=seed,
         )
-    return replace(_judged(served_logits(member, task), task, epochs, clock), member=member)
-
-
-def served_logits(member: Tuned, task: Task) -> FloatArray:
-    """The member's part in a version of which no opinion has been heard yet: [n, labels], of the held-out rows."""
-    logits = member.logits(task.base.encoder.tokenise(task.held_out.texts))
-    return logits / np.float32(DEFAULT_MIX.temperature)
+    logits = member.logits(encoder.tokenise(task.held_out.texts))
+    return replace(_judged(logits, task, epochs, clock), member=member)
 
 
 def trainer_run(task: Task, epochs: int, seed: int) -> Run:
@@ -180,7 +174,7 @@ def _trainer_logits(network: Any, tokenizer: Any, texts: list[str], longest: int
 
 
 def _judged(logits: FloatArray, task: Task, epochs: int, clock: Clock) -> Run:
-    """A run with its scores on the held-out rows, [n, labels]; every third of them sets the temperature."""
+    """A run with its scores on the held-out rows, [n, labels]; every third of them sets the temperature of its loss."""
     answers = task.held_out.answers
     probs = torch.softmax(torch.from_numpy(logits), dim=-1).numpy()
     fitted = np.arange(len(answers)) % _TEMPERATURE_EVERY == 0
@@ -190,7 +184,7 @@ def _judged(logits: FloatArray, task: Task, epochs: int, clock: Clock) -> Run:
         seconds=clock.wall_s,
         cpu_seconds=clock.cpu_s,
         rows_seen=len(task.train.texts) * epochs,
-        loss=log_loss(logits, answers),
-        calibrated_loss=log_loss((logits[~fitted] / temperature).astype(np.float32), answers[~fitted]),
+        raw_loss=log_loss(logits, answers),
+        loss=log_loss((logits[~fitted] / temperature).astype(np.float32), answers[~fitted]),
         agreement=float((logits.argmax(axis=1) == answers).mean()),
     )

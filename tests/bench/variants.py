@@ -1,6 +1,6 @@
 """Learners to compare with: the service's own, with one part taken out or replaced. Only benchmarks do this."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -75,6 +75,14 @@ def _misled(train: Callable[..., Any]) -> Callable[..., Any]:
     return with_labels_dealt_anew
 
 
+def _averaged(members: Sequence[NDArray[np.float32]], _weights: Sequence[float]) -> NDArray[np.float32]:
+    """A linear opinion pool."""
+    from store.student.student import tempered  # noqa: PLC0415 - torch, late
+
+    head, *tuned = members
+    return (head + tempered(tuned[0], 2.0)) / np.float32(2.0) if tuned else head
+
+
 def _logistic_head(
     features: NDArray[np.float32],
     targets: NDArray[np.float32],
@@ -134,23 +142,23 @@ def ablations() -> Mapping[str, Variant]:
     """The learner without each of its parts."""
     from trainer.learn.fine_tune import fine_tune  # noqa: PLC0415 - torch, late
     from trainer.learn.fit import fit  # noqa: PLC0415 - as above
-    from trainer.learn.mix import Mix  # noqa: PLC0415 - as above
+    from trainer.learn.mix import DEFAULT_MIX  # noqa: PLC0415 - as above
 
-    equally = {"trainer.learn.mix:_WEIGHTS": (0.5,)}
-    one = {
-        "trainer.learn.mix:_TEMPERATURES": (1.0,),
-        "trainer.learn.fit:DEFAULT_MIX": Mix(weight=0.5, temperature=1.0, opinions=0),
-    }
+    always = {"trainer.learn.fit:choose_mix": lambda _rows, _label_maps: DEFAULT_MIX}
     misled = {"trainer.learn.fit:train_member": _misled(fine_tune)}
     return {
         "the head alone, no fine-tuning": Variant(what="no slow member", ask=_head_alone),
         "fine-tuning from the base each time": Variant(
             what="no warm start", parts={"trainer.attempt:fit": _fresh(fit)}
         ),
-        "members always weighed equally": Variant(what="no weight from opinions before the label", parts=equally),
+        "members always weighed as at first": Variant(what="no weights from opinions before the label", parts=always),
+        "members averaged, not pooled": Variant(
+            what="an arithmetic mean, half each, the fine-tuned member at temperature 2",
+            parts={"store.student.student:pool": _averaged, **always},
+        ),
         "the fine-tuned member misled": Variant(what="fine-tuning on labels dealt out anew", parts=misled),
-        "the fine-tuned member misled, members weighed equally": Variant(
-            what="as above, and nothing takes its weight from it", parts={**misled, **equally}
+        "the fine-tuned member misled, members weighed as at first": Variant(
+            what="as above, and nothing takes its weight from it", parts={**misled, **always}
         ),
         "logistic regression as the head": Variant(
             what="no discriminants", parts={"trainer.learn.fit:fit_head": _logistic_head}
@@ -158,7 +166,6 @@ def ablations() -> Mapping[str, Variant]:
         "the head's scale left at 1": Variant(
             what="no scale fitted out of fold", parts={"trainer.learn.fit:choose_scale": _scale_of_one}
         ),
-        "the fine-tuned member's temperature left at 1": Variant(what="as sure as it was trained to be", parts=one),
         "constant pace": Variant(
             what="r instead of r^.65",
             parts={"store.policy:PACE_EXPONENT": 1.0},

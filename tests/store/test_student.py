@@ -28,7 +28,7 @@ from store.registry.manifest import BaseModel, FileEntry, Golden, Manifest, Prep
 from store.student.encoder import ENCODER_FILES, Encoder
 from store.student.head import Head
 from store.student.student import GOLDEN_TOLERANCE_MIXED, GOLDEN_TOLERANCE_SAME, Student, tempered
-from store.student.tuned import Tuned
+from store.student.tuned import Tuned, pool
 from tests.tiny import WORDS, tiny_encoder
 
 LABELS = ("refund", "delivery", "login")
@@ -89,8 +89,7 @@ def student_on(encoder: Encoder, *, tuned_labels: int | None = 3, policy: Policy
         labels=LABELS,
         head=Head(weight=draw(3, size) * 3, bias=draw(3)),
         tuned=tuned,
-        member_weights=(1.0,) if tuned is None else (0.25, 0.75),
-        member_temperatures=(1.0,) if tuned is None else (1.0, 2.0),
+        member_weights=(1.0,) if tuned is None else (0.5, 0.25),
         reference=torch.nn.functional.normalize(draw(5, hidden), dim=-1),
         policy=policy,
         training={"precision": encoder.precision},
@@ -119,7 +118,6 @@ def version_of(student: Student, base: Path, **fields: object) -> FakeVersion:
         labels=list(student.labels),
         preprocessing=Preprocessing(redacted=True, max_tokens=student.encoder.max_tokens),
         member_weights=list(student.member_weights),
-        member_temperatures=list(student.member_temperatures),
         training=dict(student.training),
         snapshot=None,
         verdict=None,
@@ -187,19 +185,23 @@ def test_an_encoder_with_fewer_layers_uses_those_it_has(tmp_path: Path) -> None:
     np.testing.assert_allclose(student_on(shallow, tuned_labels=None).predict(TEXTS).probs.sum(axis=1), 1.0, atol=1e-5)
 
 
-def test_probabilities_are_the_weighted_mixture_of_members_as_far_as_believed(encoder: Encoder) -> None:
+def test_probabilities_are_the_members_pooled_at_the_policys_temperature(encoder: Encoder) -> None:
     student = student_on(encoder, policy=policy(2.0))
     answer = student.predict(TEXTS)
-    believed = answer.members[1] ** 0.5 / (answer.members[1] ** 0.5).sum(axis=1, keepdims=True)
-    mixed = 0.25 * answer.members[0] + 0.75 * believed
-    softened = mixed**0.5 / (mixed**0.5).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(answer.probs, softened, atol=1e-5)
+    product = (answer.members[0] ** 0.5 * answer.members[1] ** 0.25) ** 0.5
+    np.testing.assert_allclose(answer.probs, product / product.sum(axis=1, keepdims=True), atol=1e-5)
     np.testing.assert_allclose(answer.members.sum(axis=2), 1.0, atol=1e-5)
 
 
-def test_members_of_an_earlier_release_are_believed_as_they_are(version: FakeVersion) -> None:
-    answer = load(version.saying(member_temperatures=[])).predict(TEXTS)
-    np.testing.assert_allclose(answer.probs, 0.25 * answer.members[0] + 0.75 * answer.members[1], atol=1e-5)
+def test_a_member_alone_with_all_the_weight_is_served_as_it_is() -> None:
+    probs = np.random.default_rng(0).dirichlet(np.ones(4), size=20).astype(np.float32)
+    np.testing.assert_allclose(pool([probs], [1.0]), probs, atol=1e-6)
+    np.testing.assert_allclose(pool([probs, probs[::-1]], [0.0, 1.0]), probs[::-1], atol=1e-6)
+
+
+def test_no_member_has_a_veto() -> None:
+    sure, doubting = np.array([[1.0, 0.0]], np.float32), np.array([[0.1, 0.9]], np.float32)
+    assert pool([sure, doubting], [0.1, 1.0])[0] == pytest.approx([0.307, 0.693], abs=1e-3)
 
 
 @given(temperature=st.floats(0.2, 5.0), seed=st.integers(0, 999))
@@ -233,10 +235,8 @@ def test_a_tuned_member_leaves_later_labels_to_the_head(encoder: Encoder) -> Non
     head, tuned = student.predict(TEXTS).members
     np.testing.assert_allclose(tuned[:, 2], head[:, 2], atol=1e-6)
     np.testing.assert_allclose(tuned.sum(axis=1), 1.0, atol=1e-5)
-    for temperature in (1.0, 4.0):
-        believed = replace(student, member_weights=(0.0, 1.0), member_temperatures=(1.0, temperature)).predict(TEXTS)
-        np.testing.assert_allclose(believed.probs[:, 2], head[:, 2], atol=1e-6)
-        np.testing.assert_allclose(believed.members[1], tuned, atol=1e-6)
+    alone = replace(student, member_weights=(0.0, 1.0)).predict(TEXTS)
+    np.testing.assert_allclose(alone.probs[:, 2], head[:, 2], atol=1e-5)
 
 
 def test_no_text_at_all_is_an_answer_of_no_rows(encoder: Encoder) -> None:
@@ -341,12 +341,12 @@ def test_golden_outputs_notice_another_student(version: FakeVersion) -> None:
 
 
 @pytest.mark.parametrize(("temperature", "times"), [(0.5, 2.0), (1.0, 1.0), (3.0, 1.0)])
-def test_a_temperature_below_one_is_allowed_the_rounding_that_it_sharpens(
+def test_the_rounding_that_weights_or_a_temperature_sharpen_is_allowed(
     version: FakeVersion, temperature: float, times: float
 ) -> None:
     student = load(version)
     assert student.with_policy(policy(temperature)).golden_tolerance == pytest.approx(times * GOLDEN_TOLERANCE_SAME)
-    sharpened = replace(student, member_temperatures=(1.0, temperature))
+    sharpened = replace(student, member_weights=(0.5 / temperature, 0.5 / temperature))
     assert sharpened.golden_tolerance == pytest.approx(times * GOLDEN_TOLERANCE_SAME)
 
 
@@ -413,12 +413,10 @@ def test_a_configuration_with_fewer_layers_than_weights_is_refused(version: Fake
         {"labels": ["refund", "delivery", "delivery"]},
         {"labels": ["refund"]},
         {"member_weights": [1.0]},
-        {"member_weights": [0.5, 0.6]},
+        {"member_weights": [0.0, 0.0]},
         {"member_weights": [1.5, -0.5]},
+        {"member_weights": [float("inf"), 1.0]},
         {"member_weights": [float("nan"), 1.0]},
-        {"member_temperatures": [1.0]},
-        {"member_temperatures": [1.0, 0.0]},
-        {"member_temperatures": [1.0, float("nan")]},
         {"golden": []},
         {"policy": policy(0.0)},
         {"policy": policy(float("nan"))},

@@ -31,9 +31,7 @@ def side(losses: dict[int, float], tried: list[int] | None = None) -> Side:
         if tried is not None:
             tried.append(epochs)
         loss = losses[epochs]
-        return Run(
-            epochs=epochs, seconds=1.0, cpu_seconds=1.0, rows_seen=1, loss=loss, calibrated_loss=loss, agreement=0.5
-        )
+        return Run(epochs=epochs, seconds=1.0, cpu_seconds=1.0, rows_seen=1, loss=loss, raw_loss=loss, agreement=0.5)
 
     return train
 

@@ -101,6 +101,25 @@ def test_what_it_writes_again_as_it_was_stays(tmp_path: Path, encoder: Counting)
     assert encoder.asked == 0
 
 
+@pytest.mark.parametrize("reads", [0, 1])
+def test_a_shard_that_another_process_forgets_meanwhile_is_computed_again(
+    tmp_path: Path, encoder: Counting, monkeypatch: pytest.MonkeyPatch, reads: int
+) -> None:
+    expected = FeatureCache(tmp_path / "cache").features(encoder, IDS, TEXTS)
+    read = Path.read_bytes
+
+    def forgotten(path: Path) -> bytes:
+        data = read(path) if reads else b""
+        path.unlink()
+        return data or read(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", forgotten)
+        found = FeatureCache(tmp_path / "cache").features(encoder, IDS, TEXTS)
+    np.testing.assert_array_equal(found, expected)
+    assert encoder.asked == 60
+
+
 def test_no_items_have_no_features(tmp_path: Path, encoder: Counting) -> None:
     assert FeatureCache(tmp_path).features(encoder, [], []).shape == (0, encoder.feature_size)
 

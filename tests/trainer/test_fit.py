@@ -114,7 +114,6 @@ def opened(folder: Path, parts: ManifestParts, policy: Policy | None) -> FakeVer
         labels=parts.labels,
         preprocessing=parts.preprocessing,
         member_weights=parts.member_weights,
-        member_temperatures=parts.member_temperatures,
         training=parts.training,
         snapshot=None,
         verdict=None,
@@ -141,8 +140,7 @@ def test_a_written_draft_loads_as_the_student_that_was_judged(base: BaseEncoder,
     assert loaded.check_golden() < 1e-6
     assert loaded.served_parameters == parts.served_parameters
     assert parts.kind == "fine_tune"
-    assert parts.member_weights == [0.5, 0.5]
-    assert parts.member_temperatures == [1.0, 2.0]
+    assert parts.member_weights == [0.5, 0.25]
     assert parts.training["fine_tune"] == "fresh"
 
 

@@ -1,6 +1,9 @@
-"""What the fine-tuned member counts: chosen on opinions from before the label."""
+"""What the members weigh in the pool: chosen on opinions from before the label."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from math import log
 
 import numpy as np
 import pytest
@@ -9,11 +12,10 @@ from hypothesis import strategies as st
 
 from store.buffer.item import FirstOpinion
 from store.event import StudentOpinion
-from store.student.tuned import spread
-from trainer.learn.mix import Mix, believed, choose_mix
+from store.student.tuned import pool
+from trainer.learn.mix import DEFAULT_MIX, choose_mix
 
-MAPS = {"v1": ["a", "b"], "v2": ["a", "c"], "v3": ["a", "c", "b"]}
-DEFAULT = Mix(weight=0.5, temperature=2.0, opinions=0)
+MAPS = {"v1": ["a", "b"], "v2": ["a", "c"], "v3": ["a", "c", "b"], "wide": list("abcde")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,57 +26,91 @@ class Row:
     first_opinion: FirstOpinion
 
 
-def opinions(
-    n: int, head: float, tuned: float, *, wrong: int = 0, version: str = "v1", start_s: float = 0.0
-) -> list[Row]:
-    """Rows whose label got `head` and `tuned` from the two members; for the first `wrong` 1 - `tuned`."""
-    rows = []
-    for i in range(n):
-        sure = 1.0 - tuned if i < wrong else tuned
-        said = StudentOpinion(version=version, output="a", confidence=0.5, members=[[1 - head, head], [1 - sure, sure]])
-        rows.append(Row(label="b", first_opinion=FirstOpinion(time_s=start_s + i, event_id=f"{i}", opinion=said)))
-    return rows
+def row(members: Sequence[Sequence[float]], label: str, *, version: str = "v1", time_s: float = 0.0) -> Row:
+    said = StudentOpinion(version=version, output="a", confidence=0.5, members=[list(member) for member in members])
+    return Row(label=label, first_opinion=FirstOpinion(time_s=time_s, event_id=f"{time_s}", opinion=said))
+
+
+def opinions(n: int, head: float, tuned: float, *, version: str = "v1", start_s: float = 0.0) -> list[Row]:
+    """Rows whose label got `head` and `tuned` from the two members."""
+    members = [[1 - head, head], [1 - tuned, tuned]]
+    return [row(members, "b", version=version, time_s=start_s + i) for i in range(n)]
+
+
+def drawn(n: int, weights: tuple[float, float], seed: int) -> list[Row]:
+    """Rows whose members disagree at random and whose answers come from the pool at these weights."""
+    rng = np.random.default_rng(seed)
+    members = rng.dirichlet(np.full(5, 0.5), size=(2, n)).astype(np.float32).round(6)
+    probs = pool(list(members), weights).astype(float)
+    labels = [rng.choice(list("abcde"), p=each / each.sum()) for each in probs]
+    return [row(members[:, i].tolist(), labels[i], version="wide", time_s=i) for i in range(n)]
 
 
 def test_the_member_that_foresaw_the_labels_weighs_more() -> None:
-    assert choose_mix(opinions(60, 0.1, 0.9), MAPS) == Mix(weight=0.8, temperature=1.0, opinions=60)
-    assert choose_mix(opinions(60, 0.9, 0.01), MAPS).weight == 0.0
-    assert choose_mix(opinions(60, 0.5, 0.5), MAPS) == Mix(weight=0.5, temperature=2.0, opinions=60)
+    better, worse = choose_mix(opinions(200, 0.4, 0.8), MAPS), choose_mix(opinions(200, 0.8, 0.4), MAPS)
+    assert better.tuned > DEFAULT_MIX.tuned > worse.tuned
+    assert better.head < DEFAULT_MIX.head < worse.head
+    misled = choose_mix(opinions(200, 0.9, 0.01), MAPS)
+    assert misled.tuned == 0.0
 
 
-@pytest.mark.parametrize(("wrong", "temperature"), [(1, 1.0), (20, 2.0), (40, 2.8), (60, 4.0)])
-def test_a_member_is_believed_as_far_as_it_was_right(wrong: int, temperature: float) -> None:
-    found = choose_mix(opinions(200, 0.2, 0.99, wrong=wrong), MAPS)
-    assert found == Mix(weight=0.8, temperature=temperature, opinions=200)
+@pytest.mark.parametrize("weights", [(0.5, 0.25), (1.0, 0.3), (0.2, 0.8), (0.9, 0.0)])
+def test_the_weights_that_answers_were_drawn_with_are_found_again(weights: tuple[float, float]) -> None:
+    found = [choose_mix(drawn(200, weights, seed), MAPS) for seed in range(10)]
+    assert np.mean([mix.head for mix in found]) == pytest.approx(weights[0], abs=0.12)
+    assert np.mean([mix.tuned for mix in found]) == pytest.approx(weights[1], abs=0.12)
 
 
-def test_too_few_or_unreadable_opinions_leave_the_defaults() -> None:
-    assert choose_mix(opinions(59, 0.1, 0.9), MAPS) == DEFAULT
+@given(seed=st.integers(0, 999), n=st.integers(1, 40))
+def test_no_other_weights_are_more_likely(seed: int, n: int) -> None:
+    rows = drawn(n, (0.7, 0.7), seed)
+
+    def loss(head: float, tuned: float) -> float:
+        said = 0.0
+        for each in rows:
+            members = [np.array([member], np.float32) for member in each.first_opinion.opinion.members]
+            said += log(pool(members, (head, tuned))[0, "abcde".index(each.label)])
+        return -said + ((head - 0.5) ** 2 + (tuned - 0.25) ** 2) / (2 * 0.2**2)
+
+    found = choose_mix(rows, MAPS)
+    for head, tuned in product((-0.05, 0.0, 0.05), repeat=2):
+        beside = max(0.0, found.head + head), max(0.0, found.tuned + tuned)
+        assert loss(found.head, found.tuned) <= loss(*beside) + 1e-3
+
+
+def test_few_opinions_move_the_weights_little() -> None:
+    moved = [abs(choose_mix(opinions(n, 0.4, 0.8), MAPS).tuned - DEFAULT_MIX.tuned) for n in (1, 10, 100)]
+    assert 0.0 < moved[0] < 0.05
+    assert moved == sorted(moved)
+
+
+def test_no_or_unreadable_opinions_leave_the_default() -> None:
+    assert choose_mix([], MAPS) == DEFAULT_MIX
     for version in ("v2", "v3", "v4"):
-        assert choose_mix(opinions(80, 0.1, 0.9, version=version), MAPS) == DEFAULT
+        assert choose_mix(opinions(80, 0.1, 0.9, version=version), MAPS) == DEFAULT_MIX
 
 
-def test_too_few_opinions_leave_a_kept_member_as_it_is() -> None:
-    present = Mix(weight=0.67, temperature=1.4, opinions=0)
-    assert choose_mix(opinions(59, 0.1, 0.9), MAPS, otherwise=present) == present
-    assert choose_mix(opinions(60, 0.1, 0.9), MAPS, otherwise=present).weight == 0.8
+def test_opinions_of_versions_with_more_and_fewer_labels_are_heard_together() -> None:
+    both = [*opinions(50, 0.4, 0.8), *drawn(50, (1.0, 0.2), 0)]
+    mix = choose_mix(both, MAPS)
+    assert mix.opinions == 100
+    padded = []
+    for i, each in enumerate(both):
+        members = [[*member, *[0.0] * (5 - len(member))] for member in each.first_opinion.opinion.members]
+        padded.append(row(members, each.label, version="wide", time_s=i))
+    found = choose_mix(padded, MAPS)  # the labels that it did not have are as good as impossible
+    assert (found.head, found.tuned) == pytest.approx((mix.head, mix.tuned), abs=1e-3)
 
 
-@given(seed=st.integers(0, 999), known=st.integers(1, 5), temperature=st.sampled_from([1.0, 2.0, 4.0]))
-def test_a_recorded_opinion_is_believed_as_a_student_serves_it(seed: int, known: int, temperature: float) -> None:
-    rng = np.random.default_rng(seed)
-    head = rng.dirichlet(np.ones(5)).astype(np.float32)[None]
-    logits = 3.0 * rng.normal(size=(1, known)).astype(np.float32)
-    recorded = [member[0].round(6).tolist() for member in (head, spread(logits, head))]
-    served = spread(logits / np.float32(temperature), head)[0]
-    np.testing.assert_allclose(believed(recorded, temperature), served, atol=2e-3)
-
-
-def test_an_opinion_of_nought_is_one_that_was_rounded() -> None:
-    assert believed([[0.5, 0.5], [0.0, 1.0]], 4.0)[0] == pytest.approx(1e-7**0.25, rel=0.05)
+def test_an_answer_that_a_member_called_impossible_has_no_veto() -> None:
+    mix = choose_mix([*opinions(199, 0.6, 0.9), *opinions(1, 0.5, 0.0)], MAPS)
+    assert 0.0 < mix.tuned < choose_mix(opinions(200, 0.6, 0.9), MAPS).tuned
 
 
 @given(order=st.permutations(range(300)))
 def test_only_the_newest_two_hundred_count_in_any_order_of_rows(order: list[int]) -> None:
-    rows = [*opinions(100, 0.9, 0.01), *opinions(200, 0.1, 0.9, start_s=1000.0)]
-    assert choose_mix([rows[i] for i in order], MAPS) == Mix(weight=0.8, temperature=1.0, opinions=200)
+    newest = opinions(200, 0.4, 0.8, start_s=1000.0)
+    rows = [*opinions(100, 0.9, 0.01), *newest]
+    found = choose_mix([rows[i] for i in order], MAPS)
+    assert found == choose_mix(newest, MAPS)
+    assert found.opinions == 200

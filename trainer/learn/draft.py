@@ -45,7 +45,6 @@ class ManifestParts:
     labels: list[str]
     preprocessing: Preprocessing
     member_weights: list[float]
-    member_temperatures: list[float]
     training: dict[str, Any]
     golden: list[Golden]
 
@@ -60,7 +59,6 @@ class Draft:
     head: Head
     tuned: Tuned | None
     member_weights: tuple[float, ...]
-    member_temperatures: tuple[float, ...]
     reference: Tensor  # [references, hidden], float16
     training: Mapping[str, Any]
 
@@ -72,7 +70,6 @@ class Draft:
             head=self.head,
             tuned=self.tuned,
             member_weights=self.member_weights,
-            member_temperatures=self.member_temperatures,
             reference=functional.normalize(self.reference.float(), dim=-1),
             policy=policy,
             training=self.training,
@@ -103,7 +100,6 @@ class Draft:
             labels=list(self.labels),
             preprocessing=Preprocessing(redacted=True, max_tokens=self.base.encoder.max_tokens),
             member_weights=list(self.member_weights),
-            member_temperatures=list(self.member_temperatures),
             training=dict(self.training),
             golden=student.golden_outputs(),
         )

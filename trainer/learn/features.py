@@ -164,7 +164,7 @@ class FeatureCache:
         data = safetensors.torch.save({_TENSOR: torch.from_numpy(rows)}, {_IDS: json.dumps(list(item_ids))})
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
-        aside = path.with_suffix(".tmp")
+        aside = path.with_suffix(f".{os.getpid()}.tmp")
         aside.write_bytes(data)
         os.replace(aside, path)  # noqa: PTH105 - atomic on every file system that matters
         self._rows.update(zip(item_ids, rows, strict=True))
@@ -186,14 +186,13 @@ class FeatureCache:
 
 
 def _read_shard(path: Path, feature_size: int) -> tuple[list[str], FloatArray] | None:
-    """A shard's ids and rows; None when it is not what its name says."""
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != path.stem:
-        return None
+    """A shard's ids and rows; None when it is not what its name says, or another process has just forgotten it."""
     try:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
+            return None
         with safe_open(path, framework="np") as file:
             item_ids = json.loads(file.metadata()[_IDS])
             rows: FloatArray = file.get_tensor(_TENSOR)
-    except (SafetensorError, KeyError, ValueError):
+    except (FileNotFoundError, SafetensorError, KeyError, ValueError):
         return None
     return (item_ids, rows) if rows.shape == (len(item_ids), feature_size) else None

@@ -20,7 +20,7 @@ from trainer.learn.features import BaseEncoder
 from trainer.learn.fine_tune import FineTuneSettings
 from trainer.learn.fine_tune import fine_tune as train_member
 from trainer.learn.head import choose_scale, fit_head
-from trainer.learn.mix import DEFAULT_MIX, Answered, Mix, choose_mix
+from trainer.learn.mix import Answered, choose_mix
 from trainer.learn.probe import Probe, probe
 
 FineTuneMode = Literal["none", "fresh", "warm"]
@@ -97,7 +97,7 @@ def fit(
     tuned, tuning = _slow_member(
         data, base=base, earlier=earlier, settings=settings.tuning, seed=seed, fine_tune=fine_tune
     )
-    mix = choose_mix(data.rows, label_maps, otherwise=_present_mix(earlier) if fine_tune == "none" else DEFAULT_MIX)
+    mix = choose_mix(data.rows, label_maps)
     scale = choose_scale(data.features, data.targets, weights=data.weights)
     return Draft(
         kind="head" if fine_tune == "none" else "fine_tune",
@@ -105,8 +105,7 @@ def fit(
         labels=tuple(labels),
         head=fit_head(data.features, data.targets, weights=data.weights, scale=scale),
         tuned=tuned,
-        member_weights=(1.0,) if tuned is None else (1.0 - mix.weight, mix.weight),
-        member_temperatures=(1.0,) if tuned is None else (1.0, mix.temperature),
+        member_weights=(1.0,) if tuned is None else (mix.head, mix.tuned),
         reference=reference_vectors(data.features[:, -base.encoder.hidden_size :], seed=seed),
         training={
             PRECISION_KEY: base.encoder.precision,
@@ -174,13 +173,6 @@ def _training_data(rows: Sequence[TrainingRow], features: FloatArray, labels: Se
         targets=targets / targets.sum(axis=1, keepdims=True),
         weights=np.array([rows[i].weight for i in kept], dtype=np.float32),
     )
-
-
-def _present_mix(earlier: Student | None) -> Mix:
-    """How a fine-tuned member that is kept is mixed now."""
-    if earlier is None or earlier.tuned is None:
-        return DEFAULT_MIX
-    return Mix(weight=earlier.member_weights[1], temperature=earlier.member_temperatures[1], opinions=0)
 
 
 def _slow_member(

@@ -1,26 +1,23 @@
-"""How much the fine-tuned member counts beside the head, and how far it is believed: chosen on earlier opinions."""
+"""What the two members weigh in the pool: chosen on earlier opinions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 
 from store.buffer.item import FirstOpinion
-from store.student.encoder import FloatArray
-from store.student.student import tempered
+from store.student.tuned import SMALLEST_PROBABILITY
 
-_WEIGHTS: Final = (0.0, 0.33, 0.5, 0.67, 0.8)
-_DEFAULT_WEIGHT: Final = 0.5
-_WEIGHT_PULL: Final = 0.02  # nats for each unit away from the default
-_TEMPERATURES: Final = (1.0, 1.4, 2.0, 2.8, 4.0)
-_DEFAULT_TEMPERATURE: Final = 2.0  # what it was taught, it is too sure of (Guo et al. 2017)
-_TEMPERATURE_PULL: Final = 0.01  # nats for each doubling
+_PRIOR_SD: Final = 0.2  # of each weight about its default
 _NEWEST: Final = 200  # opinions that are looked at
-_MIN_OPINIONS: Final = 60
-_SMALLEST: Final = 1e-7  # stands for what was nought when an opinion was kept to six places
+_ABSENT: Final = -1e4  # log-probability of a label that a version did not have
 _TWO: Final = 2
+
+Floats = npt.NDArray[np.float64]
 
 
 class Answered(Protocol):
@@ -37,27 +34,25 @@ class Answered(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """What the fine-tuned member counts."""
+    """What each member weighs."""
 
-    weight: float  # its share; the head has the rest
-    temperature: float
-    opinions: int  # that it was chosen by; 0: there were too few
-
-
-DEFAULT_MIX: Final = Mix(weight=_DEFAULT_WEIGHT, temperature=_DEFAULT_TEMPERATURE, opinions=0)
+    head: float
+    tuned: float  # fine-tuning leaves it surer than it is right: at twice the head's temperature it counts as much
+    opinions: int  # that it was chosen by
 
 
-def choose_mix(
-    rows: Sequence[Answered], label_maps: Mapping[str, Sequence[str]], *, otherwise: Mix = DEFAULT_MIX
-) -> Mix:
-    """The mix with the lowest log loss on the newest opinions from before the label was seen.
+DEFAULT_MIX: Final = Mix(head=0.5, tuned=0.25, opinions=0)
 
-    It is pulled slightly towards half the weight at a temperature of 2.
+
+def choose_mix(rows: Sequence[Answered], label_maps: Mapping[str, Sequence[str]]) -> Mix:
+    """The most likely weights, given the newest opinions from before the label was seen and a prior about the default.
+
+    A conditional logit of the answers on the members' log-probabilities (McFadden 1974): it has one optimum. The fewer
+    opinions there are, the nearer that is to the default.
 
     Args:
         rows: with their opinions, in any order.
         label_maps: labels of earlier versions by version id, to read their opinions with.
-        otherwise: the mix where there are too few opinions.
     """
     found = []
     for row in rows:
@@ -68,38 +63,25 @@ def choose_mix(
         if all(len(member) == len(labels) for member in first.opinion.members):
             found.append((first.time_s, first.event_id, first.opinion.members, labels.index(row.label)))
     newest = sorted(found)[-_NEWEST:]
-    if len(newest) < _MIN_OPINIONS:
-        return otherwise
-    head = np.array([members[0][place] for _, _, members, place in newest])
-    tuned = {
-        temperature: np.array([believed(members, temperature)[place] for _, _, members, place in newest])
-        for temperature in _TEMPERATURES
-    }
-
-    def loss(choice: tuple[float, float]) -> float:
-        weight, temperature = choice
-        mixed = (1.0 - weight) * head + weight * tuned[temperature]
-        pull = _WEIGHT_PULL * abs(weight - _DEFAULT_WEIGHT)
-        pull += _TEMPERATURE_PULL * abs(float(np.log2(temperature / _DEFAULT_TEMPERATURE)))
-        return float(-np.log(np.clip(mixed, 1e-9, 1.0)).mean()) + pull
-
-    weight, temperature = min(product(_WEIGHTS, _TEMPERATURES), key=loss)
-    return Mix(weight=weight, temperature=temperature, opinions=len(newest))
+    if not newest:
+        return DEFAULT_MIX
+    return _most_likely([members for _, _, members, _ in newest], np.array([place for *_, place in newest]))
 
 
-def believed(members: Sequence[Sequence[float]], temperature: float) -> FloatArray:
-    """What the fine-tuned member's probabilities are at a temperature: [labels].
+def _most_likely(opinions: Sequence[Sequence[Sequence[float]]], places: npt.NDArray[np.intp]) -> Mix:
+    """The weights at the optimum; [n, 2, labels of its version] opinions on n answers at these places."""
+    logprobs = np.full((len(opinions), _TWO, max(len(members[0]) for members in opinions)), _ABSENT)
+    for row, members in zip(logprobs, opinions, strict=True):
+        row[:, : len(members[0])] = np.log(np.maximum(members, SMALLEST_PROBABILITY))
+    said = logprobs[np.arange(len(opinions)), :, places].sum(axis=0)
+    default = np.array([DEFAULT_MIX.head, DEFAULT_MIX.tuned])
 
-    On labels that it was never shown, which are the last ones, it says what the head says, at any temperature.
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        pooled = np.einsum("m,nml->nl", weights, logprobs)
+        total = logsumexp(pooled, axis=1)
+        pull = (weights - default) / _PRIOR_SD
+        slope = np.einsum("nl,nml->m", np.exp(pooled - total[:, None]), logprobs) - said + pull / _PRIOR_SD
+        return float(total.sum() - said @ weights + pull @ pull / 2.0), slope
 
-    Args:
-        members: [2, labels]: the head's probabilities, and the fine-tuned member's at temperature 1.
-        temperature: divides the latter's log-probabilities on the labels that it knows.
-    """
-    head, probs = (np.array(member, np.float32) for member in members)
-    differ = np.flatnonzero(probs != head)
-    known = int(differ[-1]) + 1 if len(differ) else 0
-    if known:
-        floored = np.maximum(probs[None, :known], _SMALLEST)
-        probs[:known] = probs[:known].sum() * tempered(floored, temperature)[0]
-    return probs
+    head, tuned = minimize(loss, default, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * _TWO).x
+    return Mix(head=float(head), tuned=float(tuned), opinions=len(opinions))
