@@ -104,7 +104,7 @@ def _manifest(work: CycleWork, made: Attempt, folder: Path) -> Manifest:
         served_parameters=parts.served_parameters,
         labels=parts.labels,
         preprocessing=parts.preprocessing,
-        member_weights=parts.member_weights,
+        pool_weights=parts.pool_weights,
         training=parts.training,
         snapshot=made.frozen.snapshot.record,
         verdict=made.verdict,

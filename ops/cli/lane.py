@@ -296,7 +296,7 @@ def _version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[st
         "parent": manifest.parent,
         "encoder": f"{manifest.base.name}, {manifest.served_parameters:,} parameters served",
         "labels": len(manifest.labels),
-        "member weights": " and ".join(f"{weight:.2f}" for weight in manifest.member_weights),
+        "weights in the pool": " and ".join(f"{weight:.2f}" for weight in manifest.pool_weights),
         "snapshot": f"{snapshot.train} train, {snapshot.calibrate} calibrate, {snapshot.judge} judge rows"
         if snapshot
         else None,

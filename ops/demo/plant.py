@@ -83,7 +83,7 @@ def plant(site: Site, seed: int) -> str:
             served_parameters=parts.served_parameters,
             labels=parts.labels,
             preprocessing=parts.preprocessing,
-            member_weights=parts.member_weights,
+            pool_weights=parts.pool_weights,
             training=parts.training,
             snapshot=snapshot.record,
             verdict=None,

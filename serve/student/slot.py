@@ -25,7 +25,7 @@ class Predictions(Protocol):
 
     @property
     def probs(self) -> NDArray[np.float32]:
-        """[n, labels]: the mixture, after temperature."""
+        """[n, labels]: the members, pooled, after temperature."""
 
     @property
     def novelty(self) -> NDArray[np.float32]:

@@ -118,7 +118,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_versio
     served_parameters: int  # distinct parameters in service
     labels: list[str]  # the label map: index -> label
     preprocessing: Preprocessing
-    member_weights: list[float]  # in the pool: of the frozen head and, where there is one, the fine-tuned encoder
+    pool_weights: list[float] = []  # the frozen head's and, where there is one, the fine-tuned encoder's; they sum to 1
     training: dict[str, Any]
     snapshot: SnapshotRecord | None  # None for a candidate that was made elsewhere
     verdict: Verdict | None  # None for a candidate that has not been judged

@@ -37,6 +37,7 @@ GOLDEN_TEXTS: Final = (
     "The bridge was closed because the river had risen, so we walked back to the village and waited until evening.",
 )
 _SMALLEST_PROBABILITY: Final = 1e-12
+_WEIGHT_SUM_TOLERANCE: Final = 1e-6
 
 
 class Opened(Protocol):
@@ -67,7 +68,7 @@ class Student:
     labels: tuple[str, ...]
     head: Head
     tuned: Tuned | None
-    member_weights: tuple[float, ...]
+    pool_weights: tuple[float, ...]
     reference: Tensor  # [references, hidden], each of length 1
     policy: Policy | None
     training: Mapping[str, Any]  # the manifest's record of how it was made
@@ -100,7 +101,7 @@ class Student:
             labels=tuple(manifest.labels),
             head=Head.of(tensors, labels=labels, feature_size=encoder.feature_size),
             tuned=tuned,
-            member_weights=tuple(manifest.member_weights),
+            pool_weights=tuple(manifest.pool_weights),
             reference=_reference(read_tensors(REFERENCE_NAME, opened.read(REFERENCE_NAME)), encoder.hidden_size),
             policy=manifest.policy,
             training=manifest.training,
@@ -115,14 +116,10 @@ class Student:
 
     @property
     def golden_tolerance(self) -> float:
-        """The largest deviation from the golden outputs that rounding explains.
-
-        Weights that sum to more than 1 sharpen it, and so does a temperature below 1.
-        """
+        """The largest deviation from the golden outputs that rounding explains; a temperature below 1 sharpens it."""
         same = self.training.get(PRECISION_KEY) == self.encoder.precision
-        sharpness = max(1.0, sum(self.member_weights))
-        sharpness /= min(1.0, self.policy.temperature) if self.policy is not None else 1.0
-        return (GOLDEN_TOLERANCE_SAME if same else GOLDEN_TOLERANCE_MIXED) * sharpness
+        sharpness = min(1.0, self.policy.temperature) if self.policy is not None else 1.0
+        return (GOLDEN_TOLERANCE_SAME if same else GOLDEN_TOLERANCE_MIXED) / sharpness
 
     def predict(self, texts: Sequence[str]) -> Predictions:
         """Answer texts that were redacted before. Rows do not influence one another, up to rounding."""
@@ -140,7 +137,7 @@ class Student:
         members = [self.head.probs(features)]
         if tuned_logits is not None:
             members.append(spread(tuned_logits, members[0]))
-        probs = pool(members, self.member_weights)
+        probs = pool(members, self.pool_weights)
         if self.policy is not None:
             probs = tempered(probs, self.policy.temperature)
         return Predictions(members=np.stack(members), probs=probs, novelty=self._novelty(features))
@@ -187,8 +184,11 @@ def _check(manifest: Manifest) -> None:
     if manifest.task != "classify":
         message = f"this release serves classify, not {manifest.task}"
         raise SwapRefusedError(message)
+    if not manifest.pool_weights:
+        message = "it mixes its members as an earlier release did: this release does not serve it"
+        raise SwapRefusedError(message)
     needed = [*(ENCODER_FOLDER + name for name in ENCODER_FILES), HEAD_NAME, REFERENCE_NAME]
-    weights, labels = manifest.member_weights, manifest.labels
+    weights, labels = manifest.pool_weights, manifest.labels
     members = 2 if TUNED_NAME in manifest.files else 1
     problems = {
         f"it lacks {', '.join(name for name in needed if name not in manifest.files)}": any(
@@ -197,9 +197,9 @@ def _check(manifest: Manifest) -> None:
         "its labels are fewer than two, empty or repeated": len(labels) < 2  # noqa: PLR2004 - two classes at least
         or len(set(labels)) != len(labels)
         or not all(labels),
-        f"its member weights {weights} do not fit {members} members": len(weights) != members
-        or not all(0.0 <= weight < float("inf") for weight in weights)
-        or not any(weights),
+        f"its pool weights {weights} do not fit {members} members": len(weights) != members
+        or not all(0.0 <= weight <= 1.0 for weight in weights)
+        or abs(sum(weights) - 1.0) > _WEIGHT_SUM_TOLERANCE,
         "its golden outputs do not fit its labels": not manifest.golden
         or any(len(golden.probs) != len(labels) for golden in manifest.golden),
         "its temperature is not above 0": manifest.policy is not None

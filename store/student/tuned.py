@@ -96,14 +96,14 @@ def spread(logits: FloatArray, elders: FloatArray) -> FloatArray:
 
 
 def pool(members: Sequence[FloatArray], weights: Sequence[float]) -> FloatArray:
-    """The members' logarithmic opinion pool: [n, labels], in proportion to the product of what each says to its weight.
+    """The members' logarithmic opinion pool (Genest and Zidek 1986): [n, labels].
 
-    Weights need not sum to 1 (Genest and Zidek 1986). No member has a veto: a probability is at least 1e-6, which is
-    also what opinions are kept to.
+    In proportion to the product of what each says, to the power of its weight. No member has a veto: a probability is
+    at least 1e-6, which is also what opinions are kept to.
 
     Args:
         members: [n, labels] each.
-        weights: one a member, at least 0.
+        weights: one a member; they sum to 1.
     """
     logprobs = np.log(np.maximum(np.stack(members), SMALLEST_PROBABILITY))
     pooled = np.tensordot(np.asarray(weights, dtype=np.float32), logprobs, axes=1)

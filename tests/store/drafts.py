@@ -39,7 +39,7 @@ def make_manifest(**changes: Any) -> Manifest:
         served_parameters=1000,
         labels=["refund", "cancel"],
         preprocessing=Preprocessing(redacted=True, max_tokens=128),
-        member_weights=[1.0],
+        pool_weights=[1.0],
         training={"c": 1.0},
         snapshot=None,
         verdict=None,

@@ -89,7 +89,7 @@ def student_on(encoder: Encoder, *, tuned_labels: int | None = 3, policy: Policy
         labels=LABELS,
         head=Head(weight=draw(3, size) * 3, bias=draw(3)),
         tuned=tuned,
-        member_weights=(1.0,) if tuned is None else (0.5, 0.25),
+        pool_weights=(1.0,) if tuned is None else (0.75, 0.25),
         reference=torch.nn.functional.normalize(draw(5, hidden), dim=-1),
         policy=policy,
         training={"precision": encoder.precision},
@@ -117,7 +117,7 @@ def version_of(student: Student, base: Path, **fields: object) -> FakeVersion:
         served_parameters=student.served_parameters,
         labels=list(student.labels),
         preprocessing=Preprocessing(redacted=True, max_tokens=student.encoder.max_tokens),
-        member_weights=list(student.member_weights),
+        pool_weights=list(student.pool_weights),
         training=dict(student.training),
         snapshot=None,
         verdict=None,
@@ -188,7 +188,7 @@ def test_an_encoder_with_fewer_layers_uses_those_it_has(tmp_path: Path) -> None:
 def test_probabilities_are_the_members_pooled_at_the_policys_temperature(encoder: Encoder) -> None:
     student = student_on(encoder, policy=policy(2.0))
     answer = student.predict(TEXTS)
-    product = (answer.members[0] ** 0.5 * answer.members[1] ** 0.25) ** 0.5
+    product = (answer.members[0] ** 0.75 * answer.members[1] ** 0.25) ** 0.5
     np.testing.assert_allclose(answer.probs, product / product.sum(axis=1, keepdims=True), atol=1e-5)
     np.testing.assert_allclose(answer.members.sum(axis=2), 1.0, atol=1e-5)
 
@@ -201,7 +201,7 @@ def test_a_member_alone_with_all_the_weight_is_served_as_it_is() -> None:
 
 def test_no_member_has_a_veto() -> None:
     sure, doubting = np.array([[1.0, 0.0]], np.float32), np.array([[0.1, 0.9]], np.float32)
-    assert pool([sure, doubting], [0.1, 1.0])[0] == pytest.approx([0.307, 0.693], abs=1e-3)
+    assert pool([sure, doubting], [0.1, 0.9])[0] == pytest.approx([0.355, 0.645], abs=1e-3)
 
 
 @given(temperature=st.floats(0.2, 5.0), seed=st.integers(0, 999))
@@ -235,7 +235,7 @@ def test_a_tuned_member_leaves_later_labels_to_the_head(encoder: Encoder) -> Non
     head, tuned = student.predict(TEXTS).members
     np.testing.assert_allclose(tuned[:, 2], head[:, 2], atol=1e-6)
     np.testing.assert_allclose(tuned.sum(axis=1), 1.0, atol=1e-5)
-    alone = replace(student, member_weights=(0.0, 1.0)).predict(TEXTS)
+    alone = replace(student, pool_weights=(0.0, 1.0)).predict(TEXTS)
     np.testing.assert_allclose(alone.probs[:, 2], head[:, 2], atol=1e-5)
 
 
@@ -341,13 +341,11 @@ def test_golden_outputs_notice_another_student(version: FakeVersion) -> None:
 
 
 @pytest.mark.parametrize(("temperature", "times"), [(0.5, 2.0), (1.0, 1.0), (3.0, 1.0)])
-def test_the_rounding_that_weights_or_a_temperature_sharpen_is_allowed(
+def test_a_temperature_below_one_is_allowed_the_rounding_that_it_sharpens(
     version: FakeVersion, temperature: float, times: float
 ) -> None:
     student = load(version)
     assert student.with_policy(policy(temperature)).golden_tolerance == pytest.approx(times * GOLDEN_TOLERANCE_SAME)
-    sharpened = replace(student, member_weights=(0.5 / temperature, 0.5 / temperature))
-    assert sharpened.golden_tolerance == pytest.approx(times * GOLDEN_TOLERANCE_SAME)
 
 
 def edited(version: FakeVersion, file: str, change: Callable[[dict[str, Tensor]], None]) -> FakeVersion:
@@ -382,6 +380,11 @@ def test_tensors_that_do_not_fit_are_refused(
         load(edited(version, file, change))
 
 
+def test_a_version_from_before_members_were_pooled_is_refused_and_not_called_damaged(version: FakeVersion) -> None:
+    with pytest.raises(SwapRefusedError, match="earlier release"):
+        load(version.saying(pool_weights=[]))
+
+
 def test_a_version_with_an_earlier_releases_head_is_refused_and_not_called_damaged(version: FakeVersion) -> None:
     def mixed(tensors: dict[str, Tensor]) -> None:
         tensors["lda.weight"] = tensors.pop("weight")
@@ -412,11 +415,12 @@ def test_a_configuration_with_fewer_layers_than_weights_is_refused(version: Fake
         {"labels": ["refund", "delivery"]},
         {"labels": ["refund", "delivery", "delivery"]},
         {"labels": ["refund"]},
-        {"member_weights": [1.0]},
-        {"member_weights": [0.0, 0.0]},
-        {"member_weights": [1.5, -0.5]},
-        {"member_weights": [float("inf"), 1.0]},
-        {"member_weights": [float("nan"), 1.0]},
+        {"pool_weights": [1.0]},
+        {"pool_weights": [0.5, 0.6]},
+        {"pool_weights": [0.5, 0.25]},
+        {"pool_weights": [1.5, -0.5]},
+        {"pool_weights": [float("inf"), 1.0]},
+        {"pool_weights": [float("nan"), 1.0]},
         {"golden": []},
         {"policy": policy(0.0)},
         {"policy": policy(float("nan"))},

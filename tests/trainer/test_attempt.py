@@ -132,7 +132,7 @@ def test_the_same_items_make_the_same_student_and_the_same_verdict(base: BaseEnc
     lineage = succeeded(made(base, pairs_of(0, 60)))
     first, again = (made(base, pairs_of(0, 120), lineage, kind="fine_tune") for _ in range(2))
     assert again.verdict == first.verdict
-    assert again.draft.member_weights == first.draft.member_weights
+    assert again.draft.pool_weights == first.draft.pool_weights
     texts = [text for text, _ in pairs_of(120, 140)]
     assert np.array_equal(again.draft.student().predict(texts).probs, first.draft.student().predict(texts).probs)
 

@@ -113,7 +113,7 @@ def opened(folder: Path, parts: ManifestParts, policy: Policy | None) -> FakeVer
         served_parameters=parts.served_parameters,
         labels=parts.labels,
         preprocessing=parts.preprocessing,
-        member_weights=parts.member_weights,
+        pool_weights=parts.pool_weights,
         training=parts.training,
         snapshot=None,
         verdict=None,
@@ -140,7 +140,7 @@ def test_a_written_draft_loads_as_the_student_that_was_judged(base: BaseEncoder,
     assert loaded.check_golden() < 1e-6
     assert loaded.served_parameters == parts.served_parameters
     assert parts.kind == "fine_tune"
-    assert parts.member_weights == [0.5, 0.25]
+    assert parts.pool_weights == pytest.approx([2 / 3, 1 / 3])
     assert parts.training["fine_tune"] == "fresh"
 
 
@@ -228,7 +228,7 @@ def test_a_student_on_another_base_lends_its_labels_only(base: BaseEncoder, tmp_
     previous = fitted(other, rows_of(60), fine_tune="fresh").student()
     draft = fitted(base, rows_of(60), previous=previous)
     assert draft.tuned is None
-    assert draft.member_weights == (1.0,)
+    assert draft.pool_weights == (1.0,)
 
 
 def test_one_label_is_nothing_to_tell_apart(base: BaseEncoder) -> None:

@@ -1,8 +1,7 @@
-"""What the members weigh in the pool: chosen on opinions from before the label."""
+"""What the fine-tuned member weighs in the pool: chosen on opinions from before the label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import log
 
 import numpy as np
@@ -37,51 +36,58 @@ def opinions(n: int, head: float, tuned: float, *, version: str = "v1", start_s:
     return [row(members, "b", version=version, time_s=start_s + i) for i in range(n)]
 
 
-def drawn(n: int, weights: tuple[float, float], seed: int) -> list[Row]:
-    """Rows whose members disagree at random and whose answers come from the pool at these weights."""
+def drawn(n: int, share: float, seed: int) -> list[Row]:
+    """Rows whose members disagree at random and whose answers come from the pool with this share."""
     rng = np.random.default_rng(seed)
     members = rng.dirichlet(np.full(5, 0.5), size=(2, n)).astype(np.float32).round(6)
-    probs = pool(list(members), weights).astype(float)
+    probs = pool(list(members), (1.0 - share, share)).astype(float)
     labels = [rng.choice(list("abcde"), p=each / each.sum()) for each in probs]
     return [row(members[:, i].tolist(), labels[i], version="wide", time_s=i) for i in range(n)]
 
 
 def test_the_member_that_foresaw_the_labels_weighs_more() -> None:
     better, worse = choose_mix(opinions(200, 0.4, 0.8), MAPS), choose_mix(opinions(200, 0.8, 0.4), MAPS)
-    assert better.tuned > DEFAULT_MIX.tuned > worse.tuned
-    assert better.head < DEFAULT_MIX.head < worse.head
-    misled = choose_mix(opinions(200, 0.9, 0.01), MAPS)
-    assert misled.tuned == 0.0
+    assert better.share > 0.9
+    assert worse.share < 0.1
 
 
-@pytest.mark.parametrize("weights", [(0.5, 0.25), (1.0, 0.3), (0.2, 0.8), (0.9, 0.0)])
-def test_the_weights_that_answers_were_drawn_with_are_found_again(weights: tuple[float, float]) -> None:
-    found = [choose_mix(drawn(200, weights, seed), MAPS) for seed in range(10)]
-    assert np.mean([mix.head for mix in found]) == pytest.approx(weights[0], abs=0.12)
-    assert np.mean([mix.tuned for mix in found]) == pytest.approx(weights[1], abs=0.12)
+@pytest.mark.parametrize("share", [0.05, 0.33, 0.7, 0.95])
+def test_the_share_that_answers_were_drawn_with_is_found_again(share: float) -> None:
+    found = [choose_mix(drawn(200, share, seed), MAPS).share for seed in range(10)]
+    assert np.mean(found) == pytest.approx(share, abs=0.06)
 
 
 @given(seed=st.integers(0, 999), n=st.integers(1, 40))
-def test_no_other_weights_are_more_likely(seed: int, n: int) -> None:
-    rows = drawn(n, (0.7, 0.7), seed)
+def test_no_other_share_is_more_likely(seed: int, n: int) -> None:
+    rows = drawn(n, 0.6, seed)
 
-    def loss(head: float, tuned: float) -> float:
+    def loss(share: float) -> float:
         said = 0.0
         for each in rows:
             members = [np.array([member], np.float32) for member in each.first_opinion.opinion.members]
-            said += log(pool(members, (head, tuned))[0, "abcde".index(each.label)])
-        return -said + ((head - 0.5) ** 2 + (tuned - 0.25) ** 2) / (2 * 0.2**2)
+            said += log(pool(members, (1.0 - share, share))[0, "abcde".index(each.label)])
+        return -said + (share - 1 / 3) ** 2 / (2 * 0.1**2)
 
-    found = choose_mix(rows, MAPS)
-    for head, tuned in product((-0.05, 0.0, 0.05), repeat=2):
-        beside = max(0.0, found.head + head), max(0.0, found.tuned + tuned)
-        assert loss(found.head, found.tuned) <= loss(*beside) + 1e-3
+    found = choose_mix(rows, MAPS).share
+    assert 0.0 <= found <= 1.0
+    assert loss(found) <= min(loss(max(0.0, found - 0.02)), loss(min(1.0, found + 0.02))) + 1e-3
 
 
-def test_few_opinions_move_the_weights_little() -> None:
-    moved = [abs(choose_mix(opinions(n, 0.4, 0.8), MAPS).tuned - DEFAULT_MIX.tuned) for n in (1, 10, 100)]
-    assert 0.0 < moved[0] < 0.05
+@pytest.mark.parametrize("said", [0.0, 0.01, 0.1, 0.999999, 1.0])
+def test_members_that_agree_right_or_wrong_leave_the_default(said: float) -> None:
+    assert choose_mix(opinions(200, said, said), MAPS).share == pytest.approx(1 / 3, abs=1e-3)
+
+
+def test_few_opinions_move_the_share_little() -> None:
+    moved = [abs(choose_mix(opinions(n, 0.4, 0.8), MAPS).share - DEFAULT_MIX.share) for n in (1, 10, 100)]
+    assert 0.0 < moved[0] < 0.02
     assert moved == sorted(moved)
+
+
+def test_one_answer_that_a_member_called_impossible_does_not_switch_it_off() -> None:
+    assert choose_mix(opinions(1, 0.9, 0.0), MAPS).share > 0.15
+    mix = choose_mix([*opinions(199, 0.6, 0.9), *opinions(1, 0.5, 0.0)], MAPS)
+    assert 0.5 < mix.share < choose_mix(opinions(200, 0.6, 0.9), MAPS).share
 
 
 def test_no_or_unreadable_opinions_leave_the_default() -> None:
@@ -90,26 +96,16 @@ def test_no_or_unreadable_opinions_leave_the_default() -> None:
         assert choose_mix(opinions(80, 0.1, 0.9, version=version), MAPS) == DEFAULT_MIX
 
 
-def test_opinions_of_versions_with_more_and_fewer_labels_are_heard_together() -> None:
-    both = [*opinions(50, 0.4, 0.8), *drawn(50, (1.0, 0.2), 0)]
-    mix = choose_mix(both, MAPS)
-    assert mix.opinions == 100
-    padded = []
-    for i, each in enumerate(both):
-        members = [[*member, *[0.0] * (5 - len(member))] for member in each.first_opinion.opinion.members]
-        padded.append(row(members, each.label, version="wide", time_s=i))
-    found = choose_mix(padded, MAPS)  # the labels that it did not have are as good as impossible
-    assert (found.head, found.tuned) == pytest.approx((mix.head, mix.tuned), abs=1e-3)
-
-
-def test_an_answer_that_a_member_called_impossible_has_no_veto() -> None:
-    mix = choose_mix([*opinions(199, 0.6, 0.9), *opinions(1, 0.5, 0.0)], MAPS)
-    assert 0.0 < mix.tuned < choose_mix(opinions(200, 0.6, 0.9), MAPS).tuned
+def test_opinions_of_versions_with_fewer_labels_count_as_they_would_alone() -> None:
+    narrow, wide = opinions(50, 0.4, 0.8), drawn(1, 0.2, 0)
+    beside = choose_mix([*narrow, *wide], MAPS)
+    assert beside.opinions == 51
+    assert beside.share == pytest.approx(choose_mix(narrow, MAPS).share, abs=0.02)
 
 
 @given(order=st.permutations(range(300)))
 def test_only_the_newest_two_hundred_count_in_any_order_of_rows(order: list[int]) -> None:
-    newest = opinions(200, 0.4, 0.8, start_s=1000.0)
+    newest = opinions(200, 0.4, 0.6, start_s=1000.0)
     rows = [*opinions(100, 0.9, 0.01), *newest]
     found = choose_mix([rows[i] for i in order], MAPS)
     assert found == choose_mix(newest, MAPS)

@@ -44,7 +44,7 @@ class ManifestParts:
     served_parameters: int
     labels: list[str]
     preprocessing: Preprocessing
-    member_weights: list[float]
+    pool_weights: list[float]
     training: dict[str, Any]
     golden: list[Golden]
 
@@ -58,7 +58,7 @@ class Draft:
     labels: tuple[str, ...]
     head: Head
     tuned: Tuned | None
-    member_weights: tuple[float, ...]
+    pool_weights: tuple[float, ...]
     reference: Tensor  # [references, hidden], float16
     training: Mapping[str, Any]
 
@@ -69,7 +69,7 @@ class Draft:
             labels=self.labels,
             head=self.head,
             tuned=self.tuned,
-            member_weights=self.member_weights,
+            pool_weights=self.pool_weights,
             reference=functional.normalize(self.reference.float(), dim=-1),
             policy=policy,
             training=self.training,
@@ -99,7 +99,7 @@ class Draft:
             served_parameters=student.served_parameters,
             labels=list(self.labels),
             preprocessing=Preprocessing(redacted=True, max_tokens=self.base.encoder.max_tokens),
-            member_weights=list(self.member_weights),
+            pool_weights=list(self.pool_weights),
             training=dict(self.training),
             golden=student.golden_outputs(),
         )

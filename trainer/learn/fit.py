@@ -105,7 +105,7 @@ def fit(
         labels=tuple(labels),
         head=fit_head(data.features, data.targets, weights=data.weights, scale=scale),
         tuned=tuned,
-        member_weights=(1.0,) if tuned is None else (mix.head, mix.tuned),
+        pool_weights=(1.0,) if tuned is None else (1.0 - mix.share, mix.share),
         reference=reference_vectors(data.features[:, -base.encoder.hidden_size :], seed=seed),
         training={
             PRECISION_KEY: base.encoder.precision,

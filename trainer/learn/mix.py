@@ -1,4 +1,4 @@
-"""What the two members weigh in the pool: chosen on earlier opinions."""
+"""What the fine-tuned member weighs in the pool: chosen on earlier opinions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,18 +6,16 @@ from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
+from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from store.buffer.item import FirstOpinion
 from store.student.tuned import SMALLEST_PROBABILITY
 
-_PRIOR_SD: Final = 0.2  # of each weight about its default
+_PRIOR_SD: Final = 0.1  # of the share about its default
 _NEWEST: Final = 200  # opinions that are looked at
-_ABSENT: Final = -1e4  # log-probability of a label that a version did not have
+_ABSENT: Final = -1e9  # log-probability of a label that a version did not have
 _TWO: Final = 2
-
-Floats = npt.NDArray[np.float64]
 
 
 class Answered(Protocol):
@@ -34,21 +32,20 @@ class Answered(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """What each member weighs."""
+    """What the fine-tuned member weighs."""
 
-    head: float
-    tuned: float  # fine-tuning leaves it surer than it is right: at twice the head's temperature it counts as much
+    share: float  # the head has the rest
     opinions: int  # that it was chosen by
 
 
-DEFAULT_MIX: Final = Mix(head=0.5, tuned=0.25, opinions=0)
+DEFAULT_MIX: Final = Mix(share=1 / 3, opinions=0)  # fine-tuning leaves a member twice as sure as it should be
 
 
 def choose_mix(rows: Sequence[Answered], label_maps: Mapping[str, Sequence[str]]) -> Mix:
-    """The most likely weights, given the newest opinions from before the label was seen and a prior about the default.
+    """The most likely share, given the newest opinions from before the label was seen and a prior about the default.
 
-    A conditional logit of the answers on the members' log-probabilities (McFadden 1974): it has one optimum. The fewer
-    opinions there are, the nearer that is to the default.
+    A conditional logit of the answers on what the members' log-probabilities differ by (McFadden 1974): it has one
+    optimum. Where the members agree, right or wrong, they say nothing of it.
 
     Args:
         rows: with their opinions, in any order.
@@ -65,23 +62,20 @@ def choose_mix(rows: Sequence[Answered], label_maps: Mapping[str, Sequence[str]]
     newest = sorted(found)[-_NEWEST:]
     if not newest:
         return DEFAULT_MIX
-    return _most_likely([members for _, _, members, _ in newest], np.array([place for *_, place in newest]))
+    head, tuned = _logprobs([members for _, _, members, _ in newest])
+    answers = np.arange(len(newest)), np.array([place for *_, place in newest])
+
+    def loss(share: float) -> float:
+        pooled = (1.0 - share) * head + share * tuned
+        pull = (share - DEFAULT_MIX.share) / _PRIOR_SD
+        return float((logsumexp(pooled, axis=1) - pooled[answers]).sum() + pull**2 / 2.0)
+
+    return Mix(share=float(minimize_scalar(loss, bounds=(0.0, 1.0), method="bounded").x), opinions=len(newest))
 
 
-def _most_likely(opinions: Sequence[Sequence[Sequence[float]]], places: npt.NDArray[np.intp]) -> Mix:
-    """The weights at the optimum; [n, 2, labels of its version] opinions on n answers at these places."""
-    logprobs = np.full((len(opinions), _TWO, max(len(members[0]) for members in opinions)), _ABSENT)
-    for row, members in zip(logprobs, opinions, strict=True):
-        row[:, : len(members[0])] = np.log(np.maximum(members, SMALLEST_PROBABILITY))
-    said = logprobs[np.arange(len(opinions)), :, places].sum(axis=0)
-    default = np.array([DEFAULT_MIX.head, DEFAULT_MIX.tuned])
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        pooled = np.einsum("m,nml->nl", weights, logprobs)
-        total = logsumexp(pooled, axis=1)
-        pull = (weights - default) / _PRIOR_SD
-        slope = np.einsum("nl,nml->m", np.exp(pooled - total[:, None]), logprobs) - said + pull / _PRIOR_SD
-        return float(total.sum() - said @ weights + pull @ pull / 2.0), slope
-
-    head, tuned = minimize(loss, default, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * _TWO).x
-    return Mix(head=float(head), tuned=float(tuned), opinions=len(opinions))
+def _logprobs(opinions: Sequence[Sequence[Sequence[float]]]) -> npt.NDArray[np.float64]:
+    """What the members said: [2, n, labels]; next to nothing of labels that the version did not have."""
+    result = np.full((_TWO, len(opinions), max(len(members[0]) for members in opinions)), _ABSENT)
+    for i, members in enumerate(opinions):
+        result[:, i, : len(members[0])] = np.log(np.maximum(members, SMALLEST_PROBABILITY))
+    return result
