@@ -13,6 +13,7 @@ from store.buffer.item import FirstOpinion
 from store.student.tuned import SMALLEST_PROBABILITY
 
 _PRIOR_SD: Final = 0.1  # of the share about its default
+_LARGEST_SHARE: Final = 0.5  # opinions are of earlier heads: the present one has learned from those answers since
 _NEWEST: Final = 200  # opinions that are looked at
 _ABSENT: Final = -1e9  # log-probability of a label that a version did not have
 _TWO: Final = 2
@@ -45,7 +46,7 @@ def choose_mix(rows: Sequence[Answered], label_maps: Mapping[str, Sequence[str]]
     """The most likely share, given the newest opinions from before the label was seen and a prior about the default.
 
     A conditional logit of the answers on what the members' log-probabilities differ by (McFadden 1974): it has one
-    optimum. Where the members agree, right or wrong, they say nothing of it.
+    optimum. Where the members agree, right or wrong, they say nothing of it. The head keeps at least half.
 
     Args:
         rows: with their opinions, in any order.
@@ -70,7 +71,8 @@ def choose_mix(rows: Sequence[Answered], label_maps: Mapping[str, Sequence[str]]
         pull = (share - DEFAULT_MIX.share) / _PRIOR_SD
         return float((logsumexp(pooled, axis=1) - pooled[answers]).sum() + pull**2 / 2.0)
 
-    return Mix(share=float(minimize_scalar(loss, bounds=(0.0, 1.0), method="bounded").x), opinions=len(newest))
+    share = minimize_scalar(loss, bounds=(0.0, _LARGEST_SHARE), method="bounded").x
+    return Mix(share=float(share), opinions=len(newest))
 
 
 def _logprobs(opinions: Sequence[Sequence[Sequence[float]]]) -> npt.NDArray[np.float64]:
