@@ -258,7 +258,7 @@ def test_show_prints_the_manifest(settings: Path) -> None:
     assert (report["id"], report["signed_by"], report["labels"]) == (version, "trainer", ["refund", "cancel"])
     shown = call("show", version, "-c", settings).stdout
     assert version in shown
-    assert "1.00 at temperature 1" in shown
+    assert "weights in the pool  1.00" in shown
 
 
 def test_verify_ends_with_0_when_sound_with_1_when_not_and_with_3_without_redis(

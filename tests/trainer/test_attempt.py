@@ -178,7 +178,7 @@ def test_a_row_whose_label_only_it_has_is_not_known_to_the_head_that_judges_it(b
     seen = challenger.frozen.predict(challenger.draft.student(), places).probs[range(10), columns]
     unseen = crossed(challenger, lineage, places)[range(10), columns]
     assert seen.min() > 0.01
-    assert unseen.max() < 1e-9
+    assert unseen.max() < 2e-6  # the least that a pool gives a label
     assert challenger.verdict.rows_judged == 30
     assert (challenger.verdict.student_agreement or 1.0) <= 20 / 30
 
@@ -193,7 +193,7 @@ def test_neither_does_a_fine_tuned_member_that_saw_the_row_judge_it(base: BaseEn
     column = challenger.draft.labels.index("only this")
     assert challenger.draft.tuned is not None
     assert challenger.frozen.predict(challenger.draft.student(), [place]).probs[0, column] > 1e-4
-    assert crossed(challenger, lineage, [place])[0, column] < 1e-9
+    assert crossed(challenger, lineage, [place])[0, column] < 2e-6  # the least that a pool gives a label
 
 
 def test_linked_rows_do_not_tell_the_head_of_one_another(base: BaseEncoder) -> None:
@@ -209,7 +209,7 @@ def test_linked_rows_do_not_tell_the_head_of_one_another(base: BaseEncoder) -> N
     new = new_rows(snapshot, lineage.champion or pytest.fail("no champion"))
     column = challenger.draft.labels.index("twins")
     probs = dict(zip(new, crossed(challenger, lineage, new)[:, column].tolist(), strict=True))
-    assert max(probs[place] for place in places) < 1e-9
+    assert max(probs[place] for place in places) < 2e-6  # the least that a pool gives a label
 
 
 def test_linked_rows_share_a_half_and_every_place_is_in_one() -> None:
