@@ -107,5 +107,5 @@ def pool(members: Sequence[FloatArray], weights: Sequence[float]) -> FloatArray:
     """
     logprobs = np.log(np.maximum(np.stack(members), SMALLEST_PROBABILITY))
     pooled = np.tensordot(np.asarray(weights, dtype=np.float32), logprobs, axes=1)
-    result: FloatArray = torch.softmax(torch.from_numpy(pooled.astype(np.float32)), dim=-1).numpy()
+    result: FloatArray = torch.softmax(torch.from_numpy(pooled), dim=-1).numpy()
     return result
