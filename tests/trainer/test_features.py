@@ -1,5 +1,6 @@
 """Features are computed once per item and encoder, and a damaged cache costs time only."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from store.errors import SettingsError
+from store.event import wall_clock_s
 from store.student.encoder import Encoder, FloatArray
 from tests.tiny import questions, tiny_encoder
 from trainer.learn.features import BaseEncoder, FeatureCache, resolve_encoder
@@ -118,6 +120,19 @@ def test_a_shard_that_another_process_forgets_meanwhile_is_computed_again(
         found = FeatureCache(tmp_path / "cache").features(encoder, IDS, TEXTS)
     np.testing.assert_array_equal(found, expected)
     assert encoder.asked == 60
+
+
+def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(tmp_path: Path, encoder: Counting) -> None:
+    FeatureCache(tmp_path / "cache").features(encoder, IDS, TEXTS)
+    (shard,) = (tmp_path / "cache").rglob("*.safetensors")
+    left, being_written = shard.with_suffix(".1.tmp"), shard.with_suffix(".2.tmp")
+    left.write_bytes(b"half")
+    being_written.write_bytes(b"half")
+    os.utime(left, (0, wall_clock_s() - 2 * 3600))
+    FeatureCache(tmp_path / "cache").features(encoder, IDS, TEXTS)
+    assert not left.exists()
+    assert being_written.exists()
+    assert encoder.asked == 30
 
 
 def test_no_items_have_no_features(tmp_path: Path, encoder: Counting) -> None:

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from store.errors import CorruptVersionError, SettingsError
+from store.event import wall_clock_s
 from store.registry.manifest import BaseModel
 from store.student.encoder import (
     DEFAULT_MAX_TOKENS,
@@ -32,6 +34,8 @@ MINILM: Final = "minilm"
 _SHARD_ROWS: Final = 512
 _TENSOR: Final = "features"
 _IDS: Final = "item_ids"
+_ASIDE: Final = ".tmp"
+_ABANDONED_S: Final = 3600.0  # no shard takes so long to write: its writer was killed
 
 
 def resolve_encoder(setting: str | Path) -> Path:
@@ -152,7 +156,9 @@ class FeatureCache:
 
     def _read(self, encoder: Encoder) -> Iterator[tuple[str, FloatArray]]:
         """Every row of every intact shard of this encoder."""
-        for path in sorted((self._directory / encoder.fingerprint[:16]).glob("*.safetensors")):
+        folder = self._directory / encoder.fingerprint[:16]
+        _sweep(folder)
+        for path in sorted(folder.glob("*.safetensors")):
             shard = _read_shard(path, encoder.feature_size)
             if shard is None:
                 path.unlink(missing_ok=True)
@@ -164,7 +170,7 @@ class FeatureCache:
         data = safetensors.torch.save({_TENSOR: torch.from_numpy(rows)}, {_IDS: json.dumps(list(item_ids))})
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        aside = path.with_suffix(f".{os.getpid()}{_ASIDE}")
         aside.write_bytes(data)
         os.replace(aside, path)  # noqa: PTH105 - atomic on every file system that matters
         self._rows.update(zip(item_ids, rows, strict=True))
@@ -183,6 +189,14 @@ class FeatureCache:
             old.discard(self._keep(shard, np.stack([kept[item] for item in shard])))  # it may be as it was
         for path in old:
             path.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove shards that killed writers left unfinished."""
+    for path in folder.glob(f"*{_ASIDE}"):
+        with suppress(FileNotFoundError):  # its writer lives, and has just given it its name
+            if wall_clock_s() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
 
 
 def _read_shard(path: Path, feature_size: int) -> tuple[list[str], FloatArray] | None:
