@@ -146,7 +146,7 @@ class TrainerSection(Section):
     encoder: Literal["minilm"] | Path = "minilm"
     """Folder of a Hugging Face encoder (config.json, tokenizer.json, model.safetensors), or "minilm". The biggest
     lever on accuracy."""
-    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 128
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 256
     """Tokens of a text that the student reads."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is a device."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,16 @@ from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.show.progress import Show
 from ops.site import Site
+from ops.wiring import cycle_settings, schedule_settings
 from serve.pace import Metric
 from store.errors import SettingsError
 
 AUDIT_RATIO: Final = 0.05  # the settings' default
+AUDIT_RESERVE_RATIO: Final = 0.1  # as above
 CURVE: Final = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.85)  # of the rows
 _CHARS_PER_TOKEN: Final = 4
 _MINILM: Final = "minilm"
+_ENCODER_FILES: Final = ("config.json", "tokenizer.json", "model.safetensors")  # the encoder's own list needs torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,7 @@ class Result:
     backtest: Backtest | None  # None: no run has ended
     outcome: Outcome
     files: list[Path]
+    untimed_why: str | None  # see Log
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,6 +98,9 @@ def run_backtest(options: Options, show: Show, entry: str) -> Result:
     Raises:
         SettingsError: an option or the log cannot be used; the message names the flag.
     """
+    _check_prices(options)
+    if options.answers is not None:
+        _check_answers(options.answers, options)
     settings, lane = _lane(options)
     published = read_published(options.published) if options.published is not None else []
     log = read_log(options.log, options.columns, options.days)
@@ -104,19 +112,72 @@ def run_backtest(options: Options, show: Show, entry: str) -> Result:
     source = Source(
         entry=entry,
         arguments=(log,),
-        options={"encoder": encoder, "cache": options.out.absolute() / "features", "threads": 1},
+        options={
+            "encoder": encoder,
+            "cache": options.out.absolute() / "features",
+            "threads": 1,
+            **({"cycle": cycle_settings(settings), "schedule": schedule_settings(settings)} if settings else {}),
+        },
     )
-    options.out.mkdir(parents=True, exist_ok=True)
+    _make_folder(options.out)
     outcome = Pool(source, jobs=options.jobs or physical_cores(), rows=log.rows).run(asks, kept.keep, show)
     if not kept.finished:
-        return Result(backtest=None, outcome=outcome, files=[])
+        return Result(backtest=None, outcome=outcome, files=[], untimed_why=log.untimed_why)
     backtest = _found(log, kept, prices, complete=not outcome.missing)
-    files = _write(options, backtest)
+    named = options.encoder or (str(settings.trainer.encoder) if settings is not None else _MINILM)
+    files = _write(options, backtest, named)
     draw_curve(backtest, files[0], published)
     if options.answers is not None and backtest.recommendation is not None:
         write_answers(kept.first[backtest.recommendation.budget].answers, log, options.answers)
         files.append(options.answers)
-    return Result(backtest=backtest, outcome=outcome, files=files)
+    return Result(backtest=backtest, outcome=outcome, files=files, untimed_why=log.untimed_why)
+
+
+def _check_prices(options: Options) -> None:
+    """Refuse prices without an end."""
+    prices = {
+        "--usd-per-call": options.usd_per_call,
+        "--usd-per-training-hour": options.usd_per_training_hour,
+    }
+    for flag, price in prices.items():
+        if price is not None and not math.isfinite(price):
+            message = f"{flag} {price}: give a finite number of dollars"
+            raise SettingsError(message)
+
+
+def _check_answers(answers: Path, options: Options) -> None:
+    """Refuse, before all runs, a file that could not be written after them. Nothing is opened, made or changed."""
+    why = None
+    try:
+        path, out = answers.resolve(), options.out.resolve()
+        coming = (out, *out.parents)  # folders that will be there
+        if path == options.log.resolve():
+            why = "that is the log itself"
+        elif path.is_dir() or path in coming:
+            why = "that is a folder"
+        elif not path.parent.is_dir() and path.parent not in coming:
+            why = "its folder is not there"
+        elif not os.access(next(place for place in (path, *path.parents) if place.exists()), os.W_OK):
+            why = "it cannot be written"
+    except (OSError, RuntimeError) as error:
+        why = str(error)
+    if why is not None:
+        message = f"--answers {answers}: {why}: name a file that can be written, in a folder that is there"
+        raise SettingsError(message)
+
+
+def _make_folder(out: Path) -> None:
+    """Make the folder of the results, or refuse it before all runs."""
+    why = None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK | os.X_OK):
+            why = "it cannot be written"
+    except OSError as error:
+        why = error.strerror
+    if why is not None:
+        message = f"--out {out}: {why}: name a folder that can be written, or be made"
+        raise SettingsError(message)
 
 
 def curve_budgets(rows: int) -> list[int]:
@@ -186,7 +247,7 @@ def _asks(options: Options, log: Log, settings: Settings | None, lane: LaneSecti
             message = f"--budget {budget}: the log has {log.rows:,} rows, give 1 to {log.rows}"
             raise SettingsError(message)
     audit_ratio = options.audit_ratio
-    if audit_ratio is None and target is not None:
+    if audit_ratio is None and (lane is not None or target is not None):
         audit_ratio = lane.audit_ratio if lane is not None else AUDIT_RATIO
     confidence = options.confidence or (lane.promise.confidence if lane is not None else 0.95)
     return [
@@ -198,6 +259,7 @@ def _asks(options: Options, log: Log, settings: Settings | None, lane: LaneSecti
             confidence=confidence,
             metric=metric,
             audit_ratio=audit_ratio or 0.0,
+            audit_reserve_ratio=lane.budget.audit_reserve_ratio if lane is not None else AUDIT_RESERVE_RATIO,
             fine_tune=options.fine_tune and (settings is None or settings.trainer.fine_tune),
         )
         for budget in sorted(set(options.budgets or curve_budgets(log.rows)))
@@ -209,9 +271,11 @@ def _encoder(options: Options, settings: Settings | None) -> str:
     if options.encoder is None and settings is not None:
         return str(settings.encoder_directory())
     encoder = options.encoder or _MINILM
-    if encoder != _MINILM and not (Path(encoder) / "config.json").is_file():
-        message = f"--encoder {encoder}: it holds no config.json: give the folder of an encoder, or {_MINILM}"
-        raise SettingsError(message)
+    if encoder != _MINILM:
+        missing = [name for name in _ENCODER_FILES if not (Path(encoder).expanduser() / name).is_file()]
+        if missing:
+            message = f"--encoder {encoder}: it lacks {', '.join(missing)}: give the folder of an encoder, or {_MINILM}"
+            raise SettingsError(message)
     return encoder
 
 
@@ -235,14 +299,14 @@ def _found(log: Log, kept: _Kept, prices: Prices, *, complete: bool) -> Backtest
     return assemble(log, kept.measure, prices, kept.finished, topics, found, complete=complete)
 
 
-def _write(options: Options, backtest: Backtest) -> list[Path]:
+def _write(options: Options, backtest: Backtest, encoder: str) -> list[Path]:
     """The files that are there after every backtest, the figure's place first."""
     files = [options.out / name for name in ("curve.png", "report.html", "backtest.json")]
     write_page(backtest, files[1])
     files[2].write_bytes(msgspec.json.format(msgspec.json.encode(backtest), indent=2) + b"\n")
     if options.write_settings and backtest.recommendation is not None:
         files.append(options.out / "settings.toml")
-        files[-1].write_text(settings_toml(backtest, backtest.runs[0].ask), "utf-8")
+        files[-1].write_text(settings_toml(backtest, backtest.runs[0].ask, encoder), "utf-8")
     return files
 
 

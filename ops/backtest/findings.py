@@ -158,8 +158,8 @@ def steps_of(finished: Iterable[Finished], measure: Measure, prices: Prices, day
                 to_budget=higher,
                 usd_per_day=usd_per_day,
                 gain=gain,
-                gain_per_usd_day=_scaled(gain, 1 / usd_per_day) if prices.usd_per_call and usd_per_day > 0 else None,
-                gain_per_100_calls=_scaled(gain, 100 / calls),
+                gain_per_usd_day=scaled(gain, 1 / usd_per_day) if prices.usd_per_call and usd_per_day > 0 else None,
+                gain_per_100_calls=scaled(gain, 100 / calls),
             )
         )
     return steps
@@ -223,6 +223,8 @@ def _point(budget: int, group: dict[int, Finished], measure: Measure, prices: Pr
         usd=usd,
         usd_per_day=usd / days,
         training_usd=training_usd,
+        spared=float(np.mean([run.spared for run in runs])),
+        unanswered_ratio=float(np.mean([run.unanswered / run.rows for run in runs])),
         score=_share([run.score for run in runs], measure.rows),
         agreement=_share([run.agreement for run in runs], measure.labelled),
         answered_agreement=_share(
@@ -260,5 +262,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _scaled(interval: Interval, factor: float) -> Interval:
+def scaled(interval: Interval, factor: float) -> Interval:
+    """So many times as much."""
     return Interval(mean=interval.mean * factor, low=interval.low * factor, high=interval.high * factor)

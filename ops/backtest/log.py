@@ -10,21 +10,30 @@ from numpy.typing import NDArray
 
 from ops.imports.jsonl import (
     ID_COLUMNS,
-    LABEL_COLUMNS,
-    PROBED,
-    TEXT_COLUMNS,
+    LABEL,
+    READABLE_TIMES,
+    TEXT,
     TIME_COLUMNS,
     BadRow,
+    Sought,
+    Survey,
     event_time_s,
-    first_usable,
     json_rows,
-    named,
+    label_of,
+    text_of,
+    time_column,
     value_at,
 )
 from store.errors import SettingsError
 from store.event import canonical_text
 
-GOLD_COLUMNS: Final = ("gold", "true_label", "gold_label", "ground_truth", "truth")
+GOLD: Final = Sought(
+    flag="--gold",
+    what=LABEL.what,
+    names=("gold", "true_label", "gold_label", "ground_truth", "truth"),
+    read=label_of,
+)
+MAX_DAYS: Final = 3660.0  # ten years: a log that seems longer has a wrong time in it
 _DAY_S: Final = 86_400.0
 _START_S: Final = 1_767_225_600.0  # of logs that say no time: the first day of 2026, UTC
 
@@ -53,6 +62,7 @@ class Log:
     timed: bool  # the times are the log's own
     skipped: int
     bad: list[BadRow]  # all that were skipped
+    untimed_why: str | None = None  # why the times are not the log's own, though some row has one; a sentence
 
     @property
     def rows(self) -> int:
@@ -96,6 +106,7 @@ class _Line(NamedTuple):
 
     number: int
     time_s: float | None
+    time_column: str | None  # where the row has anything that may be a time
     id: str | None
     text: str
     label: str | None
@@ -108,18 +119,19 @@ def read_log(path: Path, columns: ColumnNames, days: float) -> Log:
     Args:
         path: the file.
         columns: named columns; the others are found.
-        days: what rows without a time are spread over, evenly; also all rows, if some have none.
+        days: what rows without a time are spread over, evenly; also all rows, if some have none that can be read.
 
     Raises:
-        SettingsError: the file cannot be read, a column cannot be told, or no row is usable; it names the flag.
+        SettingsError: the file cannot be read, a column cannot be told, no row is usable, or the times span more than
+            ten years; it names the flag or the line.
     """
-    if days <= 0:
-        message = f"--days {days}: give a number above 0"
+    if not 0 < days <= MAX_DAYS:
+        message = f"--days {days:g}: give a number above 0, and at most {MAX_DAYS:,.0f}"
         raise SettingsError(message)
-    probed = [row for _, row in json_rows(path, limit=PROBED) if isinstance(row, Mapping)]
-    text = _column(path, probed, columns.text, TEXT_COLUMNS, "--text")
-    label = _column(path, probed, columns.label, LABEL_COLUMNS, "--label")
-    gold = columns.gold if columns.gold is not None else first_usable(probed, GOLD_COLUMNS)
+    texts, labels = TEXT.called(columns.text), LABEL.called(columns.label)
+    survey = Survey(path, texts, labels, GOLD)
+    text, label = survey.needed(texts), survey.needed(labels)
+    gold = columns.gold if columns.gold is not None else survey.found(GOLD)
     if gold == label:
         if columns.gold is not None:
             message = f"{path}: --gold {gold}: that is the column of the teacher's answer"
@@ -137,10 +149,11 @@ def read_log(path: Path, columns: ColumnNames, days: float) -> Log:
             _Line(
                 number=number,
                 time_s=event_time_s(value, time_names),
+                time_column=time_column(value, time_names),
                 id=_id(value, columns.id),
                 text=found,
-                label=_answer(value, label),
-                gold=_answer(value, gold),
+                label=label_of(value_at(value, label)),
+                gold=label_of(value_at(value, gold)) if gold is not None else None,
             )
         )
     _check(path, columns, text, label, lines)
@@ -153,7 +166,7 @@ def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[
         f"--text {text}: no row has a text there": any(lines),
         f"--gold {columns.gold}: no row has a label there": columns.gold is None or any(line.gold for line in lines),
         f"--id {columns.id}: no row has a value there": columns.id is None or any(line.id for line in lines),
-        f"--time {columns.time}: no row has a time there that can be read: Unix seconds, or ISO 8601 with its zone": (
+        f"--time {columns.time}: no row has a time there that can be read: {READABLE_TIMES}": (
             columns.time is None or any(line.time_s is not None for line in lines)
         ),
         f"--label {label}: the teacher's answers there are fewer than two labels, so there is nothing to learn": (
@@ -172,6 +185,7 @@ def _log(path: Path, lines: list[_Line], bad: list[BadRow], days: float) -> Log:
     if timed:
         lines = sorted(lines, key=lambda line: line.time_s or 0.0)
         times_s = np.array([line.time_s for line in lines], np.float64)
+        _check_span(path, times_s, lines)
     return Log(
         path=path,
         texts=[line.text for line in lines],
@@ -182,17 +196,33 @@ def _log(path: Path, lines: list[_Line], bad: list[BadRow], days: float) -> Log:
         timed=timed,
         skipped=len(bad),
         bad=bad,
+        untimed_why=_untimed_why(lines),
     )
 
 
-def _column(path: Path, rows: list[Mapping[str, Any]], name: str | None, usual: tuple[str, ...], flag: str) -> str:
-    found = first_usable(rows, usual) if name is None else named(rows, name)
-    if not rows or found is None:
-        seen = ", ".join(sorted({str(key) for row in rows for key in row})[:20]) or "no JSON objects"
-        what = f"name the column with {flag}" if name is None else f"{flag} {name}: no row has a text there"
-        message = f"{path}: {what} (found: {seen})"
+def _check_span(path: Path, times_s: NDArray[np.float64], lines: list[_Line]) -> None:
+    """Refuse a log that by its own times, which ascend, is longer than `--days` may be."""
+    days = float(times_s[-1] - times_s[0]) / _DAY_S
+    if days > MAX_DAYS:
+        first, last = lines[0], lines[-1]
+        message = (
+            f"{path}: its times span {days:,.0f} days, at most {MAX_DAYS:,.0f} can be replayed: line {first.number} is"
+            f" the earliest and line {last.number} the latest: correct {first.time_column} there, or leave the row out"
+        )
         raise SettingsError(message)
-    return found
+
+
+def _untimed_why(lines: list[_Line]) -> str | None:
+    """Why the times are not the log's own, by the first line that spoils them; None: they are, or there are none."""
+    column = next((line.time_column for line in lines if line.time_column is not None), None)
+    without = [line for line in lines if line.time_s is None]
+    if column is None or not without:
+        return None
+    first = next((line for line in without if line.time_column is not None), without[0])
+    what = f"no time, though other rows have one under {column}"
+    if first.time_column is not None:
+        what = f"what is under {first.time_column} is no time that can be read ({READABLE_TIMES})"
+    return f"line {first.number}: {what}: the log's times are not used, its rows are spread evenly over --days"
 
 
 def _text(line: int, value: Any, column: str) -> str | BadRow:
@@ -200,18 +230,11 @@ def _text(line: int, value: Any, column: str) -> str | BadRow:
         return value
     if not isinstance(value, Mapping):
         return BadRow(line=line, why="not a JSON object")
-    found = value_at(value, column)
-    if not isinstance(found, str) or not found.strip():
-        return BadRow(line=line, why=f"no text in {column}")
-    return canonical_text(found)
+    found = text_of(value_at(value, column))
+    return BadRow(line=line, why=f"no text in {column}") if found is None else canonical_text(found)
 
 
 def _id(row: Mapping[str, Any], column: str | None) -> str | None:
     names = (column,) if column is not None else ID_COLUMNS
     found = (value_at(row, name) for name in names)
     return next((str(value) for value in found if isinstance(value, str | int) and value != ""), None)
-
-
-def _answer(row: Mapping[str, Any], column: str | None) -> str | None:
-    found = value_at(row, column) if column is not None else None
-    return found.strip() if isinstance(found, str) and found.strip() else None

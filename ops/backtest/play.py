@@ -124,7 +124,9 @@ class Play:
         """The gateway's path with our parts in it."""
         ask, stream, now = self._ask, self._stream, self._now
         limits = BudgetSettings(
-            calls_per_day=ask.budget, usd_per_day=None, audit_reserve_ratio=0.1 if ask.audit_ratio > 0 else 0.0
+            calls_per_day=ask.budget,
+            usd_per_day=None,
+            audit_reserve_ratio=ask.audit_reserve_ratio if ask.audit_ratio > 0 else 0.0,
         )
         settings = LaneSettings(
             lane=LANE,
@@ -227,7 +229,7 @@ class Play:
             Standing(champion=self._slots.version),
             self._state,
             items=items,
-            labels=0,
+            labels=len(self._log.label_set),
             request=None,
             now_s=self._now(),
             settings=self._schedule,

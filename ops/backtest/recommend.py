@@ -39,19 +39,20 @@ def recommend(
     point, why = (
         _by_score(points, steps, measure, runs[0].rows) if ask.target is None else _by_promise(points, ask.target)
     )
+    saved = point.spared * prices.usd_per_call - point.training_usd
     first = min((run for run in runs if run.ask.budget == point.budget), key=lambda run: run.ask.seed)
     return Recommendation(
         budget=point.budget,
         calls_per_day=math.ceil(point.budget / days),
         target=ask.target,
         why=why,
-        saved_usd_per_day=first.rows * prices.usd_per_call / days - point.usd_per_day if prices.usd_per_call else 0.0,
+        saved_usd_per_day=saved / days if prices.usd_per_call else 0.0,
         break_even_days=break_even_days(first, point.training_usd, prices.usd_per_call, days),
     )
 
 
 def break_even_days(run: Run, training_usd: float, usd_per_call: float, days: float) -> float | None:
-    """Days until the calls that were not made have paid for training; None: not within a year, or calls cost nothing.
+    """Days until the calls that the student spared have paid for training; None: not within a year, or calls are free.
 
     All of the log's training is charged at the start. Rows are taken to come evenly. After the log's end each day saves
     what a day of its last half did, and training goes on costing what it cost a day.
@@ -60,37 +61,46 @@ def break_even_days(run: Run, training_usd: float, usd_per_call: float, days: fl
         return None
     saved, day = 0.0, 0.0
     for part in run.slices:
-        gain, span = (part.rows - part.calls) * usd_per_call, days * part.rows / run.rows
+        gain, span = part.spared * usd_per_call, days * part.rows / run.rows
         if gain > 0 and saved + gain >= training_usd:
             return day + span * (training_usd - saved) / gain
         saved, day = saved + gain, day + span
     half = run.slices[len(run.slices) // 2 :]
     half_days = days * sum(part.rows for part in half) / run.rows
-    daily = sum(part.rows - part.calls for part in half) * usd_per_call / half_days - training_usd / days
+    daily = sum(part.spared for part in half) * usd_per_call / half_days - training_usd / days
     if daily <= 0:
         return None
     found = days + (training_usd - saved) / daily
     return found if found <= _YEAR_DAYS else None
 
 
-def settings_toml(backtest: Backtest, ask: Ask) -> str:
-    """The recommended setting as lines for a lane's tables in `understudy.toml`; `ask` is of one of its runs."""
+def settings_toml(backtest: Backtest, ask: Ask, encoder: str) -> str:
+    """The recommended setting as it was tested, as lines for `understudy.toml`.
+
+    Args:
+        backtest: with a recommendation.
+        ask: of one of its runs.
+        encoder: that the runs started from, as the settings name it.
+    """
     found = backtest.recommendation
     if found is None:
         message = "no run has ended: there is nothing to recommend"
         raise ValueError(message)
     lines = [
-        f"# Recommended by `understudy backtest` of {json.dumps(backtest.log)}. Put these keys into the lane's tables.",
+        f"# Recommended by `understudy backtest` of {json.dumps(backtest.log)}. Put these keys into the same tables.",
         *textwrap.wrap(found.why, 110, initial_indent="# ", subsequent_indent="# "),
         "[[lanes]]",
         f"policy = {json.dumps(ask.policy)}",
         f"metric = {json.dumps(ask.metric)}",
         f"rows_per_day = {math.ceil(backtest.rows / backtest.days)}",
+        f"audit_ratio = {ask.audit_ratio}",
     ]
     if ask.target is not None:
-        lines += [f"audit_ratio = {ask.audit_ratio}", "", "[lanes.promise]", f"target = {ask.target}"]
-        lines.append(f"confidence = {ask.confidence}")
-    return "\n".join([*lines, "", "[lanes.budget]", f"calls_per_day = {found.calls_per_day}"]) + "\n"
+        lines += ["", "[lanes.promise]", f"target = {ask.target}", f"confidence = {ask.confidence}"]
+    lines += ["", "[lanes.budget]", f"calls_per_day = {found.calls_per_day}"]
+    lines.append(f"audit_reserve_ratio = {ask.audit_reserve_ratio if ask.audit_ratio > 0 else 0.0}")
+    lines += ["", "[trainer]", f"encoder = {json.dumps(encoder)}", f"fine_tune = {json.dumps(ask.fine_tune)}"]
+    return "\n".join(lines) + "\n"
 
 
 def score_name(backtest: Backtest) -> str:
@@ -117,6 +127,11 @@ def chosen(backtest: Backtest) -> Point | None:
     return next((point for point in backtest.points if found is not None and point.budget == found.budget), None)
 
 
+def spared_ratio(backtest: Backtest, point: Point) -> float:
+    """Of the questions, those that the student answered and the teacher was not asked."""
+    return point.spared / backtest.rows
+
+
 def headline(backtest: Backtest) -> str:
     """What would this save, and what would it cost in quality? One sentence."""
     point = chosen(backtest)
@@ -124,11 +139,12 @@ def headline(backtest: Backtest) -> str:
         return "No run has ended: nothing is known yet"
     calls, rows = f"{point.calls / backtest.days:,.0f}", f"{backtest.rows / backtest.days:,.0f}"
     asked = f"Asking the teacher {calls} of {rows} questions a day ({point.calls_ratio:.0%})"
-    saved = f"{1 - point.calls_ratio:.0%} of its calls"
+    saved = f"{spared_ratio(backtest, point):.0%} of its calls"
     if backtest.teacher_usd_per_day and backtest.recommendation is not None:
         money = backtest.recommendation.saved_usd_per_day
-        saved = f"{usd(money)} of {usd(backtest.teacher_usd_per_day)} a day"
-    return f"{asked} would save {saved}, at {share(quality(point))} {score_name(backtest)}{_distance(backtest, point)}"
+        saved = f"{usd(money) if money > 0 else 'nothing'} of {usd(backtest.teacher_usd_per_day)} a day"
+    told = f"{asked} would save {saved}, at {share(quality(point))} {score_name(backtest)}{_distance(backtest, point)}"
+    return f"{told}; {point.unanswered_ratio:.0%} would get no answer" if point.unanswered_ratio else told
 
 
 def share(found: Interval | None) -> str:
@@ -196,16 +212,22 @@ def _knee(curve: Sequence[tuple[float, float]], end: tuple[float, float]) -> int
 
 
 def _by_promise(points: Sequence[Point], target: float) -> tuple[Point, str]:
-    told = f"of the student's own answers {{}} agree with the teacher, {target:.1%} promised"
     for point in points:
         own = point.answered_agreement
         if point.suspended_ratio == 0 and (own is None or own.high >= target):
-            why = (
-                f"the smallest budget at which the promise was kept and never suspended; {point.calls:,.0f} calls were"
-            )
-            return point, f"{why} made; {told.format(share(own))}"
+            kept = "was" if own is not None and own.low >= target else "may have been"
+            why = "was never suspended" if own is None else f"{kept} kept, and was never suspended"
+            made = f"{point.calls:,.0f} calls were made"
+            return point, f"the smallest budget at which the promise {why}; {made}; {_own(own, target)}"
     last = points[-1]
     return last, (
-        "the largest budget that was tried: at none of them was the promise kept and never suspended, here it was"
-        f" suspended for {last.suspended_ratio:.1%} of the questions; {told.format(share(last.answered_agreement))}"
+        "the largest budget that was tried: at none of them could the promise be kept without being suspended; here"
+        f" it was suspended for {last.suspended_ratio:.1%} of the questions;"
+        f" {_own(last.answered_agreement, target)}"
     )
+
+
+def _own(agreement: Interval | None, target: float) -> str:
+    if agreement is None:
+        return f"the student answered nothing by its own decision: no version was certified for {target:.1%}"
+    return f"of the student's own answers {share(agreement)} agree with the teacher, {target:.1%} promised"

@@ -25,6 +25,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float = 0.95
     metric: Metric = "accuracy"
     audit_ratio: float = 0.0
+    audit_reserve_ratio: float = 0.1  # of the budget, kept for audits; where there are none, nothing is kept
     fine_tune: bool = True
     horizon_ratio: float = 1.0  # forecast of the log's length over its true length
 
@@ -40,6 +41,7 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     first_row: int
     rows: int
     calls: int
+    spared: int  # answered by the student, and the teacher was not asked
     agreement: float | None  # of all answers with the teacher's; None: no row has a teacher's answer
     accuracy: float | None  # of all answers, against the true labels; None: there are none
     suspended: int  # questions that a promise would have sent to the teacher, but for the budget
@@ -54,6 +56,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     unspent: int
     audits: int
     unusable: int  # calls that brought no usable answer
+    spared: int  # answered by the student, and the teacher was not asked
+    unanswered: int  # answered by nobody: no student may, and the budget is spent or the teacher said nothing usable
     suspended_rows: int  # answered by the student, or by nobody, only because the budget bound
     suspended_s: float  # of the log's time
     score: float | None  # the ask's metric over all answers, against the true labels
@@ -69,7 +73,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     oracle_agreement: float | None
     first_version_row: int | None  # before which everything went to the teacher
     certified_row: int | None  # from which on a threshold let the student answer
-    novelty_auroc: float | None  # filled where off-topic rows are marked
     head_cycles: int
     fine_tune_cycles: int
     refused_cycles: int
@@ -110,6 +113,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     usd: float  # teacher and training, over the log
     usd_per_day: float
     training_usd: float  # of `usd`
+    spared: float  # mean, rows that the student answered and the teacher was not asked
+    unanswered_ratio: float  # of rows
     score: Interval | None
     agreement: Interval | None
     answered_agreement: Interval | None

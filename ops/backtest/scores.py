@@ -98,13 +98,11 @@ def to_run(
     teacher = np.array([label or _NOBODY for label in stream.labels], object)
     answer, student = np.array(answers.answer, object), np.array(answers.student, object)
     withheld = np.array([row.answer is not None and row.answer.withheld for row in rows], np.bool_)
-    unheard = np.array(
-        [row.answer is None and not row.called for row in rows], np.bool_
-    )  # the budget binds, no student
-    suspended = withheld | unheard if ask.policy == "promise" else np.zeros(len(rows), np.bool_)
     own = ~answers.by_teacher & np.array([one != _NOBODY for one in answers.answer], np.bool_)
     audits = np.array([reason == "audit" for reason in answers.reason], np.bool_)
     called = np.array([row.called for row in rows], np.bool_)
+    nobody = np.array([row.answer is None for row in rows], np.bool_)
+    suspended = withheld | (nobody & ~called) if ask.policy == "promise" else np.zeros(len(rows), np.bool_)
     answered = own & ~withheld & (~called | audits)  # not where it only stood in for the teacher
     known, judged = teacher != _NOBODY, gold != _NOBODY
     random_score, oracle_score = _chance_and_oracle(student, teacher, gold, judged, calls, ask.metric)
@@ -116,6 +114,8 @@ def to_run(
         unspent=ask.budget - calls,
         audits=int(audits.sum()),
         unusable=unusable,
+        spared=int((own & ~called).sum()),
+        unanswered=int(nobody.sum()),
         suspended_rows=int(suspended.sum()),
         suspended_s=_held_s(stream.times_s, suspended),
         score=score(answer, gold, judged, ask.metric),
@@ -131,7 +131,6 @@ def to_run(
         oracle_agreement=oracle_agreement,
         first_version_row=cycles.first_version_row,
         certified_row=cycles.certified_row,
-        novelty_auroc=None,
         head_cycles=cycles.heads,
         fine_tune_cycles=cycles.fine_tunes,
         refused_cycles=cycles.refused,
@@ -139,7 +138,7 @@ def to_run(
         served_parameters=cycles.served_parameters,
         training_cpu_s=cycles.cpu_s,
         seconds=seconds,
-        slices=_slices(answer, gold, teacher, judged, known, called, suspended),
+        slices=_slices(answer, gold, teacher, judged, known, called, own & ~called, suspended),
     )
 
 
@@ -195,6 +194,7 @@ def _slices(
     judged: NDArray[np.bool_],
     known: NDArray[np.bool_],
     called: NDArray[np.bool_],
+    spared: NDArray[np.bool_],
     suspended: NDArray[np.bool_],
 ) -> list[Slice]:
     result = []
@@ -206,6 +206,7 @@ def _slices(
                 first_row=int(part[0]),
                 rows=len(part),
                 calls=int(called[part].sum()),
+                spared=int(spared[part].sum()),
                 agreement=score(answer, teacher, mask & known, "accuracy"),
                 accuracy=score(answer, gold, mask & judged, "accuracy"),
                 suspended=int(suspended[part].sum()),

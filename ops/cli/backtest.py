@@ -34,11 +34,17 @@ Audits = Annotated[
     typer.Option(min=0.0, max=1.0, help="Of the student's answers, checked; else 0.05 with --target, 0 without."),
 ]
 Text = Annotated[str | None, typer.Option(help="Column of the text; found by itself otherwise.")]
-Label = Annotated[str | None, typer.Option(help="Column of the teacher's answer; a dot goes inside.")]
+Label = Annotated[
+    str | None, typer.Option(help="Column of the teacher's answer, a text or a whole number; a dot goes inside.")
+]
 Gold = Annotated[str | None, typer.Option(help="Column of the true label, where there is one: for scores alone.")]
 Ident = Annotated[str | None, typer.Option("--id", help="Column of the row's id.")]
-Time = Annotated[str | None, typer.Option(help="Column of the time.")]
-Days = Annotated[float, typer.Option(min=0.001, help="What rows without a time are spread over.")]
+Time = Annotated[
+    str | None, typer.Option(help="Column of the time: Unix seconds or milliseconds, or ISO 8601 with its zone.")
+]
+Days = Annotated[
+    float, typer.Option(min=0.001, help="What all rows are spread over if one has no readable time; at most 3,660.")
+]
 PerCall = Annotated[float | None, typer.Option(min=0.0, help="Dollars a teacher call; none: calls alone are shown.")]
 PerHour = Annotated[
     float, typer.Option(min=0.0, help="Dollars an hour of processor time that trains; about a cloud's.")
@@ -136,6 +142,8 @@ def _end(result: Any, output: Format) -> None:
         emit_json(result.backtest)
     elif result.backtest is not None:
         _show(result)
+    if result.untimed_why is not None:
+        typer.echo(result.untimed_why, err=True)
     for sentence in failures(result.outcome):
         typer.echo(sentence, err=True)
     if result.outcome.interrupted:
@@ -159,7 +167,11 @@ def _show(result: Any) -> None:
         ("What is bought from each budget to the next", priced(found)),
     ):
         if grid.rows and len(grid.head) > 1:
-            emit_table(grid.head, grid.rows, title=title)
+            rows = [
+                [*row[:-1], f"{row[-1]}  <- recommended"] if at == grid.marked else row
+                for at, row in enumerate(grid.rows)
+            ]
+            emit_table(grid.head, rows, title=title)
             typer.echo()
     if found.recommendation is not None:
         typer.echo(f"Recommended: {found.recommendation.calls_per_day:,} calls a day, {found.recommendation.why}.")

@@ -17,18 +17,18 @@ from typing import Any, Final
 from ops.cli.reports import ImportReport
 from ops.imports.jsonl import (
     ID_COLUMNS,
-    LABEL_COLUMNS,
-    PROBED,
-    TEXT_COLUMNS,
+    LABEL,
+    TEXT,
     BadRow,
+    Survey,
     event_time_s,
-    first_usable,
     json_rows,
-    named,
+    label_of,
+    text_of,
     value_at,
 )
 from store.buffer.ledger import BEGINNING, Slot
-from store.errors import LogUnavailableError, SettingsError
+from store.errors import LogUnavailableError
 from store.event import (
     MAX_EVENT_BYTES,
     ClassifyEscalation,
@@ -81,20 +81,14 @@ class ImportLane:
 
 
 def find_columns(path: Path, *, text: str | None, label: str | None) -> Columns:
-    """The columns that hold text and label, by the first 100 rows unless they are named.
+    """The columns that hold text and label, by all rows unless they are named.
 
     Raises:
         SettingsError: they cannot be told, or no row has the named one; the message names the flag.
     """
-    rows = [row for _, row in json_rows(path, limit=PROBED) if isinstance(row, Mapping)]
-    found_text = first_usable(rows, TEXT_COLUMNS) if text is None else named(rows, text)
-    found_label = first_usable(rows, LABEL_COLUMNS) if label is None else named(rows, label)
-    if not rows or found_text is None or found_label is None:
-        missing = "--text" if found_text is None else "--label"
-        seen = ", ".join(sorted({str(name) for row in rows for name in row})[:20]) or "no JSON objects"
-        message = f"{path}: name the column with {missing} (found: {seen})"
-        raise SettingsError(message)
-    return Columns(text=found_text, label=found_label)
+    texts, labels = TEXT.called(text), LABEL.called(label)
+    survey = Survey(path, texts, labels)
+    return Columns(text=survey.needed(texts), label=survey.needed(labels))
 
 
 def read_rows(path: Path, columns: Columns, labels: frozenset[str] | None) -> Iterator[Row | BadRow]:
@@ -107,10 +101,10 @@ def read_rows(path: Path, columns: Columns, labels: frozenset[str] | None) -> It
         if not isinstance(value, Mapping):
             yield BadRow(line=line, why="not a JSON object")
             continue
-        text, label = value_at(value, columns.text), value_at(value, columns.label)
-        if not isinstance(text, str) or not text.strip():
+        text, label = text_of(value_at(value, columns.text)), label_of(value_at(value, columns.label))
+        if text is None:
             yield BadRow(line=line, why=f"no text in {columns.text}")
-        elif not isinstance(label, str) or not label.strip():
+        elif label is None:
             yield BadRow(line=line, why=f"no label in {columns.label}")
         elif labels is not None and label not in labels:
             yield BadRow(line=line, why=f"{columns.label} is not one of the lane's labels")

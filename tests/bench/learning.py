@@ -26,6 +26,7 @@ from scipy import stats
 from ops.backtest.log import ColumnNames, Log, read_log
 from ops.backtest.records import Ask, Run
 from ops.backtest.replay import DEFAULT_SCHEDULE, Replay
+from store.errors import SettingsError
 from tests.bench.novelty import novelty_auroc
 from tests.bench.variants import BASELINES, OURS, Variant, ablations, swapped
 
@@ -130,11 +131,10 @@ def report(
 ) -> dict[str, Any]:
     """The benchmark's JSON."""
     ours = [run for job, run in done if job.kind == "budget"]
-    first = done[0][1]
     return {
         "data": data.name,
         "rows": log.rows,
-        "encoder_parameters": first.encoder_parameters,
+        "encoder_parameters": max(run.encoder_parameters for _, run in done),
         "served_parameters": max(run.served_parameters for _, run in done),
         "metric": metric,
         "budgets": [_budget(budget, done) for budget in budgets] if ours else [],
@@ -167,9 +167,9 @@ def _budget(budget: int, done: Sequence[tuple[Job, Run]]) -> dict[str, Any]:
         "accuracy": [_percent(run.score) for run in runs],
         **interval([100 * (run.score or 0.0) for run in runs]),
         "file_order": _percent(own[0].score) if own else None,
-        "student_accuracy": [_percent(run.student_accuracy) for run in runs],
-        "paid_accuracy": [_percent(run.paid_accuracy) for run in runs],
-        "system_agreement": [_percent(run.agreement) for run in runs],
+        "student_accuracy": _mean_percent([run.student_accuracy for run in runs]),
+        "paid_accuracy": _mean_percent([run.paid_accuracy for run in runs]),
+        "system_agreement": _mean_percent([run.agreement for run in runs]),
         "cycles": [[run.head_cycles, run.fine_tune_cycles, run.refused_cycles] for run in runs],
         "seconds": [round(run.seconds, 1) for run in runs],
     }
@@ -213,6 +213,11 @@ def _percent(value: float | None) -> float | None:
     return None if value is None else round(100 * value, 2)
 
 
+def _mean_percent(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _percent(float(np.mean(known))) if known else None
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="the learning benchmark: accuracy against teacher calls")
@@ -229,7 +234,10 @@ def main() -> None:
     parser.add_argument("--ablation", type=int, metavar="BUDGET", help="the learner without each of its parts instead")
     parser.add_argument("--json", action="store_true", help="print the JSON object alone")
     chosen = parser.parse_args()
-    log = read_log(chosen.data, ColumnNames(), 1.0)
+    try:
+        log = read_log(chosen.data, ColumnNames(), 1.0)
+    except SettingsError as error:
+        sys.exit(f"--data {error}")
     if not log.has_gold:
         sys.exit(_NO_SCORE)
     budgets = [int(budget) for budget in chosen.budgets.split(",")]

@@ -56,6 +56,8 @@ def point(budget: int, score: float, *, away: float, half: float = 0.005, **more
         "usd": budget / 1000,
         "usd_per_day": budget / 1000,
         "training_usd": 0.0,
+        "spared": 1000.0 - budget,
+        "unanswered_ratio": 0.0,
         "agreement": interval(score),
         "answered_agreement": None,
         "random_score": None,

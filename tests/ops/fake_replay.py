@@ -12,6 +12,8 @@ from ops.backtest.log import ColumnNames, Log, read_log
 from ops.backtest.pool import Seen
 from ops.backtest.records import Answers, Ask, Run, Slice
 from store.errors import SettingsError
+from trainer.due import ScheduleSettings
+from trainer.work import CycleSettings
 
 LABELS = ("refund", "delivery", "account", "other")
 ROWS = 1000
@@ -52,11 +54,15 @@ class FakeReplay:
         encoder: str = "",
         cache: Path | None = None,
         threads: int = 1,
+        cycle: CycleSettings | None = None,
+        schedule: ScheduleSettings | None = None,
     ) -> None:
         self.log, self.slow_s, self.binds_below = log, slow_s, binds_below
         self.raises, self.dies, self.unreadable = raises, dies, unreadable
         self.notes = Path(notes) if notes else None
         self._note(f"worker runs {os.getpid()}")
+        if cycle is not None and schedule is not None:
+            self._note(f"max_tokens {cycle.max_tokens} quarantine_s {cycle.quarantine_s} every_s {schedule.every_s}")
 
     def prepare(self, progress: Seen) -> None:
         if self.unreadable:
@@ -144,6 +150,8 @@ def replayed(log: Log, ask: Ask, binds_below: int = 0) -> tuple[Run, Answers]:
         unspent=ask.budget - int(asked.sum()),
         audits=0,
         unusable=int(asked.sum() - paid.sum()),
+        spared=int((~asked).sum()),
+        unanswered=0,
         suspended_rows=suspended,
         suspended_s=60.0 * suspended,
         score=ratio(named, truth),
@@ -162,7 +170,6 @@ def replayed(log: Log, ask: Ask, binds_below: int = 0) -> tuple[Run, Answers]:
         oracle_agreement=ratio(with_calls(best), labels),
         first_version_row=int(np.argmax(np.cumsum(asked) >= 30)),
         certified_row=None,
-        novelty_auroc=None,
         head_cycles=12,
         fine_tune_cycles=0,
         refused_cycles=0,
@@ -206,6 +213,7 @@ def _slices(
                 first_row=int(part[0]),
                 rows=len(part),
                 calls=int(asked[part].sum()),
+                spared=int((~asked[part]).sum()),
                 agreement=float(np.mean([a == b for a, b, _ in pairs if b is not None])),
                 accuracy=float(np.mean([a == c for a, _, c in pairs])) if truth[0] is not None else None,
                 suspended=0,

@@ -16,9 +16,11 @@ from typer.testing import CliRunner, Result
 
 from ops.backtest.command import curve_budgets, physical_cores
 from ops.cli.app import app
+from store.student.encoder import ENCODER_FILES
 from tests.ops.children import REPOSITORY, gone, lines, until
 from tests.ops.fake_replay import FakeReplay, noted, one_raises, unreadable, write_log
 from tests.ops.sites import LANE, make_site
+from tests.tiny import tiny_encoder
 
 
 def entry(replay: Callable[..., FakeReplay]) -> str:
@@ -84,7 +86,7 @@ def test_what_is_asked_of_each_run_is_what_the_options_say(log: Path, out: Path)
     asked = json.loads(call(log, out, *more, "-o", "json").stdout)["runs"][0]["ask"]
     assert asked == {
         "budget": 100, "seed": 0, "shuffled": True, "target": 0.9, "confidence": 0.8, "metric": "accuracy",
-        "audit_ratio": 0.05, "fine_tune": False, "horizon_ratio": 1.0,
+        "audit_ratio": 0.05, "audit_reserve_ratio": 0.1, "fine_tune": False, "horizon_ratio": 1.0,
     }  # fmt: skip
 
 
@@ -103,7 +105,9 @@ def test_answers_are_a_line_a_row_with_who_gave_them(log: Path, out: Path, tmp_p
 
 def test_the_recommended_setting_is_written_as_toml(log: Path, out: Path) -> None:
     assert call(log, out, "--budget", "100,450", "--seeds", "1", "--write-settings").exit_code == 0
-    assert tomllib.loads((out / "settings.toml").read_text())["lanes"][0]["budget"] == {"calls_per_day": 450}
+    found = tomllib.loads((out / "settings.toml").read_text())
+    assert found["lanes"][0]["budget"] == {"calls_per_day": 450, "audit_reserve_ratio": 0.0}
+    assert found["trainer"] == {"encoder": "minilm", "fine_tune": True}
 
 
 def test_a_lane_of_a_settings_file_gives_prices_and_target(log: Path, out: Path, tmp_path: Path) -> None:
@@ -120,6 +124,14 @@ def test_a_lane_of_a_settings_file_gives_prices_and_target(log: Path, out: Path,
     said = json.loads(call(log, out, "--budget", "100", "--seeds", "1", "-o", "json", "--settings", site,
                            "--usd-per-call", "0.5", "--target", "0.7").stdout)  # fmt: skip
     assert (said["prices"]["usd_per_call"], said["target"]) == (0.5, 0.7)
+
+
+def test_a_settings_file_says_how_the_replay_learns_and_what_it_audits(log: Path, out: Path, tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site", max_tokens="64", audit_ratio="0.07", audit_reserve_ratio="0.2")
+    asked = ("--budget", "100", "--seeds", "1", "-o", "json", "--settings", site)
+    ask = json.loads(call(log, out, *asked, replay=noted).stdout)["runs"][0]["ask"]
+    assert (ask["audit_ratio"], ask["audit_reserve_ratio"]) == (0.07, 0.2)
+    assert "max_tokens 64 quarantine_s 3600.0 every_s 86400.0" in (out / "notes").read_text()
 
 
 def test_a_settings_file_that_lies_about_is_not_read(
@@ -142,6 +154,16 @@ def test_a_settings_file_that_lies_about_is_not_read(
         (["--target", "0.9", "--metric", "balanced_accuracy"], "--metric"),
         (["--text", "nothing"], "--text"),
         (["--seeds", "0"], "--seeds"),
+        (["--usd-per-call", "inf"], "--usd-per-call inf"),
+        (["--usd-per-call", "nan"], "--usd-per-call"),
+        (["--usd-per-training-hour", "inf"], "--usd-per-training-hour inf"),
+        (["--usd-per-training-hour", "nan"], "--usd-per-training-hour"),
+        (["--days", "inf"], "--days inf"),
+        (["--days", "nan"], "--days"),
+        (["--days", "1e12"], "--days 1e+12: give a number above 0, and at most 3,660"),
+        (["--answers", "/nowhere/answers.jsonl"], "--answers /nowhere/answers.jsonl: its folder is not there"),
+        (["--answers", "/"], "--answers /: that is a folder"),
+        (["--answers", f"/{'n' * 300}"], "--answers"),
     ],
 )
 def test_a_wrong_option_ends_with_2_and_is_named(more: list[str], named: str, log: Path, out: Path) -> None:
@@ -149,6 +171,78 @@ def test_a_wrong_option_ends_with_2_and_is_named(more: list[str], named: str, lo
     assert result.exit_code == 2
     assert named in result.stderr
     assert not out.exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_run(log: Path, out: Path, tmp_path: Path) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("kept")
+    folder.mkdir()
+    before = log.read_bytes()
+    cases: list[tuple[Path, list[str | Path], str]] = [
+        (file, [], f"--out {file}: File exists: name a folder"),
+        (file / "under", [], f"--out {file / 'under'}: Not a directory: name a folder"),
+        (out, ["--answers", file / "under"], f"--answers {file / 'under'}: its folder is not there"),
+        (out, ["--answers", folder], f"--answers {folder}: that is a folder"),
+        (out, ["--answers", out], f"--answers {out}: that is a folder"),
+        (out, ["--answers", log], f"--answers {log}: that is the log itself"),
+    ]
+    for place, more, told in cases:
+        result = call(log, place, "--budget", "50", "--seeds", "1", *more)
+        assert (result.exit_code, type(result.exception)) == (2, SystemExit)
+        assert told in result.stderr.replace("\n", "")
+        assert "replaying: " not in result.stderr
+    assert (file.read_text(), log.read_bytes(), out.exists()) == ("kept", before, False)
+
+
+def test_what_may_not_be_written_is_refused_before_any_run(
+    log: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("kept")
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK or Path(path) not in {answers, tmp_path})
+    for name in (answers, tmp_path / "new.jsonl"):
+        result = call(log, out, "--budget", "50", "--seeds", "1", "--answers", name)
+        assert result.exit_code == 2
+        assert f"--answers {name}: it cannot be written" in result.stderr
+    result = call(log, tmp_path, "--budget", "50", "--seeds", "1")
+    assert result.exit_code == 2
+    assert f"--out {tmp_path}: it cannot be written" in result.stderr
+    assert (answers.read_text(), out.exists()) == ("kept", False)
+
+
+def test_a_check_of_the_answers_file_leaves_it_as_it_was(log: Path, out: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("kept")
+    result = call(log, out, "--budget", "50", "--seeds", "1", "--answers", answers, replay=unreadable)
+    assert (result.exit_code, answers.read_text()) == (3, "kept")
+
+
+def test_answers_may_lie_in_the_folder_that_is_made(log: Path, out: Path) -> None:
+    assert call(log, out, "--budget", "50", "--seeds", "1", "--answers", out / "answers.jsonl").exit_code == 0
+    assert len((out / "answers.jsonl").read_text().splitlines()) == 1000
+
+
+def test_an_encoder_that_lacks_a_file_is_refused_by_its_flag(log: Path, out: Path, tmp_path: Path) -> None:
+    encoder = tmp_path / "encoder"
+    for lacking in ENCODER_FILES:
+        (tiny_encoder(encoder) / lacking).unlink()
+        result = call(log, out, "--encoder", encoder)
+        assert result.exit_code == 2
+        assert f"--encoder {encoder}: it lacks {lacking}: " in result.stderr
+    assert not out.exists()
+    tiny_encoder(encoder)
+    whole = call(log, out, "--budget", "50", "--seeds", "1", "--encoder", encoder, replay=unreadable)
+    assert whole.exit_code == 3  # the replay was reached
+
+
+def test_times_that_cannot_be_read_are_told_on_standard_error(log: Path, out: Path) -> None:
+    with log.open("a") as file:
+        file.write('{"text": "t", "label": "refund", "time": "2026-01-01T00:00:00"}\n')
+    result = call(log, out, "--budget", "50", "--seeds", "1", "-o", "json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["timed"] is False
+    assert "line 1001: what is under time is no time that can be read" in result.stderr
+    assert "line 1001: " not in result.stdout
 
 
 def test_a_run_that_failed_ends_with_3_and_the_others_are_told(log: Path, out: Path) -> None:

@@ -85,6 +85,65 @@ def test_a_column_that_is_not_found_is_asked_for_by_its_flag(tmp_path: Path, lin
         read(tmp_path, [line] * 3)
 
 
+def test_a_column_of_labels_without_one_is_refused_in_words_about_labels(tmp_path: Path) -> None:
+    lines = [{"text": "t", "said": said} for said in (None, 0.5, ["a"])]
+    message = r"--label said: no row has a label \(a text, a whole number, true or false\) there \(found: said, text\)"
+    with pytest.raises(SettingsError, match=message):
+        read(tmp_path, lines, ColumnNames(label="said"))
+    with pytest.raises(SettingsError, match="--text said: no row has a text there"):
+        read(tmp_path, lines, ColumnNames(text="said", label="text"))
+
+
+def test_a_log_whose_answers_begin_late_is_read(tmp_path: Path) -> None:
+    silent = [{**row, "label": nothing} for row, nothing in zip(rows(150), [None, "", " "] * 50, strict=True)]
+    for lines in ([*silent, *rows(4)], [*({"text": row["text"]} for row in silent), *rows(4, gold="x")]):
+        log = read(tmp_path, lines)
+        assert log.labels == [*[None] * 150, "a", "b", "a", "b"]
+        assert log.has_gold == ("gold" in lines[-1])
+    named = read(tmp_path, [*({"said": None, **row} for row in silent), *rows(4, said="c"), *rows(1, said="d")],
+                 ColumnNames(label="said"))  # fmt: skip
+    assert named.label_set == ("c", "d")
+
+
+def test_a_column_is_found_by_what_is_there_in_the_whole_file(tmp_path: Path) -> None:
+    lines = [{"text": f"q{row}", "label": {"of": 1}, "answer": "yes", "intent": f"i{row % 3}"} for row in range(9)]
+    assert read(tmp_path, [*lines[:4], {"text": "q", "label": "a", "intent": "i1"}, *lines[4:]]).label_set == (
+        "i0", "i1", "i2",
+    )  # fmt: skip
+    rare = [
+        {"text": "a note"},
+        {"text": "another"},
+        *({"query": f"q{row}", "label": f"l{row % 2}"} for row in range(9)),
+    ]
+    assert read(tmp_path, rare).texts[0] == "q0"
+
+
+def test_a_number_is_no_text(tmp_path: Path) -> None:
+    log = read(tmp_path, [{"text": row, "question": f"q{row}", "label": row} for row in range(3)])
+    assert log.texts == ["q0", "q1", "q2"]
+    with pytest.raises(SettingsError, match="--text text: no row has a text there"):
+        read(tmp_path, [{"text": 5, "label": row} for row in range(3)], ColumnNames(text="text"))
+
+
+@pytest.mark.parametrize("name", ["label", "teacher", "said"])
+@pytest.mark.parametrize(
+    ("given", "labels"),
+    [
+        (["0", "1", "2"], ["0", "1", "2"]),
+        (["-3", "4.0", "-0.0"], ["-3", "4", "0"]),
+        (["true", "false", "1"], ["true", "false", "1"]),
+        (["4", '" 4 "', "5"], ["4", "4", "5"]),
+        (["99999999999999999999", "9007199254740992.0", "0"], ["99999999999999999999", None, "0"]),
+    ],
+)
+def test_whole_numbers_and_booleans_are_labels_as_json_spells_them(
+    tmp_path: Path, name: str, given: list[str], labels: list[str | None]
+) -> None:
+    lines = [f'{{"text": "t", "{name}": {value}, "gold": {value}}}' for value in given]
+    log = read(tmp_path, lines, ColumnNames(label=name if name == "said" else None))
+    assert (log.labels, log.gold) == (labels, labels)
+
+
 def test_a_named_column_may_come_late(tmp_path: Path) -> None:
     lines = [*rows(150), {"text": "late", "label": "a", "truth?": "b", "key": "k", "at": "2026-01-01T00:00:00Z"}]
     log = read(tmp_path, lines, ColumnNames(gold="truth?", id="key", time="at"))
@@ -93,7 +152,7 @@ def test_a_named_column_may_come_late(tmp_path: Path) -> None:
     assert not log.timed
 
 
-@pytest.mark.parametrize("moment", ["yesterday", "2026-01-01T00:00:00", 1_800_000_000_000, True])
+@pytest.mark.parametrize("moment", ["yesterday", "2026-01-01T00:00:00", 1_800_000_000_000_000, True])
 def test_a_named_time_that_cannot_be_read_is_refused_not_made_up(tmp_path: Path, moment: Any) -> None:
     with pytest.raises(SettingsError, match=r"--time when: .*ISO 8601"):
         read(tmp_path, rows(3, when=moment), ColumnNames(time="when"))
@@ -131,7 +190,7 @@ def test_bad_rows_are_skipped_and_named_by_line_and_nothing_of_them_is_quoted(tm
     assert all(row.why for row in log.bad)
 
 
-@pytest.mark.parametrize("answer", [None, "", "  ", 3, ["a"], {"label": "a"}])
+@pytest.mark.parametrize("answer", [None, "", "  ", 3.5, 1e300, ["a"], {"label": "a"}])
 def test_a_row_without_a_usable_answer_is_kept_as_unusable(tmp_path: Path, answer: Any) -> None:
     log = read(tmp_path, [*rows(4), {"text": "no answer", "label": answer}, {"text": "no column"}])
     assert log.labels[-2:] == [None, None]
@@ -168,8 +227,48 @@ def test_one_row_without_a_time_spreads_all_and_says_that_the_times_are_not_the_
     assert (log.times_s[1:] - log.times_s[:-1]).tolist() == [DAY_S / 2] * 3
 
 
-@pytest.mark.parametrize("days", [0.0, -1.0])
-def test_no_days_are_refused(tmp_path: Path, days: float) -> None:
+def test_a_log_without_times_has_nothing_to_say_of_them(tmp_path: Path) -> None:
+    assert read(tmp_path, rows(3)).untimed_why is None
+    assert read(tmp_path, rows(3, time=1_800_000_000)).untimed_why is None
+    assert read(tmp_path, rows(3, time=None, created=" ")).untimed_why is None
+
+
+@pytest.mark.parametrize("moment", ["2026-01-01T00:00:00", "noon", 0, 1e14, True, [1_800_000_000]])
+def test_times_that_cannot_be_read_are_told_with_column_and_line(tmp_path: Path, moment: Any) -> None:
+    lines = [*rows(1), {"label": "no text"}, *rows(1, created_at=1_800_000_000), *rows(2, created_at=moment)]
+    log = read(tmp_path, lines)
+    assert not log.timed
+    assert log.untimed_why is not None
+    assert log.untimed_why.startswith("line 4: what is under created_at is no time that can be read (Unix seconds or")
+    assert log.untimed_why.endswith("its rows are spread evenly over --days")
+    assert "noon" not in log.untimed_why
+
+
+def test_a_row_without_a_time_among_others_is_told(tmp_path: Path) -> None:
+    log = read(tmp_path, [*rows(2, t=1_800_000_000), *rows(2, time=1_800_000_000)], ColumnNames(time="t"))
+    assert not log.timed
+    assert (log.untimed_why or "").startswith("line 3: no time, though other rows have one under t: ")
+
+
+def test_milliseconds_are_read_as_milliseconds(tmp_path: Path) -> None:
+    moments = [1_800_000_000_500, 1_800_000_000, 99_999_999_999_999]
+    log = read(tmp_path, [{**row, "time": moment} for row, moment in zip(rows(2), moments, strict=False)])
+    assert log.timed
+    assert log.times_s.tolist() == [1_800_000_000, 1_800_000_000.5]
+    assert read(tmp_path, rows(2, time=moments[2])).times_s.tolist() == [99_999_999_999.999] * 2
+    assert read(tmp_path, rows(2, time=1e11)).times_s.tolist() == [1e8] * 2
+    assert read(tmp_path, rows(2, time=9.9e10)).times_s.tolist() == [9.9e10] * 2
+
+
+def test_a_log_of_more_than_ten_years_is_refused_with_its_earliest_line(tmp_path: Path) -> None:
+    first, second = rows(2, time=1_800_000_000)
+    assert read(tmp_path, [{**second, "time": 1_800_000_000 + 3660 * DAY_S}, first]).days == 3660
+    with pytest.raises(SettingsError, match=r"span 20,833 days, .*: line 4 is the earliest.*: correct time there, or"):
+        read(tmp_path, [*rows(3, time=1_800_000_000), *rows(2, time=1)])
+
+
+@pytest.mark.parametrize("days", [0.0, -1.0, float("nan"), float("inf"), 3660.1, 1e12])
+def test_days_that_cannot_be_are_refused(tmp_path: Path, days: float) -> None:
     with pytest.raises(SettingsError, match="--days"):
         read(tmp_path, rows(3), days=days)
 
@@ -202,7 +301,7 @@ def test_ids_may_repeat_and_each_row_stays(tmp_path: Path) -> None:
             b'{"text": "t", "label": "a"}\n' * 3 + b'{"text": "t", "label": null}\n',
             "--label label: .* fewer than two labels",
         ),
-        (b'{"text": " ", "label": "a"}\n' * 3, "--text text: no row has a text"),
+        (b'{"text": " ", "label": "a"}\n' * 3, r"no text under any usual name: .* --text \(found: label, text\)"),
         (b"[1, 2, 3]\n", "no JSON objects"),
     ],
     ids=["empty", "blank", "not UTF-8", "one label", "one label and none", "blank texts", "no objects"],

@@ -52,10 +52,14 @@ def test_the_first_sentence_is_what_is_saved_and_what_it_costs(tmp_path: Path) -
 
 
 def test_a_manager_finds_cost_break_even_and_the_price_of_one_more_dollar(tmp_path: Path) -> None:
-    html = page(backtest(tmp_path))
-    assert "What one more dollar a day buys" in html
-    assert re.search(r"From the recommended setting on, one more dollar a day buys \+\d+\.\d \[", html)
-    assert re.search(r"one dollar a day less costs \+\d+\.\d \[", html)
+    dear = page(backtest(tmp_path, prices=Prices(usd_per_call=0.02, usd_per_training_hour=0.05)))
+    assert "What one more dollar a day buys" in dear
+    assert re.search(r"From the recommended setting on, one more dollar a day buys \+\d+\.\d \[", dear)
+    assert re.search(r"one dollar a day less costs \+\d+\.\d \[", dear)
+    html = page(backtest(tmp_path))  # a dollar is all that the teacher costs: its price would be none that was tried
+    assert "What $0.1 more a day buys" in html
+    assert re.search(r"From the recommended setting on, \$0\.1 more a day buys \+\d+\.\d \[", html)
+    assert re.search(r"\$0\.1 a day less costs \+\d+\.\d \[", html)
     assert "$0.05 of processor time" in html
     assert "training has paid for itself" in html
     assert "less than an hour" in html
@@ -88,6 +92,15 @@ def test_a_promise_says_for_how_long_it_was_suspended(tmp_path: Path) -> None:
     assert "never" in html
     assert "A budget without a target promises a bill" not in html
     assert "A budget without a target promises a bill" in page(backtest(tmp_path))
+
+
+def test_questions_that_nobody_would_answer_stand_at_the_top_and_in_the_table(tmp_path: Path) -> None:
+    found = backtest(tmp_path, target=0.8)
+    assert "no answer</th>" not in page(found)
+    html = page(replace(found, points=[replace(one, unanswered_ratio=0.123) for one in found.points]))
+    assert re.search(r"12\.3%.{0,60}of the questions nobody would answer", html)
+    assert re.search(r"<th[^>]*>no answer</th>", html)
+    assert html.count("12.3%</") == len(found.points) + 1
 
 
 def test_what_came_from_outside_is_escaped(tmp_path: Path) -> None:

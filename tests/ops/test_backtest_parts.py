@@ -17,6 +17,10 @@ import trainer.due
 import trainer.judge.verdicts
 import trainer.learn.fit
 from ops.backtest.records import Answers, Ask, Run
+from ops.backtest.replay import DEFAULT_CYCLE, DEFAULT_SCHEDULE
+from ops.sections import GateSection, SplitSection, TrainerSection
+from ops.settings import Settings
+from ops.wiring import cycle_settings, schedule_settings
 from serve.teacher.budget import Budget
 from serve.teacher.memory_ledger import MemoryLedger
 from store.buffer.memory import MemoryBuffer
@@ -154,6 +158,13 @@ def test_a_part_that_is_marked_where_it_lives_changes_the_backtest(
     run, answers = bench.run(ROWS, ask)
     assert seen(run, answers)
     assert not seen(*as_it_is[ask])
+
+
+def test_the_backtest_learns_as_the_service_does_by_default() -> None:
+    live = Settings.model_construct(trainer=TrainerSection(), split=SplitSection(), gate=GateSection())
+    assert schedule_settings(live) == DEFAULT_SCHEDULE
+    alike = replace(DEFAULT_CYCLE, quarantine_s=3600.0, split=replace(DEFAULT_CYCLE.split, salt="understudy"))
+    assert cycle_settings(live) == alike
 
 
 def test_a_fine_tuned_member_comes_from_the_trainer_and_when_from_its_schedule(

@@ -9,9 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from ops.backtest.findings import Measure
-from ops.backtest.recommend import break_even_days, headline, recommend, settings_toml, share, signed, usd
-from ops.backtest.records import Point, Prices, Recommendation, Run, Slice
-from ops.sections import BudgetSection, LaneSection, PromiseSection
+from ops.backtest.recommend import break_even_days, chosen, headline, recommend, settings_toml, share, signed, usd
+from ops.backtest.records import Interval, Point, Prices, Recommendation, Run, Slice
+from ops.sections import BudgetSection, LaneSection, PromiseSection, TrainerSection
 from tests.ops.backtests import PRICES, backtest, interval, point, runs
 from tests.ops.fake_replay import made_log
 
@@ -91,9 +91,39 @@ def test_the_saving_is_what_the_teacher_alone_costs_more(tmp_path: Path) -> None
     assert found.calls_per_day == 300
 
 
+def test_questions_that_nobody_answers_are_no_saving_and_are_told(tmp_path: Path) -> None:
+    found = backtest(tmp_path)
+    best = chosen(found)
+    assert best is not None
+    silent = replace(best, spared=best.spared - 100, unanswered_ratio=0.1)
+    assert "10% would get no answer" in headline(replace(found, points=[silent]))
+    assert "no answer" not in headline(found)
+    saved = [recommended(tmp_path, [point]).saved_usd_per_day for point in (best, silent)]
+    assert saved[0] - saved[1] == pytest.approx(100 * PRICES.usd_per_call)
+
+
+def test_a_promise_is_said_to_be_kept_only_where_it_surely_was(tmp_path: Path) -> None:
+    def why(agreement: Interval | None) -> str:
+        points = [point(100, 0.5, away=-0.2, answered_agreement=agreement), *KNEE[-1:]]
+        return recommended(tmp_path, points, target=0.95).why
+
+    assert "the promise was kept, and was never suspended" in why(interval(0.97))
+    assert "the promise may have been kept, and was never suspended" in why(interval(0.945))
+    assert "kept" not in why(None)
+    assert "the student answered nothing by its own decision" in why(None)
+
+
 def slices(*calls: int) -> list[Slice]:
     return [
-        Slice(first_row=100 * place, rows=100, calls=called, agreement=None, accuracy=None, suspended=0)
+        Slice(
+            first_row=100 * place,
+            rows=100,
+            calls=called,
+            spared=100 - called,
+            agreement=None,
+            accuracy=None,
+            suspended=0,
+        )
         for place, called in enumerate(calls)
     ]
 
@@ -120,14 +150,19 @@ def test_nothing_is_paid_for_by_calls_that_cost_nothing_or_were_all_made(tmp_pat
 @pytest.mark.parametrize("target", [None, 0.8])
 def test_the_settings_are_toml_with_keys_that_exist(target: float | None, tmp_path: Path) -> None:
     found = backtest(tmp_path, target=target, audit_ratio=0.05 if target else 0.0)
-    told = tomllib.loads(settings_toml(found, found.runs[0].ask))["lanes"][0]
+    whole = tomllib.loads(settings_toml(found, found.runs[0].ask, "minilm"))
+    told = whole["lanes"][0]
+    assert TrainerSection(**whole["trainer"]) == TrainerSection(encoder="minilm", fine_tune=True)
     assert found.recommendation is not None
     assert told["policy"] == ("promise" if target else "budget")
-    assert told.pop("budget") == {"calls_per_day": found.recommendation.calls_per_day}
+    reserve = 0.1 if target else 0.0
+    budget = {"calls_per_day": found.recommendation.calls_per_day, "audit_reserve_ratio": reserve}
+    assert told.pop("budget") == budget
+    assert budget.keys() <= BudgetSection.model_fields.keys()
+    assert told["audit_ratio"] == (0.05 if target else 0.0)
     promise = told.pop("promise", None)
     assert promise == ({"target": 0.8, "confidence": 0.95} if target else None)
     assert told.keys() <= LaneSection.model_fields.keys()
-    assert {"calls_per_day"} <= BudgetSection.model_fields.keys()
     assert {"target", "confidence"} <= PromiseSection.model_fields.keys()
 
 

@@ -152,6 +152,8 @@ def test_every_share_is_the_naive_one(encoder: Encoder, rows: list[One], metric:
     assert (run.student_rows, run.answered_rows) == (len(own), len(decided))
     assert run.audits == sum(row.fate == "audited" for row in rows)
     assert (run.rows, run.calls + run.unspent) == (len(rows), 99)
+    assert run.spared == sum(bool(row.answer) and not row.called for row in rows)
+    assert run.unanswered == sum(not row.answer for row in rows)
 
 
 FEW = st.lists(ones(), min_size=1, max_size=8)
@@ -202,6 +204,7 @@ def test_the_parts_of_the_log_add_up_to_the_whole(encoder: Encoder, rows: list[O
     assert sum(part.rows for part in parts) == len(rows)
     assert sum(part.calls for part in parts) == run.calls
     assert sum(part.suspended for part in parts) == run.suspended_rows
+    assert sum(part.spared for part in parts) == run.spared
     for values, truths, whole in (
         ([part.accuracy for part in parts], [row.gold for row in rows], run.score),
         ([part.agreement for part in parts], [row.teacher for row in rows], run.agreement),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ops.backtest.log import ColumnNames, read_log
 from ops.imports.importer import (
     Columns,
     ImportLane,
@@ -21,7 +22,7 @@ from ops.imports.importer import (
 from ops.imports.jsonl import BadRow
 from store.buffer.ledger import Slot
 from store.errors import LogUnavailableError, SettingsError
-from store.event import ClassifyEscalation, Lane, TextInput, decode
+from store.event import ClassifyEscalation, LabelAnswer, Lane, TextInput, decode
 from store.redact import redact_input
 from store.secrets import DataSecret, item_id
 from stream.log import topic_of
@@ -85,6 +86,30 @@ def test_a_named_column_that_no_row_has_is_a_settings_error(
     path = write(tmp_path / "log.jsonl", [{"text": "a", "label": "refund", "said": {"to": "b"}}])
     with pytest.raises(SettingsError, match=flag):
         find_columns(path, text=text, label=label)
+
+
+def test_a_label_column_without_a_label_is_refused_in_words_about_labels(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", [{"text": "a", "label": "refund", "said": {"to": "b"}}])
+    with pytest.raises(SettingsError, match="--label said: no row has a label"):
+        find_columns(path, text=None, label="said")
+
+
+def test_labels_may_begin_late(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", [*[{"text": "a", "label": None}] * 150, {"text": "b", "label": "refund"}])
+    for label in (None, "label"):
+        assert find_columns(path, text=None, label=label) == Columns(text="text", label="label")
+
+
+def test_labels_are_read_as_a_backtest_reads_them(tmp_path: Path) -> None:
+    said = [0, 4.0, True, False, " 1 ", 2.5, [4], None]
+    path = write(tmp_path / "log.jsonl", [{"text": f"q{place}", "label": label} for place, label in enumerate(said)])
+    log = read_log(path, ColumnNames(), 1.0)
+    assert log.labels == ["0", "4", "true", "false", "1", None, None, None]
+    columns = find_columns(path, text=None, label=None)
+    found = [row for row in read_rows(path, columns, frozenset(log.label_set)) if isinstance(row, Row)]
+    assert [row.label for row in found] == [label for label in log.labels if label is not None]
+    assert [row.label for row in read_rows(path, columns, frozenset({"0", "4"})) if isinstance(row, Row)] == ["0", "4"]
+    assert isinstance(to_event(found[0], INTO, 5.0).teacher, LabelAnswer)
 
 
 def test_a_missing_file_is_a_settings_error(tmp_path: Path) -> None:

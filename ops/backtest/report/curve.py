@@ -1,14 +1,17 @@
 """`curve.png`: what teacher calls buy, and what one more of them would."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from ops.backtest.findings import scaled
 from ops.backtest.recommend import chosen, headline, quality, score_name, usd
 from ops.backtest.records import Backtest, Interval, Point, Step
 from ops.show.canvas import FAINT, INK, figure
@@ -174,8 +177,21 @@ def _prices(axes: Axes, backtest: Backtest) -> None:
 def buys(backtest: Backtest) -> tuple[str, Callable[[Step], Interval | None]]:
     """What buys a step's gain, in words, and its gain for that much."""
     if backtest.prices.usd_per_call:
-        return "one more dollar a day buys", lambda step: step.gain_per_usd_day
+        unit = unit_usd(backtest)
+        more = "one more dollar" if unit == 1.0 else f"${unit:g} more"
+        return f"{more} a day buys", lambda step: per_unit(step, unit)
     return "100 more calls buy", lambda step: step.gain_per_100_calls
+
+
+def unit_usd(backtest: Backtest) -> float:
+    """Dollars a day that a step's gain is told for: one, or a tenth, a hundredth … of it where steps are smaller."""
+    steps = [step.usd_per_day for step in backtest.steps if step.usd_per_day > 0]
+    return min(1.0, 10.0 ** math.floor(math.log10(float(np.median(steps))))) if steps else 1.0
+
+
+def per_unit(step: Step, unit: float) -> Interval | None:
+    """A step's gain for so many dollars a day; None where calls cost nothing."""
+    return scaled(step.gain_per_usd_day, unit) if step.gain_per_usd_day is not None else None
 
 
 def oracle(point: Point) -> float | None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from ops.backtest.recommend import chosen, headline, quality, score_name, share, signed, usd
+from ops.backtest.recommend import chosen, headline, quality, score_name, share, signed, spared_ratio, usd
 from ops.backtest.records import Backtest, HardTopic, Run
 from ops.backtest.report.charts import calls_over_time, curve, prices
-from ops.backtest.report.curve import buys
+from ops.backtest.report.curve import buys, unit_usd
 from ops.backtest.report.tables import Grid, bought, compared, priced, promised
 from ops.show.markup import document, note, pairs, table, tile
 from trainer.judge.intervals import wilson
@@ -41,7 +41,9 @@ _ASSUMPTIONS: Final = Template("""<ul>
 for; nothing looks ahead, and no true label is ever shown to a student.</li>
 <li>$unusable rows have no usable teacher answer: a call there is paid, and teaches nothing.</li>
 <li>Training takes no simulated time: a new version serves from the row after which it was due. Live it comes seconds to
-minutes later.</li>
+minutes later, and a label is learned from after an hour (<code>trainer.quarantine_s</code>), here only if
+<code>--settings</code> says so.</li>
+<li>A budget is one sum for the whole log, paced over its rows. Live it is a sum for any 24 hours.</li>
 <li>The score is $score over all answers, the teacher's and the student's, $truth.</li>
 <li>An interval covers two kinds of chance: seeds differ (Student's t over them), and the log's rows are a sample of
 what is to come (Wilson; where two settings are compared, row by row on the same rows). It does not cover traffic that
@@ -50,8 +52,10 @@ changes.</li>
 $policy</ul>""")
 _BUDGET_ONLY: Final = Template("""<li>A budget without a target promises a bill, not a quality: where traffic becomes
 harder, calls do not become more and answers become worse. <code>--target</code> promises agreement instead.</li>""")
-_PROMISE: Final = Template("""<li>The promise: of what the student answers by its own decision, $target agrees with the
-teacher. The budget is then a ceiling; where it binds, the promise is suspended: the table says for how long.</li>""")
+_PROMISE: Final = Template("""<li>The promise: of what the student answers by its own decision, $target is to agree with
+the teacher. The budget is then a ceiling; where it binds, the promise is suspended: the table says for how long. Before
+a version is certified the student answers nothing: a question then gets no answer once the budget, less what is kept
+for audits, is spent.</li>""")
 
 
 def write_page(backtest: Backtest, path: Path) -> None:
@@ -113,9 +117,11 @@ def _tiles(backtest: Backtest) -> list[str]:
     point, found = chosen(backtest), backtest.recommendation
     if point is None or found is None:
         return []
-    calls = tile(f"{1 - point.calls_ratio:.0%}", "of the teacher's calls would not be made")
+    calls = tile(f"{spared_ratio(backtest, point):.0%}", "of the teacher's calls the student would spare")
     money = tile(usd(found.saved_usd_per_day), f"saved a day of {usd(backtest.teacher_usd_per_day)}, training paid")
     tiles = [money, calls] if backtest.prices.usd_per_call else [calls]
+    if point.unanswered_ratio:
+        tiles.append(tile(f"{point.unanswered_ratio:.1%}", "of the questions nobody would answer"))
     tiles.append(tile(f"{quality(point).mean:.1%}", f"{score_name(backtest)}, {_bounds(share(quality(point)))}"))
     if backtest.has_gold and point.versus_teacher is not None:
         away = signed(point.versus_teacher)
@@ -158,7 +164,9 @@ def _prices(backtest: Backtest) -> str:
     if not backtest.steps:
         return ""
     more, read = buys(backtest)
-    less = "one dollar a day less costs" if backtest.prices.usd_per_call else "100 calls fewer cost"
+    unit = unit_usd(backtest)
+    less = f"{'one dollar' if unit == 1.0 else f'${unit:g}'} a day less costs"
+    less = less if backtest.prices.usd_per_call else "100 calls fewer cost"
     best = chosen(backtest)
     after = next((step for step in backtest.steps if best is not None and step.from_budget == best.budget), None)
     before = next((step for step in backtest.steps if best is not None and step.to_budget == best.budget), None)
@@ -232,7 +240,5 @@ def _assumptions(backtest: Backtest) -> str:
 def _footer(runs: Sequence[Run]) -> str:
     served = max(run.served_parameters for run in runs)
     seconds = sum(run.seconds for run in runs)
-    return (
-        f"{len(runs)} runs, {seconds / 60:,.1f} minutes of replay; a student of {served / 1e6:.1f} million parameters."
-        " Made by `understudy backtest`."
-    )
+    student = f"a student of {served / 1e6:.1f} million parameters" if served else "no student came to serve"
+    return f"{len(runs)} runs, {seconds / 60:,.1f} minutes of replay; {student}. Made by `understudy backtest`."

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ops.backtest.recommend import chosen, quality, score_name, share, signed, usd
 from ops.backtest.records import Backtest, Point
-from ops.backtest.report.curve import at_random, oracle
+from ops.backtest.report.curve import at_random, oracle, per_unit, unit_usd
 from ops.show.progress import clock
 
 
@@ -25,12 +25,15 @@ class Grid:
 def bought(backtest: Backtest) -> Grid:
     """What each budget costs, and the quality that it bought."""
     dollars = bool(backtest.prices.usd_per_call)
-    head = ["budget", "calls", "of all", *(["a day"] if dollars else []), score_name(backtest)]
+    unanswered = any(point.unanswered_ratio for point in backtest.points)
+    head = ["budget", "calls", "of all", *(["no answer"] if unanswered else []), *(["a day"] if dollars else [])]
+    head += [score_name(backtest), *(["less the teacher's"] if backtest.has_gold else [])]
     rows = [
         [
             f"{point.budget:,}",
             f"{point.calls:,.0f}",
             f"{point.calls_ratio:.0%}",
+            *([f"{point.unanswered_ratio:.1%}"] if unanswered else []),
             *([usd(point.usd_per_day)] if dollars else []),
             share(quality(point)),
             *([signed(point.versus_teacher)] if backtest.has_gold else []),
@@ -39,7 +42,7 @@ def bought(backtest: Backtest) -> Grid:
     ]
     best = chosen(backtest)
     return Grid(
-        head=head + (["less the teacher's"] if backtest.has_gold else []),
+        head=head,
         rows=rows,
         marked=backtest.points.index(best) if best is not None else None,
     )
@@ -70,6 +73,7 @@ def promised(backtest: Backtest) -> Grid:
 def priced(backtest: Backtest) -> Grid:
     """What is bought from each budget to the next."""
     dollars = bool(backtest.prices.usd_per_call)
+    unit = unit_usd(backtest)
     head = ["from", "to", *(["$ a day"] if dollars else []), "gain, points"]
     rows = [
         [
@@ -77,12 +81,12 @@ def priced(backtest: Backtest) -> Grid:
             f"{step.to_budget:,}",
             *([f"+{usd(step.usd_per_day)}"] if dollars else []),
             signed(step.gain),
-            *([signed(step.gain_per_usd_day)] if dollars else []),
+            *([signed(per_unit(step, unit))] if dollars else []),
             signed(step.gain_per_100_calls),
         ]
         for step in backtest.steps
     ]
-    return Grid(head=[*head, *(["per $ a day"] if dollars else []), "per 100 calls"], rows=rows)
+    return Grid(head=[*head, *([f"per ${unit:g} a day"] if dollars else []), "per 100 calls"], rows=rows)
 
 
 def _suspended(point: Point) -> str:
