@@ -229,7 +229,9 @@ def _assumptions(backtest: Backtest) -> str:
     promised = "-" if backtest.target is None else f"{backtest.target:.1%}"
     return _ASSUMPTIONS.substitute(
         order="in the log's own order with seed 0, and shuffled with every other" if shuffled else "in the log's order",
-        times="." if backtest.timed else f", spread evenly over {_days(backtest.days)}: the log has no times.",
+        times="."
+        if backtest.timed
+        else f", spread evenly over {_days(backtest.days)}: not every row has a time that can be read.",
         unusable=f"{backtest.unusable:,}",
         score=escape(score_name(backtest)),
         truth="against the log's true labels" if backtest.has_gold else "because the log has no true labels",
