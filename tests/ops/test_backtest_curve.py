@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from msgspec.structs import replace
 
 from ops.backtest.records import Backtest, Prices
-from ops.backtest.report.curve import Published, draw_curve, read_published
+from ops.backtest.report.curve import Published, draw_curve, per_unit, read_published, unit_usd
 from store.errors import SettingsError
 from tests.ops.backtests import backtest
 
@@ -46,6 +46,21 @@ def test_what_others_published_and_what_is_recommended_are_seen(tmp_path: Path) 
     theirs = (Published(name="cascade", calls=200, accuracy=0.6),)
     pictures = {drawn(found, tmp_path / "a.png"), drawn(other, tmp_path / "b.png")}
     assert len(pictures | {drawn(found, tmp_path / "c.png", theirs)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("steps_usd", "unit"), [((0.6, 0.8, 9.0), 1.0), ((0.3,), 0.1), ((0.02, 0.06, 0.06), 0.1), ((), 1.0)]
+)
+def test_a_price_is_told_for_no_more_than_twice_what_was_tried(
+    tmp_path: Path, steps_usd: tuple[float, ...], unit: float
+) -> None:
+    found = backtest(tmp_path)
+    steps = [replace(found.steps[0], usd_per_day=usd) for usd in steps_usd]
+    assert unit_usd(replace(found, steps=steps)) == pytest.approx(unit)
+    for step in found.steps:
+        told = per_unit(step, 0.1)
+        assert told is not None
+        assert told.mean == pytest.approx(0.1 * step.gain.mean / step.usd_per_day)
 
 
 def test_published_numbers_come_from_a_json_list(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ ORACLE: Final = "#6b5bb5"
 RANDOM: Final = "#d17a00"
 _GREYS: Final = (("#5f6b76", "D"), ("#8f9aa5", "s"), ("#b0762f", "^"), ("#7d8f6a", "v"), ("#a0687c", "P"))
 _FLIP: Final = 0.3  # of the rows: beyond it words stand to the left of their line, the legend being on the right
+_EARLY: Final = (
+    0.5  # of the rows: where all points lie before it, the teacher's name stands on the right, clear of them
+)
 _VEIL: Final[Any] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
 
 
@@ -97,9 +100,11 @@ def _curve(axes: Axes, backtest: Backtest, points: Sequence[Point], published: S
 def _teacher(axes: Axes, backtest: Backtest) -> None:
     score = 1.0 if backtest.teacher_score is None else backtest.teacher_score
     axes.axhline(score, color=INK, lw=1.2, ls=(0, (5, 3)))
+    early = max(point.calls_ratio for point in backtest.points) < _EARLY
     axes.annotate(
         f"teacher only, every question: {score:.1%}",
-        (0.006, score),
+        (0.994 if early else 0.006, score),
+        ha="right" if early else "left",
         xycoords=("axes fraction", "data"),
         xytext=(0, 4),
         textcoords="offset points",
@@ -184,9 +189,12 @@ def buys(backtest: Backtest) -> tuple[str, Callable[[Step], Interval | None]]:
 
 
 def unit_usd(backtest: Backtest) -> float:
-    """Dollars a day that a step's gain is told for: one, or a tenth, a hundredth … of it where steps are smaller."""
+    """Dollars a day that a step's gain is told for: one, or a tenth, a hundredth … of it where steps are smaller.
+
+    No more than twice what lies between two budgets: beyond that nothing was tried.
+    """
     steps = [step.usd_per_day for step in backtest.steps if step.usd_per_day > 0]
-    return min(1.0, 10.0 ** math.floor(math.log10(float(np.median(steps))))) if steps else 1.0
+    return min(1.0, 10.0 ** math.floor(math.log10(2.0 * float(np.median(steps))))) if steps else 1.0
 
 
 def per_unit(step: Step, unit: float) -> Interval | None:
