@@ -161,16 +161,13 @@ def _show(result: Any) -> None:
     unusable = f"{found.unusable:,} without a usable teacher answer"
     typer.echo(f"{found.rows:,} rows, {found.labels} labels, {unusable}; intervals are of 95 %\n")
     for title, grid in (
-        ("What each budget gives", bought(found)),
+        ("What each budget gives (*: recommended)", bought(found)),
         ("Beside the teacher, and other ways to spend it", compared(found)),
         (f"How the promise of {found.target} fared", promised(found)),
         ("What is bought from each budget to the next", priced(found)),
     ):
         if grid.rows and len(grid.head) > 1:
-            rows = [
-                [*row[:-1], f"{row[-1]}  <- recommended"] if at == grid.marked else row
-                for at, row in enumerate(grid.rows)
-            ]
+            rows = [[f"{row[0]} *", *row[1:]] if at == grid.marked else row for at, row in enumerate(grid.rows)]
             emit_table(grid.head, rows, title=title)
             typer.echo()
     if found.recommendation is not None:

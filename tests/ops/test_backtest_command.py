@@ -54,7 +54,8 @@ def test_a_backtest_prints_tables_and_writes_a_figure_a_page_and_its_json(log: P
     assert result.exit_code == 0, result.output
     first = result.stdout.splitlines()[0]
     assert first.startswith("Asking the teacher 450 of 1,000 questions a day (45%) would save $0.55 of $1.00 a day")
-    assert re.search(r"^450 +450 +45% +\$0\.45 +\d\d\.\d% \[\d\d\.\d, \d\d\.\d\] +-\d", result.stdout, re.MULTILINE)
+    assert re.search(r"^450 \* +450 +45% +\$0\.45 +\d\d\.\d% \[\d\d\.\d, \d\d\.\d\] +-\d", result.stdout, re.MULTILINE)
+    assert re.search(r"^100 +100 +10%", result.stdout, re.MULTILINE)
     assert "Recommended: 450 calls a day" in result.stdout
     assert {path.name for path in out.iterdir()} == {"curve.png", "report.html", "backtest.json"}
     assert "replaying: " in result.stderr
