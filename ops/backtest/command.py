@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import psutil
@@ -18,16 +18,15 @@ from ops.backtest.recommend import recommend, settings_toml
 from ops.backtest.records import Answers, Ask, Backtest, Prices
 from ops.backtest.report.curve import draw_curve, read_published
 from ops.backtest.report.page import write_page
-from ops.sections import LaneSection
+from ops.sections import BudgetSection, LaneSection
 from ops.settings import Settings
 from ops.show.progress import Show
 from ops.site import Site
-from ops.wiring import cycle_settings, schedule_settings
 from serve.pace import Metric
 from store.errors import SettingsError
 
-AUDIT_RATIO: Final = 0.05  # the settings' default
-AUDIT_RESERVE_RATIO: Final = 0.1  # as above
+AUDIT_RATIO: Final[float] = LaneSection.model_fields["audit_ratio"].default
+AUDIT_RESERVE_RATIO: Final[float] = BudgetSection.model_fields["audit_reserve_ratio"].default
 CURVE: Final = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.85)  # of the rows
 _CHARS_PER_TOKEN: Final = 4
 _MINILM: Final = "minilm"
@@ -116,7 +115,7 @@ def run_backtest(options: Options, show: Show, entry: str) -> Result:
             "encoder": encoder,
             "cache": options.out.absolute() / "features",
             "threads": 1,
-            **({"cycle": cycle_settings(settings), "schedule": schedule_settings(settings)} if settings else {}),
+            **_configured(settings),
         },
     )
     _make_folder(options.out)
@@ -233,6 +232,15 @@ def _lane(options: Options) -> tuple[Settings | None, LaneSection | None]:
         return None, None
     settings = Settings.load(options.settings)
     return settings, Site(settings).lane(options.lane) if options.lane is not None else settings.lanes[0]
+
+
+def _configured(settings: Settings | None) -> dict[str, Any]:
+    """How the lane's trainer is set, as options of a replay; without settings it has its own."""
+    if settings is None:
+        return {}
+    from ops.wiring import cycle_settings, schedule_settings  # noqa: PLC0415 - it imports the log's client and more
+
+    return {"cycle": cycle_settings(settings), "schedule": schedule_settings(settings)}
 
 
 def _asks(options: Options, log: Log, settings: Settings | None, lane: LaneSection | None) -> list[Ask]:

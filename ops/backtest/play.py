@@ -126,7 +126,7 @@ class Play:
         limits = BudgetSettings(
             calls_per_day=ask.budget,
             usd_per_day=None,
-            audit_reserve_ratio=ask.audit_reserve_ratio if ask.audit_ratio > 0 else 0.0,
+            audit_reserve_ratio=ask.kept_for_audits,
         )
         settings = LaneSettings(
             lane=LANE,

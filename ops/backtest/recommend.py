@@ -98,7 +98,7 @@ def settings_toml(backtest: Backtest, ask: Ask, encoder: str) -> str:
     if ask.target is not None:
         lines += ["", "[lanes.promise]", f"target = {ask.target}", f"confidence = {ask.confidence}"]
     lines += ["", "[lanes.budget]", f"calls_per_day = {found.calls_per_day}"]
-    lines.append(f"audit_reserve_ratio = {ask.audit_reserve_ratio if ask.audit_ratio > 0 else 0.0}")
+    lines.append(f"audit_reserve_ratio = {ask.kept_for_audits}")
     lines += ["", "[trainer]", f"encoder = {json.dumps(encoder)}", f"fine_tune = {json.dumps(ask.fine_tune)}"]
     return "\n".join(lines) + "\n"
 

@@ -25,9 +25,14 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float = 0.95
     metric: Metric = "accuracy"
     audit_ratio: float = 0.0
-    audit_reserve_ratio: float = 0.1  # of the budget, kept for audits; where there are none, nothing is kept
+    audit_reserve_ratio: float = 0.1  # of the budget, kept for audits where there are any
     fine_tune: bool = True
     horizon_ratio: float = 1.0  # forecast of the log's length over its true length
+
+    @property
+    def kept_for_audits(self) -> float:
+        """The share of the budget that escalations leave: none where nothing is audited."""
+        return self.audit_reserve_ratio if self.audit_ratio > 0 else 0.0
 
     @property
     def policy(self) -> PolicyName:

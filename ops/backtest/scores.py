@@ -101,6 +101,7 @@ def to_run(
     own = ~answers.by_teacher & np.array([one != _NOBODY for one in answers.answer], np.bool_)
     audits = np.array([reason == "audit" for reason in answers.reason], np.bool_)
     called = np.array([row.called for row in rows], np.bool_)
+    spared = own & ~called
     nobody = np.array([row.answer is None for row in rows], np.bool_)
     suspended = withheld | (nobody & ~called) if ask.policy == "promise" else np.zeros(len(rows), np.bool_)
     answered = own & ~withheld & (~called | audits)  # not where it only stood in for the teacher
@@ -114,7 +115,7 @@ def to_run(
         unspent=ask.budget - calls,
         audits=int(audits.sum()),
         unusable=unusable,
-        spared=int((own & ~called).sum()),
+        spared=int(spared.sum()),
         unanswered=int(nobody.sum()),
         suspended_rows=int(suspended.sum()),
         suspended_s=_held_s(stream.times_s, suspended),
@@ -138,7 +139,7 @@ def to_run(
         served_parameters=cycles.served_parameters,
         training_cpu_s=cycles.cpu_s,
         seconds=seconds,
-        slices=_slices(answer, gold, teacher, judged, known, called, own & ~called, suspended),
+        slices=_slices(answer, gold, teacher, judged, known, called, spared, suspended),
     )
 
 

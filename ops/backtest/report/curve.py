@@ -188,6 +188,14 @@ def buys(backtest: Backtest) -> tuple[str, Callable[[Step], Interval | None]]:
     return "100 more calls buy", lambda step: step.gain_per_100_calls
 
 
+def fewer_cost(backtest: Backtest) -> str:
+    """The same the other way round, in words: what its gain is lost for."""
+    if backtest.prices.usd_per_call:
+        unit = unit_usd(backtest)
+        return f"{'one dollar' if unit == 1.0 else f'${unit:g}'} a day less costs"
+    return "100 calls fewer cost"
+
+
 def unit_usd(backtest: Backtest) -> float:
     """Dollars a day that a step's gain is told for: one, or a tenth, a hundredth … of it where steps are smaller.
 

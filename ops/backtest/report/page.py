@@ -9,7 +9,7 @@ from typing import Final
 from ops.backtest.recommend import chosen, headline, quality, score_name, share, signed, spared_ratio, usd
 from ops.backtest.records import Backtest, HardTopic, Run
 from ops.backtest.report.charts import calls_over_time, curve, prices
-from ops.backtest.report.curve import buys, unit_usd
+from ops.backtest.report.curve import buys, fewer_cost
 from ops.backtest.report.tables import Grid, bought, compared, priced, promised
 from ops.show.markup import document, note, pairs, table, tile
 from trainer.judge.intervals import wilson
@@ -164,14 +164,11 @@ def _prices(backtest: Backtest) -> str:
     if not backtest.steps:
         return ""
     more, read = buys(backtest)
-    unit = unit_usd(backtest)
-    less = f"{'one dollar' if unit == 1.0 else f'${unit:g}'} a day less costs"
-    less = less if backtest.prices.usd_per_call else "100 calls fewer cost"
     best = chosen(backtest)
     after = next((step for step in backtest.steps if best is not None and step.from_budget == best.budget), None)
     before = next((step for step in backtest.steps if best is not None and step.to_budget == best.budget), None)
     told = [f"From the recommended setting on, {more} {signed(read(after))} points."] if after else []
-    told += [f"Below it, {less} {signed(read(before))} points."] if before else []
+    told += [f"Below it, {fewer_cost(backtest)} {signed(read(before))} points."] if before else []
     return _PRICES.substitute(
         more=escape(more),
         told=escape(" ".join(told)),
