@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from ops.cli import backtest as cli_backtest
 from ops.cli import data as cli_data
+from ops.cli import keys as cli_keys
 from ops.cli import lane as cli_lane
 from ops.cli import run as cli_run
 from ops.cli.options import EPILOG, Output
@@ -61,6 +62,7 @@ app.add_typer(cli_lane.app)
 app.add_typer(cli_lane.cycle, name="cycle")
 app.add_typer(cli_data.app)
 app.add_typer(cli_data.dlq, name="dlq")
+app.add_typer(cli_keys.keys, name="keys")
 app.add_typer(cli_backtest.app)
 
 

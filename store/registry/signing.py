@@ -40,6 +40,14 @@ class _PublicFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     public: KeyHex
 
 
+class PublicKey(msgspec.Struct, frozen=True, kw_only=True):
+    """The public half of a key, as a trusted file holds it."""
+
+    name: str
+    key_id: str  # how signatures name it
+    raw: bytes
+
+
 class SigningKey:
     """A private key, held by the trainer or by an operator; gateways hold none."""
 
@@ -57,13 +65,9 @@ class SigningKey:
             FileExistsError: there is a key already; nothing is changed.
             SettingsError: the name is not of letters, digits and `. _ @ -`.
         """
+        check_key_name(name)
         private = Ed25519PrivateKey.generate()
         secret = _PrivateFile(name=name, private=private.private_bytes_raw().hex())
-        try:
-            msgspec.json.decode(msgspec.json.encode(secret), type=_PrivateFile)
-        except msgspec.ValidationError as error:
-            message = f"key name {name!r}: letters, digits and . _ @ - only, 63 at most"
-            raise SettingsError(message) from error
         write_new(path, msgspec.json.encode(secret) + b"\n", mode=0o600)
         key = SigningKey(name, private)
         key.write_public(public_path(path))
@@ -97,6 +101,11 @@ class SigningKey:
         """Whose key it is, as the public half says too."""
         return self._name
 
+    @property
+    def key_id(self) -> str:
+        """How signatures name it: 16 hex digits of the public half's sha256."""
+        return self._key_id
+
     def write_public(self, path: Path) -> None:
         """Write the public half, for a folder of trusted keys; FileExistsError where there is a file already."""
         public = _PublicFile(name=self._name, public=self._private.public_key().public_bytes_raw().hex())
@@ -124,8 +133,8 @@ class TrustedKeys:
         """
         keys: dict[str, tuple[str, Ed25519PublicKey]] = {}
         for path in sorted(directory.glob(f"*{PUBLIC_SUFFIX}")):
-            name, raw = _load_public(path)
-            keys[_key_id(raw)] = (name, Ed25519PublicKey.from_public_bytes(raw))
+            public = read_public(path)
+            keys[public.key_id] = (public.name, Ed25519PublicKey.from_public_bytes(public.raw))
         if not keys:
             message = f"no trusted keys: {directory} holds no *{PUBLIC_SUFFIX}; `understudy init` puts them there"
             raise SettingsError(message)
@@ -149,12 +158,30 @@ class TrustedKeys:
         return name
 
 
+def check_key_name(name: str) -> None:
+    """See that a name may stand in a key, in a move and in a file's name.
+
+    Raises:
+        SettingsError: it is not of letters, digits and `. _ @ -`, or too long.
+    """
+    try:
+        msgspec.convert(name, KeyName)
+    except msgspec.ValidationError as error:
+        message = f"key name {name!r}: letters, digits and . _ @ - only, 63 at most"
+        raise SettingsError(message) from error
+
+
 def public_path(path: Path) -> Path:
     """Where the public half of a key at `path` lies."""
     return path.with_name(path.name + PUBLIC_SUFFIX)
 
 
-def _load_public(path: Path) -> tuple[str, bytes]:
+def read_public(path: Path) -> PublicKey:
+    """Read a trusted file.
+
+    Raises:
+        SettingsError: it cannot be read, is no key, or anybody may overwrite it.
+    """
     try:
         if path.stat().st_mode & 0o002:
             message = f"trusted key {path} can be overwritten by anybody: chmod o-w it"
@@ -163,7 +190,8 @@ def _load_public(path: Path) -> tuple[str, bytes]:
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         message = f"trusted key {path} cannot be read: {error}"
         raise SettingsError(message) from error
-    return file.name, bytes.fromhex(file.public)
+    raw = bytes.fromhex(file.public)
+    return PublicKey(name=file.name, key_id=_key_id(raw), raw=raw)
 
 
 def _key_id(public: bytes) -> str:
