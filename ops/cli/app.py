@@ -8,9 +8,9 @@ from typer.core import TyperGroup
 
 from ops.cli import backtest as cli_backtest
 from ops.cli import data as cli_data
-from ops.cli import keys as cli_keys
 from ops.cli import lane as cli_lane
 from ops.cli import run as cli_run
+from ops.cli.access import keys as cli_keys
 from ops.cli.options import EPILOG, Output
 from ops.cli.output import Format, emit_error, emit_json, emit_table, exit_code_of
 from ops.init import init as prepare
