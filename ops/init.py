@@ -1,4 +1,4 @@
-"""`understudy init`: a settings file, the keys, the data secret and an example prompt."""
+"""`understudy init`: a settings file, the keys, the data secret, an example prompt, and what git leaves alone."""
 
 from collections.abc import Callable
 from functools import partial
@@ -72,12 +72,17 @@ def _make(directory: Path, settings: Path) -> list[Made]:
         _unless_there(directory / "data.secret", "data secret: back it up, it cannot be made again", DataSecret.create),
         _unless_there(prompt, "example prompt of the teacher", partial(write_new, data=_PROMPT.encode(), mode=0o644)),
     ]
+    made.append(_unless_there(directory / ".gitignore", "keeps keys, secret and state out of git", _write_ignored))
     aside = settings.with_name(f".{SETTINGS_NAME}.new")
     aside.unlink(missing_ok=True)
     write_new(aside, example_toml().encode(), mode=0o600)
     aside.replace(settings)
     sync_folder(directory)
     return [*made, Made(path=str(settings), what="settings: name your teacher and labels there", made=True)]
+
+
+def _write_ignored(path: Path) -> None:
+    write_new(path, b"keys/\ndata.secret\nstate/\n", mode=0o644)
 
 
 def _unless_there(path: Path, what: str, make: Callable[[Path], object]) -> Made:

@@ -29,6 +29,14 @@ class _Group(TyperGroup):
             raise typer.Exit(exit_code_of(error)) from error
 
 
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if asked:
+        from importlib.metadata import version  # noqa: PLC0415 - for this alone
+
+        typer.echo(f"understudy {version('understudy')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
@@ -37,6 +45,17 @@ app = typer.Typer(
     help="Understudy: a small student answers, a large teacher takes the hard cases, the student learns from those.",
     epilog=EPILOG,
 )
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Keep the promise, save the bill."""
+    del version
 
 
 @app.command(epilog=EPILOG)

@@ -6,7 +6,7 @@ import msgspec
 import typer
 
 from ops.cli.actions import MoveReport, Operator, ask_for_cycle
-from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, open_site
+from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, VersionName, open_site
 from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table, ratio_of, time_of
 from ops.cli.status import LaneStatus, PromiseShown, StatusReport, collect, serving
 from ops.site import Site
@@ -18,8 +18,6 @@ from store.registry.moves import Move, fold
 
 app = typer.Typer()
 cycle = typer.Typer(no_args_is_help=True, help="Ask for a cycle.", epilog=EPILOG)
-
-VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="A version's id, or the beginning of it.")]
 
 
 @app.command(epilog=EPILOG)

@@ -1,5 +1,6 @@
 """The options that every command takes in the same way."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from ops.cli.output import EXIT_CODES, Format
 from ops.settings import Settings
 from ops.site import Site
+from store.errors import UnderstudyError
 
 Config = Annotated[
     Path | None,
@@ -19,9 +21,48 @@ Config = Annotated[
     ),
 ]
 Output = Annotated[Format, typer.Option("--output", "-o", help="table for people, json for programs.")]
+
+
+def _complete(begun: str, names: Callable[[Site], Iterable[str]], config: Path | None) -> list[str]:
+    """What a shell offers after a tab; nothing where the settings cannot be read."""
+    try:
+        return [name for name in names(open_site(config)) if name.startswith(begun)]
+    except (UnderstudyError, OSError):
+        return []
+
+
+def _lanes(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _complete(incomplete, lambda site: (str(section.lane) for section in site.lanes(None)), _config(ctx))
+
+
+def _versions(ctx: typer.Context, incomplete: str) -> list[str]:
+    lane = ctx.params.get("lane")
+    return _complete(
+        incomplete,
+        lambda site: (
+            version for section in site.lanes(lane) for version in site.registry.versions(section.lane).list()
+        ),
+        _config(ctx),
+    )
+
+
+def _config(ctx: typer.Context) -> Path | None:
+    given = ctx.params.get("config")
+    return None if given is None else Path(given)
+
+
 LaneName = Annotated[
     str | None,
-    typer.Option("--lane", "-l", help="tenant/use_case; may be left out where there is only one.", show_default=False),
+    typer.Option(
+        "--lane",
+        "-l",
+        help="tenant/use_case; may be left out where there is only one.",
+        show_default=False,
+        autocompletion=_lanes,
+    ),
+]
+VersionName = Annotated[
+    str, typer.Argument(metavar="VERSION", help="A version's id, or the beginning of it.", autocompletion=_versions)
 ]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it is kept in the signed move.")]
 NO_REASON = "no reason given"

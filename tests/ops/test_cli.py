@@ -314,3 +314,32 @@ def test_run_files_of_the_private_redis_lead_the_command_line_to_it(tmp_path: Pa
     record = RunFile(name="redis", pid=os.getpid(), started_s=wall_clock_s(), url=redis_url)
     write_run_file(open_site(path).run_directory, record)
     assert call("verify", "-c", path).exit_code == 0
+
+
+def complete(words: str, position: int) -> list[str]:
+    """What a shell is offered for the word at a position."""
+    environment = {"_UNDERSTUDY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(position)}
+    result = CliRunner().invoke(app, [], prog_name="understudy", env=environment)
+    return result.stdout.split()
+
+
+def test_a_shell_is_offered_lanes_and_versions(settings: Path) -> None:
+    versions = publish(settings, b"one", b"two")
+    assert complete(f"understudy status --config {settings} --lane ac", 5) == ["acme/support"]
+    assert sorted(complete(f"understudy show --config {settings} ", 4)) == sorted(versions)
+    assert complete(f"understudy show --config {settings} {versions[0][:6]}", 4) == [versions[0]]
+    assert complete("understudy show --config /nowhere ", 4) == []
+
+
+def test_the_version_is_printed() -> None:
+    assert call("--version").output.split()[0] == "understudy"
+
+
+def test_what_init_makes_is_safe_to_put_under_git(tmp_path: Path) -> None:
+    call("init", tmp_path)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "x").write_text("x")
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    shown = subprocess.run(["git", "-C", str(tmp_path), "ls-files"], check=True, capture_output=True, text=True)
+    assert shown.stdout.split() == [".gitignore", "prompts/classify.txt", "understudy.toml"]
