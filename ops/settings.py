@@ -10,9 +10,9 @@ import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
@@ -56,7 +56,10 @@ class Settings(BaseSettings):
     )
 
     state_dir: Path = Path("state")
-    """Registry, private Redis, spool, caches and run files; back it up."""
+    """Registry, private Redis, spool, caches and run files; back it up. One process of each kind works on it."""
+    registry_dir: Annotated[Path | None, Field(examples=["/srv/understudy/registry"])] = None
+    """Versions and moves; unset: registry in state_dir. Gateways that share a lane share it: one folder, or one that is
+    mounted on each machine."""
 
     keys: KeysSection = KeysSection()
     log: LogSection = LogSection()

@@ -67,7 +67,7 @@ class Site:
     @property
     def registry_root(self) -> Path:
         """The registry's folder."""
-        return self.settings.state_dir / "registry"
+        return self.settings.registry_dir or self.settings.state_dir / "registry"
 
     @property
     def run_directory(self) -> Path:

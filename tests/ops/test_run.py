@@ -15,22 +15,26 @@ import httpx
 import psutil
 import pytest
 
+from ops.cli.status import serving
 from ops.processes.process import RunFile, read_run_file, write_run_file
 from ops.processes.run import run_all, run_ingest, run_serve, run_train
 from ops.site import Site
 from store.errors import SettingsError
 from store.event import wall_clock_s
 from tests.ops.children import REPOSITORY, gone, until
-from tests.ops.sites import make_site, open_site
+from tests.ops.sites import LANE, make_site, open_site, publish
 
 START_S = 90.0
 _JSON = {"Content-Type": "application/json"}
 
 
 @contextmanager
-def running(settings: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(settings: Path, name: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(
-        [sys.executable, "-m", "ops.cli", "run", name, "-c", settings], cwd=REPOSITORY, stderr=subprocess.PIPE
+        [sys.executable, "-m", "ops.cli", "run", name, "-c", settings],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **variables},  # noqa: TID251 - of a process that a test starts
     ) as process:
         try:
             yield process
@@ -140,3 +144,29 @@ def test_run_all_leaves_no_process_whatever_ends_it(tmp_path: Path, number: sign
         supervisor.wait(60)
         assert supervisor.returncode == (0 if number == signal.SIGINT else -signal.SIGKILL)
         until(lambda: all(gone(pid) for pid in family), seconds=60)
+
+
+def test_two_gateways_on_one_machine_share_a_registry_and_keep_their_names(tmp_path: Path, redis_url: str) -> None:
+    settings = make_site(tmp_path / "site", url=f'"{redis_url}"')
+    site = open_site(settings)
+    other = {"UNDERSTUDY_STATE_DIR": "state-2", "UNDERSTUDY_REGISTRY_DIR": "state/registry"}
+    key = site.operator_key()
+
+    def replicas() -> dict[str, str | None]:
+        return serving(site, LANE, wall_clock_s())
+
+    with running(settings, "serve") as first, running(settings, "serve", **other) as second:
+        until(lambda: len(replicas()) == 2, seconds=START_S)
+        names = set(replicas())
+        (version,) = publish(settings, b"not a head", promoted=False)
+        site.registry.moves(LANE).append("promote", version=version, who="x", why="y", key=key, now_s=wall_clock_s())
+        second_run = site.settings.state_dir.with_name("state-2") / "run" / "swaps.jsonl"
+        for swaps in (site.run_directory / "swaps.jsonl", second_run):  # each tried it, and refused what is no student
+            until(lambda file=swaps: file.is_file() and version in file.read_text(), seconds=START_S)  # type: ignore[misc]
+        stop(second)
+        stop(first)
+    until(lambda: not replicas())
+    with running(settings, "serve", **other) as again:
+        until(lambda: bool(replicas()), seconds=START_S)
+        assert set(replicas()) < names
+        stop(again)
