@@ -235,3 +235,96 @@ def test_a_quarter_of_the_budget_is_bought_outright_and_a_twentieth_of_the_quest
     assert after(outright - 1)
     assert not after(outright)
     assert outright_calls(calls, None) == calls / 4
+
+
+NOBODY = BudgetView(may_escalate=False, may_audit=False)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "novelty", "reason"),
+    [(0.8, 0.5, None), (0.7999, 0.5, "low_confidence"), (0.8, 0.5001, "novel"), (0.1, 0.9, "novel")],
+)
+def test_the_threshold_itself_is_confident_and_the_limit_itself_is_known(
+    confidence: float, novelty: float, reason: str | None
+) -> None:
+    assert route(view=StudentView(confidence=confidence, novelty=novelty)).reason == reason
+
+
+def test_a_version_without_a_novelty_limit_finds_nothing_novel() -> None:
+    unlimited = Policy(**{**{f: getattr(POLICY, f) for f in Policy.__struct_fields__}, "novelty_threshold": None})
+    assert route(unlimited, StudentView(confidence=0.9, novelty=1e9)).route == "student"
+
+
+def test_a_draw_below_the_ratio_is_an_audit_and_the_ratio_itself_is_none() -> None:
+    assert route(draw=0.04999) == Decision(route="student", reason="audit", propensity=0.05, audit=True)
+    assert route(draw=0.05) == Decision(route="student", reason=None, propensity=0.05)
+
+
+def test_where_no_audit_can_be_paid_none_is_drawn_and_none_is_claimed() -> None:
+    closed = BudgetView(may_escalate=True, may_audit=False)
+    assert route(budget=closed, draw=0.0) == Decision(route="student", reason=None, propensity=0.0)
+    assert by_budget(0.1, closed, draw=0.0) == Decision(route="student", reason=None, propensity=0.0)
+
+
+def test_where_nobody_can_answer_the_decision_says_why_it_would_have_gone_to_the_teacher() -> None:
+    expected = Decision(route="nobody", reason="cold", propensity=0.0, withheld=True)
+    assert route(None, None, NOBODY) == expected
+    assert by_budget(None, NOBODY, cold=True) == expected
+    assert by_budget(None, NOBODY).reason == "student_down"
+
+
+@pytest.mark.parametrize("required", ["forced", "too_long", "unsupported"])
+def test_what_is_required_is_the_reason_whatever_else_there_is(
+    required: Literal["forced", "too_long", "unsupported"],
+) -> None:
+    for policy, view in ((None, None), (POLICY, None), (POLICY, SURE), (POLICY, StudentView(confidence=0, novelty=9))):
+        decision = decide(policy, view, OPEN, audit_ratio=0.05, draw=0.0, required=required)
+        assert decision == Decision(route="teacher", reason=required, propensity=1.0)
+    for uncertainty, cold in ((None, True), (None, False), (0.0, False)):
+        decision = by_budget(uncertainty, OPEN, cold=cold, required=required)
+        assert decision == Decision(route="teacher", reason=required, propensity=1.0)
+
+
+def by_budget(
+    uncertainty: float | None,
+    budget: BudgetView,
+    *,
+    cold: bool = False,
+    outright: bool = False,
+    draw: float = 0.99,
+    required: Literal["forced", "too_long", "unsupported"] | None = None,
+) -> Decision:
+    return decide_by_budget(
+        uncertainty, 0.5, budget, cold=cold, outright=outright, audit_ratio=0.05, draw=draw, required=required
+    )
+
+
+@pytest.mark.parametrize(
+    ("uncertainty", "outright", "cold", "reason"),
+    [
+        (0.5, False, False, "budget_margin"),
+        (0.4999, False, False, None),
+        (0.0, True, False, "bought"),
+        (0.9, True, False, "bought"),
+        (None, True, False, "student_down"),
+        (None, True, True, "cold"),
+    ],
+)
+def test_what_a_budget_buys_and_why(
+    uncertainty: float | None,
+    outright: bool,  # noqa: FBT001 - a row of the table
+    cold: bool,  # noqa: FBT001 - as above
+    reason: str | None,
+) -> None:
+    decision = by_budget(uncertainty, OPEN, cold=cold, outright=outright)
+    assert decision.reason == reason
+    assert decision.route == ("student" if reason is None else "teacher")
+    if uncertainty is not None:
+        bound = by_budget(uncertainty, NOBODY, cold=cold, outright=outright)
+        assert bound == Decision(route="student", reason=bound.reason, propensity=0.0, withheld=reason is not None)
+        assert bound.reason == reason
+
+
+def test_an_audit_is_drawn_of_a_budget_lanes_own_answers_too() -> None:
+    assert by_budget(0.1, OPEN, draw=0.04999) == Decision(route="student", reason="audit", propensity=0.05, audit=True)
+    assert by_budget(0.1, OPEN, draw=0.05) == Decision(route="student", reason=None, propensity=0.05)

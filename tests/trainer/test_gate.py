@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
+from msgspec import structs
 
 from store.registry.manifest import Verdict
 from trainer.judge.evaluate import PairedScores
 from trainer.judge.gate import GateLimits, Judged, Phase, judge, passed_strict, phase_of, rows_needed
+from trainer.judge.intervals import bca, tango
 
 LIMITS = GateLimits(delta=0.02, min_rows=50)
 Floats = npt.NDArray[np.float64]
@@ -172,3 +174,136 @@ def test_two_thousand_weighted_rows_are_judged_alike_twice() -> None:
     weights = np.random.default_rng(1).choice([1.0, 6.67], 2000)
     scores = pairs(1700, 100, 100, 100, weights=weights)
     assert verdict_of(scores, "strict") == verdict_of(scores, "strict")
+
+
+def test_a_verdict_carries_every_number_that_it_was_decided_on() -> None:
+    scores = pairs(300, 12, 20, 8, hard=60, blocking=55)
+    verdict = judge(scores, certified=True, champion_certified=True, limits=LIMITS, phase="growth", anchor=scores)
+    low, high = tango(300, 12, 20, 8, 2 * LIMITS.alpha)
+    assert (verdict.phase, verdict.rows_judged, verdict.delta) == ("growth", 340, LIMITS.delta)
+    assert (verdict.difference, verdict.lower, verdict.upper) == (pytest.approx(-8 / 340), low, high)
+    whole, hard, blocking, anchor = verdict.slices
+    assert [(part.name, part.kind, part.rows) for part in verdict.slices] == [
+        ("all traffic", "retained", 340),
+        ("held-out escalations", "hard", 60),
+        ("refunds", "blocking", 55),
+        ("the anchor", "anchor", 340),
+    ]
+    assert (whole.champion_agreement, whole.challenger_agreement) == (320 / 340, 312 / 340)
+    assert (whole.lower, whole.upper) == (anchor.lower, anchor.upper) == (low, high)
+    assert (hard.lower, hard.upper) == tango(20, 12, 20, 8, 2 * LIMITS.alpha)
+    assert {part.delta for part in verdict.slices} == {LIMITS.delta}
+    assert blocking.difference == pytest.approx(-8 / 55)
+    assert [part.refused for part in verdict.slices] == [False] * 4
+
+
+def test_only_what_is_refused_is_marked_refused() -> None:
+    scores = pairs(1900, 10, 40, blocking=60)
+    verdict = verdict_of(scores, "growth")
+    assert {part.name: part.refused for part in verdict.slices} == {"all traffic": False, "refunds": True}
+    doubtful = verdict_of(pairs(1900, 5, 15, hard=60), "strict")
+    assert {part.name: part.refused for part in doubtful.slices} == {"all traffic": False, "held-out escalations": True}
+
+
+@pytest.mark.parametrize(("marked", "counts"), [(49, False), (50, True)])
+def test_a_slice_counts_from_the_least_rows_on(marked: int, counts: bool) -> None:  # noqa: FBT001 - a row of the table
+    verdict = verdict_of(pairs(400, 5, 5, hard=marked, blocking=marked), "growth")
+    assert [part.kind for part in verdict.slices] == ["retained", *(["hard", "blocking"] if counts else [])]
+
+
+@pytest.mark.parametrize(("rows", "passed"), [(49, False), (50, True)])
+def test_strict_takes_the_least_rows_and_no_more(rows: int, passed: bool) -> None:  # noqa: FBT001 - as above
+    wide = replace(LIMITS, delta=0.2)
+    verdict = verdict_of(pairs(rows, 0, 0), "strict", limits=wide)
+    assert (verdict.outcome == "pass") == passed
+    assert passed_strict(replace_verdict(verdict, outcome="pass"), wide) == passed
+
+
+def replace_verdict(verdict: Verdict, **changes: object) -> Verdict:
+    return structs.replace(verdict, **changes)
+
+
+def test_a_pass_counts_as_strict_only_with_rows_bounds_and_every_slice_shown() -> None:
+    good = verdict_of(pairs(1900, 40, 30, hard=70), "strict")
+    assert passed_strict(good, LIMITS)
+    exactly = replace_verdict(good, lower=-LIMITS.delta)
+    assert passed_strict(exactly, LIMITS)
+    assert not passed_strict(replace_verdict(good, lower=-LIMITS.delta - 1e-9), LIMITS)
+    assert not passed_strict(replace_verdict(good, rows_judged=LIMITS.min_rows - 1), LIMITS)
+    assert not passed_strict(replace_verdict(good, outcome="inconclusive"), LIMITS)
+    for index, worse in enumerate(({"lower": -0.5}, {"lower": -0.1, "difference": -0.01})):
+        part = structs.replace(good.slices[index], **worse)
+        slices = [part if at == index else other for at, other in enumerate(good.slices)]
+        assert not passed_strict(replace_verdict(good, slices=slices), LIMITS)
+
+
+def test_the_anchor_binds_in_strict_alone() -> None:
+    anchor = pairs(1800, 10, 100)
+    for phase, outcome in (("growth", "pass"), ("strict", "fail")):
+        verdict = judge(
+            pairs(1900, 20, 20), certified=True, champion_certified=True, limits=LIMITS, phase=phase, anchor=anchor
+        )
+        assert verdict.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "gain", "outcome"), [(6, 6, 0.0, "pass"), (6, 6, 0.01, "inconclusive"), (30, 6, 0.9, "pass")]
+)
+def test_held_out_escalations_are_superior_or_gain_enough(new: int, old: int, gain: float, outcome: str) -> None:
+    verdict = verdict_of(pairs(1900, new, old, hard=60), "strict", limits=replace(LIMITS, hard_gain=gain))
+    assert verdict.outcome == outcome
+
+
+def test_doubt_is_told_with_how_far_agreement_may_have_fallen() -> None:
+    verdict = verdict_of(pairs(185, 8, 8), "strict")
+    assert verdict.lower is not None
+    assert f"may have fallen by {-verdict.lower:.4f}, 0.02 allowed" in verdict.refusals[0]
+    harmed = verdict_of(pairs(10, 1, 60, 29), "strict")
+    assert harmed.upper is not None
+    assert f"fell by at least {-harmed.upper:.4f} (" in harmed.refusals[0]
+
+
+def test_where_the_champion_is_not_certified_either_nothing_is_said_of_it() -> None:
+    verdict = verdict_of(pairs(900, 60, 5), "growth", certified=False, champion_certified=False)
+    assert verdict.refusals == ["no threshold could be certified: the student may not answer on its own"]
+
+
+def test_rows_needed_follow_the_discordance_that_was_seen_and_the_weights() -> None:
+    def missing(scores: PairedScores) -> int:
+        verdict = verdict_of(scores, "strict")
+        assert verdict.outcome == "inconclusive"
+        return verdict.rows_needed
+
+    few = pairs(40, 2, 2, 55)  # 99 rows: too few to estimate from
+    assert missing(few) == rows_needed(0.02, 0.05)
+    enough = pairs(40, 2, 2, 56)
+    assert missing(enough) == rows_needed(0.02, 0.05, discordance=0.04)
+    weights = np.where(np.arange(100) < 50, 1.0, 5.0)
+    spread = 100 / (weights.sum() ** 2 / (weights**2).sum())
+    expected = rows_needed(0.02, 0.05, discordance=0.04)
+    heavy = replace(enough, weights=weights)
+    assert missing(heavy) == pytest.approx(expected * spread, abs=1)
+    same = replace(pairs(100, 0, 0), weights=weights)
+    assert missing(same) == pytest.approx(rows_needed(0.02, 0.05, discordance=0.01) * spread, abs=1)
+    assert missing(pairs(10, 0, 0)) == rows_needed(0.02, 0.05)
+    assert missing(pairs(0, 0, 0)) == rows_needed(0.02, 0.05)
+    wide = replace(LIMITS, delta=0.3)
+    assert verdict_of(pairs(40, 0, 0), "strict", limits=wide).rows_needed == wide.min_rows
+
+
+def test_a_growth_lane_that_is_certified_lacks_no_rows() -> None:
+    waiting = judge(
+        pairs(30, 2, 2), certified=False, champion_certified=False, limits=LIMITS, phase="growth", certify_rows=7
+    )
+    assert waiting.rows_needed == 7
+    assert verdict_of(pairs(30, 2, 2), "growth").rows_needed == 0
+
+
+def test_equal_weights_of_any_size_are_judged_by_counts_and_others_by_drawing() -> None:
+    even = verdict_of(pairs(400, 20, 20, weights=np.full(440, 3.0)), "growth")
+    assert (even.lower, even.upper) == tango(400, 20, 20, 0, 2 * LIMITS.alpha)
+    uneven = pairs(400, 20, 20, weights=np.where(np.arange(440) % 2 == 0, 1.0, 2.0))
+    drawn = verdict_of(uneven, "growth")
+    assert uneven.champion is not None
+    differences = uneven.challenger.astype(np.float64) - uneven.champion
+    assert (drawn.lower, drawn.upper) == bca(differences, uneven.weights, uneven.clusters, 0.1, seed=LIMITS.seed)

@@ -107,3 +107,71 @@ def test_the_same_seed_draws_the_same_interval() -> None:
     one, two, other = (bca(differences, np.ones(300), np.arange(300), 0.1, seed=seed) for seed in (4, 4, 5))
     assert one == two
     assert one != other
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (1, 1), (3, 40), (45, 60), (200, 200)])
+def test_one_proportion_has_the_intervals_of_an_independent_library(k: int, n: int) -> None:
+    other = stats.binomtest(k, n).proportion_ci(0.9, method="wilson")
+    assert wilson(k, n, 0.1) == pytest.approx((other.low, other.high), abs=1e-9)
+    exact = stats.binomtest(k, n, alternative="greater").proportion_ci(0.95, method="exact")
+    assert clopper_pearson_lower(k, n, 0.05) == pytest.approx(exact.low, abs=1e-9)
+
+
+def test_a_proportion_stays_within_0_and_1() -> None:
+    assert wilson(0, 3)[0] == 0.0
+    assert wilson(3, 3)[1] == 1.0
+    assert wilson(0, -1.0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("n11", "n10", "n01", "n00", "alpha"), [(30, 9, 2, 9, 0.05), (80, 1, 14, 5, 0.1), (100, 0, 0, 0, 0.1)]
+)
+def test_tango_ends_where_the_score_reaches_the_quantile_of_half_the_error(
+    n11: int, n10: int, n01: int, n00: int, alpha: float
+) -> None:
+    z = float(stats.norm.ppf(1 - alpha / 2))
+    low, high = tango(n11, n10, n01, n00, alpha)
+    n = n11 + n10 + n01 + n00
+    assert tango_score(n10, n01, n, low) == pytest.approx(z, abs=1e-5)
+    assert tango_score(n10, n01, n, high) == pytest.approx(-z, abs=1e-5)
+
+
+def skewed(seed: int, rows: int) -> np.ndarray:
+    """Differences whose mean has a skewed distribution, so that bias and acceleration show."""
+    return np.random.default_rng(seed).choice([-1.0, 0.0, 0.05, 0.1], rows, p=[0.06, 0.3, 0.34, 0.3])
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_bootstrap_has_the_bca_interval_of_an_independent_library(seed: int) -> None:
+    differences = skewed(seed, 60)
+    other = stats.bootstrap(
+        (differences,), np.mean, confidence_level=0.9, n_resamples=40_000, method="BCa", rng=np.random.default_rng(0)
+    ).confidence_interval
+    low, high = bca(differences, np.ones(60), np.arange(60), 0.1, seed=0, draws=40_000)
+    width = other.high - other.low
+    assert low == pytest.approx(other.low, abs=0.03 * width)
+    assert high == pytest.approx(other.high, abs=0.03 * width)
+    plain = stats.bootstrap(
+        (differences,), np.mean, confidence_level=0.9, n_resamples=40_000, method="percentile", rng=0
+    )
+    assert abs(plain.confidence_interval.low - other.low) > 0.04 * width  # so that its corrections are seen at all
+
+
+def test_one_heavy_cluster_that_differs_is_one_observation() -> None:
+    """Kish 1965: sum(w)^2 / sum(w^2) rows of equal weight; what differs counts for no more than it is made of."""
+    mass = np.array([1.0] * 50 + [30.0])
+    differences = np.array([0.0] * 50 + [-1.0])
+    low, high = bca(differences, mass, np.arange(51), 0.1, seed=1)
+    effective = 80.0 / 30.0  # one observation that is 30 of 80
+    assert (low, high) == pytest.approx(tango(effective - 1.0, 0.0, 1.0, 0.0, 0.1))
+
+
+def test_few_that_differ_are_counted_on_their_own_side_at_kishs_size() -> None:
+    mass = np.array([1.0] * 90 + [2.0] * 10)
+    differences = np.zeros(100)
+    differences[[0, 1, 2, 90]] = [1.0, 1.0, 1.0, -1.0]  # three of weight 1 for, one of weight 2 against
+    effective = 110.0**2 / (90 + 40)
+    effective = min(effective, (5.0**2 / (3 + 4)) * 110.0 / 5.0)
+    plus, minus = 3.0 * effective / 110.0, 2.0 * effective / 110.0
+    expected = tango(effective - plus - minus, plus, minus, 0.0, 0.1)
+    assert bca(differences, mass, np.arange(100), 0.1, seed=1) == pytest.approx(expected)
