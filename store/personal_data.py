@@ -155,7 +155,11 @@ _NUMBERED: Final = re.compile(
 
 def _is_ipv4(text: str) -> bool:
     octets = text.split(".")
-    return len(octets) == 4 and all(re.fullmatch(r"[0-9]{1,3}", each) and int(each) <= 255 for each in octets)  # noqa: PLR2004
+    return (
+        len(octets) == 4  # noqa: PLR2004
+        and text.isascii()
+        and all(each.isdecimal() and len(each) <= 3 and int(each) <= 255 for each in octets)  # noqa: PLR2004
+    )
 
 
 def _ipv4(match: re.Match[str]) -> Value | None:

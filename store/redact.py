@@ -17,8 +17,9 @@ from store.errors import TooLaboriousError
 from store.event import ChatInput, RankInput, TaskInput, TextInput, canonical_text
 from store.personal_data import RULES, SHORTEST, TOKEN, Kind, Rule, Value, count_digits, may_hold
 
-MAX_WORK: Final = 250_000  # places tried, in one input: about a second; questions of 20,000 characters never come near
-_CHARACTERS_A_PLACE: Final = 64  # that may be looked through for a place to try
+MAX_WORK: Final = 150_000  # candidates tried in one input: within a second, and 30,000 values
+_VALUE_WORK: Final = 4  # of a value, beside that of the candidate that it was
+_CHARACTERS_A_UNIT: Final = 64  # of looking through characters for a place to try
 _STROKE: Final = "\u0338"  # combines with the token's closing ">" to another character, so it goes with the value
 
 
@@ -152,7 +153,7 @@ def _pass(rule: Rule, text: str, field: _Field, number: int, rules: int, purse: 
         values = _find(rule, text, field, low, start, purse)
     if number <= field.cut_above + rules:
         reach = rule.reach(text, low, high)
-        purse.spend((high - reach) // _CHARACTERS_A_PLACE)
+        purse.spend((high - reach) // _CHARACTERS_A_UNIT)
         values += _find(rule, text, field, max(reach, values[-1].end if values else start), high, purse)
     return values
 
@@ -179,7 +180,8 @@ def _find(rule: Rule, text: str, field: _Field, first: int, last: int, purse: Pu
         end = value.end
         while end < high and text[end] == _STROKE:
             end += 1
-        values.append(value._replace(end=end))
+        purse.spend(_VALUE_WORK)
+        values.append(Value(value.start, end, value.canonical))
         place = end
     return values
 
