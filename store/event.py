@@ -199,7 +199,14 @@ class ChatEscalation(EscalationBase, frozen=True, kw_only=True, tag="chat"):
 Escalation = ClassifyEscalation | RankEscalation | ChatEscalation
 
 DeadReason = Literal[
-    "undecodable", "unknown_schema", "oversized", "wrong_shape", "too_old", "unknown_lane", "wrong_use_case"
+    "undecodable",
+    "unknown_schema",
+    "oversized",
+    "wrong_shape",
+    "too_old",
+    "unknown_lane",
+    "wrong_use_case",
+    "unredactable",
 ]
 
 
@@ -270,7 +277,9 @@ def _in_order(marks: re.Match[str]) -> str:
     """The same marks, taken apart and in canonical order: `normalize` sorts by insertion, in quadratic time."""
     apart = "".join(map(_taken_apart, marks.group()))
     runs = groupby(apart, key=lambda char: unicodedata.combining(char) > 0)
-    return "".join(char for combine, run in runs for char in (sorted(run, key=unicodedata.combining) if combine else run))
+    return "".join(
+        char for combine, run in runs for char in (sorted(run, key=unicodedata.combining) if combine else run)
+    )
 
 
 def _taken_apart(char: str) -> str:

@@ -26,7 +26,7 @@ Reach = Callable[[str, int, int], int]
 
 
 class Rule(NamedTuple):
-    """How one kind of value is found. No pattern reads past a token of ours: it is as an end of the text to them all."""
+    """How one kind of value is found. No pattern reads past a token of ours: to them it is an end of the text."""
 
     kind: Kind
     digits: int  # cheap; the pattern finds nothing in a text with fewer
@@ -258,7 +258,7 @@ def _called(match: re.Match[str]) -> Value | None:
     return Value(match.start("number"), match.end("number"), _digits(match["number"]))
 
 
-def _rule(  # noqa: PLR0913 - a row of the table below
+def _rule(
     kind: Kind,
     digits: int,
     sign: str,
@@ -283,17 +283,7 @@ RULES: Final = (
     _rule("EMAIL", 0, "@", _EMAIL_BEFORE, _EMAIL, _email, _email_start),
     _rule("IBAN", _IBAN_DIGITS, "[0-9]{2}[ ]?[A-Za-z0-9]{4}", _IBAN_BEFORE, _IBAN, _iban, _ahead(66)),
     _rule("IP", 1, ":[0-9A-Fa-f]{0,4}:", _IPV6_BEFORE, _IPV6, _ipv6, _ahead(52)),
-    _rule(
-        "IP",
-        4,
-        r"[0-9]\.[0-9]{1,3}\.[0-9]",
-        _IPV4_BEFORE,
-        _IPV4,
-        _ipv4,
-        _ahead(18),
-        behind=12,
-        unless=_NUMBERED,
-    ),
+    _rule("IP", 4, r"[0-9]\.[0-9]{1,3}\.[0-9]", _IPV4_BEFORE, _IPV4, _ipv4, _ahead(18), behind=12, unless=_NUMBERED),
     _rule("CARD", _CARD_DIGITS.start, r"\d", _CARD_BEFORE, _CARD, _card, _ahead(36)),
     _rule("PHONE", _PHONE_DIGITS.start, r"\d", _PHONE_BEFORE, _PHONE, _phone, _ahead(132)),
     _rule("PHONE", _PHONE_DIGITS.start, r"\d", _CALLED_BEFORE, _CALLED, _called, _ahead(76)),

@@ -82,7 +82,9 @@ def redact_input(value: TaskInput, key: bytes) -> TaskInput:
         case TextInput(text=text):
             return TextInput(text=redact(text, key, purse))
         case RankInput(query=query, documents=documents):
-            return RankInput(query=redact(query, key, purse), documents=[redact(each, key, purse) for each in documents])
+            return RankInput(
+                query=redact(query, key, purse), documents=[redact(each, key, purse) for each in documents]
+            )
         case ChatInput(messages=messages):
             return ChatInput(
                 messages=[msgspec.structs.replace(each, content=redact(each.content, key, purse)) for each in messages]
