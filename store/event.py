@@ -263,13 +263,13 @@ def json_schema() -> dict[str, Any]:
     return msgspec.json.schema(Escalation)
 
 
-_MANY_MARKS: Final = re.compile(r"[^\w\s\x00-\x7f]{32,}")  # every combining mark is one of these; so are others
+MANY_MARKS: Final = re.compile(r"[^\w\s\x00-\x7f]{32,}")  # every combining mark is one of these; so are others
 
 
 def canonical_text(text: str) -> str:
     """NFC with white space collapsed and trimmed: no case folding and no punctuation stripping."""
     if not text.isascii():
-        text = unicodedata.normalize("NFC", _MANY_MARKS.sub(_in_order, text))
+        text = unicodedata.normalize("NFC", MANY_MARKS.sub(_in_order, text))
     return " ".join(text.split())
 
 
