@@ -132,6 +132,8 @@ def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LanePa
         settings=settings,
         lane_key=site.secret.lane_key(section.lane),
         redact=partial(redact, key=site.secret.redaction_key(section.lane)),
+        subject_key=site.secret.subject_key(section.lane),
+        audit_key=site.secret.audit_key(section.lane),
         versions=lane_versions(site.registry, section, site.settings),
         ledger=RedisLedger(client, section.lane, settings.budget),
     )
@@ -194,6 +196,7 @@ def ingest(
             section.lane: LaneKeys(
                 lane_key=site.secret.lane_key(section.lane),
                 redaction_key=site.secret.redaction_key(section.lane),
+                subject_key=site.secret.subject_key(section.lane),
                 task=section.task,
                 training_permitted=section.training_permitted,
             )

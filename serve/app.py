@@ -14,11 +14,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve.escalation import Answer, Question, Refusal
-from serve.lifecycle import Gateway, OpenLane, Services
+from serve.intake import IntakeBusyError, Laborious, Named
+from serve.lifecycle import Gateway, LaneParts, OpenLane, Services
 from serve.settings import GatewaySettings, is_loopback
 from store.errors import SettingsError
-from store.event import TextInput, canonical_text, event_id_of_key, new_event_id
-from store.secrets import item_id
+from store.event import event_id_of_key, new_event_id
+from store.secrets import subject_token
 
 _MISSING_FIELD: Final = re.compile(r"missing required field `([^`]+)`")
 _FIELD_PATH: Final = re.compile(r"at `\$\.?([^`]*)`")
@@ -31,7 +32,7 @@ class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str  # the use case
     input: str | list[str]
-    user: str | None = None  # the subject, for erasure
+    user: str | None = None  # the subject, for erasure; kept as a keyed token
 
 
 class ApiError(Exception):
@@ -126,7 +127,7 @@ async def _classify(request: Request, gateway: Gateway, directory: Directory) ->
     body = _decode(await _read(request, gateway.settings.max_body_bytes))
     host = request.client.host if request.client is not None else None
     lane = directory.find(body.model, _api_key(request), host)
-    questions = _questions(request, body, lane, gateway)
+    questions = await _questions(request, body, lane, gateway)
     if gateway.in_flight + len(questions) > gateway.settings.max_in_flight:
         raise ApiError(503, "overloaded", "too many requests are being answered: send fewer at once, or add replicas")
     gateway.in_flight += len(questions)
@@ -163,22 +164,23 @@ def _decode(body: bytes) -> ClassifyRequest:
         raise _invalid(field="body", message="not JSON in UTF-8") from error
 
 
-def _questions(request: Request, body: ClassifyRequest, lane: OpenLane, gateway: Gateway) -> list[Question]:
+async def _questions(request: Request, body: ClassifyRequest, lane: OpenLane, gateway: Gateway) -> list[Question]:
     """One question a text: canonical, redacted, and named.
 
     Raises:
-        ApiError: 422, naming the field.
+        ApiError: 422, naming the field; 503 where too much waits to be redacted.
     """
     settings, services, parts = gateway.settings, gateway.services, lane.parts
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not 1 <= len(texts) <= settings.max_inputs:
         raise _invalid(field="input", message=f"{len(texts)} texts, 1 to {settings.max_inputs} allowed")
     for index, text in enumerate(texts):
-        field = "input" if isinstance(body.input, str) else f"input[{index}]"
         if not text.strip():
-            raise _invalid(field=field, message="an empty text")
+            raise _invalid(field=_field(body, index), message="an empty text")
         if len(text) > settings.max_text_chars:
-            raise _invalid(field=field, message=f"{len(text)} characters, {settings.max_text_chars} allowed")
+            raise _invalid(
+                field=_field(body, index), message=f"{len(text)} characters, {settings.max_text_chars} allowed"
+            )
     if body.user is not None and not 1 <= len(body.user) <= _MAX_HEADER_CHARS:
         raise _invalid(field="user", message=f"1 to {_MAX_HEADER_CHARS} characters allowed")
     forced = _forced(request)
@@ -187,9 +189,10 @@ def _questions(request: Request, body: ClassifyRequest, lane: OpenLane, gateway:
     if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) is None:
         traceparent = None  # as W3C has it: a malformed one is ignored
     now_s = services.now()
+    named = await _named(body, texts, parts, gateway)
+    subject = None if body.user is None else subject_token(parts.subject_key, body.user)
     questions = []
-    for index, text in enumerate(texts):
-        redacted = TextInput(text=parts.redact(canonical_text(text)))
+    for index, (text, one) in enumerate(zip(texts, named, strict=True)):
         if key is None:
             event_id = new_event_id(now_s, services.rng)
         else:
@@ -197,16 +200,31 @@ def _questions(request: Request, body: ClassifyRequest, lane: OpenLane, gateway:
         questions.append(
             Question(
                 text=text,
-                redacted=redacted,
-                item_id=item_id(parts.lane_key, "classify", redacted),
+                redacted=one.redacted,
+                item_id=one.item_id,
                 event_id=event_id,
                 at_s=now_s,
-                subject=body.user,
+                subject=subject,
                 forced=forced,
                 traceparent=traceparent,
             )
         )
     return questions
+
+
+async def _named(body: ClassifyRequest, texts: Sequence[str], parts: LaneParts, gateway: Gateway) -> list[Named]:
+    """The texts redacted, away from the event loop; errors as of `_questions`."""
+    try:
+        named = await gateway.intake.read(texts, redact=parts.redact, lane_key=parts.lane_key)
+    except IntakeBusyError as error:
+        raise ApiError(503, "overloaded", "too much text waits to be redacted: send less at once") from error
+    if isinstance(named, Laborious):
+        raise _invalid(field=_field(body, named.place), message=named.why)
+    return named
+
+
+def _field(body: ClassifyRequest, index: int) -> str:
+    return "input" if isinstance(body.input, str) else f"input[{index}]"
 
 
 def _forced(request: Request) -> bool:

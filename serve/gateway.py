@@ -25,10 +25,8 @@ from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from store.errors import LogError
 from store.event import Escalation, LabelAnswer, Usage
 from store.policy import BudgetView, Decision, decide, decide_by_budget, escalation_limit
-from store.secrets import unit_hash
 
 _log: Final = structlog.get_logger(__name__)
-_DRAW_SALT: Final = "audit"
 
 
 class EventSink(Protocol):
@@ -100,6 +98,7 @@ class LaneService:
         metrics: ServeMetrics,
         counts: Counts,
         monotonic: Callable[[], float],
+        draw: Callable[[Question], float],
         plan: Plan | None = None,
     ) -> None:
         """Put the parts together; whoever made them starts and closes them. No `plan`: the lane keeps a promise."""
@@ -110,6 +109,7 @@ class LaneService:
         self.teacher = teacher
         self.counts = counts
         self._plan = plan
+        self._draw = draw
         self._batcher = batcher
         self._sink = sink
         self._metrics = metrics
@@ -163,7 +163,7 @@ class LaneService:
         """Decide, and take what the decision spends in the same step.
 
         What this question would need is found first, by the same pure function with an open purse, so that a lease is
-        fetched only for what will be spent; the draw is a function of the event id, so both calls see the same one.
+        fetched only for what will be spent; the draw is a function of the question, so both calls see the same one.
         """
         chosen = self._policy(question, seen)
         can_audit = self.audits.has_room and self.teacher.available
@@ -187,7 +187,7 @@ class LaneService:
             required = "forced"
         elif isinstance(seen.outcome, TooLong):
             required = "too_long"
-        draw, audit_ratio = unit_hash(_DRAW_SALT, question.event_id), self.settings.audit_ratio
+        draw, audit_ratio = self._draw(question), self.settings.audit_ratio
         if self._plan is None:
             return partial(decide, seen.policy, seen.view, audit_ratio=audit_ratio, draw=draw, required=required)
         allowance = self._plan.horizon.allowance()

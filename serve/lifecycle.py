@@ -15,13 +15,14 @@ import structlog
 
 from serve.counts import Counts
 from serve.gateway import EventSink, LaneService, Plan
+from serve.intake import Intake
 from serve.metrics import ServeMetrics
 from serve.pace import Pace
 from serve.settings import GatewaySettings, LaneSettings
 from serve.student.batcher import Batcher
 from serve.student.follow import Follow, SwapRecord, Versions
 from serve.student.slot import Slots
-from serve.teacher.audit import Audits
+from serve.teacher.audit import Audits, keyed_draw
 from serve.teacher.budget import Budget, Ledger
 from serve.teacher.client import Teacher
 from serve.teacher.horizon import DayHorizon
@@ -41,6 +42,8 @@ class LaneParts:
     settings: LaneSettings
     lane_key: bytes = field(repr=False)  # of its item ids
     redact: Callable[[str], str]  # with the lane's key
+    subject_key: bytes = field(repr=False)  # of the tokens that stand for `user`
+    audit_key: bytes = field(repr=False)  # of the draw of audits
     versions: Versions
     ledger: Ledger
     teacher_client: openai.AsyncOpenAI | None = None  # instead of one made from the settings
@@ -77,6 +80,7 @@ class Gateway:
         self.settings = settings
         self.services = services
         self.in_flight = 0
+        self.intake = Intake()
         metrics = services.metrics
         self._batcher = Batcher(
             max_batch=settings.max_batch,
@@ -128,6 +132,7 @@ class Gateway:
             lane.follow.close()
             await lane.service.budget.close()
             await lane.service.teacher.close()
+        self.intake.close()
         await asyncio.to_thread(self._batcher.close)
 
     def _open(self, parts: LaneParts) -> OpenLane:
@@ -152,6 +157,7 @@ class Gateway:
             metrics=services.metrics,
             counts=Counts(),
             monotonic=monotonic,
+            draw=keyed_draw(parts.audit_key),
             plan=None if horizon is None else Plan(pace=Pace(settings.metric), horizon=horizon),
         )
         follow = Follow(

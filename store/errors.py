@@ -9,6 +9,10 @@ class SettingsError(UnderstudyError):
     """A setting is missing or wrong. Never retry: the message names the key."""
 
 
+class TooLaboriousError(UnderstudyError):
+    """Redacting a text would take too long. Never retry, never keep it as it is: refuse it, or bury its record."""
+
+
 class StoreError(UnderstudyError):
     """The replay buffer refused or failed."""
 

@@ -9,6 +9,7 @@ import unicodedata
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from random import Random
 from typing import Annotated, Any, Final, Literal, assert_never
 
@@ -198,7 +199,14 @@ class ChatEscalation(EscalationBase, frozen=True, kw_only=True, tag="chat"):
 Escalation = ClassifyEscalation | RankEscalation | ChatEscalation
 
 DeadReason = Literal[
-    "undecodable", "unknown_schema", "oversized", "wrong_shape", "too_old", "unknown_lane", "wrong_use_case"
+    "undecodable",
+    "unknown_schema",
+    "oversized",
+    "wrong_shape",
+    "too_old",
+    "unknown_lane",
+    "wrong_use_case",
+    "unredactable",
 ]
 
 
@@ -255,9 +263,27 @@ def json_schema() -> dict[str, Any]:
     return msgspec.json.schema(Escalation)
 
 
+MANY_MARKS: Final = re.compile(r"[^\w\s\x00-\x7f]{32,}")  # every combining mark is one of these; so are others
+
+
 def canonical_text(text: str) -> str:
     """NFC with white space collapsed and trimmed: no case folding and no punctuation stripping."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", MANY_MARKS.sub(_in_order, text))
+    return " ".join(text.split())
+
+
+def _in_order(marks: re.Match[str]) -> str:
+    """The same marks, taken apart and in canonical order: `normalize` sorts by insertion, in quadratic time."""
+    apart = "".join(map(_taken_apart, marks.group()))
+    runs = groupby(apart, key=lambda char: unicodedata.combining(char) > 0)
+    return "".join(
+        char for combine, run in runs for char in (sorted(run, key=unicodedata.combining) if combine else run)
+    )
+
+
+def _taken_apart(char: str) -> str:
+    return unicodedata.normalize("NFD", char)
 
 
 def canonical_input(task: Task, value: TaskInput) -> bytes:

@@ -1,6 +1,7 @@
 """What personal data and secrets look like: a pattern proposes, a check decides. One rule per kind and form.
 
-Every pattern takes time linear in the text: runs are bounded or possessive, and start only where a run starts.
+Every pattern takes time linear in the text: runs are bounded or possessive, and start only where a run starts. How far
+a rule looks is written down with it (`behind`, `reach`), so that a place whose surroundings stay is tried once.
 """
 
 import re
@@ -20,22 +21,39 @@ class Value(NamedTuple):
     canonical: str
 
 
+Find = Callable[[re.Match[str]], Value | None]  # None: it only looked like one; reads nothing outside pos..endpos
+Reach = Callable[[str, int, int], int]
+
+
 class Rule(NamedTuple):
-    """How one kind of value is found. A match whose last group is `token` is a token of ours: leave it alone."""
+    """How one kind of value is found. No pattern reads past a token of ours: to them it is an end of the text."""
 
     kind: Kind
     digits: int  # cheap; the pattern finds nothing in a text with fewer
     sign: re.Pattern[str]  # cheap; where it finds nothing, the pattern finds nothing
     pattern: re.Pattern[str]
-    find: Callable[[re.Match[str]], Value | None]  # None: it only looked like one
+    opening: re.Pattern[str]  # the same where nothing stands before it
+    find: Find
+    reach: Reach  # (text, low, high) -> the first start in [low, high) that may read up to `high`
+    behind: int = 1  # how many characters before a start decide about it
+    unless: re.Pattern[str] | None = None  # what in those characters, up to the value, says that it is none
 
 
-def _rule(kind: Kind, digits: int, sign: str, pattern: str, find: Callable[[re.Match[str]], Value | None]) -> Rule:
-    token = r"(?P<token><(?:EMAIL|PHONE|CARD|IBAN|IP|KEY):[0-9a-f]{10}>)"  # noqa: S105 - a pattern, no password
-    return Rule(kind, digits, re.compile(sign), re.compile(f"{token}|{pattern}", re.VERBOSE), find)
+TOKEN: Final = re.compile(r"<(?:EMAIL|PHONE|CARD|IBAN|IP|KEY):[0-9a-f]{10}>")
+SHORTEST: Final = 5  # characters; "a@b.c" and "::123" are the shortest values
+
+
+def _ahead(characters: int) -> Reach:
+    """Of a pattern that reads at most so many characters from its start on, what must not follow included."""
+    return lambda _, low, high: max(low, high - characters)
+
+
+_ASCII_DIGITS: Final = bytes(set(range(256)) - set(b"0123456789"))
 
 
 def _digits(text: str) -> str:
+    if text.isascii():
+        return text.encode().translate(None, _ASCII_DIGITS).decode()
     return "".join(str(unicodedata.decimal(char)) for char in text if char.isdecimal())
 
 
@@ -44,8 +62,8 @@ def _digits(text: str) -> str:
 _KEY_SIGN: Final = (
     r"sk-|k_live_|k_test_|AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|xox|AIza|hf_|npm_|eyJ|earer |-----BEGIN "
 )
+_KEY_BEFORE: Final = r"(?<![A-Za-z0-9_-])"
 _KEY: Final = r"""
-    (?<![A-Za-z0-9_-])(?:
         sk-[A-Za-z0-9_-]{16,}+
       | [sprw]k_(?:live|test)_[A-Za-z0-9]{10,}+
       | (?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])
@@ -57,8 +75,9 @@ _KEY: Final = r"""
       | (?:hf|npm)_[A-Za-z0-9]{20,}+
       | eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+)?
       | [Bb]earer[ ][A-Za-z0-9._~+/=-]{15,}[A-Za-z0-9=]
-    )
-    | -----BEGIN[ ][A-Z ]{0,30}PRIVATE[ ]KEY-----[^<-]*+(?:-----END[ ][A-Z ]{0,30}PRIVATE[ ]KEY-----)?
+"""
+_KEY_BLOCK: Final = r"""
+      -----BEGIN[ ][A-Z ]{0,30}PRIVATE[ ]KEY-----[^<-]*+(?:-----END[ ][A-Z ]{0,30}PRIVATE[ ]KEY-----)?
 """
 _SURE_KEY: Final = ("AKIA", "ASIA", "-----")  # these forms cannot be words
 
@@ -70,7 +89,8 @@ def _key(match: re.Match[str]) -> Value | None:
     return Value(match.start(), match.end(), whole)
 
 
-_EMAIL: Final = r"(?<![\w.%+'-])[\w.%+'-]++@[\w-]++(?:\.[\w-]++)++"
+_EMAIL_BEFORE: Final = r"(?<![\w.%+'-])"
+_EMAIL: Final = r"[\w.%+'-]++@[\w-]++(?:\.[\w-]++)++"
 
 
 def _email(match: re.Match[str]) -> Value | None:
@@ -82,7 +102,20 @@ def _email(match: re.Match[str]) -> Value | None:
     return Value(match.end() - len(address), match.end(), address.casefold())
 
 
-_IBAN: Final = r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}(?:[ ]?[A-Za-z0-9]){11,30}"
+def _email_start(text: str, low: int, high: int) -> int:
+    """Where the address begins whose domain runs up to `high`; else where a domain could have begun."""
+    start = high
+    while start > low and (text[start - 1].isalnum() or text[start - 1] in "_.-"):
+        start -= 1
+    if start > low and text[start - 1] == "@":
+        start -= 1
+        while start > low and (text[start - 1].isalnum() or text[start - 1] in "_.%+'-"):
+            start -= 1
+    return start
+
+
+_IBAN_BEFORE: Final = r"(?<![A-Za-z0-9])"
+_IBAN: Final = r"[A-Za-z]{2}[0-9]{2}(?:[ ]?[A-Za-z0-9]){11,30}"
 _IBAN_DIGITS: Final = 7  # at the least, here: some countries' rules would allow words
 _IBAN_LENGTHS: Final = {
     country: length
@@ -98,38 +131,45 @@ _IBAN_LENGTHS: Final = {
 
 def _iban(match: re.Match[str]) -> Value | None:
     """ISO 13616: the country's length, and the rearranged number is 1 modulo 97."""
-    places = [index for index, char in enumerate(match.group()) if char != " "]
     length = _IBAN_LENGTHS.get(match.group()[:2].upper())
-    if length is None or len(places) < length:
+    if length is None:
+        return None
+    places = [index for index, char in enumerate(match.group()) if char != " "]
+    if len(places) < length:
         return None
     end = match.start() + places[length - 1] + 1
     iban = match.string[match.start() : end].replace(" ", "").upper()
-    number = int("".join(str(int(char, 36)) for char in iban[4:] + iban[:4]))
     too_wordy = len(_digits(iban)) < _IBAN_DIGITS
-    if number % 97 != 1 or too_wordy or match.string[end : end + 1].isalnum():
+    if too_wordy or (end < match.endpos and match.string[end].isalnum()):
         return None
-    return Value(match.start(), end, iban)
+    number = int("".join(str(int(char, 36)) for char in iban[4:] + iban[:4]))
+    return Value(match.start(), end, iban) if number % 97 == 1 else None
 
 
-_IPV4: Final = r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.\w)"
+_IPV4_BEFORE: Final = r"(?<![\w.])"
+_IPV4: Final = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.\w)"
 _NUMBERED: Final = re.compile(
     r"(?i)(?:version|release|build|firmware|driver|update|section|chapter|clause|ver|v|§)[.:]?[ ]?$"
-)
+)  # at most 10 characters
 
 
 def _is_ipv4(text: str) -> bool:
     octets = text.split(".")
-    return len(octets) == 4 and all(re.fullmatch(r"[0-9]{1,3}", each) and int(each) <= 255 for each in octets)  # noqa: PLR2004
+    return (
+        len(octets) == 4  # noqa: PLR2004
+        and text.isascii()
+        and all(each.isdecimal() and len(each) <= 3 and int(each) <= 255 for each in octets)  # noqa: PLR2004
+    )
 
 
 def _ipv4(match: re.Match[str]) -> Value | None:
-    before = match.string[max(0, match.start() - 12) : match.start()]
-    if not _is_ipv4(match.group()) or _NUMBERED.search(before) is not None:
+    if not _is_ipv4(match.group()):
         return None
     return Value(match.start(), match.end(), ".".join(str(int(octet)) for octet in match.group().split(".")))
 
 
-_IPV6: Final = r"(?<![\w:.])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,45}+(?!\w)"
+_IPV6_BEFORE: Final = r"(?<![\w:.])"
+_IPV6: Final = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,45}+(?!\w)"
 _SURE_HEXTETS: Final = 3  # groups, or digits in a group: "10::30" and "a::b" are no addresses
 
 
@@ -149,19 +189,24 @@ def _ipv6(match: re.Match[str]) -> Value | None:
 
 
 _DASH: Final = "\u2010\u2011\u2012\u2013-"
-_CARD: Final = rf"(?<![\w.,])[2-6]\d{{3}}(?:[ {_DASH}]?\d){{9,15}}(?!\d)"
+_CARD_BEFORE: Final = r"(?<![\w.,])"
+_CARD: Final = rf"[2-6]\d{{3}}(?:[ {_DASH}]?\d){{9,15}}(?!\d)"
 _CARD_SHAPES: Final = {(4, 4, 4, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (8, 8)}
 _CARD_DIGITS: Final = range(13, 20)
+_GROUP: Final = re.compile(r"\d+")
 
 
 def _card(match: re.Match[str]) -> Value | None:
     """A number in a card's shape with a right check digit (Luhn, ISO/IEC 7812-1), the longest that there is."""
-    groups = list(re.finditer(r"\d+", match.group()))
+    groups = list(_GROUP.finditer(match.group()))
+    shape = tuple(group.end() - group.start() for group in groups)
     for last in range(len(groups), 0, -1):
-        number = _digits("".join(group.group() for group in groups[:last]))
-        shape = tuple(len(group.group()) for group in groups[:last])
-        if len(number) in _CARD_DIGITS and (len(shape) == 1 or shape in _CARD_SHAPES) and _luhn(number):
-            return Value(match.start(), match.start() + groups[last - 1].end(), number)
+        if sum(shape[:last]) not in _CARD_DIGITS or (last > 1 and shape[:last] not in _CARD_SHAPES):
+            continue
+        end = groups[last - 1].end()
+        number = _digits(match.group()[:end])
+        if _luhn(number):
+            return Value(match.start(), match.start() + end, number)
     return None
 
 
@@ -170,8 +215,9 @@ def _luhn(number: str) -> bool:
     return (sum(value - 9 * (value > 9) for value in doubled) + sum(map(int, number[::-2]))) % 10 == 0  # noqa: PLR2004
 
 
+_PHONE_BEFORE: Final = rf"(?<![\w\#.,/+{_DASH}])"
 _PHONE: Final = rf"""
-    (?<![\w\#.,/+{_DASH}])(?:
+    (?:
         \+[ ]?[1-9](?:[ ./{_DASH}]?(?:\(\d{{1,4}}\)[ ]?)?\d){{7,14}}                              # +44 (0)20 7946 0958
       | 00[1-9](?:[ ./{_DASH}]?\d){{8,13}}                                                        # 0049 30 1234567
       | (?:1[ .{_DASH}])?(?:\([2-9]\d\d\)[ ]?|[2-9]\d\d[ .{_DASH}])\d{{3}}[ .{_DASH}]\d{{4}}      # (555) 123-4567
@@ -179,8 +225,9 @@ _PHONE: Final = rf"""
       | 0[1-9]\d{{8,9}}                                                                           # 07700900123
     )(?!\w)(?![.,:/]\d)
 """
+_CALLED_BEFORE: Final = r"(?<!\w)"
 _CALLED: Final = r"""
-    (?<!\w)(?i:phone|telephone|tel|mobile|cell|call|text|sms|whatsapp|fax|ring|dial|my[ ]number|contact[ ]number)\b
+    (?i:phone|telephone|tel|mobile|cell|call|text|sms|whatsapp|fax|ring|dial|my[ ]number|contact[ ]number)\b
     (?:\W{1,2}(?i:me|us|him|her|no|nr|num|number|is|was|at|on|to|my|back)\b){0,4}
     [:.\s]{0,3}
     (?P<number>\d(?:[ -]?\d){6,10})(?!\w)(?![.,:/]\d)
@@ -211,24 +258,42 @@ def _called(match: re.Match[str]) -> Value | None:
     return Value(match.start("number"), match.end("number"), _digits(match["number"]))
 
 
-RULES: Final = (
-    _rule("KEY", 0, _KEY_SIGN, _KEY, _key),
-    _rule("EMAIL", 0, "@", _EMAIL, _email),
-    _rule("IBAN", _IBAN_DIGITS, "[0-9]{2}[ ]?[A-Za-z0-9]{4}", _IBAN, _iban),
-    _rule("IP", 1, ":[0-9A-Fa-f]{0,4}:", _IPV6, _ipv6),
-    _rule("IP", 4, r"[0-9]\.[0-9]{1,3}\.[0-9]", _IPV4, _ipv4),
-    _rule("CARD", _CARD_DIGITS.start, r"\d", _CARD, _card),
-    _rule("PHONE", _PHONE_DIGITS.start, r"\d", _PHONE, _phone),
-    _rule("PHONE", _PHONE_DIGITS.start, r"\d", _CALLED, _called),
-)
+def _rule(
+    kind: Kind,
+    digits: int,
+    sign: str,
+    before: str,
+    value: str,
+    find: Find,
+    reach: Reach,
+    *,
+    anywhere: str | None = None,
+    behind: int = 1,
+    unless: re.Pattern[str] | None = None,
+) -> Rule:
+    """A rule from what must not stand before a value, the value, and a form that may follow anything."""
+    also = "" if anywhere is None else f"|{anywhere}"
+    pattern, opening = (re.compile(f"{start}(?:{value}){also}", re.VERBOSE) for start in (before, ""))
+    return Rule(kind, digits, re.compile(sign), pattern, opening, find, reach, behind, unless)
 
-_NO_DIGITS: Final = bytes(set(range(256)) - set(b"0123456789"))
+
+# The reach of KEY: its longer forms, cut short, are no keys; of those that are bounded none is longer.
+RULES: Final = (
+    _rule("KEY", 0, _KEY_SIGN, _KEY_BEFORE, _KEY, _key, _ahead(64), anywhere=_KEY_BLOCK),
+    _rule("EMAIL", 0, "@", _EMAIL_BEFORE, _EMAIL, _email, _email_start),
+    _rule("IBAN", _IBAN_DIGITS, "[0-9]{2}[ ]?[A-Za-z0-9]{4}", _IBAN_BEFORE, _IBAN, _iban, _ahead(66)),
+    _rule("IP", 1, ":[0-9A-Fa-f]{0,4}:", _IPV6_BEFORE, _IPV6, _ipv6, _ahead(52)),
+    _rule("IP", 4, r"[0-9]\.[0-9]{1,3}\.[0-9]", _IPV4_BEFORE, _IPV4, _ipv4, _ahead(18), behind=12, unless=_NUMBERED),
+    _rule("CARD", _CARD_DIGITS.start, r"\d", _CARD_BEFORE, _CARD, _card, _ahead(36)),
+    _rule("PHONE", _PHONE_DIGITS.start, r"\d", _PHONE_BEFORE, _PHONE, _phone, _ahead(132)),
+    _rule("PHONE", _PHONE_DIGITS.start, r"\d", _CALLED_BEFORE, _CALLED, _called, _ahead(76)),
+)
 
 
 def count_digits(text: str) -> int:
     """How many decimal digits, of any script: most questions have too few for most rules."""
     if text.isascii():
-        return len(text.encode().translate(None, _NO_DIGITS))
+        return len(text.encode().translate(None, _ASCII_DIGITS))
     return sum(map(str.isdecimal, text))
 
 

@@ -2,34 +2,67 @@
 
 Gateway and ingest run this one function, and it is idempotent: it goes on until a pass changes nothing, and a token is
 never matched again. It knows values of a known form; a name or a street it does not know.
+
+Passes go through the rules in turn, over and over. A token is a wall: no rule sees past it, so what lies between two
+tokens, a field, lives on by itself, and after the first round a pass needs to look only where a token has cut its field
+since that rule's last pass. So the work grows with the text, not with the number of passes times the text.
 """
 
 import hmac
-from typing import Final, assert_never, overload
+from typing import Final, NamedTuple, assert_never, overload
 
 import msgspec
 
+from store.errors import TooLaboriousError
 from store.event import ChatInput, RankInput, TaskInput, TextInput, canonical_text
-from store.personal_data import RULES, Rule, count_digits, may_hold
+from store.personal_data import RULES, SHORTEST, TOKEN, Kind, Rule, Value, count_digits, may_hold
 
+MAX_WORK: Final = 150_000  # candidates tried in one input: within a second, and 30,000 values
+_VALUE_WORK: Final = 4  # of a value, beside that of the candidate that it was
+_CHARACTERS_A_UNIT: Final = 64  # of looking through characters for a place to try
 _STROKE: Final = "\u0338"  # combines with the token's closing ">" to another character, so it goes with the value
 
 
-def redact(text: str, key: bytes) -> str:
+class Purse:
+    """The work that may still go into one input: counted, not timed, so that every reader of a log decides alike."""
+
+    def __init__(self, work: int = MAX_WORK) -> None:
+        """Start with so much."""
+        self.left = work
+
+    def spend(self, work: int) -> None:
+        """Take some out.
+
+        Raises:
+            TooLaboriousError: there is not so much left.
+        """
+        self.left -= work
+        if self.left < 0:
+            message = "too many numbers that are almost, or are, personal data: send the text in parts"
+            raise TooLaboriousError(message)
+
+
+def redact(text: str, key: bytes, purse: Purse | None = None) -> str:
     """The canonical text with emails, phones, cards, IBANs, IP addresses and keys replaced by tokens. Idempotent.
 
     Args:
         text: what a person or a program wrote.
         key: the lane's redaction key: equal values of two lanes have unrelated tokens.
+        purse: the work that may go into it, if it is shared with other texts.
+
+    Raises:
+        TooLaboriousError: the text needs more work than any text of a person would.
     """
-    found = canonical_text(text)
-    while True:
-        before, digits = found, count_digits(found)
-        for rule in RULES:
-            if may_hold(rule, found, digits):
-                found = _pass(rule, found, key)
-        if found == before:
-            return found
+    canonical = canonical_text(text)
+    digits = count_digits(canonical)
+    rules = [rule for rule in RULES if may_hold(rule, canonical, digits)]
+    parts: list[str] = []
+    kept = 0
+    for kind, value in sorted(_values(canonical, rules, purse or Purse()), key=lambda found: found[1].start):
+        digest = hmac.digest(key, f"{kind}:{value.canonical}".encode(), "sha256").hex()[:10]
+        parts += (canonical[kept : value.start], f"<{kind}:{digest}>")
+        kept = value.end
+    return "".join([*parts, canonical[kept:]]) if parts else canonical
 
 
 @overload
@@ -39,36 +72,122 @@ def redact_input(value: RankInput, key: bytes) -> RankInput: ...
 @overload
 def redact_input(value: ChatInput, key: bytes) -> ChatInput: ...
 def redact_input(value: TaskInput, key: bytes) -> TaskInput:
-    """The input with every text in it redacted, and so canonical."""
+    """The input with every text in it redacted, and so canonical.
+
+    Raises:
+        TooLaboriousError: its texts together need more work than any question of a person would.
+    """
+    purse = Purse()
     match value:
         case TextInput(text=text):
-            return TextInput(text=redact(text, key))
+            return TextInput(text=redact(text, key, purse))
         case RankInput(query=query, documents=documents):
-            return RankInput(query=redact(query, key), documents=[redact(each, key) for each in documents])
+            return RankInput(
+                query=redact(query, key, purse), documents=[redact(each, key, purse) for each in documents]
+            )
         case ChatInput(messages=messages):
             return ChatInput(
-                messages=[msgspec.structs.replace(each, content=redact(each.content, key)) for each in messages]
+                messages=[msgspec.structs.replace(each, content=redact(each.content, key, purse)) for each in messages]
             )
         case _:
             assert_never(value)
 
 
-def _pass(rule: Rule, text: str, key: bytes) -> str:
-    """Replace what one rule finds, from left to right; a candidate that is refused hides none that begins in it."""
-    parts: list[str] = []
-    kept, position = 0, 0
-    while (match := rule.pattern.search(text, position)) is not None:
-        if match.lastgroup == "token":
-            position = match.end()
+class _Field(NamedTuple):
+    """What lies between two tokens, and the pass that goes on with it. Passes are numbered through all rounds."""
+
+    low: int
+    high: int
+    next_pass: int
+    cut_below: int  # the pass whose token ends before `low`
+    cut_above: int  # the pass whose token begins at `high`
+
+
+_NEVER: Final = -len(RULES) - 1  # before the first pass: a text's own ends and tokens
+
+
+def _values(text: str, rules: list[Rule], purse: Purse) -> list[tuple[Kind, Value]]:
+    """What the rules find in a canonical text, in no order."""
+    found: list[tuple[Kind, Value]] = []
+    fields = _first_fields(text) if rules else []
+    while fields:
+        field = fields.pop()
+        for number in range(field.next_pass, max(0, field.cut_below + 1, field.cut_above + 1) + len(rules)):
+            rule = rules[number % len(rules)]
+            values = _pass(rule, text, field, number, len(rules), purse)
+            if values:
+                found += [(rule.kind, value) for value in values]
+                fields += _rest(field, values, number)
+                break
+    return found
+
+
+def _first_fields(text: str) -> list[_Field]:
+    """The stretches between the tokens that the text has already."""
+    ends = [0, *(end for token in TOKEN.finditer(text) for end in token.span()), len(text)]
+    return [
+        _Field(low, high, 0, _NEVER, _NEVER)
+        for low, high in zip(ends[::2], ends[1::2], strict=True)
+        if high - low >= SHORTEST
+    ]
+
+
+def _rest(field: _Field, values: list[Value], number: int) -> list[_Field]:
+    """The fields that a field leaves when this pass has found values in it."""
+    lows = [(field.low, field.cut_below), *((value.end, number) for value in values)]
+    highs = [*((value.start, number) for value in values), (field.high, field.cut_above)]
+    return [
+        _Field(low, high, number + 1, cut_below, cut_above)
+        for (low, cut_below), (high, cut_above) in zip(lows, highs, strict=True)
+        if high - low >= SHORTEST
+    ]
+
+
+def _pass(rule: Rule, text: str, field: _Field, number: int, rules: int, purse: Purse) -> list[Value]:
+    """What one rule finds in a field: in the first round anywhere, and later where the field has been cut since."""
+    low, high = field.low, field.high
+    if number < rules:
+        return _find(rule, text, field, low, high, purse)
+    values: list[Value] = []
+    start = low
+    if number <= field.cut_below + rules:
+        start = min(low + rule.behind, high)
+        values = _find(rule, text, field, low, start, purse)
+    if number <= field.cut_above + rules:
+        reach = rule.reach(text, low, high)
+        purse.spend((high - reach) // _CHARACTERS_A_UNIT)
+        values += _find(rule, text, field, max(reach, values[-1].end if values else start), high, purse)
+    return values
+
+
+def _find(rule: Rule, text: str, field: _Field, first: int, last: int, purse: Purse) -> list[Value]:
+    """The values whose match starts in [first, last); a candidate that is refused hides none that begins in it."""
+    low, high = field.low, field.high
+    step_by_step = last < high  # rather than seek, beyond `last`, what is not asked for
+    go_on = rule.pattern.match if step_by_step else rule.pattern.search
+    values: list[Value] = []
+    place = first
+    while place < last:
+        match = rule.opening.match(text, low, high) if place == low else go_on(text, place, high)
+        if match is None and (step_by_step or place == low):
+            place += 1
             continue
+        if match is None:
+            break
+        purse.spend(1)
         value = rule.find(match)
-        if value is None:
-            position = match.start() + 1
+        if value is None or _is_named(rule, text, low, value):
+            place = match.start() + 1
             continue
-        digest = hmac.digest(key, f"{rule.kind}:{value.canonical}".encode(), "sha256").hex()[:10]
-        parts += (text[kept : value.start], f"<{rule.kind}:{digest}>")
-        kept = value.end
-        while text.startswith(_STROKE, kept):
-            kept += 1
-        position = kept
-    return "".join([*parts, text[kept:]]) if parts else text
+        end = value.end
+        while end < high and text[end] == _STROKE:
+            end += 1
+        purse.spend(_VALUE_WORK)
+        values.append(Value(value.start, end, value.canonical))
+        place = end
+    return values
+
+
+def _is_named(rule: Rule, text: str, low: int, value: Value) -> bool:
+    """Whether the words before it say that it is something else."""
+    return rule.unless is not None and bool(rule.unless.search(text, max(low, value.start - rule.behind), value.start))

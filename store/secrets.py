@@ -1,4 +1,4 @@
-"""Keys derived from the one data secret: lanes, redaction and dead letters each have their own."""
+"""Keys derived from the one data secret: lanes, redaction, subjects, audits and dead letters each have their own."""
 
 import hmac
 import os
@@ -15,6 +15,7 @@ from store.event import Lane, Task, TaskInput, canonical_input
 
 SECRET_BYTES = 32
 ITEM_ID_HEX_DIGITS = 32
+_SUBJECT = "subject:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,14 @@ class DataSecret:
         """The key of a lane's redaction tokens."""
         return self.derive(f"redaction/{lane}")
 
+    def subject_key(self, lane: Lane) -> bytes:
+        """The key of a lane's `subject_token`s."""
+        return self.derive(f"subject/{lane}")
+
+    def audit_key(self, lane: Lane) -> bytes:
+        """The key of the draw that decides which of a lane's questions are audited."""
+        return self.derive(f"audit/{lane}")
+
     def dead_letter_key(self, day: date) -> bytes:
         """The AES-256-GCM key of one day's dead letters."""
         return self.derive(f"dead-letter/{day.isoformat()}")
@@ -77,6 +86,23 @@ class DataSecret:
 def item_id(lane_key: bytes, task: Task, value: TaskInput) -> str:
     """HMAC-SHA256 of the canonical input under the lane's key, 128 bits as 32 hex digits."""
     return hmac.digest(lane_key, canonical_input(task, value), "sha256").hex()[:ITEM_ID_HEX_DIGITS]
+
+
+def subject_token(subject_key: bytes, subject: str) -> str:
+    """What stands for a person in a lane's log and buffer: `subject:` and 40 hex digits. Idempotent.
+
+    Whoever holds the data secret finds a person's records, to erase them, by
+    `subject_token(DataSecret.load(path).subject_key(lane), subject)`, where `subject` is `user` as the client spelt it.
+    The last eight digits are keyed, too, so that no text of a client's passes for a token.
+    """
+    if subject.startswith(_SUBJECT) and _sealed_subject(subject_key, subject[:-8]) == subject:
+        return subject
+    name = hmac.digest(subject_key, b"name/" + subject.encode(), "sha256").hex()[:32]
+    return _sealed_subject(subject_key, f"{_SUBJECT}{name}")
+
+
+def _sealed_subject(subject_key: bytes, name: str) -> str:
+    return name + hmac.digest(subject_key, b"seal/" + name.encode(), "sha256").hex()[:8]
 
 
 def unit_hash(salt: str, identifier: str) -> float:

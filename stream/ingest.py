@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from store.buffer.ledger import Application, Buffer, Entry
-from store.errors import PositionOutsideLogError, StoreUnavailableError
+from store.errors import PositionOutsideLogError, StoreUnavailableError, TooLaboriousError
 from store.event import (
     ClassifyEscalation,
     DeadReason,
@@ -27,7 +27,7 @@ from store.event import (
     wall_clock_s,
 )
 from store.redact import redact_input
-from store.secrets import DataSecret, item_id
+from store.secrets import DataSecret, item_id, subject_token
 from stream.dead_letter import DeadLetters, Letter
 from stream.log import Appender, Batch, Outcome, Record, Source
 from stream.metrics import IngestMetrics
@@ -42,6 +42,7 @@ class LaneKeys:
 
     lane_key: bytes = field(repr=False)
     redaction_key: bytes = field(repr=False)
+    subject_key: bytes = field(repr=False)
     task: Task
     training_permitted: bool  # false: its events are counted, and not kept
 
@@ -77,11 +78,19 @@ def triage(record: Record, *, use_case: str, lanes: Mapping[Lane, LaneKeys], max
             reason="too_old", detail=f"{age_s:.0f} s old when the log took it, {max_age_s:.0f} s allowed"
         )
     keys = lanes[event.lane]
-    redacted = redact_input(event.input, keys.redaction_key)
+    try:
+        redacted = redact_input(event.input, keys.redaction_key)
+    except TooLaboriousError as error:
+        return Undecodable(reason="unredactable", detail=str(error))
     return Entry(
         lane=event.lane,
         item_id=item_id(keys.lane_key, "classify", redacted),
-        event=msgspec.structs.replace(event, input=redacted, eligible=event.eligible and keys.training_permitted),
+        event=msgspec.structs.replace(
+            event,
+            input=redacted,
+            subject=None if event.subject is None else subject_token(keys.subject_key, event.subject),
+            eligible=event.eligible and keys.training_permitted,
+        ),
     )
 
 
@@ -149,6 +158,7 @@ class Ingest:
             rng=rng,
         )
         self._waiting: deque[Batch] = deque()
+        self._triaged: list[Entry | Undecodable] = []  # of the first that waits, so far
         self._prepared: Prepared | None = None  # of the first that waits
         self._holding = False
         self._polled = False
@@ -200,24 +210,38 @@ class Ingest:
             self._report()
 
     def _feed(self) -> None:
+        """Give the writer what waits. While it is full, or records take long, the loop goes round in between."""
+        until_s = monotonic() + self._settings.patience_s
         while self._waiting:
             if self._prepared is None:
+                if not self._triage(self._waiting[0], until_s):
+                    return
                 self._prepared = self._prepare(self._waiting[0])
             if not self._writer.put(self._prepared, self._settings.patience_s):
                 return
             self._waiting.popleft()
             self._prepared = None
 
+    def _triage(self, batch: Batch, until_s: float) -> bool:
+        """Go on with the batch's records, one at the least; whether that was all."""
+        for record in batch.records[len(self._triaged) :]:
+            self._triaged.append(
+                triage(record, use_case=self._use_case, lanes=self._lanes, max_age_s=self._settings.max_age_s)
+            )
+            if monotonic() >= until_s:
+                break
+        return len(self._triaged) == len(batch.records)
+
     def _prepare(self, batch: Batch) -> Prepared:
         entries: list[Entry] = []
         letters: list[Letter] = []
-        for record in batch.records:
-            found = triage(record, use_case=self._use_case, lanes=self._lanes, max_age_s=self._settings.max_age_s)
+        for record, found in zip(batch.records, self._triaged, strict=True):
             match found:
                 case Entry():
                     entries.append(found)
                 case Undecodable():
                     letters.append(Letter(slot=batch.slot, record=record, fault=found))
+        self._triaged = []
         dead: Counter[DeadReason] = Counter(letter.fault.reason for letter in letters)
         application = Application(
             use_case=self._use_case,

@@ -37,6 +37,7 @@ from store.buffer.memory import MemoryBuffer
 from store.control import CycleKind, TrainingState
 from store.event import Lane, TextInput
 from store.registry.moves import Standing
+from store.secrets import unit_hash
 from trainer.attempt import Attempt, Features, attempt, freeze_rows
 from trainer.due import ScheduleSettings, after, due
 from trainer.judge.gate import Judged
@@ -50,6 +51,7 @@ T = TypeVar("T")
 
 LANE: Final = Lane("backtest", "log")
 _TICK_S: Final = 60.0
+_DRAW_SALT: Final = "audit"  # no secret: a backtest draws the same audits every time
 _SHOWN_EVERY: Final = 50
 _NAMESPACE: Final = uuid.UUID("0b6f0a0e-52cf-5a7b-8e52-8d4b3d4f6a77")
 
@@ -165,6 +167,7 @@ class Play:
             metrics=ServeMetrics.create(CollectorRegistry()),
             counts=Counts(),
             monotonic=now,
+            draw=lambda question: unit_hash(_DRAW_SALT, question.event_id),
             plan=Plan(pace=Pace(ask.metric), horizon=horizon) if ask.policy == "budget" else None,
         )
         return budget, service

@@ -193,6 +193,9 @@ def _fields_off(item: Item, low: Question | None, high: Question | None, *, movi
     """The fields of an item that are not what its events make them."""
     least, most = as_kept(low) if low else None, as_kept(high) if high else None
     found = _plain(item)
+    if low is not None or high is not None:
+        tokens = (low.subjects if low else {}) | (high.subjects if high else {})  # earlier releases kept clear subjects
+        found["subjects"] = sorted({tokens.get(subject, subject) for subject in item.subjects})
     if not moving:
         expected = least or most or {}
         return [name for name, value in found.items() if expected.get(name) != value]

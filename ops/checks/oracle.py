@@ -2,16 +2,17 @@
 
 It is written from the rules, not from the buffer's code, in plain loops over everything ever read, and keeps every
 question for ever: slow, and easy to check by eye. Only what *defines* identity is shared: the event's decoder, the
-redaction, the item id and the hash that orders items.
+redaction, the item id, the subject's token and the hash that orders items.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from store.event import ClassifyEscalation, Lane, Task, Undecodable, decode
+from store.errors import TooLaboriousError
+from store.event import ClassifyEscalation, Lane, Task, TextInput, Undecodable, decode
 from store.redact import redact_input
-from store.secrets import item_id, unit_hash
+from store.secrets import item_id, subject_token, unit_hash
 
 REMEMBERED_EVENTS: Final = 32
 
@@ -22,6 +23,7 @@ class LaneRules:
 
     lane_key: bytes = field(repr=False)
     redaction_key: bytes = field(repr=False)
+    subject_key: bytes = field(repr=False)
     task: Task
     training_permitted: bool
 
@@ -36,6 +38,7 @@ class Question:
     newest: list[tuple[float, str]] = field(default_factory=list)  # of these the newest by (event time, id)
     asked: int = 0  # repeats included
     labels: set[str] = field(default_factory=set)  # every answer, those of repeats included
+    subjects: dict[str, str] = field(default_factory=dict)  # as the log has it -> its token
 
 
 @dataclass(slots=True)
@@ -75,15 +78,25 @@ class Oracle:
             self._bury("wrong_shape")
         elif timestamp_ms / 1000 - event.time.timestamp() > self._max_age_s:
             self._bury("too_old")
+        elif (redacted := self._redacted(event)) is None:
+            self._bury("unredactable")
         elif not event.eligible or not self._rules[event.lane].training_permitted:
             self.lanes[event.lane].ineligible += 1
         else:
             rules = self._rules[event.lane]
-            redacted = redact_input(event.input, rules.redaction_key)
             name = item_id(rules.lane_key, "classify", redacted)
             self._count(self.lanes[event.lane], name, event, redacted.text)
+            if event.subject is not None:
+                token = subject_token(rules.subject_key, event.subject)
+                self.lanes[event.lane].questions[name].subjects[event.subject] = token
             return event.lane, name
         return None
+
+    def _redacted(self, event: ClassifyEscalation) -> TextInput | None:
+        try:
+            return redact_input(event.input, self._rules[event.lane].redaction_key)
+        except TooLaboriousError:
+            return None
 
     def _bury(self, reason: str) -> None:
         self.dead[reason] = self.dead.get(reason, 0) + 1
@@ -128,14 +141,11 @@ def as_kept(question: Question) -> dict[str, Any]:
     """The fields of the item that a question's events make, as plain values."""
     tally: dict[str, dict[str, int]] = {}
     propensities: dict[str, int] = {}
-    subjects: set[str] = set()
     for event in question.events:
         answers = tally.setdefault(f"{event.teacher.model}@{event.teacher.prompt_version}", {})
         answers[event.teacher.label] = answers.get(event.teacher.label, 0) + 1
         propensity = repr(event.escalation.propensity)
         propensities[propensity] = propensities.get(propensity, 0) + 1
-        if event.subject is not None:
-            subjects.add(event.subject)
     times = [event.time_s for event in question.events]
     opinions = sorted((event.time_s, event.id) for event in question.events if event.student is not None)
     return {
@@ -149,5 +159,7 @@ def as_kept(question: Question) -> dict[str, Any]:
         "last_asked_s": max(times),
         "event_ids": question.newest,
         "first_opinion": opinions[0] if opinions else None,
-        "subjects": sorted(subjects),
+        "subjects": sorted(
+            {question.subjects[event.subject] for event in question.events if event.subject is not None}
+        ),
     }

@@ -90,6 +90,7 @@ def _rules(site: Site) -> dict[str, dict[Lane, LaneRules]]:
             section.lane: LaneRules(
                 lane_key=site.secret.lane_key(section.lane),
                 redaction_key=site.secret.redaction_key(section.lane),
+                subject_key=site.secret.subject_key(section.lane),
                 task=section.task,
                 training_permitted=section.training_permitted,
             )

@@ -28,7 +28,7 @@ from ops.imports.jsonl import (
     value_at,
 )
 from store.buffer.ledger import BEGINNING, Slot
-from store.errors import LogUnavailableError
+from store.errors import LogUnavailableError, TooLaboriousError
 from store.event import (
     MAX_EVENT_BYTES,
     ClassifyEscalation,
@@ -141,7 +141,11 @@ def publish_rows(
         if isinstance(row, BadRow):
             bad.append(row)
             continue
-        event = to_event(row, lane, undated_s)
+        try:
+            event = to_event(row, lane, undated_s)
+        except TooLaboriousError as error:
+            bad.append(BadRow(line=row.line, why=str(error)))
+            continue
         value = encode(event)
         if len(value) > MAX_EVENT_BYTES or event.time_s < oldest_s:
             why = "too old to be learned from" if event.time_s < oldest_s else f"{len(value)} bytes as an event"
@@ -175,7 +179,7 @@ def await_applied(
 
 
 def to_event(row: Row, lane: ImportLane, undated_s: float) -> ClassifyEscalation:
-    """The escalation that a row stands for."""
+    """The escalation that a row stands for; TooLaboriousError where its text cannot be redacted."""
     return ClassifyEscalation(
         id=str(uuid.uuid5(_NAMESPACE, f"{lane.lane}\x1f{row.key}")),
         time=utc(undated_s if row.time_s is None else row.time_s),

@@ -6,9 +6,22 @@ from typing import Final
 
 import structlog
 
+from serve.escalation import Question
+from store.secrets import unit_hash
+
 _log: Final = structlog.get_logger(__name__)
 
 Audit = Callable[[], Awaitable[None]]
+
+
+def keyed_draw(key: bytes) -> Callable[[Question], float]:
+    """The draw that decides whether a question is audited: in [0, 1), and a function of the question and the key.
+
+    A client chooses event ids (`Idempotency-Key`): without the key it cannot tell which are audited, and as the text
+    counts too, what it learns with one text says nothing of another.
+    """
+    salt = key.hex()
+    return lambda question: unit_hash(salt, f"{question.event_id}/{question.item_id}")
 
 
 class Audits:

@@ -36,6 +36,7 @@ def rules_of(*lanes: Lane) -> dict[Lane, LaneRules]:
         lane: LaneRules(
             lane_key=SECRET.lane_key(lane),
             redaction_key=SECRET.redaction_key(lane),
+            subject_key=SECRET.subject_key(lane),
             task="classify",
             training_permitted=True,
         )

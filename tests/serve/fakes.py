@@ -289,6 +289,8 @@ class World:
             settings=replace(lane_settings, **self.changes),
             lane_key=b"k" * 32,
             redact=self.redact,
+            subject_key=b"s" * 32,
+            audit_key=b"a" * 32,
             versions=self.registry.versions(),
             ledger=self.ledger,
             teacher_client=self.endpoint.client(),

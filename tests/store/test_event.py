@@ -2,6 +2,9 @@
 
 import json
 import random
+import sys
+import time
+import unicodedata
 import uuid
 from pathlib import Path
 from typing import Any
@@ -103,6 +106,40 @@ def test_fields_of_the_future_are_ignored() -> None:
 
 def test_white_space_and_composition_do_not_tell_questions_apart() -> None:
     assert canonical_text("  Cafe\u0301 \n\t open? ") == "Café open?"
+
+
+MARKS = st.sampled_from(
+    "\u0301\u0316\u0315\u0338\u0327\u0344\u0340\u0f71\u0f72\u0f73\u0f75\u0f81\u05b0\u3099\u0345\U0001d165\U0001d15e"
+)
+
+
+@given(parts=st.lists(st.tuples(st.text(max_size=3), st.lists(MARKS, max_size=70).map("".join)), max_size=4))
+def test_long_runs_of_marks_end_as_unicode_has_it(parts: list[tuple[str, str]]) -> None:
+    text = "".join(text + marks for text, marks in parts)
+    assert canonical_text(text) == " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def test_every_mark_that_can_be_moved_is_seen_as_one() -> None:
+    for code in set(range(sys.maxunicode + 1)) - set(range(0xD800, 0xE000)):
+        first = unicodedata.normalize("NFD", chr(code))[0]
+        assert not unicodedata.combining(first) or store.event.MANY_MARKS.fullmatch(chr(code) * 32), hex(code)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["\u0301\u0316", "e\u0301", "\u0f73", "\u0344\u0316", "a" + "\u0301\u0316" * 15, "\u2026", "\u3000a", "\u00e9"],
+)
+def test_the_time_of_canonicalising_grows_with_the_length(unit: str) -> None:
+    def seconds(text: str) -> float:
+        def once() -> float:
+            started = time.process_time()
+            canonical_text(text)
+            return time.process_time() - started
+
+        return min(once() for _ in range(3))
+
+    text = unit * (10_000 // len(unit))
+    assert seconds(text * 4) <= 8 * seconds(text) + 0.05
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 import re
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import store.redact
+from store.errors import TooLaboriousError
 from store.event import ChatInput, Message, RankInput, TextInput, canonical_text
-from store.personal_data import RULES, count_digits, may_hold
-from store.redact import redact, redact_input
+from store.personal_data import RULES, Rule, count_digits, may_hold
+from store.redact import MAX_WORK, Purse, redact, redact_input
+from tests.store.passes import redact_in_passes
 
 KEY = b"k" * 32
 
@@ -159,14 +164,147 @@ def test_what_the_cheap_looks_rule_out_no_pattern_finds(text: str) -> None:
             assert may_hold(rule, canonical, count_digits(canonical))
 
 
-UNITS = (
-    "a. 1 1_ sk- eyJaaaaaaaa. a@ a@b. 0 +1 -----BEGIN_PRIVATE_KEY----- aa11 :a call_ 41_ (0 01_ <CARD: Bearer_a a-b@"
+_UNITS = (
+    "a. 1 1_ sk- sk-sk- sk-aaaaaaaaaaaaaaaa_ eyJaaaaaaaa. a@ a@a@ a@b. a@b.co_ a@b.co' a@1. 0 +1 +1+1 +1_(5)(5) aa11"
+    " -----BEGIN_PRIVATE_KEY----- :a :::: ::1_ 1:2:3_ call_ call_me_on_ call_5551234_ 8@b.call.1234567: 41_ (0 (01)_"
+    " <CARD: <CARD:0123456789> Bearer_a Bearer_ a-b@ 020_7946_0958_ 020-7946-0958- 01001_ 01_04111_04_ 01_ 01.02_"
+    " 0201234567' +4917112345678 1.1.1.1 1.1.1.1_ 1.1.1.1: 10.0.0.1_ v1.2.3.4_ GB00_ GB82_WEST_1234_5698_7654_33_"
+    " 4111_1111_ 4111_1111_1111_1112_ 4111111111111111\u0338 text_text_1_ \uff10 \uff10\uff11_ 1\u0338 \u0301\u0316"
+    " 1-800-555-0199- (020)_7946_0958( 06.12.34.56.78. 555_123_4567_89_ x:1::1_"
 )
+UNITS = [unit.replace("_", " ") for unit in _UNITS.split()]
+ALPHABET = [
+    *"0123456789 -.:/+()@<>aeGB,'_#\u0338\u0301",
+    "sk-",
+    "call ",
+    "GB",
+    "4111",
+    "020",
+    "a@b.",
+    "::",
+    "+44",
+    "\uff10",
+]
 
 
-@pytest.mark.parametrize("unit", [unit.replace("_", " ") for unit in UNITS.split()])
-def test_time_grows_with_the_length_of_the_text_and_not_with_its_square(unit: str) -> None:
-    text = unit * (60_000 // len(unit))
-    started = time.process_time()
-    redact(text, KEY)
-    assert time.process_time() - started < 3.0
+class Counted:
+    """A pattern that counts the characters that it was led over."""
+
+    def __init__(self, pattern: re.Pattern[str], add: Callable[[int], None]) -> None:
+        self._pattern = pattern
+        self._add = add
+
+    def search(self, text: str, start: int, end: int) -> re.Match[str] | None:
+        match = self._pattern.search(text, start, end)
+        self._add((end if match is None else match.end()) - start + 1)
+        return match
+
+    def match(self, text: str, start: int, end: int) -> re.Match[str] | None:
+        match = self._pattern.match(text, start, end)
+        self._add(1 if match is None else match.end() - start + 1)
+        return match
+
+
+def steps(text: str, rules: Sequence[Rule]) -> int:
+    """The characters that the rules' patterns are led over to redact a text: work that no clock measures."""
+    total = 0
+
+    def add(number: int) -> None:
+        nonlocal total
+        total += number
+
+    def counted(rule: Rule) -> Rule:
+        def reach(text: str, low: int, high: int) -> int:
+            found = rule.reach(text, low, high)
+            add(high - found)
+            return found
+
+        patterns: Any = (Counted(rule.pattern, add), Counted(rule.opening, add))
+        return rule._replace(pattern=patterns[0], opening=patterns[1], reach=reach)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store.redact, "RULES", [counted(rule) for rule in rules])
+        redact(text, KEY, Purse(1 << 40))
+    return total
+
+
+def grows_with_the_length(unit: str, rules: Sequence[Rule]) -> bool:
+    """Whether four times the text is about four times the work, beyond what a short text takes."""
+    text = unit * (2_000 // len(unit) + 1)
+    return steps(text * 4, rules) <= 5 * steps(text, rules) + 20_000
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_work_grows_with_the_length_of_the_text_and_not_with_its_square(unit: str) -> None:
+    assert grows_with_the_length(unit, RULES)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kind}-{rule.sign.pattern}")
+def test_so_does_the_work_of_each_rule_alone(rule: Rule) -> None:
+    for unit in UNITS:
+        assert grows_with_the_length(unit, [rule]), unit
+
+
+@given(unit=st.lists(st.sampled_from(ALPHABET), min_size=1, max_size=8).map("".join))
+@settings(max_examples=60, deadline=None)
+def test_so_it_does_for_whatever_is_repeated(unit: str) -> None:
+    assert grows_with_the_length(unit, RULES)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_so_does_the_time(unit: str) -> None:
+    """The patterns' own work inside a call; a square would be 16 times as much."""
+
+    def seconds(text: str) -> float:
+        def once() -> float:
+            started = time.process_time()
+            redact(text, KEY, Purse(1 << 40))
+            return time.process_time() - started
+
+        return min(once() for _ in range(3))
+
+    text = unit * (5_000 // len(unit))
+    assert seconds(text * 4) <= 8 * seconds(text) + 0.05
+
+
+@given(
+    text=st.one_of(
+        texts,
+        st.tuples(
+            st.lists(st.one_of(pieces, st.sampled_from(ALPHABET)), max_size=4).map("".join), st.integers(1, 9)
+        ).map(lambda repeated: repeated[0] * repeated[1]),
+        st.tuples(st.sampled_from(UNITS), st.integers(1, 9), texts).map(lambda made: made[0] * made[1] + made[2]),
+    )
+)
+@example("020 7946 0958 " * 40)
+@example("8@b.call.1234567:" * 20)
+@example("+4917112345678" * 20)
+@example("a@b.version 1.2.3.4")
+@settings(max_examples=400, deadline=None)
+def test_looking_only_where_something_changed_finds_what_passes_over_the_whole_text_find(text: str) -> None:
+    assert redact(text, KEY) == redact_in_passes(text, KEY)
+
+
+def test_a_text_of_nothing_but_values_and_almost_values_is_refused_at_the_same_work_everywhere() -> None:
+    hard = "01001 " * 100_000
+    for _ in range(2):
+        with pytest.raises(TooLaboriousError):
+            redact(hard, KEY)
+    shared = RankInput(query="x", documents=["01001 " * 3_333] * 30)
+    with pytest.raises(TooLaboriousError):
+        redact_input(shared, KEY)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_text_of_a_request_is_well_below_the_bound(unit: str) -> None:
+    purse = Purse()
+    redact((unit * 20_000)[:20_000], KEY, purse)
+    assert purse.left > MAX_WORK // 2
+
+
+@given(text=texts)
+@example("01001 " * 50)
+def test_what_was_redacted_once_never_needs_more_work_than_it_did(text: str) -> None:
+    first, second = Purse(), Purse()
+    redact(redact(text, KEY, first), KEY, second)
+    assert second.left >= first.left

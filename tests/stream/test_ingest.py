@@ -39,6 +39,7 @@ def keys(lane: Lane, *, task: str = "classify", training_permitted: bool = True)
     return LaneKeys(
         lane_key=SECRET.lane_key(lane),
         redaction_key=SECRET.redaction_key(lane),
+        subject_key=SECRET.subject_key(lane),
         task="rank" if task == "rank" else "classify",
         training_permitted=training_permitted,
     )

@@ -31,7 +31,9 @@ def run(url: str, owner: str, stop: threading.Event) -> None:
     """One ingest process' work."""
     client = redis.Redis.from_url(url, socket_timeout=5)
     buffer, log = RedisBuffer(client, 20), EmbeddedLog(client)
-    keys = LaneKeys(lane_key=b"l" * 32, redaction_key=b"r" * 32, task="classify", training_permitted=True)
+    keys = LaneKeys(
+        lane_key=b"l" * 32, redaction_key=b"r" * 32, subject_key=b"s" * 32, task="classify", training_permitted=True
+    )
     source = log.source(TOPIC, owner=owner, claim=lambda slot: buffer.claim("support", slot, owner), lease_s=0.5)
     ingest = Ingest(
         source,
