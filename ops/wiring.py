@@ -35,9 +35,9 @@ from stream.log import Appender, Source, topic_of
 from stream.metrics import IngestMetrics
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
-from trainer.schedule import Places, Trainer
+from trainer.schedule import Trainer
 from trainer.snapshot import SplitSettings
-from trainer.work import CycleSettings, LaneTraining
+from trainer.work import CycleSettings, LaneTraining, Places
 from trainer.worker import Worker
 
 CYCLE_ENTRY: Final = "trainer.cycle:work_on"

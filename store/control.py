@@ -43,7 +43,7 @@ class CycleRequest(msgspec.Struct, frozen=True, kw_only=True):
 class TrainingState(msgspec.Struct, frozen=True, kw_only=True):
     """What the schedule remembers of a lane; losing it makes the next cycle start sooner, and the lane young again."""
 
-    items_at_cycle: int = 0  # items ever made when the last cycle began
+    items_at_cycle: int = 0  # rows that cycles have drawn, each counted once: up to the last one
     items_at_fine_tune: int = 0
     labels: int = 0  # that the last cycle's version knew; 0 before there was one
     learned_labels: int = 0  # of these, the ones with items enough to be learned
@@ -51,6 +51,22 @@ class TrainingState(msgspec.Struct, frozen=True, kw_only=True):
     last_cycle_s: float = 0.0  # Unix seconds
     first_cycle_s: float = 0.0  # of the first that made a version; 0 before there was one
     fine_tuned_s: float = 0.0  # of the last that made a fine-tuned member
+    counted_at_cycle: int | None = None  # events counted when the last cycle began; None: nobody has noted it
+    waiting_at_cycle: int = 0  # kept items that it did not draw
+    prompt_version: str = ""  # whose answers it drew
+
+
+class CycleEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one cycle, for people."""
+
+    id: str
+    at_s: float  # when it began, Unix seconds
+    seconds: float
+    kind: CycleKind
+    verdict: Literal["pass", "fail", "inconclusive", "held", "error"]
+    why: str  # the refusals, or what the error was
+    version: str | None = None
+    next_try_s: float | None = None  # after an error, Unix seconds
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +78,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 HEARTBEAT_TTL_S: Final = 10
+ENDED_KEPT: Final = 100  # cycles
 _ACQUIRE: Final = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
@@ -140,12 +157,42 @@ class Control:
             raise StoreUnavailableError(str(error)) from error
         return TrainingState() if value is None else msgspec.json.decode(value, type=TrainingState)
 
-    def remember(self, lane: Lane, state: TrainingState) -> None:
-        """Keep what the schedule must know after a restart."""
+    def remember(self, lane: Lane, state: TrainingState, drawn: bytes | None = None) -> None:
+        """Keep what the schedule must know after a restart; with it, where given, the rows that the cycle drew."""
         try:
-            self._redis.set(_key(lane, "training"), msgspec.json.encode(state))
+            with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.set(_key(lane, "training"), msgspec.json.encode(state))
+                if drawn is not None:
+                    pipeline.set(_key(lane, "drawn"), drawn)
+                pipeline.execute()
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
+
+    def drawn(self, lane: Lane) -> bytes | None:
+        """The rows that the last cycle drew, as `remember` was given them; None where nobody has noted them."""
+        try:
+            return cast("bytes | None", self._redis.get(_key(lane, "drawn")))
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+
+    def cycle_ended(self, lane: Lane, ended: CycleEnded) -> None:
+        """Note what became of a cycle; the newest 100 are kept."""
+        name = _key(lane, "ended")
+        try:
+            with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.lpush(name, msgspec.json.encode(ended))
+                pipeline.ltrim(name, 0, ENDED_KEPT - 1)
+                pipeline.execute()
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+
+    def ended_cycles(self, lane: Lane, limit: int = ENDED_KEPT) -> list[CycleEnded]:
+        """The last cycles of the lane, oldest first."""
+        try:
+            found = cast("list[bytes]", self._redis.lrange(_key(lane, "ended"), 0, limit - 1))
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+        return [msgspec.json.decode(value, type=CycleEnded) for value in reversed(found)]
 
     def acquire(self, lane: Lane, owner: str, ttl_s: float) -> Lease | None:
         """The lane's trainer lease, or None while another owner holds it."""

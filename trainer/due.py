@@ -23,7 +23,7 @@ _AGE_RATIO: Final = 1.75  # a lane so many times as old as at its last fine-tuni
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleSettings:
-    """When a cycle is due. Items are distinct questions; each is one label."""
+    """When a cycle is due. Items are distinct questions that a cycle has drawn, or would now; each is one label."""
 
     tick_s: float  # how often the daemon looks
     every_s: float  # a cycle at least this often, where there is anything new
@@ -50,7 +50,7 @@ def due(
     Args:
         standing: where the moves have led.
         state: what the schedule remembers.
-        items: items ever made.
+        items: rows that cycles have drawn, and those that one would draw now besides (`trainer.news`).
         labels: labels there may be to tell apart, for as long as no cycle has found any.
         request: what a person asked for.
         now_s: Unix seconds.
@@ -118,7 +118,7 @@ def after(
     Args:
         state: what was remembered before.
         kind: of the cycle.
-        items: items ever made when it began.
+        items: of `due`, when it began.
         label_items: training items of each label that its version knows; none where no version was made.
         now_s: Unix seconds.
     """

@@ -13,7 +13,7 @@ CYCLES = Counter(
 )
 CYCLE_ERRORS = Counter(
     "understudy_cycle_errors_total",
-    "Cycles that ended in an error instead of a verdict (crash, time-out, store down). Worry when it grows.",
+    "Cycles that ended in an error instead of a verdict (crash, time-out, full disk). Worry when it grows.",
     _LANE,
 )
 CYCLE_SECONDS = Histogram(
@@ -34,7 +34,7 @@ CYCLE_INTERVAL = Gauge(
 )
 FRESH_ITEMS = Gauge(
     "understudy_fresh_items",
-    "Items that no cycle has seen. Worry when it grows while no cycle runs.",
+    "Rows that a cycle would draw and none has drawn, at most. Worry when it grows while no cycle runs.",
     _LANE,
 )
 PINNED = Gauge(
@@ -52,7 +52,12 @@ ANSWERED_AGREEMENT = Gauge(
     "Live agreement with the teacher on what the champion answers, from audits: estimate, low, high (anytime-valid).",
     (*_LANE, "bound"),
 )
+BLIND = Gauge(
+    "understudy_trainer_blind",
+    "1 while a lane cannot be looked at: Redis or the registry is away, or not to be trusted. Worry after minutes.",
+    _LANE,
+)
 LAST_TICK = Gauge(
     "understudy_trainer_last_tick_timestamp_seconds",
-    "When the schedule last looked for work, Unix seconds. Worry when it stands still for longer than a cycle takes.",
+    "When the schedule last saw every lane, Unix seconds. Worry when it stands still for longer than a cycle takes.",
 )

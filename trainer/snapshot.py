@@ -41,6 +41,23 @@ class SplitSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """Which items are drawn: those answered under the present prompt, and out of quarantine."""
+
+    prompt_version: str  # the tally key that counts, `model@prompt version`
+    quarantine_s: float  # an item first asked less than so long ago is left out; 0: none is, whatever the clocks say
+    now_s: float  # Unix seconds
+
+    def draws(self, item: Item) -> bool:
+        """Whether the item is drawn."""
+        return bool(item.answers(self.prompt_version)) and self.aged(item)
+
+    def aged(self, item: Item) -> bool:
+        """Whether it is old enough."""
+        return self.quarantine_s <= 0.0 or item.first_asked_s <= self.now_s - self.quarantine_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One question with the answer that is learned, or judged by."""
 
@@ -135,7 +152,8 @@ def freeze(
     """
     ordered = sorted(items, key=lambda item: item.item_id)
     fresh = [item for item in ordered if item.answers(prompt_version)]
-    kept = [item for item in fresh if item.first_asked_s <= now_s - quarantine_s]
+    drawing = Drawing(prompt_version=prompt_version, quarantine_s=quarantine_s, now_s=now_s)
+    kept = [item for item in fresh if drawing.aged(item)]
     rows = [_row(item, prompt_version, split) for item in kept]
     links = link([row.text for row in rows], [row.label for row in rows])
     rows = [replace(row, cluster=int(cluster)) for row, cluster in zip(rows, links.clusters, strict=True)]
@@ -176,7 +194,7 @@ def _row(item: Item, prompt_version: str, split: SplitSettings) -> Row:
     return Row(
         item_id=item.item_id,
         text=item.input.text,
-        label=min(answers, key=lambda answer: (-answers[answer], answer)),
+        label=answer_of(answers),
         soft={answer: n / total for answer, n in sorted(answers.items())} if conflicted else None,
         weight=0.0,
         mass=item.mass / item.count,
@@ -189,6 +207,11 @@ def _row(item: Item, prompt_version: str, split: SplitSettings) -> Row:
         escalated=item.escalated,
         first_opinion=item.first_opinion,
     )
+
+
+def answer_of(answers: Mapping[str, int]) -> str:
+    """The most frequent answer; of equals the first in the alphabet."""
+    return min(answers, key=lambda answer: (-answers[answer], answer))
 
 
 def split_of(split: SplitSettings, item_id: str) -> Split:

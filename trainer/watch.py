@@ -5,6 +5,7 @@ from typing import Final, get_args
 from store.buffer.ledger import Buffer
 from store.control import Control, TrainingState
 from store.promise import State, promise_state
+from store.registry.lineage import Audited
 from store.registry.moves import Standing
 from trainer import metrics
 from trainer.work import LaneTraining
@@ -32,13 +33,15 @@ def show_schedule(
     metrics.PINNED.labels(*names).set(standing.pinned)
 
 
-def show_promise(training: LaneTraining, champion: str | None, buffer: Buffer, control: Control) -> None:
-    """Say what the audits of the champion prove of the promise."""
+def show_promise(
+    training: LaneTraining, champion: str | None, buffer: Buffer, control: Control, audited: Audited
+) -> None:
+    """Say what the audits of the champion, and of versions that answer as it does, prove of the promise."""
     names = (training.lane.tenant, training.lane.use_case)
-    tally = buffer.audits(training.lane).get(champion or "")
+    tally = audited.of(champion, buffer.audits(training.lane))
     promise = promise_state(
-        audits=tally.audits if tally else 0,
-        agreed=tally.agreed if tally else 0,
+        audits=tally.audits,
+        agreed=tally.agreed,
         target=training.target,
         confidence=training.confidence,
         suspended=any(beat.suspended for beat in control.heartbeats(training.lane).values()),

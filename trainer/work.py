@@ -44,6 +44,20 @@ class CycleSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the cycle's process finds things."""
+
+    redis_url: str
+    items_per_stratum: int
+    registry_root: Path
+    trusted_keys: Path
+    signing_key: Path
+    cache: Path
+    cycle_log: Path
+    code_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CycleWork:
     """One cycle to run, with where everything lies."""
 
@@ -72,6 +86,7 @@ class CycleResult:
     verdict: Verdict
     anchor: bool  # this version's lower bound is the best so far
     label_items: Mapping[str, int] = field(default_factory=dict)  # training items of each label that it knows
+    drawn: bytes | None = None  # the rows that it drew, as `trainer.news` writes them down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +99,22 @@ class CycleReport:
     lane: str
     kind: CycleKind
     candidate: str | None
-    verdict: Literal["pass", "fail", "inconclusive", "held"]
-    refusals: list[str]
+    verdict: Literal["pass", "fail", "inconclusive", "held", "error"]  # error: it came to none
+    refusals: list[str]  # of an error: what it was
     rows_judged: int
     difference: float | None
     lower: float | None
     delta: float
     rows_needed: int
     version: str | None
+    next_try_s: float | None = None  # after an error, Unix seconds
+
+
+def kept_folder(cache: Path, lane: Lane) -> Path:
+    """The lane's own folder of what can be made again."""
+    return cache / lane.tenant / lane.use_case
+
+
+def draft_folder(cache: Path, lane: Lane) -> Path:
+    """Where a cycle writes the files of a version before it is published; nothing in it outlives the cycle."""
+    return kept_folder(cache, lane) / "draft"

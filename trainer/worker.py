@@ -12,9 +12,11 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from store.errors import UnderstudyError
+from store.errors import StoreUnavailableError, UnderstudyError
+
+Outcome = Literal["done", "away", "failed"]
 
 _POLL_S: Final = 0.2
 _END_S: Final = 5.0
@@ -34,7 +36,11 @@ class WorkerStoppedError(UnderstudyError):
 
 
 class WorkFailedError(UnderstudyError):
-    """The work raised; the message holds the child's traceback."""
+    """The work raised; the message is its error, and the child's traceback stands beside it."""
+
+    def __init__(self, summary: str, traceback: str = "") -> None:
+        super().__init__(summary)
+        self.traceback = traceback
 
 
 class Worker:
@@ -67,12 +73,13 @@ class Worker:
 
         Raises:
             WorkerDiedError, WorkerTimeoutError, WorkerStoppedError, WorkFailedError: see each.
+            StoreUnavailableError: what the work raised, if it was that: the store is away, and nothing failed.
         """
         connection = self._ensure()
         try:
             connection.send(work)
             _await_answer(connection, timeout_s, stop, tick)
-            succeeded, value = connection.recv()
+            outcome, value = connection.recv()
         except (EOFError, OSError) as error:
             self._process.join(_END_S)
             code = self._process.exitcode
@@ -82,9 +89,13 @@ class Worker:
         except BaseException:
             self.close()  # what it is still busy with is of no use any more
             raise
-        if not succeeded:
-            raise WorkFailedError(value)
-        return value
+        match outcome:
+            case "away":
+                raise StoreUnavailableError(value)
+            case "failed":
+                raise WorkFailedError(*value)
+            case _:
+                return value
 
     def close(self) -> None:
         """End the child, if there is one."""
@@ -138,9 +149,11 @@ def _serve(connection: Connection, entry: str, parent: int) -> None:
         except EOFError:
             return
         try:
-            answer: tuple[bool, Any] = (True, work_on(work))
-        except Exception:  # noqa: BLE001 - the daemon reports it whatever it is
-            answer = (False, traceback.format_exc())
+            answer: tuple[Outcome, Any] = ("done", work_on(work))
+        except StoreUnavailableError as error:
+            answer = ("away", str(error))
+        except Exception as error:  # noqa: BLE001 - the daemon reports it whatever it is
+            answer = ("failed", (f"{type(error).__name__}: {error}", traceback.format_exc()))
         connection.send(answer)
 
 

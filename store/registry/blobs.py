@@ -7,12 +7,13 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from store.errors import RegistryError
-from store.registry.durable import open_regular, sync_folder
+from store.registry.durable import open_regular, remove_unfinished, sync_folder
 from store.registry.manifest import FileEntry
 
 _BLOB: Final = re.compile(r"[0-9a-f]{64}")
@@ -35,7 +36,7 @@ class Blobs:
         """
         entry = _entry_of(source)
         blob = self._folder / entry.sha256
-        if blob.is_file() and _entry_of(blob) == entry:
+        if _is_regular(blob) and _entry_of(blob) == entry:
             return entry
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = self._folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
@@ -50,14 +51,42 @@ class Blobs:
         """Give a kept blob another name."""
         os.link(self._folder / entry.sha256, target)
 
-    def collect(self) -> None:
-        """Remove what a crash or a failure left: half-written copies, and blobs that no version links."""
-        if not self._folder.is_dir():
-            return
-        for entry in os.scandir(self._folder):
-            orphan = _BLOB.fullmatch(entry.name) is not None and entry.stat(follow_symlinks=False).st_nlink == 1
-            if orphan or entry.name.startswith(_TEMPORARY):
-                Path(entry.path).unlink()
+    def collect(self) -> list[str]:
+        """Remove what a crash or a failure left: half-written copies, and blobs that no version links.
+
+        Returns:
+            What is there and is not ours, or could not be removed, each with the reason.
+        """
+        odd: list[str] = []
+        try:
+            entries = sorted(os.scandir(self._folder), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            return [f"{self._folder}: {error.strerror}"]
+        for entry in entries:
+            why = self._look_at(entry)
+            if why is not None:
+                odd.append(f"{entry.path}: {why}")
+        return odd
+
+    def _look_at(self, entry: "os.DirEntry[str]") -> str | None:
+        """Remove one name if it is left over; why not, where it should not be there."""
+        path = Path(entry.path)
+        if entry.name.startswith(_TEMPORARY):
+            return remove_unfinished(path)
+        try:
+            found = path.lstat()
+        except OSError as error:
+            return None if isinstance(error, FileNotFoundError) else error.strerror
+        if _BLOB.fullmatch(entry.name) is None or not stat.S_ISREG(found.st_mode):
+            return "not a blob of ours"
+        return remove_unfinished(path) if found.st_nlink == 1 else None
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether a file lies there; a link to one is none."""
+    return path.is_file() and not path.is_symlink()
 
 
 def read_verified(path: Path, entry: FileEntry) -> bytes | None:

@@ -2,12 +2,15 @@
 
 import os
 import secrets
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from store.errors import RegistryError
+
+PROBE_PREFIX: Final = ".probe-"
 
 
 def sync_folder(folder: Path) -> None:
@@ -24,12 +27,18 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o444) -> None:
 
     Raises:
         FileExistsError: there is one already; it is not touched.
+        OSError: it could not be written, and is not there.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:  # a full disk must not keep a half of it
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -68,6 +77,27 @@ def read_bounded(path: Path, limit_bytes: int) -> bytes:
     return data
 
 
+def remove_unfinished(path: Path) -> str | None:
+    """Remove a file or folder that a writer of ours left unfinished; why it is still there, where it is.
+
+    Nothing raises: what is left over harms nobody, and must never turn a write that happened into an error. A link, a
+    pipe or a device is not ours, whatever its name: it is neither followed nor removed.
+    """
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            shutil.rmtree(path)
+        elif stat.S_ISREG(mode):
+            path.unlink()
+        else:
+            return "neither a file nor a folder"
+    except FileNotFoundError:
+        return None
+    except (OSError, RecursionError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
 def require_exclusive_create(folder: Path) -> None:
     """See that creating a name twice fails the second time, by open and by hard link.
 
@@ -76,7 +106,7 @@ def require_exclusive_create(folder: Path) -> None:
     Raises:
         RegistryError: the file system of this folder cannot do it, or it cannot be written.
     """
-    probe = folder / f".probe-{secrets.token_hex(8)}"
+    probe = folder / f"{PROBE_PREFIX}{secrets.token_hex(8)}"
     second = probe.with_name(probe.name + "-link")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ A version is an immutable folder named by the hash of its manifest, which holds 
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -13,6 +14,7 @@ from store.policy import Policy
 
 MANIFEST_NAME: Final = "manifest.json"
 SIGNATURE_NAME: Final = "manifest.sig"
+SNAPSHOT_NAME: Final = "snapshot.json"  # which rows it was made from, in versions that were made here
 VERSION_ID_HEX_DIGITS: Final = 16
 
 Outcome = Literal["pass", "fail", "inconclusive", "held"]
@@ -126,6 +128,24 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_versio
     topics: list[Topic]
     golden: list[Golden]
     files: dict[str, FileEntry]  # path inside the version -> hash; manifest and signature excepted
+
+
+def answers_key(manifest: Manifest, sha256: Mapping[str, str]) -> str:
+    """What a version answers, and which answers it trusts, follows from this: equal keys, equal answers.
+
+    Args:
+        manifest: of the version.
+        sha256: of its files by name; the snapshot, which nobody answers from, is left out.
+    """
+    policy = manifest.policy
+    parts = {
+        "files": {name: digest for name, digest in sha256.items() if name != SNAPSHOT_NAME},
+        "labels": manifest.labels,
+        "preprocessing": manifest.preprocessing,
+        "pool_weights": manifest.pool_weights,
+        "policy": None if policy is None else [policy.temperature, policy.threshold, policy.novelty_threshold],
+    }
+    return hashlib.sha256(canonical_json(parts)).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:

@@ -10,20 +10,30 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final, Literal, assert_never
 
 import msgspec
+import structlog
 
 from store.errors import BadSignatureError, BrokenChainError, MoveConflictError, RegistryError
 from store.event import Lane
-from store.registry.durable import read_bounded, require_exclusive_create, sync_folder, write_new
+from store.registry.durable import (
+    read_bounded,
+    remove_unfinished,
+    require_exclusive_create,
+    sync_folder,
+    write_new,
+)
 from store.registry.manifest import canonical_json
 from store.registry.signing import Signature, SigningKey, TrustedKeys
 
 MoveKind = Literal["submit", "promote", "decline", "rollback", "pin", "resume", "pause"]
 
+_log = structlog.get_logger(__name__)
+_SAID: Final = 5  # of the things that are left
 _GENESIS: Final = "0" * 64  # what the first move names
 _MAX_MOVE_BYTES: Final = 64 << 10
 _PURPOSE: Final = b"understudy/move/1\n"
@@ -285,18 +295,29 @@ class Moves:
         try:
             write_new(temporary, data)
             won = _link(temporary, self._path(move.number))
-            sync_folder(self._directory)
-            self._sweep(move.number)
         except OSError as error:
             message = f"move {move.number} could not be written to {self._directory}: {error}"
             raise RegistryError(message) from error
+        finally:
+            with suppress(OSError):  # the sweep below, or a later one, would find it as well
+                temporary.unlink()
+        try:
+            sync_folder(self._directory)
+        except OSError as error:
+            message = f"move {move.number} was made in {self._directory}, but may not outlive a power cut: {error}"
+            raise RegistryError(message) from error
+        self._sweep(move.number)
         return won
 
     def _sweep(self, number: int) -> None:
-        """Remove unfinished moves whose number is taken: their writers have lost, or are dead."""
-        for path in self._directory.glob(".*.tmp"):
-            if path.name[1:9].isdigit() and int(path.name[1:9]) <= number:
-                path.unlink(missing_ok=True)
+        """Remove unfinished moves whose number is taken: their writers have lost, or are dead. It undoes no move."""
+        odd: list[str] = []
+        for path in sorted(self._directory.glob(".*.tmp")):
+            if path.name[1:9].isdecimal() and int(path.name[1:9]) <= number:
+                why = remove_unfinished(path)
+                odd += [] if why is None else [f"{path}: {why}"]
+        if odd:
+            _log.warning("unfinished moves are left", lane=str(self._lane), count=len(odd), odd=odd[:_SAID])
 
     def _numbers(self) -> list[int]:
         if not self._directory.is_dir():

@@ -8,7 +8,6 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +15,19 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import structlog
 
 from store.errors import CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
 from store.registry.blobs import Blobs, is_intact, read_verified
-from store.registry.durable import read_bounded, require_exclusive_create, sync_folder, write_new
+from store.registry.durable import (
+    PROBE_PREFIX,
+    read_bounded,
+    remove_unfinished,
+    require_exclusive_create,
+    sync_folder,
+    write_new,
+)
 from store.registry.manifest import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -34,9 +41,11 @@ from store.registry.moves import Moves
 from store.registry.sealed import PURPOSE, decode_manifest, decode_signature, files_of_draft, names_in
 from store.registry.signing import Signature, SigningKey, TrustedKeys
 
+_log = structlog.get_logger(__name__)
 _MAX_MANIFEST_BYTES: Final = 32 << 20
 _MAX_SIGNATURE_BYTES: Final = 4096
 _TEMPORARY: Final = ".tmp-"
+_SAID: Final = 5  # of the things that do not belong
 _ID: Final = re.compile(rf"[0-9a-f]{{{VERSION_ID_HEX_DIGITS}}}")
 _SLUG: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -112,6 +121,7 @@ class Versions:
         """Make a version of the files in `draft` and return its id; the same twice is the same version.
 
         The draft is left as it is. A crash leaves no version or a whole one, and the next call removes the remains.
+        What lies in the registry and is not its own is said in the log, left as it is, and stops nothing.
         The folder of an older version may be the draft: its manifest and signature are not taken along.
 
         Args:
@@ -129,12 +139,18 @@ class Versions:
             signature = key.sign(PURPOSE + data)
             self._trusted.verify(PURPOSE + data, signature)
             version = version_id(data)
-            if (self._folder / version).exists():
-                return self.open(version).id
+            if os.path.lexists(self._folder / version):
+                found = self.open(version).id
+                sync_folder(self._folder)  # whoever gave it its name may not have come so far
+                return found
             temporary = self._folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
             self._assemble(temporary, files, data, signature)
             temporary.rename(self._folder / version)
-            sync_folder(self._folder)
+            try:
+                sync_folder(self._folder)
+            except OSError as error:
+                message = f"version {version} was published, but may not outlive a power cut: {error}"
+                raise RegistryError(message) from error
             return version
 
     def open(self, version: str) -> OpenVersion:
@@ -187,9 +203,13 @@ class Versions:
         return found[0]
 
     def _signed_manifest(self, version: str) -> tuple[Manifest, str]:
-        if _ID.fullmatch(version) is None or not (self._folder / version).is_dir():
+        folder = self._folder / version
+        if _ID.fullmatch(version) is None or not os.path.lexists(folder):
             message = f"no version {version!r} in {self._lane}; `understudy history` lists them"
             raise UnknownVersionError(message)
+        if folder.is_symlink() or not folder.is_dir():
+            message = f"version {version} is no folder of the registry's own, but a link or a file; never serve it"
+            raise CorruptVersionError(message)
         try:
             data = read_bounded(self._folder / version / MANIFEST_NAME, _MAX_MANIFEST_BYTES)
             seal = read_bounded(self._folder / version / SIGNATURE_NAME, _MAX_SIGNATURE_BYTES)
@@ -237,7 +257,7 @@ class Versions:
         """One publisher at a time, so that whatever is unfinished here is left over from a dead one."""
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 require_exclusive_create(self._folder)
@@ -252,9 +272,22 @@ class Versions:
             raise RegistryError(message) from error
 
     def _sweep(self) -> None:
-        for leftover in self._folder.glob(".*"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        self._blobs.collect()
+        """Remove what dead publishers left; what is not ours, or stays, is said: it undoes no publication."""
+        odd: list[str] = []
+        try:
+            names = sorted(path.name for path in self._folder.iterdir() if _ID.fullmatch(path.name) is None)
+        except OSError as error:
+            names, odd = [], [f"{self._folder}: {error.strerror}"]
+        for name in names:
+            ours = name.startswith((_TEMPORARY, PROBE_PREFIX))
+            why = remove_unfinished(self._folder / name) if ours else "not a version"
+            if why is not None:
+                odd.append(f"{self._folder / name}: {why}")
+        odd += self._blobs.collect()
+        if odd:
+            _log.warning(
+                "the registry holds what is not its own", lane=str(self._lane), count=len(odd), odd=odd[:_SAID]
+            )
 
 
 class Registry:

@@ -25,8 +25,8 @@ from tests.trainer.questions import LANE
 from tests.trainer.test_cycle import SETTINGS as CYCLE
 from tests.trainer.test_due import SETTINGS as SCHEDULE
 from tests.trainer.test_due import result
-from trainer.schedule import Places, Trainer
-from trainer.work import CycleResult, CycleWork, LaneTraining
+from trainer.schedule import Trainer
+from trainer.work import CycleResult, CycleWork, LaneTraining, Places
 from trainer.worker import WorkerDiedError
 
 NOW_S = 1_800_000_000.0
@@ -69,10 +69,11 @@ class World:
         self.control = Control(client)
         self.worker = StandIn()
         self.now_s = NOW_S
+        self.wall_step_s = 0.0  # how far somebody has set the wall clock
         self.log = folder / "run" / "cycles.jsonl"
         self.trainer = Trainer(
             lanes=[
-                LaneTraining(lane=LANE, task="classify", prompt_version="t@p", target=0.9, confidence=0.95),
+                LaneTraining(lane=LANE, task="classify", prompt_version="m@p", target=0.9, confidence=0.95),
             ],
             registry=self.registry,
             buffer=self.buffer,
@@ -92,7 +93,8 @@ class World:
                 cycle_log=self.log,
                 code_version="test",
             ),
-            clock=lambda: self.now_s,
+            clock=lambda: self.now_s + self.wall_step_s,
+            monotonic=lambda: self.now_s,
         )
 
     def fill(self, count: int) -> None:

@@ -1,0 +1,232 @@
+"""One cycle as the daemon conducts it: its work, the lease kept meanwhile, the move, what is remembered of it."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from store.buffer.ledger import Counters
+from store.control import Control, CycleKind, CycleRequest, Lease, TrainingState
+from store.errors import MoveConflictError, StoreUnavailableError
+from store.event import Lane, wall_clock_s
+from store.registry.manifest import Outcome, Verdict
+from store.registry.moves import MoveKind, Moves, Standing, fold
+from store.registry.signing import SigningKey
+from store.registry.versions import Versions
+from trainer.due import ScheduleSettings, after, settle
+from trainer.journal import Journal, summary_of
+from trainer.news import Seen, Stock, items_with
+from trainer.snapshot import Drawing
+from trainer.work import CycleReport, CycleResult, CycleSettings, CycleWork, LaneTraining, Places, draft_folder
+from trainer.worker import Worker
+
+log = structlog.get_logger()
+
+
+class RegistryOf(Protocol):
+    """The registry, as far as the schedule needs it."""
+
+    def moves(self, lane: Lane) -> Moves:
+        """The chain of moves of a lane."""
+
+    def versions(self, lane: Lane) -> Versions:
+        """The versions of a lane."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What one look at a lane has found."""
+
+    standing: Standing
+    state: TrainingState
+    counters: Counters
+
+
+@dataclass(kw_only=True)
+class Conductor:
+    """Runs cycles, one at a time."""
+
+    registry: RegistryOf
+    control: Control
+    key: SigningKey
+    worker: Worker
+    schedule: ScheduleSettings
+    cycle: CycleSettings
+    places: Places
+    journal: Journal
+    alive: Callable[[], None]  # told that the schedule lives, several times a second
+    away: Callable[[Lane, Exception | None], None]  # told that Redis is away in the middle of a cycle, or is back
+    clock: Callable[[], float] = wall_clock_s
+    monotonic: Callable[[], float] = time.monotonic
+    _begun: int = 0
+
+    def drawing(self, training: LaneTraining, now_s: float) -> Drawing:
+        """What a cycle draws at this time."""
+        return Drawing(prompt_version=training.prompt_version, quarantine_s=self.cycle.quarantine_s, now_s=now_s)
+
+    def run(
+        self, training: LaneTraining, work: CycleWork, look: Look, stock: Stock, lease: Lease, stop: threading.Event
+    ) -> None:
+        """Run it, move, say what it came to, and remember it.
+
+        Raises:
+            WorkerStoppedError, LeaseLostError: it was dropped, and nothing moved.
+            StoreUnavailableError: Redis is away: it is begun anew when that is back.
+        """
+        lane, started_s = training.lane, self.monotonic()
+        log.info("cycle begins", lane=str(lane), cycle=work.cycle_id, kind=work.kind)
+        drawing = self.drawing(training, work.now_s)
+        seen = None if work.kind == "candidate" else stock.seen(lane, drawing, look.state, look.counters)
+        result: CycleResult = self.worker.run(
+            work, timeout_s=self.schedule.cycle_timeout_s, stop=stop, tick=self._keeper(lane, lease)
+        )
+        self.control.renew(lease, self.schedule.lease_s)
+        outcome, refusals = self._move(training, work, result, look.standing)
+        verdict = result.verdict
+        report = CycleReport(
+            id=work.cycle_id,
+            at_s=work.now_s,
+            seconds=round(self.monotonic() - started_s, 3),
+            lane=str(lane),
+            kind=work.kind,
+            candidate=work.candidate,
+            verdict=outcome,
+            refusals=refusals,
+            rows_judged=verdict.rows_judged,
+            difference=verdict.difference,
+            lower=verdict.lower,
+            delta=verdict.delta,
+            rows_needed=verdict.rows_needed,
+            version=result.version,
+        )
+        self.journal.ended(lane, report)
+        self._remember(training, work, look.state, result, seen)
+
+    def failed(self, work: CycleWork, error: Exception, *, seconds: float, next_try_in_s: float) -> None:
+        """A cycle ended in an error: what it left is removed, and everybody is told."""
+        lane = work.training.lane
+        self.sweep(lane)
+        report = CycleReport(
+            id=work.cycle_id,
+            at_s=work.now_s,
+            seconds=round(seconds, 3),
+            lane=str(lane),
+            kind=work.kind,
+            candidate=work.candidate,
+            verdict="error",
+            refusals=[summary_of(error)],
+            rows_judged=0,
+            difference=None,
+            lower=None,
+            delta=self.cycle.limits.delta,
+            rows_needed=0,
+            version=None,
+            next_try_s=self.clock() + next_try_in_s,
+        )
+        self.journal.failed(lane, report, error, next_try_in_s=next_try_in_s)
+
+    def sweep(self, lane: Lane) -> None:
+        """Remove the draft that a cycle which did not come to its end may have left."""
+        shutil.rmtree(draft_folder(self.places.cache, lane), ignore_errors=True)
+
+    def work(
+        self, training: LaneTraining, kind: CycleKind, request: CycleRequest | None, standing: Standing, now_s: float
+    ) -> CycleWork:
+        """What the cycle's process is handed."""
+        candidate = None
+        self._begun += 1
+        if kind == "candidate":
+            asked = request.candidate if request is not None else None
+            candidate = asked or standing.candidates[0]
+        return CycleWork(
+            cycle_id=f"{int(now_s * 1000):x}-{self._begun}",  # a clock that was set back would give an id again
+            training=training,
+            kind=kind,
+            candidate=candidate,
+            champion=standing.champion,
+            anchor=standing.anchor,
+            now_s=now_s,
+            settings=self.cycle,
+            redis_url=self.places.redis_url,
+            items_per_stratum=self.places.items_per_stratum,
+            registry_root=self.places.registry_root,
+            trusted_keys=self.places.trusted_keys,
+            signing_key=self.places.signing_key,
+            cache=self.places.cache,
+            code_version=self.places.code_version,
+        )
+
+    def _keeper(self, lane: Lane, lease: Lease) -> Callable[[], None]:
+        """Renews the lease three times in its life while a cycle runs; whether it still is ours is seen at the end.
+
+        A Redis that is away for a moment need not cost the work of minutes: nothing moves before the last renewal.
+        """
+        renewed = self.monotonic()
+
+        def keep() -> None:
+            nonlocal renewed
+            self.alive()
+            if self.monotonic() - renewed < self.schedule.lease_s / 3:
+                return
+            renewed = self.monotonic()
+            try:
+                self.control.renew(lease, self.schedule.lease_s)
+            except StoreUnavailableError as error:
+                self.away(lane, error)
+            else:
+                self.away(lane, None)
+
+        return keep
+
+    def _move(
+        self, training: LaneTraining, work: CycleWork, result: CycleResult, before: Standing
+    ) -> tuple[Outcome, list[str]]:
+        """Append what the verdict says; a person's move that came in between is read again and wins."""
+        moves = self.registry.moves(training.lane)
+        while True:
+            history = moves.read()
+            outcome, refusals = settle(result, before, fold(history))
+            if result.version is None:
+                return outcome, refusals
+            kind: MoveKind = "promote" if outcome == "pass" else "decline"
+            try:
+                moves.append(
+                    kind,
+                    version=result.version,
+                    candidate=work.candidate,
+                    anchor=outcome == "pass" and result.anchor,
+                    who=self.key.name,
+                    why=f"{outcome}: {_reason(result.verdict, refusals)}",
+                    key=self.key,
+                    now_s=self.clock(),
+                    expected=len(history) + 1,
+                )
+            except MoveConflictError:
+                continue
+            return outcome, refusals
+
+    def _remember(
+        self, training: LaneTraining, work: CycleWork, state: TrainingState, result: CycleResult, seen: Seen | None
+    ) -> None:
+        drawn = None
+        if seen is not None:
+            drawn = result.drawn if result.drawn is not None else seen.drawn.digests
+        items = state.items_at_cycle if seen is None or drawn is None else items_with(seen, drawn)
+        known = after(state, work.kind, items=items, label_items=result.label_items, now_s=work.now_s)
+        if seen is not None:
+            known = msgspec.structs.replace(
+                known,
+                counted_at_cycle=seen.counters.counted,
+                waiting_at_cycle=seen.drawn.waiting,
+                prompt_version=training.prompt_version,
+            )
+        self.control.remember(training.lane, known, drawn)
+
+
+def _reason(verdict: Verdict, refusals: Sequence[str]) -> str:
+    return "; ".join(refusals) if refusals else f"{verdict.phase} test on {verdict.rows_judged} rows"

@@ -1,0 +1,113 @@
+"""What became of every cycle, said four times: a log line, a line of the cycle log, Redis, and the metrics.
+
+None of it may fail a cycle: its move has been made, or its error is what matters.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import os
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from store.control import Control, CycleEnded
+from store.errors import StoreError
+from store.event import Lane
+from trainer import metrics
+from trainer.work import CycleReport
+from trainer.worker import WorkFailedError
+
+log = structlog.get_logger()
+
+_WHY_CHARACTERS: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journal:
+    """Where cycles are written down."""
+
+    path: Path  # the cycle log
+    control: Control
+
+    def ended(self, lane: Lane, report: CycleReport) -> None:
+        """A cycle reached a verdict."""
+        names = (lane.tenant, lane.use_case)
+        metrics.CYCLES.labels(*names, report.kind, report.verdict).inc()
+        metrics.CYCLE_SECONDS.labels(*names, report.kind).observe(report.seconds)
+        log.info("cycle ended", **dataclasses.asdict(report))
+        self._keep(lane, report)
+
+    def failed(self, lane: Lane, report: CycleReport, error: Exception, *, next_try_in_s: float) -> None:
+        """A cycle ended in an error: type and message come first, then the traceback, of which a log keeps the end."""
+        metrics.CYCLE_ERRORS.labels(lane.tenant, lane.use_case).inc()
+        log.error(
+            "cycle failed",
+            lane=str(lane),
+            cycle=report.id,
+            kind=report.kind,
+            error=summary_of(error),
+            next_try_s=round(next_try_in_s),
+            exception=_traceback_of(error),
+        )
+        self._keep(lane, report)
+
+    def _keep(self, lane: Lane, report: CycleReport) -> None:
+        why = "; ".join(report.refusals)
+        ended = CycleEnded(
+            id=report.id,
+            at_s=report.at_s,
+            seconds=report.seconds,
+            kind=report.kind,
+            verdict=report.verdict,
+            why=why if len(why) <= _WHY_CHARACTERS else why[:_WHY_CHARACTERS] + "…",
+            version=report.version,
+            next_try_s=report.next_try_s,
+        )
+        try:
+            append_line(self.path, msgspec.json.encode(report))
+        except OSError as error:
+            log.warning("a cycle was not written down", path=str(self.path), error=str(error))
+        try:
+            self.control.cycle_ended(lane, ended)
+        except StoreError as error:
+            log.warning("a cycle was not noted in Redis", error=str(error))
+
+
+def summary_of(error: Exception) -> str:
+    """What went wrong: type and message."""
+    return str(error) if isinstance(error, WorkFailedError) else f"{type(error).__name__}: {error}"
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Put a line at the end of a file: all of it or, on a full disk, nothing; a torn line before it stays alone.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        data = (b"\n" if torn else b"") + line + b"\n"
+        written = 0
+        try:
+            written = os.write(descriptor, data)
+        finally:
+            if written != len(data):
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, size)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.close(descriptor)
+
+
+def _traceback_of(error: Exception) -> str:
+    own = "".join(traceback.format_exception(error))
+    return f"{own}\nin the training process:\n{error.traceback}" if isinstance(error, WorkFailedError) else own
