@@ -133,8 +133,13 @@ def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LanePa
         lane_key=site.secret.lane_key(section.lane),
         redact=partial(redact, key=site.secret.redaction_key(section.lane)),
         versions=lane_versions(site.registry, section, site.settings),
-        ledger=RedisLedger(client, section.lane, settings.budget),
+        ledger=lane_ledger(client, settings),
     )
+
+
+def lane_ledger(client: redis.Redis, settings: LaneSettings) -> RedisLedger:
+    """What the lane's replicas count their spending in."""
+    return RedisLedger(client, settings.lane, settings.budget)
 
 
 def check_serve(site: Site) -> None:

@@ -9,6 +9,10 @@ class SettingsError(UnderstudyError):
     """A setting is missing or wrong. Never retry: the message names the key."""
 
 
+class StateUnwritableError(UnderstudyError):
+    """The state directory takes no write: its disk is full, or it may not be written. Make room and try again."""
+
+
 class StoreError(UnderstudyError):
     """The replay buffer refused or failed."""
 

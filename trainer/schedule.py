@@ -22,6 +22,7 @@ from store.buffer.ledger import Buffer
 from store.control import Control, CycleKind, CycleRequest, Lease
 from store.errors import LeaseLostError, MoveConflictError, RegistryError, StoreError, UnderstudyError
 from store.event import Lane, wall_clock_s
+from store.registry.durable import append_line
 from store.registry.manifest import Outcome, Verdict
 from store.registry.moves import MoveKind, Moves, Standing, fold
 from store.registry.signing import SigningKey
@@ -280,9 +281,11 @@ class Trainer:
         metrics.CYCLES.labels(*names, report.kind, report.verdict).inc()
         metrics.CYCLE_SECONDS.labels(*names, report.kind).observe(report.seconds)
         log.info("cycle ended", **dataclasses.asdict(report))
-        self.places.cycle_log.parent.mkdir(parents=True, exist_ok=True)
-        with self.places.cycle_log.open("ab") as file:
-            file.write(msgspec.json.encode(report) + b"\n")
+        try:
+            self.places.cycle_log.parent.mkdir(parents=True, exist_ok=True)
+            append_line(self.places.cycle_log, msgspec.json.encode(report))
+        except OSError as error:  # its moves stand: a cycle must not fail, and be repeated, for want of its record
+            log.warning("cycle not written down", lane=str(lane), cycle=report.id, why=error.strerror)
 
 
 def _reason(verdict: Verdict, refusals: Sequence[str]) -> str:

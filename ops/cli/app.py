@@ -13,6 +13,7 @@ from ops.cli import run as cli_run
 from ops.cli.options import EPILOG, Output
 from ops.cli.output import Format, emit_error, emit_json, emit_table, exit_code_of
 from ops.init import init as prepare
+from ops.processes.leaving import leaving_at_once
 from store.errors import UnderstudyError
 
 
@@ -66,7 +67,8 @@ app.add_typer(cli_backtest.app)
 
 def main() -> None:
     """The entry point of the `understudy` script."""
-    app(prog_name="understudy")
+    with leaving_at_once():
+        app(prog_name="understudy")
 
 
 if __name__ == "__main__":

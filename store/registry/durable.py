@@ -32,6 +32,28 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o444) -> None:
         os.fsync(file.fileno())
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line, for its owner alone, and fsync it. All of it is there, or none: a full disk leaves no half line.
+
+    Raises:
+        OSError: it was not written.
+    """
+    data = line + b"\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading; a symbolic link is not followed, a pipe is not waited for.
 
