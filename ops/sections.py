@@ -218,11 +218,11 @@ class BudgetSection(Section):
     """What the teacher may cost in any 24 hours; audits are paid from it first."""
 
     calls_per_day: Annotated[int, Field(ge=0, examples=[5000])]
-    """Calls of the teacher, at most."""
+    """Calls of the teacher, at most. Reloaded on SIGHUP."""
     usd_per_day: Annotated[Annotated[float, Field(ge=0.0)] | None, Field(examples=[40.0])] = None
-    """Dollars, at most, by the lane's prices; unset: calls alone are limited."""
+    """Dollars, at most, by the lane's prices; unset: calls alone are limited. Reloaded on SIGHUP."""
     audit_reserve_ratio: Ratio = 0.1
-    """Share of both that escalations leave to audits."""
+    """Share of both that escalations leave to audits. Reloaded on SIGHUP."""
 
 
 class TeacherSection(Section):
@@ -269,7 +269,7 @@ class LaneSection(Section):
     """May a student be trained on this teacher's answers? Many providers' terms forbid it: read them. With false
     nothing is learned."""
     api_keys: Annotated[tuple[ApiKey, ...], Field(repr=False, examples=[["a-long-random-string"]])] = ()
-    """Bearer keys of the tenant's clients, 16 characters or more; none: open to loopback alone."""
+    """Bearer keys of the tenant's clients, 16 characters or more; none: open to loopback alone. Reloaded on SIGHUP."""
     policy: Literal["promise", "budget"] = "promise"
     """promise: the student answers where its agreement is certified. budget: the budget goes to what it is least sure
     of, and nothing is promised: the table promise is not used."""
@@ -278,7 +278,7 @@ class LaneSection(Section):
     rows_per_day: Annotated[Annotated[float, Field(gt=0.0)] | None, Field(examples=[20_000])] = None
     """With the policy budget: questions expected a day. Set it where gateways share the lane; unset: measured."""
     audit_ratio: Ratio = 0.05
-    """Share of the student's answers that the teacher checks in the background."""
+    """Share of the student's answers that the teacher checks in the background. Reloaded on SIGHUP."""
     promise: PromiseSection = PromiseSection()
     budget: BudgetSection
     teacher: TeacherSection

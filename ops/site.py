@@ -17,6 +17,7 @@ from ops.processes.process import read_run_file, run_directory
 from ops.sections import LaneSection
 from ops.settings import Settings
 from store.buffer.redis import RedisBuffer
+from store.buffer.server import url_of
 from store.control import Control
 from store.errors import SettingsError, StoreUnavailableError
 from store.registry.signing import SigningKey, TrustedKeys
@@ -136,16 +137,23 @@ class Site:
             raise StoreUnavailableError(message)
         return found.url
 
+    def redis_url_to_be(self) -> str:
+        """Where Redis is, or will be once there is one: for who works on without it."""
+        try:
+            return self.redis_url()
+        except StoreUnavailableError:
+            return url_of(self.settings.state_dir / REDIS_RUN_NAME)
+
     @contextmanager
-    def redis_client(self, *, answer_s: float = _ANSWER_S) -> Iterator[redis.Redis]:
+    def redis_client(self, *, answer_s: float = _ANSWER_S, url: str | None = None) -> Iterator[redis.Redis]:
         """A client of the site's Redis; it may not answer, and says so within about twice `answer_s`.
 
         Raises:
-            StoreUnavailableError: there is no private Redis.
+            StoreUnavailableError: there is no private Redis, and no `url` to use nevertheless.
         """
         retry = Retry(NoBackoff(), 1)  # for a connection that went stale; who needs patience has its own
         with redis.Redis.from_url(
-            self.redis_url(),
+            url or self.redis_url(),
             socket_timeout=answer_s,
             socket_connect_timeout=min(answer_s, _CONNECT_S),
             retry=retry,

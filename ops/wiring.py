@@ -135,8 +135,13 @@ def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LanePa
         subject_key=site.secret.subject_key(section.lane),
         audit_key=site.secret.audit_key(section.lane),
         versions=lane_versions(site.registry, section, site.settings),
-        ledger=RedisLedger(client, section.lane, settings.budget),
+        ledger=lane_ledger(client, settings),
     )
+
+
+def lane_ledger(client: redis.Redis, settings: LaneSettings) -> RedisLedger:
+    """What the lane's replicas count their spending in."""
+    return RedisLedger(client, settings.lane, settings.budget)
 
 
 def check_serve(site: Site) -> None:

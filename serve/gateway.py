@@ -27,6 +27,7 @@ from store.event import Escalation, LabelAnswer, Usage
 from store.policy import BudgetView, Decision, decide, decide_by_budget, escalation_limit
 
 _log: Final = structlog.get_logger(__name__)
+_CUT_OFF_S: Final = 1.0  # for a call that was cut off to let go of what it holds
 
 
 class EventSink(Protocol):
@@ -69,6 +70,9 @@ class Teaches(Protocol):
 
     async def ask(self, text: str) -> Reply:
         """The answer, or why there is none."""
+
+    def stop_asking(self) -> None:
+        """Send nothing any more; what was sent goes on."""
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -141,6 +145,8 @@ class LaneService:
         _, cut = await asyncio.wait(self._paid, timeout=deadline_s)
         for task in cut:
             task.cancel()
+        if cut:
+            await asyncio.wait(cut, timeout=_CUT_OFF_S)
         return len(cut)
 
     async def _ask_student(self, question: Question) -> Seen:

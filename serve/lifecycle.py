@@ -1,7 +1,6 @@
 """The gateway as a whole: what ops must bring, how its parts start, and how they stop without losing a paid answer."""
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +28,12 @@ from serve.teacher.horizon import DayHorizon
 from store.control import Heartbeat
 from store.errors import StoreUnavailableError
 from store.event import Lane, new_event_id, wall_clock_s
+from store.registry.durable import append_line
 
 _log: Final = structlog.get_logger(__name__)
 _PULSE_S: Final = 1.0
 _SILENT_S: Final = 15.0
+_LAST_CALL_RATIO: Final = 1 / 3  # of the grace: until then audits that wait are still sent; the rest is for answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,7 @@ class Gateway:
         )
         self.lanes = [self._open(parts) for parts in services.lanes]
         self._loops: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._pulse_s = monotonic()
 
     def healthy(self) -> bool:
@@ -106,6 +108,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Start the parts on the running loop."""
+        self._loop = asyncio.get_running_loop()
         self._batcher.start()
         await self.services.sink.start()
         for lane in self.lanes:
@@ -114,9 +117,30 @@ class Gateway:
         self._loops.append(asyncio.create_task(self._pulse(), name="pulse"))
         self._loops.append(asyncio.create_task(self._beat(), name="heartbeat"))
 
+    def on_loop(self, call: Callable[[], None], *, after_s: float = 0.0) -> None:
+        """Call something on the gateway's loop, which alone may touch its parts. May be called from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.call_later, after_s, call)
+
+    def stop_asking(self) -> None:
+        """Send no teacher anything any more: an answer would come too late for whoever waits, and has to be paid."""
+        for lane in self.lanes:
+            lane.service.teacher.stop_asking()
+
+    def change(self, lanes: Sequence[OpenLane]) -> None:
+        """The same lanes with other keys, budgets and shares of audits, from the next question on. On the loop."""
+        for lane in lanes:
+            changed = lane.parts.settings
+            lane.service.settings = changed
+            lane.service.budget.change(changed.budget, lane.parts.ledger)
+            if lane.horizon is not None:
+                lane.horizon.change(changed.budget, changed.audit_ratio)
+        self.lanes = list(lanes)
+
     async def stop(self) -> None:
         """Wait for paid answers and audits within the grace, then close what they needed, in that order."""
         deadline_s = monotonic() + self.settings.grace_s
+        self.on_loop(self.stop_asking, after_s=self.settings.grace_s * _LAST_CALL_RATIO)
         for lane in self.lanes:
             cut = await lane.service.finish_paid(max(0.1, deadline_s - monotonic()))
             lost = await lane.service.audits.drain(max(0.1, deadline_s - monotonic()))
@@ -146,6 +170,8 @@ class Gateway:
             new_id=lambda: new_event_id(services.now(), services.rng),
         )
         horizon = _horizon(settings, budget)
+        metrics = services.metrics
+        metrics.dropped.labels(settings.lane.tenant, settings.lane.use_case)  # from 0 on, or the first one is no rise
         service = LaneService(
             settings,
             slots=slots,
@@ -154,7 +180,7 @@ class Gateway:
             budget=budget,
             audits=Audits(size=settings.audit_queue, workers=settings.audit_workers),
             sink=services.sink,
-            metrics=services.metrics,
+            metrics=metrics,
             counts=Counts(),
             monotonic=monotonic,
             draw=keyed_draw(parts.audit_key),
@@ -165,7 +191,7 @@ class Gateway:
             slots,
             parts.versions,
             self.settings,
-            metrics=services.metrics,
+            metrics=metrics,
             record=self._record,
             now=services.now,
             monotonic=monotonic,
@@ -211,10 +237,7 @@ class Gateway:
 
     def _record(self, swap: SwapRecord) -> None:
         """Append one line to swaps.jsonl."""
-        with self.services.swaps_path.open("ab") as file:
-            file.write(msgspec.json.encode(swap) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.services.swaps_path, msgspec.json.encode(swap))
 
 
 def _horizon(settings: LaneSettings, budget: Budget) -> DayHorizon | None:

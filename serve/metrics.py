@@ -1,5 +1,6 @@
 """What the gateway counts. Labels are closed sets: lanes come from the settings, the rest from this code."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,11 +30,18 @@ class ServeMetrics:
     budget_used: Gauge
     budget_limit: Gauge
     suspended: Gauge
+    spool_bytes: Gauge
+    spool_limit: Gauge
 
     def observe_forward(self, texts: int, seconds: float) -> None:
         """Count one forward pass."""
         self.forward_texts.observe(texts)
         self.forward_seconds.observe(seconds)
+
+    def watch_spool(self, kept: Callable[[], int], limit_bytes: int) -> None:
+        """Show what the spool holds whenever somebody looks."""
+        self.spool_bytes.set_function(kept)
+        self.spool_limit.set(limit_bytes)
 
     @classmethod
     def create(cls, registry: CollectorRegistry) -> "ServeMetrics":
@@ -95,5 +103,13 @@ class ServeMetrics:
             budget_limit=gauge("budget_limit_calls", "Teacher calls allowed in 24 hours."),
             suspended=gauge(
                 "promise_suspended", "1 while the budget binds and answers are withheld; worry when it lasts."
+            ),
+            spool_bytes=Gauge(
+                "understudy_spool_bytes",
+                "Events on disk that the log has not taken; worry when it nears the limit: then events are dropped.",
+                registry=registry,
+            ),
+            spool_limit=Gauge(
+                "understudy_spool_limit_bytes", "What the spool may hold: spool.max_bytes.", registry=registry
             ),
         )

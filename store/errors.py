@@ -13,6 +13,10 @@ class TooLaboriousError(UnderstudyError):
     """Redacting a text would take too long. Never retry, never keep it as it is: refuse it, or bury its record."""
 
 
+class StateUnwritableError(UnderstudyError):
+    """The state directory takes no write: its disk is full, or it may not be written. Make room and try again."""
+
+
 class StoreError(UnderstudyError):
     """The replay buffer refused or failed."""
 

@@ -22,6 +22,7 @@ from stream.spool import Spool
 _DRAIN_BATCH: Final = 100
 _MIN_BACKOFF_S: Final = 0.1
 _MAX_BACKOFF_S: Final = 5.0
+_LOOK_AGAIN_S: Final = 5.0  # at a spool that seems empty
 
 _log = structlog.get_logger(__name__)
 
@@ -70,6 +71,7 @@ class Publisher:
         self._in_flight = 0
         self._direct = spool.empty
         self._spooled = asyncio.Event()
+        self._refused = False  # the spool took nothing of late: the log is all there is, well or not
         self._drainer: asyncio.Task[None] | None = None
         self.counts = PublisherCounts()
 
@@ -133,6 +135,8 @@ class Publisher:
             await asyncio.wrap_future(self._spool.append(msgspec.msgpack.encode(record)))
         except SpoolFullError:
             self.counts.dropped += 1
+            self._refused = True
+            self._spooled.set()
             raise
         self.counts.spooled += 1
         self._spooled.set()
@@ -151,8 +155,15 @@ class Publisher:
                 _log.error("the spool cannot be read: its events wait", reason=str(error))
                 payloads, sent = [b""], 0
             if not payloads:
+                if self._direct:
+                    backoff_s = _MIN_BACKOFF_S
+                elif self._refused:  # nothing lies in the spool to find out with: an event must
+                    self._refused = False
+                    await asyncio.sleep(backoff_s)
+                    backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
                 self._direct = True
-                await self._spooled.wait()
+                with contextlib.suppress(TimeoutError):  # what an earlier process left may come to light later
+                    await asyncio.wait_for(self._spooled.wait(), _LOOK_AGAIN_S)
             elif sent == len(payloads):
                 backoff_s, limit = _MIN_BACKOFF_S, _DRAIN_BATCH
             else:

@@ -2,6 +2,9 @@
 
 Frames are `length, CRC32, payload`; a torn tail was never accepted and is cut off at the start. A segment is deleted
 once all of it was sent, so a crash in between sends some of it again: ids make that harmless.
+
+A disk that takes nothing costs the events that would have gone there, each said to whoever brought it, and no more: the
+spool opens, and writes on, once there is room, also where there was none when the process started.
 """
 
 import contextlib
@@ -25,6 +28,7 @@ _HEADER: Final = struct.Struct("<II")
 _SEGMENTS: Final = 16
 _MIN_SEGMENT_BYTES: Final = 4096
 _CLOSE_S: Final = 10.0
+_OPEN_AGAIN_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +47,7 @@ class Spool:
     """One process's spool; it holds a lock on its directory."""
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
-        """Open the spool and find what an earlier process left.
+        """Open the spool and find what an earlier process left; later, where the disk does not let us now.
 
         Raises:
             LogError: another process uses the directory.
@@ -51,16 +55,17 @@ class Spool:
         self._directory = directory
         self._max_bytes = max_bytes
         self._segment_bytes = max(_MIN_SEGMENT_BYTES, max_bytes // _SEGMENTS)
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock_file = _lock(directory)
-        self._segments: deque[_Segment] = deque(map(_scan, sorted(directory.glob("*.spool"))))
-        self._number = max((int(found.path.stem) for found in self._segments), default=0)
-        self._reserved_bytes = sum(found.size for found in self._segments)
+        self._lock_file: int | None = None  # None: not open yet
+        self._segments: deque[_Segment] = deque()
+        self._number = 0
+        self._reserved_bytes = 0
         self._waiting: list[tuple[bytes, Future[None]]] = []
         self._head: deque[int] = deque()  # frame sizes of what the last `head` returned
         self._writing: _Segment | None = None
         self._closed = False
         self._wake = threading.Condition()  # guards every field above
+        if (error := self._open()) is not None:
+            _log.error("the spool cannot be opened: events that the log does not take are lost", reason=str(error))
         self._writer = threading.Thread(target=self._run, name="spool", daemon=True)
         self._writer.start()
 
@@ -125,7 +130,41 @@ class Spool:
             self._closed = True
             self._wake.notify_all()
         self._writer.join(_CLOSE_S)
-        os.close(self._lock_file)
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def _open(self) -> OSError | None:
+        """Take the directory, once; why it cannot be taken now.
+
+        Raises:
+            LogError: another process uses the directory.
+        """
+        if self._lock_file is not None:
+            return None
+        lock_file = None
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock_file = _lock(self._directory)
+            paths = sorted(path for path in self._directory.glob("*.spool") if path.stem.isdecimal())
+            found = [segment for path in paths if (segment := _scan(path)) is not None]
+        except OSError as error:
+            if lock_file is not None:
+                os.close(lock_file)
+            return error
+        with self._wake:
+            self._segments.extend(found)
+            self._number = max((int(path.stem) for path in paths), default=0)
+            self._reserved_bytes += sum(segment.size for segment in found)
+            self._lock_file = lock_file
+        return None
+
+    def _try_open(self) -> OSError | LogError | None:
+        """The same from the writer's thread, where another owner of the directory is a reason like others."""
+        try:
+            return self._open()
+        except LogError as error:
+            return error
 
     def _drop_sent(self) -> None:
         """Delete segments that were sent whole, but never the one that is being written."""
@@ -140,25 +179,38 @@ class Spool:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._waiting and not self._closed:
+                while not self._waiting and not self._closed and self._lock_file is not None:
                     self._wake.wait()
-                if not self._waiting:
+                if not self._waiting and not self._closed:
+                    self._wake.wait(_OPEN_AGAIN_S)
+                if not self._waiting and self._closed:
                     return
                 taken = self._take()
-                self._writing = segment = self._segment()
-            error = _write(segment, [frame for frame, _ in taken])
-            added = sum(len(frame) for frame, _ in taken)
-            with self._wake:
-                self._writing = None
-                if error is None:
-                    segment.size += added
-                else:
-                    self._reserved_bytes -= added
+            error = self._try_open()
+            if error is None and taken:
+                error = self._write_all([frame for frame, _ in taken])
+            if error is not None:
+                with self._wake:
+                    self._reserved_bytes -= sum(len(frame) for frame, _ in taken)
             for _, done in taken:
                 if error is None:
                     done.set_result(None)
                 else:
                     done.set_exception(SpoolFullError(f"the spool {self._directory} could not be written: {error}"))
+
+    def _write_all(self, frames: Sequence[bytes]) -> OSError | None:
+        with self._wake:
+            self._writing = segment = self._segment()
+        error = _write(segment, frames)
+        with self._wake:
+            self._writing = None
+            if error is None:
+                segment.size += sum(map(len, frames))
+            elif segment.size == 0:  # it is worth neither a file nor a place in the queue
+                self._segments.remove(segment)
+                with contextlib.suppress(OSError):
+                    segment.path.unlink(missing_ok=True)
+        return error
 
     def _take(self) -> list[tuple[bytes, Future[None]]]:
         taken = [(frame, done) for frame, done in self._waiting if done.set_running_or_notify_cancel()]
@@ -179,7 +231,8 @@ class Spool:
 def _write(segment: _Segment, frames: Sequence[bytes]) -> OSError | None:
     """Append the frames and fsync them; on an error the segment is as it was and takes no more."""
     try:
-        with segment.path.open("ab") as file:
+        descriptor = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "ab") as file:
             file.writelines(frames)
             file.flush()
             os.fsync(file.fileno())
@@ -210,14 +263,22 @@ def _frames(path: Path, start: int, end: int, limit: int) -> list[tuple[bytes, i
     return found
 
 
-def _scan(path: Path) -> _Segment:
-    """A segment that an earlier process left, cut off after its last good frame."""
-    on_disk = path.stat().st_size
-    frames = _frames(path, 0, on_disk, on_disk)
+def _scan(path: Path) -> _Segment | None:
+    """A segment that an earlier process left, without what follows its last good frame; None where it cannot be read.
+
+    One that cannot be read stays where it is, for a later process: it must not keep the others from being sent.
+    """
+    try:
+        on_disk = path.stat().st_size
+        frames = _frames(path, 0, on_disk, on_disk)
+    except OSError as error:
+        _log.error("a segment of the spool cannot be read and stays unsent", segment=path.name, reason=str(error))
+        return None
     size = frames[-1][1] if frames else 0
     if size < on_disk:
         _log.warning("a torn tail, never accepted, is cut off the spool", segment=path.name, bytes=on_disk - size)
-        os.truncate(path, size)
+        with contextlib.suppress(OSError):  # nothing beyond `size` is ever read
+            os.truncate(path, size)
     return _Segment(path=path, size=size)
 
 

@@ -3,10 +3,7 @@
 None of it may fail a cycle: its move has been made, or its error is what matters.
 """
 
-import contextlib
 import dataclasses
-import errno
-import os
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ import structlog
 from store.control import Control, CycleEnded
 from store.errors import StoreError
 from store.event import Lane
+from store.registry.durable import append_line
 from trainer import metrics
 from trainer.work import CycleReport
 from trainer.worker import WorkFailedError
@@ -69,6 +67,7 @@ class Journal:
             next_try_s=report.next_try_s,
         )
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             append_line(self.path, msgspec.json.encode(report))
         except OSError as error:
             log.warning("a cycle was not written down", path=str(self.path), error=str(error))
@@ -81,31 +80,6 @@ class Journal:
 def summary_of(error: Exception) -> str:
     """What went wrong: type and message."""
     return str(error) if isinstance(error, WorkFailedError) else f"{type(error).__name__}: {error}"
-
-
-def append_line(path: Path, line: bytes) -> None:
-    """Put a line at the end of a file: all of it or, on a full disk, nothing; a torn line before it stays alone.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        data = (b"\n" if torn else b"") + line + b"\n"
-        written = 0
-        try:
-            written = os.write(descriptor, data)
-        finally:
-            if written != len(data):
-                with contextlib.suppress(OSError):
-                    os.ftruncate(descriptor, size)
-        if written != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    finally:
-        os.close(descriptor)
 
 
 def _traceback_of(error: Exception) -> str:

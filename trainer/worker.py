@@ -138,7 +138,8 @@ def _await_answer(connection: Connection, timeout_s: float, stop: threading.Even
 
 def _serve(connection: Connection, entry: str, parent: int) -> None:
     """The child's loop: it ends with the pipe, and at once when its parent has died."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the daemon ends us itself
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # what reaches the whole terminal; the daemon ends us itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True, name="parent-watch").start()
     module, _, function = entry.partition(":")

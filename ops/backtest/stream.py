@@ -135,6 +135,9 @@ class RecordedTeacher:
             answer=LabelAnswer(model=MODEL, prompt_version=PROMPT, label=label, cost_usd=self._usd_per_call)
         )
 
+    def stop_asking(self) -> None:
+        """Nothing ever waits for its turn."""
+
     async def close(self) -> None:
         """Nothing is open."""
 

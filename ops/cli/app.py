@@ -14,6 +14,7 @@ from ops.cli.access import keys as cli_keys
 from ops.cli.options import EPILOG, Output
 from ops.cli.output import Format, emit_error, emit_json, emit_table, exit_code_of
 from ops.init import init as prepare
+from ops.processes.leaving import leaving_at_once
 from store.errors import UnderstudyError
 
 
@@ -87,7 +88,8 @@ app.add_typer(cli_backtest.app)
 
 def main() -> None:
     """The entry point of the `understudy` script."""
-    app(prog_name="understudy")
+    with leaving_at_once():
+        app(prog_name="understudy")
 
 
 if __name__ == "__main__":

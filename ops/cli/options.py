@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ops.cli.output import EXIT_CODES, Format
+from ops.processes.private_files import write_for_owner_alone
 from ops.settings import Settings
 from ops.site import Site
 from store.errors import UnderstudyError
@@ -70,9 +71,10 @@ EPILOG = EXIT_CODES
 
 
 def open_site(config: Path | None) -> Site:
-    """The installation that the settings describe.
+    """The installation that the settings describe; what this process writes from now on is for its owner alone.
 
     Raises:
         SettingsError: a key is missing or wrong; the message names it.
     """
+    write_for_owner_alone()
     return Site(Settings.load(config))

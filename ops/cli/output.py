@@ -21,6 +21,7 @@ from store.errors import (
     MoveConflictError,
     PositionOutsideLogError,
     SettingsError,
+    StateUnwritableError,
     StoreUnavailableError,
     UnderstudyError,
     UnknownVersionError,
@@ -45,6 +46,7 @@ class RefusedError(UnderstudyError):
 _CODES: Final[tuple[tuple[type[UnderstudyError], int], ...]] = (
     (SettingsError, BAD_SETTINGS),
     (UnknownVersionError, BAD_SETTINGS),
+    (StateUnwritableError, UNAVAILABLE),
     (StoreUnavailableError, UNAVAILABLE),
     (LogUnavailableError, UNAVAILABLE),
     (RefusedError, REFUSED),

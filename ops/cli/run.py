@@ -6,12 +6,19 @@ import typer
 
 from ops.cli.options import EPILOG, Config, open_site
 from ops.processes import logs
+from ops.processes.leaving import is_a_daemon
 
 app = typer.Typer(no_args_is_help=True, help="Run a process until it is stopped.", epilog=EPILOG)
 
 Lifeline = Annotated[
     int | None, typer.Option(hidden=True, help="Read end of the supervisor's pipe: the process ends when it closes.")
 ]
+
+
+@app.callback()
+def daemon() -> None:
+    """Run a process until it is stopped."""
+    is_a_daemon()
 
 
 @app.command(epilog=EPILOG)
@@ -23,7 +30,7 @@ def serve(config: Config = None, lifeline: Lifeline = None) -> None:
     logs.configure("serve")
     from ops.processes.run import run_serve  # noqa: PLC0415 - the CLI starts without what processes need
 
-    run_serve(open_site(config), lifeline)
+    run_serve(open_site(config), lifeline, config)
 
 
 @app.command(epilog=EPILOG)

@@ -1,80 +1,92 @@
-"""The private Redis of `run all`: kept alive like a child, on the same socket, and stopped after its users."""
+"""The private Redis of `run all`: kept alive like a child, on the same socket, and stopped after its users.
+
+It is never given up: the gateway answers without it, and what made it die may be over at any time. A full disk is the
+usual reason, for an append-only file that cannot be written ends the server.
+"""
 
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-import psutil
-import redis
 import structlog
 
-from ops.processes.supervisor import GiveUp, Restart, RestartPolicy, after_crash
-from store.buffer.server import private_redis
+from ops.processes.disk import refusal
+from ops.processes.supervisor import RestartPolicy, delay_after
+from store.buffer.server import Server
 from store.errors import StoreUnavailableError
 
 _log = structlog.get_logger(__name__)
-_DIED: int = 1
+_LOOK_AGAIN_S: Final = 1.0  # at a disk that is full: recovery is a matter of seconds once there is room
+_SAY_AGAIN_S: Final = 60.0
+REDIS_POLICY: Final = RestartPolicy(longest_delay_s=5.0)
 
 
 class PrivateRedis:
     """A redis-server of our own, restarted when it dies: its append-only file has everything that was acknowledged."""
 
-    def __init__(self, directory: Path, policy: RestartPolicy) -> None:
-        """Start it, on the main thread: the server ends with the thread that started it.
+    def __init__(
+        self, directory: Path, policy: RestartPolicy = REDIS_POLICY, *, refusal: Callable[[Path], str | None] = refusal
+    ) -> None:
+        """Begin to start it; `look_after` goes on with that, on the main thread.
+
+        Args:
+            directory: where its files are.
+            policy: how soon it is started again.
+            refusal: why the disk takes nothing, None where it does.
 
         Raises:
-            StoreUnavailableError: it did not start.
+            SettingsError: there is no redis-server on this machine.
         """
+        self._server = Server(directory)
         self._directory = directory
         self._policy = policy
+        self._refusal = refusal
         self._crashes_s: list[float] = []
-        self._start_at_s: float | None = None  # None: it runs
-        self._open = ExitStack()
-        self.url, self._pid = self._start()
+        self._start_at_s = time.monotonic()
+        self._runs = False
+        self._said: tuple[str, float] | None = None
+        self._trouble: str | None = "redis has not started yet"
+        self.url = self._server.url
+        self.look_after()
 
     def look_after(self) -> str | None:
-        """Restart it if it has died; the reason for giving up, if there is one."""
+        """Start it where it does not run and that is due; why it does not answer, None where it does. Never waits."""
         now_s = time.monotonic()
-        if self._start_at_s is None:
-            return None if _runs(self._pid) else self._crashed(now_s, "it died")
-        if now_s < self._start_at_s:
-            return None
         try:
-            url, self._pid = self._start()
+            if not self._runs:
+                if now_s >= self._start_at_s:
+                    self._start(now_s)
+            elif self._trouble is not None and self._server.ready():
+                self._trouble, self._said = None, None
+                _log.info("redis_started", pid=self._server.pid)
+            elif self._server.ended():
+                self._ended(now_s, self._server.last_words())
         except StoreUnavailableError as error:
-            return self._crashed(now_s, str(error))
-        if url != self.url:  # only where the path is too long for a socket, and lies in a temporary folder
-            return "redis: it came back under another address; shorten the path of state_dir"
-        self._start_at_s = None
-        return None
+            self._ended(now_s, str(error))
+        return self._trouble
 
     def close(self) -> None:
         """Stop it."""
-        self._open.close()
+        self._server.stop()
+        self._runs = False
 
-    def _start(self) -> tuple[str, int]:
-        opened = ExitStack()
-        url = opened.enter_context(private_redis(self._directory))
-        self._open = opened
-        with redis.Redis.from_url(url) as client:
-            pid = int(client.info("server")["process_id"])
-        _log.info("redis_started", pid=pid)
-        return url, pid
+    def _start(self, now_s: float) -> None:
+        """Start it, unless it would die at once: each start in vain reads the whole append-only file."""
+        if (why := self._refusal(self._directory)) is not None:
+            self._trouble = f"redis is down: {why}"
+            self._start_at_s = now_s + _LOOK_AGAIN_S
+            if self._said is None or self._said[0] != "disk" or now_s - self._said[1] >= _SAY_AGAIN_S:
+                self._said = ("disk", now_s)
+                _log.error("redis_waits_for_room", why=why, action="make room: everything goes on by itself then")
+            return
+        self._server.start()
+        self._runs = True
 
-    def _crashed(self, now_s: float, why: str) -> str | None:
-        self._open.close()
+    def _ended(self, now_s: float, why: str) -> None:
+        self._server.stop()
+        self._runs = False
         self._crashes_s = [*self._crashes_s, now_s][-self._policy.crashes :]
-        match after_crash(self._crashes_s, _DIED, self._policy):
-            case Restart(delay_s=delay_s):
-                _log.error("redis_ended", why=why, restart_in_s=delay_s)
-                self._start_at_s = now_s + delay_s
-                return None
-            case GiveUp(why=reason):
-                return f"redis: {why}; {reason}"
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+        delay_s = delay_after(self._crashes_s, self._policy)
+        self._trouble, self._start_at_s = f"redis is down: {why}", now_s + delay_s
+        _log.error("redis_ended", why=why, disk=self._refusal(self._directory) or "takes writes", restart_in_s=delay_s)

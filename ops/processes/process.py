@@ -2,28 +2,28 @@
 
 A supervised child holds the read end of a pipe, its lifeline. The supervisor holds the only write end and never writes:
 the pipe reads as closed the moment the supervisor is gone, however it died, so no child outlives it by more than its
-grace.
+grace. Signals are in `ops.processes.signals`.
 """
 
 import fcntl
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import msgspec
 import psutil
 import structlog
 
-from store.errors import UnderstudyError
+from ops.processes.private_files import tighten
+from ops.processes.signals import Signals, listen
+from store.errors import StateUnwritableError, UnderstudyError
 
 _log = structlog.get_logger()
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_ANNOUNCE_AGAIN_S: Final = 1.0
 _LOCK_POLL_S: Final = 0.05
 _SAME_PROCESS_S: Final = 2.0
 HARD_EXIT_CODE: Final = 70
@@ -45,17 +45,35 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def run_directory(state_dir: Path) -> Path:
-    """Where run files, locks and the records of cycles and swaps lie; made where it is missing."""
+    """Where run files, locks and the records of cycles and swaps lie; made where it is missing.
+
+    Raises:
+        StateUnwritableError: it is missing, and cannot be made.
+    """
     directory = state_dir / "run"
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"state_dir: {directory} cannot be made: {error.strerror}"
+        raise StateUnwritableError(message) from error
     return directory
 
 
 def write_run_file(directory: Path, record: RunFile) -> None:
-    """Write a run file in one step."""
+    """Write a run file in one step.
+
+    Raises:
+        OSError: the disk takes nothing; the file that was there is as it was.
+    """
     aside = directory / f".{record.name}.{record.pid}.tmp"
-    aside.write_bytes(msgspec.json.encode(record))
-    aside.replace(directory / f"{record.name}.json")
+    try:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(record))
+        aside.replace(directory / f"{record.name}.json")
+    except OSError:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
 
 
 def read_run_file(directory: Path, name: str) -> RunFile | None:
@@ -89,12 +107,18 @@ def exclusive(directory: Path, name: str, *, patience_s: float) -> Iterator[None
 
     Raises:
         AlreadyRunningError: another process holds it still.
+        StateUnwritableError: the lock file cannot be made.
     """
     deadline = time.monotonic() + patience_s
-    with (directory / f"{name}.lock").open("a") as file:
+    try:
+        lock = os.open(directory / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"state_dir: {directory / name}.lock cannot be made: {error.strerror}"
+        raise StateUnwritableError(message) from error
+    try:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
@@ -102,41 +126,45 @@ def exclusive(directory: Path, name: str, *, patience_s: float) -> Iterator[None
                     raise AlreadyRunningError(message) from error
                 time.sleep(_LOCK_POLL_S)
         yield
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set. Repeats change nothing: a terminal and `make` may both send one.
-
-    Must be entered on the main thread.
-    """
-    stop = threading.Event()
-
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in _STOP_SIGNALS}
-    try:
-        yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        os.close(lock)
 
 
 class Daemon:
     """The running process as its own code sees it."""
 
-    def __init__(self, name: str, directory: Path, stop: threading.Event, started_s: float) -> None:
+    def __init__(self, name: str, directory: Path, signals: Signals, started_s: float) -> None:
         """Made by `daemon`."""
         self.name = name
-        self.stop = stop
+        self.stop = signals.stop
+        self.on_hangup = signals.on_hangup
         self._directory = directory
         self._started_s = started_s
 
     def announce(self, *, admin_port: int | None = None, port: int | None = None) -> None:
-        """Write the run file: from now on the CLI and the demo find this process."""
+        """Write the run file: from now on the CLI and the demo find this process.
+
+        On a disk that takes nothing the process goes on without, and the file is written once there is room.
+        """
         record = RunFile(name=self.name, pid=os.getpid(), started_s=self._started_s, admin_port=admin_port, port=port)
-        write_run_file(self._directory, record)
+        keep_trying(lambda: write_run_file(self._directory, record), f"run file of {self.name}", self.stop)
+
+
+def keep_trying(write: Callable[[], None], what: str, stop: threading.Event) -> None:
+    """Write now, or else in the background for as long as the disk takes nothing."""
+    try:
+        write()
+    except OSError as error:
+        _log.error("not_written", what=what, why=error.strerror, action="trying on")
+        _start_thread("write", lambda: _write_later(write, what, stop))
+
+
+def _write_later(write: Callable[[], None], what: str, stop: threading.Event) -> None:
+    while not stop.wait(_ANNOUNCE_AGAIN_S):
+        with suppress(OSError):
+            write()
+            _log.info("written", what=what)
+            return
 
 
 @contextmanager
@@ -155,19 +183,23 @@ def daemon(
 
     Raises:
         AlreadyRunningError: a process of this name is at work.
+        StateUnwritableError: the state directory does not even take its lock.
     """
     directory = run_directory(state_dir)
+    tighten(state_dir)
     finished = threading.Event()
     orphaned = threading.Event()
-    with exclusive(directory, name, patience_s=patience_s), stop_on_signals() as stop:
+    with exclusive(directory, name, patience_s=patience_s), listen() as signals:
+        stop = signals.stop
         if lifeline is not None:
             _start_thread("lifeline", lambda: _watch_lifeline(lifeline, stop, orphaned))
         _start_thread("grace", lambda: _enforce_grace(name, stop, finished, grace_s))
         try:
-            yield Daemon(name, directory, stop, now_s)
+            yield Daemon(name, directory, signals, now_s)
         finally:
-            (directory / f"{name}.json").unlink(missing_ok=True)
             stop.set()
+            with suppress(OSError):
+                (directory / f"{name}.json").unlink(missing_ok=True)
             finished.set()
             if orphaned.is_set():
                 _kill_descendants()  # with a supervisor alive it does this itself

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,13 +21,18 @@ from ops import wiring
 from ops.cli.output import RefusedError
 from ops.open_log import ensure_topics, open_appender
 from ops.processes.admin import Probes, admin_server
+from ops.processes.disk import refusal
+from ops.processes.private_files import tighten
 from ops.processes.private_redis import PrivateRedis
-from ops.processes.process import Daemon, RunFile, daemon, exclusive, stop_on_signals, write_run_file
+from ops.processes.process import Daemon, RunFile, daemon, exclusive, keep_trying, write_run_file
+from ops.processes.reload import reload_gateway
+from ops.processes.signals import listen
 from ops.processes.supervisor import ChildSpec, RestartPolicy, Supervisor
 from ops.site import REDIS_RUN_NAME, Site
 from serve.app import build_app
+from serve.drain import Drain
 from serve.lifecycle import Gateway
-from store.errors import LogUnavailableError, StoreUnavailableError, UnderstudyError
+from store.errors import LogUnavailableError, StateUnwritableError, StoreUnavailableError, UnderstudyError
 from store.event import wall_clock_s
 from stream.ingest import Ingest
 from stream.metrics import IngestMetrics
@@ -42,6 +47,8 @@ _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 10.0
 _SILENT_S: Final = 15.0
 _KEEP_ALIVE_S: Final = 75  # longer than clients and load balancers keep theirs, or questions meet a closed connection
+_CUT_S: Final = 12.0  # for requests in flight; then they are told to go elsewhere, before the server hangs up on them
+_LAME_DUCK_S: Final = 0.3  # in which what has just arrived is answered, and clients are told to connect elsewhere
 _DRAIN_S: Final = 15  # of open connections, before the gateway's own grace begins
 GRACE_S: Final = {"serve": 56.0, "train": 20.0, "ingest": 30.0}  # then a process ends itself by force
 _KILL_AFTER_S: Final = 2.0  # beyond its grace, the supervisor does
@@ -49,32 +56,33 @@ _KILL_AFTER_S: Final = 2.0  # beyond its grace, the supervisor does
 Opened = TypeVar("Opened")
 
 
-def run_serve(site: Site, lifeline: int | None) -> None:
-    """Run the gateway until it is stopped.
+def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = None) -> None:
+    """Run the gateway until it is stopped. It works on files and leases while there is no Redis.
 
     Raises:
-        SettingsError, AlreadyRunningError: see each.
+        SettingsError, AlreadyRunningError, StateUnwritableError: see each.
         RefusedError: the port is taken.
-        StoreUnavailableError: there is no Redis to speak of.
     """
     settings = site.settings
     wiring.check_serve(site)
     with ExitStack() as stack:
         process = stack.enter_context(_daemon("serve", site, lifeline))
-        client = stack.enter_context(site.redis_client())
+        client = stack.enter_context(site.redis_client(url=site.redis_url_to_be()))
         threading.Thread(target=lambda: _make_topics(site, client, process.stop), daemon=True).start()
         # A cold lane is ready at once; its first version must not wait for seconds of imports.
         threading.Thread(target=import_module, args=("store.student.student",), daemon=True).start()
         spool = Spool(settings.state_dir / "spool", settings.spool.max_bytes)
         publisher = Publisher(open_appender(site, client), spool, ack_timeout_s=settings.log.ack_timeout_s)
         services = wiring.services(site, client, publisher, REGISTRY)
+        services.metrics.watch_spool(lambda: spool.bytes_kept, settings.spool.max_bytes)
         app = build_app(services, wiring.gateway_settings(settings))
         gateway: Gateway = app.state.gateway
         probes = Probes(live=gateway.healthy, ready=gateway.ready, lanes=lambda: _served(site, gateway))
         admin_port = stack.enter_context(_admin(site, settings.admin.serve_port, probes))
         listener = stack.enter_context(closing(_listen(settings.gateway.host, settings.gateway.port)))
+        drain = Drain(app)
         config = uvicorn.Config(
-            app,
+            drain,
             log_config=None,
             access_log=False,
             lifespan="on",
@@ -87,9 +95,14 @@ def run_serve(site: Site, lifeline: int | None) -> None:
         try:
             _await_start(server, thread, process.stop)
             process.announce(admin_port=admin_port, port=listener.getsockname()[1])
+            process.on_hangup(lambda: reload_gateway(site, client, app, settings_file))
             _watch([thread], process.stop)
         finally:
             asked = process.stop.is_set()
+            drain.close()
+            time.sleep(_LAME_DUCK_S)
+            drain.cut_after(_CUT_S)
+            gateway.on_loop(gateway.stop_asking, after_s=_CUT_S)
             server.should_exit = True
             thread.join()
         if not asked:
@@ -169,14 +182,18 @@ def run_all(site: Site, settings_file: Path | None) -> int:
     Raises:
         SettingsError: one of the processes could not start.
         AlreadyRunningError: another `run all` works on the state directory.
-        StoreUnavailableError: the private Redis did not start.
     """
     for check in (wiring.check_ingest, wiring.check_train, wiring.check_serve):
         check(site)
+    state_dir = site.settings.state_dir
     with ExitStack() as stack:
-        stop = stack.enter_context(stop_on_signals())
-        stack.enter_context(exclusive(site.run_directory, "all", patience_s=_PATIENCE_S))
-        beside = stack.enter_context(_redis_of_our_own(site)) if not site.settings.redis.url else _nothing_beside
+        signals = stack.enter_context(listen())
+        tighten(state_dir)
+        if _patiently(lambda: stack.enter_context(_alone(site)), signals.stop) is None:
+            return 0
+        beside: Callable[[], str | None] = lambda: None  # noqa: E731 - one of two
+        if not site.settings.redis.url:
+            beside = stack.enter_context(_redis_of_our_own(site, signals.stop))
         file = () if settings_file is None else ("--config", str(settings_file))
         specs = [
             ChildSpec(
@@ -187,26 +204,30 @@ def run_all(site: Site, settings_file: Path | None) -> int:
             )
             for name in ("ingest", "train", "serve")  # stopped in the opposite order
         ]
-        return Supervisor(specs, RestartPolicy(), beside=beside).run(stop)
-
-
-def _nothing_beside() -> str | None:
-    return None
+        supervisor = Supervisor(specs, RestartPolicy(), beside=beside, excuse=lambda: refusal(state_dir))
+        signals.on_hangup(supervisor.hangup.set)
+        return supervisor.run(signals.stop)
 
 
 @contextmanager
-def _redis_of_our_own(site: Site) -> Iterator[Callable[[], str | None]]:
-    """A private Redis, announced in a run file; yields what looks after it."""
+def _alone(site: Site) -> Iterator[bool]:
+    """The one `run all` of its state directory; errors are those of `exclusive`."""
+    with exclusive(site.run_directory, "all", patience_s=_PATIENCE_S):
+        yield True
+
+
+@contextmanager
+def _redis_of_our_own(site: Site, stop: threading.Event) -> Iterator[Callable[[], str | None]]:
+    """A private Redis, announced in a run file before it answers; yields what looks after it."""
     record = site.run_directory / f"{REDIS_RUN_NAME}.json"
-    with closing(PrivateRedis(site.settings.state_dir / "redis", RestartPolicy())) as private:
-        write_run_file(
-            site.run_directory,
-            RunFile(name=REDIS_RUN_NAME, pid=os.getpid(), started_s=wall_clock_s(), url=private.url),
-        )
+    with closing(PrivateRedis(site.settings.state_dir / "redis")) as private:
+        found = RunFile(name=REDIS_RUN_NAME, pid=os.getpid(), started_s=wall_clock_s(), url=private.url)
+        keep_trying(lambda: write_run_file(site.run_directory, found), "run file of redis", stop)
         try:
             yield private.look_after
         finally:
-            record.unlink(missing_ok=True)
+            with suppress(OSError):
+                record.unlink(missing_ok=True)
 
 
 def _daemon(name: str, site: Site, lifeline: int | None) -> AbstractContextManager[Daemon]:
@@ -267,12 +288,12 @@ def _into(failures: list[Exception], run: Callable[[threading.Event], None]) -> 
 
 
 def _patiently(attempt: Callable[[], Opened], stop: threading.Event) -> Opened | None:
-    """What `attempt` gives, tried with backoff while Redis or the log is away; None when stopped before."""
+    """What `attempt` gives, tried with backoff while Redis, the log or room is wanting; None when stopped before."""
     delay_s = _FIRST_WAIT_S
     while not stop.is_set():
         try:
             return attempt()
-        except (StoreUnavailableError, LogUnavailableError) as error:
+        except (StateUnwritableError, StoreUnavailableError, LogUnavailableError) as error:
             _log.warning("waiting", why=str(error), again_in_s=delay_s)
             stop.wait(delay_s)
             delay_s = min(2 * delay_s, _LONGEST_WAIT_S)

@@ -20,6 +20,7 @@ import structlog
 
 _log = structlog.get_logger()
 _POLL_S: Final = 0.05
+_EXCUSED_S: Final = 2.0  # before a child is started again that crashed for want of Redis or of room
 SETTINGS_EXIT_CODE: Final = 2
 
 
@@ -70,10 +71,19 @@ def after_crash(
     """
     if exit_code == SETTINGS_EXIT_CODE:
         return GiveUp("its settings are wrong: the line above names the key")
-    recent = sum(at_s > crashes_s[-1] - policy.window_s for at_s in crashes_s)
+    recent = _recent(crashes_s, policy)
     if recent >= policy.crashes and essential:
         return GiveUp(f"{recent} crashes within {policy.window_s:g} s")
-    return Restart(min(policy.first_delay_s * 2.0 ** (recent - 1), policy.longest_delay_s))
+    return Restart(delay_after(crashes_s, policy))
+
+
+def delay_after(crashes_s: Sequence[float], policy: RestartPolicy) -> float:
+    """How long to wait after a crash, the one at hand last: doubling with those within the window, and bounded."""
+    return min(policy.first_delay_s * 2.0 ** (_recent(crashes_s, policy) - 1), policy.longest_delay_s)
+
+
+def _recent(crashes_s: Sequence[float], policy: RestartPolicy) -> int:
+    return sum(at_s > crashes_s[-1] - policy.window_s for at_s in crashes_s)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,6 +103,7 @@ class Supervisor:
         policy: RestartPolicy,
         *,
         beside: Callable[[], str | None] = lambda: None,
+        excuse: Callable[[], str | None] = lambda: None,
         environment: dict[str, str] | None = None,
         directory: Path | None = None,
     ) -> None:
@@ -101,13 +112,17 @@ class Supervisor:
         Args:
             specs: in the order of starting; they are stopped in the opposite order.
             policy: restarts.
-            beside: asked at every turn; a reason ends everything (the private Redis has died).
+            beside: asked at every turn: what is the matter with what the children need (the private Redis), None where
+                nothing is. A crash meanwhile is not the child's own, and counts for nothing.
+            excuse: the same, asked only when a child has crashed (is the disk full?).
             environment: of the children, None for the supervisor's own.
             directory: working directory of the children, None for the supervisor's own.
         """
         self._children = [_Child(spec=spec) for spec in specs]
         self._policy = policy
         self._beside = beside
+        self._excuse = excuse
+        self.hangup = threading.Event()  # set it to pass a SIGHUP on
         self._environment = environment
         self._directory = directory
         self._lifeline: tuple[int, int] | None = None
@@ -127,46 +142,70 @@ class Supervisor:
 
     def _keep_alive(self, stop: threading.Event) -> str | None:
         while not stop.is_set():
+            trouble = self._beside()
             now_s = time.monotonic()
             for child in self._children:
                 if child.process is None and now_s >= child.start_at_s:
-                    self._start(child)
-                elif child.process is not None and (why := self._look_after(child, now_s)) is not None:
+                    self._start(child, now_s)
+                elif child.process is not None and (why := self._look_after(child, now_s, trouble)) is not None:
                     return why
-            if (why := self._beside()) is not None:
-                return why
+            if self.hangup.is_set():
+                self.hangup.clear()
+                self._pass_on(signal.SIGHUP)
             stop.wait(_POLL_S)
         return None
 
-    def _start(self, child: _Child) -> None:
+    def _pass_on(self, number: signal.Signals) -> None:
+        for child in self._children:
+            if child.process is not None:
+                _log.info("signal_passed_on", child=child.spec.name, signal=number.name)
+                os.kill(child.process.pid, number)  # not reaped yet: the pid is the child's
+
+    def _start(self, child: _Child, now_s: float) -> None:
+        """Start a child; a machine that has no room for it now is a crash like another."""
         if self._lifeline is None:
             message = "children are started by `run` alone"
             raise RuntimeError(message)
         lifeline = self._lifeline[0]
         command = [part.replace("{lifeline}", str(lifeline)) for part in child.spec.command]
-        child.process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            pass_fds=(lifeline,),
-            start_new_session=True,
-            env=self._environment,
-            cwd=self._directory,
-        )
+        # Held back until the child has its handler (`ops.processes.process`): by default it would end it.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        try:
+            child.process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=(lifeline,),
+                start_new_session=True,
+                env=self._environment,
+                cwd=self._directory,
+            )
+        except OSError as error:
+            child.crashes_s = [*child.crashes_s, now_s][-self._policy.crashes :]
+            child.start_at_s = now_s + delay_after(child.crashes_s, self._policy)
+            _log.error("child_not_started", child=child.spec.name, why=str(error))
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         _log.info("child_started", child=child.spec.name, pid=child.process.pid)
 
-    def _look_after(self, child: _Child, now_s: float) -> str | None:
+    def _look_after(self, child: _Child, now_s: float, trouble: str | None) -> str | None:
         """Restart a child that has ended; the reason for giving up, if there is one."""
         exit_code = _end_if_over(child)
         if exit_code is None:
             return None
+        name = child.spec.name
+        if exit_code != SETTINGS_EXIT_CODE and (trouble := trouble or self._excuse()) is not None:
+            _log.error("child_ended", child=name, exit_code=exit_code, restart_in_s=_EXCUSED_S, not_counted=trouble)
+            child.start_at_s = now_s + _EXCUSED_S
+            return None
         child.crashes_s = [*child.crashes_s, now_s][-self._policy.crashes :]
         match after_crash(child.crashes_s, exit_code, self._policy, essential=child.spec.essential):
             case Restart(delay_s=delay_s):
-                _log.error("child_ended", child=child.spec.name, exit_code=exit_code, restart_in_s=delay_s)
+                _log.error("child_ended", child=name, exit_code=exit_code, restart_in_s=delay_s)
                 child.start_at_s = now_s + delay_s
                 return None
             case GiveUp(why=why):
-                return f"{child.spec.name} ended with code {exit_code}: {why}"
+                return f"{name} ended with code {exit_code}: {why}"
 
     def _stop_all(self) -> None:
         for child in reversed(self._children):

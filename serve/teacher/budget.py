@@ -126,7 +126,7 @@ class Budget:
         self._monotonic = monotonic
         self._new_id = new_id
         self._call = call
-        self._chunk = max(1, min(20, settings.calls_per_day // 100))
+        self._chunk = _chunk(settings)
         self._leases: dict[Kind, _Lease] = {}
         self._closing: list[_Lease] = []
         self._ask_at_s: dict[Kind, float] = {}
@@ -135,6 +135,14 @@ class Budget:
         self.binds = False  # the last escalation that asked was refused
         self.used_calls = 0  # by all replicas, leases included, when Redis was last asked
         self.used_usd_micro = 0  # the same in millionths of a dollar, where dollars are limited
+
+    def change(self, settings: BudgetSettings, ledger: Ledger) -> None:
+        """Other limits, from the next call on: what is leased under the old ones is given back."""
+        self.settings, self._ledger, self._chunk = settings, ledger, _chunk(settings)
+        for kind in list(self._leases):
+            self._retire(kind)
+        self._ask_at_s.clear()
+        self.binds = False
 
     async def prepare(self, kind: Kind, bound_usd: float) -> None:
         """Lease more if this call needs it.
@@ -254,6 +262,11 @@ class Budget:
     def _counted(self, micro: int) -> int:
         """Dollars are counted only where they are limited."""
         return micro if self.settings.usd_per_day is not None else 0
+
+
+def _chunk(settings: BudgetSettings) -> int:
+    """The calls of one lease."""
+    return max(1, min(20, settings.calls_per_day // 100))
 
 
 def _micro(usd: float) -> int:

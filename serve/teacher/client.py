@@ -159,6 +159,7 @@ class Teacher:
             base_url=settings.base_url, api_key=settings.api_key, timeout=settings.timeout_s, max_retries=0
         )
         self._turns = asyncio.Semaphore(settings.concurrency)
+        self._stopping = False
         self._breaker = Breaker(failures=settings.breaker_failures, open_s=settings.breaker_open_s)
         self.prompt_version = prompt_version(
             model=settings.model,
@@ -167,6 +168,10 @@ class Teacher:
             labels=labels,
             answer_format=settings.answer_format,
         )
+
+    def stop_asking(self) -> None:
+        """Send nothing any more: what waits for its turn gets no answer, and costs nothing. What was sent goes on."""
+        self._stopping = True
 
     @property
     def available(self) -> bool:
@@ -191,6 +196,9 @@ class Teacher:
                 await self._turns.acquire()
         except TimeoutError:
             return Unavailable(detail="no turn within the time-out: raise teacher.concurrency", billed=False)
+        if self._stopping:
+            self._turns.release()
+            return Unavailable(detail="the gateway is stopping", billed=False)
         started = self._monotonic()
         try:
             async with asyncio.timeout(self._settings.timeout_s):  # the client's own bounds each read, not the whole

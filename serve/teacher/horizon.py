@@ -113,6 +113,10 @@ class DayHorizon:
         self._traffic = Traffic()
         self._spent_before: bool | None = None  # None: the ledger has not answered yet
 
+    def change(self, settings: BudgetSettings, audit_ratio: float) -> None:
+        """Plan with another budget and share of audits from the next question on."""
+        self._settings, self._audit_ratio = settings, audit_ratio
+
     def ledger_answered(self) -> None:
         """Take note of what is used; what is there the first time was spent before this replica came."""
         if self._spent_before is None:

@@ -2,20 +2,23 @@
 
 It listens on a Unix socket alone, writes its append-only file with `appendfsync always`, refuses instead of evicting,
 and dies with the process that started it. Two servers on one folder would ruin its append-only file, so the server
-itself holds a lock: after its owner was killed, the next one waits until the old server has really gone.
+itself holds a lock: after its owner was killed, the next one waits until the old server has really gone. Its files are
+for their owner alone, whatever the umask.
 """
 
 import ctypes
 import fcntl
+import hashlib
 import importlib.util
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +30,10 @@ _MAX_SOCKET_PATH_BYTES: Final = 100
 _PR_SET_PDEATHSIG: Final = 1
 _START_S: Final = 20.0
 _STOP_S: Final = 15.0
+_ASK_S: Final = 1.0
+_POLL_S: Final = 0.02
+_TAIL_BYTES: Final = 4096
+_PRIVATE_UMASK: Final = 0o077
 
 
 def find_server() -> Path:
@@ -46,54 +53,173 @@ def find_server() -> Path:
     raise SettingsError(message)
 
 
+def url_of(directory: Path) -> str:
+    """Where the server of a folder listens, whether it runs or not: always the same for the same folder."""
+    return f"unix://{_socket_of(directory)}"
+
+
+class Server:
+    """A redis-server on one folder. Nothing here waits, so that a supervisor can look after it between other things."""
+
+    def __init__(self, directory: Path) -> None:
+        """Prepare; nothing is started or written yet.
+
+        Raises:
+            SettingsError: there is no redis-server on this machine.
+        """
+        self.url = url_of(directory)
+        self._program = find_server()
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock: int | None = None
+        self._deadline_s = 0.0
+
+    def start(self) -> None:
+        """Start it, on the main thread: the server gets its signal when the *thread* that started it ends.
+
+        Raises:
+            StoreUnavailableError: another server runs on the folder, or the folder cannot be written.
+        """
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _locked(self._directory)
+            _remove_unfinished(self._directory)
+            socket = _socket_of(self._directory)
+            if socket.parent != self._directory.resolve():
+                _make_private(socket.parent)
+            self._process = _spawn(self._program, self._directory.resolve(), socket, self._lock)
+        except OSError as error:
+            self.stop()
+            message = f"redis-server cannot be started on {self._directory}: {error}"
+            raise StoreUnavailableError(message) from error
+        self._deadline_s = time.monotonic() + _START_S
+
+    def ready(self) -> bool:
+        """Whether it answers; False while it starts or reads its append-only file, however long that takes.
+
+        Raises:
+            StoreUnavailableError: it has ended, or gives no sign of life 20 s after its start.
+        """
+        if self.ended():
+            message = f"redis-server ended: {self.last_words()}"
+            raise StoreUnavailableError(message)
+        client = redis.Redis.from_url(self.url, socket_timeout=_ASK_S, socket_connect_timeout=_ASK_S)
+        try:
+            return bool(client.ping())
+        except redis.exceptions.BusyLoadingError:
+            self._deadline_s = time.monotonic() + _START_S
+        except redis.exceptions.RedisError as error:
+            if time.monotonic() >= self._deadline_s:
+                message = f"redis-server did not start: {self.last_words()}"
+                raise StoreUnavailableError(message) from error
+        finally:
+            client.close()
+        return False
+
+    def ended(self) -> bool:
+        """Whether it does not run."""
+        return self._process is None or self._process.poll() is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, where it runs."""
+        return None if self._process is None else self._process.pid
+
+    def last_words(self) -> str:
+        """The last line of its log, and where that is."""
+        path = self._directory / "redis.log"
+        with suppress(OSError), path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            if lines := file.read().decode("utf-8", "replace").split("\n")[:-1]:
+                return f"{lines[-1].strip()} (see {path})"
+        return f"see {path}"
+
+    def stop(self) -> None:
+        """Stop it, by force where it does not end in time, and let go of the folder."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        socket = _socket_of(self._directory)
+        if socket.parent != self._directory.resolve():
+            with suppress(OSError):
+                socket.unlink(missing_ok=True)
+                socket.parent.rmdir()
+
+
 @contextmanager
 def private_redis(directory: Path) -> Iterator[str]:
     """Run a redis-server on `directory` and yield its URL (`unix://…`); it stops with the context.
 
-    Enter it on the main thread: the server gets its signal when the *thread* that started it ends.
+    Enter it on the main thread, see `Server.start`.
 
     Raises:
-        StoreUnavailableError: it did not answer within 20 s (its log is in `directory`), or another server runs there.
+        StoreUnavailableError: it did not start (its log is in `directory`), or another server runs there for longer
+            than one that is on its way out would.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (
-        (directory / "server.lock").open("a") as lock,
-        tempfile.TemporaryDirectory(prefix="understudy-") as short,
-    ):
-        _take(lock.fileno(), directory)
-        socket = directory.resolve() / "redis.sock"
-        if len(os.fsencode(socket)) > _MAX_SOCKET_PATH_BYTES:
-            socket = Path(short) / "redis.sock"
-        process = _start(directory.resolve(), socket, lock.fileno())
-        try:
-            url = f"unix://{socket}"
-            _await_ready(process, url, directory)
-            yield url
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _take(lock: int, directory: Path) -> None:
-    """Lock the folder, waiting for a server that is on its way out."""
-    deadline = time.monotonic() + _STOP_S
+    server = Server(directory)
+    deadline_s = time.monotonic() + _STOP_S
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() >= deadline:
-                message = f"another redis-server runs on {directory}: stop the process that owns it"
-                raise StoreUnavailableError(message) from error
-            time.sleep(0.05)
-        else:
-            return
+            server.start()
+            break
+        except StoreUnavailableError as error:
+            if not isinstance(error.__cause__, BlockingIOError) or time.monotonic() >= deadline_s:
+                raise
+            time.sleep(_POLL_S)
+    try:
+        while not server.ready():
+            time.sleep(_POLL_S)
+        yield server.url
+    finally:
+        server.stop()
 
 
-def _start(directory: Path, socket: Path, lock: int) -> subprocess.Popen[bytes]:
+def _socket_of(directory: Path) -> Path:
+    """In the folder, or in one of ours among the temporary files where the path is too long for a socket."""
+    socket = directory.resolve() / "redis.sock"
+    if len(os.fsencode(socket)) <= _MAX_SOCKET_PATH_BYTES:
+        return socket
+    name = hashlib.sha256(os.fsencode(socket)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"understudy-{os.getuid()}-{name}" / "redis.sock"
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder under a name that anybody can guess; OSError where somebody else was there first."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        message = f"{folder} is not a folder of ours alone: remove it, or shorten the path of state_dir"
+        raise OSError(message)
+
+
+def _locked(directory: Path) -> int:
+    """The folder's lock; BlockingIOError where a server has it."""
+    lock = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        message = f"another redis-server runs on {directory}: stop the process that owns it"
+        raise BlockingIOError(message) from error
+    return lock
+
+
+def _remove_unfinished(directory: Path) -> None:
+    """Remove what a rewrite that never ended left: nobody reads it, and it may be what fills the disk."""
+    for pattern in ("temp-*.aof", "temp-*.rdb"):
+        for path in directory.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def _spawn(program: Path, directory: Path, socket: Path, lock: int) -> subprocess.Popen[bytes]:
     settings = {
         "port": "0",
         "unixsocket": str(socket),
@@ -113,27 +239,12 @@ def _start(directory: Path, socket: Path, lock: int) -> subprocess.Popen[bytes]:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
     return subprocess.Popen(  # noqa: S603 - our own arguments, no shell
-        [find_server(), *arguments],
+        [program, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(lock,),  # the server keeps the lock for as long as it lives
         start_new_session=True,  # Ctrl-C in the terminal reaches us alone; we stop it after its users
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads of ours run yet
+        umask=_PRIVATE_UMASK,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - few threads of ours run yet, and none holds a lock of libc's
     )
-
-
-def _await_ready(process: subprocess.Popen[bytes], url: str, directory: Path) -> None:
-    deadline = time.monotonic() + _START_S
-    client = redis.Redis.from_url(url)
-    try:
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                if client.ping():
-                    return
-            except redis.exceptions.RedisError:
-                time.sleep(0.02)
-    finally:
-        client.close()
-    message = f"redis-server did not start: see {directory / 'redis.log'}"
-    raise StoreUnavailableError(message)

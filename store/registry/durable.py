@@ -41,6 +41,31 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o444) -> None:
         raise
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line, for its owner alone, and fsync it. All of it is there, or none: a full disk leaves no half line.
+
+    A torn line that an earlier crash left stays a line of its own.
+
+    Raises:
+        OSError: it was not written.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        data = (b"\n" if torn else b"") + line + b"\n"
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading; a symbolic link is not followed, a pipe is not waited for.
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -163,8 +163,15 @@ class Installation:
 
 
 @contextmanager
-def installation(seed: int, deadline_s: float) -> Iterator[Installation]:
+def installation(
+    seed: int, deadline_s: float, *, state: Callable[[Path], AbstractContextManager[object]] = nullcontext
+) -> Iterator[Installation]:
     """A running installation with a champion; the folder and every process are gone after it.
+
+    Args:
+        seed: of the traffic.
+        deadline_s: monotonic seconds.
+        state: prepares the state directory, and cleans up after all processes have ended (a disk of its own).
 
     Raises:
         InstallationError: it did not come about before `deadline_s`, or something outlived the stop.
@@ -175,7 +182,7 @@ def installation(seed: int, deadline_s: float) -> Iterator[Installation]:
         rows = generate(TrafficSettings(seed=seed, rows=_ROWS))
         made = _prepare(folder, rows)
         try:
-            with _teacher(folder) as port:
+            with state(folder / "state"), _teacher(folder) as port:
                 _configure(made, port, sorted({row.label for row in rows}))
                 loaded = Installation(
                     folder=folder,
@@ -266,6 +273,7 @@ def _running(folder: Path, log: Path, *module: str) -> Iterator[None]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us alone
+            umask=0,  # whatever it is, what an installation keeps is for its owner alone
             preexec_fn=die_with_us,  # noqa: PLW1509 - no threads of ours run yet
         )
     try:

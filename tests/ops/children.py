@@ -33,6 +33,16 @@ HAS_A_CHILD = NOTE + (
     "with log.open('a') as f: f.write(f'{name} runs {os.getpid()}\\n{name} has {other.pid}\\n')\n"
     "while True: time.sleep(60)\n"
 )
+HEARS = NOTE + (
+    "from ops.processes.signals import listen\n"
+    "def note(what):\n"
+    "    with log.open('a') as f: f.write(f'{name} {what}\\n')\n"
+    "with listen() as signals:\n"
+    "    note(f'runs {os.getpid()}')\n"
+    "    signals.on_hangup(lambda: note('hears'))\n"
+    "    signals.stop.wait()\n"
+    "note('ends')\n"
+)
 WATCHES = NOTE + (
     "from ops.processes.process import daemon\n"
     "with daemon(name, log.parent, lifeline=int(sys.argv[3]), grace_s=5.0, patience_s=5.0, now_s=time.time()) as d:\n"

@@ -17,9 +17,9 @@ from ops.processes.process import (
     exclusive,
     read_run_file,
     run_directory,
-    stop_on_signals,
     write_run_file,
 )
+from ops.processes.signals import listen
 from store.event import wall_clock_s
 from tests.ops.children import NOTE, REPOSITORY, command, gone, lines, pids, until
 
@@ -78,10 +78,10 @@ def test_a_lock_is_held_once_and_given_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_set_the_event_and_the_old_handlers_come_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with stop_on_signals() as stop:
-        assert not stop.is_set()
+    with listen() as signals:
+        assert not signals.stop.is_set()
         os.kill(os.getpid(), number)
-        assert stop.wait(5)
+        assert signals.stop.wait(5)
         os.kill(os.getpid(), number)  # a second one is harmless
     assert signal.getsignal(number) == before
 

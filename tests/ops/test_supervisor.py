@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from ops.processes.supervisor import ChildSpec, GiveUp, Restart, RestartPolicy, 
 from tests.ops.children import (
     CRASHES,
     HAS_A_CHILD,
+    HEARS,
     OBEYS,
     REPOSITORY,
     STUBBORN,
@@ -117,22 +120,62 @@ def test_what_a_crashed_child_left_behind_is_ended_with_it(tmp_path: Path) -> No
         until(lambda: gone(grandchild))
 
 
-def test_a_reason_from_beside_the_children_ends_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ["beside", "excuse"])
+def test_nobody_is_given_up_for_crashes_while_redis_is_down_or_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr("ops.processes.supervisor._EXCUSED_S", 0.01)
     log = tmp_path / "log"
-    reasons: list[str] = []
-    supervisor = Supervisor([spec(OBEYS, log, "one")], QUICK, beside=lambda: reasons[0] if reasons else None)
-    with running(supervisor) as (_stop, codes):
-        until(lambda: len(lines(log)) == 1)
-        reasons.append("redis is gone")
+    reasons: list[str | None] = ["redis is down"]
+    trouble = {asked: lambda: reasons[0]}
+    with running(Supervisor([spec(CRASHES, log, "bad", "3")], QUICK, **trouble)) as (_stop, codes):
+        until(lambda: len(pids(log, "bad")) > 2 * QUICK.crashes)
+        assert codes == []
+        excused = len(pids(log, "bad"))
+        reasons[0] = None  # what happened before is not held against it now
         until(lambda: bool(codes))
     assert codes == [1]
-    assert gone(pids(log, "one")[0])
+    assert len(pids(log, "bad")) >= excused + QUICK.crashes - 1
+
+
+def test_wrong_settings_end_everything_also_while_redis_is_down(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    supervisor = Supervisor([spec(CRASHES, log, "bad", "2")], QUICK, beside=lambda: "redis is down")
+    with running(supervisor) as (_stop, codes):
+        until(lambda: bool(codes))
+    assert codes == [1]
+
+
+def test_a_child_that_cannot_be_started_now_is_started_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, popen, refusals = tmp_path / "log", subprocess.Popen, [2]
+
+    def refuses_twice(*arguments: Any, **more: Any) -> Any:
+        if refusals[0]:
+            refusals[0] -= 1
+            raise BlockingIOError(11, "no process is left")
+        return popen(*arguments, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", refuses_twice)
+    with running(Supervisor([spec(OBEYS, log, "one")], QUICK)) as (_stop, codes):
+        until(lambda: len(lines(log)) == 1)
+        assert codes == []
+
+
+def test_a_hangup_is_passed_on_and_ends_no_child_however_young_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    supervisor = Supervisor([spec(HEARS, log, "one"), spec(OBEYS, log, "two")], QUICK)
+    with running(supervisor) as (_stop, _codes):
+        supervisor.hangup.set()  # `one` may not have its handler yet; it is held back until it has
+        until(lambda: "one hears" in lines(log))
+        until(lambda: len(pids(log, "two")) == 1)
+        assert not gone(pids(log, "one")[0])
+        assert not gone(pids(log, "two")[0])
 
 
 SUPERVISES = f"""
 import sys
 from pathlib import Path
-from ops.processes.process import stop_on_signals
+from ops.processes.signals import listen
 from ops.processes.supervisor import ChildSpec, RestartPolicy, Supervisor
 log = Path(sys.argv[1])
 watches = {WATCHES!r}
@@ -140,8 +183,8 @@ specs = [
     ChildSpec(name=n, command=(sys.executable, "-c", watches, str(log), n, "{{lifeline}}"), grace_s=10.0)
     for n in ("one", "two")
 ]
-with stop_on_signals() as stop:
-    sys.exit(Supervisor(specs, RestartPolicy(), directory=Path({str(REPOSITORY)!r})).run(stop))
+with listen() as signals:
+    sys.exit(Supervisor(specs, RestartPolicy(), directory=Path({str(REPOSITORY)!r})).run(signals.stop))
 """
 
 
