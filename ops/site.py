@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Final
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from ops.processes.process import read_run_file, run_directory
 from ops.sections import LaneSection
 from ops.settings import Settings
 from store.buffer.redis import RedisBuffer
+from store.connect import connect
 from store.control import Control
 from store.errors import SettingsError, StoreUnavailableError
 from store.registry.signing import SigningKey, TrustedKeys
@@ -24,7 +23,6 @@ from store.registry.versions import Registry
 from store.secrets import DataSecret
 
 REDIS_RUN_NAME: Final = "redis"
-_CONNECT_S: Final = 2.0
 _ANSWER_S: Final = 5.0
 
 
@@ -143,13 +141,7 @@ class Site:
         Raises:
             StoreUnavailableError: there is no private Redis.
         """
-        retry = Retry(NoBackoff(), 1)  # for a connection that went stale; who needs patience has its own
-        with redis.Redis.from_url(
-            self.redis_url(),
-            socket_timeout=answer_s,
-            socket_connect_timeout=min(answer_s, _CONNECT_S),
-            retry=retry,
-        ) as client:
+        with connect(self.redis_url(), answer_s=answer_s) as client:
             yield client
 
     @contextmanager

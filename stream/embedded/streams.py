@@ -12,14 +12,14 @@ from typing import Any, Final, cast
 
 import msgspec
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from store.buffer.ledger import Slot
+from store.connect import beside
 from stream.log import Record
 from stream.outbox import Outgoing, partition_of
 
 DEAD_SUFFIX: Final = ".dead"
+_CONNECT_S: Final = 1.0
 
 _ENSURE: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], 'uuid', ARGV[1], 'partitions', ARGV[2]) end
@@ -102,16 +102,7 @@ class Streams:
 
     def __init__(self, client: redis.Redis, timeout_s: float) -> None:
         """Use the client's address, but not its retries: a write that is sent again would be appended twice."""
-        pool = client.connection_pool
-        settings = {
-            **pool.connection_kwargs,
-            "retry": Retry(NoBackoff(), 0),
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": 1.0,
-        }
-        self._redis = redis.Redis(
-            connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **settings)
-        )
+        self._redis = beside(client, answer_s=timeout_s, connect_s=_CONNECT_S)
         self._ensure = self._redis.register_script(_ENSURE)
         self._append = self._redis.register_script(_APPEND)
         self._lease = self._redis.register_script(_LEASE)
