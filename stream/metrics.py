@@ -22,6 +22,9 @@ class IngestMetrics:
     last_progress: Gauge
     positions_outside: Counter
     buffer_events: Gauge
+    corrupt_items: Gauge
+    dependency_up: Gauge
+    stopped_partitions: Gauge
 
     @classmethod
     def create(cls, registry: CollectorRegistry) -> "IngestMetrics":
@@ -74,7 +77,8 @@ class IngestMetrics:
             ),
             lag_records=gauge(
                 "ingest_lag_records",
-                "Unread records of a partition; worry when it grows for longer than a burst lasts.",
+                "Unread records of a partition, as last read (see ingest_dependency_up); worry"
+                " when it grows for longer than a burst lasts.",
                 "use_case",
                 "partition",
             ),
@@ -86,14 +90,14 @@ class IngestMetrics:
             ),
             last_progress=gauge(
                 "ingest_last_progress_timestamp_seconds",
-                "When this process last applied a batch, or last saw that nothing is unread; worry when it is older"
-                " than 300 s.",
+                "When this process last applied a batch, or last asked the log and heard that nothing is unread; worry"
+                " when it is older than 300 s.",
                 "use_case",
             ),
             positions_outside=counter(
                 "positions_outside_log",
-                "Stored positions that the log no longer (or not yet) holds; worry at 1: records are lost, ingest has"
-                " stopped, and a person must decide.",
+                "Stored positions that the log no longer (or not yet) holds, and damaged records of the log; worry at 1:"
+                " that partition stands still until a person has decided.",
                 "use_case",
             ),
             buffer_events=gauge(
@@ -103,5 +107,25 @@ class IngestMetrics:
                 "tenant",
                 "use_case",
                 "fate",
+            ),
+            corrupt_items=gauge(
+                "buffer_corrupt_items",
+                "Stored values of a lane that were found damaged, and are left out; worry at 1: `understudy buffer"
+                " rebuild` mends them from the log.",
+                "tenant",
+                "use_case",
+            ),
+            dependency_up=gauge(
+                "ingest_dependency_up",
+                "Whether Redis (redis) and the log of escalations (log) answered when last asked; worry at 0: nothing"
+                " is ingested, and the other gauges say what was.",
+                "use_case",
+                "dependency",
+            ),
+            stopped_partitions=gauge(
+                "ingest_stopped_partitions",
+                "Partitions that stand still until a person has decided; worry at 1: `understudy ingest skip --dry-run`"
+                " says what is lost.",
+                "use_case",
             ),
         )
