@@ -14,8 +14,8 @@ import redis
 from ops.processes.process import read_run_file, run_directory
 from ops.sections import LaneSection
 from ops.settings import Settings
+from store.buffer.connect import connect
 from store.buffer.redis import RedisBuffer
-from store.connect import connect
 from store.control import Control
 from store.errors import SettingsError, StoreUnavailableError
 from store.registry.signing import SigningKey, TrustedKeys

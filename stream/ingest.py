@@ -29,8 +29,7 @@ from store.redact import redact_input
 from store.secrets import DataSecret, item_id
 from stream.dead_letter import DeadLetters, Letter
 from stream.log import Appender, Batch, Outcome, Record, Source
-from stream.metrics import IngestMetrics
-from stream.report import Reporter
+from stream.metrics import IngestMetrics, Reporter
 from stream.writer import Backoff, Prepared, Writer
 
 _log = structlog.get_logger(__name__)

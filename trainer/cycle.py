@@ -14,10 +14,10 @@ from typing import Final
 import msgspec
 import torch
 
+from store.buffer.connect import connect
 from store.buffer.item import Item
 from store.buffer.redis import RedisBuffer
 from store.buffer.topics import find_topics
-from store.connect import connect
 from store.errors import BadSignatureError, CorruptVersionError, SwapRefusedError
 from store.registry.manifest import Manifest, Topic, Verdict
 from store.registry.signing import SigningKey, TrustedKeys

@@ -13,8 +13,8 @@ from typing import Any, Final, cast
 import msgspec
 import redis
 
+from store.buffer.connect import beside
 from store.buffer.ledger import Slot
-from store.connect import beside
 from stream.log import Headers, Record
 from stream.outbox import Outgoing, partition_of
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import redis
 
+from store.buffer.connect import beside, connect, leads_elsewhere
 from store.buffer.redis import RedisBuffer
 from store.buffer.server import private_redis
-from store.connect import beside, connect, leads_elsewhere
 from store.control import Control, Heartbeat
 from tests.contracts.escalations import LANE, Partition, escalation
-from tests.store.failover import Pair, failover_pair
+from tests.store.buffer.failover import Pair, failover_pair
 
 
 @pytest.fixture
