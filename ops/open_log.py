@@ -5,13 +5,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import redis
+import structlog
 
 from ops.settings import read_log_password
 from ops.site import Site
 from stream.embedded.log import EmbeddedLog
 from stream.kafka.appender import KafkaAppender
 from stream.kafka.cluster import KafkaHistory, KafkaSettings, KafkaTopics
-from stream.log import Appender, History, Topics, dead_topic_of, topic_of
+from stream.log import Appender, History, Remake, Topics, dead_topic_of, topic_of
+
+_log = structlog.get_logger(__name__)
 
 
 @contextmanager
@@ -28,7 +31,10 @@ def open_history(site: Site, client: redis.Redis) -> Iterator[History]:
 
 def open_appender(site: Site, client: redis.Redis) -> Appender:
     """The log, to write to; it connects when it is used, and the caller closes it."""
-    return EmbeddedLog(client) if site.settings.log.kind == "embedded" else KafkaAppender(kafka_settings(site))
+    remake = remaker(site, client)
+    if site.settings.log.kind == "embedded":
+        return EmbeddedLog(client, remake=remake)
+    return KafkaAppender(kafka_settings(site), remake=remake)
 
 
 def ensure_topics(site: Site, client: redis.Redis) -> None:
@@ -37,17 +43,37 @@ def ensure_topics(site: Site, client: redis.Redis) -> None:
     Raises:
         LogUnavailableError: the log did not answer.
     """
+    with _topics(site, client) as topics:
+        for topic, partitions in _wanted(site).items():
+            topics.ensure(topic, partitions)
+
+
+def remaker(site: Site, client: redis.Redis) -> Remake:
+    """Makes a topic of ours that has gone missing since the start: Redis was emptied, or somebody deleted it."""
+
+    def remake(topic: str) -> None:
+        if (partitions := _wanted(site).get(topic)) is None:
+            return
+        with _topics(site, client) as topics:
+            topics.ensure(topic, partitions)
+        _log.warning("a topic that was gone is made again", topic=topic, partitions=partitions)
+
+    return remake
+
+
+@contextmanager
+def _topics(site: Site, client: redis.Redis) -> Iterator[Topics]:
     if site.settings.log.kind == "embedded":
         with closing(EmbeddedLog(client)) as embedded:
-            _ensure(site, embedded)
+            yield embedded
     else:
-        _ensure(site, KafkaTopics(kafka_settings(site)))
+        yield KafkaTopics(kafka_settings(site))
 
 
-def _ensure(site: Site, topics: Topics) -> None:
-    for use_case in site.use_cases:
-        topics.ensure(topic_of(use_case), site.settings.log.partitions)
-        topics.ensure(dead_topic_of(use_case), 1)
+def _wanted(site: Site) -> dict[str, int]:
+    """Every topic of the installation, with its number of partitions."""
+    made = {topic_of(use_case): site.settings.log.partitions for use_case in site.use_cases}
+    return made | {dead_topic_of(use_case): 1 for use_case in site.use_cases}
 
 
 def kafka_settings(site: Site) -> KafkaSettings:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Final
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from ops.processes.process import read_run_file, run_directory
 from ops.sections import LaneSection
 from ops.settings import Settings
+from store.buffer.connect import connect
 from store.buffer.redis import RedisBuffer
 from store.buffer.server import url_of
 from store.control import Control
@@ -25,7 +24,6 @@ from store.registry.versions import Registry
 from store.secrets import DataSecret
 
 REDIS_RUN_NAME: Final = "redis"
-_CONNECT_S: Final = 2.0
 _ANSWER_S: Final = 5.0
 
 
@@ -151,13 +149,7 @@ class Site:
         Raises:
             StoreUnavailableError: there is no private Redis, and no `url` to use nevertheless.
         """
-        retry = Retry(NoBackoff(), 1)  # for a connection that went stale; who needs patience has its own
-        with redis.Redis.from_url(
-            url or self.redis_url(),
-            socket_timeout=answer_s,
-            socket_connect_timeout=min(answer_s, _CONNECT_S),
-            retry=retry,
-        ) as client:
+        with connect(url or self.redis_url(), answer_s=answer_s) as client:
             yield client
 
     @contextmanager

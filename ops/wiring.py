@@ -10,7 +10,7 @@ import psutil
 import redis
 from prometheus_client import CollectorRegistry
 
-from ops.open_log import kafka_settings
+from ops.open_log import kafka_settings, remaker
 from ops.sections import LaneSection
 from ops.settings import Settings, read_api_key
 from ops.site import Site
@@ -221,9 +221,11 @@ def _source(site: Site, client: redis.Redis, buffer: Buffer, use_case: str, owne
     def claim(slot: Slot) -> Claim:
         return buffer.claim(use_case, slot, owner)
 
+    remake = remaker(site, client)
     if site.settings.log.kind == "kafka":
-        return KafkaSource(kafka_settings(site), topic, claim)
-    return EmbeddedLog(client).source(topic, owner=owner, claim=claim, lease_s=site.settings.log.lease_s)
+        return KafkaSource(kafka_settings(site), topic, claim, remake=remake)
+    lease_s = site.settings.log.lease_s
+    return EmbeddedLog(client).source(topic, owner=owner, claim=claim, lease_s=lease_s, remake=remake)
 
 
 def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:

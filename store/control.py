@@ -4,14 +4,17 @@ None of it is needed to answer a request or to roll back: both work on files alo
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal, cast
+from typing import Final, Literal, TypeVar, cast
 
 import msgspec
 import redis
+import structlog
 
 from store.errors import LeaseLostError, StoreUnavailableError
 from store.event import Lane
 
+_log = structlog.get_logger(__name__)
+_Kept = TypeVar("_Kept")
 CycleKind = Literal["head", "fine_tune", "candidate"]
 
 
@@ -82,6 +85,12 @@ ENDED_KEPT: Final = 100  # cycles
 _ACQUIRE: Final = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
+local fence = redis.call('GET', KEYS[2])
+if fence and not string.match(fence, '^%d+$') then -- damaged: one that is higher than any drawn so far
+  local now = redis.call('TIME')
+  redis.call('SET', KEYS[2], string.format('%d', tonumber(now[1]) * 1000000 + tonumber(now[2])))
+  holder = false
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 if holder then return tonumber(redis.call('GET', KEYS[2])) end
 return redis.call('INCR', KEYS[2])
@@ -115,14 +124,15 @@ class Control:
             raise StoreUnavailableError(str(error)) from error
 
     def heartbeats(self, lane: Lane) -> Mapping[str, Heartbeat]:
-        """The replicas that are alive, by name."""
+        """The replicas that are alive, by name; one whose word cannot be read is left out."""
         prefix = _key(lane, "beat:")
         found: dict[str, Heartbeat] = {}
         try:
             for key in sorted(cast("list[bytes]", list(self._redis.scan_iter(match=f"{prefix}*", count=1000)))):
                 value = cast("bytes | None", self._redis.get(key))
-                if value is not None:
-                    found[key.decode().removeprefix(prefix)] = msgspec.json.decode(value, type=Heartbeat)
+                beat = _decoded(value, Heartbeat, key)
+                if beat is not None:
+                    found[key.decode().removeprefix(prefix)] = beat
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
         return found
@@ -135,27 +145,38 @@ class Control:
             raise StoreUnavailableError(str(error)) from error
 
     def next_cycle_request(self, lane: Lane) -> CycleRequest | None:
-        """The oldest request, left in place until `finish_cycle_request`: a killed trainer finds it again."""
+        """The oldest request, left in place until `finish_cycle_request`: a killed trainer finds it again.
+
+        One that cannot be read is dropped, aloud: it would hold up all that come after it.
+        """
+        name = _key(lane, "cycles")
         try:
-            value = cast("bytes | None", self._redis.lindex(_key(lane, "cycles"), 0))
+            while (value := cast("bytes | None", self._redis.lindex(name, 0))) is not None:
+                request = _decoded(value, CycleRequest, name)
+                if request is not None:
+                    return request
+                self._redis.lrem(name, 1, cast("str", value))
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
-        return None if value is None else msgspec.json.decode(value, type=CycleRequest)
+        return None
 
     def finish_cycle_request(self, lane: Lane, request: CycleRequest) -> None:
-        """Take a request off the list; a second call changes nothing."""
+        """Take a request off the list, however it is spelt there; a second call changes nothing."""
+        name = _key(lane, "cycles")
         try:
-            self._redis.lrem(_key(lane, "cycles"), 1, msgspec.json.encode(request).decode())
+            value = cast("bytes | None", self._redis.lindex(name, 0))
+            spelt = value if _decoded(value, CycleRequest, name) == request else msgspec.json.encode(request)
+            self._redis.lrem(name, 1, cast("str", spelt))
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
 
     def training_state(self, lane: Lane) -> TrainingState:
-        """What the schedule remembers of the lane."""
+        """What the schedule remembers of the lane; what cannot be read counts as lost."""
         try:
             value = cast("bytes | None", self._redis.get(_key(lane, "training")))
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
-        return TrainingState() if value is None else msgspec.json.decode(value, type=TrainingState)
+        return _decoded(value, TrainingState, _key(lane, "training")) or TrainingState()
 
     def remember(self, lane: Lane, state: TrainingState, drawn: bytes | None = None) -> None:
         """Keep what the schedule must know after a restart; with it, where given, the rows that the cycle drew."""
@@ -225,6 +246,17 @@ class Control:
             self._release(keys=keys, args=[lease.owner, str(lease.fence)])
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
+
+
+def _decoded(value: bytes | None, kind: type[_Kept], name: bytes | str) -> _Kept | None:
+    """A stored record, or None where there is none or it is damaged."""
+    if value is None:
+        return None
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        _log.error("a record in Redis cannot be read and counts as lost", key=str(name), why=str(error))
+        return None
 
 
 def _key(lane: Lane, name: str) -> str:

@@ -26,7 +26,11 @@ class StoreUnavailableError(StoreError):
 
 
 class CorruptItemError(StoreError):
-    """A stored value disagrees with its checksum. Never use it; rebuild the buffer from the log."""
+    """A stored item cannot be read: another release has written it. Never use it; rebuild the buffer from the log."""
+
+
+class DamagedItemError(CorruptItemError):
+    """A stored value disagrees with its checksum. Leave it out and say so; a rebuild mends it."""
 
 
 class LogError(UnderstudyError):

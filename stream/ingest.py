@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from store.buffer.ledger import Application, Buffer, Entry
-from store.errors import PositionOutsideLogError, StoreUnavailableError, TooLaboriousError
+from store.errors import TooLaboriousError
 from store.event import (
     ClassifyEscalation,
     DeadReason,
@@ -30,7 +30,7 @@ from store.redact import redact_input
 from store.secrets import DataSecret, item_id, subject_token
 from stream.dead_letter import DeadLetters, Letter
 from stream.log import Appender, Batch, Outcome, Record, Source
-from stream.metrics import IngestMetrics
+from stream.metrics import IngestMetrics, Reporter
 from stream.writer import Backoff, Prepared, Writer
 
 _log = structlog.get_logger(__name__)
@@ -148,7 +148,6 @@ class Ingest:
         self._lanes = lanes
         self._settings = settings
         self._metrics = metrics
-        self._clock = clock
         self._writer = Writer(
             buffer,
             DeadLetters(appender, secret, ack_timeout_s=settings.ack_timeout_s),
@@ -162,41 +161,50 @@ class Ingest:
         self._prepared: Prepared | None = None  # of the first that waits
         self._holding = False
         self._polled = False
-        self._next_report_s = 0.0
-        self._reported: set[str] = set()  # partitions
+        self._reporter = Reporter(
+            source,
+            buffer,
+            lambda: self._writer.blocked_by,
+            use_case=use_case,
+            lanes=list(lanes),
+            metrics=metrics,
+            every_s=settings.report_every_s,
+            clock=clock,
+        )
         self.last_tick_s = monotonic()  # when the loop last went round; for /livez
 
     @property
     def ready(self) -> bool:
-        """Whether the loop has polled and no fault holds it up."""
-        return self._polled and not self._writer.blocked and self._writer.failure is None
+        """Whether the loop polls and nothing keeps it from taking what comes."""
+        return not self.troubles
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why it is not ready, a line each; it asks nobody and returns at once."""
+        polls = self._polled and self._writer.failure is None
+        return (*(() if polls else (f"{self._use_case}: it does not poll",)), *self._reporter.troubles)
 
     def run(self, stop: threading.Event) -> None:
         """Ingest until `stop` is set; then finish the batch in hand, within the grace, and leave the group.
 
-        Raises:
-            PositionOutsideLogError: records are lost; a person must decide where to go on.
-            CorruptItemError: the buffer must be rebuilt.
+        A slot that a person must decide about stands still, and the others go on; so does all else that was foreseen.
         """
-        self._progressed()
         self._writer.start()
+        self._reporter.start()
         try:
             while not stop.is_set() and self._writer.failure is None:
                 self._tick()
-        except PositionOutsideLogError as error:
-            self._metrics.positions_outside.labels(self._use_case).inc()
-            _log.error("position outside the log: ingest stops", use_case=self._use_case, why=str(error))
-            raise
         finally:
             self._polled = False
             self._writer.close(self._settings.grace_s)
+            self._reporter.close()
             self._source.close()
         if self._writer.failure is not None:
             _log.error("ingest stops", use_case=self._use_case, why=str(self._writer.failure))
             raise self._writer.failure
 
     def _tick(self) -> None:
-        """Go round once: feed the writer, poll, report."""
+        """Go round once: feed the writer, poll."""
         self.last_tick_s = monotonic()
         self._feed()
         if bool(self._waiting) != self._holding:
@@ -205,9 +213,6 @@ class Ingest:
         for batch in self._source.poll(0.0 if self._holding else self._settings.poll_s, self._settings.max_records):
             self._waiting += pieces(batch, self._settings.max_batch_bytes)
         self._polled = True
-        if monotonic() >= self._next_report_s:
-            self._next_report_s = monotonic() + self._settings.report_every_s
-            self._report()
 
     def _feed(self) -> None:
         """Give the writer what waits. While it is full, or records take long, the loop goes round in between."""
@@ -258,33 +263,4 @@ class Ingest:
         """Called by the writer."""
         self._source.done(batch, outcome)
         if outcome == "ok":
-            self._progressed()
-
-    def _progressed(self) -> None:
-        self._metrics.last_progress.labels(self._use_case).set(self._clock())
-
-    def _report(self) -> None:
-        """Refresh the gauges; partitions that are no longer ours disappear."""
-        lags = self._source.lag()
-        for slot, lag in lags.items():
-            labels = (self._use_case, str(slot.partition))
-            self._metrics.lag_records.labels(*labels).set(lag.records)
-            self._metrics.oldest_unread_seconds.labels(*labels).set(lag.oldest_unread_s)
-        if lags and not any(lag.records for lag in lags.values()):
-            self._progressed()
-        owned = {str(slot.partition) for slot in lags}
-        for partition in self._reported - owned:
-            self._metrics.lag_records.remove(self._use_case, partition)
-            self._metrics.oldest_unread_seconds.remove(self._use_case, partition)
-        self._reported = owned
-        try:
-            for lane in self._lanes:
-                counters = self._buffer.counters(lane)
-                for fate in ("counted", "repeats", "ineligible", "evicted"):
-                    self._metrics.buffer_events.labels(*_labels(lane), fate).set(getattr(counters, fate))
-        except StoreUnavailableError:
-            return  # the next report has them
-
-
-def _labels(lane: Lane) -> tuple[str, str]:
-    return lane.tenant, lane.use_case
+            self._reporter.progressed()

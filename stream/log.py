@@ -13,6 +13,9 @@ from store.buffer.ledger import Claim, Slot
 
 Outcome = Literal["ok", "fenced", "moved"]
 Headers = tuple[tuple[str, bytes], ...]
+Dependency = Literal["redis", "log"]
+Remake = Callable[[str], None]
+"""Makes a topic of ours that has gone missing, with the settings' partitions; raises LogUnavailableError."""
 Claimer = Callable[[Slot], Claim]
 """Takes a slot over for this process: raises its fence and returns the position to read from."""
 
@@ -49,17 +52,27 @@ class Lag:
     oldest_unread_s: float  # age of the oldest unread record, seconds; 0 when there is none
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Why a reader gives less than it should; both are empty while all is well."""
+
+    faults: Mapping[Dependency, str]  # what does not answer, and why: it is tried again, and goes on by itself
+    stopped: Mapping[Slot, str]  # slots of ours that stand still until a person has decided, and why
+
+
 class Source(Protocol):
     """One member of the group that reads a topic."""
 
     def poll(self, timeout_s: float, limit: int) -> list[Batch]:
         """At most `limit` records, as batches; claims new slots itself and drops lost ones.
 
-        Returns [] within `timeout_s` while the log or the store is down.
-
-        Raises:
-            PositionOutsideLogError: a stored position is below the log's beginning or above its end.
+        Returns [] within `timeout_s` while the log or the store is down. A slot whose stored position is below the
+        log's beginning or above its end is never jumped: it stands still, the others go on, and it is looked at again
+        until a person has moved its position.
         """
+
+    def health(self) -> Health:
+        """What was wrong when it was last looked; any thread may call it, and it asks nobody."""
 
     def done(self, batch: Batch, outcome: Outcome) -> None:
         """Say what became of a batch: advance, drop the slot and probe, or claim again and seek back.
@@ -71,7 +84,11 @@ class Source(Protocol):
         """Back-pressure: exactly these slots are paused (None: all). Polling goes on and keeps the membership."""
 
     def lag(self) -> Mapping[Slot, Lag]:
-        """The lag of each slot this member owns."""
+        """The lag of each slot this member owns and reads; what is not known is left out.
+
+        Raises:
+            LogUnavailableError: the log does not answer, so nobody knows.
+        """
 
     def close(self) -> None:
         """Leave the group."""

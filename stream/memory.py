@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from store.buffer.ledger import Slot
-from store.errors import LogUnavailableError, StoreUnavailableError
+from store.errors import LogUnavailableError, PositionOutsideLogError, StoreUnavailableError
 from store.event import wall_clock_s
-from stream.log import Batch, Claimer, Headers, Lag, Outcome, Record
+from stream.log import Batch, Claimer, Dependency, Headers, Health, Lag, Outcome, Record, Remake
 from stream.outbox import MAX_RECORD_BYTES, Outgoing, partition_of, too_large
 from stream.slots import Slots, start_offset
 
@@ -43,6 +43,7 @@ class MemoryLog:
         self._topics: dict[str, _Topic] = {}
         self._members: dict[tuple[str, str], list[MemorySource]] = {}
         self._changed = threading.Condition()
+        self.down = False  # for tests: it does not answer
 
     def ensure(self, topic: str, partitions: int) -> None:
         """Create the topic unless it is there."""
@@ -60,6 +61,8 @@ class MemoryLog:
         if (error := too_large(outgoing, self._max_record_bytes)) is not None:
             return outgoing.refuse(error)
         with self._changed:
+            if self.down:
+                return outgoing.refuse(LogUnavailableError("the log in memory is down"))
             if (found := self._topics.get(topic)) is None:
                 return outgoing.refuse(LogUnavailableError(f"no topic {topic}: make it with Topics.ensure"))
             number = partition_of(key, len(found.partitions))
@@ -94,9 +97,9 @@ class MemoryLog:
         first = start_offset(slot, start, partition.begin, partition.end)
         yield from partition.read(first, int(end) - first)
 
-    def source(self, topic: str, group: str, claim: Claimer) -> "MemorySource":
+    def source(self, topic: str, group: str, claim: Claimer, *, remake: Remake | None = None) -> "MemorySource":
         """A new member of the group; partitions are dealt out among its members in turn."""
-        return MemorySource(self, topic, group, claim)
+        return MemorySource(self, topic, group, claim, remake)
 
     def close(self) -> None:
         """Nothing to stop."""
@@ -112,8 +115,9 @@ class MemoryLog:
 class MemorySource:
     """One member of a group."""
 
-    def __init__(self, log: MemoryLog, topic: str, group: str, claim: Claimer) -> None:
+    def __init__(self, log: MemoryLog, topic: str, group: str, claim: Claimer, remake: Remake | None) -> None:
         self._log = log
+        self._remake = remake
         self._topic = topic
         self._claim = claim
         self._members = log._members.setdefault((topic, group), [])  # noqa: SLF001 - the log's other half
@@ -121,6 +125,7 @@ class MemorySource:
         self._slots = Slots()
         self._held: frozenset[Slot] | None = frozenset()
         self._settled: deque[tuple[Batch, Outcome]] = deque()
+        self._faults: dict[Dependency, str] = {}
 
     def poll(self, timeout_s: float, limit: int) -> list[Batch]:
         """See `stream.log.Source`."""
@@ -129,13 +134,19 @@ class MemorySource:
         while True:
             while self._settled:
                 self._slots.settle(*self._settled.popleft())
-            self._follow_assignment()
+            self._faults = {"log": "the log in memory is down"} if self._log.down else {}
+            if not self._log.down:
+                self._follow_assignment()
             with changed:
-                batches = self._read(limit)
+                batches = [] if self._faults else self._read(limit)
                 remaining_s = deadline - monotonic()
                 if batches or remaining_s <= 0:
                     return batches
                 changed.wait(min(remaining_s, 0.05))  # a change of members does not notify
+
+    def health(self) -> Health:
+        """See `stream.log.Source`."""
+        return Health(faults=dict(self._faults), stopped=self._slots.stopped)
 
     def done(self, batch: Batch, outcome: Outcome) -> None:
         """See `stream.log.Source`; any thread may call it."""
@@ -147,6 +158,9 @@ class MemorySource:
 
     def lag(self) -> Mapping[Slot, Lag]:
         """See `stream.log.Source`."""
+        if self._log.down:
+            message = "the log in memory is down"
+            raise LogUnavailableError(message)
         return {slot: self._lag_of(slot, owned.applied_offset) for slot, owned in self._slots.owned.items()}
 
     def close(self) -> None:
@@ -162,23 +176,40 @@ class MemorySource:
         mine = {
             slot for slot in self._log.slots(self._topic) if self._members[slot.partition % len(self._members)] is self
         }
+        if not self._log.slots(self._topic):
+            self._faults["log"] = f"there is no topic {self._topic}"
+            if self._remake is not None:
+                self._remake(self._topic)
         owned = self._slots.owned
-        for slot in owned.keys() - mine:
-            self._slots.drop(slot)
-        for slot in sorted(mine - owned.keys()):
+        for slot, state in owned.items():
+            if slot not in mine or (state.broken_off and not state.in_flight):
+                self._slots.drop(slot)
+        self._slots.release(mine)
+        for slot in sorted(mine - self._slots.owned.keys()):
             try:
-                claim = self._claim(slot)
-            except StoreUnavailableError:
+                self._take(slot)
+            except StoreUnavailableError as error:
+                self._faults["redis"] = str(error)
                 return  # the next poll claims again
-            begin, end = self._log.bounds(slot)
+
+    def _take(self, slot: Slot) -> None:
+        claim = self._claim(slot)
+        begin, end = self._log.bounds(slot)
+        try:
             self._slots.take(slot, claim, start_offset(slot, claim.position, int(begin), int(end)))
+        except PositionOutsideLogError as error:
+            self._slots.stop(slot, str(error))
 
     def _read(self, limit: int) -> list[Batch]:
         batches: list[Batch] = []
         for slot, state in self._slots.owned.items():
             if limit <= 0 or self._held is None or slot in self._held or slot not in self._log.slots(self._topic):
                 continue
-            records = self._log._partition(slot).read(state.read_offset, limit)  # noqa: SLF001
+            partition = self._log._partition(slot)  # noqa: SLF001
+            state.broken_off |= not partition.begin <= state.read_offset <= partition.end
+            if state.broken_off:
+                continue
+            records = partition.read(state.read_offset, limit)
             if records:
                 batches.append(self._slots.batch(slot, records, records[-1].offset + 1))
                 limit -= len(records)

@@ -1,9 +1,26 @@
-"""What ingest counts. Labels are closed sets: lanes from the settings, partitions from the log, the rest is code."""
+"""What ingest counts, and what it says of itself beside its loop: gauges, why it is not ready, a log line a change.
 
+Labels are closed sets: lanes from the settings, partitions from the log, the rest is code. A thread of its own asks the
+log and the store, so that one that hangs never holds up the loop. A figure that could not be read is not refreshed:
+`dependency_up` then says that it is old.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Final, get_args
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from store.buffer.ledger import Buffer, Slot
+from store.errors import LogUnavailableError, StoreUnavailableError
+from store.event import Lane
+from stream.log import Dependency, Lag, Source
+
+_LAST_REPORT_S: Final = 2.0
+_FATES: Final = ("counted", "repeats", "ineligible", "evicted")
+_log = structlog.get_logger(__name__)
 _BATCH_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0)
 
 
@@ -22,6 +39,9 @@ class IngestMetrics:
     last_progress: Gauge
     positions_outside: Counter
     buffer_events: Gauge
+    corrupt_items: Gauge
+    dependency_up: Gauge
+    stopped_partitions: Gauge
 
     @classmethod
     def create(cls, registry: CollectorRegistry) -> "IngestMetrics":
@@ -74,7 +94,8 @@ class IngestMetrics:
             ),
             lag_records=gauge(
                 "ingest_lag_records",
-                "Unread records of a partition; worry when it grows for longer than a burst lasts.",
+                "Unread records of a partition, as last read (see ingest_dependency_up); worry"
+                " when it grows for longer than a burst lasts.",
                 "use_case",
                 "partition",
             ),
@@ -86,14 +107,14 @@ class IngestMetrics:
             ),
             last_progress=gauge(
                 "ingest_last_progress_timestamp_seconds",
-                "When this process last applied a batch, or last saw that nothing is unread; worry when it is older"
-                " than 300 s.",
+                "When this process last applied a batch, or last asked the log and heard that nothing is unread; worry"
+                " when it is older than 300 s.",
                 "use_case",
             ),
             positions_outside=counter(
                 "positions_outside_log",
-                "Stored positions that the log no longer (or not yet) holds; worry at 1: records are lost, ingest has"
-                " stopped, and a person must decide.",
+                "Stored positions that the log no longer (or not yet) holds, and damaged records of the log; worry at 1:"
+                " that partition stands still until a person has decided.",
                 "use_case",
             ),
             buffer_events=gauge(
@@ -104,4 +125,155 @@ class IngestMetrics:
                 "use_case",
                 "fate",
             ),
+            corrupt_items=gauge(
+                "buffer_corrupt_items",
+                "Stored values of a lane that were found damaged, and are left out; worry at 1: `understudy buffer"
+                " rebuild` mends them from the log.",
+                "tenant",
+                "use_case",
+            ),
+            dependency_up=gauge(
+                "ingest_dependency_up",
+                "Whether Redis (redis) and the log of escalations (log) answered when last asked; worry at 0: nothing"
+                " is ingested, and the other gauges say what was.",
+                "use_case",
+                "dependency",
+            ),
+            stopped_partitions=gauge(
+                "ingest_stopped_partitions",
+                "Partitions that stand still until a person has decided; worry at 1: `understudy ingest skip --dry-run`"
+                " says what is lost.",
+                "use_case",
+            ),
         )
+
+
+class Reporter:
+    """Reports every few seconds until it is closed."""
+
+    def __init__(
+        self,
+        source: Source,
+        buffer: Buffer,
+        blocked_by: Callable[[], Mapping[Dependency, str]],
+        *,
+        use_case: str,
+        lanes: Collection[Lane],
+        metrics: IngestMetrics,
+        every_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """`blocked_by` says what holds the writer up; it is called from any thread."""
+        self._source = source
+        self._buffer = buffer
+        self._blocked_by = blocked_by
+        self._use_case = use_case
+        self._lanes = lanes
+        self._metrics = metrics
+        self._every_s = every_s
+        self._clock = clock
+        self._found: dict[Dependency, str] = {}  # what did not answer the last report
+        self._said: frozenset[Dependency] = frozenset()
+        self._stopped: frozenset[Slot] = frozenset()
+        self._partitions: set[str] = set()  # that have gauges
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ingest-report", daemon=True)
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why ingest takes less than comes, a line each; it asks nobody."""
+        stopped = sorted(self._source.health().stopped.items())
+        return (
+            *(f"{self._use_case}: waits for {name}: {why}" for name, why in sorted(self._faults().items())),
+            *(f"{self._use_case}: partition {slot.partition} stands still: {why}" for slot, why in stopped),
+        )
+
+    def start(self) -> None:
+        """Start the thread."""
+        self.progressed()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; a question that hangs is left alone."""
+        self._closing.set()
+        self._thread.join(_LAST_REPORT_S)
+
+    def progressed(self) -> None:
+        """Note that a batch was applied, or that nothing was left to apply."""
+        self._metrics.last_progress.labels(self._use_case).set(self._clock())
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._report()
+            except Exception as error:  # noqa: BLE001 - a report that fails must not be the last one
+                _log.error("a report failed", use_case=self._use_case, why=repr(error))
+            self._closing.wait(self._every_s)
+
+    def _report(self) -> None:
+        found: dict[Dependency, str] = {}
+        lags: Mapping[Slot, Lag] | None = None
+        try:
+            lags = self._source.lag()
+        except LogUnavailableError as error:
+            found["log"] = str(error)
+        try:
+            self._show_buffer()
+        except StoreUnavailableError as error:
+            found["redis"] = str(error)
+        self._found = found
+        self._say_faults()
+        self._say_stopped()
+        if lags is not None:
+            self._show_lags(lags)
+
+    def _faults(self) -> dict[Dependency, str]:
+        return {**self._found, **self._source.health().faults, **self._blocked_by()}
+
+    def _say_faults(self) -> None:
+        """Log what changed since the last report."""
+        faults = self._faults()
+        for name in get_args(Dependency):
+            self._metrics.dependency_up.labels(self._use_case, name).set(name not in faults)
+        for name in faults.keys() - self._said:
+            _log.error("ingest waits", use_case=self._use_case, dependency=name, why=faults[name])
+        for name in self._said - faults.keys():
+            _log.info("ingest goes on", use_case=self._use_case, dependency=name)
+        self._said = frozenset(faults)
+
+    def _say_stopped(self) -> None:
+        stopped = self._source.health().stopped
+        self._metrics.stopped_partitions.labels(self._use_case).set(len(stopped))
+        for slot in stopped.keys() - self._stopped:
+            self._metrics.positions_outside.labels(self._use_case).inc()
+            _log.error(
+                "a partition stands still until a person has decided: see `understudy ingest skip --dry-run`",
+                use_case=self._use_case,
+                partition=slot.partition,
+                why=stopped[slot],
+            )
+        for slot in self._stopped - stopped.keys():
+            _log.info("a partition goes on", use_case=self._use_case, partition=slot.partition)
+        self._stopped = frozenset(stopped)
+
+    def _show_lags(self, lags: Mapping[Slot, Lag]) -> None:
+        """Refresh the gauges; partitions that are no longer ours disappear."""
+        for slot, lag in lags.items():
+            labels = (self._use_case, str(slot.partition))
+            self._metrics.lag_records.labels(*labels).set(lag.records)
+            self._metrics.oldest_unread_seconds.labels(*labels).set(lag.oldest_unread_s)
+        if lags and not self._stopped and not any(lag.records for lag in lags.values()):
+            self.progressed()
+        owned = {str(slot.partition) for slot in lags}
+        for partition in self._partitions - owned:
+            self._metrics.lag_records.remove(self._use_case, partition)
+            self._metrics.oldest_unread_seconds.remove(self._use_case, partition)
+        self._partitions = owned
+
+    def _show_buffer(self) -> None:
+        for lane in self._lanes:
+            counters = self._buffer.counters(lane)
+            labels = (lane.tenant, lane.use_case)
+            for fate in _FATES:
+                self._metrics.buffer_events.labels(*labels, fate).set(getattr(counters, fate))
+            self._metrics.corrupt_items.labels(*labels).set(len(self._buffer.damaged(lane)))

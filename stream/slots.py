@@ -4,7 +4,7 @@ Pure: no clock, no network. A batch starts where the one before it ended, and th
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,6 +24,7 @@ class Owned:
     read_offset: int  # the next offset to read
     applied_offset: int  # everything below was applied
     in_flight: deque[tuple[str, int]] = field(default_factory=deque)  # (next, timestamp of the first record, Unix ms)
+    broken_off: bool = False  # the log has no record at `read_offset`: claimed anew once nothing is in flight
 
 
 class Slots:
@@ -31,11 +32,17 @@ class Slots:
 
     def __init__(self) -> None:
         self._owned: dict[Slot, Owned] = {}
+        self._stopped: dict[Slot, str] = {}
 
     @property
     def owned(self) -> Mapping[Slot, Owned]:
         """What is owned now; a copy, so that another thread may look."""
         return dict(self._owned)
+
+    @property
+    def stopped(self) -> Mapping[Slot, str]:
+        """What would be owned, but stands still until a person has decided, and why; a copy."""
+        return dict(self._stopped)
 
     def get(self, slot: Slot) -> Owned | None:
         """The slot's state while it is owned."""
@@ -43,11 +50,23 @@ class Slots:
 
     def take(self, slot: Slot, claim: Claim, offset: int) -> None:
         """Own a slot that was claimed; reading goes on at `offset`."""
+        self._stopped.pop(slot, None)
         self._owned[slot] = Owned(fence=claim.fence, position=claim.position, read_offset=offset, applied_offset=offset)
+
+    def stop(self, slot: Slot, why: str) -> None:
+        """Leave a slot alone: nothing of it is read until it is claimed and taken."""
+        self.drop(slot)
+        self._stopped[slot] = why
+
+    def release(self, mine: Collection[Slot]) -> None:
+        """Forget what stands still and is no longer ours to read."""
+        for slot in self._stopped.keys() - set(mine):
+            del self._stopped[slot]
 
     def drop(self, slot: Slot) -> None:
         """Forget a slot with its fence: what is still in flight of it will be refused by the store."""
         self._owned.pop(slot, None)
+        self._stopped.pop(slot, None)
 
     def batch(self, slot: Slot, records: tuple[Record, ...], next_offset: int) -> Batch:
         """The next batch of an owned slot; `records` is not empty."""
@@ -81,18 +100,21 @@ def start_offset(slot: Slot, position: str, begin: int, end: int) -> int:
     """
     if position == BEGINNING:
         return begin
-    offset = int(position)
     name = f"{slot.topic}[{slot.partition}]"
+    if not position.isascii() or not position.isdecimal():
+        message = f"{name}: the stored position {position!r} is damaged: `understudy ingest skip` sets another"
+        raise PositionOutsideLogError(message)
+    offset = int(position)
     if offset < begin:
         message = (
             f"{name}: the stored position is {offset}, but the log begins at {begin}: {begin - offset} records were "
-            "deleted before they were read. Lengthen the log's retention; then let a person decide to read on"
+            "deleted before they were read. Lengthen the log's retention; `understudy ingest skip` reads on"
         )
         raise PositionOutsideLogError(message)
     if offset > end:
         message = (
             f"{name}: the stored position is {offset}, but the log ends at {end}: it has lost records that were "
-            "already applied. Restore the log, or rebuild the buffer from it"
+            "already applied. Restore the log, or read on with `understudy ingest skip`"
         )
         raise PositionOutsideLogError(message)
     return offset

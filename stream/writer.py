@@ -1,7 +1,8 @@
 """The writing half of ingest: one thread that buries the dead and applies the batches, in the order in which they came.
 
-A transient fault blocks it, and with it the partitions, for as long as it lasts: nothing is ever skipped. It waits for
-the store's disk while the polling thread decodes the next batch.
+A transient fault blocks it, and with it the partitions, for as long as it lasts: nothing is ever skipped. So does an
+item that another release has written, until this one is upgraded or the buffer is rebuilt. It waits for the store's
+disk while the polling thread decodes the next batch.
 """
 
 import contextlib
@@ -16,9 +17,9 @@ from typing import Final, Literal
 import structlog
 
 from store.buffer.ledger import Application, Applied, Buffer
-from store.errors import LogUnavailableError, StoreUnavailableError
+from store.errors import CorruptItemError, LogUnavailableError, StoreUnavailableError
 from stream.dead_letter import DeadLetters, Letter
-from stream.log import Batch, Outcome
+from stream.log import Batch, Dependency, Outcome
 from stream.metrics import IngestMetrics
 
 _QUEUE_BATCHES: Final = 2
@@ -72,7 +73,7 @@ class Writer:
         self._give_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest-writer", daemon=True)
         self.failure: Exception | None = None  # why the thread ended, where it was not asked to
-        self.blocked = False  # a transient fault is holding the batch in hand
+        self.blocked_by: dict[Dependency, str] = {}  # what holds the batch in hand, and why; empty while nothing does
 
     def start(self) -> None:
         """Start the thread."""
@@ -119,9 +120,9 @@ class Writer:
                     self._dead_letters.write(application.use_case, prepared.letters)
                     buried, waiting_for = True, "store"
                 applied = self._buffer.apply(application)
-            except (StoreUnavailableError, LogUnavailableError) as error:
+            except (StoreUnavailableError, LogUnavailableError, CorruptItemError) as error:
                 failures += 1
-                self.blocked = True
+                self.blocked_by = {"redis" if waiting_for == "store" else "log": str(error)}
                 self._metrics.retries.labels(application.use_case, waiting_for).inc()
                 delay_s = self._backoff.delay_s(failures, self._rng)
                 _log.warning(
@@ -129,7 +130,7 @@ class Writer:
                 )
                 self._give_up.wait(delay_s)
             else:
-                self.blocked = False
+                self.blocked_by = {}
                 return applied
         return None
 

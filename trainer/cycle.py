@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import redis
 import torch
 
+from store.buffer.connect import connect
 from store.buffer.item import Item
 from store.buffer.redis import RedisBuffer
 from store.buffer.topics import find_topics
@@ -33,13 +33,14 @@ from trainer.learn.fit import NotEnoughLabelsError
 from trainer.work import CycleResult, CycleWork
 
 SNAPSHOT_NAME: Final = "snapshot.json"
+_ANSWER_S: Final = 30.0  # of Redis, to a large read
 
 
 def work_on(work: CycleWork) -> CycleResult:
     """The worker's entry: open the stores, run one cycle."""
     torch.set_num_threads(work.settings.threads)
     lane = work.training.lane
-    with redis.Redis.from_url(work.redis_url) as client:
+    with connect(work.redis_url, answer_s=_ANSWER_S) as client:
         buffer = RedisBuffer(client, work.items_per_stratum)
         positions = {f"{slot.uuid}/{slot.partition}": at for slot, at in buffer.positions(lane.use_case).items()}
         items = list(buffer.items(lane))

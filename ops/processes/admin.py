@@ -29,6 +29,7 @@ class Probes:
 
     live: Check  # the loops tick; never depends on Kafka or Redis
     ready: Check
+    why: Callable[[], str] = lambda: "no"  # why it is not ready, for a person: a line each
     lanes: Callable[[], Any] = dict  # for `status` and `rollback` while Redis is down: lane -> what is served
 
 
@@ -80,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "/livez" | "/readyz":
                 passed = probes.live() if path == "/livez" else probes.ready()
                 status = HTTPStatus.OK if passed else HTTPStatus.SERVICE_UNAVAILABLE
-                return status, b"ok\n" if passed else b"no\n", _TEXT
+                why = "ok" if passed else "no" if path == "/livez" else probes.why()
+                return status, f"{why}\n".encode(), _TEXT
             case "/metrics":
                 return HTTPStatus.OK, generate_latest(self.server.registry), CONTENT_TYPE_PLAIN_0_0_4
             case "/lanes":

@@ -115,12 +115,13 @@ def run_ingest(site: Site, lifeline: int | None) -> None:
 
     Raises:
         SettingsError, AlreadyRunningError: see each.
-        PositionOutsideLogError, CorruptItemError: a person must look.
     """
     wiring.check_ingest(site)
     with ExitStack() as stack:
         process = stack.enter_context(_daemon("ingest", site, lifeline))
         loops: list[Ingest] = []
+        waiting: list[str] = []  # for what, before there is a loop
+        metrics = IngestMetrics.create(REGISTRY)
         admin_port = stack.enter_context(
             _admin(
                 site,
@@ -128,15 +129,17 @@ def run_ingest(site: Site, lifeline: int | None) -> None:
                 Probes(
                     live=lambda: all(time.monotonic() - loop.last_tick_s < _SILENT_S for loop in loops),
                     ready=lambda: bool(loops) and all(loop.ready for loop in loops),
+                    why=lambda: "\n".join(_troubles(loops, waiting)),
                 ),
             )
         )
         process.announce(admin_port=admin_port)
-        client = _patiently(lambda: stack.enter_context(site.redis_client()), process.stop)
-        if client is None or not _make_topics(site, client, process.stop):
+        tell = _waits(site, metrics, waiting)
+        client = _patiently(lambda: stack.enter_context(site.redis_client()), process.stop, tell)
+        if client is None or not _make_topics(site, client, process.stop, tell):
             return
         appender = stack.enter_context(closing(open_appender(site, client)))
-        metrics, owner = IngestMetrics.create(REGISTRY), f"{site.replica}-{secrets.token_hex(4)}"
+        owner = f"{site.replica}-{secrets.token_hex(4)}"
         loops += [wiring.ingest(site, client, appender, use_case, owner, metrics) for use_case in site.use_cases]
         failures: list[Exception] = []
         threads = [
@@ -287,27 +290,51 @@ def _into(failures: list[Exception], run: Callable[[threading.Event], None]) -> 
     return keep
 
 
-def _patiently(attempt: Callable[[], Opened], stop: threading.Event) -> Opened | None:
-    """What `attempt` gives, tried with backoff while Redis, the log or room is wanting; None when stopped before."""
+def _patiently(
+    attempt: Callable[[], Opened], stop: threading.Event, tell: Callable[[UnderstudyError], None] = lambda _: None
+) -> Opened | None:
+    """What `attempt` gives, tried with backoff while Redis, the log or room is wanting; None when stopped before.
+
+    `tell` hears of each attempt that failed.
+    """
     delay_s = _FIRST_WAIT_S
     while not stop.is_set():
         try:
             return attempt()
         except (StateUnwritableError, StoreUnavailableError, LogUnavailableError) as error:
             _log.warning("waiting", why=str(error), again_in_s=delay_s)
+            tell(error)
             stop.wait(delay_s)
             delay_s = min(2 * delay_s, _LONGEST_WAIT_S)
     return None
 
 
-def _make_topics(site: Site, client: redis.Redis, stop: threading.Event) -> bool:
+def _make_topics(
+    site: Site, client: redis.Redis, stop: threading.Event, tell: Callable[[UnderstudyError], None] = lambda _: None
+) -> bool:
     """Make the topics that are not there, however long the log is away; False when stopped before."""
 
     def make() -> bool:
         ensure_topics(site, client)
         return True
 
-    return bool(_patiently(make, stop))
+    return bool(_patiently(make, stop, tell))
+
+
+def _waits(site: Site, metrics: IngestMetrics, waiting: list[str]) -> Callable[[UnderstudyError], None]:
+    """Shows what ingest waits for before there is a loop to say so."""
+
+    def tell(error: UnderstudyError) -> None:
+        waiting[:] = [str(error)]
+        dependency = "redis" if isinstance(error, StoreUnavailableError) else "log"
+        for use_case in site.use_cases:
+            metrics.dependency_up.labels(use_case, dependency).set(0)
+
+    return tell
+
+
+def _troubles(loops: list[Ingest], waiting: list[str]) -> list[str]:
+    return [why for loop in loops for why in loop.troubles] if loops else (waiting or ["it is starting"])
 
 
 def _served(site: Site, gateway: Gateway) -> dict[str, dict[str, str | None]]:

@@ -87,19 +87,25 @@ class Buffer(Protocol):
     def apply(self, application: Application) -> Applied:
         """Apply a batch atomically, exactly once.
 
+        A damaged item costs one item: what is left of it is set aside, and it begins anew with this batch.
+
         Raises:
             StoreUnavailableError: retry; an application that went through before answers `ok` and changes nothing.
+            CorruptItemError: an item was written by another release: upgrade, or rebuild the buffer, then retry.
         """
 
     def positions(self, use_case: str) -> Mapping[Slot, str]:
         """The stored position of each slot."""
 
     def items(self, lane: Lane) -> Iterator[Item]:
-        """Every kept item of a lane, in item id order.
+        """Every kept item of a lane, in item id order; damaged ones are left out, and `damaged` names them.
 
         Raises:
-            CorruptItemError: a stored value disagrees with its checksum.
+            CorruptItemError: an item was written by another release.
         """
+
+    def damaged(self, lane: Lane) -> frozenset[str]:
+        """What was found damaged since the buffer was last rebuilt: item ids, and names of what is no item."""
 
     def counters(self, lane: Lane) -> Counters:
         """Where the lane's records went."""

@@ -73,6 +73,10 @@ class MemoryBuffer:
             items = sorted(self._lanes[lane].items.items())
         return (item for _, item in items)
 
+    def damaged(self, lane: Lane) -> frozenset[str]:  # noqa: ARG002 - what is in memory is not damaged
+        """Nothing."""
+        return frozenset()
+
     def counters(self, lane: Lane) -> Counters:
         """Where the lane's records went."""
         with self._lock:

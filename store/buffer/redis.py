@@ -2,25 +2,32 @@
 
 Python merges (one definition for every buffer), then one script per batch checks and writes. The script refuses when
 the fence is void, when the position is not the batch's start, or when an item changed since it was read.
+
+Damage costs what is damaged and nothing else: it is left out by readers, set aside by the next batch that meets it, and
+noted beside the lane until the buffer is rebuilt from the log (`store.buffer.repair`).
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.resources import files
+from contextlib import suppress
+from dataclasses import fields
 from typing import Any, Final, cast
 
 import msgspec
 import redis
+import structlog
 
 from store.buffer.effects import ItemKey, LaneEffects, effects, keys_read, retention_rank
 from store.buffer.item import Item
+from store.buffer.keys import available, is_of_another_kind, lane_prefix, position_key, script_of, slot_of, text_of
 from store.buffer.ledger import BEGINNING, Application, Applied, AuditTally, Claim, Counters, Slot
 from store.buffer.stored import CHECKSUM_BYTES, decode_item, encode_item
-from store.errors import CorruptItemError, StoreUnavailableError
+from store.errors import DamagedItemError, StoreUnavailableError
 from store.event import Lane
 
 _STALE_ATTEMPTS: Final = 32
 _READ_ITEMS: Final = 500  # per MGET while all items are read
+_NAMED: Final = 5  # damaged values, in a log line
+_log = structlog.get_logger(__name__)
 
 
 class RedisBuffer:
@@ -30,15 +37,16 @@ class RedisBuffer:
         """Use an open client with `decode_responses` off; keep `k` items per lane and stratum."""
         self._redis = client
         self._k = k
-        self._claim = client.register_script(_script("claim.lua"))
-        self._apply = client.register_script(_script("apply.lua"))
+        self._claim = client.register_script(script_of("claim.lua"))
+        self._apply = client.register_script(script_of("apply.lua"))
+        self._set_aside = client.register_script(script_of("set_aside.lua"))
 
     def claim(self, use_case: str, slot: Slot, owner: str) -> Claim:
         """Take a slot over: every earlier fence is void from here on. Claiming twice only draws a higher fence."""
-        keys = [_position_key(use_case, slot), f"{{{use_case}}}:slots"]
-        with _available():
+        keys = [position_key(use_case, slot), f"{{{use_case}}}:slots"]
+        with available():
             fence, position = cast("tuple[int, bytes]", self._claim(keys=keys, args=[owner, msgspec.json.encode(slot)]))
-        return Claim(int(fence), position.decode())
+        return Claim(int(fence), text_of(position))
 
     def apply(self, application: Application) -> Applied:
         """Apply a batch atomically, exactly once.
@@ -48,7 +56,7 @@ class RedisBuffer:
 
         Raises:
             StoreUnavailableError: retry with the same application.
-            CorruptItemError: a stored value disagrees with its checksum.
+            CorruptItemError: another release has written an item of the batch.
         """
         for _ in range(_STALE_ATTEMPTS):
             outcome, position = self._attempt(application)
@@ -66,46 +74,56 @@ class RedisBuffer:
 
     def positions(self, use_case: str) -> Mapping[Slot, str]:
         """The stored position of each slot that was ever claimed."""
-        with _available():
+        with available():
             members = cast("set[bytes]", self._redis.smembers(f"{{{use_case}}}:slots"))
-            slots = sorted(msgspec.json.decode(member, type=Slot) for member in members)
+            slots = sorted(slot for member in members if (slot := slot_of(member)) is not None)
             with self._redis.pipeline(transaction=False) as pipeline:
                 for slot in slots:
-                    pipeline.hget(_position_key(use_case, slot), "next")
+                    pipeline.hget(position_key(use_case, slot), "next")
                 found = cast("list[bytes | None]", pipeline.execute())
         return {
-            slot: BEGINNING if position is None else position.decode()
+            slot: BEGINNING if position is None else text_of(position)
             for slot, position in zip(slots, found, strict=True)
         }
 
     def items(self, lane: Lane) -> Iterator[Item]:
-        """Every kept item of a lane, in item id order.
+        """Every kept item of a lane, in item id order; damaged ones are left out, and noted for `damaged`.
 
         Raises:
-            CorruptItemError: a stored value disagrees with its checksum, or is gone without having been evicted.
+            CorruptItemError: an item was written by another release.
         """
         ids = sorted(self._ranked(lane))
         for start in range(0, len(ids), _READ_ITEMS):
             keys = [ItemKey(lane, item_id) for item_id in ids[start : start + _READ_ITEMS]]
-            found = self._read(keys)
-            if missing := {key.item_id for key in keys if key not in found} & self._ranked(lane):
-                message = f"{len(missing)} items of {lane} have no value: rebuild the buffer from the log"
-                raise CorruptItemError(message)
+            found, damaged = self._read(keys)
+            if missing := [key for key in keys if key not in found and key not in damaged]:
+                kept = self._ranked(lane)  # what was evicted meanwhile is not damaged
+                damaged |= {key: b"" for key in missing if key.item_id in kept}
+            self._note(lane, {key.item_id: value for key, value in damaged.items()})
             for key in keys:
                 if key in found:
                     yield found[key][0]
 
+    def damaged(self, lane: Lane) -> frozenset[str]:
+        """What was found damaged since the last rebuild: item ids, and names of what is no item."""
+        with available(), self._redis.pipeline(transaction=False) as pipeline:
+            for name in (f"{lane_prefix(lane)}damaged", f"{{{lane.use_case}}}:damaged"):
+                pipeline.hkeys(name)
+            found = cast("list[list[bytes]]", pipeline.execute())
+        return frozenset(text_of(name) for names in found for name in names)
+
     def counters(self, lane: Lane) -> Counters:
-        """Where the lane's records went."""
-        return Counters(**self._counts(f"{_prefix(lane)}counters"))
+        """Where the lane's records went; one that cannot be read is 0."""
+        found = self._counts(lane, "counters")
+        return Counters(**{entry.name: found.get(entry.name, 0) for entry in fields(Counters)})
 
     def dead(self, use_case: str) -> Mapping[str, int]:
         """Dead letters by reason."""
-        return self._counts(f"{{{use_case}}}:dead")
+        return self._read_counts(f"{{{use_case}}}:dead")[0]
 
     def audits(self, lane: Lane) -> Mapping[str, AuditTally]:
         """Audits by version of the student."""
-        counts = self._counts(f"{_prefix(lane)}audits")
+        counts = self._counts(lane, "audits")
         versions = sorted(name.removesuffix(":audits") for name in counts if name.endswith(":audits"))
         return {
             version: AuditTally(audits=counts[f"{version}:audits"], agreed=counts.get(f"{version}:agreed", 0))
@@ -115,7 +133,9 @@ class RedisBuffer:
     def _attempt(self, application: Application) -> tuple[str, str]:
         """Read, merge, check and write: the script's outcome (OK, FENCED, MOVED, STALE) and the stored position."""
         keys = keys_read(application.entries)
-        read = self._read(keys)
+        read, damaged = self._read(keys)
+        for key, value in damaged.items():
+            self._put_aside(key, value)
         made = effects(application.entries, {key: item for key, (item, _) in read.items()})
         checks: dict[Lane, dict[str, str]] = {lane: {} for lane in made}
         for key in keys:
@@ -133,38 +153,90 @@ class RedisBuffer:
             str(self._k),
             payload,
         ]
-        names = [_position_key(application.use_case, application.slot), f"{{{application.use_case}}}:dead"]
-        with _available():
+        tag = f"{{{application.use_case}}}"
+        names = [position_key(application.use_case, application.slot), f"{tag}:dead", f"{tag}:damaged"]
+        with available():
             outcome, position = cast("tuple[bytes, bytes]", self._apply(keys=names, args=arguments))
-        return outcome.decode(), position.decode()
+        return outcome.decode(), text_of(position)
 
-    def _read(self, keys: list[ItemKey]) -> dict[ItemKey, tuple[Item, str]]:
-        """The item of each key that is kept, and its checksum."""
+    def _read(self, keys: list[ItemKey]) -> tuple[dict[ItemKey, tuple[Item, str]], dict[ItemKey, bytes]]:
+        """The item of each key that is kept, with its checksum; and the values that are damaged."""
         if not keys:
-            return {}
-        names = [f"{_prefix(key.lane)}item:{key.item_id}" for key in keys]
-        with _available():
+            return {}, {}
+        names = [f"{lane_prefix(key.lane)}item:{key.item_id}" for key in keys]
+        with available():
             values = cast("list[bytes | None]", self._redis.mget(names))
-        return {
-            key: (decode_item(value, name=name), value[:CHECKSUM_BYTES].decode())
-            for key, name, value in zip(keys, names, values, strict=True)
-            if value is not None
-        }
+        found: dict[ItemKey, tuple[Item, str]] = {}
+        damaged: dict[ItemKey, bytes] = {}
+        for key, name, value in zip(keys, names, values, strict=True):
+            if value is None:
+                continue
+            try:
+                found[key] = decode_item(value, name=name), value[:CHECKSUM_BYTES].decode()
+            except DamagedItemError:
+                damaged[key] = value
+        return found, damaged
+
+    def _put_aside(self, key: ItemKey, value: bytes) -> None:
+        """Keep what is left of a damaged item, and let the item begin anew."""
+        prefix = lane_prefix(key.lane)
+        keys = [f"{prefix}item:{key.item_id}", f"{prefix}damaged", f"{prefix}strata"]
+        with available():
+            self._set_aside(keys=keys, args=[key.item_id, value, f"{prefix}stratum:"])
+        _log.error("a damaged item is set aside and begins anew", lane=str(key.lane), item=key.item_id)
+
+    def _note(self, lane: Lane, damaged: Mapping[str, bytes]) -> None:
+        """Remember what a reader found damaged; the next report of ingest counts it."""
+        if not damaged:
+            return
+        noted: list[int] = []
+        with suppress(StoreUnavailableError), available(), self._redis.pipeline(transaction=False) as pipeline:
+            for name, value in damaged.items():
+                pipeline.hsetnx(f"{lane_prefix(lane)}damaged", name, value)
+            noted = cast("list[int]", pipeline.execute())
+        if new := [name for name, first in zip(damaged, noted, strict=False) if first]:
+            _log.error("damaged values are left out", lane=str(lane), values=sorted(new)[:_NAMED], number=len(new))
 
     def _ranked(self, lane: Lane) -> set[str]:
         """The ids of a lane's items."""
-        prefix = _prefix(lane)
-        with _available():
-            strata = cast("set[bytes]", self._redis.smembers(f"{prefix}strata"))
+        prefix = lane_prefix(lane)
+        with available():
+            strata = sorted(cast("set[bytes]", self._redis.smembers(f"{prefix}strata")))
             with self._redis.pipeline(transaction=False) as pipeline:
                 for stratum in strata:
                     pipeline.zrange(prefix.encode() + b"stratum:" + stratum, 0, -1)
-                return {item_id.decode() for ids in cast("list[list[bytes]]", pipeline.execute()) for item_id in ids}
+                found = cast("list[list[bytes] | Exception]", pipeline.execute(raise_on_error=False))
+            for ids in found:
+                if isinstance(ids, Exception) and not is_of_another_kind(ids):
+                    raise ids
+        self._note(
+            lane,
+            {
+                f"stratum:{text_of(name)}": b""
+                for name, ids in zip(strata, found, strict=True)
+                if is_of_another_kind(ids)
+            },
+        )
+        return {text_of(item_id) for ids in found if isinstance(ids, list) for item_id in ids}
 
-    def _counts(self, name: str) -> dict[str, int]:
-        with _available():
-            found = cast("dict[bytes, bytes]", self._redis.hgetall(name))
-        return {field.decode(): int(value) for field, value in sorted(found.items())}
+    def _counts(self, lane: Lane, name: str) -> dict[str, int]:
+        """The counts of a lane that can be read."""
+        counts, damaged = self._read_counts(f"{lane_prefix(lane)}{name}")
+        self._note(lane, {f"{name}:{one}" if one else name: value for one, value in damaged.items()})
+        return counts
+
+    def _read_counts(self, name: str) -> tuple[dict[str, int], dict[str, bytes]]:
+        """The counts in a hash, and what is no number (under "": it is no hash)."""
+        with available():
+            try:
+                found = cast("dict[bytes, bytes]", self._redis.hgetall(name))
+            except redis.ResponseError as error:
+                if not is_of_another_kind(error):
+                    raise
+                return {}, {"": b""}
+        numbers = {text_of(field): value for field, value in sorted(found.items())}
+        sound = {field: int(value) for field, value in numbers.items() if value.removeprefix(b"-").isdigit()}
+        return sound, {field: value for field, value in numbers.items() if field not in sound}
 
 
 def _lane_payload(
@@ -197,26 +269,4 @@ def _lane_payload(
         for version, tally in change.audits.items()
         for pair in ((f"{version}:audits", tally.audits), (f"{version}:agreed", tally.agreed))
     ]
-    return _prefix(lane), list(checks.items()), items, counts, audits
-
-
-def _prefix(lane: Lane) -> str:
-    """What the names of a lane's keys begin with; the use case in braces is their hash tag."""
-    return f"{{{lane.use_case}}}:{lane.tenant}:"
-
-
-def _position_key(use_case: str, slot: Slot) -> str:
-    return f"{{{use_case}}}:pos:{slot.uuid}:{slot.partition}"
-
-
-def _script(name: str) -> str:
-    return (files("store.buffer") / name).read_text("utf-8")
-
-
-@contextmanager
-def _available() -> Iterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:
-        message = f"Redis: {error}"
-        raise StoreUnavailableError(message) from error
+    return lane_prefix(lane), list(checks.items()), items, counts, audits

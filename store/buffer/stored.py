@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from store.buffer.item import Item
-from store.errors import CorruptItemError
+from store.errors import CorruptItemError, DamagedItemError
 from store.event import TextInput
 
 CHECKSUM_BYTES: Final = 8
@@ -40,11 +40,12 @@ def decode_item(value: bytes, *, name: str) -> Item:
         name: where it was found, for the error's message.
 
     Raises:
-        CorruptItemError: the value disagrees with its checksum, or is no item of this release.
+        DamagedItemError: the value disagrees with its checksum.
+        CorruptItemError: it is no item of this release.
     """
     if value[:CHECKSUM_BYTES] != b"%08x" % zlib.crc32(value[CHECKSUM_BYTES:]):
         message = f"{name} disagrees with its checksum: rebuild the buffer from the log"
-        raise CorruptItemError(message)
+        raise DamagedItemError(message)
     try:
         found = _decoder.decode(value[_HEAD_BYTES:])
     except msgspec.MsgspecError as error:

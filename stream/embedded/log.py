@@ -17,7 +17,7 @@ from store.errors import LogUnavailableError
 from store.event import wall_clock_s
 from stream.embedded.source import EmbeddedSource
 from stream.embedded.streams import Streams, TopicInfo
-from stream.log import Claimer, Headers, Record
+from stream.log import Claimer, Headers, Record, Remake
 from stream.outbox import MAX_RECORD_BYTES, Outbox, Outgoing, too_large
 from stream.slots import start_offset
 
@@ -43,8 +43,10 @@ class EmbeddedLog:
         *,
         capacity_bytes: int = _CAPACITY_BYTES,
         max_record_bytes: int = MAX_RECORD_BYTES,
+        remake: Remake | None = None,
     ) -> None:
-        """Use the address of `client`; the log opens its own connections."""
+        """Use the address of `client`; the log opens its own connections. `remake` is asked for a missing topic."""
+        self._remake = remake
         self._client = client
         self._streams = Streams(client, _WRITE_TIMEOUT_S)
         self._capacity_bytes = capacity_bytes
@@ -113,10 +115,12 @@ class EmbeddedLog:
         except redis.RedisError as error:
             raise _unavailable(error) from error
 
-    def source(self, topic: str, *, owner: str, claim: Claimer, lease_s: float = 3.0) -> EmbeddedSource:
+    def source(
+        self, topic: str, *, owner: str, claim: Claimer, lease_s: float = 3.0, remake: Remake | None = None
+    ) -> EmbeddedSource:
         """A reader of the topic; `owner` is unique to it. A dead reader's slots are free after `lease_s`."""
         streams = Streams(self._client, _READ_TIMEOUT_S)
-        return EmbeddedSource(streams, topic, owner=owner, claim=claim, lease_s=lease_s)
+        return EmbeddedSource(streams, topic, owner=owner, claim=claim, lease_s=lease_s, remake=remake)
 
     def close(self) -> None:
         """See `stream.log.Appender`."""
@@ -146,7 +150,10 @@ class EmbeddedLog:
             kept := self._streams.append(info, records, self._capacity_bytes)
         ):
             return kept
-        if (info := self._streams.info(topic)) is None:
+        if (info := self._streams.info(topic)) is None and self._remake is not None:
+            self._remake(topic)  # Redis was emptied
+            info = self._streams.info(topic)
+        if info is None:
             message = f"no topic {topic}: make it with Topics.ensure"
             raise LogUnavailableError(message)
         self._known[topic] = info

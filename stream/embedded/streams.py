@@ -12,24 +12,40 @@ from typing import Any, Final, cast
 
 import msgspec
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from store.buffer.connect import beside
 from store.buffer.ledger import Slot
-from stream.log import Record
+from stream.log import Headers, Record
 from stream.outbox import Outgoing, partition_of
 
 DEAD_SUFFIX: Final = ".dead"
+_CONNECT_S: Final = 1.0
 
+# Both are set, or the topic would be there for this script and missing for `info`: then nobody could write to it.
 _ENSURE: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], 'uuid', ARGV[1], 'partitions', ARGV[2]) end
+redis.call('HSETNX', KEYS[1], 'uuid', ARGV[1])
+local partitions = redis.call('HGET', KEYS[1], 'partitions')
+if not partitions or not string.match(partitions, '^[1-9]%d*$') then
+  redis.call('HSET', KEYS[1], 'partitions', ARGV[2])
+end
 return 1
+"""
+# The end of a partition; where the hash has lost it, the stream's own last id is it.
+_END: Final = """
+local function ending(state, p)
+  local known = redis.call('HGET', state, 'end:' .. p)
+  if known and string.match(known, '^%d+$') then return tonumber(known) end
+  local last = redis.call('XREVRANGE', state .. ':' .. p, '+', '-', 'COUNT', 1)[1]
+  local number = last and tonumber(string.match(last[1], '^%d+')) or 0
+  redis.call('HSET', state, 'end:' .. p, string.format('%d', number))
+  return number
+end
 """
 # Per record five arguments: partition, timestamp, key, value, headers. Answers one 0 or 1 per record, or nothing when
 # the topic was made anew. Records that were read make room for new ones; unread ones never do, except dead letters,
 # which nobody acknowledges reading.
-_APPEND: Final = """
-if redis.call('HGET', KEYS[1], 'uuid') ~= ARGV[1] then return {} end
+_APPEND: Final = f"""{_END}
+if redis.call('HGET', KEYS[1], 'uuid') ~= ARGV[1] then return {{}} end
 local state, capacity, any = KEYS[1] .. ':' .. ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local function bytes(t, k, v, h) return #t + #k + #v + #h + 100 end
 local function make_room(stream, p, excess)
@@ -48,7 +64,7 @@ local function make_room(stream, p, excess)
   end
   return true
 end
-local answer = {}
+local answer = {{}}
 for i = 4, #ARGV, 5 do
   local p, t, k, v, h = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local stream, size = state .. ':' .. p, bytes(t, k, v, h)
@@ -56,6 +72,7 @@ for i = 4, #ARGV, 5 do
   if size > capacity or kept + size > capacity and not make_room(stream, p, kept + size - capacity) then
     answer[#answer + 1] = 0
   else
+    ending(state, p)
     local n = redis.call('HINCRBY', state, 'end:' .. p, 1)
     redis.call('XADD', stream, string.format('%d-0', n), 't', t, 'k', k, 'v', v, 'h', h)
     redis.call('HINCRBY', state, 'bytes:' .. p, size)
@@ -65,9 +82,9 @@ end
 return answer
 """
 # Takes or renews the lease of each partition: the numbers of those that are ours, then the end of every partition.
-_LEASE: Final = """
-local mine = {}
-local ends = {}
+_LEASE: Final = f"""{_END}
+local mine = {{}}
+local ends = {{}}
 for p = 0, tonumber(ARGV[3]) - 1 do
   local lease = KEYS[1] .. ':' .. p .. ':lease'
   local holder = redis.call('GET', lease)
@@ -75,9 +92,9 @@ for p = 0, tonumber(ARGV[3]) - 1 do
     redis.call('SET', lease, ARGV[1], 'PX', ARGV[2])
     mine[#mine + 1] = p
   end
-  ends[#ends + 1] = tonumber(redis.call('HGET', KEYS[1], 'end:' .. p) or '0')
+  ends[#ends + 1] = ending(KEYS[1], p)
 end
-return {mine, ends}
+return {{mine, ends}}
 """
 _RELEASE: Final = """
 for p = 0, tonumber(ARGV[2]) - 1 do
@@ -102,23 +119,14 @@ class Streams:
 
     def __init__(self, client: redis.Redis, timeout_s: float) -> None:
         """Use the client's address, but not its retries: a write that is sent again would be appended twice."""
-        pool = client.connection_pool
-        settings = {
-            **pool.connection_kwargs,
-            "retry": Retry(NoBackoff(), 0),
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": 1.0,
-        }
-        self._redis = redis.Redis(
-            connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **settings)
-        )
+        self._redis = beside(client, answer_s=timeout_s, connect_s=_CONNECT_S)
         self._ensure = self._redis.register_script(_ENSURE)
         self._append = self._redis.register_script(_APPEND)
         self._lease = self._redis.register_script(_LEASE)
         self._release = self._redis.register_script(_RELEASE)
 
     def ensure(self, topic: str, uuid: str, partitions: int) -> None:
-        """Create the topic unless it is there."""
+        """Create the topic unless it is there whole."""
         self._ensure(keys=[_topic_key(topic)], args=[uuid, partitions])
 
     def info(self, topic: str) -> TopicInfo | None:
@@ -126,7 +134,7 @@ class Streams:
         uuid, partitions = cast(
             "tuple[bytes | None, bytes | None]", self._redis.hmget(_topic_key(topic), ["uuid", "partitions"])
         )
-        if uuid is None or partitions is None:
+        if uuid is None or partitions is None or not partitions.isdigit() or not int(partitions):
             return None
         return TopicInfo(topic=topic, uuid=uuid.decode(), partitions=int(partitions))
 
@@ -143,8 +151,13 @@ class Streams:
         """(first offset kept, offset after the last)."""
         end = cast("bytes | None", self._redis.hget(_state_key(slot), f"end:{slot.partition}"))
         oldest = self.range(slot, 0, 1)
-        end_offset = int(end or 0)
+        end_offset = int(end) if end is not None and end.isdigit() else self._last(slot)
         return (oldest[0].offset if oldest else end_offset), end_offset
+
+    def _last(self, slot: Slot) -> int:
+        """The offset after the last record that is kept."""
+        newest = cast("list[Any]", self._redis.xrevrange(_stream_key(slot), count=1))
+        return _record(slot, newest[0]).offset + 1 if newest else 0
 
     def range(self, slot: Slot, start: int, count: int) -> list[Record]:
         """At most `count` kept records from `start` on, without waiting."""
@@ -185,17 +198,25 @@ def pause(deadline: float) -> None:
 
 
 def _record(slot: Slot, entry: tuple[bytes, dict[bytes, bytes]]) -> Record:
+    """A stream's entry as a record. One that is damaged is a record all the same, and dead if its value is."""
     number, fields = entry
-    headers = fields[b"h"]
+    stamp = fields.get(b"t", b"")
     return Record(
         topic=slot.topic,
         partition=slot.partition,
         offset=int(number.split(b"-", 1)[0]) - 1,
-        key=fields[b"k"],
-        value=fields[b"v"],
-        headers=msgspec.msgpack.decode(headers, type=tuple[tuple[str, bytes], ...]) if headers else (),
-        timestamp_ms=int(fields[b"t"]),
+        key=fields.get(b"k", b""),
+        value=fields.get(b"v", b""),
+        headers=_headers(fields.get(b"h", b"")),
+        timestamp_ms=int(stamp) if stamp.removeprefix(b"-").isdigit() else 0,
     )
+
+
+def _headers(packed: bytes) -> Headers:
+    try:
+        return msgspec.msgpack.decode(packed, type=tuple[tuple[str, bytes], ...]) if packed else ()
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ()
 
 
 def _topic_key(topic: str) -> str:

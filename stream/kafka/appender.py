@@ -13,7 +13,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 from store.errors import LogUnavailableError, RecordTooLargeError
 from store.event import wall_clock_s
 from stream.kafka.cluster import KafkaSettings, connected, unavailable
-from stream.log import Headers
+from stream.log import Headers, Remake
 from stream.outbox import Outbox, Outgoing, too_large
 
 _MAX_WAITING: Final = 10_000
@@ -23,6 +23,7 @@ _DELIVERY_S: Final = 10.0
 _WEDGED_S: Final = 5.0
 _TICK_S: Final = 0.5
 _CLOSE_S: Final = 5.0
+_REMAKE_S: Final = 10.0
 
 _log = structlog.get_logger(__name__)
 
@@ -30,8 +31,15 @@ _log = structlog.get_logger(__name__)
 class KafkaAppender:
     """Appends records; connects when the first one comes, and again whenever the producer is wedged."""
 
-    def __init__(self, settings: KafkaSettings, *, delivery_s: float = _DELIVERY_S) -> None:
-        """`delivery_s` is how long a record is tried for before it fails with LogUnavailableError."""
+    def __init__(
+        self, settings: KafkaSettings, *, delivery_s: float = _DELIVERY_S, remake: Remake | None = None
+    ) -> None:
+        """`delivery_s` is how long a record is tried for before it fails with LogUnavailableError.
+
+        `remake` is asked, now and then, for a topic that nothing could be sent to.
+        """
+        self._remake = remake
+        self._remake_at: dict[str, float] = {}  # topic -> monotonic s before which it is not asked for again
         self._settings = settings
         self._delivery_s = delivery_s
         self._producer: Any = None
@@ -67,6 +75,18 @@ class KafkaAppender:
                 outgoing.refuse(refusal)
                 if isinstance(refusal, LogUnavailableError):
                     blocked[outgoing.topic] = refusal
+        for topic in blocked:
+            self._ask_for(topic)
+
+    def _ask_for(self, topic: str) -> None:
+        """A topic that was deleted is made again; one that is there stays as it is."""
+        if self._remake is None or self._producer is None or time.monotonic() < self._remake_at.get(topic, 0.0):
+            return
+        self._remake_at[topic] = time.monotonic() + _REMAKE_S
+        try:
+            self._remake(topic)
+        except LogUnavailableError as error:
+            _log.warning("a topic that takes no record could not be made", topic=topic, why=str(error))
 
     def _send_one(self, outgoing: Outgoing) -> LogUnavailableError | RecordTooLargeError | None:
         if len(self._in_flight) >= _MAX_IN_FLIGHT:  # the producer's own memory has no bound

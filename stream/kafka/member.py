@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal
 
 import structlog
@@ -131,6 +131,11 @@ class Member:
         begin = self._consumer.beginning_offsets([which])[which]
         return begin, self._consumer.end_offsets([which])[which]
 
+    def ends(self, partitions: Collection[int]) -> dict[int, int]:
+        """The end of each partition, as the broker has it now."""
+        found = self._consumer.end_offsets([self._which(partition) for partition in partitions])
+        return {which.partition: int(end) for which, end in found.items()}
+
     def end(self, partition: int) -> int | None:
         """The end as the last fetch saw it; never raises."""
         try:
@@ -218,6 +223,7 @@ class Connecting:
         self._changed = threading.Condition()
         self._member: Member | None = None
         self._cancelled = threading.Event()
+        self.trouble = "not connected to Kafka yet"  # why there is no member
         threading.Thread(target=self._run, name="kafka-connect", daemon=True).start()
 
     def wait(self, timeout_s: float) -> Member | None:
@@ -240,7 +246,9 @@ class Connecting:
             try:
                 member = Member(self._settings, self._topic)
             except LogUnavailableError as error:
-                _log.warning("cannot reach Kafka; the log of kafka.net has the reason", error=str(error))
+                if self.trouble != str(error):  # once, not twice a second
+                    _log.warning("cannot reach Kafka; the log of kafka.net has the reason", error=str(error))
+                self.trouble = str(error)
                 self._cancelled.wait(max(_RETRY_S, began + _RETRY_S - time.monotonic()))
                 continue
             with self._changed:

@@ -14,17 +14,19 @@ import structlog
 from kafka.errors import CorruptRecordError, KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from store.buffer.ledger import Slot
-from store.errors import StoreUnavailableError
+from store.errors import LogError, LogUnavailableError, PositionOutsideLogError, StoreError, StoreUnavailableError
 from store.event import wall_clock_s
 from stream.kafka.cluster import KafkaSettings, record_of
 from stream.kafka.member import Connecting, Member
-from stream.log import Batch, Claimer, Lag, Outcome
+from stream.log import Batch, Claimer, Dependency, Health, Lag, Outcome, Remake
 from stream.slots import Slots, start_offset
 
 _SLICE_S: Final = 0.25
 _COMMIT_S: Final = 0.5
 _PROBE_S: Final = 0.5
-_CHECK_S: Final = 5.0
+_CHECK_S: Final = 5.0  # the topic's uuid and the ends of its partitions are asked for
+_LOOK_AGAIN_S: Final = 1.0  # while something is wrong
+_BROKEN_S: Final = 30.0  # a damaged partition is tried again: it may have been repaired, or stepped over
 
 _log = structlog.get_logger(__name__)
 
@@ -32,8 +34,9 @@ _log = structlog.get_logger(__name__)
 class KafkaSource:
     """One member. `done`, `hold` and `lag` may be called from any thread, the others from one."""
 
-    def __init__(self, settings: KafkaSettings, topic: str, claim: Claimer) -> None:
-        """Begin to connect; `poll` gives nothing until that is done."""
+    def __init__(self, settings: KafkaSettings, topic: str, claim: Claimer, *, remake: Remake | None = None) -> None:
+        """Begin to connect; `poll` gives nothing until that is done. `remake` is asked for a missing topic."""
+        self._remake = remake
         self._topic = topic
         self._claim = claim
         self._connecting = Connecting(settings, topic)
@@ -41,7 +44,10 @@ class KafkaSource:
         self._slots = Slots()
         self._unclaimed: set[int] = set()  # assigned to us, not yet claimed
         self._doubtful: dict[int, int] = {}  # partition -> offset: fenced, so a commit must prove the membership
-        self._broken: set[int] = set()  # unreadable: paused until a person has looked
+        self._broken: dict[int, tuple[float, str]] = {}  # unreadable and paused -> (monotonic s to try again, why)
+        self._look_again: dict[int, float] = {}  # stands still: unclaimed partition -> monotonic s
+        self._ends: dict[int, int] = {}
+        self._faults: dict[Dependency, str] = {}
         self._held: frozenset[Slot] | None = frozenset()
         self._settled: deque[tuple[Batch, Outcome]] = deque()
         self._committed: dict[int, int] = {}
@@ -49,7 +55,6 @@ class KafkaSource:
         self._next_probe = 0.0
         self._next_check = 0.0
         self._behind_since: dict[Slot, float] = {}
-        self._complaint = ""
 
     def poll(self, timeout_s: float, limit: int) -> list[Batch]:
         """See `stream.log.Source`."""
@@ -58,6 +63,7 @@ class KafkaSource:
             slice_s = min(_SLICE_S, max(0.0, deadline - time.monotonic()))
             if self._member is None:
                 self._member = self._connecting.wait(slice_s)
+                self._faults = {} if self._member else {"log": self._connecting.trouble}
             elif batches := self._poll_once(self._member, slice_s, limit):
                 return batches
             if time.monotonic() >= deadline:
@@ -71,10 +77,18 @@ class KafkaSource:
         """See `stream.log.Source`."""
         self._held = None if slots is None else frozenset(slots)
 
+    def health(self) -> Health:
+        """See `stream.log.Source`."""
+        broken = {slot: self._broken[slot.partition][1] for slot in self._slots.owned if slot.partition in self._broken}
+        return Health(faults=dict(self._faults), stopped={**self._slots.stopped, **broken})
+
     def lag(self) -> Mapping[Slot, Lag]:
         """See `stream.log.Source`. The age is that of the oldest record in hand, else the time since we fell behind."""
         member = self._member
-        return {} if member is None else {slot: self._lag_of(member, slot) for slot in self._slots.owned}
+        if member is None or "log" in self._faults:
+            raise LogUnavailableError(self._faults.get("log", "not connected to Kafka yet"))
+        found = {slot: self._lag_of(member, slot) for slot in self._slots.owned}
+        return {slot: lag for slot, lag in found.items() if lag is not None}
 
     def close(self) -> None:
         """Commit what was applied and leave the group, within seconds even while the broker is down."""
@@ -99,13 +113,14 @@ class KafkaSource:
             return self._batches(member, found)
         except (OffsetOutOfRangeError, LogTruncationError) as error:
             for partition in _partitions_in(error) or member.assigned():
-                self._claim_again(member, partition)  # its check of the bounds says what is lost
+                self._break_off(member, partition)
             return []
         except CorruptRecordError as error:
             self._set_aside(member, error)
             return []
-        except (KafkaError, StoreUnavailableError) as error:
-            self._complain(error)
+        except (KafkaError, LogUnavailableError, StoreUnavailableError) as error:
+            self._faults["redis" if isinstance(error, StoreUnavailableError) else "log"] = _said(error)
+            self._next_check = min(self._next_check, time.monotonic() + _LOOK_AGAIN_S)
             time.sleep(max(0.0, began + timeout_s - time.monotonic()))
             return []
 
@@ -119,6 +134,9 @@ class KafkaSource:
                 # Never claim again at once: two zombies would fence each other for ever.
                 member.park(batch.slot.partition)
                 self._doubtful[batch.slot.partition] = max(0, int(batch.start))
+        for slot, state in self._slots.owned.items():
+            if state.broken_off and not state.in_flight:
+                self._claim_again(member, slot.partition)  # its check of the bounds says what is lost
         if time.monotonic() >= self._next_commit:
             self._next_commit = time.monotonic() + _COMMIT_S
             if (offsets := self._uncommitted()) and member.commit_later(offsets):
@@ -132,11 +150,13 @@ class KafkaSource:
                 self._unclaimed.add(partition)
 
     def _forget(self, partition: int) -> None:
-        for slot in self._slots.owned:
+        for slot in (*self._slots.owned, *self._slots.stopped):
             if slot.partition == partition:
                 self._slots.drop(slot)
         self._unclaimed.discard(partition)
-        self._broken.discard(partition)
+        self._broken.pop(partition, None)
+        self._look_again.pop(partition, None)
+        self._ends.pop(partition, None)
         self._doubtful.pop(partition, None)
         self._committed.pop(partition, None)
 
@@ -144,6 +164,15 @@ class KafkaSource:
         member.park(partition)
         self._forget(partition)
         self._unclaimed.add(partition)
+
+    def _break_off(self, member: Member, partition: int) -> None:
+        """Read no more of a partition; it is claimed again once what is in flight of it was applied."""
+        member.park(partition)
+        for slot, state in self._slots.owned.items():
+            if slot.partition == partition:
+                state.broken_off = True
+                return
+        self._claim_again(member, partition)
 
     def _prove(self, member: Member) -> None:
         """A commit that the group takes proves that a fenced slot is ours still: then it may be claimed again."""
@@ -156,25 +185,51 @@ class KafkaSource:
                 self._unclaimed.add(partition)
 
     def _claim_new(self, member: Member) -> None:
-        if not self._unclaimed:
+        now = time.monotonic()
+        for partition in [number for number, (again, _) in self._broken.items() if now >= again]:
+            self._claim_again(member, partition)
+        wanted = [number for number in self._unclaimed if now >= self._look_again.get(number, 0.0)]
+        if not wanted or (uuid := self._present_uuid(member)) is None:
             return
+        self._slots.release([slot for slot in self._slots.stopped if slot.uuid == uuid])
+        for partition in sorted(member.assigned().intersection(wanted)):
+            self._claim_one(member, Slot(self._topic, uuid, partition))
+        self._faults.pop("redis", None)
+
+    def _claim_one(self, member: Member, slot: Slot) -> None:
+        claim = self._claim(slot)
+        try:
+            offset = start_offset(slot, claim.position, *member.bounds(slot.partition))
+        except PositionOutsideLogError as error:
+            self._slots.stop(slot, str(error))
+            self._look_again[slot.partition] = time.monotonic() + _LOOK_AGAIN_S
+            return
+        if member.seek(slot.partition, offset):
+            self._slots.take(slot, claim, offset)
+            self._unclaimed.discard(slot.partition)
+            self._look_again.pop(slot.partition, None)
+
+    def _present_uuid(self, member: Member) -> str | None:
+        """The topic's uuid as the broker has it now; a topic that is gone is made again, and has one the next time."""
         uuid = member.present_uuid()
-        if uuid is None:
-            return
-        for partition in sorted(self._unclaimed & member.assigned()):
-            slot = Slot(self._topic, uuid, partition)
-            claim = self._claim(slot)
-            offset = start_offset(slot, claim.position, *member.bounds(partition))
-            if member.seek(partition, offset):
-                self._slots.take(slot, claim, offset)
-                self._unclaimed.discard(partition)
+        if uuid is not None:
+            self._faults.pop("log", None)
+            return uuid
+        self._faults["log"] = f"there is no topic {self._topic}"
+        self._next_check = time.monotonic() + _LOOK_AGAIN_S
+        if self._remake is not None:
+            self._remake(self._topic)
+        return None
 
     def _pause(self, member: Member) -> None:
         """Pause what is held, broken or not ours; before anything is resumed the broker is asked for the uuid."""
         running = {
             slot.partition
-            for slot in self._slots.owned
-            if self._held is not None and slot not in self._held and slot.partition not in self._broken
+            for slot, state in self._slots.owned.items()
+            if self._held is not None
+            and slot not in self._held
+            and slot.partition not in self._broken
+            and not state.broken_off
         }
         paused = member.paused()
         if running & paused and not self._same_topic(member):
@@ -206,7 +261,9 @@ class KafkaSource:
         """Whether the topic's uuid is still the one of our slots; if not, they are claimed anew, from the beginning."""
         self._next_check = time.monotonic() + _CHECK_S
         try:
-            uuid = member.present_uuid()
+            uuid = self._present_uuid(member)
+            if not found:
+                self._ends = member.ends([slot.partition for slot in self._slots.owned])
         except KafkaError:
             for slot, state in self._slots.owned.items():  # what was fetched cannot be trusted, so fetch it again
                 if slot.partition in found:
@@ -214,7 +271,8 @@ class KafkaSource:
             raise
         if all(slot.uuid == uuid for slot in self._slots.owned):
             return True
-        _log.warning("the topic has another uuid: it was made anew and is read from its beginning", topic=self._topic)
+        if uuid is not None:
+            _log.warning("the topic was made anew, with another uuid: it is read from its beginning", topic=self._topic)
         for slot in self._slots.owned:
             self._claim_again(member, slot.partition)
         return False
@@ -222,22 +280,22 @@ class KafkaSource:
     def _set_aside(self, member: Member, error: CorruptRecordError) -> None:
         """Leave the unreadable partition alone, so that the others go on; a poll would spin on it for ever."""
         member.revive()
-        self._broken |= _partitions_in(error)
+        why = f"a record of the log is damaged: {error}"
+        self._broken |= {number: (time.monotonic() + _BROKEN_S, why) for number in _partitions_in(error)}
         _log.error("a record of the log is damaged: its partition stands still until it is repaired", error=str(error))
-
-    def _complain(self, error: Exception) -> None:
-        if self._complaint != repr(error):
-            self._complaint = repr(error)
-            _log.warning("the log or the store is not reachable", error=self._complaint)
 
     def _uncommitted(self) -> dict[int, int]:
         applied = {slot.partition: state.applied_offset for slot, state in self._slots.owned.items()}
         return {number: offset for number, offset in applied.items() if self._committed.get(number) != offset}
 
-    def _lag_of(self, member: Member, slot: Slot) -> Lag:
+    def _lag_of(self, member: Member, slot: Slot) -> Lag | None:
+        """None while nobody has said where the partition ends."""
         state = self._slots.get(slot)
-        end = member.end(slot.partition)
-        if state is None or end is None or end <= state.applied_offset:
+        known = [end for end in (member.end(slot.partition), self._ends.get(slot.partition)) if end is not None]
+        if not known:
+            return None
+        end = max(known)  # a partition that is held is not fetched, and grows all the same
+        if state is None or end <= state.applied_offset:
             self._behind_since.pop(slot, None)
             return Lag(records=0, oldest_unread_s=0.0)
         since = self._behind_since.setdefault(slot, time.monotonic())
@@ -245,6 +303,11 @@ class KafkaSource:
         if state.in_flight:
             age_s = max(0.0, wall_clock_s() - state.in_flight[0][1] / 1000)
         return Lag(records=end - state.applied_offset, oldest_unread_s=age_s)
+
+
+def _said(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return str(error) if isinstance(error, LogError | StoreError) else f"Kafka: {type(error).__name__}: {error}"
 
 
 def _partitions_in(error: KafkaError) -> set[int]:

@@ -16,7 +16,7 @@ from stream.embedded.log import EmbeddedLog
 from stream.kafka.appender import KafkaAppender
 from stream.kafka.cluster import KafkaHistory, KafkaSettings, KafkaTopics, admin
 from stream.kafka.source import KafkaSource
-from stream.log import Appender, Batch, Claimer, History, Record, Source, Topics
+from stream.log import Appender, Batch, Claimer, History, Record, Remake, Source, Topics
 from stream.memory import MemoryLog, MemorySource
 from tests.kafka.broker import Broker
 
@@ -58,7 +58,7 @@ class Log(Protocol):
     history: History
     topics: Topics
 
-    def source(self, topic: str, claim: Claimer) -> Source:
+    def source(self, topic: str, claim: Claimer, *, remake: Remake | None = None) -> Source:
         """A new reader; all readers of a topic are one group."""
 
     def crash(self, source: Source) -> None:
@@ -83,8 +83,8 @@ class MemoryHarness:
         self.history: History = self.log
         self.topics: Topics = self.log
 
-    def source(self, topic: str, claim: Claimer) -> Source:
-        return self.log.source(topic, "group", claim)
+    def source(self, topic: str, claim: Claimer, *, remake: Remake | None = None) -> Source:
+        return self.log.source(topic, "group", claim, remake=remake)
 
     def crash(self, source: Source) -> None:
         assert isinstance(source, MemorySource)
@@ -100,8 +100,12 @@ class MemoryHarness:
 
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """There is none: the test below has nothing to wait for, and must still hold."""
-        yield
+        """It is said to be down."""
+        self.log.down = True
+        try:
+            yield
+        finally:
+            self.log.down = False
 
 
 class EmbeddedHarness:
@@ -114,8 +118,8 @@ class EmbeddedHarness:
         self.history: History = self.log
         self.topics: Topics = self.log
 
-    def source(self, topic: str, claim: Claimer) -> Source:
-        return self.log.source(topic, owner=str(uuid4()), claim=claim, lease_s=SESSION_S)
+    def source(self, topic: str, claim: Claimer, *, remake: Remake | None = None) -> Source:
+        return self.log.source(topic, owner=str(uuid4()), claim=claim, lease_s=SESSION_S, remake=remake)
 
     def crash(self, source: Source) -> None:
         """It does not poll any more, so its lease runs out."""
@@ -159,8 +163,8 @@ class KafkaHarness:
         self.history: History = KafkaHistory(self.settings)
         self.topics: Topics = KafkaTopics(self.settings)
 
-    def source(self, topic: str, claim: Claimer) -> Source:
-        return KafkaSource(replace(self.settings, group=topic), topic, claim)
+    def source(self, topic: str, claim: Claimer, *, remake: Remake | None = None) -> Source:
+        return KafkaSource(replace(self.settings, group=topic), topic, claim, remake=remake)
 
     def crash(self, source: Source) -> None:
         """Its network stands still, so that its heartbeats end and nobody hears it leave."""

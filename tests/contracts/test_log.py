@@ -7,11 +7,11 @@ from uuid import uuid4
 
 import pytest
 
-from store.buffer.ledger import Slot
-from store.errors import LogUnavailableError, PositionOutsideLogError, RecordTooLargeError
-from stream.log import Batch, Headers, Record, Source
+from store.buffer.ledger import Claim, Slot
+from store.errors import LogUnavailableError, RecordTooLargeError, StoreUnavailableError
+from stream.log import Batch, Headers, Health, Record, Source
 from stream.outbox import partition_of
-from tests.contracts.logs import MAX_RECORD_BYTES, SESSION_S, Ledger, Log
+from tests.contracts.logs import MAX_RECORD_BYTES, SESSION_S, KafkaHarness, Ledger, Log
 
 DEADLINE_S = 30.0
 
@@ -216,18 +216,50 @@ def test_a_recreated_topic_has_a_new_uuid_and_is_read_from_its_beginning(log: Lo
     assert ledger.positions == {old: "10", new: "25"}
 
 
-@pytest.mark.parametrize("stored", ["3", "11"], ids=["below its beginning", "above its end"])
-def test_a_position_outside_the_log_is_an_error_and_never_a_jump(log: Log, stored: str) -> None:
-    topic, ledger = new_topic(log, 1), Ledger()
-    write(log, topic, range(10))
-    (slot,) = log.history.slots(topic)
-    log.trim(slot, 5)
-    ledger.positions[slot] = stored
+@pytest.mark.parametrize("stored", ["3", "11", "x"], ids=["below its beginning", "above its end", "no number"])
+def test_a_position_outside_the_log_stops_its_slot_alone_until_a_person_moves_it(log: Log, stored: str) -> None:
+    topic, ledger = new_topic(log, 2), Ledger()
+    keys = {partition_of(b"k%d" % n, 2): b"k%d" % n for n in range(20)}
+    for partition in (0, 1):
+        for number in range(10):
+            log.appender.append(topic, key=keys[partition], value=b"%d" % number).result(DEADLINE_S)
+    bad, good = log.history.slots(topic)
+    log.trim(bad, 5)
+    ledger.positions[bad] = stored
     with reading(log, topic, ledger) as source:
-        for _ in range(2):  # it does not go away by asking again
-            with pytest.raises(PositionOutsideLogError, match=stored):
-                next_batches(source)
-    assert ledger.applied == []
+        until(source, ledger, lambda: len(ledger.applied) >= 10 and bad in source.health().stopped)
+        seen = ledger.fences[bad]
+        until(source, ledger, lambda: ledger.fences[bad] > seen)  # looked at again: it does not go away by that
+        assert {record.partition for record in ledger.applied} == {good.partition}
+        assert stored in source.health().stopped[bad]
+        assert source.health().faults == {}
+        ledger.positions[bad] = "7"
+        until(source, ledger, lambda: len(ledger.applied) >= 13)
+        assert source.health().stopped == {}
+    assert [record.offset for record in ledger.applied[10:]] == [7, 8, 9]
+
+
+def test_what_was_read_before_the_log_lost_it_is_applied_and_only_the_rest_is_lost(log: Log) -> None:
+    if isinstance(log, KafkaHarness):
+        pytest.skip("its client reads ahead, so nothing is missing yet")
+    topic, ledger = new_topic(log, 1), Ledger()
+    write(log, topic, range(5))
+    with reading(log, topic, ledger) as source:
+        in_hand = next_batches(source, 5)
+        source.hold(None)
+        write(log, topic, range(5, 30))
+        (slot,) = log.history.slots(topic)
+        log.trim(slot, 20)
+        source.poll(0.2, 5)
+        source.hold(())
+        assert source.poll(0.5, 5) == []
+        for batch in in_hand:
+            source.done(batch, ledger.apply(batch).outcome)
+        until(source, ledger, lambda: bool(source.health().stopped))
+        assert "the stored position is 5, but the log begins at 20" in source.health().stopped[slot]
+        ledger.positions[slot] = "20"
+        until(source, ledger, lambda: len(ledger.applied) >= 15)
+    assert [record.offset for record in ledger.applied] == [*range(5), *range(20, 30)]
 
 
 def test_a_slot_that_was_never_read_begins_where_the_log_does(log: Log) -> None:
@@ -338,6 +370,61 @@ def test_lag_counts_what_was_not_applied(log: Log) -> None:
         source.poll(0.2, 10)
         (lag,) = source.lag().values()
         assert (lag.records, lag.oldest_unread_s) == (0, 0.0)
+
+
+def test_a_log_that_does_not_answer_is_said_to_be_down_and_its_lag_is_unknown(log: Log) -> None:
+    topic, ledger = new_topic(log), Ledger()
+    write(log, topic, range(20))
+    with reading(log, topic, ledger) as source:
+        until(source, ledger, lambda: len(ledger.applied) >= 20)
+        assert source.health() == Health(faults={}, stopped={})
+        with log.outage():
+            until(source, ledger, lambda: "log" in source.health().faults)
+            with pytest.raises(LogUnavailableError):
+                source.lag()
+        until(source, ledger, lambda: not source.health().faults)
+        write(log, topic, range(20, 40))
+        until(source, ledger, lambda: len(ledger.applied) >= 40)
+        source.poll(0.2, 10)
+        assert sum(lag.records for lag in source.lag().values()) == 0
+
+
+def test_a_store_that_does_not_answer_is_said_to_be_down(log: Log) -> None:
+    topic, ledger, down = new_topic(log), Ledger(), True
+
+    def claim(slot: Slot) -> Claim:
+        if down:
+            message = "Redis is away"
+            raise StoreUnavailableError(message)
+        return ledger.claim(slot)
+
+    with closing(log.source(topic, claim)) as source:
+        until(source, ledger, lambda: source.health().faults == {"redis": "Redis is away"})
+        down = False
+        until(source, ledger, lambda: not source.health().faults)
+
+
+def test_a_topic_that_is_gone_is_made_again_and_read_from_its_beginning(log: Log) -> None:
+    topic, ledger = new_topic(log, 1), Ledger()
+    write(log, topic, range(10))
+    made: list[str] = []
+    allowed = False
+
+    def remake(name: str) -> None:
+        made.append(name)
+        if allowed:
+            log.topics.ensure(name, 2)
+
+    with closing(log.source(topic, ledger.claim, remake=remake)) as source:
+        until(source, ledger, lambda: len(ledger.applied) >= 10)
+        log.delete(topic)
+        until(source, ledger, lambda: source.health().faults == {"log": f"there is no topic {topic}"})
+        allowed = True
+        until(source, ledger, lambda: not source.health().faults and len(log.history.slots(topic)) == 2)
+        write(log, topic, range(10, 30))
+        until(source, ledger, lambda: len(ledger.applied) >= 30)
+    assert set(made) == {topic}
+    assert sorted(ledger.values()) == sorted(b"value %d" % number for number in range(30))
 
 
 def test_poll_keeps_its_time_out_while_the_log_is_down_and_loses_nothing(log: Log) -> None:

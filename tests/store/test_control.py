@@ -5,7 +5,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from store.control import Control, CycleRequest, Heartbeat
+from store.control import Control, CycleRequest, Heartbeat, TrainingState
 from store.errors import LeaseLostError, StoreUnavailableError
 from store.event import Lane
 
@@ -82,3 +82,51 @@ def test_without_redis_every_call_says_so() -> None:
         control.acquire(LANE, "a", 1.0)
     with pytest.raises(StoreUnavailableError):
         control.next_cycle_request(LANE)
+
+
+def test_a_heartbeat_that_cannot_be_read_hides_no_other_replica(redis_client: redis.Redis) -> None:
+    control, beat = Control(redis_client), Heartbeat(version="v", at_s=1.0)
+    control.announce(LANE, "replica-1", beat)
+    for name, value in (("2", b'{"version": "v", "at_s": 1'), ("3", b"\xff"), ("4", b'{"version": 7, "at_s": 1.0}')):
+        redis_client.set(f"{{support}}:acme:beat:replica-{name}", value)
+    assert control.heartbeats(LANE) == {"replica-1": beat}
+
+
+def test_a_request_that_cannot_be_read_is_dropped_and_holds_up_none_that_come_after_it(
+    redis_client: redis.Redis,
+) -> None:
+    control = Control(redis_client)
+    redis_client.rpush("{support}:acme:cycles", b'{"kind": "hea', b"\xff\xfe", b'{"kind": "tuesday"}')
+    request = CycleRequest(kind="head", who="ops", why="now", at_s=1.0)
+    control.request_cycle(LANE, request)
+    assert control.next_cycle_request(LANE) == request
+    assert redis_client.llen("{support}:acme:cycles") == 1
+    control.finish_cycle_request(LANE, request)
+    assert control.next_cycle_request(LANE) is None
+
+
+def test_a_request_in_another_spelling_is_finished_too(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    redis_client.rpush("{support}:acme:cycles", b'{"why": "w", "who": "me", "kind": "head", "at_s": 1, "new": true}')
+    request = control.next_cycle_request(LANE)
+    assert request is not None
+    control.finish_cycle_request(LANE, request)
+    assert control.next_cycle_request(LANE) is None
+
+
+def test_what_the_schedule_remembered_counts_as_lost_when_it_cannot_be_read(redis_client: redis.Redis) -> None:
+    redis_client.set("{support}:acme:training", b'{"items_at_cycle": "many"}')
+    assert Control(redis_client).training_state(LANE) == TrainingState()
+
+
+def test_a_damaged_fence_is_followed_by_a_higher_one(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    old = control.acquire(LANE, "a", 60.0)
+    assert old is not None
+    redis_client.set(f"{old.name}:fence", "1x")
+    new = control.acquire(LANE, "a", 60.0)
+    assert new is not None
+    assert new.fence > old.fence
+    control.renew(new, 60.0)
+    with pytest.raises(LeaseLostError):
+        control.renew(old, 60.0)

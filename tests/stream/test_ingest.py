@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from store.buffer.ledger import Application, Applied, Counters, Entry, Slot
-from store.buffer.memory import MemoryBuffer
-from store.errors import CorruptItemError, PositionOutsideLogError, StoreUnavailableError
+from store.buffer.memory import MemoryBuffer, _Position
+from store.errors import CorruptItemError, StoreUnavailableError
 from store.event import Lane, Undecodable, decode, encode
 from store.secrets import DataSecret
 from stream.dead_letter import read_dead_letters
@@ -25,6 +26,7 @@ from stream.ingest import Ingest, IngestSettings, LaneKeys, pieces, triage
 from stream.log import Batch, Record, Source, dead_topic_of, topic_of
 from stream.memory import MemoryLog
 from stream.metrics import IngestMetrics
+from stream.outbox import partition_of
 from stream.writer import Backoff
 from tests.contracts.escalations import LANE, START_S, check_integrity, escalation
 
@@ -58,9 +60,22 @@ class FlakyBuffer(MemoryBuffer):
         super().__init__(k)
         self.faults: list[Exception] = []
         self.lost_replies = 0
+        self.away = False
+        self.looks = 0
+        self.found_damaged: frozenset[str] = frozenset()
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+
+    def counters(self, lane: Lane) -> Counters:
+        self.looks += 1
+        if self.away:
+            message = "Redis is away"
+            raise StoreUnavailableError(message)
+        return super().counters(lane)
+
+    def damaged(self, lane: Lane) -> frozenset[str]:
+        return self.found_damaged
 
     def apply(self, application: Application) -> Applied:
         self.entered.set()
@@ -93,7 +108,7 @@ class House:
             self.log.append(TOPIC, key=key, value=value, timestamp_ms=int(timestamp_s * 1000)).result()
             self.records += 1
 
-    def ingest(self, source: Source | None = None) -> Ingest:
+    def ingest(self, source: Source | None = None, *, clock: Callable[[], float] = lambda: START_S) -> Ingest:
         return Ingest(
             source or self.log.source(TOPIC, "group", lambda slot: self.buffer.claim("support", slot, "me")),
             self.buffer,
@@ -104,7 +119,7 @@ class House:
             settings=self.settings,
             metrics=self.metrics,
             rng=Random(0),
-            clock=lambda: START_S,
+            clock=clock,
         )
 
     def applied(self) -> bool:
@@ -145,6 +160,11 @@ def running(ingest: Ingest) -> Iterator[threading.Event]:
         assert not thread.is_alive()
     if failures:
         raise failures[0]
+
+
+def key_of(slot: Slot) -> bytes:
+    """A key of the slot's partition, of two."""
+    return next(b"%d" % n for n in range(100) if partition_of(b"%d" % n, 2) == slot.partition)
 
 
 def record(value: bytes, timestamp_s: float = START_S) -> Record:
@@ -394,24 +414,105 @@ def test_a_zombies_batches_are_refused_and_the_heir_applies_them() -> None:
     assert house.buffer.counters(LANE) == Counters(counted=1, new_items=1)
 
 
-def test_a_position_outside_the_log_stops_the_process() -> None:
-    house = House()
-    source = Recorder(house)
-    source.failure = PositionOutsideLogError("the log begins at 9")
-    with pytest.raises(PositionOutsideLogError, match="begins at 9"), running(house.ingest(source)):
-        await_that(lambda: source.closed)
-    assert house.metric("ingest_positions_outside_log_total", use_case="support") == 1
+def test_a_position_outside_the_log_stops_its_partition_and_no_other_and_goes_on_when_it_is_moved() -> None:
+    house = House(partitions=2)
+    bad, good = house.log.slots(TOPIC)
+    house.buffer._positions["support"][bad] = _Position(fence=1, next="7")
+    house.send(encode(escalation("a", number=1)), key=key_of(bad))
+    house.send(encode(escalation("b", number=2)), key=key_of(good))
+    ingest = house.ingest()
+    with running(ingest):
+        await_that(lambda: house.buffer.positions("support").get(good) == "1")
+        await_that(lambda: house.metric("ingest_stopped_partitions", use_case="support") == 1)
+        assert house.metric("ingest_positions_outside_log_total", use_case="support") == 1
+        assert house.metric("ingest_lag_records", use_case="support", partition=str(bad.partition)) is None
+        (why,) = ingest.troubles
+        assert f"partition {bad.partition} stands still" in why
+        assert "the stored position is 7, but the log ends at 1" in why
+        house.buffer._positions["support"][bad].next = "0"
+        await_that(lambda: ingest.ready and house.applied())
+        await_that(lambda: house.metric("ingest_stopped_partitions", use_case="support") == 0)
+    assert house.buffer.counters(LANE).counted == 2
 
 
-@pytest.mark.parametrize("fault", [CorruptItemError("rebuild"), ZeroDivisionError("a bug")])
-def test_a_fault_that_no_retry_mends_stops_the_process(fault: Exception) -> None:
+def test_nothing_is_called_progress_while_a_partition_stands_still() -> None:
+    house = House(partitions=1)
+    (slot,) = house.log.slots(TOPIC)
+    house.buffer._positions["support"][slot] = _Position(fence=1, next="7")
+    now_s = [START_S]
+    ingest = house.ingest(clock=lambda: now_s[0])
+    with running(ingest):
+        await_that(lambda: house.metric("ingest_stopped_partitions", use_case="support") == 1)
+        now_s[0] += 1000.0
+        reports = house.buffer.looks
+        await_that(lambda: house.buffer.looks > reports + 5)
+        assert house.metric("ingest_last_progress_timestamp_seconds", use_case="support") == START_S
+
+
+def test_a_log_that_is_down_is_told_and_no_figure_is_refreshed() -> None:
+    house = House(partitions=1)
+    house.send(encode(escalation("a", number=1)))
+    now_s = [START_S]
+    ingest = house.ingest(clock=lambda: now_s[0])
+    with running(ingest), capture_logs() as lines:
+        await_that(lambda: ingest.ready and house.applied())
+        await_that(lambda: house.metric("ingest_dependency_up", use_case="support", dependency="log") == 1)
+        await_that(lambda: house.metric("ingest_lag_records", use_case="support", partition="0") == 0)
+        house.log.down = True
+        await_that(lambda: house.metric("ingest_dependency_up", use_case="support", dependency="log") == 0)
+        now_s[0] += 1000.0
+        reports = house.buffer.looks
+        await_that(lambda: house.buffer.looks > reports + 5)
+        assert ingest.troubles == ("support: waits for log: the log in memory is down",)
+        assert house.metric("ingest_dependency_up", use_case="support", dependency="redis") == 1
+        assert house.metric("ingest_last_progress_timestamp_seconds", use_case="support") == START_S
+        assert house.metric("ingest_lag_records", use_case="support", partition="0") == 0  # as it was last read
+        house.log.down = False
+        await_that(lambda: ingest.ready)
+        await_that(lambda: house.metric("ingest_last_progress_timestamp_seconds", use_case="support") == now_s[0])
+    said = [line["event"] for line in lines if line.get("dependency") == "log"]
+    assert said == ["ingest waits", "ingest goes on"]  # once for each change
+
+
+def test_a_store_that_is_down_is_told_although_nothing_comes() -> None:
+    house = House(partitions=1)
+    ingest = house.ingest()
+    with running(ingest):
+        await_that(lambda: ingest.ready)
+        house.buffer.away = True
+        await_that(lambda: ingest.troubles == ("support: waits for redis: Redis is away",))
+        await_that(lambda: house.metric("ingest_dependency_up", use_case="support", dependency="redis") == 0)
+        house.buffer.away = False
+        await_that(lambda: ingest.ready)
+
+
+def test_an_item_of_another_release_holds_its_batch_until_it_can_be_read() -> None:
     house = House()
-    house.buffer.faults = [fault]
+    house.buffer.faults = [CorruptItemError("not of this release")] * 1_000_000
+    house.send(encode(escalation("a", number=1)))
+    ingest = house.ingest()
+    with running(ingest):
+        await_that(lambda: ingest.troubles == ("support: waits for redis: not of this release",))
+        assert not house.applied()
+        house.buffer.faults = []
+        await_that(house.applied)
+
+
+def test_a_fault_that_nobody_foresaw_stops_the_process() -> None:
+    house = House()
+    house.buffer.faults = [ZeroDivisionError("a bug")]
     house.send(encode(escalation("a", number=1)))
     source = Recorder(house)
-    with pytest.raises(type(fault)), running(house.ingest(source)):
+    with pytest.raises(ZeroDivisionError), running(house.ingest(source)):
         await_that(lambda: source.closed)
     assert not house.applied()
+
+
+def test_the_damaged_items_of_a_lane_are_shown() -> None:
+    house = House()
+    house.buffer.found_damaged = frozenset({"x", "y"})
+    with running(house.ingest()):
+        await_that(lambda: house.metric("buffer_corrupt_items", tenant="acme", use_case="support") == 2)
 
 
 def test_the_gauges_of_a_partition_go_when_it_does() -> None:
@@ -439,14 +540,12 @@ class Recorder:
         self.polls = 0
         self.taken = 0
         self.held: object = ()
-        self.failure: Exception | None = None
         self.closed = False
         self.lag = self._source.lag
+        self.health = self._source.health
         self.done = self._source.done
 
     def poll(self, timeout_s: float, limit: int) -> list[Batch]:
-        if self.failure is not None:
-            raise self.failure
         batches = self._source.poll(timeout_s, limit)
         self.polls += 1
         self.taken += sum(len(batch.records) for batch in batches)

@@ -1,7 +1,8 @@
 """The buffer in Redis under faults: lost replies, races, damage, a full or absent server."""
 
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from store.buffer.item import Item
 from store.buffer.ledger import Applied, AuditTally, Counters
 from store.buffer.memory import MemoryBuffer
 from store.buffer.redis import RedisBuffer
-from store.errors import CorruptItemError, StoreUnavailableError
-from tests.contracts.escalations import LANE, Partition, check_integrity, escalation, slot
+from store.errors import CorruptItemError, PositionOutsideLogError, StoreUnavailableError
+from store.event import TextInput
+from stream.slots import start_offset
+from tests.contracts.escalations import LANE, Partition, check_integrity, entry, escalation, slot
 
 
 class LosingConnection(redis.UnixDomainSocketConnection):
@@ -105,7 +108,7 @@ class Racing(RedisBuffer):
         super().__init__(client, 2)
         self._rival = rival
 
-    def _read(self, keys: list[ItemKey]) -> dict[ItemKey, tuple[Item, str]]:
+    def _read(self, keys: list[ItemKey]) -> tuple[dict[ItemKey, tuple[Item, str]], dict[ItemKey, bytes]]:
         found = super()._read(keys)
         next(self._rival, None)
         return found
@@ -174,28 +177,149 @@ def test_partitions_that_write_the_same_items_at_once_lose_nothing(redis_url: st
         assert len(list(buffer.items(LANE))) == 3
 
 
+def flip(client: redis.Redis, name: bytes | str, place: int = 20) -> bytes:
+    """Change one byte of a stored value; what it is now."""
+    value = bytearray(client.get(name))  # type: ignore[arg-type]
+    value[place] ^= 0x81
+    client.set(name, bytes(value))
+    return bytes(value)
+
+
+def replace(client: redis.Redis, name: str) -> None:
+    """Put a list where something else was."""
+    client.delete(name)
+    client.lpush(name, "x")
+
+
+def name_of(text: str) -> str:
+    return f"{{support}}:acme:item:{entry(escalation(text)).item_id}"
+
+
 @pytest.mark.parametrize("place", [0, 3, 9, 20, -1])
-def test_a_flipped_byte_is_noticed(redis_client: redis.Redis, place: int) -> None:
+def test_a_flipped_byte_costs_readers_one_item_and_is_noted(redis_client: redis.Redis, place: int) -> None:
+    buffer = RedisBuffer(redis_client, 9)
+    Partition(buffer, 0).apply([escalation("a", number=1), escalation("b", number=2)])
+    damaged = flip(redis_client, name_of("a"), place)
+    assert [item.input for item in buffer.items(LANE)] == [TextInput(text="b")]
+    assert buffer.damaged(LANE) == {entry(escalation("a")).item_id}
+    assert redis_client.get(name_of("a")) == damaged  # a reader changes nothing
+
+
+@pytest.mark.parametrize("place", [0, 9, 20])
+def test_a_batch_that_meets_a_damaged_item_sets_it_aside_and_begins_it_anew(
+    redis_client: redis.Redis, place: int
+) -> None:
+    buffer = RedisBuffer(redis_client, 9)
+    reader = Partition(buffer, 0)
+    reader.apply([escalation("a", number=1, label="refund"), escalation("b", number=2)])
+    damaged = flip(redis_client, name_of("a"), place)
+    assert reader.apply([escalation("a", number=3, label="cancel"), escalation("b", number=4)]).outcome == "ok"
+    counts = {getattr(item.input, "text", ""): (item.stratum, item.count) for item in buffer.items(LANE)}
+    assert counts == {"a": ("cancel", 1), "b": ("refund", 2)}
+    name = entry(escalation("a")).item_id
+    assert buffer.damaged(LANE) == {name}
+    assert redis_client.hget("{support}:acme:damaged", name) == damaged  # what is left of it is kept
+    assert redis_client.zscore("{support}:acme:stratum:refund", name) is None  # in one stratum alone
+
+
+def test_a_damaged_item_that_another_has_written_anew_is_not_set_aside(redis_client: redis.Redis) -> None:
     buffer = RedisBuffer(redis_client, 9)
     reader = Partition(buffer, 0)
     reader.apply([escalation("a", number=1)])
-    (name,) = redis_client.keys("*:item:*")
-    value = bytearray(redis_client.get(name))  # type: ignore[arg-type]
-    value[place] ^= 0x81
-    redis_client.set(name, bytes(value))
-    with pytest.raises(CorruptItemError, match="rebuild"):
+    key = ItemKey(LANE, entry(escalation("a")).item_id)
+    buffer._put_aside(key, b"what was seen before")
+    assert [item.count for item in buffer.items(LANE)] == [1]
+    assert buffer.damaged(LANE) == frozenset()
+
+
+def test_an_item_of_another_release_is_never_thrown_away(redis_client: redis.Redis) -> None:
+    buffer = RedisBuffer(redis_client, 9)
+    reader = Partition(buffer, 0)
+    reader.apply([escalation("a", number=1)])
+    body = b"00000001" + b'{"another": "release"}'
+    redis_client.set(name_of("a"), b"%08x" % zlib.crc32(body) + body)
+    with pytest.raises(CorruptItemError, match="not written by this release"):
         list(buffer.items(LANE))
-    with pytest.raises(CorruptItemError, match="rebuild"):
+    with pytest.raises(CorruptItemError, match="not written by this release"):
         buffer.apply(reader.batch([escalation("a", number=2)]))
     assert buffer.positions("support") == {slot(0): "1"}
+    assert buffer.damaged(LANE) == frozenset()
 
 
-def test_a_value_that_is_gone_without_eviction_is_noticed(redis_client: redis.Redis) -> None:
+def test_a_value_that_is_gone_without_eviction_is_noted(redis_client: redis.Redis) -> None:
     buffer = RedisBuffer(redis_client, 9)
     Partition(buffer, 0).apply([escalation("a", number=1), escalation("b", number=2)])
-    redis_client.delete(redis_client.keys("*:item:*")[0])
-    with pytest.raises(CorruptItemError, match="rebuild"):
-        list(buffer.items(LANE))
+    redis_client.delete(name_of("a"))
+    assert [item.input for item in buffer.items(LANE)] == [TextInput(text="b")]
+    assert buffer.damaged(LANE) == {entry(escalation("a")).item_id}
+
+
+@pytest.mark.parametrize(
+    ("damage", "noted"),
+    [
+        (lambda client: client.hset("{support}:acme:counters", "counted", "1x"), "counters:counted"),
+        (lambda client: client.hset("{support}:acme:counters", "evicted", "?"), "counters:evicted"),
+        (lambda client: client.hset("{support}:acme:audits", "v1:audits", "many"), "audits:v1:audits"),
+        (lambda client: client.hset("{support}:dead", "undecodable", ""), "dead:undecodable"),
+        (lambda client: replace(client, "{support}:acme:counters"), "counters"),
+        (lambda client: replace(client, "{support}:acme:audits"), "audits"),
+        (lambda client: replace(client, "{support}:dead"), "dead"),
+        (lambda client: replace(client, "{support}:acme:strata"), "strata"),
+        (lambda client: replace(client, "{support}:acme:stratum:refund"), "stratum:refund"),
+        (lambda client: replace(client, name_of("a")), None),
+    ],
+)
+def test_whatever_is_damaged_ingest_goes_on_applies_all_of_a_batch_and_says_so(
+    redis_client: redis.Redis, damage: Callable[[redis.Redis], object], noted: str | None
+) -> None:
+    buffer = RedisBuffer(redis_client, 1)
+    reader = Partition(buffer, 0)
+    reader.apply([escalation("a", number=1, reason="audit")], {"undecodable": 1})
+    damage(redis_client)
+    fresh = [escalation("a", number=2, reason="audit"), escalation("b", number=3, reason="audit")]
+    assert reader.apply(fresh, {"undecodable": 1}) == Applied("ok", "5")
+    assert (noted or entry(escalation("a")).item_id) in buffer.damaged(LANE)
+    assert reader.apply([escalation("c", number=4, label="cancel")]).outcome == "ok"
+    assert "cancel" in {item.stratum for item in buffer.items(LANE)}
+    assert buffer.counters(LANE).counted >= 3
+    assert buffer.dead("support")["undecodable"] >= 1
+
+
+def test_readers_leave_out_what_is_no_number_and_say_so_once(redis_client: redis.Redis) -> None:
+    buffer = RedisBuffer(redis_client, 9)
+    Partition(buffer, 0).apply([escalation("a", number=1, reason="audit")])
+    redis_client.hset("{support}:acme:counters", mapping={"counted": "one", "of another release": "3"})
+    redis_client.hset("{support}:acme:audits", "v2:audits", b"\xff")
+    assert buffer.counters(LANE) == Counters(new_items=1)
+    assert buffer.audits(LANE) == {"v1": AuditTally(audits=1, agreed=1)}
+    assert buffer.damaged(LANE) == {"counters:counted", "audits:v2:audits"}
+
+
+def test_a_position_that_is_damaged_is_claimed_with_a_higher_fence_and_waits_for_a_person(
+    redis_client: redis.Redis,
+) -> None:
+    buffer = RedisBuffer(redis_client, 9)
+    reader = Partition(buffer, 0)
+    reader.apply([escalation("a", number=1)])
+    place = f"{{support}}:pos:{slot(0).uuid}:0"
+    redis_client.hset(place, mapping={"fence": "4x", "next": b"\xff\x31"})
+    assert buffer.apply(reader.batch([escalation("a", number=2)])).outcome == "fenced"
+    claim = buffer.claim("support", slot(0), "me")
+    assert claim.fence > 1_000_000
+    with pytest.raises(PositionOutsideLogError, match="damaged"):
+        start_offset(slot(0), claim.position, 0, 9)
+    redis_client.delete(place)
+    redis_client.set(place, "no hash")
+    assert buffer.apply(reader.batch([escalation("a", number=2)])).outcome == "fenced"
+    with pytest.raises(PositionOutsideLogError, match="damaged"):
+        start_offset(slot(0), buffer.claim("support", slot(0), "me").position, 0, 9)
+
+
+def test_a_damaged_entry_of_the_list_of_slots_hides_no_other(redis_client: redis.Redis) -> None:
+    buffer = RedisBuffer(redis_client, 9)
+    Partition(buffer, 0).apply([escalation("a", number=1)])
+    redis_client.sadd("{support}:slots", b'["understudy.sup\xff')
+    assert buffer.positions("support") == {slot(0): "1"}
 
 
 def test_a_full_redis_takes_all_of_a_batch_or_nothing(redis_client: redis.Redis) -> None:

@@ -1,0 +1,59 @@
+"""How the buffer's keys are named, and how its talk with Redis ends: in a value, or in one error that callers retry."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+
+import msgspec
+import redis
+import structlog
+
+from store.buffer.ledger import Slot
+from store.errors import StoreUnavailableError
+from store.event import Lane
+
+_log = structlog.get_logger(__name__)
+
+
+def lane_prefix(lane: Lane) -> str:
+    """What the names of a lane's keys begin with; the use case in braces is their hash tag."""
+    return f"{{{lane.use_case}}}:{lane.tenant}:"
+
+
+def position_key(use_case: str, slot: Slot) -> str:
+    """The hash of a slot: its fence, its position, who claimed it last."""
+    return f"{{{use_case}}}:pos:{slot.uuid}:{slot.partition}"
+
+
+def script_of(name: str) -> str:
+    """One of the Lua scripts beside this file."""
+    return (files("store.buffer") / name).read_text("utf-8")
+
+
+def text_of(value: bytes) -> str:
+    """A name or a number as it lies in Redis; a damaged one is a text all the same."""
+    return value.decode(errors="replace")
+
+
+def slot_of(member: bytes) -> Slot | None:
+    """A slot as it is listed; None where the entry is damaged: its next claim lists it again."""
+    try:
+        return msgspec.json.decode(member, type=Slot)
+    except msgspec.MsgspecError:
+        _log.warning("an entry of the list of slots is damaged and left out")
+        return None
+
+
+def is_of_another_kind(found: object) -> bool:
+    """Whether a command met a key of the wrong type."""
+    return isinstance(found, redis.ResponseError) and "WRONGTYPE" in str(found)
+
+
+@contextmanager
+def available() -> Iterator[None]:
+    """Every trouble with Redis, as the one error that callers retry."""
+    try:
+        yield
+    except redis.RedisError as error:
+        message = f"Redis: {error}"
+        raise StoreUnavailableError(message) from error
