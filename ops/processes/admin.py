@@ -29,6 +29,7 @@ class Probes:
 
     live: Check  # the loops tick; never depends on Kafka or Redis
     ready: Check
+    why_not: Callable[[], str] = str  # what to mend, while it is not ready
     lanes: Callable[[], Any] = dict  # for `status` and `rollback` while Redis is down: lane -> what is served
 
 
@@ -80,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "/livez" | "/readyz":
                 passed = probes.live() if path == "/livez" else probes.ready()
                 status = HTTPStatus.OK if passed else HTTPStatus.SERVICE_UNAVAILABLE
-                return status, b"ok\n" if passed else b"no\n", _TEXT
+                why = f" {probes.why_not()}" if path == "/readyz" and not passed else ""
+                return status, b"ok\n" if passed else f"no{why.rstrip()}\n".encode(), _TEXT
             case "/metrics":
                 return HTTPStatus.OK, generate_latest(self.server.registry), CONTENT_TYPE_PLAIN_0_0_4
             case "/lanes":
