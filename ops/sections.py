@@ -5,6 +5,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from serve.teacher.parameters import check_base_url, check_model, check_parameters, check_proxy
+from store.errors import SettingsError
 from store.event import Lane
 
 STRICT: Final = ConfigDict(
@@ -235,7 +237,8 @@ class TeacherSection(Section):
     prompt_file: Annotated[Path, Field(examples=["prompts/classify.txt"])]
     """Text in which $text and $labels are filled in; a changed prompt makes older answers stale."""
     parameters: dict[str, Any] = {"temperature": 0}
-    """Passed to the endpoint as they are."""
+    """Of the request's body, as the endpoint knows them: top_k and the like, too. extra_headers and extra_query are
+    tables of their own."""
     parser: Literal["text", "json"] = "text"
     """text: the answer is the label; json: an object with the field label."""
     api_key_env: Annotated[str | None, Field(examples=["OPENAI_API_KEY"])] = None
@@ -248,6 +251,27 @@ class TeacherSection(Section):
     """Dollars for a million tokens in."""
     output_usd_per_mtok: Annotated[float, Field(ge=0.0)] = 0.0
     """Dollars for a million tokens out."""
+    proxy: Annotated[str | None, Field(repr=False, examples=["http://proxy.example.com:3128"])] = None
+    """The proxy to the endpoint; the variables HTTP_PROXY and HTTPS_PROXY are not read, lest questions go astray."""
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> Self:
+        for key, check, value in (
+            ("base_url", check_base_url, self.base_url),
+            ("model", check_model, self.model),
+            ("proxy", check_proxy, self.proxy or self.base_url),
+        ):
+            try:
+                check(value)
+            except SettingsError as error:
+                message = f"{key}: {error}"
+                raise ValueError(message) from None
+        try:
+            check_parameters(self.parameters)
+        except SettingsError as error:
+            message = f"parameters.{error}"
+            raise ValueError(message) from None
+        return self
 
 
 class LaneSection(Section):

@@ -31,6 +31,7 @@ from ops.sections import (
     SpoolSection,
     TrainerSection,
 )
+from serve.teacher.parameters import checked_key
 from store.errors import SettingsError
 from store.event import Lane
 
@@ -151,10 +152,18 @@ def read_api_key(lane: LaneSection) -> str | None:
     """The API key of a lane's teacher from the variable that the settings name; None where they name none.
 
     Raises:
-        SettingsError: the variable is not set.
+        SettingsError: the variable is not set, or holds what no key is.
     """
     variable = lane.teacher.api_key_env
-    return None if variable is None else _secret(f"lanes.teacher.api_key_env of {lane.lane}", variable)
+    if variable is None:
+        return None
+    key = f"lanes.teacher.api_key_env of {lane.lane}"
+    value = _secret(key, variable)
+    try:
+        return checked_key(value)
+    except SettingsError as error:
+        message = f"{key}: the environment variable {variable}: {error}"
+        raise SettingsError(message) from None
 
 
 def read_log_password(log: LogSection) -> str | None:

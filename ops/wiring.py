@@ -68,6 +68,7 @@ def teacher_settings(section: LaneSection) -> TeacherSettings:
         concurrency=teacher.concurrency,
         input_usd_per_mtok=teacher.input_usd_per_mtok,
         output_usd_per_mtok=teacher.output_usd_per_mtok,
+        proxy=teacher.proxy,
     )
 
 
@@ -136,6 +137,7 @@ def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LanePa
         audit_key=site.secret.audit_key(section.lane),
         versions=lane_versions(site.registry, section, site.settings),
         ledger=lane_ledger(client, settings),
+        spent_path=site.run_directory / f"spent-{section.tenant}.{section.use_case}.json",
     )
 
 

@@ -138,6 +138,13 @@ class LaneService:
         self._count(found, decision, self._monotonic() - started_s)
         return found
 
+    async def try_teacher(self, question: Question) -> None:
+        """Ask a question of our own, if the budget allows one, to see whether the teacher answers; nobody learns it."""
+        bound_usd = self.teacher.cost_bound_usd(question.text)
+        await self.budget.prepare("escalation", bound_usd)
+        if self.budget.allows("escalation", bound_usd):
+            await self._ask_teacher(question, self.budget.take("escalation", bound_usd))
+
     async def finish_paid(self, deadline_s: float) -> int:
         """Wait for the teacher calls of requests in flight; returns how many were cut off."""
         if not self._paid:
@@ -251,7 +258,11 @@ class LaneService:
 
     async def _ask_teacher(self, question: Question, spend: Spend) -> Reply:
         """Ask, and settle what it cost. A call that is cancelled midway counts in full: it may have been billed."""
-        reply = await self.teacher.ask(question.text)
+        try:
+            reply = await self.teacher.ask(question.text)
+        except BaseException:
+            self.budget.settle(spend, self.teacher.cost_bound_usd(question.text))
+            raise
         calls = self._metrics.teacher_calls
         match reply:
             case Answered(answer=answer):

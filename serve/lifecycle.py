@@ -13,6 +13,7 @@ import openai
 import structlog
 
 from serve.counts import Counts
+from serve.escalation import Question
 from serve.gateway import EventSink, LaneService, Plan
 from serve.intake import Intake
 from serve.metrics import ServeMetrics
@@ -24,16 +25,19 @@ from serve.student.slot import Slots
 from serve.teacher.audit import Audits, keyed_draw
 from serve.teacher.budget import Budget, Ledger
 from serve.teacher.client import Teacher
+from serve.teacher.faults import REASONS
 from serve.teacher.horizon import DayHorizon
 from store.control import Heartbeat
 from store.errors import StoreUnavailableError
-from store.event import Lane, new_event_id, wall_clock_s
+from store.event import Lane, TextInput, new_event_id, wall_clock_s
 from store.registry.durable import append_line
 
 _log: Final = structlog.get_logger(__name__)
 _PULSE_S: Final = 1.0
 _SILENT_S: Final = 15.0
 _LAST_CALL_RATIO: Final = 1 / 3  # of the grace: until then audits that wait are still sent; the rest is for answers
+_NO_FAULT: Final = (None, "quota")  # an empty account stops every replica's teacher and no student: an alert says so
+_PROBE_TEXT: Final = "This is a test question."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,7 @@ class LaneParts:
     versions: Versions
     ledger: Ledger
     teacher_client: openai.AsyncOpenAI | None = None  # instead of one made from the settings
+    spent_path: Path | None = None  # where the replica keeps what it spent of the budget, should Redis forget it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,7 @@ class OpenLane:
 
     parts: LaneParts
     service: LaneService
+    teacher: Teacher
     follow: Follow
     horizon: DayHorizon | None  # None: the lane keeps a promise
 
@@ -103,8 +109,13 @@ class Gateway:
         )
 
     def ready(self) -> bool:
-        """Whether every lane has restored its champion (or has none). May be called from any thread."""
-        return all(lane.follow.settled for lane in self.lanes)
+        """Whether every lane has restored its champion (or has none) and is set up. May be called from any thread."""
+        return all(lane.follow.settled and lane.teacher.refused in _NO_FAULT for lane in self.lanes)
+
+    def why_not(self) -> str:
+        """What is not set up right, for whoever asks why this is not ready. May be called from any thread."""
+        faults = [(lane.parts.settings.lane, lane.teacher.refused) for lane in self.lanes]
+        return "; ".join(f"{lane}: {REASONS[reason]}" for lane, reason in faults if reason is not None)
 
     async def start(self) -> None:
         """Start the parts on the running loop."""
@@ -114,6 +125,7 @@ class Gateway:
         for lane in self.lanes:
             lane.service.audits.start()
             self._loops.append(asyncio.create_task(lane.follow.run(), name=f"follow {lane.parts.settings.lane}"))
+            self._loops.append(asyncio.create_task(self._try_teacher(lane), name=f"teacher {lane.parts.settings.lane}"))
         self._loops.append(asyncio.create_task(self._pulse(), name="pulse"))
         self._loops.append(asyncio.create_task(self._beat(), name="heartbeat"))
 
@@ -168,7 +180,9 @@ class Gateway:
             now=services.now,
             monotonic=monotonic,
             new_id=lambda: new_event_id(services.now(), services.rng),
+            spent_path=parts.spent_path,
         )
+        teacher = Teacher(settings.teacher, settings.labels, monotonic=monotonic, client=parts.teacher_client)
         horizon = _horizon(settings, budget)
         metrics = services.metrics
         metrics.dropped.labels(settings.lane.tenant, settings.lane.use_case)  # from 0 on, or the first one is no rise
@@ -176,7 +190,7 @@ class Gateway:
             settings,
             slots=slots,
             batcher=self._batcher,
-            teacher=Teacher(settings.teacher, settings.labels, monotonic=monotonic, client=parts.teacher_client),
+            teacher=teacher,
             budget=budget,
             audits=Audits(size=settings.audit_queue, workers=settings.audit_workers),
             sink=services.sink,
@@ -196,12 +210,38 @@ class Gateway:
             now=services.now,
             monotonic=monotonic,
         )
-        return OpenLane(parts=parts, service=service, follow=follow, horizon=horizon)
+        return OpenLane(parts=parts, service=service, teacher=teacher, follow=follow, horizon=horizon)
 
     async def _pulse(self) -> None:
         while True:
             self._pulse_s = monotonic()
             await asyncio.sleep(_PULSE_S)
+
+    async def _try_teacher(self, lane: OpenLane) -> None:
+        """Say what the teacher refuses, and try now and then whether it still does.
+
+        A gateway that is not ready gets no questions, so it asks one of its own. The breaker says when; the budget pays.
+        """
+        labels = (lane.parts.settings.lane.tenant, lane.parts.settings.lane.use_case)
+        while True:
+            refused = lane.teacher.refused
+            for reason in REASONS:
+                self.services.metrics.teacher_refused.labels(*labels, reason).set(reason == refused)
+            if refused is not None and lane.teacher.available:
+                await lane.service.try_teacher(self._question_of_our_own())
+            await asyncio.sleep(self.settings.follow_s)
+
+    def _question_of_our_own(self) -> Question:
+        now_s = self.services.now()
+        return Question(
+            text=_PROBE_TEXT,
+            redacted=TextInput(text=_PROBE_TEXT),
+            item_id="",
+            event_id=new_event_id(now_s, self.services.rng),
+            at_s=now_s,
+            subject=None,
+            forced=True,
+        )
 
     async def _beat(self) -> None:
         """Say what serves; while Redis is down, say nothing and go on."""

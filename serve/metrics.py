@@ -21,6 +21,7 @@ class ServeMetrics:
     teacher_calls: Counter
     teacher_usd: Counter
     teacher_seconds: Histogram
+    teacher_refused: Gauge
     dropped: Counter
     audits: Counter
     audits_waiting: Gauge
@@ -90,6 +91,11 @@ class ServeMetrics:
                 _LANE,
                 buckets=_SECONDS,
                 registry=registry,
+            ),
+            teacher_refused=gauge(
+                "teacher_refused",
+                "1 while the teacher's endpoint refuses our key, model, address, parameters or quota; worry at once.",
+                "reason",
             ),
             dropped=counter("escalations_dropped", "Paid answers that neither log nor spool took; worry at once."),
             audits=counter("audits", "Audits by outcome; worry when `lost` rises: the estimate thins out.", "outcome"),

@@ -8,6 +8,7 @@ from string import Template
 from typing import Any, Final
 
 from serve.pace import Metric
+from serve.teacher.parameters import check_base_url, check_model, check_parameters, check_proxy, checked_key
 from store.errors import SettingsError
 from store.event import MIN_PROPENSITY, Lane
 from store.labels import AnswerFormat
@@ -42,11 +43,12 @@ class TeacherSettings:
     base_url: str
     model: str
     prompt: str  # the prompt file's text, with $text and, usually, $labels
-    parameters: Mapping[str, Any] = field(default_factory=dict)  # passed to the endpoint as they are
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # of the request's body, as the endpoint knows them
     answer_format: AnswerFormat = "text"
     api_key: str = field(default="none", repr=False)
     timeout_s: float = 30.0  # of one call with its retries; waiting for a turn may take as long again
-    attempts: int = 2  # a refused call (429, 5xx, no connection) is sent again; one that timed out is not
+    attempts: int = 2  # what never left, and a 429 or 503, is sent again; what may have been billed is not
+    proxy: str | None = field(default=None, repr=False)  # http://host:port; the environment's proxies are not used
     concurrency: int = 16
     input_usd_per_mtok: float = 0.0
     output_usd_per_mtok: float = 0.0
@@ -54,16 +56,33 @@ class TeacherSettings:
     breaker_open_s: float = 10.0  # for how long, before one call may try again
 
     def __post_init__(self) -> None:
-        """Check the prompt's place-holders.
+        """Check what would fail at the first question.
 
         Raises:
-            SettingsError: `$text` is missing, or there is a place-holder that nobody fills.
+            SettingsError: the prompt's `$text` is missing, or there is a place-holder that nobody fills; or something
+                cannot be sent.
         """
         template = Template(self.prompt)
         names = set(template.get_identifiers())
         if not template.is_valid() or "text" not in names or names - _PROMPT_NAMES:
             message = "teacher.prompt_file: needs $text, may hold $labels and nothing else; a dollar sign is written $$"
             raise SettingsError(message)
+        for key, check, value in (
+            ("api_key", checked_key, self.api_key),
+            ("base_url", check_base_url, self.base_url),
+            ("model", check_model, self.model),
+            ("proxy", check_proxy, self.proxy or self.base_url),
+        ):
+            try:
+                check(value)
+            except SettingsError as error:
+                message = f"teacher.{key}: {error}"
+                raise SettingsError(message) from error
+        try:
+            check_parameters(self.parameters)
+        except SettingsError as error:
+            message = f"teacher.parameters.{error}"
+            raise SettingsError(message) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,7 +142,7 @@ class Play:
         count = iter(range(1 << 62))
         budget = Budget(
             limits,
-            MemoryLedger(limits, buckets_kept=whole_log),
+            MemoryLedger(limits, now=now, buckets_kept=whole_log),
             now=now,
             monotonic=now,
             new_id=lambda: str(next(count)),

@@ -77,7 +77,9 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
         services.metrics.watch_spool(lambda: spool.bytes_kept, settings.spool.max_bytes)
         app = build_app(services, wiring.gateway_settings(settings))
         gateway: Gateway = app.state.gateway
-        probes = Probes(live=gateway.healthy, ready=gateway.ready, lanes=lambda: _served(site, gateway))
+        probes = Probes(
+            live=gateway.healthy, ready=gateway.ready, why=gateway.why_not, lanes=lambda: _served(site, gateway)
+        )
         admin_port = stack.enter_context(_admin(site, settings.admin.serve_port, probes))
         listener = stack.enter_context(closing(_listen(settings.gateway.host, settings.gateway.port)))
         drain = Drain(app)

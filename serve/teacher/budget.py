@@ -4,6 +4,9 @@ A replica leases a few calls (and the most they can cost) at a time and spends t
 decision and its spending are one step. With Redis down it spends what it had leased and nothing more. A killed
 replica's lease stays spent: the budget may be under-used by that much for a day, and is never exceeded. Buckets are
 five minutes; a lease must be used within one, and a bucket counts until 24 hours after its leases could last be used.
+
+The time is Redis', whatever the replicas' clocks say. Where Redis has lost something, each replica says what it knows
+of its own spending (`spent.py`), and it counts again.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ import redis
 import structlog
 
 from serve.settings import BudgetSettings
+from serve.teacher.spent import OwnSpending, Witness
 from store.errors import StoreUnavailableError
 from store.event import Lane
 
@@ -40,18 +44,23 @@ class Grant:
     usd_micro: int
     used_calls: int
     used_usd_micro: int
+    leases: int  # ever granted
+    recounted: int = 0  # calls that the ledger had lost, and counts again
 
 
 class Ledger(Protocol):
-    """Counts one lane's spending. Each call blocks, is idempotent, and raises StoreUnavailableError."""
+    """Counts one lane's spending. Each call blocks, is idempotent, and raises StoreUnavailableError.
 
-    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
+    With each call the replica says what it knows by itself, so that a ledger that lost something counts it again.
+    """
+
+    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         """Up to so many calls and millionths of a dollar; the same id gets the same grant again."""
 
-    def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
+    def settle(self, lease_id: str, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         """Give back what a lease left unspent (below zero: what was spent beyond it)."""
 
-    def used(self, now_s: float) -> Grant:
+    def used(self, witness: Witness) -> Grant:
         """What counts against the last 24 hours; grants nothing."""
 
 
@@ -67,25 +76,34 @@ class RedisLedger:
         reserve = settings.audit_reserve_ratio
         self._limits = [calls, usd_micro, int(calls * reserve), max(0, int(usd_micro * reserve))]
 
-    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
+    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         """See `Ledger`."""
-        return self._run(lease_id, "lease", now_s, kind, calls, usd_micro, *self._limits, _LEASE_TTL_S)
+        return self._run(lease_id, "lease", witness, kind, calls, usd_micro, *self._limits, _LEASE_TTL_S)
 
-    def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
+    def settle(self, lease_id: str, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         """See `Ledger`."""
-        self._run(lease_id, "settle", now_s, calls, usd_micro)
+        return self._run(lease_id, "settle", witness, calls, usd_micro)
 
-    def used(self, now_s: float) -> Grant:
+    def used(self, witness: Witness) -> Grant:
         """See `Ledger`."""
-        return self._run("none", "used", now_s)
+        return self._run("none", "used", witness)
 
-    def _run(self, lease_id: str, verb: str, now_s: float, *arguments: str | int) -> Grant:
-        keys = [self._prefix, f"{self._prefix}:lease:{lease_id}"]
+    def _run(self, lease_id: str, verb: str, witness: Witness, *arguments: str | int) -> Grant:
+        keys = [self._prefix, f"{self._prefix}:lease:{lease_id}", f"{self._prefix}:of:{witness.name}"]
+        away = -1 if witness.away_s is None else int(witness.away_s // BUCKET_S)
+        known = [witness.calls, witness.usd_micro, witness.leases, away]
         try:
-            found: Any = self._script(keys=keys, args=[verb, int(now_s // BUCKET_S), BUCKETS_KEPT, *arguments])
+            found: Any = self._script(keys=keys, args=[verb, BUCKET_S, BUCKETS_KEPT, *known, *arguments])
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
-        return Grant(calls=found[0], usd_micro=found[1], used_calls=found[2], used_usd_micro=found[3])
+        return Grant(
+            calls=found[0],
+            usd_micro=found[1],
+            used_calls=found[2],
+            used_usd_micro=found[3],
+            leases=found[4],
+            recounted=found[5],
+        )
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -96,6 +114,7 @@ class _Lease:
     usd_micro: int
     granted_s: float  # monotonic
     open_spends: int = 0
+    ended: bool = False  # what it left unspent is no longer counted as our own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -118,11 +137,22 @@ class Budget:
         monotonic: Callable[[], float],
         new_id: Callable[[], str],
         call: Callable[..., Awaitable[Any]] = asyncio.to_thread,
+        spent_path: Path | None = None,
     ) -> None:
-        """Start with nothing leased. `call` runs the ledger, which blocks, beside the event loop."""
+        """Start with nothing leased.
+
+        Args:
+            settings: the limits.
+            ledger: counts for all replicas, by a clock of its own.
+            now: Unix seconds; only for how long this replica was away.
+            monotonic: seconds, by which a lease grows old.
+            new_id: names of leases, and of the replica.
+            call: runs what blocks beside the event loop.
+            spent_path: where this replica keeps its own record; None: nowhere.
+        """
         self.settings = settings
         self._ledger = ledger
-        self._now = now
+        self._own = OwnSpending(new_name=new_id, now=now, monotonic=monotonic, path=spent_path)
         self._monotonic = monotonic
         self._new_id = new_id
         self._call = call
@@ -203,7 +233,11 @@ class Budget:
             if self._monotonic() - lease.granted_s >= BUCKET_S:
                 self._retire(kind)
         await self._give_back()
-        self._see(await self._call(self._ledger.used, self._now()))
+        used = await self._call(self._ledger.used, self._own.witness())
+        self._see(used)
+        open_to_escalations = self.settings.calls_per_day * (1 - self.settings.audit_reserve_ratio)
+        if used.used_calls < open_to_escalations and self.settings.usd_per_day is None:
+            self.binds = False
 
     async def close(self) -> None:
         """Give every unspent lease back; with Redis down they stay spent."""
@@ -220,9 +254,18 @@ class Budget:
         lease_id, asked_s = self._new_id(), self._monotonic()
         usd_micro = self._counted(bound_micro) * self._chunk
         try:
-            grant = await self._call(
-                self._ledger.lease, lease_id, kind, calls=self._chunk, usd_micro=usd_micro, now_s=self._now()
+            grant: Grant = await self._call(
+                self._ledger.lease,
+                lease_id,
+                kind,
+                calls=self._chunk,
+                usd_micro=usd_micro,
+                witness=self._own.witness(),
             )
+            self._see(grant)
+            self._own.leased(asked_s, grant.calls, grant.usd_micro)
+            if grant.calls:
+                await self._call(self._own.write, self._own.record())  # before any of it is spent
         except StoreUnavailableError:
             _log.warning("no lease while Redis does not answer", kind=kind)
             self._ask_at_s[kind] = self._monotonic() + _ASK_AGAIN_S
@@ -230,7 +273,6 @@ class Budget:
         finally:
             self._slow.discard(kind)
         lease = _Lease(lease_id=lease_id, kind=kind, calls=grant.calls, usd_micro=grant.usd_micro, granted_s=asked_s)
-        self.used_calls, self.used_usd_micro = grant.used_calls, grant.used_usd_micro
         refused = grant.calls == 0 or grant.usd_micro < self._counted(bound_micro)
         if refused:
             self._closing.append(lease)
@@ -247,17 +289,29 @@ class Budget:
 
     async def _give_back(self) -> None:
         """Settle retired leases whose calls have all come home."""
-        for lease in [lease for lease in self._closing if lease.open_spends == 0]:
-            await self._call(
-                self._ledger.settle, lease.lease_id, calls=lease.calls, usd_micro=lease.usd_micro, now_s=self._now()
+        home = [lease for lease in self._closing if lease.open_spends == 0]
+        for lease in home:
+            if not lease.ended:
+                lease.ended = True
+                self._own.gave_back(lease.granted_s, lease.calls, lease.usd_micro)
+        for lease in home:
+            grant = await self._call(
+                self._ledger.settle,
+                lease.lease_id,
+                calls=lease.calls,
+                usd_micro=lease.usd_micro,
+                witness=self._own.witness(),
             )
+            self._see(grant)
             self._closing.remove(lease)
+        if home:
+            await self._call(self._own.write, self._own.record())
 
-    def _see(self, used: Grant) -> None:
-        self.used_calls, self.used_usd_micro = used.used_calls, used.used_usd_micro
-        open_to_escalations = self.settings.calls_per_day * (1 - self.settings.audit_reserve_ratio)
-        if used.used_calls < open_to_escalations and self.settings.usd_per_day is None:
-            self.binds = False
+    def _see(self, grant: Grant) -> None:
+        self._own.heard(grant.leases)
+        self.used_calls, self.used_usd_micro = grant.used_calls, grant.used_usd_micro
+        if grant.recounted:
+            _log.warning("Redis had lost calls of this replica; they count again", calls=grant.recounted)
 
     def _counted(self, micro: int) -> int:
         """Dollars are counted only where they are limited."""

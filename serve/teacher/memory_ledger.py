@@ -1,11 +1,13 @@
 """The budget's ledger in memory: for one process that replays or tests, by the same rules as Redis keeps."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from serve.settings import BudgetSettings
 from serve.teacher.budget import BUCKET_S, BUCKETS_KEPT, Grant, Kind
+from serve.teacher.spent import Witness
 
 _MICRO: Final = 1_000_000
 
@@ -33,24 +35,27 @@ class _Lease:
 
 
 class MemoryLedger:
-    """Satisfies `serve.teacher.budget.Ledger`; its word ends with the process."""
+    """Satisfies `serve.teacher.budget.Ledger`; its word ends with the process, and it forgets nothing before."""
 
-    def __init__(self, settings: BudgetSettings, *, buckets_kept: int = BUCKETS_KEPT) -> None:
+    def __init__(self, settings: BudgetSettings, *, now: Callable[[], float], buckets_kept: int = BUCKETS_KEPT) -> None:
         """Nothing is spent yet.
 
         Args:
             settings: the limits, of any window.
+            now: seconds, by a clock of any start: what Redis' own is to the one in Redis.
             buckets_kept: the window in buckets of five minutes; a day as in production, unless said otherwise.
         """
         self._settings = settings
         self._kept = buckets_kept
         self._all, self._audits = _Spent(), _Spent()
         self._leases: dict[str, _Lease] = {}
+        self._now = now
         self._newest = 0
+        self._granted = 0
 
-    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
+    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:  # noqa: ARG002
         """See `Ledger`."""
-        self._forget(now_s)
+        self._forget()
         if (known := self._leases.get(lease_id)) is not None:
             return self._grant(known.calls, known.usd_micro)
         limit, reserve = self._settings, self._settings.audit_reserve_ratio
@@ -59,20 +64,23 @@ class MemoryLedger:
         granted_micro = usd_micro if usd_limit is None else self._room(usd_micro, usd_limit, reserve, "usd_micro", kind)
         if granted == 0 or (granted_micro == 0 and usd_micro > 0):
             granted = granted_micro = 0
+        else:
+            self._granted += 1
         self._add(self._newest, kind, granted, granted_micro)
         self._leases[lease_id] = _Lease(bucket=self._newest, kind=kind, calls=granted, usd_micro=granted_micro)
         return self._grant(granted, granted_micro)
 
-    def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
+    def settle(self, lease_id: str, *, calls: int, usd_micro: int, witness: Witness) -> Grant:  # noqa: ARG002
         """See `Ledger`."""
-        self._forget(now_s)
+        self._forget()
         lease = self._leases.pop(lease_id, None)
         if lease is not None:  # in a bucket that was forgotten it is forgotten with the next call
             self._add(lease.bucket, lease.kind, -calls, -usd_micro)
+        return self._grant(0, 0)
 
-    def used(self, now_s: float) -> Grant:
+    def used(self, witness: Witness) -> Grant:  # noqa: ARG002
         """See `Ledger`."""
-        self._forget(now_s)
+        self._forget()
         return self._grant(0, 0)
 
     def _grant(self, calls: int, usd_micro: int) -> Grant:
@@ -81,6 +89,7 @@ class MemoryLedger:
             usd_micro=usd_micro,
             used_calls=sum(self._all.calls.values()),
             used_usd_micro=sum(self._all.usd_micro.values()),
+            leases=self._granted,
         )
 
     def _room(self, asked: int, limit: int, reserve: float, unit: Literal["calls", "usd_micro"], kind: Kind) -> int:
@@ -94,9 +103,9 @@ class MemoryLedger:
             spent.calls[bucket] += calls
             spent.usd_micro[bucket] += usd_micro
 
-    def _forget(self, now_s: float) -> None:
+    def _forget(self) -> None:
         """Buckets that are out of the window; time never runs backwards here."""
-        self._newest = max(self._newest, int(now_s // BUCKET_S))
+        self._newest = max(self._newest, int(self._now() // BUCKET_S))
         for spent in (self._all, self._audits):
             for counts in (spent.calls, spent.usd_micro):
                 for bucket in [bucket for bucket in counts if bucket <= self._newest - self._kept]:

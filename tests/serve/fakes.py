@@ -26,6 +26,7 @@ from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, Teache
 from serve.student.follow import Versions
 from serve.teacher.budget import Grant, Kind
 from serve.teacher.memory_ledger import MemoryLedger
+from serve.teacher.spent import Witness
 from store.control import Heartbeat
 from store.errors import BrokenChainError, StoreUnavailableError
 from store.event import Escalation, Lane
@@ -214,7 +215,8 @@ class FakeLedger(MemoryLedger):
     """The ledger in memory, which never forgets here and which a test may fill, empty, take down or let hang."""
 
     def __init__(self, calls: int = 1_000_000) -> None:
-        super().__init__(BudgetSettings(calls_per_day=calls, audit_reserve_ratio=0.0), buckets_kept=1 << 40)
+        limits = BudgetSettings(calls_per_day=calls, audit_reserve_ratio=0.0)
+        super().__init__(limits, now=lambda: 0.0)
         self.calls = calls
         self.down = False
         self.hang: threading.Event | None = None
@@ -229,17 +231,17 @@ class FakeLedger(MemoryLedger):
         """Somebody else spends the rest, or gives it back."""
         self._add(self._newest, "escalation", self.left - calls, 0)
 
-    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
+    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         self._check()
-        return super().lease(lease_id, kind, calls=calls, usd_micro=usd_micro, now_s=now_s)
+        return super().lease(lease_id, kind, calls=calls, usd_micro=usd_micro, witness=witness)
 
-    def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
+    def settle(self, lease_id: str, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         self._check()
-        super().settle(lease_id, calls=calls, usd_micro=usd_micro, now_s=now_s)
+        return super().settle(lease_id, calls=calls, usd_micro=usd_micro, witness=witness)
 
-    def used(self, now_s: float) -> Grant:
+    def used(self, witness: Witness) -> Grant:
         self._check()
-        return super().used(now_s)
+        return super().used(witness)
 
     def _check(self) -> None:
         if self.hang is not None:

@@ -108,7 +108,7 @@ class Lane:
 
     def __post_init__(self) -> None:
         self._limits = BudgetSettings(calls_per_day=CALLS, audit_reserve_ratio=RESERVE)
-        self._ledger = MemoryLedger(self._limits)
+        self._ledger = MemoryLedger(self._limits, now=self.clock)
         self._gateways = self._started()
         self._beaten_s = -math.inf
 

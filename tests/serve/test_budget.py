@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -17,22 +16,10 @@ from serve.settings import BudgetSettings
 from serve.teacher.budget import BUCKET_S, Budget, Kind, Ledger, RedisLedger
 from store.buffer.server import private_redis
 from store.errors import StoreUnavailableError
-from store.event import Lane
 from tests.serve.fakes import FakeLedger, eventually
+from tests.serve.ledgers import LANE, NOBODY, Clock
 
-NOON_S = 1_800_000_000.0
-LANE = Lane("acme", "intent")
 _numbers = count()
-
-
-@dataclass
-class Clock:
-    """One clock for wall and monotonic time."""
-
-    now_s: float = NOON_S
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def replica(ledger: Ledger, limits: BudgetSettings, clock: Clock | None = None) -> Budget:
@@ -58,9 +45,9 @@ def test_the_budget_survives_a_restart_of_redis(tmp_path: Path) -> None:
     for round_number in range(2):
         with private_redis(tmp_path) as url, redis.Redis.from_url(url) as client:
             ledger = RedisLedger(client, LANE, limits)
-            assert ledger.used(NOON_S).used_calls == 60 * round_number
-            ledger.lease(f"{round_number}", "escalation", calls=60, usd_micro=0, now_s=NOON_S)
-            assert ledger.used(NOON_S).used_calls == (60, 100)[round_number]
+            assert ledger.used(NOBODY).used_calls == 60 * round_number
+            ledger.lease(f"{round_number}", "escalation", calls=60, usd_micro=0, witness=NOBODY)
+            assert ledger.used(NOBODY).used_calls == (60, 100)[round_number]
 
 
 def test_concurrent_replicas_never_exceed_the_limit(redis_url: str) -> None:
@@ -80,7 +67,7 @@ def test_concurrent_replicas_never_exceed_the_limit(redis_url: str) -> None:
         thread.join()
     assert 180 <= sum(taken) <= 200  # at most, a lease of each kind lies unspent with each replica
     with redis.Redis.from_url(redis_url) as client:
-        assert RedisLedger(client, LANE, limits).used(NOON_S).used_calls == 200
+        assert RedisLedger(client, LANE, limits).used(NOBODY).used_calls == 200
 
 
 def test_closing_gives_back_what_was_leased_and_not_spent(redis_client: redis.Redis) -> None:
@@ -88,9 +75,9 @@ def test_closing_gives_back_what_was_leased_and_not_spent(redis_client: redis.Re
     ledger = RedisLedger(redis_client, LANE, limits)
     budget = replica(ledger, limits)
     assert [spend(budget) for _ in range(3)] == [True] * 3
-    assert ledger.used(NOON_S).used_calls == 10  # one lease
+    assert ledger.used(NOBODY).used_calls == 10  # one lease
     asyncio.run(budget.close())
-    assert ledger.used(NOON_S).used_calls == 3
+    assert ledger.used(NOBODY).used_calls == 3
 
 
 @given(costs=lists(floats(0.0, 0.9), max_size=60))
@@ -103,7 +90,7 @@ def test_dollars_are_never_exceeded_while_the_bound_is_one(redis_client: redis.R
     paid = sum(cost for cost in costs if spend(budget, bound_usd=0.9, cost_usd=cost))
     assert paid <= 10.0
     asyncio.run(budget.close())
-    assert ledger.used(NOON_S).used_usd_micro == pytest.approx(paid * 1e6, abs=len(costs) + 1)
+    assert ledger.used(NOBODY).used_usd_micro == pytest.approx(paid * 1e6, abs=len(costs) + 1)
 
 
 def test_a_lease_that_is_too_old_is_not_spent() -> None:

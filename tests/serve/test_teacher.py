@@ -1,6 +1,7 @@
 """The teacher client against an endpoint that misbehaves."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 from hypothesis import given
-from hypothesis.strategies import booleans, lists
+from hypothesis.strategies import binary, booleans, lists, one_of, sampled_from, text
 
 from serve.settings import TeacherSettings
 from serve.teacher.client import Answered, Breaker, Invalid, Reply, Teacher, Unavailable, prompt_version
@@ -56,11 +57,20 @@ def test_an_answer_off_the_list_is_invalid_and_still_costs() -> None:
 @pytest.mark.parametrize(
     ("status", "failure", "billed", "calls"),
     [
-        (500, None, False, 2),
+        (500, None, True, 1),
+        (502, None, True, 1),
+        (504, None, True, 1),
+        (524, None, True, 1),
         (429, None, False, 2),
+        (503, None, False, 2),
         (400, None, False, 1),
+        (408, None, True, 1),
+        (413, None, False, 1),
         (200, httpx2.ConnectError("refused"), False, 2),
+        (200, httpx2.ConnectTimeout("far away"), False, 2),
         (200, httpx2.ReadTimeout("slow"), True, 1),
+        (200, httpx2.ReadError("reset"), True, 1),
+        (200, httpx2.RemoteProtocolError("half a header"), True, 1),
     ],
 )
 def test_only_a_call_that_was_surely_not_billed_is_sent_again(
@@ -87,7 +97,8 @@ def test_only_a_call_that_was_surely_not_billed_is_sent_again(
         b'{"choices": []}',
         b'{"choices": [{"message": null}]}',
         b'{"choices": [{"message": {"content": ["no"]}}]}',
-        b'{"choices": [{"message": {"content": "\\ud800"}}]}',
+        b'{"choices": [{"message": {"content": 1}}]}',
+        b'{"choices": ' + b"9" * 5_000,
         b'{"choices": ' + b"[" * 100_000,
     ],
 )
@@ -101,7 +112,15 @@ def test_an_endpoint_that_answers_with_something_else_is_down_and_may_have_been_
 
 
 @pytest.mark.parametrize(
-    "usage", [{}, {"prompt_tokens": None, "completion_tokens": 2}, {"prompt_tokens": -1}, {"a": 1}]
+    "usage",
+    [
+        {},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": 10**40, "completion_tokens": 1},
+        {"prompt_tokens": None, "completion_tokens": 2},
+        {"prompt_tokens": -1},
+        {"a": 1},
+    ],
 )
 def test_a_count_that_makes_no_sense_costs_the_bound_and_the_answer_is_kept(usage: dict[str, Any]) -> None:
     endpoint = FakeEndpoint()
@@ -114,7 +133,7 @@ def test_a_count_that_makes_no_sense_costs_the_bound_and_the_answer_is_kept(usag
     assert reply.answer.cost_usd == bound.answer.cost_usd
 
 
-@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("status", [400, 403, 408, 409, 413, 414, 415, 418, 422, 431, 451])
 def test_requests_that_the_endpoint_refuses_do_not_close_it_to_others(status: int) -> None:
     async def main() -> None:
         endpoint = FakeEndpoint()
@@ -226,6 +245,170 @@ SHAPE: dict[str, Any] = {
 def test_all_that_shapes_an_answer_changes_the_prompt_version(change: dict[str, Any]) -> None:
     assert prompt_version(**SHAPE) == prompt_version(**SHAPE)
     assert prompt_version(**(SHAPE | change)) != prompt_version(**SHAPE)
+
+
+@pytest.mark.parametrize("reason", ["stop", "STOP", "eos", "eos_token", "end_turn", "stop_sequence", "", None])
+def test_an_answer_that_ended_by_itself_is_read(reason: str | None) -> None:
+    endpoint = FakeEndpoint()
+    endpoint.raw = json.dumps({"choices": [{"message": {"content": "no"}, "finish_reason": reason}]}).encode()
+    assert isinstance(ask(endpoint), Answered)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"finish_reason": "length"}, "raise lanes.teacher.parameters.max_tokens"),
+        ({"finish_reason": "MAX_TOKENS"}, "raise lanes.teacher.parameters.max_tokens"),
+        ({"finish_reason": "content_filter"}, "content filter"),
+        ({"finish_reason": "tool_calls"}, "tool_calls"),
+        ({"finish_reason": {"no": 1}}, "something else"),
+        ({"finish_reason": 7}, "something else"),
+        ({"message": {"content": "no", "refusal": "I cannot"}}, "refused"),
+        ({"message": {"content": None}}, "not on the list"),
+        ({"message": {"content": "\ud800"}}, "half a character"),
+    ],
+)
+def test_an_answer_that_did_not_end_by_itself_is_paid_and_of_no_use(change: dict[str, Any], says: str) -> None:
+    endpoint = FakeEndpoint()
+    choice = {"message": {"content": "no"}, "finish_reason": "stop"} | change
+    endpoint.raw = json.dumps({"choices": [choice], "usage": endpoint.usage}).encode()
+    reply = ask(endpoint)
+    assert isinstance(reply, Invalid)
+    assert says in reply.detail
+    assert reply.cost_usd == pytest.approx(24e-6)
+
+
+def test_an_answer_in_parts_is_the_text_of_its_parts() -> None:
+    endpoint = FakeEndpoint()
+    parts = [{"type": "text", "text": "n"}, {"type": "reasoning", "text": "yes"}, {"type": "text", "text": "o"}]
+    endpoint.raw = json.dumps({"choices": [{"message": {"content": parts}}]}).encode()
+    reply = ask(endpoint)
+    assert isinstance(reply, Answered)
+    assert reply.answer.label == "no"
+
+
+def test_numbers_that_json_does_not_have_spoil_no_answer() -> None:
+    endpoint = FakeEndpoint()
+    endpoint.raw = b'{"choices": [{"message": {"content": "no"}, "logprobs": [NaN, -Infinity]}], "usage": {"a": NaN}}'
+    assert isinstance(ask(endpoint), Answered)
+
+
+@given(raw=one_of(binary(max_size=200), text(max_size=100).map(lambda said: json.dumps(said).encode())))
+def test_no_bytes_of_an_endpoint_raise(raw: bytes) -> None:
+    endpoint = FakeEndpoint()
+    endpoint.raw = raw
+    assert isinstance(ask(endpoint), Unavailable | Invalid)
+
+
+def test_parameters_go_into_the_body_whether_the_client_knows_them_or_not() -> None:
+    endpoint = FakeEndpoint()
+    parameters = {
+        "temperature": 0,
+        "top_k": 5,
+        "chat_template_kwargs": {"enable_thinking": False},
+        "repetition_penalty": 1.1,
+        "extra_body": {"min_p": 0.1},
+        "extra_headers": {"X-Title": "desk"},
+    }
+    assert isinstance(ask(endpoint, settings=replace(TEACHER, parameters=parameters)), Answered)
+    body = endpoint.bodies[0]
+    assert body["top_k"] == 5
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert body["min_p"] == 0.1
+    assert "extra_body" not in body
+    assert body["model"] == "big"
+
+
+def test_a_limit_that_is_set_beside_the_rest_bounds_the_cost() -> None:
+    teacher = Teacher(
+        replace(TEACHER, parameters={"extra_body": {"max_tokens": 1_000_000}}),
+        LABELS,
+        monotonic=lambda: 0.0,
+        client=FakeEndpoint().client(),
+    )
+    assert teacher.cost_bound_usd("a") > 2.0
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (401, {}, "key"),
+        (403, {"error": {"code": "permission_denied"}}, "key"),
+        (403, [{"error": {"status": "PERMISSION_DENIED"}}], "key"),
+        (400, {"error": {"details": [{"reason": "API_KEY_INVALID"}]}}, "key"),
+        (404, {"error": {"code": "model_not_found"}}, "model"),
+        (404, {}, "model"),
+        (400, {"error": {"code": "unsupported_parameter"}}, "parameters"),
+        (429, {"error": {"code": "insufficient_quota"}}, "quota"),
+        (402, {}, "quota"),
+        (308, {}, "address"),
+        (405, {}, "address"),
+    ],
+)
+def test_a_fault_of_the_settings_is_said_at_once_and_tried_ever_more_rarely(
+    status: int, body: dict[str, Any], reason: str
+) -> None:
+    async def main() -> None:
+        endpoint, now = FakeEndpoint(), [0.0]
+        endpoint.status, endpoint.raw = status, json.dumps(body).encode()
+        settings = replace(TEACHER, attempts=3, breaker_open_s=10.0)
+        teacher = Teacher(settings, LABELS, monotonic=lambda: now[0], client=endpoint.client())
+        assert teacher.refused is None
+        await asyncio.gather(*(teacher.ask("a") for _ in range(4)))
+        assert teacher.refused == reason
+        assert len(endpoint.bodies) == 4
+        for after_s, calls in ((9.0, 4), (10.0, 5), (29.0, 5), (30.0, 6), (1_000.0, 7), (1_079.0, 7), (1_080.0, 8)):
+            now[0] = after_s
+            assert isinstance(await teacher.ask("a"), Unavailable)
+            assert len(endpoint.bodies) == calls
+        now[0], endpoint.status, endpoint.raw = 2_000.0, 200, None
+        assert isinstance(await teacher.ask("a"), Answered)
+        assert teacher.refused is None
+        endpoint.status = 401
+        await teacher.ask("a")
+        now[0] = 2_010.0
+        assert teacher.available
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "billed"),
+    [
+        (403, {"error": {"code": "moderation", "type": "permission_error"}}, True),
+        (403, {"error": {"metadata": {"flagged_input": "a"}, "code": 403}}, True),
+        (400, {"error": {"code": "content_filter"}}, True),
+        (403, {"error": {"message": "your API key has no permission"}}, True),
+        (400, {"error": {"message": "insufficient_quota"}}, False),
+    ],
+)
+def test_what_a_question_brought_on_itself_is_no_fault_of_the_settings(
+    status: int,
+    body: dict[str, Any],
+    billed: bool,  # noqa: FBT001 - a case, not a flag
+) -> None:
+    async def main() -> None:
+        endpoint = FakeEndpoint()
+        endpoint.status, endpoint.raw = status, json.dumps(body).encode()
+        teacher = Teacher(TEACHER, LABELS, monotonic=lambda: 0.0, client=endpoint.client())
+        for _ in range(6):
+            reply = await teacher.ask("a")
+            assert isinstance(reply, Unavailable)
+            assert reply.billed == billed
+        assert teacher.refused is None
+        assert teacher.available
+
+    asyncio.run(main())
+
+
+@given(outcomes=lists(sampled_from(["failed", "passed_over", "succeeded"]), max_size=60))
+def test_what_questions_bring_on_themselves_neither_opens_nor_closes_a_circuit(outcomes: list[str]) -> None:
+    breaker, row = Breaker(failures=3, open_s=0.0), 0
+    for now_s, outcome in enumerate(outcomes):
+        assert breaker.admit(float(now_s))
+        getattr(breaker, outcome)(*(() if outcome == "succeeded" else (float(now_s),)))
+        row = {"failed": row + 1, "passed_over": row, "succeeded": 0}[outcome]
+        assert (breaker._retry_at_s is not None) == (row >= 3)
 
 
 @pytest.mark.parametrize("prompt", ["no place", "$labels", "$text $other", "$text $ 5"])
