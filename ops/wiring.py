@@ -14,9 +14,9 @@ from ops.open_log import kafka_settings, remaker
 from ops.sections import LaneSection
 from ops.settings import Settings, read_api_key
 from ops.site import Site
-from serve.gateway import EventSink
 from serve.lifecycle import LaneParts, Services
 from serve.metrics import ServeMetrics
+from serve.parts import EventSink
 from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
 from serve.student.follow import Versions
 from serve.student.slot import Student

@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from serve.admission import OverloadedError
+from serve.connected import while_connected
 from serve.escalation import Answer, Question, Refusal
 from serve.intake import IntakeBusyError, Laborious, Named
 from serve.lifecycle import Gateway, LaneParts, OpenLane, Services
@@ -38,17 +41,21 @@ class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True):
 class ApiError(Exception):
     """An answer that is an error: status, code, and the field that is to blame."""
 
-    def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, field: str | None = None, *, retry_after_s: int | None = None
+    ) -> None:
         """Keep what the client will read."""
         super().__init__(message)
         self.status = status
         self.code = code
         self.field = field
+        self.retry_after_s = retry_after_s
 
     def response(self) -> Response:
         """The error in OpenAI's envelope."""
         error = {"code": self.code, "message": str(self)} | ({"field": self.field} if self.field else {})
-        return _json({"error": error}, self.status)
+        headers = None if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        return _json({"error": error}, self.status, headers)
 
 
 def build_app(services: Services, settings: GatewaySettings) -> Starlette:
@@ -132,14 +139,14 @@ async def _classify(request: Request, gateway: Gateway, directory: Directory) ->
     body = _decode(await _read(request, gateway.settings.max_body_bytes))
     host = request.client.host if request.client is not None else None
     lane = directory.find(body.model, _api_key(request), host)
-    questions = await _questions(request, body, lane, gateway)
-    if gateway.in_flight + len(questions) > gateway.settings.max_in_flight:
-        raise ApiError(503, "overloaded", "too many requests are being answered: send fewer at once, or add replicas")
-    gateway.in_flight += len(questions)
+    texts = 1 if isinstance(body.input, str) else min(len(body.input), gateway.settings.max_inputs)
     try:
-        found = await asyncio.gather(*map(lane.service.answer, questions))
-    finally:
-        gateway.in_flight -= len(questions)
+        with gateway.admit(lane, texts, forced=_forced(request)) as ticket:
+            questions = await _questions(request, body, lane, gateway)
+            answers = asyncio.gather(*(lane.service.answer(replace(one, ticket=ticket)) for one in questions))
+            found = await while_connected(answers, request.receive)
+    except OverloadedError as busy:
+        raise ApiError(429, "overloaded", str(busy), retry_after_s=busy.retry_after_s) from busy
     return _respond(found, questions, body.model)
 
 
@@ -263,7 +270,7 @@ def _respond(found: Sequence[Answer | Refusal], questions: Sequence[Question], m
     answers = [one for one in found if isinstance(one, Answer)]
     if not answers:
         refusal = next(one for one in found if isinstance(one, Refusal))
-        return ApiError(refusal.status, refusal.code, refusal.message).response()
+        return ApiError(refusal.status, refusal.code, refusal.message, retry_after_s=refusal.retry_after_s).response()
     tokens = [sum(one.usage.prompt_tokens for one in answers), sum(one.usage.completion_tokens for one in answers)]
     body = {
         "id": f"classify-{questions[0].event_id}",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from serve.student.batcher import Outcome
+from serve.student.line import Outcome, Ticket
 from serve.student.slot import Opinion
 from store.event import (
     ClassifyEscalation,
@@ -19,7 +19,8 @@ from store.event import (
 from store.policy import Decision, Policy, StudentView
 
 ServedBy = Literal["student", "teacher"]
-Degraded = Literal["teacher_down", "invalid_answer", "escalation_dropped"]
+Degraded = Literal["teacher_down", "teacher_busy", "invalid_answer", "escalation_dropped", "budget_unavailable"]
+Fault = Literal["teacher_down", "teacher_busy", "invalid_answer"]  # of the teacher
 
 _NOTHING_USED: Final = Usage()
 
@@ -36,6 +37,7 @@ class Question:
     subject: str | None
     forced: bool
     traceparent: str | None = None  # W3C trace context, for the record's headers
+    ticket: Ticket | None = None  # of the request; a forced question without one is not put to the student
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +80,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Nobody could answer."""
+    """Nobody answers, and why."""
 
     status: int  # HTTP
-    code: Literal["budget_exhausted", "teacher_down", "invalid_answer"]
+    code: Literal["budget_exhausted", "budget_unavailable", "teacher_down", "invalid_answer", "overloaded"]
     message: str
+    retry_after_s: int | None = None
 
 
 def build_event(

@@ -6,84 +6,31 @@ its own, so that neither a client that hangs up nor a shutdown loses it.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal, Protocol, assert_never
+from typing import Any, Final, Literal, assert_never
 
 import structlog
 
+from serve.admission import OverloadedError, Shed, TeacherTurns
 from serve.counts import Counts
-from serve.escalation import Answer, Degraded, Question, Refusal, Seen, build_event, student_answer
+from serve.escalation import Answer, Degraded, Fault, Question, Refusal, Seen, build_event, student_answer
 from serve.metrics import ServeMetrics
-from serve.pace import Horizon, Pace
+from serve.parts import EventSink, Forward, Plan, Teaches
+from serve.refusals import not_paid, not_taught, overloaded
 from serve.settings import LaneSettings
-from serve.student.batcher import Outcome, StudentFailedError, TooLong
-from serve.student.slot import Opinion, Slot, Slots
+from serve.student.batcher import StudentBusyError, StudentFailedError
+from serve.student.line import TooLong
+from serve.student.slot import Opinion, Slots
 from serve.teacher.audit import Audits
 from serve.teacher.budget import Budget, Kind, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from store.errors import LogError
-from store.event import Escalation, LabelAnswer, Usage
+from store.event import LabelAnswer, Usage
 from store.policy import BudgetView, Decision, decide, decide_by_budget, escalation_limit
 
 _log: Final = structlog.get_logger(__name__)
 _CUT_OFF_S: Final = 1.0  # for a call that was cut off to let go of what it holds
-
-
-class EventSink(Protocol):
-    """Where accepted escalations go."""
-
-    async def start(self) -> None:
-        """Begin."""
-
-    async def publish(self, event: Escalation, item_id: str, *, traceparent: str | None = None) -> None:
-        """Return once the event is in the log or fsynced in the spool.
-
-        Raises:
-            LogError: it is in neither and will not be: dropped.
-        """
-
-    async def close(self) -> None:
-        """Write what is in flight, within a bound, and stop."""
-
-
-class Forward(Protocol):
-    """Runs the student."""
-
-    async def ask(self, slot: Slot, text: str) -> Outcome:
-        """The pinned student's output for one redacted text.
-
-        Raises:
-            StudentFailedError: the forward pass failed, or gave no answer in time.
-        """
-
-
-class Teaches(Protocol):
-    """Answers what the student does not."""
-
-    @property
-    def available(self) -> bool:
-        """Whether a call may be tried now."""
-
-    def cost_bound_usd(self, text: str) -> float:
-        """The most that asking this can cost."""
-
-    async def ask(self, text: str) -> Reply:
-        """The answer, or why there is none."""
-
-    def stop_asking(self) -> None:
-        """Send nothing any more; what was sent goes on."""
-
-    async def close(self) -> None:
-        """Let go of connections."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How a budget-only lane spends."""
-
-    pace: Pace
-    horizon: Horizon
 
 
 class LaneService:
@@ -112,6 +59,7 @@ class LaneService:
         self.audits = audits
         self.teacher = teacher
         self.counts = counts
+        self.turns = TeacherTurns(concurrency=settings.teacher.concurrency, timeout_s=settings.teacher.timeout_s)
         self._plan = plan
         self._draw = draw
         self._batcher = batcher
@@ -124,17 +72,30 @@ class LaneService:
     async def answer(self, question: Question) -> Answer | Refusal:
         """Answer one question."""
         started_s = self._monotonic()
-        seen = await self._ask_student(question)
+        try:
+            seen = await self._ask_student(question)
+        except StudentBusyError as error:
+            self.count_shed("waited_in_vain")
+            return overloaded(OverloadedError("waited_in_vain", error.wait_s))
         decision, spend = await self._decide(question, seen)
         found: Answer | Refusal
-        if spend is not None and not decision.audit:
+        if decision.route == "teacher" and spend is None:
+            found = self._without_teacher(question, seen, decision, "teacher_busy", Usage())
+        elif spend is not None and not decision.audit:
             found = await self._in_own_task(self._escalate(question, seen, decision, spend))
-        elif (opinion := seen.opinion) is None or decision.route == "nobody":
-            found = Refusal(status=503, code="budget_exhausted", message=_NOBODY)
+        elif (opinion := seen.opinion) is None or decision.route == "nobody" or (question.forced and spend is None):
+            found = not_paid(budget_known=not self.budget.silent)
         else:
             if spend is not None:
                 self.audits.submit(partial(self._audit, question, seen, decision, spend))
-            found = student_answer(opinion, seen, decision, event_id=question.event_id if spend else None)
+            unknown = decision.withheld and self.budget.silent
+            found = student_answer(
+                opinion,
+                seen,
+                decision,
+                event_id=question.event_id if spend else None,
+                degraded="budget_unavailable" if unknown else None,
+            )
         self._count(found, decision, self._monotonic() - started_s)
         return found
 
@@ -144,6 +105,10 @@ class LaneService:
         await self.budget.prepare("escalation", bound_usd)
         if self.budget.allows("escalation", bound_usd):
             await self._ask_teacher(question, self.budget.take("escalation", bound_usd))
+
+    def count_shed(self, reason: Shed) -> None:
+        """One request, or one text of it, was refused because the gateway is busy."""
+        self._metrics.shed.labels(*self._labels, reason).inc()
 
     async def finish_paid(self, deadline_s: float) -> int:
         """Wait for the teacher calls of requests in flight; returns how many were cut off."""
@@ -161,9 +126,15 @@ class LaneService:
         with self.slots.pinned() as slot:
             if slot is None:
                 return Seen(version=None, policy=None, outcome=None)
+            if question.forced and question.ticket is None:  # its line is long, and the answer needs no opinion
+                return Seen(version=slot.version, policy=slot.student.policy, outcome=None)
             try:
-                outcome = await self._batcher.ask(slot, question.redacted.text)
+                outcome = await self._batcher.ask(slot, question.redacted.text, question.ticket)
             except StudentFailedError:
+                outcome = None
+            except StudentBusyError:
+                if not question.forced:
+                    raise
                 outcome = None
             seen = Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
             if self._plan is None or not isinstance(outcome, Opinion):
@@ -173,7 +144,7 @@ class LaneService:
             return replace(seen, outcome=outcome, uncertainty=look.uncertainty)
 
     async def _decide(self, question: Question, seen: Seen) -> tuple[Decision, Spend | None]:
-        """Decide, and take what the decision spends in the same step.
+        """Decide, and take what the decision spends in the same step: nothing where too many wait for the teacher.
 
         What this question would need is found first, by the same pure function with an open purse, so that a lease is
         fetched only for what will be spent; the draw is a function of the question, so both calls see the same one.
@@ -186,6 +157,8 @@ class LaneService:
             return chosen(
                 BudgetView(may_escalate=True, may_audit=can_audit and not self.budget.exhausted("audit"))
             ), None
+        if kind == "escalation" and wished.reason not in _PROMISED and self.teacher.available and self.turns.busy:
+            return wished, None
         bound_usd = self.teacher.cost_bound_usd(question.text)
         await self.budget.prepare(kind, bound_usd)
         allowed = self.budget.allows(kind, bound_usd)
@@ -234,20 +207,21 @@ class LaneService:
                     usage=answer.usage,
                 )
             case Invalid(usage=usage):
-                return self._fallback(seen, decision, "invalid_answer", usage)
+                return self._without_teacher(question, seen, decision, "invalid_answer", usage)
             case Unavailable():
-                return self._fallback(seen, decision, "teacher_down", Usage())
+                return self._without_teacher(question, seen, decision, "teacher_down", Usage())
             case _:
                 assert_never(reply)
 
-    def _fallback(
-        self, seen: Seen, decision: Decision, why: Literal["invalid_answer", "teacher_down"], usage: Usage
+    def _without_teacher(
+        self, question: Question, seen: Seen, decision: Decision, why: Fault, usage: Usage
     ) -> Answer | Refusal:
-        if (opinion := seen.opinion) is not None:
+        """The student's answer, or none: who forces the teacher wants no other."""
+        if (opinion := seen.opinion) is not None and not question.forced:
             return student_answer(opinion, seen, decision, degraded=why, usage=usage)
-        if why == "teacher_down":
-            return Refusal(status=503, code=why, message="the teacher does not answer and no student can")
-        return Refusal(status=502, code=why, message="the teacher's answer is not one of the labels and no student can")
+        if why == "teacher_busy":
+            self.count_shed("teacher_turns")
+        return not_taught(why, self.turns.wait_s)
 
     async def _audit(self, question: Question, seen: Seen, decision: Decision, spend: Spend) -> None:
         reply = await self._ask_teacher(question, spend)
@@ -258,15 +232,19 @@ class LaneService:
 
     async def _ask_teacher(self, question: Question, spend: Spend) -> Reply:
         """Ask, and settle what it cost. A call that is cancelled midway counts in full: it may have been billed."""
+        self.turns.asked += 1
         try:
             reply = await self.teacher.ask(question.text)
         except BaseException:
             self.budget.settle(spend, self.teacher.cost_bound_usd(question.text))
             raise
+        finally:
+            self.turns.asked -= 1
         calls = self._metrics.teacher_calls
         match reply:
             case Answered(answer=answer):
                 self.budget.settle(spend, answer.cost_usd)
+                self.turns.took(answer.latency_ms / 1000)
                 self._metrics.teacher_usd.labels(*self._labels).inc(answer.cost_usd)
                 self._metrics.teacher_seconds.labels(*self._labels).observe(answer.latency_ms / 1000)
                 calls.labels(*self._labels, "answered").inc()
@@ -317,7 +295,7 @@ class LaneService:
         )
 
 
-_NOBODY: Final = "the budget binds and no student can answer: raise lanes.budget or wait for it to roll over"
+_PROMISED: Final = frozenset({"cold", "forced"})  # admitted as texts that only the teacher can answer
 
 
 def _kind(decision: Decision) -> Kind | None:

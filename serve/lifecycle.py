@@ -1,7 +1,8 @@
 """The gateway as a whole: what ops must bring, how its parts start, and how they stop without losing a paid answer."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -12,15 +13,17 @@ import msgspec
 import openai
 import structlog
 
+from serve.admission import Admission, OverloadedError, StudentLine
 from serve.counts import Counts
 from serve.escalation import Question
-from serve.gateway import EventSink, LaneService, Plan
-from serve.intake import Intake
+from serve.gateway import LaneService
 from serve.metrics import ServeMetrics
 from serve.pace import Pace
+from serve.parts import EventSink, Plan
 from serve.settings import GatewaySettings, LaneSettings
 from serve.student.batcher import Batcher
 from serve.student.follow import Follow, SwapRecord, Versions
+from serve.student.line import Ticket
 from serve.student.slot import Slots
 from serve.teacher.audit import Audits, keyed_draw
 from serve.teacher.budget import Budget, Ledger
@@ -38,6 +41,7 @@ _SILENT_S: Final = 15.0
 _LAST_CALL_RATIO: Final = 1 / 3  # of the grace: until then audits that wait are still sent; the rest is for answers
 _NO_FAULT: Final = (None, "quota")  # an empty account stops every replica's teacher and no student: an alert says so
 _PROBE_TEXT: Final = "This is a test question."
+_HUNG_S: Final = 60.0  # in a forward pass; only a restart ends it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,6 @@ class Gateway:
         """Put the parts together; nothing runs before `start`."""
         self.settings = settings
         self.services = services
-        self.in_flight = 0
         self.intake = Intake()
         metrics = services.metrics
         self._batcher = Batcher(
@@ -95,6 +98,11 @@ class Gateway:
             timeout_s=settings.student_timeout_s,
             observe=metrics.observe_forward,
         )
+        self.admission = Admission(
+            line=StudentLine(reader=self._batcher, max_batch=settings.max_batch, wait_s=settings.student_wait_s),
+            max_in_flight=settings.max_in_flight,
+        )
+        self._redis_answers = True
         self.lanes = [self._open(parts) for parts in services.lanes]
         self._loops: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -105,6 +113,7 @@ class Gateway:
         return (
             monotonic() - self._pulse_s < _SILENT_S
             and self._batcher.alive()
+            and self._batcher.hangs_s < _HUNG_S
             and not any(loop.done() for loop in self._loops)
         )
 
@@ -116,6 +125,37 @@ class Gateway:
         """What is not set up right, for whoever asks why this is not ready. May be called from any thread."""
         faults = [(lane.parts.settings.lane, lane.teacher.refused) for lane in self.lanes]
         return "; ".join(f"{lane}: {REASONS[reason]}" for lane, reason in faults if reason is not None)
+
+    def degraded(self) -> list[str]:
+        """What answers go on without: a lane's dependencies, by name. May be called from any thread.
+
+        It makes no replica unready: all share these, so a load balancer would be left with none.
+        """
+        return [
+            f"{name} of {lane.parts.settings.lane}"
+            for lane in self.lanes
+            for name, missing in self._missing(lane).items()
+            if missing
+        ]
+
+    @contextmanager
+    def admit(self, lane: OpenLane, texts: int, *, forced: bool) -> Iterator[Ticket | None]:
+        """Hold a request's place until it is answered; yields its ticket for the student.
+
+        Raises:
+            OverloadedError: it would wait for too long; it is counted.
+        """
+        service = lane.service
+        with ExitStack() as place:
+            try:
+                serving = service.slots.current is not None
+                ticket = place.enter_context(
+                    self.admission.admit(texts, service.turns, student=serving, teacher=forced)
+                )
+            except OverloadedError as error:
+                service.count_shed(error.reason)
+                raise
+            yield ticket
 
     async def start(self) -> None:
         """Start the parts on the running loop."""
@@ -244,40 +284,67 @@ class Gateway:
         )
 
     async def _beat(self) -> None:
-        """Say what serves; while Redis is down, say nothing and go on."""
+        """Say what serves, to Redis and to Prometheus; while Redis is down, to Prometheus alone."""
         while True:
-            for lane in self.lanes:
-                try:
-                    await self._beat_once(lane)
-                except StoreUnavailableError as error:
-                    _log.warning("no heartbeat while Redis does not answer", error=str(error))
+            await asyncio.gather(*map(self._beat_lane, self.lanes))
             await asyncio.sleep(self.settings.follow_s)
 
-    async def _beat_once(self, lane: OpenLane) -> None:
-        service, settings, metrics = lane.service, lane.parts.settings, self.services.metrics
-        await service.budget.tick()
-        if lane.horizon is not None:
-            lane.horizon.ledger_answered()
-        suspended = service.budget.binds and lane.horizon is None  # who only spends a budget has nothing to suspend
-        labels = (settings.lane.tenant, settings.lane.use_case)
-        limit = settings.budget.calls_per_day
-        metrics.budget_used.labels(*labels).set(service.budget.used_calls)
-        metrics.budget_limit.labels(*labels).set(limit)
-        metrics.suspended.labels(*labels).set(suspended)
-        metrics.audits_waiting.labels(*labels).set(service.audits.waiting)
-        heartbeat = service.counts.heartbeat(
+    async def _beat_lane(self, lane: OpenLane) -> None:
+        """One that waits for a Redis that hangs does not keep the others."""
+        self._tell(lane)  # what is known already: it may be long until Redis has answered
+        try:
+            await lane.service.budget.tick()
+            if lane.horizon is not None:
+                lane.horizon.ledger_answered()
+            await asyncio.to_thread(self.services.announce, lane.parts.settings.lane, self._heartbeat(lane))
+            self._redis_answers = True
+        except StoreUnavailableError as error:
+            self._redis_answers = False
+            _log.warning("no heartbeat while Redis does not answer", error=str(error))
+        self._tell(lane)
+
+    def _heartbeat(self, lane: OpenLane) -> Heartbeat:
+        service = lane.service
+        return service.counts.heartbeat(
             version=service.slots.version,
             at_s=self.services.now(),
             now_s=monotonic(),
             used_calls=service.budget.used_calls,
-            limit_calls=limit,
-            suspended=suspended,
+            limit_calls=lane.parts.settings.budget.calls_per_day,
+            suspended=_suspended(lane),
         )
-        await asyncio.to_thread(self.services.announce, settings.lane, heartbeat)
+
+    def _tell(self, lane: OpenLane) -> None:
+        """Set the gauges."""
+        service, settings, metrics = lane.service, lane.parts.settings, self.services.metrics
+        labels = (settings.lane.tenant, settings.lane.use_case)
+        metrics.budget_used.labels(*labels).set(service.budget.used_calls)
+        metrics.budget_limit.labels(*labels).set(settings.budget.calls_per_day)
+        metrics.suspended.labels(*labels).set(_suspended(lane))
+        metrics.audits_waiting.labels(*labels).set(service.audits.waiting)
+        metrics.teacher_waiting.labels(*labels).set(max(0, service.turns.asked - service.turns.concurrency))
+        for name, missing in self._missing(lane).items():
+            metrics.degraded.labels(*labels, name).set(missing)
+        metrics.line_texts.set(self.admission.line.texts)
+        metrics.line_seconds.set(self.admission.line.wait_of_s(1))
+        metrics.hung_seconds.set(self._batcher.hangs_s)
+
+    def _missing(self, lane: OpenLane) -> dict[str, bool]:
+        """Which dependencies of a lane do not answer now."""
+        return {
+            "redis": lane.service.budget.silent or not self._redis_answers,
+            "log": not self.services.sink.healthy,
+            "teacher": not lane.service.teacher.available,
+        }
 
     def _record(self, swap: SwapRecord) -> None:
         """Append one line to swaps.jsonl."""
         append_line(self.services.swaps_path, msgspec.json.encode(swap))
+
+
+def _suspended(lane: OpenLane) -> bool:
+    """Whether answers are withheld from the teacher; who only spends a budget has no promise to suspend."""
+    return lane.service.budget.suspended and lane.horizon is None
 
 
 def _horizon(settings: LaneSettings, budget: Budget) -> DayHorizon | None:

@@ -33,6 +33,12 @@ class ServeMetrics:
     suspended: Gauge
     spool_bytes: Gauge
     spool_limit: Gauge
+    shed: Counter
+    line_texts: Gauge
+    line_seconds: Gauge
+    hung_seconds: Gauge
+    teacher_waiting: Gauge
+    degraded: Gauge
 
     def observe_forward(self, texts: int, seconds: float) -> None:
         """Count one forward pass."""
@@ -108,7 +114,35 @@ class ServeMetrics:
             budget_used=gauge("budget_used_calls", "Teacher calls counted against the last 24 hours."),
             budget_limit=gauge("budget_limit_calls", "Teacher calls allowed in 24 hours."),
             suspended=gauge(
-                "promise_suspended", "1 while the budget binds and answers are withheld; worry when it lasts."
+                "promise_suspended",
+                "1 while answers are withheld: the budget binds, or Redis does not say what is left of it; "
+                "worry when it lasts.",
+            ),
+            shed=counter(
+                "requests_shed",
+                "Requests refused with 429 and nobody paid; worry when it lasts: add replicas.",
+                "reason",
+            ),
+            line_texts=Gauge(
+                "understudy_student_line_texts",
+                "Texts admitted that the student has still to read; worry when always at two batches.",
+                registry=registry,
+            ),
+            line_seconds=Gauge(
+                "understudy_student_line_seconds",
+                "How long one more text would wait for the student; worry when it nears its limit.",
+                registry=registry,
+            ),
+            hung_seconds=Gauge(
+                "understudy_student_hung_seconds",
+                "How long the student has hung in a forward pass, 0 if it does not; worry at once.",
+                registry=registry,
+            ),
+            teacher_waiting=gauge(
+                "teacher_waiting", "Texts that wait for a turn with the teacher; worry when it grows."
+            ),
+            degraded=gauge(
+                "degraded", "1 while answers go on without this dependency; worry when it lasts.", "dependency"
             ),
             spool_bytes=Gauge(
                 "understudy_spool_bytes",

@@ -80,6 +80,11 @@ class Publisher:
         """What the spool holds, bytes."""
         return self._spool.bytes_kept
 
+    @property
+    def healthy(self) -> bool:
+        """Whether events go straight to the log."""
+        return self._direct
+
     async def start(self) -> None:
         """Begin to send what an earlier process left in the spool."""
         self._drainer = asyncio.create_task(self._drain())

@@ -25,9 +25,10 @@ from ops.backtest.stream import (
 )
 from serve.counts import Counts
 from serve.escalation import Answer, Question
-from serve.gateway import LaneService, Plan
+from serve.gateway import LaneService
 from serve.metrics import ServeMetrics
 from serve.pace import Pace
+from serve.parts import Plan
 from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
 from serve.student.slot import Slot, Slots
 from serve.teacher.audit import Audits

@@ -11,7 +11,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from serve.student.batcher import Outcome, TooLong
+from serve.student.line import Outcome, Ticket, TooLong
 from serve.student.slot import Opinion, Slot, opinions
 from serve.teacher.client import Answered, Invalid, Reply
 from store.buffer.ledger import Application, Counters, Entry
@@ -74,8 +74,8 @@ class ReplayedForward:
         self._tuned: Tuned | None = None
         self._logits: dict[int, FloatArray] = {}  # of the fine-tuned member, which outlives a change of the head
 
-    async def ask(self, slot: Slot, text: str) -> Outcome:  # noqa: ARG002 - the row is the cursor's
-        """See `serve.gateway.Forward`."""
+    async def ask(self, slot: Slot, text: str, ticket: Ticket | None = None) -> Outcome:  # noqa: ARG002 - the row is the cursor's
+        """See `serve.parts.Forward`."""
         row = self._cursor.row
         if self._stream.too_long[row]:
             return TooLong()
@@ -121,7 +121,7 @@ class RecordedTeacher:
         return True
 
     def cost_bound_usd(self, text: str) -> float:  # noqa: ARG002 - every call costs the same
-        """See `serve.gateway.Teaches`."""
+        """See `serve.parts.Teaches`."""
         return self._usd_per_call
 
     async def ask(self, text: str) -> Reply:  # noqa: ARG002 - as above
@@ -159,6 +159,11 @@ class BufferSink:
     @property
     def _slot(self) -> LogSlot:
         return LogSlot(f"understudy.{self.lane.use_case}", "backtest", 0)
+
+    @property
+    def healthy(self) -> bool:
+        """Always."""
+        return True
 
     async def start(self) -> None:
         """Nothing to begin."""

@@ -163,6 +163,7 @@ class Budget:
         self._refills: dict[Kind, asyncio.Task[None]] = {}  # leases that are being asked for
         self._slow: set[Kind] = set()  # of these, the ones that somebody has waited for in vain
         self.binds = False  # the last escalation that asked was refused
+        self.silent = False  # the ledger has not answered since it was last asked
         self.used_calls = 0  # by all replicas, leases included, when Redis was last asked
         self.used_usd_micro = 0  # the same in millionths of a dollar, where dollars are limited
 
@@ -192,6 +193,7 @@ class Budget:
             done, _ = await asyncio.wait({refill}, timeout=0.0 if kind in self._slow else _PATIENCE_S)
             if not done:
                 self._slow.add(kind)
+                self.silent = True
                 return
             refill.result()
 
@@ -204,6 +206,11 @@ class Budget:
             and lease.calls > 0
             and lease.usd_micro >= self._counted(_micro(bound_usd))
         )
+
+    @property
+    def suspended(self) -> bool:
+        """Whether escalations are withheld: the budget binds, or is unknown and what was leased is used up."""
+        return self.binds or (self.silent and not self.allows("escalation", 0.0))
 
     def exhausted(self, kind: Kind) -> bool:
         """Whether the last lease of this kind was refused less than a second ago."""
@@ -229,6 +236,17 @@ class Budget:
 
     async def tick(self) -> None:
         """Give back leases that are too old to use, and read what all replicas have used."""
+        try:
+            await self._read()
+        except StoreUnavailableError:
+            self.silent = True
+            raise
+        if self.silent and not self.allows("escalation", 0.0):
+            await self.prepare("escalation", 0.0)  # a lease is the proof that escalations are possible again
+        else:
+            self.silent = False
+
+    async def _read(self) -> None:
         for kind, lease in list(self._leases.items()):
             if self._monotonic() - lease.granted_s >= BUCKET_S:
                 self._retire(kind)
@@ -268,10 +286,12 @@ class Budget:
                 await self._call(self._own.write, self._own.record())  # before any of it is spent
         except StoreUnavailableError:
             _log.warning("no lease while Redis does not answer", kind=kind)
+            self.silent = True
             self._ask_at_s[kind] = self._monotonic() + _ASK_AGAIN_S
             return
         finally:
             self._slow.discard(kind)
+        self.silent = False
         lease = _Lease(lease_id=lease_id, kind=kind, calls=grant.calls, usd_micro=grant.usd_micro, granted_s=asked_s)
         refused = grant.calls == 0 or grant.usd_micro < self._counted(bound_micro)
         if refused:

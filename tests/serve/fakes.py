@@ -106,6 +106,7 @@ class FakeSink:
         self.traces: list[str | None] = []
         self.failure: Exception | None = None
         self.closed = False
+        self.healthy = True
 
     async def start(self) -> None:
         self.closed = False

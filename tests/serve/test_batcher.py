@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from serve.student.batcher import Batcher, StudentFailedError, TooLong
+from serve.student.batcher import Batcher, StudentFailedError
+from serve.student.line import TooLong
 from serve.student.slot import Opinion, Slot
 from tests.serve.fakes import FakeStudent
 

@@ -97,13 +97,12 @@ def test_what_the_student_answers_is_audited_with_its_propensity(tmp_path: Path)
     assert [event.escalation.propensity for event in events] == [0.25] * len(audited)
 
 
-@pytest.mark.parametrize(("forced", "reason"), [(False, "budget_margin"), (True, "forced")])
-def test_a_call_that_the_ledger_refuses_is_withheld_and_says_so(tmp_path: Path, forced: bool, reason: str) -> None:  # noqa: FBT001 - a column of the table
+def test_a_call_that_the_ledger_refuses_is_withheld_and_says_so(tmp_path: Path) -> None:
     world = budget_world(tmp_path, audit_ratio=1.0)
     world.serve(student=GradedStudent())
     world.ledger.left = 0
-    (found,) = answers(ask_all(world, ["0.5"], forced=forced))
-    assert (found.served_by, found.reason, found.withheld, found.propensity) == ("student", reason, True, 0.0)
+    (found,) = answers(ask_all(world, ["0.5"]))
+    assert (found.served_by, found.reason, found.withheld, found.propensity) == ("student", "budget_margin", True, 0.0)
     assert world.sink.events == []
 
 

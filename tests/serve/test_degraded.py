@@ -154,9 +154,10 @@ def test_when_the_budget_binds_and_there_is_no_student_the_answer_is_503(world: 
 
 def test_more_than_the_gateway_can_hold_is_refused(world: World) -> None:
     async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
-        gateway.in_flight = gateway.settings.max_in_flight
+        gateway.admission.in_flight = gateway.settings.max_in_flight
         response = await ask(client, "a")
-        assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "overloaded")
+        assert int(response.headers["retry-after"]) >= 1
 
     run(world, step)
 

@@ -1,0 +1,174 @@
+"""Who is let in: a request is admitted or refused at once, whole, by how long it would have to wait.
+
+The student's line is kept short: two batches keep the student at work, and what waits behind them would only be late.
+Waiting for the teacher is bounded by the turns that it gives. Nobody who is refused here was paid for.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Final, Literal, Protocol
+
+from serve.student.line import Ticket, ahead
+
+Shed = Literal["student_line", "teacher_turns", "in_flight", "waited_in_vain"]
+
+_BATCHES: Final = 2  # admitted and not yet read: one at work, and one that waits for it
+_ASSUMED_CALL_S: Final = 1.0  # before the teacher has answered once
+_MOST_OPEN: Final = 1_024  # texts with one teacher, whatever it is believed to take
+_TURNS_SHARE: Final = 0.5  # of the teacher's time-out that waiting for a turn may take
+_REMEMBER: Final = 0.9  # of what calls took before, with each new one
+
+
+class OverloadedError(Exception):
+    """The gateway is busy. Come back after `retry_after_s`, or add replicas."""
+
+    def __init__(self, reason: Shed, wait_s: float) -> None:
+        """Say what is full, and for how long."""
+        super().__init__(_MESSAGES[reason])
+        self.reason = reason
+        self.retry_after_s = max(1, ceil(wait_s))
+
+
+class Reader(Protocol):
+    """The student's side of the line."""
+
+    @property
+    def turn(self) -> int:
+        """Texts of one request that go before the next one has its turn."""
+
+    @property
+    def text_s(self) -> float:
+        """What one text has taken of late; 0 before the first."""
+
+
+@dataclass(slots=True, kw_only=True)
+class StudentLine:
+    """Requests with texts that the student has still to read."""
+
+    reader: Reader
+    max_batch: int
+    wait_s: float  # a request that would wait longer is refused
+    _tickets: set[Ticket] = field(default_factory=set)
+
+    @property
+    def texts(self) -> int:
+        """Texts admitted and not yet read."""
+        return sum(ticket.texts for ticket in self._tickets)
+
+    def wait_of_s(self, texts: int) -> float:
+        """How long the others would keep the last text of a new request waiting."""
+        return self._ahead(texts) * self.reader.text_s
+
+    def enter(self, texts: int) -> Ticket:
+        """Let a request in; `leave` when it is answered. An idle student takes one of any length.
+
+        Raises:
+            OverloadedError: it would wait for too long.
+        """
+        before = self._ahead(texts)
+        if before and (before > _BATCHES * self.max_batch or before * self.reader.text_s > self.wait_s):
+            raise OverloadedError("student_line", before * self.reader.text_s)
+        ticket = Ticket(texts=texts)
+        self._tickets.add(ticket)
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Whatever was not read will not be."""
+        self._tickets.discard(ticket)
+
+    def _ahead(self, texts: int) -> int:
+        self._tickets = {ticket for ticket in self._tickets if ticket.texts > 0}
+        return sum(ahead(ticket.texts, texts, self.reader.turn) for ticket in self._tickets)
+
+
+@dataclass(slots=True, kw_only=True)
+class TeacherTurns:
+    """Texts that are with one lane's teacher or wait for a turn there."""
+
+    concurrency: int
+    timeout_s: float
+    asked: int = 0  # calls, and those who wait for a turn
+    promised: int = 0  # texts of admitted requests that only the teacher can answer
+    _call_s: float = _ASSUMED_CALL_S
+
+    def took(self, seconds: float) -> None:
+        """A call was answered."""
+        self._call_s = _REMEMBER * self._call_s + (1 - _REMEMBER) * seconds
+
+    @property
+    def wait_s(self) -> float:
+        """How long one more would wait for its turn."""
+        return max(0, max(self.asked, self.promised) - self.concurrency + 1) / self.concurrency * self._call_s
+
+    @property
+    def busy(self) -> bool:
+        """Whether one more would wait for too long."""
+        return max(self.asked, self.promised) >= _MOST_OPEN or self.wait_s > _TURNS_SHARE * self.timeout_s
+
+    @contextmanager
+    def promise(self, texts: int) -> Iterator[None]:
+        """Let a request in that only the teacher can answer.
+
+        Raises:
+            OverloadedError: it would wait for too long.
+        """
+        if self.busy:
+            raise OverloadedError("teacher_turns", self.wait_s)
+        self.promised += texts
+        try:
+            yield
+        finally:
+            self.promised -= texts
+
+
+@dataclass(slots=True, kw_only=True)
+class Admission:
+    """The gateway's door, for all lanes."""
+
+    line: StudentLine
+    max_in_flight: int
+    in_flight: int = 0  # texts
+
+    @contextmanager
+    def admit(self, texts: int, turns: TeacherTurns, *, student: bool, teacher: bool) -> Iterator[Ticket | None]:
+        """Hold a request's place until it is answered; yields its ticket for the student.
+
+        Args:
+            texts: of the request.
+            turns: of its lane's teacher.
+            student: a student serves the lane.
+            teacher: the client wants the teacher's answer; the student's opinion is then asked if it has time.
+
+        Raises:
+            OverloadedError: the request would wait for too long.
+        """
+        if self.in_flight + texts > self.max_in_flight and self.in_flight:
+            raise OverloadedError("in_flight", self.line.wait_of_s(texts))
+        ticket: Ticket | None = None
+        if student:
+            try:
+                ticket = self.line.enter(texts)
+            except OverloadedError:
+                if not teacher:
+                    raise
+        self.in_flight += texts
+        try:
+            if student and not teacher:
+                yield ticket
+            else:
+                with turns.promise(texts):
+                    yield ticket
+        finally:
+            self.in_flight -= texts
+            if ticket is not None:
+                self.line.leave(ticket)
+
+
+_MESSAGES: Final[dict[Shed, str]] = {
+    "student_line": "more texts wait than the student can read in time: send fewer at once, or add replicas",
+    "teacher_turns": "more texts wait for the teacher than it can answer in time: raise teacher.concurrency",
+    "in_flight": "too many requests are being answered: send fewer at once, or add replicas",
+    "waited_in_vain": "the student was too busy to read this text in time: send fewer at once, or add replicas",
+}

@@ -1,0 +1,71 @@
+"""What a lane's way of a question is made of, as small protocols: the sink, the student's thread, and the teacher."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from serve.pace import Horizon, Pace
+from serve.student.line import Outcome, Ticket
+from serve.student.slot import Slot
+from serve.teacher.client import Reply
+from store.event import Escalation
+
+
+class EventSink(Protocol):
+    """Where accepted escalations go."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether events go straight to the log; else they are kept here until it is back."""
+
+    async def start(self) -> None:
+        """Begin."""
+
+    async def publish(self, event: Escalation, item_id: str, *, traceparent: str | None = None) -> None:
+        """Return once the event is in the log or fsynced in the spool.
+
+        Raises:
+            LogError: it is in neither and will not be: dropped.
+        """
+
+    async def close(self) -> None:
+        """Write what is in flight, within a bound, and stop."""
+
+
+class Forward(Protocol):
+    """Runs the student."""
+
+    async def ask(self, slot: Slot, text: str, ticket: Ticket | None = None) -> Outcome:
+        """The pinned student's output for one redacted text of the ticket's request.
+
+        Raises:
+            StudentFailedError: the student failed on it, or hangs.
+            StudentBusyError: it has waited in vain.
+        """
+
+
+class Teaches(Protocol):
+    """Answers what the student does not."""
+
+    @property
+    def available(self) -> bool:
+        """Whether a call may be tried now."""
+
+    def cost_bound_usd(self, text: str) -> float:
+        """The most that asking this can cost."""
+
+    async def ask(self, text: str) -> Reply:
+        """The answer, or why there is none."""
+
+    def stop_asking(self) -> None:
+        """Send nothing any more; what was sent goes on."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a budget-only lane spends."""
+
+    pace: Pace
+    horizon: Horizon

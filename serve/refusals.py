@@ -1,0 +1,37 @@
+"""What a client is told that gets no answer: the true cause, and what would mend it."""
+
+from typing import Final
+
+from serve.admission import OverloadedError
+from serve.escalation import Fault, Refusal
+
+_NOT_PAID: Final = {
+    "budget_exhausted": "the budget binds, and only the teacher could answer this: raise lanes.budget, or wait for it "
+    "to roll over",
+    "budget_unavailable": "Redis does not say what is left of the budget, all that was leased is used up, and only the "
+    "teacher could answer this: see that Redis runs and takes writes",
+}
+
+
+def not_paid(*, budget_known: bool) -> Refusal:
+    """No call may be spent."""
+    if budget_known:
+        return Refusal(status=503, code="budget_exhausted", message=_NOT_PAID["budget_exhausted"])
+    return Refusal(status=503, code="budget_unavailable", message=_NOT_PAID["budget_unavailable"])
+
+
+def not_taught(why: Fault, wait_s: float) -> Refusal:
+    """The teacher gave no answer, or would give it too late; `wait_s` is for a turn."""
+    match why:
+        case "teacher_busy":
+            return overloaded(OverloadedError("teacher_turns", wait_s))
+        case "teacher_down":
+            return Refusal(status=503, code=why, message="the teacher does not answer, and only it could")
+        case "invalid_answer":
+            message = "the teacher's answer is not one of the labels, and only it could answer"
+            return Refusal(status=502, code=why, message=message)
+
+
+def overloaded(error: OverloadedError) -> Refusal:
+    """The gateway is busy."""
+    return Refusal(status=429, code="overloaded", message=str(error), retry_after_s=error.retry_after_s)
