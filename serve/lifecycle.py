@@ -14,6 +14,7 @@ import openai
 import structlog
 
 from serve.counts import Counts
+from serve.front.kept import Shared
 from serve.gateway import EventSink, LaneService, Plan
 from serve.metrics import ServeMetrics
 from serve.pace import Pace
@@ -43,6 +44,7 @@ class LaneParts:
     redact: Callable[[str], str]  # with the lane's key
     versions: Versions
     ledger: Ledger
+    answers: Shared | None = None  # under Idempotency-Keys, for all replicas; None: each replica knows its own
     teacher_client: openai.AsyncOpenAI | None = None  # instead of one made from the settings
 
 

@@ -29,6 +29,9 @@ class ServeMetrics:
     budget_used: Gauge
     budget_limit: Gauge
     suspended: Gauge
+    replayed: Counter
+    connections: Gauge
+    connections_closed: Counter
 
     def observe_forward(self, texts: int, seconds: float) -> None:
         """Count one forward pass."""
@@ -95,5 +98,17 @@ class ServeMetrics:
             budget_limit=gauge("budget_limit_calls", "Teacher calls allowed in 24 hours."),
             suspended=gauge(
                 "promise_suspended", "1 while the budget binds and answers are withheld; worry when it lasts."
+            ),
+            replayed=counter("replayed", "Requests answered with what was kept under their Idempotency-Key."),
+            connections=Gauge(
+                "understudy_connections",
+                "Open connections of the gateway's port; worry when it stays at its limit.",
+                registry=registry,
+            ),
+            connections_closed=Counter(
+                "understudy_connections_closed",
+                "Connections that the gateway ended, by why; worry when `evicted` or `refused` rises: too many.",
+                ["why"],
+                registry=registry,
             ),
         )
