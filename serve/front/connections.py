@@ -87,6 +87,10 @@ class Connections:
             self.close(one, "evicted")
         return len(found)
 
+    def count_refused(self) -> None:
+        """Count a connection that could not even be accepted."""
+        self._closed.labels("refused").inc()
+
     def close(self, one: "BoundedProtocol", why: Why) -> None:
         """Close a connection now; nothing of what it was still to be sent matters."""
         self._closed.labels(why).inc()
