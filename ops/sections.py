@@ -22,6 +22,9 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0.0)]
 Text = Annotated[str, Field(min_length=1)]
 ApiKey = Annotated[str, Field(min_length=16)]
+Hosts = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...], Field(examples=[["models.example.com"]])
+]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
@@ -110,6 +113,12 @@ class GatewaySection(Section):
     """How long, in milliseconds, a batch that is not full waits for company."""
     max_text_chars: Count = 20_000
     """A longer text is refused."""
+    allowed_hosts: Hosts = ()
+    """Names that clients without a key may call it by, beside localhost, addresses and its own; a key needs no name."""
+    allowed_origins: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^https?://[^/]+$")], ...], Field(examples=[["https://desk.example.com"]])
+    ] = ()
+    """Web pages whose requests are answered: your own, behind a proxy of yours. Others never are."""
 
 
 class AdminSection(Section):
@@ -123,6 +132,8 @@ class AdminSection(Section):
     """Of `understudy run ingest`."""
     train_port: Port = 9473
     """Of `understudy run train`."""
+    allowed_hosts: Hosts = ()
+    """Names that a scraper may call them by, beside localhost, addresses and the machine's own."""
 
 
 class TrainerSection(Section):

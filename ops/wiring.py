@@ -1,6 +1,7 @@
 """Fills the rooms' records from the settings and puts their parts together. What imports torch is imported late."""
 
 import secrets
+import socket
 from functools import partial
 from importlib.metadata import version as installed_version
 from random import Random
@@ -11,9 +12,13 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from ops.open_log import kafka_settings, remaker
+from ops.processes.limits import connection_limit
 from ops.sections import LaneSection
 from ops.settings import Settings, read_api_key
 from ops.site import Site
+from serve.front.admission import host_name
+from serve.front.connections import ConnectionLimits, Connections
+from serve.front.kept import RedisAnswers
 from serve.lifecycle import LaneParts, Services
 from serve.metrics import ServeMetrics
 from serve.parts import EventSink
@@ -111,7 +116,21 @@ def gateway_settings(settings: Settings) -> GatewaySettings:
         max_batch=gateway.max_batch,
         batch_wait_s=gateway.batch_wait_ms / 1000,
         max_text_chars=gateway.max_text_chars,
+        allowed_hosts=port_names(gateway.host, gateway.allowed_hosts),
+        allowed_origins=frozenset(origin.lower() for origin in gateway.allowed_origins),
     )
+
+
+def port_names(host: str, allowed: tuple[str, ...]) -> frozenset[str]:
+    """The names that a port may be called by: as it is configured, and the machine's own."""
+    return frozenset(host_name(name) for name in (host, socket.gethostname(), *allowed) if name)
+
+
+def connections(settings: Settings, metrics: ServeMetrics, files: int) -> Connections:
+    """The connections of the gateway's port, as many as `files` leaves room for."""
+    teacher_calls = sum(section.teacher.concurrency for section in settings.lanes)
+    limits = ConnectionLimits(connections=connection_limit(files, teacher_calls))
+    return Connections(limits, metrics.connections, metrics.connections_closed)
 
 
 def services(site: Site, client: redis.Redis, sink: EventSink, registry: CollectorRegistry) -> Services:
@@ -138,6 +157,7 @@ def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LanePa
         versions=lane_versions(site.registry, section, site.settings),
         ledger=lane_ledger(client, settings),
         spent_path=site.run_directory / f"spent-{section.tenant}.{section.use_case}.json",
+        answers=RedisAnswers(client, section.lane),
     )
 
 

@@ -1,11 +1,11 @@
-"""The gateway's HTTP face: parsing, keys, and the shapes of answers. Deciding happens in `serve.gateway`."""
+"""The gateway's HTTP face: parsing, and the shapes of answers. Deciding happens in `serve.gateway`."""
 
 import asyncio
-import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -17,11 +17,15 @@ from starlette.routing import Route
 from serve.admission import OverloadedError
 from serve.connected import while_connected
 from serve.escalation import Answer, Question, Refusal
+from serve.front.admission import Caller, Doors, admit, is_local
+from serve.front.bodies import Bodies, BodyLimits
+from serve.front.directory import Directory, api_key
+from serve.front.errors import ApiError, json_response
+from serve.front.once import Given, Once
 from serve.intake import IntakeBusyError, Laborious, Named
 from serve.lifecycle import Gateway, LaneParts, OpenLane, Services
-from serve.settings import GatewaySettings, is_loopback
-from store.errors import SettingsError
-from store.event import event_id_of_key, new_event_id
+from serve.settings import GatewaySettings
+from store.event import Lane, event_id_of_key, new_event_id
 from store.secrets import subject_token
 
 _MISSING_FIELD: Final = re.compile(r"missing required field `([^`]+)`")
@@ -38,24 +42,15 @@ class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None  # the subject, for erasure; kept as a keyed token
 
 
-class ApiError(Exception):
-    """An answer that is an error: status, code, and the field that is to blame."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Front:
+    """What stands between a request and its lane."""
 
-    def __init__(
-        self, status: int, code: str, message: str, field: str | None = None, *, retry_after_s: int | None = None
-    ) -> None:
-        """Keep what the client will read."""
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.field = field
-        self.retry_after_s = retry_after_s
-
-    def response(self) -> Response:
-        """The error in OpenAI's envelope."""
-        error = {"code": self.code, "message": str(self)} | ({"field": self.field} if self.field else {})
-        headers = None if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        return _json({"error": error}, self.status, headers)
+    gateway: Gateway
+    directory: Directory
+    doors: Doors
+    bodies: Bodies
+    once: dict[Lane, Once]
 
 
 def build_app(services: Services, settings: GatewaySettings) -> Starlette:
@@ -65,11 +60,11 @@ def build_app(services: Services, settings: GatewaySettings) -> Starlette:
         SettingsError: two lanes cannot be told apart by key and use case.
     """
     gateway = Gateway(services, settings)
-    directory = Directory(gateway.lanes)
+    front = _front(gateway)
 
     async def classify(request: Request) -> Response:
         try:
-            return await _classify(request, gateway, directory)
+            return await _classify(request, front)
         except ApiError as error:
             return error.response()
         except ClientDisconnect:
@@ -82,6 +77,7 @@ def build_app(services: Services, settings: GatewaySettings) -> Starlette:
             yield
         finally:
             await gateway.stop()
+            await asyncio.gather(*(one.close() for one in front.once.values()))
 
     routes = [
         *(Route(path, classify, methods=["POST"]) for path in ("/classify", "/v1/classify")),
@@ -89,79 +85,78 @@ def build_app(services: Services, settings: GatewaySettings) -> Starlette:
     ]
     app = Starlette(routes=routes, lifespan=lifespan)
     app.state.gateway = gateway
-    app.state.directory = directory
+    app.state.directory = front.directory
     return app
 
 
-class Directory:
-    """Which lane a request means: its API key names the tenant, its `model` the use case."""
-
-    def __init__(self, lanes: Sequence[OpenLane]) -> None:
-        """Index the lanes.
-
-        Raises:
-            SettingsError: a key would open two tenants of one use case, or two lanes without keys share one.
-        """
-        self._by_key: dict[tuple[str, bytes], OpenLane] = {}
-        self._open: dict[str, OpenLane] = {}
-        self._use_cases = {lane.parts.settings.lane.use_case for lane in lanes}
-        for lane in lanes:
-            use_case = lane.parts.settings.lane.use_case
-            for key in lane.parts.settings.api_keys:
-                if self._by_key.setdefault((use_case, _digest(key)), lane) is not lane:
-                    message = f"lanes.api_keys: one key opens two tenants of {use_case}"
-                    raise SettingsError(message)
-            if not lane.parts.settings.api_keys and self._open.setdefault(use_case, lane) is not lane:
-                message = f"lanes.api_keys: two tenants of {use_case} have no keys and cannot be told apart"
-                raise SettingsError(message)
-
-    def become(self, other: "Directory") -> None:
-        """Answer like the other one from the next request on."""
-        self.__dict__.update(other.__dict__)
-
-    def find(self, use_case: str, key: str | None, host: str | None) -> OpenLane:
-        """The lane of a request. A lane without keys is open to this machine alone, whatever key it is shown.
-
-        Raises:
-            ApiError: 404 for an unknown use case, 401 for a key that opens none of its lanes.
-        """
-        if use_case not in self._use_cases:
-            raise ApiError(404, "unknown_model", "no lane serves this model", "model")
-        lane = self._by_key.get((use_case, _digest(key))) if key is not None else None
-        if lane is None and is_loopback(host):
-            lane = self._open.get(use_case)
-        if lane is None:
-            raise ApiError(401, "invalid_api_key", "this API key opens no lane of this model")
-        return lane
+def _front(gateway: Gateway) -> _Front:
+    settings, services = gateway.settings, gateway.services
+    return _Front(
+        gateway=gateway,
+        directory=Directory(gateway.lanes),
+        doors=Doors(hosts=settings.allowed_hosts, origins=settings.allowed_origins),
+        bodies=Bodies(BodyLimits(each_bytes=settings.max_body_bytes, total_bytes=settings.max_buffered_bytes)),
+        once={
+            lane.parts.settings.lane: Once(
+                lane.parts.answers,
+                lane.parts.lane_key,
+                new_id=lambda: new_event_id(services.now(), services.rng),
+                monotonic=monotonic,
+            )
+            for lane in gateway.lanes
+        },
+    )
 
 
-async def _classify(request: Request, gateway: Gateway, directory: Directory) -> Response:
-    body = _decode(await _read(request, gateway.settings.max_body_bytes))
-    host = request.client.host if request.client is not None else None
-    lane = directory.find(body.model, _api_key(request), host)
+async def _classify(request: Request, front: _Front) -> Response:
+    peer = request.client.host if request.client is not None else None
+    local, key = is_local(peer, request.headers), api_key(request.headers)
+    caller = Caller(keyed=front.directory.opens(key), local=local, open_here=front.directory.open_here)
+    admit(request.headers, caller, front.doors, front.gateway.settings.max_body_bytes)
+    body = _decode(await front.bodies.read(request))
+    lane = front.directory.find(body.model, key, local=local)
+    once_key = _idempotency_key(request)
+    if once_key is None:
+        work = asyncio.ensure_future(_answer(request, body, lane, front.gateway, ()))
+        return _respond(await while_connected(work, request.receive), body.model)
+    asked = [body.model, body.input, body.user, _forced(request)]
+    given = await front.once[lane.parts.settings.lane].answer(
+        once_key, asked, lambda so_far: _answer(request, body, lane, front.gateway, so_far)
+    )
+    if given.replayed:
+        where = lane.parts.settings.lane
+        front.gateway.services.metrics.replayed.labels(where.tenant, where.use_case).inc()
+    return _respond(given, body.model)
+
+
+async def _answer(
+    request: Request, body: ClassifyRequest, lane: OpenLane, gateway: Gateway, so_far: Sequence[Answer | None]
+) -> Given:
+    """Answer every text that was not answered before.
+
+    Raises:
+        ApiError: the request is wrong, or there are too many.
+    """
     texts = 1 if isinstance(body.input, str) else min(len(body.input), gateway.settings.max_inputs)
+    asked = sum(one is None for one in so_far) if so_far else texts
     try:
-        with gateway.admit(lane, texts, forced=_forced(request)) as ticket:
+        with gateway.admit(lane, asked, forced=_forced(request)) as ticket:
             questions = await _questions(request, body, lane, gateway)
-            answers = asyncio.gather(*(lane.service.answer(replace(one, ticket=ticket)) for one in questions))
-            found = await while_connected(answers, request.receive)
+            open_ones = [index for index in range(len(questions)) if not so_far or so_far[index] is None]
+            answers = (lane.service.answer(replace(questions[index], ticket=ticket)) for index in open_ones)
+            found = await asyncio.gather(*answers)
     except OverloadedError as busy:
         raise ApiError(429, "overloaded", str(busy), retry_after_s=busy.retry_after_s) from busy
-    return _respond(found, questions, body.model)
+    answered = dict(zip(open_ones, found, strict=True)) | {n: one for n, one in enumerate(so_far) if one is not None}
+    return Given(
+        first_id=questions[0].event_id,
+        at_s=questions[0].at_s,
+        found=[answered[index] for index in range(len(questions))],
+    )
 
 
 async def _not_yet(_: Request) -> Response:
     return ApiError(501, "not_yet", "this release serves /v1/classify alone").response()
-
-
-async def _read(request: Request, max_bytes: int) -> bytes:
-    """The body, bounded."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise ApiError(413, "request_too_large", f"the body is over {max_bytes} bytes")
-    return bytes(body)
 
 
 def _decode(body: bytes) -> ClassifyRequest:
@@ -180,7 +175,7 @@ async def _questions(request: Request, body: ClassifyRequest, lane: OpenLane, ga
     """One question a text: canonical, redacted, and named.
 
     Raises:
-        ApiError: 422, naming the field; 503 where too much waits to be redacted.
+        ApiError: 422, naming the field; 429 where too much waits to be redacted.
     """
     settings, services, parts = gateway.settings, gateway.services, lane.parts
     texts = [body.input] if isinstance(body.input, str) else body.input
@@ -229,7 +224,8 @@ async def _named(body: ClassifyRequest, texts: Sequence[str], parts: LaneParts, 
     try:
         named = await gateway.intake.read(texts, redact=parts.redact, lane_key=parts.lane_key)
     except IntakeBusyError as error:
-        raise ApiError(503, "overloaded", "too much text waits to be redacted: send less at once") from error
+        message = "too much text waits to be redacted: send less at once"
+        raise ApiError(429, "overloaded", message, retry_after_s=1) from error
     if isinstance(named, Laborious):
         raise _invalid(field=_field(body, named.place), message=named.why)
     return named
@@ -247,40 +243,35 @@ def _forced(request: Request) -> bool:
 
 
 def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
+    keys = request.headers.getlist("idempotency-key")
+    if len(keys) > 1:
+        raise _invalid(field="Idempotency-Key", message="more than one")
+    key = keys[0] if keys else None
     if key is not None and not 1 <= len(key) <= _MAX_HEADER_CHARS:
         raise _invalid(field="Idempotency-Key", message=f"1 to {_MAX_HEADER_CHARS} characters allowed")
     return key
 
 
-def _api_key(request: Request) -> str | None:
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and value.strip():
-        return value.strip()
-    return request.headers.get("x-api-key")
-
-
-def _digest(key: str) -> bytes:
-    """Keys are looked up by their hash, so that the time a look-up takes says nothing about a key."""
-    return hashlib.sha256(key.encode()).digest()
-
-
-def _respond(found: Sequence[Answer | Refusal], questions: Sequence[Question], model: str) -> Response:
+def _respond(given: Given, model: str) -> Response:
     """Vllm's shape with our fields added. A text that nobody could answer has `error`; all of them: an HTTP error."""
+    found = given.found
     answers = [one for one in found if isinstance(one, Answer)]
     if not answers:
         refusal = next(one for one in found if isinstance(one, Refusal))
         return ApiError(refusal.status, refusal.code, refusal.message, retry_after_s=refusal.retry_after_s).response()
     tokens = [sum(one.usage.prompt_tokens for one in answers), sum(one.usage.completion_tokens for one in answers)]
     body = {
-        "id": f"classify-{questions[0].event_id}",
+        "id": f"classify-{given.first_id}",
         "object": "list",
-        "created": int(questions[0].at_s),
+        "created": int(given.at_s),
         "model": model,
         "data": [_datum(index, one) for index, one in enumerate(found)],
         "usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)},
     }
-    return _json(body, 200, _headers(found))
+    once = {"Idempotency-Replayed": "true"} if given.replayed else {}
+    if not given.shared:
+        once["X-Understudy-Idempotency"] = "this-replica"  # Redis did not take the answer: other replicas may pay again
+    return json_response(body, 200, _headers(found) | once)
 
 
 def _datum(index: int, one: Answer | Refusal) -> dict[str, Any]:
@@ -320,7 +311,3 @@ def _headers(found: Sequence[Answer | Refusal]) -> dict[str, str]:
 
 def _invalid(*, field: str, message: str) -> ApiError:
     return ApiError(422, "invalid_request", message, field)
-
-
-def _json(body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")

@@ -16,6 +16,7 @@ import structlog
 from serve.admission import Admission, OverloadedError, StudentLine
 from serve.counts import Counts
 from serve.escalation import Question
+from serve.front.kept import Shared
 from serve.gateway import LaneService
 from serve.metrics import ServeMetrics
 from serve.pace import Pace
@@ -55,6 +56,7 @@ class LaneParts:
     audit_key: bytes = field(repr=False)  # of the draw of audits
     versions: Versions
     ledger: Ledger
+    answers: Shared | None = None  # under Idempotency-Keys, for all replicas; None: each replica knows its own
     teacher_client: openai.AsyncOpenAI | None = None  # instead of one made from the settings
     spent_path: Path | None = None  # where the replica keeps what it spent of the budget, should Redis forget it
 

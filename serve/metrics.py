@@ -39,6 +39,9 @@ class ServeMetrics:
     hung_seconds: Gauge
     teacher_waiting: Gauge
     degraded: Gauge
+    replayed: Counter
+    connections: Gauge
+    connections_closed: Counter
 
     def observe_forward(self, texts: int, seconds: float) -> None:
         """Count one forward pass."""
@@ -151,5 +154,17 @@ class ServeMetrics:
             ),
             spool_limit=Gauge(
                 "understudy_spool_limit_bytes", "What the spool may hold: spool.max_bytes.", registry=registry
+            ),
+            replayed=counter("replayed", "Requests answered with what was kept under their Idempotency-Key."),
+            connections=Gauge(
+                "understudy_connections",
+                "Open connections of the gateway's port; worry when it stays at its limit.",
+                registry=registry,
+            ),
+            connections_closed=Counter(
+                "understudy_connections_closed",
+                "Connections that the gateway ended, by why; worry when `evicted` or `refused` rises: too many.",
+                ["why"],
+                registry=registry,
             ),
         )

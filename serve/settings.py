@@ -34,6 +34,9 @@ class GatewaySettings:
     drain_s: float = 30.0  # how long a replaced version may finish its requests before it is let go
     memory_factor: float = 1.5  # memory that loading takes, as a multiple of the version's files
     memory_reserve_bytes: int = 256 << 20  # stays free after a load
+    max_buffered_bytes: int = 64 << 20  # of all bodies that are coming in; over it the largest is refused with 503
+    allowed_hosts: frozenset[str] = frozenset()  # names of this gateway, beside loopback's own and any address
+    allowed_origins: frozenset[str] = frozenset()  # web pages whose requests are answered
     grace_s: float = 30.0  # for paid answers, audits, the publisher and the leases at shutdown
 
 

@@ -1,11 +1,15 @@
 """The admin server of a process: `/metrics`, `/livez`, `/readyz`, and what it serves, on a daemon thread.
 
-It listens on loopback by default and can change nothing.
+It listens on loopback by default, can change nothing, and answers no web page. It has a budget of its own: so many
+connections at once, each for so long; one more ends the oldest, so that idle ones keep no probe out.
 """
 
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +20,14 @@ import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from serve.front.admission import from_no_page, known_host
+
 _log = structlog.get_logger()
-_REQUEST_S: Final = 5.0
+MOST_AT_ONCE: Final = 32
+_REQUEST_S: Final = 5.0  # for a client that says nothing
+_CONNECTION_S: Final = 15.0  # for all of one, its answer included
+_NO_DESCRIPTOR_S: Final = 0.05
+_MAX_UNREAD_BYTES: Final = 64 << 10
 _TEXT: Final = "text/plain; charset=utf-8"
 
 Check = Callable[[], bool]
@@ -34,13 +44,27 @@ class Probes:
 
 
 @contextmanager
-def admin_server(host: str, port: int, probes: Probes, *, registry: CollectorRegistry = REGISTRY) -> Iterator[int]:
+def admin_server(
+    host: str,
+    port: int,
+    probes: Probes,
+    *,
+    registry: CollectorRegistry = REGISTRY,
+    hosts: frozenset[str] = frozenset(),
+) -> Iterator[int]:
     """Serve the probes and yield the port that is listened on (any free one for port 0).
+
+    Args:
+        host: address to listen on.
+        port: to listen on.
+        probes: what is answered.
+        registry: of the metrics.
+        hosts: names that it may be called by, beside loopback's own and any address.
 
     Raises:
         OSError: the port is taken.
     """
-    server = _Server((host, port), probes, registry)
+    server = _Server((host, port), probes, registry, hosts)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin", daemon=True)
     thread.start()
     try:
@@ -55,11 +79,71 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True
+    request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], probes: Probes, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, address: tuple[str, int], probes: Probes, registry: CollectorRegistry, hosts: frozenset[str]
+    ) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
         self.probes = probes
         self.registry = registry
+        self.hosts = hosts
+        self._changed = threading.Condition()
+        self._since_s: dict[socket.socket, float] = {}  # open connections, oldest first
+        self._at_work = 0
+
+    def get_request(self) -> tuple[Any, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_NO_DESCRIPTOR_S)  # the connection stays on offer: do not spin on it
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._changed:
+            while len(self._since_s) >= MOST_AT_ONCE:
+                self._end(next(iter(self._since_s)))
+            # Those that were ended need a moment to notice; the next ones wait in the kernel's queue.
+            crowded = not self._changed.wait_for(lambda: self._at_work < 2 * MOST_AT_ONCE, _REQUEST_S)
+            if not crowded:
+                self._at_work += 1
+                self._since_s[request] = time.monotonic()
+        if crowded:
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._changed:
+                self._at_work -= 1
+                self._changed.notify()
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._changed:
+            self._since_s.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        with self._changed:
+            late_s = time.monotonic() - _CONNECTION_S
+            for request in [one for one, since_s in self._since_s.items() if since_s < late_s]:
+                self._end(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class has it so
+        error = sys.exception()
+        if not isinstance(error, OSError):  # hung up midway, by the client or by us: nobody's fault
+            _log.warning("admin_failed", error=type(error).__name__)
+
+    def _end(self, request: socket.socket) -> None:
+        """Wake the thread of a connection with an end of file; it closes it."""
+        self._since_s.pop(request, None)
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -68,12 +152,26 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer one probe."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        if not (from_no_page(headers) and known_host(headers.get("host"), self.server.hosts)):
+            why = b"web pages are not answered, nor hosts that are not in admin.allowed_hosts\n"
+            self._send(HTTPStatus.FORBIDDEN, why, _TEXT)
+            return
         try:
             status, body, content_type = self._answer(self.path.partition("?")[0])
         except Exception as error:  # noqa: BLE001 - a probe that fails is an answer, not a fault of the server
             _log.warning("probe_failed", path=self.path[:100], error=type(error).__name__)
             status, body, content_type = HTTPStatus.SERVICE_UNAVAILABLE, b"the probe failed\n", _TEXT
         self._send(status, body, content_type)
+
+    def do_POST(self) -> None:
+        """Refuse: nothing can be changed here."""
+        length = self.headers.get("content-length", "")
+        if length.isdigit():
+            self.rfile.read(min(int(length), _MAX_UNREAD_BYTES))  # what is not read would take the answer with it
+        self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET is answered here\n", _TEXT)
+
+    do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = do_POST  # noqa: N815 - the base class looks for these names
 
     def _answer(self, path: str) -> tuple[HTTPStatus, bytes, str]:
         probes = self.server.probes
@@ -92,10 +190,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         self.send_response(status)
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET")
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
         """Probes come every few seconds: nothing is logged of them."""

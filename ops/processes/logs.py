@@ -10,6 +10,8 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from ops.processes.repeats import RepeatLimit
+
 MAX_FIELD_CHARACTERS: Final = 500
 MAX_TRACEBACK_CHARACTERS: Final = 6000
 _LOUD_LIBRARIES: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "kafka", "urllib3", "transformers")
@@ -45,6 +47,7 @@ def configure(process: str) -> None:
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
         )
     )
+    handler.addFilter(RepeatLimit())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)

@@ -17,7 +17,7 @@ from ops import wiring
 from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.site import Site
-from serve.app import Directory
+from serve.front.directory import Directory
 from serve.lifecycle import Gateway, OpenLane
 from serve.settings import BudgetSettings
 from store.errors import SettingsError

@@ -22,6 +22,7 @@ from ops.cli.output import RefusedError
 from ops.open_log import ensure_topics, open_appender
 from ops.processes.admin import Probes, admin_server
 from ops.processes.disk import refusal
+from ops.processes.limits import raise_file_limit
 from ops.processes.private_files import tighten
 from ops.processes.private_redis import PrivateRedis
 from ops.processes.process import Daemon, RunFile, daemon, exclusive, keep_trying, write_run_file
@@ -31,6 +32,8 @@ from ops.processes.supervisor import ChildSpec, RestartPolicy, Supervisor
 from ops.site import REDIS_RUN_NAME, Site
 from serve.app import build_app
 from serve.drain import Drain
+from serve.front.connections import Connections, protocol_of
+from serve.front.listener import Listener
 from serve.lifecycle import Gateway
 from store.errors import LogUnavailableError, StateUnwritableError, StoreUnavailableError, UnderstudyError
 from store.event import wall_clock_s
@@ -81,10 +84,15 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
             live=gateway.healthy, ready=gateway.ready, why=gateway.why_not, lanes=lambda: _served(site, gateway)
         )
         admin_port = stack.enter_context(_admin(site, settings.admin.serve_port, probes))
-        listener = stack.enter_context(closing(_listen(settings.gateway.host, settings.gateway.port)))
         drain = Drain(app)
+        connections = wiring.connections(settings, services.metrics, raise_file_limit())
+        listener = stack.enter_context(closing(_listen(settings.gateway.host, settings.gateway.port, connections)))
         config = uvicorn.Config(
             drain,
+            http=protocol_of(connections),
+            loop="asyncio",  # whose way to accept the listener knows
+            ws="none",
+            proxy_headers=False,  # the gateway reads them itself
             log_config=None,
             access_log=False,
             lifespan="on",
@@ -191,6 +199,7 @@ def run_all(site: Site, settings_file: Path | None) -> int:
     for check in (wiring.check_ingest, wiring.check_train, wiring.check_serve):
         check(site)
     state_dir = site.settings.state_dir
+    raise_file_limit()  # Redis and the processes inherit it
     with ExitStack() as stack:
         signals = stack.enter_context(listen())
         tighten(state_dir)
@@ -236,6 +245,7 @@ def _redis_of_our_own(site: Site, stop: threading.Event) -> Iterator[Callable[[]
 
 
 def _daemon(name: str, site: Site, lifeline: int | None) -> AbstractContextManager[Daemon]:
+    raise_file_limit()
     return daemon(
         name,
         site.settings.state_dir,
@@ -250,20 +260,22 @@ def _daemon(name: str, site: Site, lifeline: int | None) -> AbstractContextManag
 def _admin(site: Site, port: int, probes: Probes) -> Iterator[int]:
     with ExitStack() as stack:
         try:
-            listening = stack.enter_context(admin_server(site.settings.admin.host, port, probes))
+            hosts = wiring.port_names(site.settings.admin.host, site.settings.admin.allowed_hosts)
+            listening = stack.enter_context(admin_server(site.settings.admin.host, port, probes, hosts=hosts))
         except OSError as error:
             message = f"admin: cannot listen on {site.settings.admin.host}:{port}: {error.strerror}"
             raise RefusedError(message) from error
         yield listening
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, connections: Connections) -> Listener:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listening = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         message = f"gateway: cannot listen on {host}:{port}: {error.strerror}"
         raise RefusedError(message) from error
+    return Listener(listening, connections.make_room, connections.count_refused)
 
 
 def _await_start(server: uvicorn.Server, thread: threading.Thread, stop: threading.Event) -> None:

@@ -324,7 +324,7 @@ class World:
         transport = httpx.ASGITransport(app=app, client=(host, 1))
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://gateway") as client,
+            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
         ):
             await eventually(gateway.ready)
             yield client, gateway

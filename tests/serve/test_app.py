@@ -11,6 +11,8 @@ from store.event import event_id_of_key
 from tests.serve.client import ask, only_event, run
 from tests.serve.fakes import LANE, World, eventually
 
+JSON = {"Content-Type": "application/json"}
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
@@ -161,7 +163,7 @@ def test_where_training_is_not_permitted_events_are_not_eligible(world: World) -
 )
 def test_a_malformed_request_gets_422_with_the_field_named(world: World, body: bytes, field: str) -> None:
     async def step(client: httpx.AsyncClient, _: Gateway) -> None:
-        response = await client.post("/classify", content=body)
+        response = await client.post("/classify", content=body, headers=JSON)
         assert response.status_code == 422
         assert response.json()["error"]["code"] == "invalid_request"
         assert response.json()["error"]["field"] == field
@@ -174,7 +176,7 @@ def test_headers_and_sizes_are_checked(world: World) -> None:
     async def step(client: httpx.AsyncClient, _: Gateway) -> None:
         assert (await ask(client, "a", X_Understudy_Force="student")).json()["error"]["field"] == "X-Understudy-Force"
         assert (await ask(client, "a", Idempotency_Key="k" * 300)).json()["error"]["field"] == "Idempotency-Key"
-        assert (await client.post("/classify", content=b" " * (5 << 20))).status_code == 413
+        assert (await client.post("/classify", content=b" " * (5 << 20), headers=JSON)).status_code == 413
 
     run(world, step)
 

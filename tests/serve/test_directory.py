@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from serve.app import ApiError, Directory
+from serve.front.directory import Directory
+from serve.front.errors import ApiError
 from serve.lifecycle import Gateway
 from serve.settings import LaneSettings, is_loopback
 from store.errors import SettingsError
 from store.event import Lane
 from tests.serve.fakes import World
 
-LOOPBACK, NETWORK = "127.0.0.1", "192.0.2.1"
+LOOPBACK, NETWORK = True, False
 
 
 def directory(tmp_path: Path, **keys: tuple[str, ...]) -> Directory:
@@ -23,19 +24,19 @@ def directory(tmp_path: Path, **keys: tuple[str, ...]) -> Directory:
     return Directory(Gateway(replace(world.services(), lanes=lanes), world.settings).lanes)
 
 
-def tenant(found: Directory, key: str | None, host: str | None) -> str | int:
+def tenant(found: Directory, key: str | None, *, local: bool) -> str | int:
     try:
-        return found.find("intent", key, host).parts.settings.lane.tenant
+        return found.find("intent", key, local=local).parts.settings.lane.tenant
     except ApiError as error:
         return error.status
 
 
 def test_tenants_share_a_use_case_and_are_told_apart_by_key(tmp_path: Path) -> None:
     found = directory(tmp_path, a=("k1", "k2"), b=("k3",), open=())
-    assert [tenant(found, key, NETWORK) for key in ("k1", "k2", "k3", "k4", None)] == ["a", "a", "b", 401, 401]
-    assert [tenant(found, key, LOOPBACK) for key in ("k1", "k4", None)] == ["a", "open", "open"]
+    assert [tenant(found, key, local=NETWORK) for key in ("k1", "k2", "k3", "k4", None)] == ["a", "a", "b", 401, 401]
+    assert [tenant(found, key, local=LOOPBACK) for key in ("k1", "k4", None)] == ["a", "open", "open"]
     with pytest.raises(ApiError) as caught:
-        found.find("other", "k1", LOOPBACK)
+        found.find("other", "k1", local=LOOPBACK)
     assert caught.value.status == 404
 
 

@@ -1,0 +1,213 @@
+"""Idempotency-Key: what was answered under a key is given again for a day, and nothing is paid twice.
+
+A request claims its key, is answered, and leaves its answers, never its text. The same request meanwhile waits for it
+(on this replica) or is told to come again (409, on another); another body under the same key is 422. What was refused
+is not kept: of a list, only the texts without an answer are asked again. While Redis does not answer, this process's
+memory alone knows, and the answer says so.
+"""
+
+import asyncio
+import hmac
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Final, TypeVar
+
+import msgspec
+import structlog
+
+from serve.escalation import Answer, Refusal
+from serve.front.errors import ApiError
+from serve.front.kept import KEEP_S, Memory, Remembered, Shared
+from store.errors import StoreUnavailableError
+
+_log: Final = structlog.get_logger(__name__)
+_HOLD_S: Final = 15.0  # a claim of a replica that died is free again after this
+_RENEW_S: Final = 5.0
+_PATIENCE_S: Final = 1.0  # with Redis
+_QUIET_S: Final = 1.0  # before it is asked again
+_CLOSE_S: Final = 5.0
+_CRC_BYTES: Final = 4
+_NAME_BYTES: Final = 16
+
+T = TypeVar("T")
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request came to."""
+
+    first_id: str  # event id of its first text, which names the response
+    at_s: float  # Unix seconds
+    found: list[Answer | None]  # by text; None where nobody could answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What the client gets."""
+
+    first_id: str
+    at_s: float
+    found: Sequence[Answer | Refusal]
+    replayed: bool = False
+    shared: bool = True  # other replicas know of it
+
+
+Work = Callable[[Sequence[Answer | None]], Awaitable[Given]]  # with the answers that there are already; may be empty
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    request: str
+    task: asyncio.Task[Given]
+
+
+class Once:
+    """One lane's keyed requests. Used from the event loop alone; Redis is spoken to in threads."""
+
+    def __init__(
+        self, shared: Shared | None, lane_key: bytes, *, new_id: Callable[[], str], monotonic: Callable[[], float]
+    ) -> None:
+        """Nothing is running. Without `shared` the memory of this process is all there is."""
+        self._shared = shared
+        self._key = lane_key
+        self._new_id = new_id
+        self._monotonic = monotonic
+        self._memory = Memory()
+        self._running: dict[str, _Running] = {}
+        self._threads = ThreadPoolExecutor(8, thread_name_prefix="once")
+        self._quiet_until_s = 0.0
+
+    async def answer(self, key: str, body: object, work: Work) -> Given:
+        """The answers under a key: those of an earlier request with this body, or else those of `work`.
+
+        Args:
+            key: as the client sent it.
+            body: all of the request that shapes its answers, as what JSON can hold.
+            work: answers the texts that have none.
+
+        Raises:
+            ApiError: 422 for another body under this key, 409 while another replica is at work, or what `work` raises.
+        """
+        name = self._digest("key", key.encode()).hex()[: 2 * _NAME_BYTES]
+        request = self._digest("request", msgspec.json.encode(body)).hex()
+        running = self._running.get(name)
+        if running is not None:
+            if running.request != request:
+                raise _reused()
+            return replace(await asyncio.shield(running.task), replayed=True)
+        task = asyncio.create_task(self._answer(name, request, work))  # a client that hangs up does not end it
+        self._running[name] = _Running(request, task)
+        task.add_done_callback(lambda done: self._end(name, done))
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Let requests that are at work leave their answers, within a bound."""
+        tasks = [one.task for one in self._running.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_CLOSE_S)
+            for task in late:
+                task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _end(self, name: str, task: asyncio.Task[Given]) -> None:
+        self._running.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it is told; nobody may be
+
+    async def _answer(self, name: str, request: str, work: Work) -> Given:
+        remembered = self._memory.get(name, self._monotonic())
+        if remembered is not None and remembered.request != request:
+            raise _reused()
+        if remembered is not None and remembered.complete and (old := _read(remembered.answers)) is not None:
+            return _again(old)
+        owner = self._new_id()
+        claim = await self._ask(lambda shared: shared.claim(name, request, owner, _HOLD_S))
+        if claim is not None and claim.state == "other":
+            raise _reused()
+        if claim is not None and claim.state == "busy":
+            message = "a request with this Idempotency-Key is being answered"
+            raise ApiError(409, "idempotency_in_progress", message, retry_after_s=min(1 + ceil(claim.wait_s), 5))
+        so_far = _read(claim.answers) if claim is not None else None
+        if so_far is None and remembered is not None:
+            so_far = _read(remembered.answers)
+        if so_far is not None and None not in so_far.found:
+            self._remember(name, request, so_far)
+            return _again(so_far)
+        try:
+            given = await self._holding(work([] if so_far is None else so_far.found), name, owner)
+        except BaseException:
+            with suppress(asyncio.CancelledError):
+                await self._ask(lambda shared: shared.release(name, owner))
+            raise
+        return await self._keep(name, request, owner, given)
+
+    async def _holding(self, work: Awaitable[Given], name: str, owner: str) -> Given:
+        """Do the work, and hold the claim for as long as it takes."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=_RENEW_S))[0]:
+                await self._ask(lambda shared: shared.renew(name, owner, _HOLD_S))
+        finally:
+            task.cancel()  # changes nothing once it is done
+        return task.result()
+
+    async def _keep(self, name: str, request: str, owner: str, given: Given) -> Given:
+        answers = [one if isinstance(one, Answer) else None for one in given.found]
+        if not any(answers):
+            await self._ask(lambda shared: shared.release(name, owner))
+            return given
+        outcome = Outcome(first_id=given.first_id, at_s=given.at_s, found=answers)
+        self._remember(name, request, outcome)
+        value, complete = _write(outcome), None not in answers
+        kept = await self._ask(lambda shared: shared.keep(name, request, owner, value, complete=complete))
+        return replace(given, shared=bool(kept))
+
+    def _remember(self, name: str, request: str, outcome: Outcome) -> None:
+        until_s, complete = self._monotonic() + KEEP_S, None not in outcome.found
+        self._memory.put(name, Remembered(request=request, answers=_write(outcome), complete=complete, until_s=until_s))
+
+    async def _ask(self, call: Callable[[Shared], T]) -> T | None:
+        """What Redis says; None where it does not, and then it is left alone for a second."""
+        shared = self._shared
+        if shared is None or self._monotonic() < self._quiet_until_s:
+            return None
+        work = asyncio.get_running_loop().run_in_executor(self._threads, call, shared)
+        try:
+            return await asyncio.wait_for(work, _PATIENCE_S)
+        except (StoreUnavailableError, TimeoutError) as error:
+            self._quiet_until_s = self._monotonic() + _QUIET_S
+            _log.warning("no Redis for idempotency keys: this replica's memory alone knows them", error=str(error))
+            return None
+
+    def _digest(self, purpose: str, value: bytes) -> bytes:
+        """Keyed, so that neither keys nor texts can be guessed from what is stored."""
+        return hmac.digest(self._key, b"idempotency/" + purpose.encode() + b"\0" + value, "sha256")
+
+
+def _again(outcome: Outcome) -> Given:
+    return Given(
+        first_id=outcome.first_id, at_s=outcome.at_s, found=[one for one in outcome.found if one], replayed=True
+    )
+
+
+def _write(outcome: Outcome) -> bytes:
+    body = msgspec.json.encode(outcome)
+    return zlib.crc32(body).to_bytes(_CRC_BYTES, "big") + body
+
+
+def _read(value: bytes) -> Outcome | None:
+    """What was kept; None where it is nothing, damaged, or of another release."""
+    if len(value) < _CRC_BYTES or zlib.crc32(value[_CRC_BYTES:]).to_bytes(_CRC_BYTES, "big") != value[:_CRC_BYTES]:
+        return None
+    try:
+        return msgspec.json.decode(value[_CRC_BYTES:], type=Outcome)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _reused() -> ApiError:
+    message = "this Idempotency-Key was used for another request"
+    return ApiError(422, "idempotency_key_reused", message, "Idempotency-Key")
