@@ -108,6 +108,8 @@ class GatewaySection(Section):
     """How long, in milliseconds, a batch that is not full waits for company."""
     max_text_chars: Count = 20_000
     """A longer text is refused."""
+    debug: bool = False
+    """Log at debug level: what a teacher said that could not be read as a label, redacted."""
 
 
 class AdminSection(Section):

@@ -5,6 +5,7 @@ its own, so that neither a client that hangs up nor a shutdown loses it.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ from serve.metrics import ServeMetrics
 from serve.pace import Horizon, Pace
 from serve.settings import LaneSettings
 from serve.student.batcher import Outcome, StudentFailedError, TooLong
-from serve.student.slot import Opinion, Slot, Slots
+from serve.student.slot import Opinion, Slot, Slots, on_list
 from serve.teacher.audit import Audits
 from serve.teacher.budget import Budget, Kind, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Unavailable
@@ -29,6 +30,7 @@ from store.secrets import unit_hash
 
 _log: Final = structlog.get_logger(__name__)
 _DRAW_SALT: Final = "audit"
+_SHOWN_CHARS: Final = 2_000  # of an answer that cannot be read
 
 
 class EventSink(Protocol):
@@ -101,8 +103,12 @@ class LaneService:
         counts: Counts,
         monotonic: Callable[[], float],
         plan: Plan | None = None,
+        redact: Callable[[str], str] | None = None,
     ) -> None:
-        """Put the parts together; whoever made them starts and closes them. No `plan`: the lane keeps a promise."""
+        """Put the parts together; whoever made them starts and closes them. No `plan`: the lane keeps a promise.
+
+        What a teacher says that cannot be read is logged (at debug level) only where `redact` is there.
+        """
         self.settings = settings
         self.slots = slots
         self.budget = budget
@@ -110,6 +116,7 @@ class LaneService:
         self.teacher = teacher
         self.counts = counts
         self._plan = plan
+        self._redact = redact
         self._batcher = batcher
         self._sink = sink
         self._metrics = metrics
@@ -152,11 +159,14 @@ class LaneService:
                 outcome = await self._batcher.ask(slot, question.redacted.text)
             except StudentFailedError:
                 outcome = None
+            if isinstance(outcome, Opinion):
+                outcome = on_list(outcome, slot.student.labels, self.settings.labels)
             seen = Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
             if self._plan is None or not isinstance(outcome, Opinion):
                 return seen
             look = self._plan.pace.see(outcome.probs, slot.version)
             outcome = replace(outcome, label=slot.student.labels[look.place], confidence=look.confidence)
+            outcome = on_list(outcome, slot.student.labels, self.settings.labels)
             return replace(seen, outcome=outcome, uncertainty=look.uncertainty)
 
     async def _decide(self, question: Question, seen: Seen) -> tuple[Decision, Spend | None]:
@@ -253,17 +263,27 @@ class LaneService:
                 self._metrics.teacher_usd.labels(*self._labels).inc(answer.cost_usd)
                 self._metrics.teacher_seconds.labels(*self._labels).observe(answer.latency_ms / 1000)
                 calls.labels(*self._labels, "answered").inc()
-            case Invalid(cost_usd=cost_usd, detail=detail):
+            case Invalid(cost_usd=cost_usd):
                 self.budget.settle(spend, cost_usd)
                 self._metrics.teacher_usd.labels(*self._labels).inc(cost_usd)
                 calls.labels(*self._labels, "invalid").inc()
-                _log.warning("invalid answer", lane=str(self.settings.lane), event_id=question.event_id, detail=detail)
+                self._metrics.invalid_answers.labels(*self._labels, reply.kind).inc()
+                self._tell_invalid(reply, question.event_id)
             case Unavailable(billed=billed):
                 self.budget.settle(spend, self.teacher.cost_bound_usd(question.text) if billed else None)
                 calls.labels(*self._labels, "unavailable").inc()
             case _:
                 assert_never(reply)
+        if not isinstance(reply, Unavailable):
+            self.counts.heard(readable=isinstance(reply, Answered))
         return reply
+
+    def _tell_invalid(self, reply: Invalid, event_id: str) -> None:
+        """Log what is wrong with an answer; the answer itself at debug level, redacted."""
+        about = {"lane": str(self.settings.lane), "event_id": event_id, "kind": reply.kind}
+        _log.warning("invalid answer", detail=reply.detail, **about)
+        if self._redact is not None and logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+            _log.debug("what the teacher said", said=self._redact(reply.said[:_SHOWN_CHARS]), **about)
 
     async def _publish(
         self, question: Question, seen: Seen, decision: Decision, answer: LabelAnswer

@@ -153,6 +153,7 @@ class Gateway:
             counts=Counts(),
             monotonic=monotonic,
             plan=None if horizon is None else Plan(pace=Pace(settings.metric), horizon=horizon),
+            redact=parts.redact,
         )
         follow = Follow(
             settings.lane,

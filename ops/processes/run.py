@@ -20,6 +20,7 @@ from prometheus_client import REGISTRY
 from ops import wiring
 from ops.cli.output import RefusedError
 from ops.open_log import ensure_topics, open_appender
+from ops.processes import logs
 from ops.processes.admin import Probes, admin_server
 from ops.processes.private_redis import PrivateRedis
 from ops.processes.process import Daemon, RunFile, daemon, exclusive, stop_on_signals, write_run_file
@@ -59,6 +60,8 @@ def run_serve(site: Site, lifeline: int | None) -> None:
     """
     settings = site.settings
     wiring.check_serve(site)
+    if settings.gateway.debug:
+        logs.show_debug("serve")
     with ExitStack() as stack:
         process = stack.enter_context(_daemon("serve", site, lifeline))
         client = stack.enter_context(site.redis_client())

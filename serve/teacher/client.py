@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from string import Template
 from typing import Annotated, Any, Final
 
@@ -13,7 +13,7 @@ import stamina
 import structlog
 
 from serve.settings import TeacherSettings
-from store.errors import InvalidAnswerError
+from store.errors import AnswerFault, InvalidAnswerError
 from store.event import LabelAnswer, Usage
 from store.labels import AnswerFormat, parse_label
 from store.registry.manifest import canonical_json
@@ -66,6 +66,8 @@ class Invalid:
     """Paid for, and of no use."""
 
     detail: str  # for a log; does not quote the answer
+    kind: AnswerFault = "off_list"
+    said: str = field(default="", repr=False)  # the answer as it came: not redacted
     cost_usd: float
     usage: Usage
 
@@ -241,7 +243,7 @@ class Teacher:
         try:
             label = parse_label(said or "", self._labels, answer_format=self._settings.answer_format)
         except InvalidAnswerError as error:
-            return Invalid(detail=str(error), cost_usd=cost_usd, usage=usage)
+            return Invalid(detail=str(error), kind=error.kind, said=said or "", cost_usd=cost_usd, usage=usage)
         return Answered(
             answer=LabelAnswer(
                 model=self._settings.model,
