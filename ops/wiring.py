@@ -196,6 +196,7 @@ def ingest(
                 redaction_key=site.secret.redaction_key(section.lane),
                 task=section.task,
                 training_permitted=section.training_permitted,
+                labels=section.labels,
             )
             for section in site.settings.lanes
             if section.use_case == use_case
@@ -234,7 +235,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
                 target=section.promise.target,
                 confidence=section.promise.confidence,
                 policy=section.policy,
-                label_count=len(section.labels),
+                labels=section.labels,
             )
             for section in settings.lanes
             if section.task == "classify" and section.training_permitted

@@ -198,7 +198,7 @@ class ChatEscalation(EscalationBase, frozen=True, kw_only=True, tag="chat"):
 Escalation = ClassifyEscalation | RankEscalation | ChatEscalation
 
 DeadReason = Literal[
-    "undecodable", "unknown_schema", "oversized", "wrong_shape", "too_old", "unknown_lane", "wrong_use_case"
+    "undecodable", "unknown_schema", "oversized", "wrong_shape", "too_old", "unknown_lane", "wrong_use_case", "off_list"
 ]
 
 

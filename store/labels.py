@@ -70,6 +70,15 @@ def parse_label(answer: str, labels: Sequence[str], *, answer_format: AnswerForm
     return label if label is not None else _refuse(answer, _fault(said, labels))
 
 
+def listed(label: str, labels: Sequence[str]) -> str:
+    """The lane's label that another producer's is, in the list's spelling; itself where the lane has no list.
+
+    Raises:
+        InvalidAnswerError: it is none of them.
+    """
+    return parse_label(label, labels) if labels else label
+
+
 def folded(answers: Iterable[str]) -> dict[str, str]:
     """Where there is no list: each answer's label, spellings of one label told as the most frequent of them."""
     counts = Counter(answers)

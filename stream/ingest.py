@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from store.buffer.ledger import Application, Buffer, Entry
-from store.errors import PositionOutsideLogError, StoreUnavailableError
+from store.errors import InvalidAnswerError, PositionOutsideLogError, StoreUnavailableError
 from store.event import (
     ClassifyEscalation,
     DeadReason,
@@ -26,6 +26,7 @@ from store.event import (
     decode,
     wall_clock_s,
 )
+from store.labels import listed
 from store.redact import redact_input
 from store.secrets import DataSecret, item_id
 from stream.dead_letter import DeadLetters, Letter
@@ -44,6 +45,7 @@ class LaneKeys:
     redaction_key: bytes = field(repr=False)
     task: Task
     training_permitted: bool  # false: its events are counted, and not kept
+    labels: tuple[str, ...] = ()  # that an answer may be; none: any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +79,15 @@ def triage(record: Record, *, use_case: str, lanes: Mapping[Lane, LaneKeys], max
             reason="too_old", detail=f"{age_s:.0f} s old when the log took it, {max_age_s:.0f} s allowed"
         )
     keys = lanes[event.lane]
+    try:
+        teacher = msgspec.structs.replace(event.teacher, label=listed(event.teacher.label, keys.labels))
+    except InvalidAnswerError as error:
+        return Undecodable(reason="off_list", detail=str(error))
     redacted = redact_input(event.input, keys.redaction_key)
     return Entry(
         lane=event.lane,
         item_id=item_id(keys.lane_key, "classify", redacted),
-        event=msgspec.structs.replace(event, input=redacted, eligible=event.eligible and keys.training_permitted),
+        event=msgspec.structs.replace(event, input=redacted, teacher=teacher, eligible=event.eligible and keys.training_permitted),
     )
 
 

@@ -155,7 +155,7 @@ class Trainer:
             standing,
             state,
             items=items,
-            labels=training.label_count,
+            labels=len(training.labels),
             request=request,
             now_s=now_s,
             settings=self.schedule,

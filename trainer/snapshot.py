@@ -67,6 +67,7 @@ class LeftOut:
     stale: int  # no answer of the current prompt version
     quarantined: int  # too new
     rare_label: int  # training rows whose label has too few items to enter the head
+    off_list: int = 0  # every answer of the current prompt version is off today's list of labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,7 @@ def freeze(
     seed: int,
     positions: Mapping[str, str],
     known_labels: Sequence[str] = (),
+    allowed_labels: Collection[str] = (),
 ) -> Snapshot:
     """Freeze `classify` items.
 
@@ -132,11 +134,13 @@ def freeze(
         seed: of the cycle; recorded.
         positions: "topic uuid/partition" -> position up to which the log had been applied.
         known_labels: the champion's label map: these stay, in this order.
+        allowed_labels: today's list: an answer off it is not learned and judges nobody; none: any.
     """
     ordered = sorted(items, key=lambda item: item.item_id)
-    fresh = [item for item in ordered if item.answers(prompt_version)]
+    current = [item for item in ordered if item.answers(prompt_version)]
+    fresh = [item for item in current if _answers(item, prompt_version, allowed_labels)]
     kept = [item for item in fresh if item.first_asked_s <= now_s - quarantine_s]
-    rows = [_row(item, prompt_version, split) for item in kept]
+    rows = [_row(item, _answers(item, prompt_version, allowed_labels), split) for item in kept]
     links = link([row.text for row in rows], [row.label for row in rows])
     rows = [replace(row, cluster=int(cluster)) for row, cluster in zip(rows, links.clusters, strict=True)]
     together = _together(rows, [item.first_asked_s for item in kept])
@@ -144,9 +148,10 @@ def freeze(
     usable = [row for row in together if row.split != "train" or row.label in labels]
     weighed = _weighed(usable)
     left_out = LeftOut(
-        stale=len(ordered) - len(fresh),
+        stale=len(ordered) - len(current),
         quarantined=len(fresh) - len(kept),
         rare_label=len(together) - len(usable),
+        off_list=len(current) - len(fresh),
     )
     content = _content(weighed, labels, left_out, prompt_version, split, quarantine_s, now_s, seed, positions)
     return Snapshot(
@@ -166,11 +171,16 @@ def freeze(
     )
 
 
-def _row(item: Item, prompt_version: str, split: SplitSettings) -> Row:
+def _answers(item: Item, prompt_version: str, allowed: Collection[str]) -> Mapping[str, int]:
+    """The item's current answers that are on the list."""
+    answers = item.answers(prompt_version)
+    return {answer: n for answer, n in answers.items() if answer in allowed} if allowed else answers
+
+
+def _row(item: Item, answers: Mapping[str, int], split: SplitSettings) -> Row:
     if not isinstance(item.input, TextInput):
         message = f"item {item.item_id}: only classify is frozen in this release"
         raise NotImplementedError(message)
-    answers = item.answers(prompt_version)
     total = sum(answers.values())
     conflicted = len(answers) > 1
     return Row(

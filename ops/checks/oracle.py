@@ -2,14 +2,18 @@
 
 It is written from the rules, not from the buffer's code, in plain loops over everything ever read, and keeps every
 question for ever: slow, and easy to check by eye. Only what *defines* identity is shared: the event's decoder, the
-redaction, the item id and the hash that orders items.
+redaction, the item id, the hash that orders items and the reader of answers.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
+from store.errors import InvalidAnswerError
 from store.event import ClassifyEscalation, Lane, Task, Undecodable, decode
+from store.labels import listed
 from store.redact import redact_input
 from store.secrets import item_id, unit_hash
 
@@ -24,6 +28,7 @@ class LaneRules:
     redaction_key: bytes = field(repr=False)
     task: Task
     training_permitted: bool
+    labels: tuple[str, ...] = ()  # none: any
 
 
 @dataclass(slots=True)
@@ -75,10 +80,13 @@ class Oracle:
             self._bury("wrong_shape")
         elif timestamp_ms / 1000 - event.time.timestamp() > self._max_age_s:
             self._bury("too_old")
+        elif (label := _on_list(event.teacher.label, self._rules[event.lane].labels)) is None:
+            self._bury("off_list")
         elif not event.eligible or not self._rules[event.lane].training_permitted:
             self.lanes[event.lane].ineligible += 1
         else:
             rules = self._rules[event.lane]
+            event = msgspec.structs.replace(event, teacher=msgspec.structs.replace(event.teacher, label=label))
             redacted = redact_input(event.input, rules.redaction_key)
             name = item_id(rules.lane_key, "classify", redacted)
             self._count(self.lanes[event.lane], name, event, redacted.text)
@@ -105,6 +113,14 @@ class Oracle:
             tally = totals.audits.setdefault(event.student.version, [0, 0])
             tally[0] += 1
             tally[1] += event.student.output == event.teacher.label
+
+
+def _on_list(label: str, labels: tuple[str, ...]) -> str | None:
+    """The label as the lane's list spells it; None: it is not there."""
+    try:
+        return listed(label, labels)
+    except InvalidAnswerError:
+        return None
 
 
 def rank(lane: Lane, name: str) -> float:

@@ -92,6 +92,7 @@ def _rules(site: Site) -> dict[str, dict[Lane, LaneRules]]:
                 redaction_key=site.secret.redaction_key(section.lane),
                 task=section.task,
                 training_permitted=section.training_permitted,
+                labels=section.labels,
             )
             for section in site.settings.lanes
             if section.use_case == use_case
