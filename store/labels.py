@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, NoReturn
 
+from store.answers.label_field import cut_short, labels_in
+from store.answers.unwrap import QUOTES, clean, explains, is_rule, keyed, stages, trails_off, without_thinking
 from store.errors import AnswerFault, InvalidAnswerError, SwapRefusedError
-from store.label_field import cut_short, labels_in
-from store.unwrap import QUOTES, clean, explains, is_rule, keyed, stages, trails_off, without_thinking
 
 AnswerFormat = Literal["text", "json"]
 

@@ -87,7 +87,9 @@ def triage(record: Record, *, use_case: str, lanes: Mapping[Lane, LaneKeys], max
     return Entry(
         lane=event.lane,
         item_id=item_id(keys.lane_key, "classify", redacted),
-        event=msgspec.structs.replace(event, input=redacted, teacher=teacher, eligible=event.eligible and keys.training_permitted),
+        event=msgspec.structs.replace(
+            event, input=redacted, teacher=teacher, eligible=event.eligible and keys.training_permitted
+        ),
     )
 
 

@@ -16,8 +16,8 @@ from ops.checks.dead_letters import list_letters
 from ops.checks.verify import verify_site
 from ops.cli.app import app
 from ops.imports import importing
-from ops.imports.importer import Columns
 from ops.open_log import ensure_topics, open_appender
+from ops.readers.columns import Columns
 from ops.site import Site
 from store.control import Control
 from store.event import encode, wall_clock_s

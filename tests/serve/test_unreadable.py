@@ -7,7 +7,6 @@ import httpx
 import pytest
 import structlog
 
-
 from serve.lifecycle import Gateway
 from serve.student.slot import Opinion, on_list
 from store.event import canonical_text

@@ -13,9 +13,15 @@ from typing import Final
 QUOTES: Final = "\"'`´“”„‟‘’‚‛«»‹›「」『』"  # noqa: RUF001 - the typographic ones, too
 _STOPS: Final = ".,;:!?。、，；：！？．｡،؛؟।"  # noqa: RUF001 - what may end a sentence, in any script
 _BLANK_OUT: Final = (  # never seen: zero widths, marks of direction, soft hyphens, variation selectors, tags, NUL
-    *range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F, 0xAD, 0x034F, 0x061C, 0x180E, *range(0x200B, 0x2010),
-    *range(0x202A, 0x202F), *range(0x2060, 0x2070), *range(0xFE00, 0xFE10), 0xFEFF, 0xFFFC, *range(0xE0000, 0xE0080),
-)  # fmt: skip
+    *(0x0B, 0x0C, 0x7F, 0xAD, 0x034F, 0x061C, 0x180E, 0xFEFF, 0xFFFC),
+    *range(0x09),
+    *range(0x0E, 0x20),
+    *range(0x200B, 0x2010),
+    *range(0x202A, 0x202F),
+    *range(0x2060, 0x2070),
+    *range(0xFE00, 0xFE10),
+    *range(0xE0000, 0xE0080),
+)
 _CLEAN: Final[dict[int, str | None]] = {
     **dict.fromkeys(_BLANK_OUT),
     **{0xFF01 + place: chr(0x21 + place) for place in range(94)},  # full width
@@ -30,17 +36,36 @@ _THINKING: Final = re.compile(
     re.IGNORECASE,
 )
 _FINAL_CHANNEL: Final = re.compile(r"<\|channel\|> ?final(?: [^<]{0,40})?<\|message\|>")
-_TOKEN: Final = (
+_SPECIAL: Final = (
     r"(?:<\|(?:im_start|start|start_header_id)\|> ?assistant\b ?(?:<\|(?:end_header_id|message)\|>)?"
     r"|<\|[^|<>\s]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk)>|<start_of_turn> ?(?:model\b)?|<end_of_turn>"
     r"|\[/?INST\]|<</?SYS>>|\[/?(?:BOS|EOS|PAD|CLS|SEP)\])"
 )
-_LEADING_TOKENS: Final = re.compile(rf"(?:\s*{_TOKEN})+")
-_TRAILING_TOKENS: Final = re.compile(rf"(?:{_TOKEN}\s*)+\Z")
+_LEADING_TOKENS: Final = re.compile(rf"(?:\s*{_SPECIAL})+")
+_TRAILING_TOKENS: Final = re.compile(rf"(?:{_SPECIAL}\s*)+\Z")
 _LONGEST_TOKENS: Final = 400  # characters at the end that are searched for them
 _FENCE: Final = re.compile(r"(`{3,}|~{3,})([^\n`~]*)(\n|\Z)?")
 _LANGUAGES: Final = frozenset(
-    "text txt plain plaintext json json5 jsonc markdown md output label answer yaml xml html python csv none".split()
+    (
+        "text",
+        "txt",
+        "plain",
+        "plaintext",
+        "json",
+        "json5",
+        "jsonc",
+        "markdown",
+        "md",
+        "output",
+        "label",
+        "answer",
+        "yaml",
+        "xml",
+        "html",
+        "python",
+        "csv",
+        "none",
+    )
 )
 _TAG: Final = re.compile(r"<([A-Za-z][\w:.-]{0,40})(?: [^<>]{0,200})?>")
 _VOID_TAG: Final = re.compile(r"<(?:br|hr|p|/p) ?/?>", re.IGNORECASE)
@@ -61,9 +86,9 @@ _QUALIFIERS: Final = (
 )
 _KEYED: Final = re.compile(
     rf"""["'`*_]*(?:(?:sure|certainly|of course|ok(?:ay)?|absolutely|great|done)\b[ !,.:-]*)?
-    (?:here(?:['’]s|\ is)\ )?(?:(?:the|my|your)\ )?(?:(?:{_QUALIFIERS})\ )*(?:{_KEYS})
+    (?:here(?:['\u2019]s|\ is)\ )?(?:(?:the|my|your)\ )?(?:(?:{_QUALIFIERS})\ )*(?:{_KEYS})
     (?:\ (?:you\ asked\ for|for\ (?:this|the)\ (?:message|text|input|question|request|ticket)))?(?:\ (?:is|would\ be))?
-    ["'`*_]*\ ?(?:[:=]|-{{1,2}}>|=>|[→⇒➡]|\ ?[-–—]\ |\n)["'*_]*[ \n]?""",
+    ["'`*_]*\ ?(?:[:=]|-{{1,2}}>|=>|[→⇒➡]|\ ?[-\u2013\u2014]\ |\n)["'*_]*[ \n]?""",
     re.IGNORECASE | re.VERBOSE,
 )
 _EXPLAINS: Final = re.compile(
