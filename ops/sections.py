@@ -119,6 +119,8 @@ class GatewaySection(Section):
         tuple[Annotated[str, Field(pattern=r"^https?://[^/]+$")], ...], Field(examples=[["https://desk.example.com"]])
     ] = ()
     """Web pages whose requests are answered: your own, behind a proxy of yours. Others never are."""
+    debug: bool = False
+    """Log at debug level: what a teacher said that could not be read as a label, redacted."""
 
 
 class AdminSection(Section):

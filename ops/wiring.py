@@ -226,6 +226,7 @@ def ingest(
                 subject_key=site.secret.subject_key(section.lane),
                 task=section.task,
                 training_permitted=section.training_permitted,
+                labels=section.labels,
             )
             for section in site.settings.lanes
             if section.use_case == use_case
@@ -266,7 +267,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
                 target=section.promise.target,
                 confidence=section.promise.confidence,
                 policy=section.policy,
-                label_count=len(section.labels),
+                labels=section.labels,
             )
             for section in settings.lanes
             if section.task == "classify" and section.training_permitted

@@ -17,6 +17,8 @@ class Counts:
         self._requests = 0
         self._escalated = 0
         self._withheld = 0
+        self._heard = 0
+        self._unread = 0
         self._recent: deque[tuple[float, bool]] = deque(maxlen=_RECENT_REQUESTS)
 
     def add(self, *, now_s: float, escalated: bool, withheld: bool) -> None:
@@ -25,6 +27,11 @@ class Counts:
         self._escalated += escalated
         self._withheld += withheld
         self._recent.append((now_s, escalated))
+
+    def heard(self, *, readable: bool) -> None:
+        """Count one answer of the teacher, audits included."""
+        self._heard += 1
+        self._unread += not readable
 
     def heartbeat(
         self, *, version: str | None, at_s: float, now_s: float, used_calls: int, limit_calls: int, suspended: bool
@@ -43,4 +50,6 @@ class Counts:
             budget_used_calls=used_calls,
             budget_limit_calls=limit_calls,
             suspended=suspended,
+            teacher_answers=self._heard,
+            teacher_unread=self._unread,
         )

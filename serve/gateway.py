@@ -5,6 +5,7 @@ its own, so that neither a client that hangs up nor a shutdown loses it.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from serve.refusals import not_paid, not_taught, overloaded
 from serve.settings import LaneSettings
 from serve.student.batcher import StudentBusyError, StudentFailedError
 from serve.student.line import TooLong
-from serve.student.slot import Opinion, Slots
+from serve.student.slot import Opinion, Slots, on_list
 from serve.teacher.audit import Audits
 from serve.teacher.budget import Budget, Kind, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Unavailable
@@ -31,6 +32,7 @@ from store.policy import BudgetView, Decision, decide, decide_by_budget, escalat
 
 _log: Final = structlog.get_logger(__name__)
 _CUT_OFF_S: Final = 1.0  # for a call that was cut off to let go of what it holds
+_SHOWN_CHARS: Final = 2_000  # of an answer that cannot be read
 
 
 class LaneService:
@@ -51,8 +53,12 @@ class LaneService:
         monotonic: Callable[[], float],
         draw: Callable[[Question], float],
         plan: Plan | None = None,
+        redact: Callable[[str], str] | None = None,
     ) -> None:
-        """Put the parts together; whoever made them starts and closes them. No `plan`: the lane keeps a promise."""
+        """Put the parts together; whoever made them starts and closes them. No `plan`: the lane keeps a promise.
+
+        What a teacher says that cannot be read is logged (at debug level) only where `redact` is there.
+        """
         self.settings = settings
         self.slots = slots
         self.budget = budget
@@ -62,6 +68,7 @@ class LaneService:
         self.turns = TeacherTurns(concurrency=settings.teacher.concurrency, timeout_s=settings.teacher.timeout_s)
         self._plan = plan
         self._draw = draw
+        self._redact = redact
         self._batcher = batcher
         self._sink = sink
         self._metrics = metrics
@@ -136,11 +143,14 @@ class LaneService:
                 if not question.forced:
                     raise
                 outcome = None
+            if isinstance(outcome, Opinion):
+                outcome = on_list(outcome, slot.student.labels, self.settings.labels)
             seen = Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
             if self._plan is None or not isinstance(outcome, Opinion):
                 return seen
             look = self._plan.pace.see(outcome.probs, slot.version)
             outcome = replace(outcome, label=slot.student.labels[look.place], confidence=look.confidence)
+            outcome = on_list(outcome, slot.student.labels, self.settings.labels)
             return replace(seen, outcome=outcome, uncertainty=look.uncertainty)
 
     async def _decide(self, question: Question, seen: Seen) -> tuple[Decision, Spend | None]:
@@ -248,17 +258,27 @@ class LaneService:
                 self._metrics.teacher_usd.labels(*self._labels).inc(answer.cost_usd)
                 self._metrics.teacher_seconds.labels(*self._labels).observe(answer.latency_ms / 1000)
                 calls.labels(*self._labels, "answered").inc()
-            case Invalid(cost_usd=cost_usd, detail=detail):
+            case Invalid(cost_usd=cost_usd):
                 self.budget.settle(spend, cost_usd)
                 self._metrics.teacher_usd.labels(*self._labels).inc(cost_usd)
                 calls.labels(*self._labels, "invalid").inc()
-                _log.warning("invalid answer", lane=str(self.settings.lane), event_id=question.event_id, detail=detail)
+                self._metrics.invalid_answers.labels(*self._labels, reply.kind).inc()
+                self._tell_invalid(reply, question.event_id)
             case Unavailable(billed=billed):
                 self.budget.settle(spend, self.teacher.cost_bound_usd(question.text) if billed else None)
                 calls.labels(*self._labels, "unavailable").inc()
             case _:
                 assert_never(reply)
+        if not isinstance(reply, Unavailable):
+            self.counts.heard(readable=isinstance(reply, Answered))
         return reply
+
+    def _tell_invalid(self, reply: Invalid, event_id: str) -> None:
+        """Log what is wrong with an answer; the answer itself at debug level, redacted."""
+        about = {"lane": str(self.settings.lane), "event_id": event_id, "kind": reply.kind}
+        _log.warning("invalid answer", detail=reply.detail, **about)
+        if self._redact is not None and logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+            _log.debug("what the teacher said", said=self._redact(reply.said[:_SHOWN_CHARS]), **about)
 
     async def _publish(
         self, question: Question, seen: Seen, decision: Decision, answer: LabelAnswer

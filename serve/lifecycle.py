@@ -17,6 +17,7 @@ from serve.admission import Admission, OverloadedError, StudentLine
 from serve.counts import Counts
 from serve.escalation import Question
 from serve.front.kept import Shared
+from serve.intake import Intake
 from serve.gateway import LaneService
 from serve.metrics import ServeMetrics
 from serve.pace import Pace
@@ -241,6 +242,7 @@ class Gateway:
             monotonic=monotonic,
             draw=keyed_draw(parts.audit_key),
             plan=None if horizon is None else Plan(pace=Pace(settings.metric), horizon=horizon),
+            redact=parts.redact,
         )
         follow = Follow(
             settings.lane,

@@ -19,6 +19,7 @@ class ServeMetrics:
     forward_seconds: Histogram
     forward_texts: Histogram
     teacher_calls: Counter
+    invalid_answers: Counter
     teacher_usd: Counter
     teacher_seconds: Histogram
     teacher_refused: Gauge
@@ -92,6 +93,12 @@ class ServeMetrics:
             ),
             teacher_calls=counter(
                 "teacher_calls", "Calls by outcome; worry when `unavailable` or `invalid` rises.", "outcome"
+            ),
+            invalid_answers=counter(
+                "invalid_answers",
+                "Answers of the teacher that were paid for and are no label; worry above a few in a hundred: the prompt"
+                " or the parser does not fit the teacher.",
+                "kind",
             ),
             teacher_usd=counter("teacher_usd", "Dollars by the price table; worry when it outruns the budget."),
             teacher_seconds=Histogram(

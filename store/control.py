@@ -31,6 +31,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     budget_used_calls: int = 0
     budget_limit_calls: int = 0
     suspended: bool = False  # the budget binds
+    teacher_answers: int = 0  # since the replica started, audits included
+    teacher_unread: int = 0  # of these, the ones that could not be read as a label
 
 
 class CycleRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,7 @@
 """Errors, each named for what the caller should do about it."""
 
+from typing import Literal
+
 
 class UnderstudyError(Exception):
     """Any error of ours; its message says what to do."""
@@ -85,8 +87,16 @@ class TeacherError(UnderstudyError):
     """The teacher could not be asked, or its answer was of no use."""
 
 
+AnswerFault = Literal["empty", "off_list", "several", "not_json", "truncated"]
+
+
 class InvalidAnswerError(TeacherError):
     """The teacher answered, but not with one of the lane's labels. It was paid for; never train on it."""
+
+    def __init__(self, message: str, *, kind: AnswerFault = "off_list") -> None:
+        """`kind` is what is wrong with it, for a metric."""
+        super().__init__(message)
+        self.kind: AnswerFault = kind
 
 
 class LeaseLostError(UnderstudyError):

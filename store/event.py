@@ -207,6 +207,7 @@ DeadReason = Literal[
     "unknown_lane",
     "wrong_use_case",
     "unredactable",
+    "off_list",
 ]
 
 

@@ -1,50 +1,92 @@
 """Labels: what a teacher's text says, and which label map may follow which.
 
-An answer is parsed to one label of the lane's list or to an error, never to a guess: an answer off the list is never
-trained on.
+An answer is read as one label of the lane's list or as an error, never as a guess: an answer off the list is never
+trained on. Gateway, ingest, import and backtest all read answers here.
 """
 
-from collections.abc import Sequence
-from typing import Final, Literal
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal, NoReturn
 
-import msgspec
-
-from store.errors import InvalidAnswerError, SwapRefusedError
+from store.answers.label_field import cut_short, labels_in
+from store.answers.unwrap import QUOTES, clean, explains, is_rule, keyed, stages, trails_off, without_thinking
+from store.errors import AnswerFault, InvalidAnswerError, SwapRefusedError
 
 AnswerFormat = Literal["text", "json"]
 
-_QUOTES: Final = "\"'`“”‘’«»"  # noqa: RUF001 - the typographic ones, too
-
-
-class _LabelObject(msgspec.Struct):
-    label: str
+_LONGEST_ANSWER_CHARS: Final = 4_000  # past the thinking; beside it only JSON may be longer
+_LONGEST_SPELLING_CHARS: Final = 500  # of an answer that is folded without a list
+_MOST_LINES: Final = 40
+_MENTIONS_CHARS: Final = 1_000  # that are searched for labels, only to say what is wrong
+_SPELLED: Final = 16  # a letter in its decomposed and escaped forms, at most
+_GAPS: Final = r"[\s_\-‐‑‒–—]+"  # noqa: RUF001 - every dash
+_SPACED: Final = re.compile(rf"(?<=[^\W\d_]){_GAPS}(?=[^\W_])|(?<=[^\W_]){_GAPS}(?=[^\W\d_])")  # not 1-2 and 12
+_JOINED: Final = re.compile(rf"(?<=[^\W\d_]){_GAPS}(?=[^\W\d_])")
+_PROBLEMS: Final[Mapping[AnswerFault, str]] = {
+    "empty": "is empty",
+    "off_list": "is not on the list of labels",
+    "several": "names more than one label",
+    "not_json": "is not a JSON object with the field label",
+    "truncated": "ends before it is one",
+}
 
 
 def parse_label(answer: str, labels: Sequence[str], *, answer_format: AnswerFormat = "text") -> str:
-    """The one label that a teacher's answer names.
+    """The one label that a teacher's answer names, where it is nothing else than that label.
 
-    White space, quotes around the answer and a full stop at its end are ignored. An exact match wins; otherwise case
-    is ignored, as long as one label alone matches.
+    An exact match wins. Else what stands around the answer comes off, layer by layer: thinking, special tokens, fences,
+    markup, quotes, `Label:`, marks at its end. At each layer Unicode forms, blanks and then case, and the gaps between
+    words (blank, _ and -) are ignored, as long as one label alone matches. A sentence about a label is none.
 
     Args:
-        answer: what the teacher wrote.
+        answer: what the teacher wrote; any length, read in linear time.
         labels: the lane's list.
-        answer_format: `text` is the label alone; `json` is an object with the field `label`, in a code fence or not.
+        answer_format: `text` is the label alone, or an object with the field `label`; `json` is the object, with prose
+            around it or not.
 
     Raises:
-        InvalidAnswerError: the answer names none of the labels, or more than one. Its message does not quote the
-            answer, in which a teacher may repeat the question.
+        InvalidAnswerError: the answer names none of the labels, or more than one; its `kind` says which. Its message
+            does not quote the answer, in which a teacher may repeat the question.
     """
-    said = _label_field(answer) if answer_format == "json" else answer
-    spoken = _bare(said)
-    if spoken in labels:
-        return spoken
-    matches = [label for label in labels if _bare(label).casefold() == spoken.casefold()]
-    if len(matches) == 1:
-        return matches[0]
-    problem = "names more than one label" if matches else "is not on the list of labels"
-    message = f"the teacher's answer ({len(answer)} characters) {problem}"
-    raise InvalidAnswerError(message)
+    if answer_format == "text" and (bare := answer.strip()) in labels:
+        return bare
+    known = _known(tuple(labels))
+    said = without_thinking(clean(answer))
+    if said is None:
+        _refuse(answer, "truncated")
+    fields = labels_in(_unquoted(said)) if answer_format == "json" or "{" in said else []
+    if fields:
+        return _of_fields(answer, list(dict.fromkeys(fields)), known)
+    if answer_format == "json":
+        _refuse(answer, "empty" if not said else "truncated" if cut_short(said) else "not_json")
+    if len(said) > _LONGEST_ANSWER_CHARS:
+        _refuse(answer, "off_list")
+    label = _found(said, known) or _of_lines(answer, said, known)
+    return label if label is not None else _refuse(answer, _fault(said, labels))
+
+
+def listed(label: str, labels: Sequence[str]) -> str:
+    """The lane's label that another producer's is, in the list's spelling; itself where the lane has no list.
+
+    Raises:
+        InvalidAnswerError: it is none of them.
+    """
+    return parse_label(label, labels) if labels else label
+
+
+def folded(answers: Iterable[str]) -> dict[str, str]:
+    """Where there is no list: each answer's label, spellings of one label told as the most frequent of them."""
+    counts = Counter(answers)
+    groups: dict[str, list[str]] = {}
+    for answer in counts:
+        groups.setdefault(_normal(answer), []).append(answer)
+    names = {key: min(group, key=lambda one: (-counts[one], len(one), one)) for key, group in groups.items()}
+    return {answer: _plain(names[key]) for key, group in groups.items() for answer in group}
 
 
 def check_label_map(serving: Sequence[str], offered: Sequence[str], *, removal_declared: bool) -> None:
@@ -71,24 +113,166 @@ def check_label_map(serving: Sequence[str], offered: Sequence[str], *, removal_d
         raise SwapRefusedError(message)
 
 
-def _label_field(answer: str) -> str:
-    """The `label` of a JSON object that may stand in a Markdown code fence."""
-    body = answer.strip()
-    if body.startswith("```"):
-        body = body.removeprefix("```").removeprefix("json").removesuffix("```")
-    try:
-        return msgspec.json.decode(body.encode(), type=_LabelObject).label
-    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as error:
-        message = f"the teacher's answer ({len(answer)} characters) is not a JSON object with the field label"
-        raise InvalidAnswerError(message) from error
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """A list of labels, looked at in every way that an answer is."""
+
+    labels: tuple[str, ...]
+    looks: tuple[tuple[Callable[[str], str], Mapping[str, tuple[str, ...]]], ...]  # the strictest first
+    longest: int  # characters; what is longer is no spelling of any of them
 
 
-def _bare(text: str) -> str:
-    """Without surrounding white space, quotes and one trailing full stop, in whichever order they stand."""
-    previous = None
-    while previous != text:
-        previous = text
-        text = text.strip().strip(_QUOTES).strip()
-        if text.endswith(".") and not text.endswith(".."):
-            text = text[:-1]
+@lru_cache(maxsize=64)
+def _known(labels: tuple[str, ...]) -> _Known:
+    looks = []
+    for look, of_label in ((str, str), (_squeezed, _squeezed), (_caseless, _caseless), (_spaced, _spaced),
+                           (_joined, _joined), (_spaced, lambda label: _spaced(_bare(label)))):  # fmt: skip
+        found: dict[str, tuple[str, ...]] = {}
+        for label in dict.fromkeys(labels):
+            if key := of_label(label):
+                found[key] = (*found.get(key, ()), label)
+        looks.append((look, found))
+    return _Known(labels=labels, looks=tuple(looks), longest=_SPELLED * max(map(len, labels), default=0) + _SPELLED)
+
+
+def _found(text: str, known: _Known) -> str | None:
+    """The label that a text is, by the strictest look at which one of its layers is a label.
+
+    Raises:
+        InvalidAnswerError: a layer looks like more than one label.
+    """
+    if len(text) > _LONGEST_ANSWER_CHARS:
+        return None
+    layers = [layer for layer in stages(text) if len(layer.text) <= known.longest]
+    for look, found in known.looks:
+        for layer in layers:
+            matches = found.get(look(layer.text), ())
+            if len(matches) > 1:
+                _refuse(text, "several")
+            if matches and not (layer.is_open and _goes_on(matches[0], known)):
+                return matches[0]
+    return None
+
+
+def _goes_on(label: str, known: _Known) -> bool:
+    """Whether another label begins with this one, so that what may have been cut may have been either."""
+    return any(other != label and _caseless(other).startswith(_caseless(label)) for other in known.labels)
+
+
+def _of_lines(answer: str, said: str, known: _Known) -> str | None:
+    """The label of an answer of several lines: each is the same label, or says of itself that it is a reason."""
+    text = said
+    for layer in stages(said):
+        text = layer.text if "\n" in layer.text else text
+    lines = text.split("\n")
+    if not 1 < len(lines) <= _MOST_LINES:
+        return None
+    found: list[str | None] = []
+    explaining = False
+    for line in lines:
+        if not line.strip() or is_rule(line):
+            continue
+        if explains(line):
+            explaining = True
+        elif keyed(line) or not explaining:
+            explaining = False
+            found.append(_found(line, known))
+        elif (named := _found(line, known)) is not None:
+            found.append(named)
+    if not found or None in found:
+        return None
+    return _agreed(answer, found)
+
+
+def _of_fields(answer: str, fields: Sequence[str], known: _Known) -> str:
+    if len(fields) > _MOST_LINES:
+        _refuse(answer, "several")
+    found = [_found(field, known) for field in fields]
+    if len(fields) == 1 and found[0] is None:
+        _refuse(answer, _fault(fields[0], known.labels))
+    return _agreed(answer, found)
+
+
+def _agreed(answer: str, found: Sequence[str | None]) -> str:
+    """The one label among those found."""
+    named = {label for label in found if label is not None}
+    if len(named) == 1 and None not in found:
+        return named.pop()
+    return _refuse(answer, "several" if len(named) > 1 else "off_list")
+
+
+def _fault(said: str, labels: Sequence[str]) -> AnswerFault:
+    """Which kind of no label a short answer is."""
+    last = said
+    for layer in stages(said):
+        last = layer.text
+    if not last:
+        return "empty"
+    spaced = _spaced(said[:_MENTIONS_CHARS])
+    named = [key for label in labels if (key := _spaced(label)) and _mentions(spaced, key)]
+    if any(one not in other and other not in one for one in named for other in named):
+        return "several"
+    return "truncated" if trails_off(said) else "off_list"
+
+
+def _mentions(text: str, key: str) -> bool:
+    """Whether a label stands in the text as words of its own."""
+    return re.search(rf"(?<!\w){re.escape(key)}(?!\w)", text) is not None
+
+
+def _refuse(answer: str, kind: AnswerFault) -> NoReturn:
+    message = f"the teacher's answer ({len(answer)} characters) {_PROBLEMS[kind]}"
+    raise InvalidAnswerError(message, kind=kind)
+
+
+def _unquoted(text: str) -> str:
+    """The text of an answer that is one JSON string, as an endpoint that encodes twice sends it."""
+    if len(text) > 1 and text[0] == text[-1] == '"' and "\\" in text:
+        try:
+            decoded = json.loads(text, strict=False)
+        except ValueError:
+            return text
+        return decoded if isinstance(decoded, str) else text
     return text
+
+
+def _squeezed(text: str) -> str:
+    """NFC, without what cannot be seen, each run of blanks as one."""
+    return " ".join(unicodedata.normalize("NFC", clean(text)).split())
+
+
+def _caseless(text: str) -> str:
+    """As `_squeezed`, with compatible letters and case as one."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", clean(text)).casefold()).split())
+
+
+def _spaced(text: str) -> str:
+    """As `_caseless`, with every gap between words as a blank."""
+    return _SPACED.sub(" ", _caseless(text))
+
+
+def _joined(text: str) -> str:
+    """As `_caseless`, with no gaps between words."""
+    return _JOINED.sub("", _caseless(text))
+
+
+def _bare(label: str) -> str:
+    """A label without quotes and stops at its ends, as a teacher may write it."""
+    return label.strip(QUOTES + " .,;:!?")
+
+
+def _normal(answer: str) -> str:
+    """What all spellings of one label have in common, where there is no list of labels."""
+    return _spaced(_plain(answer)) or answer
+
+
+def _plain(answer: str) -> str:
+    """An answer with all its layers off; itself where nothing would be left or it is too long for a label."""
+    if len(answer) > _LONGEST_SPELLING_CHARS:
+        return answer
+    said = without_thinking(clean(answer))
+    fields = labels_in(_unquoted(said)) if said is not None and "{" in said else []
+    last = fields[0] if len(set(fields)) == 1 else said or answer
+    for layer in stages(last):
+        last = layer.text or last
+    return last

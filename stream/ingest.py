@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from store.buffer.ledger import Application, Buffer, Entry
-from store.errors import TooLaboriousError
+from store.errors import InvalidAnswerError, TooLaboriousError
 from store.event import (
     ClassifyEscalation,
     DeadReason,
@@ -26,6 +26,7 @@ from store.event import (
     decode,
     wall_clock_s,
 )
+from store.labels import listed
 from store.redact import redact_input
 from store.secrets import DataSecret, item_id, subject_token
 from stream.dead_letter import DeadLetters, Letter
@@ -45,6 +46,7 @@ class LaneKeys:
     subject_key: bytes = field(repr=False)
     task: Task
     training_permitted: bool  # false: its events are counted, and not kept
+    labels: tuple[str, ...] = ()  # that an answer may be; none: any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,27 +69,25 @@ def triage(record: Record, *, use_case: str, lanes: Mapping[Lane, LaneKeys], max
     event = decode(record.value)
     if isinstance(event, Undecodable):
         return event
-    fault = _fault(event, use_case, lanes)
+    fault = _fault(event, use_case, lanes) or _too_old(event, record, max_age_s)
     if fault is not None:
         return fault
     if not isinstance(event, ClassifyEscalation):
         return Undecodable(reason="wrong_shape", detail=f"{_task(event)} events are not kept by this release")
-    age_s = record.timestamp_ms / 1000 - event.time_s
-    if age_s > max_age_s:
-        return Undecodable(
-            reason="too_old", detail=f"{age_s:.0f} s old when the log took it, {max_age_s:.0f} s allowed"
-        )
     keys = lanes[event.lane]
     try:
+        teacher = msgspec.structs.replace(event.teacher, label=listed(event.teacher.label, keys.labels))
         redacted = redact_input(event.input, keys.redaction_key)
-    except TooLaboriousError as error:
-        return Undecodable(reason="unredactable", detail=str(error))
+    except (InvalidAnswerError, TooLaboriousError) as error:
+        reason: DeadReason = "off_list" if isinstance(error, InvalidAnswerError) else "unredactable"
+        return Undecodable(reason=reason, detail=str(error))
     return Entry(
         lane=event.lane,
         item_id=item_id(keys.lane_key, "classify", redacted),
         event=msgspec.structs.replace(
             event,
             input=redacted,
+            teacher=teacher,
             subject=None if event.subject is None else subject_token(keys.subject_key, event.subject),
             eligible=event.eligible and keys.training_permitted,
         ),
@@ -118,6 +118,13 @@ def _fault(event: Escalation, use_case: str, lanes: Mapping[Lane, LaneKeys]) -> 
     if keys.task != _task(event):
         return Undecodable(reason="wrong_shape", detail=f"a {_task(event)} event, {event.lane} takes {keys.task}")
     return None
+
+
+def _too_old(event: Escalation, record: Record, max_age_s: float) -> Undecodable | None:
+    age_s = record.timestamp_ms / 1000 - event.time_s
+    if age_s <= max_age_s:
+        return None
+    return Undecodable(reason="too_old", detail=f"{age_s:.0f} s old when the log took it, {max_age_s:.0f} s allowed")
 
 
 def _task(event: Escalation) -> str:

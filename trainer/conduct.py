@@ -67,7 +67,12 @@ class Conductor:
 
     def drawing(self, training: LaneTraining, now_s: float) -> Drawing:
         """What a cycle draws at this time."""
-        return Drawing(prompt_version=training.prompt_version, quarantine_s=self.cycle.quarantine_s, now_s=now_s)
+        return Drawing(
+            prompt_version=training.prompt_version,
+            quarantine_s=self.cycle.quarantine_s,
+            now_s=now_s,
+            allowed_labels=frozenset(training.labels),
+        )
 
     def run(
         self, training: LaneTraining, work: CycleWork, look: Look, stock: Stock, lease: Lease, stop: threading.Event

@@ -75,7 +75,7 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
     try:
         made = attempt(work.kind, frozen, lineage, training=work.training, settings=work.settings)
     except NotEnoughLabelsError as error:
-        return CycleResult(version=None, verdict=_too_little(str(error), work), anchor=False)
+        return CycleResult(version=None, verdict=_too_little(f"{error}{_off_list(frozen)}", work), anchor=False)
     folder = _kept(work) / "draft"
     shutil.rmtree(folder, ignore_errors=True)  # left over from a cycle that was killed
     folder.mkdir(parents=True)
@@ -203,6 +203,12 @@ def _topics(work: CycleWork, frozen: Frozen) -> list[Topic]:
         seed=work.settings.seed,
     )
     return list(found.topics)
+
+
+def _off_list(frozen: Frozen) -> str:
+    """What is to be said of items whose answers are off today's list."""
+    count = frozen.snapshot.left_out.off_list
+    return f"; {count} items are left out, their answers are off today's list of labels" if count else ""
 
 
 def _too_little(reason: str, work: CycleWork) -> Verdict:

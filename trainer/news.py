@@ -53,10 +53,10 @@ def drawn(items: Iterable[Item], drawing: Drawing, *, alive: Callable[[], None] 
         if number % _EVERY == 0:
             alive()
         if drawing.draws(item):
-            digests.append(_digest(item, drawing.prompt_version))
+            digests.append(_digest(item, drawing))
             continue
         waiting += 1
-        if item.answers(drawing.prompt_version):
+        if drawing.answers(item):
             matures_s = min(matures_s, item.first_asked_s + drawing.quarantine_s)
             ahead += item.first_asked_s > drawing.now_s + _AHEAD_S
     return Drawn(digests=b"".join(sorted(digests)), waiting=waiting, matures_s=matures_s, ahead=ahead)
@@ -79,8 +79,8 @@ def items_at_most(state: TrainingState, counters: Counters, prompt_version: str)
     return state.items_at_cycle + state.waiting_at_cycle + counters.counted - state.counted_at_cycle
 
 
-def _digest(item: Item, prompt_version: str) -> bytes:
-    answer = answer_of(item.answers(prompt_version))
+def _digest(item: Item, drawing: Drawing) -> bytes:
+    answer = answer_of(drawing.answers(item))
     return hashlib.blake2b(
         f"{item.item_id}\0{answer}".encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES
     ).digest()

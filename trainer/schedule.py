@@ -244,7 +244,7 @@ class Trainer:
                 look.standing,
                 state,
                 items=items,
-                labels=training.label_count,
+                labels=len(training.labels),
                 request=request,
                 now_s=aged_s,
                 settings=self.schedule,

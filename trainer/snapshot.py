@@ -47,10 +47,16 @@ class Drawing:
     prompt_version: str  # the tally key that counts, `model@prompt version`
     quarantine_s: float  # an item first asked less than so long ago is left out; 0: none is, whatever the clocks say
     now_s: float  # Unix seconds
+    allowed_labels: frozenset[str] = frozenset()  # today's list: an answer off it is not learned; none: any
 
     def draws(self, item: Item) -> bool:
         """Whether the item is drawn."""
-        return bool(item.answers(self.prompt_version)) and self.aged(item)
+        return bool(self.answers(item)) and self.aged(item)
+
+    def answers(self, item: Item) -> Mapping[str, int]:
+        """The item's current answers that are on the list, with how often each was given."""
+        answers = item.answers(self.prompt_version)
+        return {answer: n for answer, n in answers.items() if not self.allowed_labels or answer in self.allowed_labels}
 
     def aged(self, item: Item) -> bool:
         """Whether it is old enough."""
@@ -84,6 +90,7 @@ class LeftOut:
     stale: int  # no answer of the current prompt version
     quarantined: int  # too new
     rare_label: int  # training rows whose label has too few items to enter the head
+    off_list: int = 0  # every answer of the current prompt version is off today's list of labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +143,7 @@ def freeze(
     seed: int,
     positions: Mapping[str, str],
     known_labels: Sequence[str] = (),
+    allowed_labels: Collection[str] = (),
 ) -> Snapshot:
     """Freeze `classify` items.
 
@@ -149,12 +157,16 @@ def freeze(
         seed: of the cycle; recorded.
         positions: "topic uuid/partition" -> position up to which the log had been applied.
         known_labels: the champion's label map: these stay, in this order.
+        allowed_labels: today's list: an answer off it is not learned and judges nobody; none: any.
     """
     ordered = sorted(items, key=lambda item: item.item_id)
-    fresh = [item for item in ordered if item.answers(prompt_version)]
-    drawing = Drawing(prompt_version=prompt_version, quarantine_s=quarantine_s, now_s=now_s)
+    current = [item for item in ordered if item.answers(prompt_version)]
+    drawing = Drawing(
+        prompt_version=prompt_version, quarantine_s=quarantine_s, now_s=now_s, allowed_labels=frozenset(allowed_labels)
+    )
+    fresh = [item for item in current if drawing.answers(item)]
     kept = [item for item in fresh if drawing.aged(item)]
-    rows = [_row(item, prompt_version, split) for item in kept]
+    rows = [_row(item, drawing.answers(item), split) for item in kept]
     links = link([row.text for row in rows], [row.label for row in rows])
     rows = [replace(row, cluster=int(cluster)) for row, cluster in zip(rows, links.clusters, strict=True)]
     together = _together(rows, [item.first_asked_s for item in kept])
@@ -162,9 +174,10 @@ def freeze(
     usable = [row for row in together if row.split != "train" or row.label in labels]
     weighed = _weighed(usable)
     left_out = LeftOut(
-        stale=len(ordered) - len(fresh),
+        stale=len(ordered) - len(current),
         quarantined=len(fresh) - len(kept),
         rare_label=len(together) - len(usable),
+        off_list=len(current) - len(fresh),
     )
     content = _content(weighed, labels, left_out, prompt_version, split, quarantine_s, now_s, seed, positions)
     return Snapshot(
@@ -184,11 +197,10 @@ def freeze(
     )
 
 
-def _row(item: Item, prompt_version: str, split: SplitSettings) -> Row:
+def _row(item: Item, answers: Mapping[str, int], split: SplitSettings) -> Row:
     if not isinstance(item.input, TextInput):
         message = f"item {item.item_id}: only classify is frozen in this release"
         raise NotImplementedError(message)
-    answers = item.answers(prompt_version)
     total = sum(answers.values())
     conflicted = len(answers) > 1
     return Row(

@@ -22,7 +22,7 @@ class LaneTraining:
     prompt_version: str  # key of the current answers in an item's tally: "model@hash"
     target: float  # answered agreement promised
     confidence: float  # with which it is promised
-    label_count: int = 0  # labels that the teacher may give; fine-tuning waits for enough of each
+    labels: tuple[str, ...] = ()  # that the teacher may give: no other is learned; none: any
     policy: PolicyName = "promise"  # "budget": nothing is promised, and nothing held out
 
 

@@ -102,7 +102,7 @@ def run_backtest(options: Options, show: Show, entry: str) -> Result:
         _check_answers(options.answers, options)
     settings, lane = _lane(options)
     published = read_published(options.published) if options.published is not None else []
-    log = read_log(options.log, options.columns, options.days)
+    log = read_log(options.log, options.columns, options.days, lane.labels if lane is not None else ())
     encoder = _encoder(options, settings)
     asks = in_order(_asks(options, log, settings, lane))
     price = options.usd_per_call if options.usd_per_call is not None else _usd_per_call(lane, log)

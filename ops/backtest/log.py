@@ -8,24 +8,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.imports.jsonl import (
-    ID_COLUMNS,
-    LABEL,
-    READABLE_TIMES,
-    TEXT,
-    TIME_COLUMNS,
-    BadRow,
-    Sought,
-    Survey,
-    event_time_s,
-    json_rows,
-    label_of,
-    text_of,
-    time_column,
-    value_at,
-)
-from store.errors import SettingsError
+from ops.readers.columns import ID_COLUMNS, LABEL, TEXT, Sought, Survey, id_of, label_of, text_of, value_at
+from ops.readers.files import BadRow, rows_of
+from ops.readers.times import READABLE_TIMES, TIME_COLUMNS, moment_of
+from store.errors import InvalidAnswerError, SettingsError
 from store.event import canonical_text
+from store.labels import folded, listed
 
 GOLD: Final = Sought(
     flag="--gold",
@@ -63,6 +51,8 @@ class Log:
     skipped: int
     bad: list[BadRow]  # all that were skipped
     untimed_why: str | None = None  # why the times are not the log's own, though some row has one; a sentence
+    spellings: int = 0  # of the labels among the teacher's answers
+    off_list: int = 0  # answers that are none of the lane's labels, and so unusable
 
     @property
     def rows(self) -> int:
@@ -113,13 +103,14 @@ class _Line(NamedTuple):
     gold: str | None
 
 
-def read_log(path: Path, columns: ColumnNames, days: float) -> Log:
+def read_log(path: Path, columns: ColumnNames, days: float, allowed: Sequence[str] = ()) -> Log:
     """Read a log of JSON lines.
 
     Args:
         path: the file.
         columns: named columns; the others are found.
         days: what rows without a time are spread over, evenly; also all rows, if some have none that can be read.
+        allowed: the lane's labels; none: those of the log, spellings of one label as one.
 
     Raises:
         SettingsError: the file cannot be read, a column cannot be told, no row is usable, or the times span more than
@@ -140,28 +131,56 @@ def read_log(path: Path, columns: ColumnNames, days: float) -> Log:
     time_names = (columns.time,) if columns.time is not None else TIME_COLUMNS
     bad: list[BadRow] = []
     lines: list[_Line] = []
-    for number, value in json_rows(path):
+    for number, value in rows_of(path):
         found = _text(number, value, text)
         if isinstance(found, BadRow):
             bad.append(found)
             continue
+        moment = moment_of(value, time_names)
+        if moment.fault == "outside":
+            why = f"the time in {moment.column} is outside of the years 1 to 9999, UTC"
+            bad.append(BadRow(line=number, why=why))
+            continue
         lines.append(
             _Line(
                 number=number,
-                time_s=event_time_s(value, time_names),
-                time_column=time_column(value, time_names),
-                id=_id(value, columns.id),
+                time_s=moment.time_s,
+                time_column=moment.column,
+                id=id_of(value, (columns.id,) if columns.id is not None else ID_COLUMNS),
                 text=found,
                 label=label_of(value_at(value, label)),
                 gold=label_of(value_at(value, gold)) if gold is not None else None,
             )
         )
-    _check(path, columns, text, label, lines)
-    return _log(path, lines, bad, days)
+    said = [line.label for line in lines if line.label is not None]
+    reading = _reading([*said, *(line.gold for line in lines if line.gold is not None)], allowed)
+    lines = [
+        line._replace(label=reading.get(line.label or ""), gold=reading.get(line.gold or ""))  # None stays None
+        for line in lines
+    ]
+    _check(path, columns, text, label, lines, allowed)
+    found = _log(path, lines, bad, days)
+    unread = sum(reading[one] is None for one in said)
+    return replace(found, spellings=len({one for one in said if reading[one] is not None}), off_list=unread)
 
 
-def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[_Line]) -> None:
+def _reading(answers: Sequence[str], allowed: Sequence[str]) -> dict[str, str | None]:
+    """Each answer's label; None: none of the lane's."""
+    if not allowed:
+        return dict(folded(answers))
+    return {answer: _listed(answer, allowed) for answer in set(answers)}
+
+
+def _listed(answer: str, allowed: Sequence[str]) -> str | None:
+    try:
+        return listed(answer, allowed)
+    except InvalidAnswerError:
+        return None
+
+
+def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[_Line], allowed: Sequence[str]) -> None:
     """Refuse a log that cannot be replayed, and a column that was named and is nowhere."""
+    of = "of the lane's labels" if allowed else "labels"
     wanted = {
         f"--text {text}: no row has a text there": any(lines),
         f"--gold {columns.gold}: no row has a label there": columns.gold is None or any(line.gold for line in lines),
@@ -169,7 +188,7 @@ def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[
         f"--time {columns.time}: no row has a time there that can be read: {READABLE_TIMES}": (
             columns.time is None or any(line.time_s is not None for line in lines)
         ),
-        f"--label {label}: the teacher's answers there are fewer than two labels, so there is nothing to learn": (
+        f"--label {label}: the teacher's answers there are fewer than two {of}, so there is nothing to learn": (
             len({line.label for line in lines} - {None}) >= 2  # noqa: PLR2004 - two classes at least
         ),
     }
@@ -232,9 +251,3 @@ def _text(line: int, value: Any, column: str) -> str | BadRow:
         return BadRow(line=line, why="not a JSON object")
     found = text_of(value_at(value, column))
     return BadRow(line=line, why=f"no text in {column}") if found is None else canonical_text(found)
-
-
-def _id(row: Mapping[str, Any], column: str | None) -> str | None:
-    names = (column,) if column is not None else ID_COLUMNS
-    found = (value_at(row, name) for name in names)
-    return next((str(value) for value in found if isinstance(value, str | int) and value != ""), None)

@@ -130,7 +130,9 @@ class RecordedTeacher:
         label = self._stream.labels[self._cursor.row]
         if label is None:
             self.unusable += 1
-            return Invalid(detail="the log has no usable answer", cost_usd=self._usd_per_call, usage=Usage())
+            return Invalid(
+                detail="the log has no usable answer", kind="empty", cost_usd=self._usd_per_call, usage=Usage()
+            )
         return Answered(
             answer=LabelAnswer(model=MODEL, prompt_version=PROMPT, label=label, cost_usd=self._usd_per_call)
         )

@@ -2,15 +2,18 @@
 
 It is written from the rules, not from the buffer's code, in plain loops over everything ever read, and keeps every
 question for ever: slow, and easy to check by eye. Only what *defines* identity is shared: the event's decoder, the
-redaction, the item id, the subject's token and the hash that orders items.
+redaction, the item id, the subject's token, the hash that orders items and the reader of answers.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from store.errors import TooLaboriousError
+import msgspec
+
+from store.errors import InvalidAnswerError, TooLaboriousError
 from store.event import ClassifyEscalation, Lane, Task, TextInput, Undecodable, decode
+from store.labels import listed
 from store.redact import redact_input
 from store.secrets import item_id, subject_token, unit_hash
 
@@ -26,6 +29,7 @@ class LaneRules:
     subject_key: bytes = field(repr=False)
     task: Task
     training_permitted: bool
+    labels: tuple[str, ...] = ()  # none: any
 
 
 @dataclass(slots=True)
@@ -78,12 +82,15 @@ class Oracle:
             self._bury("wrong_shape")
         elif timestamp_ms / 1000 - event.time.timestamp() > self._max_age_s:
             self._bury("too_old")
+        elif (label := _on_list(event.teacher.label, self._rules[event.lane].labels)) is None:
+            self._bury("off_list")
         elif (redacted := self._redacted(event)) is None:
             self._bury("unredactable")
         elif not event.eligible or not self._rules[event.lane].training_permitted:
             self.lanes[event.lane].ineligible += 1
         else:
             rules = self._rules[event.lane]
+            event = msgspec.structs.replace(event, teacher=msgspec.structs.replace(event.teacher, label=label))
             name = item_id(rules.lane_key, "classify", redacted)
             self._count(self.lanes[event.lane], name, event, redacted.text)
             if event.subject is not None:
@@ -118,6 +125,14 @@ class Oracle:
             tally = totals.audits.setdefault(event.student.version, [0, 0])
             tally[0] += 1
             tally[1] += event.student.output == event.teacher.label
+
+
+def _on_list(label: str, labels: tuple[str, ...]) -> str | None:
+    """The label as the lane's list spells it; None: it is not there."""
+    try:
+        return listed(label, labels)
+    except InvalidAnswerError:
+        return None
 
 
 def rank(lane: Lane, name: str) -> float:

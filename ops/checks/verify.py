@@ -93,6 +93,7 @@ def _rules(site: Site) -> dict[str, dict[Lane, LaneRules]]:
                 subject_key=site.secret.subject_key(section.lane),
                 task=section.task,
                 training_permitted=section.training_permitted,
+                labels=section.labels,
             )
             for section in site.settings.lanes
             if section.use_case == use_case

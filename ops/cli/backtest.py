@@ -102,6 +102,9 @@ def backtest(
 
     Example: understudy backtest answers.jsonl --budget 1200,2700 --usd-per-call 0.002 --write-settings
     """
+    from ops.readers.files import look  # noqa: PLC0415 - as below
+
+    look(log)  # what is no log is said before anything else is imported
     from ops.backtest.command import Options, run_backtest  # noqa: PLC0415 - other commands start without what it needs
     from ops.backtest.log import ColumnNames  # noqa: PLC0415 - as above
     from ops.show.progress import row_progress  # noqa: PLC0415 - as above

@@ -68,7 +68,7 @@ def dlq_list(
 
 @app.command("import", epilog=EPILOG)
 def import_log(
-    path: Annotated[Path, typer.Argument(metavar="LOG", help="JSONL: one object a line, with a text and a label.")],
+    path: Annotated[Path, typer.Argument(metavar="LOG", help="JSON lines, JSON array or CSV, .gz too.")],
     config: Config = None,
     lane: LaneName = None,
     text: Annotated[str | None, typer.Option(help="Column of the text; found by itself otherwise.")] = None,
@@ -79,24 +79,30 @@ def import_log(
 ) -> None:
     """Make a first student from a log that you already have: publish its rows, then ask for a cycle.
 
-    Bad rows are skipped and named by line. Importing twice counts once. Exit code 1 where no row was good, 3 where
+    Texts and labels are found by themselves: columns of the usual names, or exports of chats (OpenAI, LiteLLM,
+    Langfuse, data flywheel), of which the user's last turn is the text. Bad rows are skipped and named by line.
+    Importing twice counts once. Exit code 1 where no row was good, 3 where
     ingest has not taken the rows yet.
 
     Example: understudy import answers.jsonl --lane acme/support --text question --label teacher.label
     """
-    from ops.imports import importer, importing, jsonl  # noqa: PLC0415 - as above
+    from ops.readers.columns import find_columns  # noqa: PLC0415 - as above
+    from ops.readers.files import count_lines, look  # noqa: PLC0415 - as above
 
+    look(path)  # what is no log is said before anything else is imported
+    columns = find_columns(path, text=text, label=label)
     site = open_site(config)
     section = site.lane(lane)
     if section.task != "classify" or not section.training_permitted:
         message = f"{section.lane}: only lanes of classify whose training_permitted is true take an import"
         raise RefusedError(message)
-    columns = importer.find_columns(path, text=text, label=label)
+    from ops.imports import importing  # noqa: PLC0415 - as above
+
     if dry_run:
-        _end_import(importing.dry_run(section, path, columns), output)
+        _end_import(importing.dry_run(site, section, path, columns), output)
         return
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("publishing", total=jsonl.count_lines(path))
+        task = progress.add_task("publishing", total=count_lines(path))
         report = importing.import_file(site, section, path, columns, seen=lambda: progress.advance(task))
     _end_import(report, output)
 
@@ -122,8 +128,10 @@ def _show_import(report: ImportReport, output: Format) -> None:
             "skipped": report.skipped,
             "cycle": "asked for" if report.cycle_asked else "not asked for",
         },
-        title=f"import of {report.path}",
+        title=f"{'dry run of an ' if report.dry_run else ''}import of {report.path}",
     )
+    for note in report.notes:
+        typer.echo(f"note: {note}.", err=True)
     for row in report.bad:
         typer.echo(f"line {row['line']}: {row['why']}: skipped", err=True)
     if report.skipped > len(report.bad):

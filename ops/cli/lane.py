@@ -245,6 +245,10 @@ def _version_row(site: Site, lane: str | None, version: str) -> dict[str, Any]:
     }
 
 
+def _unreadable(ratio: float | None) -> str | None:
+    return None if ratio is None else f"{ratio_of(ratio)} of the teacher's answers"
+
+
 def _lane_fields(found: LaneStatus) -> dict[str, object]:
     buffer, last = found.buffer, found.last_move
     return {
@@ -257,6 +261,7 @@ def _lane_fields(found: LaneStatus) -> dict[str, object]:
         **_promise_fields(found.promise),
         "budget": f"{'?' if found.budget.used is None else found.budget.used} of {found.budget.limit} calls in 24 h",
         "escalated": ratio_of(found.escalated_ratio),
+        "unreadable": _unreadable(found.unread_ratio),
         "buffer": None
         if buffer is None
         else f"{buffer.counted} counted, {buffer.repeats} repeats, {buffer.evicted} evicted, lag {buffer.lag_records}",

@@ -48,6 +48,8 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     ingested: bool | None  # None: nothing was published
     cycle_asked: bool
     bad: list[dict[str, Any]]  # the first 20: line and why
+    notes: list[str]  # what is to be known of the rows as a whole, a sentence each: what was read, and what was assumed
+    dry_run: bool = False
 
 
 class LetterShown(msgspec.Struct, frozen=True, kw_only=True):

@@ -90,6 +90,7 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     escalated_ratio: float | None  # of the last minutes' requests
     buffer: BufferShown | None
     training_permitted: bool
+    unread_ratio: float | None = None  # of the teacher's answers since the gateways started: no label could be read
 
 
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,6 +228,7 @@ def _lane(
         escalated_ratio=_escalated_ratio(beats),
         buffer=_buffer(seen, lags.get(section.use_case)),
         training_permitted=section.training_permitted,
+        unread_ratio=_unread_ratio(beats),
     )
 
 
@@ -277,6 +279,11 @@ def _promise(section: LaneSection, champion: str | None, seen: _Live | None) -> 
 def _escalated_ratio(beats: Mapping[str, Heartbeat]) -> float | None:
     requests = sum(beat.recent_requests for beat in beats.values())
     return sum(beat.recent_escalated for beat in beats.values()) / requests if requests else None
+
+
+def _unread_ratio(beats: Mapping[str, Heartbeat]) -> float | None:
+    answers = sum(beat.teacher_answers for beat in beats.values())
+    return sum(beat.teacher_unread for beat in beats.values()) / answers if answers else None
 
 
 def _buffer(seen: _Live | None, lag_records: int | None) -> BufferShown | None:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from ops.imports.importer import Columns, Row, find_columns, read_rows
-from ops.imports.jsonl import BadRow
+from ops.readers.files import BadRow
 from ops.traffic import TrafficSettings, generate, to_jsonl
 from store.errors import SettingsError
 from store.event import Lane, canonical_text

@@ -5,30 +5,23 @@ Rows become escalations of the reason `cold` with propensity 1. An event's id is
 each row once.
 """
 
+import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from ops.cli.reports import ImportReport
-from ops.imports.jsonl import (
-    ID_COLUMNS,
-    LABEL,
-    TEXT,
-    BadRow,
-    Survey,
-    event_time_s,
-    json_rows,
-    label_of,
-    text_of,
-    value_at,
-)
+from ops.imports.told import Told
+from ops.readers.columns import Columns, id_of, label_of, text_of, value_at
+from ops.readers.files import BadRow, rows_of
+from ops.readers.times import moment_of
 from store.buffer.ledger import BEGINNING, Slot
-from store.errors import LogUnavailableError, TooLaboriousError
+from store.errors import InvalidAnswerError, LogUnavailableError, TooLaboriousError
 from store.event import (
     MAX_EVENT_BYTES,
     ClassifyEscalation,
@@ -40,6 +33,7 @@ from store.event import (
     encode,
     utc,
 )
+from store.labels import listed
 from store.secrets import item_id
 from stream.log import Appender, topic_of
 
@@ -47,14 +41,14 @@ _NAMESPACE: Final = uuid.UUID("b54a5b0e-6d1e-5c5f-8f43-6c9a4d0b7a02")
 _IN_FLIGHT: Final = 1000
 _ACK_S: Final = 30.0
 _NAMED_BAD: Final = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """Where a row keeps its text and the teacher's label; a dot goes into an object."""
-
-    text: str
-    label: str
+_SHOWN_SAID: Final = 40
+_NO_LABEL: Final = {
+    "empty": "is empty",
+    "off_list": "is not one of the lane's labels",
+    "several": "names more than one of the lane's labels",
+    "not_json": "is not one of the lane's labels",
+    "truncated": "was cut before it was one of the lane's labels",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,43 +67,52 @@ class ImportLane:
     """The lane that the rows go to."""
 
     lane: Lane
-    labels: frozenset[str]
+    labels: Collection[str]
     lane_key: bytes = field(repr=False)
     redact: Callable[[TextInput], TextInput]
     model: str
     prompt_version: str
 
 
-def find_columns(path: Path, *, text: str | None, label: str | None) -> Columns:
-    """The columns that hold text and label, by all rows unless they are named.
+def read_rows(
+    path: Path, columns: Columns, labels: Collection[str] | None, told: Told | None = None
+) -> Iterator[Row | BadRow]:
+    """Every row of the file, good or bad, in order.
 
-    Raises:
-        SettingsError: they cannot be told, or no row has the named one; the message names the flag.
+    Args:
+        path: the file.
+        columns: of `find_columns`.
+        labels: those that count, in the lane's order; an answer is read as the gateway reads it. None: any.
+        told: notes what is to be said of the rows as a whole.
     """
-    texts, labels = TEXT.called(text), LABEL.called(label)
-    survey = Survey(path, texts, labels)
-    return Columns(text=survey.needed(texts), label=survey.needed(labels))
-
-
-def read_rows(path: Path, columns: Columns, labels: frozenset[str] | None) -> Iterator[Row | BadRow]:
-    """Every row of the file, good or bad, in order. `labels` are those that count, None for any."""
-    seen: dict[str, int] = {}
-    for line, value in json_rows(path):
+    told, seen = told or Told(), dict[str, int]()
+    known = None if labels is None else tuple(labels)
+    for line, value in rows_of(path):
         if isinstance(value, BadRow):
             yield value
             continue
         if not isinstance(value, Mapping):
             yield BadRow(line=line, why="not a JSON object")
             continue
-        text, label = text_of(value_at(value, columns.text)), label_of(value_at(value, columns.label))
+        held = value_at(value, columns.text), value_at(value, columns.label)
+        text, said = text_of(held[0]), label_of(held[1])
         if text is None:
             yield BadRow(line=line, why=f"no text in {columns.text}")
-        elif label is None:
+            continue
+        if said is None:
             yield BadRow(line=line, why=f"no label in {columns.label}")
-        elif labels is not None and label not in labels:
-            yield BadRow(line=line, why=f"{columns.label} is not one of the lane's labels")
-        else:
-            yield Row(line=line, key=_key(value, text, label, seen), text=text, label=label, time_s=event_time_s(value))
+            continue
+        label = _label(said, known)
+        if isinstance(label, InvalidAnswerError):
+            told.unread[said if len(said) <= _SHOWN_SAID else ""] += 1
+            yield BadRow(line=line, why=f"{columns.label} {_NO_LABEL[label.kind]}")
+            continue
+        moment = moment_of(value)
+        if moment.fault == "outside":
+            yield BadRow(line=line, why=f"the time in {moment.column} is outside of the years 1 to 9999, UTC")
+            continue
+        told.row(text, said, label, moment, held)
+        yield Row(line=line, key=_key(value, text, label, seen, told), text=text, label=label, time_s=moment.time_s)
 
 
 def publish_rows(
@@ -120,6 +123,8 @@ def publish_rows(
     undated_s: float,
     oldest_s: float,
     seen: Callable[[], None],
+    now_s: float = math.inf,
+    told: Told | None = None,
 ) -> tuple[int, list[BadRow]]:
     """Publish the good rows and wait for every acknowledgement; (published, bad rows).
 
@@ -127,9 +132,12 @@ def publish_rows(
         rows: of `read_rows`.
         lane: where they go.
         appender: the log; the lane's topic is there.
-        undated_s: event time of rows that have none, Unix seconds: long enough ago to be out of quarantine.
+        undated_s: event time of rows that have none or one in the future, Unix seconds: long enough ago to be out of
+            quarantine.
         oldest_s: a row from before this would be a dead letter, Unix seconds.
         seen: called once a row, for a progress bar.
+        now_s: a row from after this is from the future, Unix seconds.
+        told: notes them.
 
     Raises:
         LogUnavailableError: the log stopped acknowledging. Import again: what is there already counts once.
@@ -141,6 +149,10 @@ def publish_rows(
         if isinstance(row, BadRow):
             bad.append(row)
             continue
+        if row.time_s is not None and row.time_s > now_s:
+            row = replace(row, time_s=None)  # noqa: PLW2901 - the same row, as it is imported
+            if told is not None:
+                told.future += 1
         try:
             event = to_event(row, lane, undated_s)
         except TooLaboriousError as error:
@@ -201,6 +213,7 @@ def report(
     *,
     ingested: bool | None = None,
     cycle_asked: bool = False,
+    told: Told | None = None,
 ) -> ImportReport:
     """The report of an import."""
     return ImportReport(
@@ -214,6 +227,7 @@ def report(
         ingested=ingested,
         cycle_asked=cycle_asked,
         bad=[{"line": row.line, "why": row.why} for row in bad[:_NAMED_BAD]],
+        notes=told.notes(columns.text, columns.label) if told is not None else [],
     )
 
 
@@ -225,11 +239,18 @@ def _acknowledged(line: int, future: Future[None]) -> None:
         raise LogUnavailableError(message) from error
 
 
-def _key(row: Mapping[str, Any], text: str, label: str, seen: dict[str, int]) -> str:
+def _label(said: str, known: tuple[str, ...] | None) -> str | InvalidAnswerError:
+    try:
+        return said if known is None else listed(said, known)
+    except InvalidAnswerError as error:
+        return error
+
+
+def _key(row: Mapping[str, Any], text: str, label: str, seen: dict[str, int], told: Told) -> str:
     """A row's identity: its id, else its text and label with how often they came before, wherever in the file."""
-    for name in ID_COLUMNS:
-        if isinstance(row.get(name), str | int):
-            return f"id\x1f{row[name]}\x1f{canonical_text(text)}"
+    if (own := id_of(row)) is not None:
+        told.id(own, text)
+        return f"id\x1f{own}\x1f{canonical_text(text)}"
     said = f"{canonical_text(text)}\x1f{label}"
     seen[said] = seen.get(said, 0) + 1
     return f"text\x1f{said}\x1f{seen[said]}"

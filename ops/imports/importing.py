@@ -1,22 +1,26 @@
 """`understudy import`, put together: publish a file's rows, wait until ingest has them, ask for a cycle."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from ops.cli.actions import ask_for_cycle
 from ops.cli.reports import ImportReport
 from ops.imports.importer import (
-    Columns,
     ImportLane,
     await_applied,
     publish_rows,
     read_rows,
     report,
 )
-from ops.imports.jsonl import BadRow
+from ops.imports.told import Told
 from ops.open_log import ensure_topics, open_appender, open_history
+from ops.readers.columns import Columns
+from ops.readers.files import BadRow
 from ops.sections import LaneSection
 from ops.site import Site
 from ops.wiring import present_prompt
@@ -24,16 +28,16 @@ from store.control import Control
 from store.event import wall_clock_s
 from store.redact import redact_input
 from stream.ingest import IngestSettings
-from stream.log import topic_of
+from stream.log import Appender, Headers, topic_of
 
 _STALLED_S: Final = 15.0
 
 
-def dry_run(section: LaneSection, path: Path, columns: Columns) -> ImportReport:
-    """What an import would do with the file."""
-    found = list(read_rows(path, columns, frozenset(section.labels)))
-    bad = [row for row in found if isinstance(row, BadRow)]
-    return report(path, section.lane, columns, len(found) - len(bad), bad)
+def dry_run(site: Site, section: LaneSection, path: Path, columns: Columns) -> ImportReport:
+    """What an import would do with the file: the same steps, up to the log."""
+    told = Told()
+    published, bad = _publish(site, section, path, columns, _Nowhere(), seen=lambda: None, told=told)
+    return msgspec.structs.replace(report(path, section.lane, columns, published, bad, told=told), dry_run=True)
 
 
 def import_file(
@@ -51,27 +55,11 @@ def import_file(
     Raises:
         StoreUnavailableError, LogUnavailableError: Redis or the log did not answer; import again, nothing counts twice.
     """
-    now_s, lane = wall_clock_s(), section.lane
-    redaction_key = site.secret.redaction_key(lane)
-    into = ImportLane(
-        lane=lane,
-        labels=frozenset(section.labels),
-        lane_key=site.secret.lane_key(lane),
-        redact=lambda value: redact_input(value, redaction_key),
-        model=section.teacher.model,
-        prompt_version=present_prompt(section),
-    )
+    lane, told = section.lane, Told()
     with site.redis_client() as client:
         ensure_topics(site, client)
         with closing(open_appender(site, client)) as appender:
-            published, bad = publish_rows(
-                read_rows(path, columns, into.labels),
-                into,
-                appender,
-                undated_s=now_s - site.settings.trainer.quarantine_s - 1.0,
-                oldest_s=now_s - IngestSettings().max_age_s,
-                seen=seen,
-            )
+            published, bad = _publish(site, section, path, columns, appender, seen=seen, told=told)
         with open_history(site, client) as history:
             ends = {slot: history.bounds(slot)[1] for slot in history.slots(topic_of(lane.use_case))}
         buffer = site.buffer(client)
@@ -80,4 +68,58 @@ def import_file(
         if asked:
             why = f"import of {path.name}"
             ask_for_cycle(Control(client), lane, kind="head", candidate=None, why=why, now_s=wall_clock_s())
-    return report(path, lane, columns, published, bad, ingested=ingested, cycle_asked=asked)
+    return report(path, lane, columns, published, bad, ingested=ingested, cycle_asked=asked, told=told)
+
+
+def _publish(
+    site: Site,
+    section: LaneSection,
+    path: Path,
+    columns: Columns,
+    appender: Appender,
+    *,
+    seen: Callable[[], None],
+    told: Told,
+) -> tuple[int, list[BadRow]]:
+    """Read and publish; (published, bad rows)."""
+    now_s, lane = wall_clock_s(), section.lane
+    redaction_key = site.secret.redaction_key(lane)
+    into = ImportLane(
+        lane=lane,
+        labels=section.labels,
+        lane_key=site.secret.lane_key(lane),
+        redact=lambda value: redact_input(value, redaction_key),
+        model=section.teacher.model,
+        prompt_version=present_prompt(section),
+    )
+    return publish_rows(
+        read_rows(path, columns, into.labels, told),
+        into,
+        appender,
+        undated_s=now_s - site.settings.trainer.quarantine_s - 1.0,
+        oldest_s=now_s - IngestSettings().max_age_s,
+        seen=seen,
+        now_s=now_s,
+        told=told,
+    )
+
+
+class _Nowhere:
+    """Where a dry run's events go."""
+
+    def append(
+        self,
+        topic: str,  # noqa: ARG002 - the log's method
+        *,
+        key: bytes,  # noqa: ARG002
+        value: bytes,  # noqa: ARG002
+        headers: Headers = (),  # noqa: ARG002
+        timestamp_ms: int | None = None,  # noqa: ARG002
+    ) -> Future[None]:
+        """Take it, and keep nothing."""
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def close(self) -> None:
+        """Nothing was opened."""

@@ -1,6 +1,7 @@
 """Log lines: JSON on standard error for machines, readable where it is a terminal.
 
-Events are words and numbers: no line of ours carries a text, an answer or a key, and every field is bounded.
+Events are words and numbers: no line of ours carries a text, an answer or a key, and every field is bounded. Lines at
+debug level, which are asked for, carry what a teacher said, redacted.
 """
 
 import logging
@@ -54,6 +55,11 @@ def configure(process: str) -> None:
     for library in _LOUD_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of each tick that a long cycle skips
+
+
+def show_debug(room: str) -> None:
+    """Let the debug lines of one room through, and no library's."""
+    logging.getLogger(room).setLevel(logging.DEBUG)
 
 
 def bound_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -20,6 +20,7 @@ from prometheus_client import REGISTRY
 from ops import wiring
 from ops.cli.output import RefusedError
 from ops.open_log import ensure_topics, open_appender
+from ops.processes import logs
 from ops.processes.admin import Probes, admin_server
 from ops.processes.disk import refusal
 from ops.processes.limits import raise_file_limit
@@ -68,6 +69,8 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
     """
     settings = site.settings
     wiring.check_serve(site)
+    if settings.gateway.debug:
+        logs.show_debug("serve")
     with ExitStack() as stack:
         process = stack.enter_context(_daemon("serve", site, lifeline))
         client = stack.enter_context(site.redis_client(url=site.redis_url_to_be()))

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -140,6 +140,20 @@ class Opinion:
     novelty: float
     probs: list[float]
     members: list[list[float]]
+
+
+def on_list(opinion: Opinion, labels: Sequence[str], allowed: Sequence[str]) -> Opinion | None:
+    """The opinion among the labels that the lane allows today; None where the version knows none of them.
+
+    A label that was taken off the list keeps its place in the version's map, and is never an answer.
+    """
+    if opinion.label in allowed:
+        return opinion
+    places = [place for place, label in enumerate(labels) if label in allowed]
+    if not places:
+        return None
+    best = max(places, key=lambda place: opinion.probs[place])
+    return replace(opinion, label=labels[best], confidence=opinion.probs[best])
 
 
 def opinions(predictions: Predictions, labels: Sequence[str], count: int) -> list[Opinion]:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from string import Template
 from typing import Any, Final
@@ -16,7 +16,7 @@ from serve.teacher.completion import Completion, read_completion, said
 from serve.teacher.faults import Fault, Reason, fault_of
 from serve.teacher.parameters import APART, body_of, most_output_tokens
 from serve.teacher.wire import FLIGHT, Flight, http_client, time_outs
-from store.errors import InvalidAnswerError
+from store.errors import AnswerFault, InvalidAnswerError
 from store.event import LabelAnswer, Usage
 from store.labels import AnswerFormat, parse_label
 from store.registry.manifest import canonical_json
@@ -44,6 +44,8 @@ class Invalid:
     """Paid for, and of no use."""
 
     detail: str  # for a log; does not quote the answer
+    kind: AnswerFault = "off_list"
+    said: str = field(default="", repr=False)  # the answer as it came: not redacted
     cost_usd: float
     usage: Usage
 
@@ -298,10 +300,12 @@ class Teacher:
         cost_usd = self.cost_bound_usd(text)  # an endpoint that does not say what it used
         if completion.usage is not None:
             cost_usd = self._price(usage.prompt_tokens, usage.completion_tokens)
+        text_said = ""
         try:
-            label = parse_label(said(completion), self._labels, answer_format=self._settings.answer_format)
+            text_said = said(completion)
+            label = parse_label(text_said, self._labels, answer_format=self._settings.answer_format)
         except InvalidAnswerError as error:
-            return Invalid(detail=str(error), cost_usd=cost_usd, usage=usage)
+            return Invalid(detail=str(error), kind=error.kind, said=text_said, cost_usd=cost_usd, usage=usage)
         return Answered(
             answer=LabelAnswer(
                 model=self._settings.model,

@@ -293,9 +293,9 @@ def test_ids_may_repeat_and_each_row_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "--text"),
-        (b"\n\n", "--text"),
-        ('{"text": "é", "label": "a"}\n'.encode("utf-16"), "--text"),
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        ('{"text": "é", "label": "a"}\n'.encode("utf-16"), "fewer than two labels"),
         (b'{"text": "t", "label": "a"}\n' * 3, "--label label: .* fewer than two labels"),
         (
             b'{"text": "t", "label": "a"}\n' * 3 + b'{"text": "t", "label": null}\n',
@@ -304,7 +304,7 @@ def test_ids_may_repeat_and_each_row_stays(tmp_path: Path) -> None:
         (b'{"text": " ", "label": "a"}\n' * 3, r"no text under any usual name: .* --text \(found: label, text\)"),
         (b"[1, 2, 3]\n", "no JSON objects"),
     ],
-    ids=["empty", "blank", "not UTF-8", "one label", "one label and none", "blank texts", "no objects"],
+    ids=["empty", "blank", "UTF-16 and one label", "one label", "one label and none", "blank texts", "no objects"],
 )
 def test_a_log_that_cannot_be_replayed_is_refused_with_what_to_do(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "log.jsonl"

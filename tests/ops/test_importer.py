@@ -9,17 +9,16 @@ import pytest
 
 from ops.backtest.log import ColumnNames, read_log
 from ops.imports.importer import (
-    Columns,
     ImportLane,
     Row,
     await_applied,
-    find_columns,
     publish_rows,
     read_rows,
     report,
     to_event,
 )
-from ops.imports.jsonl import BadRow
+from ops.readers.columns import Columns, find_columns
+from ops.readers.files import BadRow
 from store.buffer.ledger import Slot
 from store.errors import LogUnavailableError, SettingsError
 from store.event import ClassifyEscalation, LabelAnswer, Lane, TextInput, decode

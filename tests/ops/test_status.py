@@ -50,6 +50,8 @@ def beat(version: str | None, *, at_s: float = NOW_S, suspended: bool = False) -
         budget_used_calls=7,
         budget_limit_calls=5000,
         suspended=suspended,
+        teacher_answers=20,
+        teacher_unread=5,
     )
 
 
@@ -79,6 +81,7 @@ def test_heartbeats_tell_who_serves_what_and_a_silent_replica_is_left_out(up: Si
     (lane,) = collect(up, list(up.settings.lanes), NOW_S).lanes
     assert lane.served == {"one": "a" * 16, "two": None}
     assert lane.escalated_ratio == 0.3
+    assert lane.unread_ratio == 0.25
     assert (lane.budget.used, lane.budget.limit) == (7, 5000)
     assert serving(up, LANE, NOW_S) == lane.served
 

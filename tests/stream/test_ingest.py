@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from store.buffer.ledger import Application, Applied, Counters, Entry, Slot
 from store.buffer.memory import MemoryBuffer, _Position
 from store.errors import CorruptItemError, StoreUnavailableError
-from store.event import Lane, Undecodable, decode, encode
+from store.event import LabelAnswer, Lane, Undecodable, decode, encode
 from store.secrets import DataSecret
 from stream.dead_letter import read_dead_letters
 from stream.ingest import Ingest, IngestSettings, LaneKeys, pieces, triage
@@ -37,13 +37,16 @@ SLOT = Slot(TOPIC, "uuid", 0)
 DEADLINE_S = 20.0
 
 
-def keys(lane: Lane, *, task: str = "classify", training_permitted: bool = True) -> LaneKeys:
+def keys(
+    lane: Lane, *, task: str = "classify", training_permitted: bool = True, labels: tuple[str, ...] = ()
+) -> LaneKeys:
     return LaneKeys(
         lane_key=SECRET.lane_key(lane),
         redaction_key=SECRET.redaction_key(lane),
         subject_key=SECRET.subject_key(lane),
         task="rank" if task == "rank" else "classify",
         training_permitted=training_permitted,
+        labels=labels,
     )
 
 
@@ -209,6 +212,24 @@ def test_what_will_never_become_an_item_says_why(value: bytes, reason: str, deta
     assert isinstance(found, Undecodable)
     assert found.reason == reason
     assert detail in found.detail
+
+
+@pytest.mark.parametrize("said", ["refund", "Refund ", "**refund**", "re\u200bfund.", '{"label": "refund"}'])
+def test_a_label_in_another_spelling_is_brought_to_the_lists(said: str) -> None:
+    lanes = {LANE: keys(LANE, labels=("refund", "order status"))}
+    found = triage(record(encode(escalation("a", label=said))), use_case="support", lanes=lanes, max_age_s=100.0)
+    assert isinstance(found, Entry)
+    assert isinstance(found.event.teacher, LabelAnswer)
+    assert found.event.teacher.label == "refund"
+
+
+@pytest.mark.parametrize("said", ["angry customer", "refund or order status", "not a refund", "refundable"])
+def test_a_label_off_the_lanes_list_is_a_dead_letter(said: str) -> None:
+    lanes = {LANE: keys(LANE, labels=("refund", "order status"))}
+    found = triage(record(encode(escalation("a", label=said))), use_case="support", lanes=lanes, max_age_s=100.0)
+    assert isinstance(found, Undecodable)
+    assert found.reason == "off_list"
+    assert said not in found.detail
 
 
 def test_age_is_measured_when_the_log_took_the_record() -> None:

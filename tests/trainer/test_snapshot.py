@@ -49,7 +49,12 @@ def item(
 
 
 def frozen(
-    items: list[Item], *, split: SplitSettings = SPLIT, labels_min: int = 1, known: tuple[str, ...] = ()
+    items: list[Item],
+    *,
+    split: SplitSettings = SPLIT,
+    labels_min: int = 1,
+    known: tuple[str, ...] = (),
+    allowed: tuple[str, ...] = (),
 ) -> Snapshot:
     return freeze(
         items,
@@ -61,6 +66,7 @@ def frozen(
         seed=1,
         positions={"topic/0": "7"},
         known_labels=known,
+        allowed_labels=allowed,
     )
 
 
@@ -188,6 +194,18 @@ def test_stale_and_too_new_items_are_left_out_and_counted() -> None:
     )
     assert [row.text for row in snapshot.rows] == ["where is my parcel"]
     assert (snapshot.left_out.stale, snapshot.left_out.quarantined) == (1, 1)
+
+
+def test_answers_off_todays_list_are_neither_learned_nor_judged_by_and_counted() -> None:
+    questions = [{"a": 1}, {"angry": 1}, {"angry": 3, "a": 1}, {"b": 2, "a": 1, "angry": 1}, {"a": 1}]
+    items = [item(f"what is thing {i}", answers) for i, answers in enumerate(questions)]
+    snapshot = frozen(items, allowed=("a", "b"))
+    assert (len(snapshot.rows), snapshot.left_out.off_list, snapshot.left_out.stale) == (4, 1, 0)
+    assert {row.label for row in snapshot.rows} == {"a", "b"}
+    assert {row.text: row.soft for row in snapshot.rows if row.soft} == {"what is thing 3": {"a": 1 / 3, "b": 2 / 3}}
+    assert set(snapshot.labels) <= {"a", "b"}
+    assert b"angry" not in snapshot.content
+    assert frozen(items).left_out.off_list == 0
 
 
 def test_mass_is_a_question_s_and_requests_are_all_of_them() -> None:

@@ -1,83 +1,34 @@
-"""Reading a log of JSON lines: rows, columns by name or guess, labels and times. What is wrong with a row is data."""
+"""A row's columns: by name, along dots and places in lists, or by guess over the whole file; its text and its label."""
 
-import codecs
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
-import msgspec
-
+from ops.readers.chats import answer_of, question_of
+from ops.readers.files import rows_of
 from store.errors import SettingsError
-from store.event import MAX_EVENT_BYTES
 
-ID_COLUMNS: Final = ("id", "event_id", "uuid")
-TIME_COLUMNS: Final = ("time", "timestamp", "created_at", "created")
-READABLE_TIMES: Final = "Unix seconds or milliseconds, or ISO 8601 with its zone"
-_MAX_LINE_BYTES: Final = MAX_EVENT_BYTES
+ID_COLUMNS: Final = ("id", "event_id", "uuid", "custom_id")
 _SHOWN_COLUMNS: Final = 20
 _EXACT_BELOW: Final = 2.0**53  # where a float is one whole number alone
-_MILLISECONDS_FROM: Final = 1e11  # seconds would be the year 5138, milliseconds are 1973
-_MILLISECONDS_BELOW: Final = 1e14
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BadRow:
-    """A row that was skipped, and why. It quotes nothing of the row."""
-
-    line: int
-    why: str
-
-
-def count_lines(path: Path) -> int:
-    """How many lines the file has, for a progress bar."""
-    with path.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-
-
-def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, value) of each line that is not empty; a bad line's value is a BadRow.
-
-    Raises:
-        SettingsError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            line = 0
-            while raw := file.readline(_MAX_LINE_BYTES):
-                line += 1
-                if len(raw) == _MAX_LINE_BYTES and not raw.endswith(b"\n"):
-                    _skip_to_end_of_line(file)
-                    yield line, BadRow(line=line, why=f"longer than {_MAX_LINE_BYTES} bytes")
-                elif raw.strip():
-                    yield line, _decoded(line, raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw)
-    except OSError as error:
-        message = f"{path}: {error.strerror}"
-        raise SettingsError(message) from error
-
-
-def _skip_to_end_of_line(file: BinaryIO) -> None:
-    while (more := file.readline(_MAX_LINE_BYTES)) and not more.endswith(b"\n"):
-        pass
-
-
-def _decoded(line: int, raw: bytes) -> Any:
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return BadRow(line=line, why="not JSON in UTF-8")
+_PARTS: Final = re.compile(r"\[(-?\d+)\]|([^.\[\]]+)")
 
 
 def text_of(value: Any) -> str | None:
-    """A value as a text; None: it is none, or blank."""
-    return value if isinstance(value, str) and value.strip() else None
+    """A value as a text, of a chat the user's last turn; None: it is none, blank, or no valid Unicode."""
+    text = question_of(value)
+    if text is None and isinstance(value, str):
+        text = value
+    return text if text is not None and text.strip() and _is_unicode(text) else None
 
 
 def label_of(value: Any) -> str | None:
     """A value as a label: a text without the blanks around it, or as JSON spells a whole number, true or false.
 
-    4.0 is the label 4. None: it is nothing of these.
+    4.0 is the label 4; of a chat it is what the assistant said last. None: it is nothing of these.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -85,7 +36,33 @@ def label_of(value: Any) -> str | None:
         value = int(value)
     if isinstance(value, int):
         return str(value)
-    return value.strip() or None if isinstance(value, str) else None
+    text = answer_of(value)
+    if text is None and isinstance(value, str):
+        text = value
+    return text.strip() or None if text is not None and _is_unicode(text) else None
+
+
+def id_of(row: Mapping[str, Any], names: Sequence[str] = ID_COLUMNS) -> str | None:
+    """The row's own id; an empty one is none."""
+    found = (value_at(row, name) for name in names)
+    return next(
+        (
+            str(value)
+            for value in found
+            if isinstance(value, str | int) and not isinstance(value, bool) and not is_missing(value)
+        ),
+        None,
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +84,17 @@ class Sought:
 TEXT: Final = Sought(
     flag="--text",
     what="text",
-    names=("text", "input", "query", "question", "prompt", "request", "utterance"),
+    names=("text", "input", "query", "question", "prompt", "request", "utterance", "messages", "conversations", "body"),
     read=text_of,
     in_most_rows=True,
 )
 LABEL: Final = Sought(
     flag="--label",
     what="label (a text, a whole number, true or false)",
-    names=("teacher.label", "label", "answer", "teacher", "intent", "category", "response"),
+    names=(
+        *("teacher.label", "label", "answer", "teacher", "intent", "category", "response", "completion", "output"),
+        *("messages", "conversations", "choices"),
+    ),
     read=label_of,
 )
 
@@ -130,7 +110,7 @@ class _Tally:
 
     def add(self, value: Any, usable: str | None) -> None:
         """Count a row's value."""
-        self.there += not _missing(value)
+        self.there += not is_missing(value)
         if usable is not None:
             self.usable += 1
             self.differ = self.differ or usable != (self.one or usable)
@@ -150,7 +130,7 @@ class Survey:
         self._rows = 0
         self._seen: set[str] = set()
         self._tallies = {(one.flag, name): _Tally() for one in sought for name in one.names}
-        for _, row in json_rows(path):
+        for _, row in rows_of(path):
             if isinstance(row, Mapping):
                 self._add(row, sought)
 
@@ -199,40 +179,45 @@ class Survey:
 
 
 def value_at(row: Mapping[str, Any], path: str) -> Any:
-    """The value at a column: its own name first, else along the dots."""
+    """The value at a column: its own name first, else along the dots; a number is a place in a list, -1 its last."""
     if path in row:
         return row[path]
     value: Any = row
-    for part in path.split("."):
-        if not isinstance(value, Mapping) or part not in value:
+    for part in _parts(path):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list) and part.removeprefix("-").isdecimal() and -len(value) <= int(part) < len(value):
+            value = value[int(part)]
+        else:
             return None
-        value = value[part]
     return value
 
 
-def event_time_s(row: Mapping[str, Any], names: tuple[str, ...] = TIME_COLUMNS) -> float | None:
-    """The row's event time, Unix seconds, where it has one that can be read.
-
-    Numbers are Unix seconds, from 1e11 (below 1e14) milliseconds; texts are ISO 8601 with a zone.
-    """
-    for name in names:
-        value = value_at(row, name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _MILLISECONDS_BELOW:
-            return float(value) if value < _MILLISECONDS_FROM else value / 1000.0
-        if isinstance(value, str):
-            try:
-                read = datetime.fromisoformat(value)
-            except ValueError:
-                continue
-            if read.tzinfo is not None:
-                return read.timestamp()
-    return None
+@lru_cache(maxsize=256)
+def _parts(path: str) -> tuple[str, ...]:
+    """`choices[0].message` as choices, 0, message."""
+    return tuple(place or name for place, name in _PARTS.findall(path))
 
 
-def time_column(row: Mapping[str, Any], names: tuple[str, ...] = TIME_COLUMNS) -> str | None:
-    """The first of the names under which the row has anything, a time or not."""
-    return next((name for name in names if not _missing(value_at(row, name))), None)
-
-
-def _missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a value is null or blank."""
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Where a row keeps its text and the teacher's label; a dot goes into an object."""
+
+    text: str
+    label: str
+
+
+def find_columns(path: Path, *, text: str | None, label: str | None) -> Columns:
+    """The columns that hold text and label, by all rows unless they are named.
+
+    Raises:
+        SettingsError: they cannot be told, or no row has the named one; the message names the flag.
+    """
+    texts, labels = TEXT.called(text), LABEL.called(label)
+    survey = Survey(path, texts, labels)
+    return Columns(text=survey.needed(texts), label=survey.needed(labels))

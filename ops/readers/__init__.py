@@ -1,0 +1,1 @@
+"""Files that people already have, as rows: one reader for import and backtest."""

@@ -1,0 +1,107 @@
+"""Chats in a log: what the user asked last, and what the assistant answered, in the shapes that exports have.
+
+Read are OpenAI's requests and responses (chat, responses, batches), fine-tuning rows, LiteLLM's and Langfuse's logs,
+NVIDIA's data-flywheel rows, ShareGPT's conversations, and Anthropic's and Google's bodies.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+_INNER_QUESTIONS: Final = ("messages", "body", "request", "input", "contents", "conversations", "prompt", "kwargs")
+_INNER_ANSWERS: Final = ("body", "response", "choices", "message", "output", "candidates", "generations", "messages")
+_USER: Final = ("user", "human")
+_ASSISTANT: Final = ("assistant", "gpt", "model", "ai", "bot")
+_DEEPEST: Final = 6
+
+
+def question_of(value: Any, depth: int = 0) -> str | None:
+    """The last turn of the user in a request or a list of messages; None: there is none."""
+    value = _opened(value)
+    if depth > _DEEPEST or value is None:
+        return None
+    if isinstance(value, str):
+        return value if depth else None
+    if isinstance(value, Mapping):
+        if _role(value) in _USER:
+            return _text(value)
+        return _first(question_of(value[name], depth + 1) for name in _INNER_QUESTIONS if name in value)
+    turns = [turn for turn in value if isinstance(turn, Mapping)] if isinstance(value, Sequence) else []
+    return next((_text(turn) for turn in reversed(turns) if _role(turn) in _USER), None)
+
+
+def answer_of(value: Any, depth: int = 0) -> str | None:
+    """The assistant's text in a response, or the last turn of a chat if it is the assistant's; None: there is none."""
+    value = _opened(value)
+    if depth > _DEEPEST:
+        return None
+    if isinstance(value, str):
+        return value if depth else None
+    if isinstance(value, Mapping):
+        return _answer_in(value, depth)
+    items = [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+    if any(_role(item) for item in items):
+        return _text(items[-1]) if _role(items[-1]) in _ASSISTANT else None
+    return answer_of(items[0], depth + 1) if items else None
+
+
+def _answer_in(value: Mapping[str, Any], depth: int) -> str | None:
+    if _role(value) in _ASSISTANT or "content" in value:
+        return _text(value)
+    for name in ("output_text", *(("text",) if depth else ())):
+        if isinstance(value.get(name), str):
+            return str(value[name])
+    return _first(answer_of(value[name], depth + 1) for name in _INNER_ANSWERS if name in value)
+
+
+def has_system(value: Any) -> bool:
+    """Whether a chat has turns that are no question and no answer: a system prompt, earlier turns."""
+    value = _opened(value)
+    if isinstance(value, Mapping):
+        return any(has_system(value[name]) for name in _INNER_QUESTIONS if name in value)
+    turns = [_role(turn) for turn in value if isinstance(turn, Mapping)] if isinstance(value, list) else []
+    return sum(role in _USER for role in turns) > 1 or any(role and role not in _USER + _ASSISTANT for role in turns)
+
+
+def _first(found: Any) -> str | None:
+    return next((one for one in found if one is not None), None)
+
+
+def _role(turn: Mapping[str, Any]) -> str:
+    role = turn.get("role", turn.get("from"))
+    return role.lower() if isinstance(role, str) else ""
+
+
+def _text(turn: Mapping[str, Any]) -> str | None:
+    """A turn's text, its parts one after another."""
+    content = next((turn[name] for name in ("content", "value", "parts", "text") if turn.get(name) is not None), None)
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Mapping):
+        return _text(content)
+    if not isinstance(content, Sequence):
+        return None
+    parts = [
+        part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None for part in content
+    ]
+    texts = [part for part in parts if isinstance(part, str)]
+    return "\n".join(texts) if texts else None
+
+
+def _is_chat(value: Any) -> bool:
+    """Whether what was inside of a string is a chat, and no answer in JSON."""
+    if isinstance(value, list):
+        return bool(value) and isinstance(value[0], Mapping) and bool(_role(value[0]) or "message" in value[0])
+    return isinstance(value, Mapping) and any(name in value for name in ("messages", "choices", "candidates", "role"))
+
+
+def _opened(value: Any) -> Any:
+    """A value that may be JSON inside of a string, as tables hold it."""
+    if isinstance(value, str) and value[:2].lstrip()[:1] in ("{", "["):
+        try:
+            opened = msgspec.json.decode(value)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return value
+        return opened if _is_chat(opened) else value
+    return value

@@ -1,0 +1,91 @@
+"""The field `label` of the JSON objects in an answer, with whatever prose stands around them. Linear in any text.
+
+Read more widely than JSON is written: line ends in strings, NaN and lone surrogates in fields that nobody reads, single
+quotes, a comma or a brace too few. Never more widely than a label that was surely said to its end.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+_KEY: Final = "label"
+_MARK: Final = re.compile(r'\\.|["{}]', re.DOTALL)
+_UNCLOSED_TRIES: Final = 4  # a brace in the prose before an object; more of them are no answer
+_LONGEST_SCANNED_CHARS: Final = 1 << 17  # for objects; a longer text is one object, or none
+_LOOSE: Final = re.compile(
+    r"""(?<![\w.])["'“‘]?label["'”’]?\s{0,20}[:=]\s{0,20}(?:"([^"\n\\]{1,500})"|'([^'\n\\]{1,500})'|“([^”\n]{1,500})”)""",  # noqa: RUF001 - typographic ones, too
+    re.IGNORECASE,
+)
+_SEEN: Final = re.compile(r"""["'“‘{]\s{0,20}label["'”’]?\s{0,20}[:=]""", re.IGNORECASE)  # noqa: RUF001 - as above
+_decoder: Final = json.JSONDecoder(
+    strict=False,  # line ends inside strings
+    parse_int=str,  # as they are spelled: a number with a million digits is read by nobody
+    parse_float=str,
+    object_pairs_hook=list,
+)
+
+
+def labels_in(text: str) -> list[str]:
+    """What the field `label` of each object holds, in the text's order; empty: no object has one that can be read."""
+    found: list[str] = []
+    read = False
+    for body in _objects(text) if len(text) <= _LONGEST_SCANNED_CHARS else [text]:
+        try:
+            pairs = _decoder.decode(body)
+            read = True
+        except (ValueError, RecursionError):
+            found += _loosely(body[:_LONGEST_SCANNED_CHARS])
+            continue
+        if isinstance(pairs, list):
+            found += [
+                spelled
+                for key, value in filter(_is_pair, pairs)
+                if key.strip().casefold() == _KEY
+                if (spelled := _spelled(value))
+            ]
+    return found if found or read else _loosely(text[:_LONGEST_SCANNED_CHARS])
+
+
+def cut_short(text: str) -> bool:
+    """Whether a field `label` begins and its value does not end."""
+    return not text.endswith("}") and _SEEN.search(text[:_LONGEST_SCANNED_CHARS]) is not None
+
+
+def _is_pair(one: Any) -> bool:
+    return isinstance(one, tuple)  # as object_pairs_hook makes them; an array's entries are none
+
+
+def _spelled(value: Any) -> str | None:
+    """A value as a label; an array of one is that one. None: it is none."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else None
+
+
+def _loosely(text: str) -> list[str]:
+    return [next(value for value in found if value) for found in _LOOSE.findall(text)]
+
+
+def _objects(text: str) -> Iterator[str]:
+    """The outermost `{…}` of the text; braces inside of strings are none."""
+    start = text.find("{")
+    for _ in range(_UNCLOSED_TRIES):
+        depth, quoted = 0, False
+        for mark in _MARK.finditer(text, max(start, 0)):
+            if mark[0] == '"':
+                quoted = depth > 0 and not quoted
+            elif quoted or mark[0][0] == "\\":
+                continue
+            elif mark[0] == "{":
+                start = mark.start() if depth == 0 else start
+                depth += 1
+            elif depth > 0:
+                depth -= 1
+                if depth == 0:
+                    yield text[start : mark.end()]
+        if depth == 0:
+            return
+        start = text.find("{", start + 1)  # that one is never closed: an object may stand inside of it

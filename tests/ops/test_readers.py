@@ -1,0 +1,359 @@
+"""A log is read where it is certain what it is, and named where it is something else."""
+
+import csv
+import gzip
+import io
+import json
+import math
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.backtest.log import ColumnNames, read_log
+from ops.imports.importer import Row, publish_rows, read_rows
+from ops.imports.told import Told
+from ops.readers import streams
+from ops.readers.columns import Columns, find_columns, label_of, text_of, value_at
+from ops.readers.files import BadRow, look, rows_of
+from ops.readers.times import moment_of
+from store.errors import SettingsError
+from store.event import ClassifyEscalation, decode
+from stream.log import topic_of
+from stream.memory import MemoryLog
+from tests.ops.test_importer import INTO, LANE
+
+ROWS: list[dict[str, Any]] = [
+    {"text": f"where is parcel {n} é?", "label": ["refund", "cancel"][n % 2]} for n in range(12)
+]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def table(delimiter: str, *, names: tuple[str, str] = ("text", "label")) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=delimiter)
+    writer.writerows([names, *([row["text"], row["label"]] for row in ROWS)])
+    return out.getvalue()
+
+
+WAYS: dict[str, bytes] = {
+    "lines": LINES.encode(),
+    "carriage returns": LINES.replace("\n", "\r\n").encode(),
+    "byte order mark": b"\xef\xbb\xbf" + LINES.encode(),
+    "utf-16": LINES.encode("utf-16"),
+    "utf-16 without a mark": LINES.encode("utf-16-le"),
+    "utf-16 big endian": b"\xfe\xff" + LINES.encode("utf-16-be"),
+    "utf-32": LINES.encode("utf-32"),
+    "gzip": gzip.compress(LINES.encode()),
+    "gzip of utf-16": gzip.compress(LINES.encode("utf-16")),
+    "gzip of a table": gzip.compress(table(",").encode()),
+    "array on a line": json.dumps(ROWS).encode(),
+    "array, a row a line": ("[\n" + ",\n".join(map(json.dumps, ROWS)) + "\n]\n").encode(),
+    "pretty array": json.dumps(ROWS, indent=2).encode(),
+    "pretty objects": "\n".join(json.dumps(row, indent=2) for row in ROWS).encode(),
+    "an export around it": json.dumps({"data": ROWS, "meta": {"page": 1}}, indent=1).encode(),
+    "csv": table(",").encode(),
+    "csv of a spreadsheet": b"\xef\xbb\xbf" + table(";").encode(),
+    "csv with capitals": table(",", names=("Text", "Label")).encode(),
+    "csv with sep": b"sep=;\r\n" + table(";").encode(),
+    "tsv": table("\t").encode(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_log_is_read_in_any_way_that_is_certain(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "anything"
+    path.write_bytes(WAYS[way])
+    columns = find_columns(path, text=None, label=None)
+    found = list(read_rows(path, columns, ("refund", "cancel")))
+    assert [(row.text, row.label) for row in found if isinstance(row, Row)] == [(r["text"], r["label"]) for r in ROWS]
+    log = read_log(path, ColumnNames(), 1.0)
+    assert (log.rows, log.labels, log.skipped) == (12, [row["label"] for row in ROWS], 0)
+
+
+def zipped(name: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(name, "x")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (zipped("log.jsonl"), "a zip archive"),
+        (zipped("xl/workbook.xml"), "an Excel workbook"),
+        (b"PAR1\0\0", "a Parquet file"),
+        (b"Obj\x01\0", "an Avro file"),
+        (pickle.dumps(ROWS), "a Python pickle"),
+        (b"<!DOCTYPE html><html><p>log in", "an HTML page"),
+        (b"\n <html>", "an HTML page"),
+        (b"<?xml version='1.0'?><a/>", "XML"),
+        (b"SQLite format 3\0", "an SQLite database"),
+        (b"BZh91AY", "packed with bzip2"),
+        (b"\x28\xb5\x2f\xfd\0", "packed with zstd"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"\x7fELF\x02", "a program"),
+        (bytes(range(256)), "not a text"),
+        (b'\xd8\0\0\0\0\0\0\0{"a":1}', "a model's weights"),
+        (b"dear all,\nplease find\n", "plain text"),
+        (b"one\ntwo\nthree\n", "plain text"),
+        (b"", "is empty"),
+        (gzip.compress(LINES.encode())[:-20], "packed with gzip, and damaged"),
+        (b"\x1f\x8bnot", "packed with gzip, and damaged"),
+    ],
+)  # fmt: skip
+def test_what_is_no_log_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=what) as caught:
+        find_columns(path, text=None, label=None)
+    assert str(path) in str(caught.value)
+    if "damaged" not in what:
+        with pytest.raises(SettingsError, match=what):
+            look(path)
+
+
+def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_ALWAYS_BYTES", 1 << 20)
+    path = tmp_path / "log.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a", "label": "b"}\n' * (1 << 20)))
+    with pytest.raises(SettingsError, match="unpacks to more than"):
+        find_columns(path, text=None, label=None)
+
+
+SYSTEM, USER = {"role": "system", "content": "Sort this."}, {"role": "user", "content": "where is it?"}
+EARLIER = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+SAID = {"role": "assistant", "content": "refund"}
+COMPLETION = {"id": "c", "created": 1_700_000_000, "choices": [{"index": 0, "message": SAID}]}
+PARTS = {"role": "user", "content": [{"type": "text", "text": "where is it?"}]}
+CHATS: dict[str, dict[str, Any]] = {
+    "fine-tuning": {"messages": [SYSTEM, USER, SAID]},
+    "fine-tuning of several turns": {"messages": [SYSTEM, *EARLIER, USER, SAID]},
+    "parts": {"messages": [SYSTEM, PARTS, SAID]},
+    "OpenAI's request and response": {"request": {"model": "m", "messages": [SYSTEM, USER]}, "response": COMPLETION},
+    "a request beside its response": {"model": "m", "messages": [SYSTEM, USER], "response": COMPLETION},
+    "a request beside its choices": {"messages": [USER], "choices": COMPLETION["choices"]},
+    "a batch with its input": {
+        "custom_id": "1", "body": {"messages": [USER]}, "response": {"status_code": 200, "body": COMPLETION},
+    },
+    "LiteLLM": {"id": "1", "messages": [USER], "response": COMPLETION, "startTime": 1_700_000_000.5, "response_cost": 1e-3},
+    "LiteLLM in words": {"id": "1", "messages": [USER], "response": "refund"},
+    "Langfuse": {"id": "1", "input": [SYSTEM, USER], "output": SAID, "startTime": "2026-01-01T00:00:00Z"},
+    "Langfuse with a body": {"input": {"messages": [USER]}, "output": "refund"},
+    "Langfuse in a table": {"input": json.dumps([SYSTEM, USER]), "output": json.dumps(SAID)},
+    "flywheel": {
+        "workload_id": "w", "client_id": "c", "timestamp": 1_700_000_000, "request": {"messages": [USER]}, "response": COMPLETION,
+    },
+    "ShareGPT": {"conversations": [{"from": "human", "value": "where is it?"}, {"from": "gpt", "value": "refund"}]},
+    "prompt and completion": {"prompt": "where is it?", "completion": " refund"},
+    "OpenAI's responses": {
+        "request": {"input": [USER]},
+        "response": {"output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "refund"}]}]},
+    },
+    "Anthropic": {"request": {"messages": [USER]}, "response": {"content": [{"type": "text", "text": "refund"}]}},
+    "Google": {
+        "request": {"contents": [{"role": "user", "parts": [{"text": "where is it?"}]}]},
+        "response": {"candidates": [{"content": {"role": "model", "parts": [{"text": "refund"}]}}]},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("export", CHATS)
+def test_an_export_of_chats_is_found_by_itself(tmp_path: Path, export: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text((json.dumps(CHATS[export]) + "\n") * 3)
+    found = list(read_rows(path, find_columns(path, text=None, label=None), ("refund", "cancel")))
+    assert [(row.text, row.label) for row in found if isinstance(row, Row)] == [("where is it?", "refund")] * 3
+
+
+def test_of_a_chat_it_is_said_what_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text((json.dumps(CHATS["fine-tuning"]) + "\n") * 3)
+    told = Told()
+    list(read_rows(path, find_columns(path, text=None, label=None), ("refund",), told))
+    notes = "\n".join(told.notes("messages", "messages"))
+    assert "3 texts are the last turn of the user in messages" in notes
+    assert "3 of them have a system prompt or other turns" in notes
+
+
+def test_a_template_around_every_question_is_said() -> None:
+    told = Told()
+    for n in range(20):
+        text = f"Classify the following message of a customer: q{n}"
+        told.row(text, "a", "a", moment_of({}), (text, "a"))
+    assert any("begins with the same" in note for note in told.notes("prompt", "label"))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("messages.1.content", "where is it?"),
+        ("messages[1].content", "where is it?"),
+        ("messages.-1.content", "refund"),
+        ("messages[-1].content", "refund"),
+        ("choices[0].message.content", "refund"),
+        ("messages.7.content", None),
+        ("messages.x", None),
+        ("a.b", "own name"),
+        ("messages", [SYSTEM, USER, SAID]),
+    ],
+)
+def test_a_column_may_lead_into_lists(column: str, value: Any) -> None:
+    row = {"messages": [SYSTEM, USER, SAID], "choices": COMPLETION["choices"], "a.b": "own name"}
+    assert value_at(row, column) == value
+
+
+@pytest.mark.parametrize("value", ['{"label": "refund"}', '{"message": "a", "label": "refund"}', "[refund]"])
+def test_an_answer_in_json_is_no_chat(value: str) -> None:
+    assert label_of(value) == value
+    assert text_of(value) == value
+
+
+def test_what_nobody_reads_costs_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    odd = ["NaN", "-Infinity", '"\\ud800"', "1e999", "9" * 5000, '"\n"', "[NaN, {}]", '"\xff"']
+    lines = [
+        b'{"text": "q%d", "label": "refund", "x": %s}' % (n, value.encode("latin-1")) for n, value in enumerate(odd)
+    ]
+    path.write_bytes(b"\n".join(line.replace(b"\n", b"\\n") for line in lines))
+    columns = Columns(text="text", label="label")
+    assert [type(row) for row in read_rows(path, columns, ("refund",))] == [Row] * len(odd)
+    path.write_bytes(
+        b'{"text": "\\ud800", "label": "refund"}\n{"text": "\xff", "label": "refund"}\n{"text": NaN, "label": "refund"}\n'
+    )
+    assert [type(row) for row in read_rows(path, columns, ("refund",))] == [BadRow] * 3
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-05:00"])
+def test_a_row_whose_time_is_outside_of_all_years_is_one_bad_row(tmp_path: Path, moment: str) -> None:
+    path = tmp_path / "log.jsonl"
+    rows = [{**row, "created_at": moment if n == 5 else "2026-01-01T00:00:00Z"} for n, row in enumerate(ROWS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(read_rows(path, Columns(text="text", label="label"), ("refund", "cancel")))
+    assert [(row.line, row.why) for row in found if isinstance(row, BadRow)] == [
+        (6, "the time in created_at is outside of the years 1 to 9999, UTC")
+    ]
+    log = read_log(path, ColumnNames(), 1.0)
+    assert (log.rows, [row.line for row in log.bad]) == (11, [6])
+
+
+@pytest.mark.parametrize(
+    ("value", "time_s", "fault"),
+    [
+        (1_700_000_000, 1_700_000_000.0, None),
+        ("1700000000", 1_700_000_000.0, None),
+        ("1700000000123", 1_700_000_000.123, None),
+        ("2026-01-01T00:00:00Z", 1_767_225_600.0, None),
+        ("2026-01-01 00:00:00", None, "naive"),
+        ("2026-01-01", None, "naive"),
+        ("noon", None, "unreadable"),
+        (math.inf, None, "unreadable"),
+        (math.nan, None, "unreadable"),
+        (-5, None, "unreadable"),
+        (True, None, "unreadable"),
+        ([1], None, "unreadable"),
+        ("", None, "none"),
+        (None, None, "none"),
+    ],
+)
+def test_a_time_is_read_or_its_fault_is_named(value: Any, time_s: float | None, fault: str | None) -> None:
+    found = moment_of({"time": value})
+    assert (found.time_s, found.fault) == (time_s, fault)
+
+
+def published(tmp_path: Path, rows: list[dict[str, Any]]) -> tuple[list[ClassifyEscalation], list[str]]:
+    """What an import at the second 2,000,000,000 sends, and what it notes."""
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log, told = MemoryLog(), Told()
+    log.ensure(topic_of(LANE.use_case), 1)
+    found = read_rows(path, Columns(text="text", label="label"), ("refund", "cancel"), told)
+    publish_rows(found, INTO, log, undated_s=7.0, oldest_s=0.0, seen=lambda: None, now_s=2e9, told=told)
+    records = [r for slot in log.slots(topic_of(LANE.use_case)) for r in log.read(slot, *log.bounds(slot))]
+    events = [event for record in records if isinstance(event := decode(record.value), ClassifyEscalation)]
+    return events, told.notes("text", "label")
+
+
+def test_times_of_the_future_are_not_quarantined_for_decades_and_said(tmp_path: Path) -> None:
+    events, notes = published(tmp_path, [{**row, "time": "2099-01-01T00:00:00Z"} for row in ROWS])
+    assert {event.time_s for event in events} == {7.0}
+    assert notes == ["12 rows have a time in the future: taken as of just before the quarantine"]
+
+
+@pytest.mark.parametrize(("moment", "said"), [("2026-01-01T00:00:00", "12 rows have a time in time without a zone"),
+                                              ("noon", "12 rows have something in time that is no time"),
+                                              (None, "12 of 12 rows have no time")])  # fmt: skip
+def test_times_that_are_not_used_are_said_with_what_is_assumed(tmp_path: Path, moment: Any, said: str) -> None:
+    events, notes = published(tmp_path, [{**row, "time": moment} for row in ROWS])
+    assert {event.time_s for event in events} == {7.0}
+    (note,) = notes
+    assert note.startswith(said)
+    assert "just before the quarantine" in note
+
+
+def test_an_empty_id_is_none_and_ids_that_repeat_are_said(tmp_path: Path) -> None:
+    same = [{"id": "", "text": "q", "label": label} for label in ["refund"] * 2 + ["cancel"] * 3]
+    events, notes = published(tmp_path, same)
+    assert len({event.id for event in events}) == 5
+    events, notes = published(
+        tmp_path, [{"id": 1, "text": f"q{n // 2}", "label": "refund", "time": 5} for n in range(6)]
+    )
+    assert len({event.id for event in events}) == 3
+    assert "3 rows have id and text of an earlier one: they count once" in notes
+    assert "2 rows have the id of an earlier one and another text: each counts" in notes
+
+
+def test_answers_are_read_as_the_gateway_reads_them(tmp_path: Path) -> None:
+    said = [
+        "refund",
+        "Refund.",
+        " refund",
+        '{"label": "refund"}',
+        "**refund**",
+        "<think>x</think>refund",
+        "angry",
+        "refund or cancel",
+    ]
+    events, notes = published(tmp_path, [{"text": f"q{n}", "label": one, "time": 5} for n, one in enumerate(said)])
+    assert [event.teacher.label for event in events] == ["refund"] * 6
+    assert notes == [
+        "4 answers in label were in another spelling than the lane's list",
+        "2 answers in label are none of the lane's labels",
+    ]
+
+
+SPELLINGS: tuple[Callable[[str], str], ...] = (
+    str,
+    str.upper,
+    lambda label: f"{label}.",
+    lambda label: f'{{"label": "{label}"}}',
+)
+
+
+@pytest.mark.parametrize("allowed", [(), ("cancel", "refund")])
+def test_a_backtest_takes_spellings_of_one_label_as_one(tmp_path: Path, allowed: tuple[str, ...]) -> None:
+    path = tmp_path / "log.jsonl"
+    rows = [{**row, "label": SPELLINGS[n // 2 % 4](row["label"]), "gold": row["label"]} for n, row in enumerate(ROWS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = read_log(path, ColumnNames(), 1.0, allowed)
+    assert (log.labels, log.gold) == ([row["label"] for row in ROWS], [row["label"] for row in ROWS])
+    assert (log.label_set, log.spellings, log.off_list) == (("cancel", "refund"), 8, 0)
+
+
+def test_a_backtest_counts_answers_off_the_lanes_list(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, {"text": "t", "label": "angry"}]))
+    log = read_log(path, ColumnNames(), 1.0, ("refund", "cancel"))
+    assert (log.label_set, log.off_list, log.unusable) == (("cancel", "refund"), 1, 1)
+
+
+def test_a_first_line_that_is_no_json_does_not_hide_the_lines_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("{oops\n" + LINES)
+    found = list(rows_of(path))
+    assert isinstance(found[0][1], BadRow)
+    assert [line for line, _ in found] == list(range(1, 14))
