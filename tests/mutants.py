@@ -55,7 +55,7 @@ def main() -> int:
     for one in holes:
         print(f"{one.where}\n  - {one.was}\n  + {one.becomes}")  # noqa: T201
     print(  # noqa: T201
-        f"{len(ended)} mutants, {len(survivors) - len(holes)} of them judged equivalent; {ratio:.1%} of the others noticed"
+        f"{len(ended)} mutants, {len(survivors) - len(holes)} judged equivalent; {ratio:.1%} of the others noticed"
     )
     if options.json:
         found = {"mutants": len(ended), "noticed_ratio": round(ratio, 4), "holes": [asdict(one) for one in holes]}
