@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := store stream trainer serve ops
 
-.PHONY: demo test check format clean
+.PHONY: demo test check mutants format clean
 
 demo: .venv/ready-demo  ## the whole loop on embedded defaults; TRAFFIC=FILE.jsonl TARGET=.75 FILE_ORDER=1 SEED=1 for real text
 	$(BIN)/python -m ops.demo $(if $(TRAFFIC),--traffic "$(TRAFFIC)") $(if $(TARGET),--target $(TARGET)) \
@@ -21,6 +21,9 @@ check: .venv/ready-test  ## formatting, lint, types, the import contract, dead c
 	$(BIN)/mypy $(ROOMS) tests
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/vulture
+
+mutants: .venv/ready-mutants  ## do the tests notice hundreds of small faults in the pure modules? minutes
+	$(BIN)/python -m tests.mutants
 
 format: .venv/ready-test  ## rewrite the code in the house's format
 	$(BIN)/ruff format .
@@ -43,6 +46,10 @@ services:
 .venv/ready-test: .venv/bin/uv pyproject.toml constraints.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[test]'
 	@touch $@ .venv/ready-demo
+
+.venv/ready-mutants: .venv/ready-test
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[mutants]'
+	@touch $@
 
 clean:  ## remove what make made
 	rm -rf .venv .cache out

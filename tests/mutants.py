@@ -1,0 +1,99 @@
+"""Are the tests able to notice? `make mutants` breaks the pure modules in hundreds of small ways and counts.
+
+mutmut makes the mutants and runs, for each, the tests that reach its function. It works on a copy in `.cache/mutants`,
+where it remembers what it has done. A survivor that changes nothing a caller can see is named in
+`tests/mutants_judged.json` with the reason; the others are holes in the tests, and are printed.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+WORK: Final = ROOT / ".cache" / "mutants"
+JUDGED: Final = Path(__file__).with_name("mutants_judged.json")
+LEAST_NOTICED: Final = 0.9
+_ENDED: Final = re.compile(r"^ *(\S+__mutmut_\d+): (.+)$", re.MULTILINE)
+_NOTICED: Final = frozenset({"killed", "timeout", "caught by type check"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survivor:
+    """A mutant that no test noticed."""
+
+    where: str  # module and function
+    was: str
+    becomes: str
+
+
+def main() -> int:
+    """Run and print; 1 where less than nine tenths of the mutants that are not judged equivalent are noticed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser.add_argument("--children", type=int, default=2, help="mutants tried at once")
+    options = parser.parse_args()
+    _copy()
+    log = WORK / "run.log"
+    with log.open("wb") as file:
+        done = _mutmut("run", "--max-children", str(options.children), stdout=file, stderr=subprocess.STDOUT)
+    ended = dict(_ENDED.findall(_mutmut("results", "--all", "true", stdout=subprocess.PIPE).stdout.decode()))
+    if not ended:
+        print(f"mutmut ended with {done.returncode} and tried nothing: see {log}", file=sys.stderr)  # noqa: T201
+        return 2
+    survivors = [_survivor(name) for name, status in ended.items() if status not in _NOTICED]
+    judged = {(one["where"], one["was"], one["becomes"]) for one in json.loads(JUDGED.read_text("utf-8"))}
+    holes = [one for one in survivors if (one.where, one.was, one.becomes) not in judged]
+    counted = len(ended) - len(survivors) + len(holes)
+    ratio = 1 - len(holes) / counted
+    for one in holes:
+        print(f"{one.where}\n  - {one.was}\n  + {one.becomes}")  # noqa: T201
+    print(  # noqa: T201
+        f"{len(ended)} mutants, {len(survivors) - len(holes)} judged equivalent; {ratio:.1%} of the others noticed"
+    )
+    if options.json:
+        found = {"mutants": len(ended), "noticed_ratio": round(ratio, 4), "holes": [asdict(one) for one in holes]}
+        print(json.dumps(found))  # noqa: T201
+    return 0 if ratio >= LEAST_NOTICED else 1
+
+
+def _copy() -> None:
+    """The tracked files, as they are now; what did not change keeps its time, so that it is not tried again."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        source, target = ROOT / name, WORK / name
+        if source.is_file() and not (target.is_file() and target.read_bytes() == source.read_bytes()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+
+
+def _mutmut(*arguments: str, **streams: object) -> subprocess.CompletedProcess[bytes]:
+    program = Path(sys.executable).with_name("mutmut")
+    return subprocess.run([program, *arguments], cwd=WORK, check=False, **streams)  # type: ignore[call-overload,no-any-return]
+
+
+def _survivor(name: str) -> Survivor:
+    shown = _mutmut("show", name, stdout=subprocess.PIPE).stdout.decode()
+    lines = list(_changed(shown))
+    return Survivor(
+        where=re.sub(r"\.x[_ǁ]+|ǁ", ".", name.rpartition("__mutmut_")[0]).replace("._", "._"),
+        was=" ".join(line for sign, line in lines if sign == "-"),
+        becomes=" ".join(line for sign, line in lines if sign == "+"),
+    )
+
+
+def _changed(shown: str) -> Iterator[tuple[str, str]]:
+    for line in shown.splitlines():
+        if line[:1] in {"-", "+"} and not line.startswith(("---", "+++")):
+            yield line[0], line[1:].strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
