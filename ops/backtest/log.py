@@ -24,8 +24,9 @@ from ops.imports.jsonl import (
     time_column,
     value_at,
 )
-from store.errors import SettingsError
+from store.errors import SettingsError, TooLaboriousError
 from store.event import canonical_text
+from store.redact import redact
 
 GOLD: Final = Sought(
     flag="--gold",
@@ -34,6 +35,7 @@ GOLD: Final = Sought(
     read=label_of,
 )
 MAX_DAYS: Final = 3660.0  # ten years: a log that seems longer has a wrong time in it
+_CHECKED_CHARS: Final = 10_000  # a shorter text can be redacted, whatever it is
 _DAY_S: Final = 86_400.0
 _START_S: Final = 1_767_225_600.0  # of logs that say no time: the first day of 2026, UTC
 
@@ -231,7 +233,14 @@ def _text(line: int, value: Any, column: str) -> str | BadRow:
     if not isinstance(value, Mapping):
         return BadRow(line=line, why="not a JSON object")
     found = text_of(value_at(value, column))
-    return BadRow(line=line, why=f"no text in {column}") if found is None else canonical_text(found)
+    if found is None:
+        return BadRow(line=line, why=f"no text in {column}")
+    try:
+        if len(found) > _CHECKED_CHARS:
+            redact(found, b"")
+    except TooLaboriousError as error:
+        return BadRow(line=line, why=str(error))
+    return canonical_text(found)
 
 
 def _id(row: Mapping[str, Any], column: str | None) -> str | None:
