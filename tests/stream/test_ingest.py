@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -343,7 +343,7 @@ def test_the_loop_goes_round_while_a_batch_takes_long_to_read() -> None:
     polls: list[bool] = []
     poll = source.poll
 
-    def counted(timeout_s: float, max_records: int) -> Sequence[Batch]:
+    def counted(timeout_s: float, max_records: int) -> list[Batch]:
         polls.append(house.applied())
         return poll(timeout_s, max_records)
 
