@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from ops.readers.columns import ID_COLUMNS, LABEL, TEXT, Sought, Survey, id_of, label_of, text_of, value_at
 from ops.readers.files import BadRow, rows_of
 from ops.readers.times import READABLE_TIMES, TIME_COLUMNS, moment_of
-from store.errors import InvalidAnswerError, SettingsError
+from store.errors import InvalidAnswerError, SettingsError, TooLaboriousError
 from store.event import canonical_text
 from store.labels import folded, listed
+from store.redact import redact
 
 GOLD: Final = Sought(
     flag="--gold",
@@ -22,6 +23,7 @@ GOLD: Final = Sought(
     read=label_of,
 )
 MAX_DAYS: Final = 3660.0  # ten years: a log that seems longer has a wrong time in it
+_CHECKED_CHARS: Final = 10_000  # a shorter text can be redacted, whatever it is
 _DAY_S: Final = 86_400.0
 _START_S: Final = 1_767_225_600.0  # of logs that say no time: the first day of 2026, UTC
 
@@ -250,4 +252,11 @@ def _text(line: int, value: Any, column: str) -> str | BadRow:
     if not isinstance(value, Mapping):
         return BadRow(line=line, why="not a JSON object")
     found = text_of(value_at(value, column))
-    return BadRow(line=line, why=f"no text in {column}") if found is None else canonical_text(found)
+    if found is None:
+        return BadRow(line=line, why=f"no text in {column}")
+    try:
+        if len(found) > _CHECKED_CHARS:
+            redact(found, b"")
+    except TooLaboriousError as error:
+        return BadRow(line=line, why=str(error))
+    return canonical_text(found)

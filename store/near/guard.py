@@ -64,7 +64,8 @@ _SENTENCE_MARKS: Final = bytes.maketrans(b".,;:!?\"()[]{}-_'`/", b" " * 18)
 _MEANT: Final = re.compile(r"[^a-z\s.,;:!?\"()\[\]{}\-_'`/]")  # a digit, or a symbol that is not punctuation
 _MEANT_TOKEN: Final = re.compile(
     r"<[a-z_]+:[0-9a-f]+>"  # a redaction token
-    r"|[^\s,;!?\"()\[\]{}]*[^a-z\s.,;:!?\"()\[\]{}\-_'`/][^\s,;!?\"()\[\]{}]*"  # 1.5, 5%, 401k, c++
+    r"|(?:(?<![^\s,;!?\"()\[\]{}])|(?<=>))"  # where a word begins: else a long one takes n * n steps
+    r"[^\s,;!?\"()\[\]{}]*[^a-z\s.,;:!?\"()\[\]{}\-_'`/][^\s,;!?\"()\[\]{}]*"  # 1.5, 5%, 401k, c++
 )
 _OTHER_LETTER: Final = re.compile(r"[^\W\d_a-z]")
 

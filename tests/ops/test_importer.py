@@ -166,6 +166,18 @@ def test_events_are_eligible_cold_and_redacted_and_keyed_by_their_item(tmp_path:
     assert records[0].key == item_id(INTO.lane_key, "classify", event.input).encode()
 
 
+def test_a_row_that_cannot_be_redacted_is_a_bad_row(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "log.jsonl",
+        [{"text": "01001 " * 100_000, "label": "refund"}, {"text": "fine", "label": "refund"}],
+    )
+    log = MemoryLog()
+    log.ensure(topic_of(LANE.use_case), 1)
+    published, bad = publish_rows(iter(rows_of(path)), INTO, log, undated_s=1e9, oldest_s=0.0, seen=lambda: None)
+    assert published == 1
+    assert [(row.line, "send the text in parts" in row.why) for row in bad] == [(1, True)]
+
+
 def test_rows_without_a_time_get_the_one_that_is_given() -> None:
     event = to_event(Row(line=1, key="k", text="a", label="refund", time_s=None), INTO, 1234.0)
     assert event.time_s == 1234.0

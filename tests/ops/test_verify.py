@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops.checks.oracle import LaneRules
+from ops.checks.oracle import LaneRules, Oracle
 from ops.checks.verify import check_registry, verify
 from ops.cli.reports import VerifyReport
 from store.buffer.item import Item
@@ -19,7 +19,7 @@ from store.buffer.memory import MemoryBuffer
 from store.event import ClassifyEscalation, Lane, TextInput, Undecodable, decode, encode
 from store.redact import redact_input
 from store.registry.versions import Registry
-from store.secrets import DataSecret, item_id
+from store.secrets import DataSecret, item_id, subject_token
 from stream.log import Record, topic_of
 from stream.memory import MemoryLog
 from tests.contracts.escalations import LANE, escalation
@@ -132,6 +132,43 @@ def some_events(number: int = 40) -> Iterator[ClassifyEscalation]:
         label = rng.choice(["refund", "cancel"])
         text = f"question {rng.randrange(15)}, mail me at joe@example.org"
         yield escalation(text, label=label, number=index, reason=reason)  # type: ignore[arg-type]
+
+
+HARD = "01001 " * 100_000
+
+
+def test_subjects_are_tokens_and_those_that_an_earlier_release_kept_are_known(world: World) -> None:
+    key = SECRET.subject_key(LANE)
+    known = [None, "jane@example.org", subject_token(key, "jane@example.org"), "joe"]
+    world.write(
+        *(
+            msgspec.structs.replace(event, subject=known[number % len(known)])
+            for number, event in enumerate(some_events())
+        )
+    )
+    world.ingest()  # keeps them as they came
+    assert world.verify().ok
+    old = world.buffer
+    tokens = {one: subject_token(key, one) for one in known if one}
+    world.buffer = Overlaid(
+        old,
+        items=lambda lane: (
+            msgspec.structs.replace(item, subjects=sorted({tokens[one] for one in item.subjects}))
+            for item in old.items(lane)
+        ),
+    )
+    assert world.verify().ok
+    world.buffer = Overlaid(
+        old, items=lambda lane: (msgspec.structs.replace(item, subjects=["x"]) for item in old.items(lane))
+    )
+    assert any("subjects" in one.fields for one in world.verify().differing)
+
+
+def test_a_text_that_cannot_be_redacted_is_dead_for_the_oracle_too_even_where_it_is_not_eligible(world: World) -> None:
+    oracle = Oracle(LANE.use_case, world.rules, max_age_s=1e12)
+    assert oracle.feed(encode(escalation(HARD)), 0) is None
+    assert oracle.feed(encode(escalation(HARD, eligible=False)), 0) is None
+    assert oracle.dead == {"unredactable": 2}
 
 
 def test_a_buffer_that_holds_what_the_log_says_passes(world: World) -> None:

@@ -265,6 +265,7 @@ class World:
     beats: list[Heartbeat] = field(default_factory=list)
     redact: Callable[[str], str] = lambda text: text.replace("4111", "<CARD:0>")
     audit_ratio: float = 0.0
+    audit_key: bytes = b"a" * 32
     training_permitted: bool = True
     changes: Mapping[str, Any] = field(default_factory=dict)  # of other lane settings
     api_keys: tuple[str, ...] = ()
@@ -293,7 +294,7 @@ class World:
             lane_key=b"k" * 32,
             redact=self.redact,
             subject_key=b"s" * 32,
-            audit_key=b"a" * 32,
+            audit_key=self.audit_key,
             versions=self.registry.versions(),
             ledger=self.ledger,
             teacher_client=self.endpoint.client(),

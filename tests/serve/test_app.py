@@ -8,6 +8,7 @@ import pytest
 
 from serve.lifecycle import Gateway
 from store.event import event_id_of_key
+from store.secrets import subject_token, unit_hash
 from tests.serve.client import ask, only_event, run
 from tests.serve.fakes import LANE, World, eventually
 
@@ -99,7 +100,7 @@ def test_a_client_can_force_the_teacher_and_name_a_subject_a_key_and_a_trace(wor
 
     run(world, step)
     event = only_event(world)
-    assert (event.subject, event.id) == ("person-7", event_id_of_key(LANE, "k1"))
+    assert (event.subject, event.id) == (subject_token(b"s" * 32, "person-7"), event_id_of_key(LANE, "k1"))
     assert world.sink.traces == [trace]
 
 
@@ -134,6 +135,32 @@ def test_an_audit_is_published_behind_the_students_answer(world: World) -> None:
     run(world, step)
     assert only_event(world).escalation.reason == "audit"
     assert world.metric("understudy_audits_total", outcome="published") == 1
+
+
+def test_who_chooses_idempotency_keys_does_not_choose_who_is_audited(tmp_path: Path) -> None:
+    """The lanes' keys alone tell; and what a key does with one text says nothing of another text."""
+    keys = [f"key-{number}" for number in range(40)]
+
+    def audited(text: str, audit_key: bytes) -> list[str]:
+        world = World(tmp_path, audit_ratio=0.5, audit_key=audit_key)
+        world.serve()
+
+        async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+            for key in keys:
+                (datum,) = (await ask(client, text, Idempotency_Key=key)).json()["data"]
+                if datum["reason"] == "audit":
+                    found.append(key)
+
+        found: list[str] = []
+        run(world, step)
+        return found
+
+    one = audited("sure", b"1" * 32)
+    assert 0 < len(one) < len(keys)
+    assert one == audited("sure", b"1" * 32)
+    assert one != audited("sure", b"2" * 32)
+    assert one != audited("sure too", b"1" * 32)
+    assert one != [key for key in keys if unit_hash("audit", event_id_of_key(LANE, key)) < 0.5]
 
 
 def test_where_training_is_not_permitted_events_are_not_eligible(world: World) -> None:

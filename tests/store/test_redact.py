@@ -280,6 +280,8 @@ def test_so_does_the_time(unit: str) -> None:
 @example("8@b.call.1234567:" * 20)
 @example("+4917112345678" * 20)
 @example("a@b.version 1.2.3.4")
+@example("contact number, number, number, number, number...1 2 3 4 5 6 7:8@b.call.1234567")
+@example("+ 1-(1) 5-(1) 5-(1) 5-(1) 5-(1) 5-(1) 5-(1) 5:8@b.call.1234567")
 @settings(max_examples=400, deadline=None)
 def test_looking_only_where_something_changed_finds_what_passes_over_the_whole_text_find(text: str) -> None:
     assert redact(text, KEY) == redact_in_passes(text, KEY)

@@ -1,5 +1,6 @@
 """The data secret and what derives from it."""
 
+import re
 import stat
 from datetime import date
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from store.errors import SettingsError
 from store.event import Lane, TextInput
-from store.secrets import DataSecret, item_id, unit_hash
+from store.secrets import DataSecret, item_id, subject_token, unit_hash
 
 SECRET = DataSecret(bytes(range(32)))
 
@@ -52,10 +53,12 @@ def test_every_purpose_has_its_own_key() -> None:
         SECRET.lane_key(lane),
         SECRET.lane_key(other),
         SECRET.redaction_key(lane),
+        SECRET.subject_key(lane),
+        SECRET.audit_key(lane),
         SECRET.dead_letter_key(date(2026, 1, 1)),
         SECRET.dead_letter_key(date(2026, 1, 2)),
     }
-    assert len(keys) == 5
+    assert len(keys) == 7
 
 
 def test_equal_texts_of_two_lanes_have_unrelated_ids() -> None:
@@ -64,6 +67,16 @@ def test_equal_texts_of_two_lanes_have_unrelated_ids() -> None:
     two = item_id(SECRET.lane_key(Lane("b", "u")), "classify", question)
     assert one != two
     assert len(one) == len(two) == 32
+
+
+@given(subject=st.one_of(st.text(), st.text().map("subject:{}".format), st.from_regex("subject:[0-9a-f]{40}")))
+def test_a_subject_becomes_one_token_and_a_token_stays(subject: str) -> None:
+    key = SECRET.subject_key(Lane("a", "u"))
+    token = subject_token(key, subject)
+    assert re.fullmatch("subject:[0-9a-f]{40}", token)
+    assert token != subject, "what only looks like a token is a subject as any other"
+    assert subject_token(key, token) == token
+    assert subject_token(SECRET.subject_key(Lane("b", "u")), subject) != token
 
 
 @given(st.text(), st.text())

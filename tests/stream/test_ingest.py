@@ -20,7 +20,7 @@ from store.buffer.ledger import Application, Applied, Counters, Entry, Slot
 from store.buffer.memory import MemoryBuffer, _Position
 from store.errors import CorruptItemError, StoreUnavailableError
 from store.event import LabelAnswer, Lane, Undecodable, decode, encode
-from store.secrets import DataSecret
+from store.secrets import DataSecret, subject_token
 from stream.dead_letter import read_dead_letters
 from stream.ingest import Ingest, IngestSettings, LaneKeys, pieces, triage
 from stream.log import Batch, Record, Source, dead_topic_of, topic_of
@@ -204,6 +204,7 @@ RANK = {
         (changed(tenant="nobody"), "unknown_lane", "no lane nobody/support"),
         (changed(**RANK), "wrong_shape", "a rank event, acme/support takes classify"),
         (changed(**RANK, tenant="ranking"), "wrong_shape", "rank events are not kept"),
+        (changed(input={"text": "01001 " * 100_000}), "unredactable", "send the text in parts"),
         (changed(tenant="ranking"), "wrong_shape", "a classify event, ranking/support takes rank"),
     ],
 )
@@ -250,6 +251,15 @@ def test_an_entry_is_redacted_before_it_is_identified() -> None:
     assert isinstance(other, Entry)
     assert first.item_id == same.item_id != other.item_id
     assert "jane" not in repr(first).lower()
+
+
+def test_the_subject_of_another_producer_becomes_the_token_that_the_gateway_makes() -> None:
+    found = sorted_out(changed(subject="jane@example.com"))
+    assert isinstance(found, Entry)
+    assert found.event.subject == subject_token(SECRET.subject_key(LANE), "jane@example.com")
+    again = sorted_out(encode(found.event))
+    assert isinstance(again, Entry)
+    assert again.event.subject == found.event.subject
 
 
 def test_a_redacted_event_that_is_sent_again_is_the_same_question() -> None:
@@ -364,6 +374,25 @@ def test_it_is_not_ready_while_a_fault_holds_it_up_but_its_loop_ticks() -> None:
         house.buffer.faults = []
         await_that(lambda: ingest.ready)
     assert not ingest.ready
+
+
+def test_the_loop_goes_round_while_a_batch_takes_long_to_read() -> None:
+    """Records of a megabyte take up to a second each: the group is polled, and `/livez` told, in between."""
+    house = House(partitions=1, settings=replace(QUICK, patience_s=0.0))
+    house.send(*(encode(escalation("a", number=number)) for number in range(20)))
+    source = house.log.source(TOPIC, "group", lambda slot: house.buffer.claim("support", slot, "me"))
+    polls: list[bool] = []
+    poll = source.poll
+
+    def counted(timeout_s: float, max_records: int) -> list[Batch]:
+        polls.append(house.applied())
+        return poll(timeout_s, max_records)
+
+    source.poll = counted  # type: ignore[method-assign]
+    with running(house.ingest(source)):
+        await_that(house.applied)
+    assert polls.count(False) >= 20
+    assert house.buffer.counters(LANE).counted == 20
 
 
 def test_dead_letters_are_acknowledged_before_the_position_moves() -> None:
