@@ -216,6 +216,7 @@ class Trainer:
         started_s = self.monotonic()
         try:
             self._conductor.run(training, work, look, watch.stock, lease, self._stop)
+            watch.age.since(now_s, self.clock())  # known from now on, before anybody sets the clock
             if request is not None:
                 self.control.finish_cycle_request(lane, request)
             watch.patience = _Patience()
