@@ -32,8 +32,8 @@ from store.registry.versions import OpenVersion, Registry, Versions
 from store.student.encoder import Precision
 from store.student.student import PRECISION_KEY, Student
 from trainer.attempt import Attempt, attempt, freeze_rows
-from trainer.equal import RECIPE_KEY, answers_alike, nothing_new, recipe_of
 from trainer.judge.calibrate import rows_to_certify
+from trainer.judge.equal import RECIPE_KEY, answers_alike, nothing_new, recipe_of
 from trainer.judge.gate import Judged
 from trainer.judge.verdicts import Frozen, Lineage, Rival, decide
 from trainer.learn.features import BaseEncoder, FeatureCache

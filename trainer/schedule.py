@@ -21,11 +21,11 @@ from store.registry.lineage import Audited
 from store.registry.moves import fold
 from store.registry.signing import SigningKey
 from trainer import metrics
-from trainer.conduct import Conductor, Look, RegistryOf
+from trainer.daemon.conduct import Conductor, Look, RegistryOf
+from trainer.daemon.journal import Journal, summary_of
+from trainer.daemon.pulse import Age, Pulse, run_ticks
 from trainer.due import ScheduleSettings, due
-from trainer.journal import Journal, summary_of
 from trainer.news import Stock, items_at_most
-from trainer.pulse import Age, Pulse, run_ticks
 from trainer.watch import show_promise, show_schedule
 from trainer.work import CycleSettings, LaneTraining, Places
 from trainer.worker import Worker, WorkerStoppedError

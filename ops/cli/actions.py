@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from ops.cli.concerns import LanePromise, Traffic, concerns, remarks
+from ops.checks.concerns import LanePromise, Traffic, concerns, remarks
 from ops.cli.output import RefusedError
 from store.control import (
     REMEMBERED_REQUESTS,

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from ops.checks.cycles import ended_cycles
 from ops.cli.actions import MoveReport, Operator, ask_for_cycle
-from ops.cli.cycles import ended_cycles
 from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, open_site
 from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table, ratio_of, time_of
 from ops.cli.status import LaneStatus, PromiseShown, StatusReport, collect, promise_of, serving

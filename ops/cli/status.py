@@ -12,9 +12,9 @@ from typing import Final
 import msgspec
 import redis
 
+from ops.checks.concerns import LanePromise, Traffic
+from ops.checks.cycles import logged_cycles
 from ops.cli.actions import live, traffic_of
-from ops.cli.concerns import LanePromise, Traffic
-from ops.cli.cycles import logged_cycles
 from ops.processes.process import RunFile, read_run_file
 from ops.sections import LaneSection
 from ops.site import Site

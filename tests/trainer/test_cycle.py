@@ -16,7 +16,7 @@ from store.registry.versions import Registry, Versions
 from store.student.student import Student
 from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item, items, questions
 from trainer.cycle import run_cycle
-from trainer.equal import RECIPE_KEY, nothing_new
+from trainer.judge.equal import RECIPE_KEY, nothing_new
 from trainer.judge.gate import GateLimits
 from trainer.snapshot import SplitSettings, freeze, split_of
 from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining, draft_folder

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.pulse import Age, Every, Pulse, run_ticks
+from trainer.daemon.pulse import Age, Every, Pulse, run_ticks
 
 SHIM = Path(__file__).with_name("clock_shift.c")
 TICKING = """
 import sys, threading
 from pathlib import Path
-from trainer.pulse import run_ticks
+from trainer.daemon.pulse import run_ticks
 stop, ticks = threading.Event(), []
 def tick():
     ticks.append(1)

@@ -18,8 +18,8 @@ from store.registry.manifest import Outcome, Verdict
 from store.registry.moves import MoveKind, Moves, Standing, fold
 from store.registry.signing import SigningKey
 from store.registry.versions import Versions
+from trainer.daemon.journal import Journal, summary_of
 from trainer.due import ScheduleSettings, after, settle
-from trainer.journal import Journal, summary_of
 from trainer.news import Seen, Stock, items_with
 from trainer.snapshot import Drawing
 from trainer.work import CycleReport, CycleResult, CycleSettings, CycleWork, LaneTraining, Places, draft_folder
