@@ -1,6 +1,7 @@
 """What is new to learn from: rows that a cycle would draw and the last one did not."""
 
 import math
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -12,6 +13,7 @@ from store.buffer.item import Item
 from store.buffer.ledger import Counters
 from store.buffer.memory import MemoryBuffer
 from store.control import Control, TrainingState
+from store.event import Lane
 from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item
 from trainer.news import UNKNOWN, Stock, drawn, fresh, items_at_most
 from trainer.snapshot import Drawing, SplitSettings, freeze
@@ -88,7 +90,7 @@ class Shelf(MemoryBuffer):
         self.kept = items
         self.looks = 0
 
-    def items(self, lane: object) -> "object":  # type: ignore[override] # what a look needs of it
+    def items(self, lane: Lane) -> Iterator[Item]:
         self.looks += 1
         return iter(self.kept)
 

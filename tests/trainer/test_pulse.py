@@ -85,7 +85,8 @@ def test_a_moment_that_lies_ahead_is_as_old_as_the_knowledge_of_it() -> None:
 
 
 def test_ticks_come_one_at_a_time_and_stop_when_they_are_asked_to() -> None:
-    stop, seen, inside = threading.Event(), threading.Event(), []
+    stop, seen = threading.Event(), threading.Event()
+    inside: list[int] = []
 
     def tick() -> None:
         assert not inside
