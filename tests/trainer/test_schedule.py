@@ -410,6 +410,19 @@ def test_a_failed_cycle_is_told_with_its_error_first_and_leaves_no_draft(world: 
     assert [one.verdict for one in world.control.ended_cycles(LANE)] == ["error", "pass"]
 
 
+def test_who_asks_after_a_failure_need_not_wait_for_the_next_try(world: World) -> None:
+    world.fill(40)
+    world.worker.answers = [WorkerDiedError("killed"), WorkerDiedError("killed"), passed(1)]
+    world.trainer.tick()
+    world.control.request_cycle(LANE, CycleRequest(kind="head", who="me", why="there is room again", at_s=NOW_S))
+    world.trainer.tick()
+    world.trainer.tick()
+    assert len(world.worker.done) == 2, "the same request waits as well"
+    world.now_s += 61.0
+    world.trainer.tick()
+    assert world.standing().champion == version(1)
+
+
 def test_a_cycle_log_that_cannot_be_written_costs_no_cycle(world: World) -> None:
     world.fill(40)
     world.log.parent.mkdir(parents=True)
