@@ -1,12 +1,8 @@
 """What one replica has done for one lane, since its start and lately: the numbers of its heartbeat."""
 
 from collections import deque
-from typing import Final
 
-from store.control import Heartbeat
-
-_RECENT_REQUESTS: Final = 500
-_RECENT_S: Final = 300.0
+from store.control import REMEMBERED_REQUESTS, REMEMBERED_S, Heartbeat
 
 
 class Counts:
@@ -19,7 +15,7 @@ class Counts:
         self._withheld = 0
         self._heard = 0
         self._unread = 0
-        self._recent: deque[tuple[float, bool]] = deque(maxlen=_RECENT_REQUESTS)
+        self._recent: deque[tuple[float, bool]] = deque(maxlen=REMEMBERED_REQUESTS)
 
     def add(self, *, now_s: float, escalated: bool, withheld: bool) -> None:
         """Count one request (monotonic seconds)."""
@@ -37,7 +33,7 @@ class Counts:
         self, *, version: str | None, at_s: float, now_s: float, used_calls: int, limit_calls: int, suspended: bool
     ) -> Heartbeat:
         """The replica's word on the lane: `at_s` in Unix seconds, `now_s` monotonic."""
-        while self._recent and now_s - self._recent[0][0] > _RECENT_S:
+        while self._recent and now_s - self._recent[0][0] > REMEMBERED_S:
             self._recent.popleft()
         return Heartbeat(
             version=version,

@@ -17,6 +17,9 @@ _log = structlog.get_logger(__name__)
 _Kept = TypeVar("_Kept")
 CycleKind = Literal["head", "fine_tune", "candidate"]
 
+REMEMBERED_REQUESTS: Final = 500  # that a replica remembers of a lane
+REMEMBERED_S: Final = 300.0  # for how long
+
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """What one gateway replica says of one lane, every second."""
@@ -26,7 +29,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0  # since the replica started
     escalated: int = 0  # of these, answered by the teacher
     withheld: int = 0
-    recent_requests: int = 0  # of the last few minutes
+    recent_requests: int = 0  # of the last REMEMBERED_S, at most REMEMBERED_REQUESTS
     recent_escalated: int = 0
     budget_used_calls: int = 0
     budget_limit_calls: int = 0

@@ -7,6 +7,7 @@ killed leaves nothing behind that counts.
 import functools
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,21 +19,29 @@ from store.buffer.connect import connect
 from store.buffer.item import Item
 from store.buffer.redis import RedisBuffer
 from store.buffer.topics import find_topics
-from store.errors import BadSignatureError, CorruptVersionError, SwapRefusedError
-from store.registry.manifest import Manifest, Topic, Verdict
+from store.errors import (
+    BadSignatureError,
+    CorruptVersionError,
+    RegistryError,
+    SwapRefusedError,
+    UnknownVersionError,
+)
+from store.labels import check_label_map
+from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import OpenVersion, Registry, Versions
 from store.student.encoder import Precision
 from store.student.student import PRECISION_KEY, Student
 from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.calibrate import rows_to_certify
+from trainer.judge.equal import RECIPE_KEY, answers_alike, nothing_new, recipe_of
 from trainer.judge.gate import Judged
 from trainer.judge.verdicts import Frozen, Lineage, Rival, decide
 from trainer.learn.features import BaseEncoder, FeatureCache
 from trainer.learn.fit import NotEnoughLabelsError
-from trainer.work import CycleResult, CycleWork
+from trainer.news import drawn
+from trainer.work import CycleResult, CycleWork, draft_folder, drawing_of, kept_folder
 
-SNAPSHOT_NAME: Final = "snapshot.json"
 _ANSWER_S: Final = 30.0  # of Redis, to a large read
 
 
@@ -57,40 +66,53 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
     """
     registry = Registry(work.registry_root, TrustedKeys.load(work.trusted_keys))
     versions = registry.versions(work.training.lane)
+    folder = draft_folder(work.cache, work.training.lane)
+    _remove(folder)  # left over from a cycle that was killed, perhaps because the disk is full
+    rows = drawn(items, drawing_of(work.training, work.settings, work.now_s)).digests
     base = _base(work.settings.encoder, work.settings.device, work.settings.precision, work.settings.max_tokens)
-    lineage = _lineage(work, registry, versions)
+    champion = versions.open(work.champion) if work.champion is not None else None
+    lineage = _lineage(work, registry, versions, champion)
     frozen = freeze_rows(
         items,
         lineage,
         training=work.training,
         settings=work.settings,
         base=base,
-        features=_cache(_kept(work) / "features"),
+        features=_cache(kept_folder(work.cache, work.training.lane) / "features"),
         now_s=work.now_s,
         positions=positions,
     )
     if work.kind == "candidate":
-        return _judge_candidate(work, versions, frozen, lineage)
+        return _judge_candidate(work, versions, frozen, lineage, champion)
+    recipe = recipe_of(work.training, work.settings, base.sha256, work.code_version)
+    if champion is not None and (why := nothing_new(work.kind, frozen.snapshot, recipe, champion)) is not None:
+        return CycleResult(version=None, verdict=_refused(why, work), anchor=False, drawn=rows)
     lineage = replace(lineage, label_maps=_label_maps(versions, frozen))
     try:
         made = attempt(work.kind, frozen, lineage, training=work.training, settings=work.settings)
     except NotEnoughLabelsError as error:
-        return CycleResult(version=None, verdict=_too_little(f"{error}{_off_list(frozen)}", work), anchor=False)
-    folder = _kept(work) / "draft"
-    shutil.rmtree(folder, ignore_errors=True)  # left over from a cycle that was killed
-    folder.mkdir(parents=True)
-    (folder / SNAPSHOT_NAME).write_bytes(frozen.snapshot.content)
-    version = versions.publish(folder, _manifest(work, made, folder), SigningKey.load(work.signing_key))
-    shutil.rmtree(folder)
-    return CycleResult(
-        version=version,
-        verdict=made.verdict,
-        anchor=made.anchor,
-        label_items=made.draft.training["label_items"],
-    )
+        return CycleResult(
+            version=None, verdict=_too_little(f"{error}{_off_list(frozen)}", work), anchor=False, drawn=rows
+        )
+    label_items = made.draft.training["label_items"]
+    try:
+        folder.mkdir(parents=True)
+        (folder / SNAPSHOT_NAME).write_bytes(frozen.snapshot.content)
+        manifest = _manifest(work, made, folder, recipe)
+        if champion is not None and (why := answers_alike(folder, manifest, champion)) is not None:
+            verdict = _refused(why, work)
+            return CycleResult(version=None, verdict=verdict, anchor=False, label_items=label_items, drawn=rows)
+        version = versions.publish(folder, manifest, SigningKey.load(work.signing_key))
+    finally:
+        _remove(folder)  # whatever became of it: forty megabytes a try fill a disk, or keep it full
+    return CycleResult(version=version, verdict=made.verdict, anchor=made.anchor, label_items=label_items, drawn=rows)
 
 
-def _manifest(work: CycleWork, made: Attempt, folder: Path) -> Manifest:
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _manifest(work: CycleWork, made: Attempt, folder: Path, recipe: str) -> Manifest:
     """Write the version's files into the folder and say of it what there is to say."""
     parts = made.draft.write(folder, made.policy)
     return Manifest(
@@ -106,7 +128,7 @@ def _manifest(work: CycleWork, made: Attempt, folder: Path) -> Manifest:
         labels=parts.labels,
         preprocessing=parts.preprocessing,
         pool_weights=parts.pool_weights,
-        training=parts.training,
+        training={**parts.training, RECIPE_KEY: recipe},
         snapshot=made.frozen.snapshot.record,
         verdict=made.verdict,
         policy=made.policy,
@@ -116,13 +138,13 @@ def _manifest(work: CycleWork, made: Attempt, folder: Path) -> Manifest:
     )
 
 
-def _lineage(work: CycleWork, registry: Registry, versions: Versions) -> Lineage:
+def _lineage(work: CycleWork, registry: Registry, versions: Versions, champion: OpenVersion | None) -> Lineage:
     """What the registry knows of the versions before."""
     promoted = [move.version for move in registry.moves(work.training.lane).read() if move.kind == "promote"]
     manifests = [versions.manifest(version) for version in promoted if version is not None]
     other = work.anchor if work.anchor != work.champion else None
     return Lineage(
-        champion=_rival(versions.open(work.champion), work) if work.champion is not None else None,
+        champion=_rival(champion, work) if champion is not None else None,
         anchor=_rival(versions.open(other), work) if other is not None else None,
         history=[
             Judged(labels=manifest.snapshot.rows, verdict=manifest.verdict)
@@ -136,7 +158,11 @@ def _lineage(work: CycleWork, registry: Registry, versions: Versions) -> Lineage
 def _label_maps(versions: Versions, frozen: Frozen) -> dict[str, Sequence[str]]:
     """The label maps of the versions whose opinions are on record."""
     opinions = {row.first_opinion.opinion.version for row in frozen.snapshot.rows if row.first_opinion is not None}
-    return {version: versions.manifest(version).labels for version in opinions & set(versions.list())}
+    found: dict[str, Sequence[str]] = {}
+    for version in sorted(opinions & set(versions.list())):
+        with suppress(RegistryError):  # its opinions cannot be read, and are left out
+            found[version] = versions.manifest(version).labels
+    return found
 
 
 def _rival(opened: OpenVersion, work: CycleWork) -> Rival:
@@ -147,11 +173,6 @@ def _rival(opened: OpenVersion, work: CycleWork) -> Rival:
         rows = msgspec.json.decode(opened.read(SNAPSHOT_NAME))["rows"]
         trained = frozenset(row["id"] for row in rows if row["split"] == "train")
     return Rival(student=student, trained=trained)
-
-
-def _kept(work: CycleWork) -> Path:
-    """The lane's own folder of what can be made again."""
-    return work.cache / work.training.lane.tenant / work.training.lane.use_case
 
 
 @functools.cache
@@ -166,7 +187,9 @@ def _cache(directory: Path) -> FeatureCache:
     return FeatureCache(directory)
 
 
-def _judge_candidate(work: CycleWork, versions: Versions, frozen: Frozen, lineage: Lineage) -> CycleResult:
+def _judge_candidate(
+    work: CycleWork, versions: Versions, frozen: Frozen, lineage: Lineage, champion: OpenVersion | None
+) -> CycleResult:
     """Judge a version that somebody submitted, exactly as one of our own."""
     if work.candidate is None:
         message = "a candidate cycle names no candidate"
@@ -174,8 +197,10 @@ def _judge_candidate(work: CycleWork, versions: Versions, frozen: Frozen, lineag
     try:
         opened = versions.open(work.candidate)
         candidate = _rival(opened, work)
-    except (CorruptVersionError, BadSignatureError, SwapRefusedError) as error:
-        verdict = msgspec.structs.replace(_too_little(f"the candidate cannot be loaded: {error}", work), outcome="fail")
+        if champion is not None:  # no gateway would take it into service
+            check_label_map(champion.manifest.labels, opened.manifest.labels, removal_declared=False)
+    except (CorruptVersionError, BadSignatureError, UnknownVersionError, SwapRefusedError) as error:
+        verdict = msgspec.structs.replace(_refused(f"the candidate cannot be served: {error}", work), outcome="fail")
         return CycleResult(version=work.candidate, verdict=verdict, anchor=False)
     policy, verdict, anchor = decide(work.training, work.settings, frozen, candidate, lineage, None)
     manifest = msgspec.structs.replace(
@@ -189,6 +214,8 @@ def _judge_candidate(work: CycleWork, versions: Versions, frozen: Frozen, lineag
         topics=_topics(work, frozen),
         golden=candidate.student.with_policy(policy).golden_outputs(),
     )
+    if champion is not None and (why := answers_alike(opened.folder, manifest, champion)) is not None:
+        return CycleResult(version=work.candidate, verdict=_refused(why, work), anchor=False)
     version = versions.publish(opened.folder, manifest, SigningKey.load(work.signing_key))
     return CycleResult(version=version, verdict=verdict, anchor=anchor)
 
@@ -209,6 +236,11 @@ def _off_list(frozen: Frozen) -> str:
     """What is to be said of items whose answers are off today's list."""
     count = frozen.snapshot.left_out.off_list
     return f"; {count} items are left out, their answers are off today's list of labels" if count else ""
+
+
+def _refused(reason: str, work: CycleWork) -> Verdict:
+    """A verdict that no number of rows would change."""
+    return msgspec.structs.replace(_too_little(reason, work), rows_needed=0)
 
 
 def _too_little(reason: str, work: CycleWork) -> Verdict:

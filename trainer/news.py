@@ -140,8 +140,10 @@ class Stock:
 
     def known(self, state: TrainingState, counters: Counters, prompt_version: str) -> int:
         """Items there are at most, as far as is known without looking."""
+        if self._seen is not None and self._seen.base == state:
+            return self._seen.items
         most = items_at_most(state, counters, prompt_version)
-        return self._seen.items if self._seen is not None and self._seen.base == state else most
+        return most if most < UNKNOWN else max(counters.new_items, state.items_at_cycle)
 
     def seen(self, lane: Lane, drawing: Drawing, state: TrainingState, counters: Counters) -> Seen:
         """What a look comes to: the last one if nothing has changed since, else a new one."""

@@ -21,11 +21,11 @@ from store.registry.lineage import Audited
 from store.registry.moves import fold
 from store.registry.signing import SigningKey
 from trainer import metrics
-from trainer.conduct import Conductor, Look, RegistryOf
+from trainer.daemon.conduct import Conductor, Look, RegistryOf
+from trainer.daemon.journal import Journal, summary_of
+from trainer.daemon.pulse import Age, Pulse, run_ticks
 from trainer.due import ScheduleSettings, due
-from trainer.journal import Journal, summary_of
 from trainer.news import Stock, items_at_most
-from trainer.pulse import Age, Pulse, run_ticks
 from trainer.watch import show_promise, show_schedule
 from trainer.work import CycleSettings, LaneTraining, Places
 from trainer.worker import Worker, WorkerStoppedError
@@ -44,17 +44,19 @@ class _Patience:
     """Backoff after failed cycles, per lane: one that cannot work must not spin. A look that fails is no cycle."""
 
     failures: int = 0
+    asked: CycleRequest | None = None  # the request that failed
     not_before_s: float = 0.0  # monotonic
 
-    def failed(self, monotonic_s: float) -> float:
+    def failed(self, monotonic_s: float, asked: CycleRequest | None) -> float:
         """Put the next try off by so many seconds."""
-        self.failures += 1
+        self.failures, self.asked = self.failures + 1, asked
         wait_s = min(_BACKOFF_S * 2.0 ** min(self.failures - 1, 10), _MAX_BACKOFF_S)
         self.not_before_s = monotonic_s + wait_s
         return wait_s
 
-    def put_off(self, monotonic_s: float) -> None:
+    def put_off(self, monotonic_s: float, asked: CycleRequest | None) -> None:
         """The same without a failure: what the cycle needs was away."""
+        self.asked = asked
         self.not_before_s = monotonic_s + _AWAY_S
 
 
@@ -117,6 +119,8 @@ class Trainer:
             )
             for training in self.lanes
         }
+        for lane in self._watches:  # from nought on, or the first error would be no increase
+            metrics.CYCLE_ERRORS.labels(lane.tenant, lane.use_case)
 
     def run(self, stop: threading.Event) -> None:
         """Look for work every tick until `stop` is set; a cycle in hand is dropped then."""
@@ -201,9 +205,9 @@ class Trainer:
         lane = training.lane
         look = self._see(training)
         watch = self._watches[lane]
-        if self.monotonic() < watch.patience.not_before_s:
-            return
         request = self.control.next_cycle_request(lane)
+        if self.monotonic() < watch.patience.not_before_s and request in {None, watch.patience.asked}:
+            return  # who has asked since then knows better: there is room again, say
         now_s = self.clock()
         kind = self._due(training, look, request, now_s)
         if kind is None:
@@ -216,6 +220,7 @@ class Trainer:
         started_s = self.monotonic()
         try:
             self._conductor.run(training, work, look, watch.stock, lease, self._stop)
+            watch.age.since(now_s, self.clock())  # known from now on, before anybody sets the clock
             if request is not None:
                 self.control.finish_cycle_request(lane, request)
             watch.patience = _Patience()
@@ -223,11 +228,11 @@ class Trainer:
             self._conductor.sweep(lane)
             raise
         except StoreUnavailableError:  # no cycle failed: it is begun anew when Redis is back
-            watch.patience.put_off(self.monotonic())
+            watch.patience.put_off(self.monotonic(), request)
             self._conductor.sweep(lane)
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is written down, and tried again
-            seconds, wait_s = self.monotonic() - started_s, watch.patience.failed(self.monotonic())
+            seconds, wait_s = self.monotonic() - started_s, watch.patience.failed(self.monotonic(), request)
             self._conductor.failed(work, error, seconds=seconds, next_try_in_s=wait_s)
         finally:
             with suppress(StoreUnavailableError):

@@ -10,7 +10,7 @@ from store.event import Lane, Task
 from store.policy import PolicyName
 from store.registry.manifest import Verdict
 from trainer.judge.gate import GateLimits
-from trainer.snapshot import SplitSettings
+from trainer.snapshot import Drawing, SplitSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,16 @@ class Places:
     cache: Path
     cycle_log: Path
     code_version: str
+
+
+def drawing_of(training: LaneTraining, settings: CycleSettings, now_s: float) -> Drawing:
+    """What a cycle of the lane draws now (Unix seconds)."""
+    return Drawing(
+        prompt_version=training.prompt_version,
+        quarantine_s=settings.quarantine_s,
+        now_s=now_s,
+        allowed_labels=frozenset(training.labels),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

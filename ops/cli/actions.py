@@ -5,13 +5,23 @@ Every move is signed with the operator's key and says why.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
 
+from ops.checks.concerns import LanePromise, Traffic, concerns, remarks
 from ops.cli.output import RefusedError
-from store.control import Control, CycleKind, CycleRequest, Heartbeat
+from store.control import (
+    REMEMBERED_REQUESTS,
+    REMEMBERED_S,
+    Control,
+    CycleKind,
+    CycleRequest,
+    Heartbeat,
+)
+from store.errors import RegistryError
 from store.event import Lane
 from store.registry.moves import Move, Standing, fold
 from store.registry.signing import SigningKey
@@ -20,6 +30,7 @@ from store.registry.versions import Registry
 FOLLOW_S: Final = 5.0
 _POLL_S: Final = 0.05
 _LIVE_S: Final = 3.0
+_DAY_S: Final = 86_400.0
 
 
 class MoveReport(msgspec.Struct, frozen=True, kw_only=True, rename={"before": "from", "after": "to"}):
@@ -33,6 +44,7 @@ class MoveReport(msgspec.Struct, frozen=True, kw_only=True, rename={"before": "f
     seconds: float  # until every live gateway served it; the time waited where one did not
     followed: bool  # every live gateway serves it; true where none is alive
     served_by: dict[str, str | None]  # replica -> version
+    warnings: list[str] = []  # what is to be expected of the version
 
 
 class CycleAsked(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +63,7 @@ class Operator:
     key: SigningKey
     now: Callable[[], float]  # Unix seconds
     serving: Callable[[Lane], Mapping[str, str | None]]  # what each live gateway serves now
+    promise: Callable[[Lane], LanePromise]
 
     def rollback(self, lane: Lane, *, to: str | None, why: str) -> MoveReport:
         """Go back to a version (None: the champion before this one), pin it, and wait for the live gateways.
@@ -68,16 +81,27 @@ class Operator:
         if target == standing.champion and standing.pinned:
             message = f"{target} is the champion of {lane} already, and pinned"
             raise RefusedError(message)
-        return self._crown("rollback", lane, target, standing, number, why)
+        warnings = self._concerns(lane, target, standing, removal_declared=True)  # said, and no more: it is urgent
+        return msgspec.structs.replace(self._crown("rollback", lane, target, standing, number, why), warnings=warnings)
 
-    def promote(self, lane: Lane, *, version: str, why: str) -> MoveReport:
-        """Make a version the champion because a person says so. A pin stays; errors are those of `rollback`."""
+    def promote(self, lane: Lane, *, version: str, why: str, force: bool = False) -> MoveReport:
+        """Make a version the champion because a person says so. A pin stays.
+
+        Raises:
+            RefusedError: as for `rollback`; or the lane would not keep its promise, or no gateway would serve the
+                version, and it is not forced. The message says what would happen.
+        """
         standing, number = self._read(lane)
         target = self.registry.versions(lane).resolve(version)
         if target == standing.champion:
             message = f"{target} is the champion of {lane} already"
             raise RefusedError(message)
-        return self._crown("promote", lane, target, standing, number, why)
+        warnings = self._concerns(lane, target, standing, removal_declared=standing.pinned)
+        if warnings and not force:
+            message = f"nothing was moved: {'; '.join(warnings)}. `--force` promotes it all the same"
+            raise RefusedError(message)
+        warnings += remarks(target, self.registry.versions(lane).manifest(target))
+        return msgspec.structs.replace(self._crown("promote", lane, target, standing, number, why), warnings=warnings)
 
     def pause(self, lane: Lane, *, why: str) -> Move:
         """No cycles from now on.
@@ -117,6 +141,16 @@ class Operator:
         if version not in standing.candidates:
             self._append("submit", lane, version, number, why)
         return version
+
+    def _concerns(self, lane: Lane, version: str, standing: Standing, *, removal_declared: bool) -> list[str]:
+        """What would go wrong with the version in service; a damaged champion stands in nobody's way."""
+        versions = self.registry.versions(lane)
+        serving: list[str] = []
+        if standing.champion is not None:
+            with suppress(RegistryError):
+                serving = versions.manifest(standing.champion).labels
+        manifest = versions.manifest(version)
+        return concerns(version, manifest, self.promise(lane), serving=serving, removal_declared=removal_declared)
 
     def _read(self, lane: Lane) -> tuple[Standing, int]:
         """Where the lane stands, and the number of its next move."""
@@ -167,6 +201,15 @@ class Operator:
 def live(heartbeats: Mapping[str, Heartbeat], now_s: float) -> dict[str, Heartbeat]:
     """The replicas that spoke within the last 3 s: a stopped one is remembered for longer, but follows nothing."""
     return {name: beat for name, beat in heartbeats.items() if now_s - beat.at_s < _LIVE_S}
+
+
+def traffic_of(heartbeats: Mapping[str, Heartbeat]) -> Traffic | None:
+    """The traffic that the replicas remember; None while there is none of them."""
+    if not heartbeats:
+        return None
+    recent = sum(beat.recent_requests for beat in heartbeats.values())
+    full = any(beat.recent_requests >= REMEMBERED_REQUESTS for beat in heartbeats.values())
+    return Traffic(requests_per_day=recent / REMEMBERED_S * _DAY_S, at_least=full)
 
 
 def ask_for_cycle(

@@ -5,12 +5,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from ops.checks.cycles import ended_cycles
 from ops.cli.actions import MoveReport, Operator, ask_for_cycle
 from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, VersionName, open_site
 from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table, ratio_of, time_of
-from ops.cli.status import LaneStatus, PromiseShown, StatusReport, collect, serving
+from ops.cli.status import LaneStatus, PromiseShown, StatusReport, collect, promise_of, serving
 from ops.site import Site
-from store.control import CycleKind
+from store.control import CycleEnded, CycleKind
 from store.errors import RegistryError
 from store.event import wall_clock_s
 from store.registry.manifest import Manifest, Verdict
@@ -43,7 +44,7 @@ def history(
     limit: Annotated[int, typer.Option(min=1, help="The newest so many moves.")] = 50,
     output: Output = Format.table,
 ) -> None:
-    """List the moves of a lane, and its versions.
+    """List the moves of a lane, its versions, and what became of its cycles.
 
     Example: understudy history --lane acme/support --limit 10
     """
@@ -52,9 +53,10 @@ def history(
     moves = site.registry.moves(where).read()
     versions = [_version_row(site, lane, version) for version in site.registry.versions(where).list()]
     versions.sort(key=lambda row: row["created_s"] or 0.0)
+    cycles = ended_cycles(site, where)[-limit:]
     if output is Format.json:
         shown = [_move_json(move) for move in moves[-limit:]]
-        emit_json({"lane": str(where), "moves": shown, "versions": versions})
+        emit_json({"lane": str(where), "moves": shown, "versions": versions, "cycles": cycles})
         return
     rows = [(move.number, time_of(move.time_s), move.kind, move.version, move.who, move.why) for move in moves[-limit:]]
     emit_table(["move", "time", "kind", "version", "who", "why"], rows, title=f"moves of {where}")
@@ -73,6 +75,12 @@ def history(
         ],
         title="versions",
     )
+    if cycles:
+        emit_table(
+            ["cycle", "kind", "seconds", "verdict", "version", "why"],
+            [(time_of(one.at_s), one.kind, one.seconds, one.verdict, one.version, one.why) for one in cycles],
+            title="cycles",
+        )
 
 
 @app.command(epilog=EPILOG)
@@ -99,15 +107,23 @@ def promote(
     version: VersionName,
     config: Config = None,
     lane: LaneName = None,
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if the lane cannot keep its promise with it; says what to expect.")
+    ] = False,
     reason: Reason = NO_REASON,
     output: Output = Format.table,
 ) -> None:
     """Make a version the champion, whatever the gate said; waits up to 5 s for the live gateways.
 
+    Refused, with what would happen, where the version certifies no threshold or one for another promise, and where no
+    gateway would take its labels.
+
     Example: understudy promote 3f2a9c --reason "checked by hand"
     """
     site = open_site(config)
-    _report(_operator(site).promote(site.lane(lane).lane, version=version, why=reason), output)
+    report = _operator(site).promote(site.lane(lane).lane, version=version, why=reason, force=force)
+    _report(report, output)
 
 
 @app.command(epilog=EPILOG)
@@ -194,10 +210,13 @@ def _operator(site: Site) -> Operator:
         key=site.operator_key(),
         now=wall_clock_s,
         serving=lambda where: serving(site, where, wall_clock_s()),
+        promise=lambda where: promise_of(site, site.lane(str(where)), wall_clock_s()),
     )
 
 
 def _report(report: MoveReport, output: Format) -> None:
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     if output is Format.json:
         emit_json(report)
     else:
@@ -265,8 +284,15 @@ def _lane_fields(found: LaneStatus) -> dict[str, object]:
         "buffer": None
         if buffer is None
         else f"{buffer.counted} counted, {buffer.repeats} repeats, {buffer.evicted} evicted, lag {buffer.lag_records}",
+        "last cycle": None if found.last_cycle is None else _cycle_line(found.last_cycle),
         **({} if found.training_permitted else {"training": "not permitted by the settings"}),
     }
+
+
+def _cycle_line(cycle: CycleEnded) -> str:
+    line = f"{time_of(cycle.at_s)}, {cycle.kind}: {cycle.verdict}"
+    line += f": {cycle.why}" if cycle.why else ""
+    return line if cycle.next_try_s is None else f"{line}; next try {time_of(cycle.next_try_s)}"
 
 
 def _promise_fields(promise: PromiseShown) -> dict[str, object]:

@@ -12,15 +12,18 @@ from typing import Final
 import msgspec
 import redis
 
-from ops.cli.actions import live
+from ops.checks.concerns import LanePromise, Traffic
+from ops.checks.cycles import logged_cycles
+from ops.cli.actions import live, traffic_of
 from ops.processes.process import RunFile, read_run_file
 from ops.sections import LaneSection
 from ops.site import Site
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
-from store.control import Control, Heartbeat
+from store.control import Control, CycleEnded, Heartbeat
 from store.errors import LogError, RegistryError, StoreError, StoreUnavailableError
 from store.event import Lane
 from store.policy import PolicyName
+from store.registry.lineage import Audited
 from store.registry.moves import Standing, fold
 from stream.log import History, topic_of
 
@@ -91,6 +94,7 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     buffer: BufferShown | None
     training_permitted: bool
     unread_ratio: float | None = None  # of the teacher's answers since the gateways started: no label could be read
+    last_cycle: CycleEnded | None = None  # what became of it; verdict "error": it came to none
 
 
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +124,7 @@ class _Live:
     beats: Mapping[str, Heartbeat]
     audits: Mapping[str, AuditTally]
     counters: Counters
+    cycles: list[CycleEnded]
 
 
 def collect(site: Site, sections: list[LaneSection], now_s: float) -> StatusReport:
@@ -159,6 +164,25 @@ def serving(site: Site, lane: Lane, now_s: float) -> dict[str, str | None]:
         return local_versions(site).get(str(lane), {})
 
 
+def promise_of(site: Site, section: LaneSection, now_s: float) -> LanePromise:
+    """What a lane has promised and can pay; its traffic is asked for when it is wanted."""
+
+    def traffic() -> Traffic | None:
+        try:
+            with site.control(answer_s=_SERVING_S) as control:
+                return traffic_of(live(control.heartbeats(section.lane), now_s))
+        except StoreUnavailableError:
+            return None
+
+    return LanePromise(
+        policy=section.policy,
+        target=section.promise.target,
+        confidence=section.promise.confidence,
+        calls_per_day=section.budget.calls_per_day,
+        traffic=traffic,
+    )
+
+
 def local_versions(site: Site) -> dict[str, dict[str, str | None]]:
     """What this machine's gateway says it serves: lane -> replica -> version; empty when it does not run."""
     answer = _ask(site, read_run_file(site.run_directory, "serve"), "/lanes")
@@ -170,7 +194,10 @@ def local_versions(site: Site) -> dict[str, dict[str, str | None]]:
 
 def _live(control: Control, buffer: Buffer, lane: Lane, now_s: float) -> _Live:
     return _Live(
-        beats=live(control.heartbeats(lane), now_s), audits=buffer.audits(lane), counters=buffer.counters(lane)
+        beats=live(control.heartbeats(lane), now_s),
+        audits=buffer.audits(lane),
+        counters=buffer.counters(lane),
+        cycles=control.ended_cycles(lane, 1),
     )
 
 
@@ -220,7 +247,7 @@ def _lane(
         candidates=list(known.candidates),
         moves_ok=standing is not None,
         last_move=_shown(known),
-        promise=_promise(section, known.champion, seen),
+        promise=_promise(site, section, known.champion, seen),
         budget=BudgetShown(
             used=max((beat.budget_used_calls for beat in beats.values()), default=None),
             limit=section.budget.calls_per_day,
@@ -229,6 +256,7 @@ def _lane(
         buffer=_buffer(seen, lags.get(section.use_case)),
         training_permitted=section.training_permitted,
         unread_ratio=_unread_ratio(beats),
+        last_cycle=next(reversed(seen.cycles if seen else logged_cycles(site, lane)), None),
     )
 
 
@@ -249,7 +277,7 @@ def _shown(standing: Standing) -> MoveShown | None:
     )
 
 
-def _promise(section: LaneSection, champion: str | None, seen: _Live | None) -> PromiseShown:
+def _promise(site: Site, section: LaneSection, champion: str | None, seen: _Live | None) -> PromiseShown:
     target = section.promise.target if section.policy == "promise" else None
     if seen is None:
         return PromiseShown(
@@ -257,7 +285,7 @@ def _promise(section: LaneSection, champion: str | None, seen: _Live | None) -> 
         )
     from store.promise import promise_state  # noqa: PLC0415 - scipy, half a second that a rollback need not wait for
 
-    tally = seen.audits.get(champion or "", AuditTally())
+    tally = Audited(site.registry.versions(section.lane)).of(champion, seen.audits)
     found = promise_state(
         tally.audits,
         tally.agreed,

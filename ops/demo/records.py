@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +52,8 @@ class Records:
 
     def refresh(self) -> None:
         """Read on; what cannot be read now is read the next time."""
-        self.cycles = _lines(self.site.run_directory / "cycles.jsonl")
+        cycles = _lines(self.site.run_directory / "cycles.jsonl")
+        self.cycles = [cycle for cycle in cycles if cycle["verdict"] != "error"]  # an error is tried again
         self.swaps = _lines(self.site.run_directory / "swaps.jsonl")
         try:
             self.status = collect(self.site, self.site.lanes(None), wall_clock_s())
@@ -108,4 +110,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """A JSONL file that is being written: a last line without its end is left for the next time."""
     if not path.exists():
         return []
-    return [msgspec.json.decode(line) for line in path.read_bytes().split(b"\n")[:-1] if line]
+    found = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        with suppress(msgspec.DecodeError):  # torn by a kill
+            found.append(msgspec.json.decode(line))
+    return found

@@ -98,9 +98,10 @@ class Installation:
         return collect(self.site, self.site.lanes(None), wall_clock_s()).lanes[0]
 
     def cycles(self) -> list[dict[str, Any]]:
-        """The cycles that have ended."""
+        """The cycles that have reached a verdict."""
         path = self.site.run_directory / "cycles.jsonl"
-        return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        ended = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        return [cycle for cycle in ended if cycle["verdict"] != "error"]
 
     def cycles_begun(self) -> int:
         """The cycles that the trainer says it has begun, those that were killed among them."""

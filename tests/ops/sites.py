@@ -8,10 +8,21 @@ from ops.init import init
 from ops.settings import Settings
 from ops.site import Site
 from store.event import Lane
+from store.policy import Policy
 from store.registry.signing import SigningKey
 from tests.store.drafts import make_draft, make_manifest
 
 LANE = Lane("acme", "support")
+CERTIFIED = Policy(
+    temperature=1.0,
+    threshold=0.8,
+    novelty_threshold=None,
+    target=0.95,
+    confidence_level=0.95,
+    coverage_ratio=0.6,
+    rows=300,
+    lower=0.951,
+)
 
 
 def make_site(folder: Path, **values: Any) -> Path:
@@ -41,7 +52,7 @@ def publish(path: Path, *heads: bytes, promoted: bool = True) -> list[str]:
     versions = []
     for head in heads:
         draft = make_draft(path.parent / f"draft-{head.hex()}", head=head)
-        version = site.registry.versions(LANE).publish(draft, make_manifest(lane=LANE), key)
+        version = site.registry.versions(LANE).publish(draft, make_manifest(lane=LANE, policy=CERTIFIED), key)
         if promoted:
             site.registry.moves(LANE).append(
                 "promote", version=version, who=key.name, why="passed", key=key, now_s=1_700_000_000.0

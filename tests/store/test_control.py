@@ -5,7 +5,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from store.control import Control, CycleRequest, Heartbeat, TrainingState
+from store.control import ENDED_KEPT, Control, CycleEnded, CycleRequest, Heartbeat, TrainingState
 from store.errors import LeaseLostError, StoreUnavailableError
 from store.event import Lane
 
@@ -72,6 +72,32 @@ def test_the_same_owner_after_an_expiry_is_a_new_holder(redis_client: redis.Redi
     assert again.fence > lease.fence
     with pytest.raises(LeaseLostError):
         control.renew(lease, 60.0)
+
+
+def test_the_rows_of_the_last_cycle_are_kept_with_what_the_schedule_remembers(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    assert (control.training_state(LANE), control.drawn(LANE)) == (TrainingState(), None)
+    control.remember(LANE, TrainingState(items_at_cycle=2), b"12345678")
+    control.remember(LANE, TrainingState(items_at_cycle=2, last_cycle_s=5.0))  # of a candidate: it drew nothing
+    assert (control.training_state(LANE).last_cycle_s, control.drawn(LANE)) == (5.0, b"12345678")
+    assert control.drawn(OTHER) is None
+
+
+def test_what_an_earlier_release_remembered_is_read(redis_client: redis.Redis) -> None:
+    redis_client.set("{support}:acme:training", b'{"items_at_cycle":90,"items_at_fine_tune":80,"last_cycle_s":7.0}')
+    state = Control(redis_client).training_state(LANE)
+    assert (state.items_at_cycle, state.counted_at_cycle, state.prompt_version) == (90, None, "")
+
+
+def test_the_newest_hundred_cycles_are_remembered_oldest_first(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    for number in range(ENDED_KEPT + 5):
+        ended = CycleEnded(id=str(number), at_s=1.0, seconds=1.0, kind="head", verdict="error", why="full")
+        control.cycle_ended(LANE, ended)
+    found = [int(one.id) for one in control.ended_cycles(LANE)]
+    assert found == list(range(5, ENDED_KEPT + 5))
+    assert [one.id for one in control.ended_cycles(LANE, 1)] == [str(ENDED_KEPT + 4)]
+    assert control.ended_cycles(OTHER) == []
 
 
 def test_without_redis_every_call_says_so() -> None:

@@ -17,7 +17,6 @@ from store.registry.versions import Registry, Versions
 from tests.store.drafts import LANE, make_draft, make_manifest, make_versions
 
 Place = tuple[Versions, SigningKey, Path]
-Said = list[Any]
 
 
 @pytest.fixture

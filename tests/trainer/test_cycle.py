@@ -10,14 +10,16 @@ import msgspec
 import pytest
 
 from store.buffer.item import Item
+from store.errors import RegistryError
 from store.registry.signing import SigningKey, TrustedKeys
-from store.registry.versions import Registry
+from store.registry.versions import Registry, Versions
 from store.student.student import Student
 from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item, items, questions
 from trainer.cycle import run_cycle
+from trainer.judge.equal import RECIPE_KEY, nothing_new
 from trainer.judge.gate import GateLimits
-from trainer.snapshot import SplitSettings, split_of
-from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining
+from trainer.snapshot import SplitSettings, freeze, split_of
+from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining, draft_folder
 
 SPLIT = SplitSettings(salt="test", calibrate_ratio=0.3, judge_ratio=0.2)
 SETTINGS = CycleSettings(
@@ -206,3 +208,93 @@ def test_no_training_row_is_linked_to_a_held_out_one(work: CycleWork) -> None:
 def test_answers_of_another_prompt_are_stale(work: CycleWork, change: Callable[[CycleWork], CycleWork]) -> None:
     result = run_cycle(change(work), items(100), {})
     assert result.version is None
+
+
+def drafts(work: CycleWork) -> list[Path]:
+    return [path for path in work.cache.rglob("draft*") if path.is_dir()]
+
+
+def test_a_cycle_on_the_champions_own_rows_makes_no_version(first: tuple[CycleWork, CycleResult]) -> None:
+    work, result = first
+    after = replace(promote(work, result), now_s=NOW_S + 86_400.0)
+    again = run_cycle(after, items(600), {"uuid/0": "900"})
+    assert (again.version, again.verdict.outcome, again.verdict.rows_needed) == (None, "inconclusive", 0)
+    assert "nothing new to learn from" in again.verdict.refusals[0]
+    assert again.drawn == result.drawn
+    assert registry(work).versions(LANE).list() == [result.version]
+    alike = run_cycle(replace(after, code_version="next"), items(600), {})
+    assert alike.version is None
+    assert "the same weights under the same policy" in alike.verdict.refusals[0]
+    promises_less = replace(after, training=replace(after.training, target=0.8))  # another policy: another version
+    assert run_cycle(promises_less, items(600), {}).version is not None
+
+
+def test_a_fine_tuning_cycle_on_a_heads_rows_has_something_to_learn(first: tuple[CycleWork, CycleResult]) -> None:
+    work, result = first
+    assert result.version is not None
+    champion = registry(work).versions(LANE).open(result.version)
+    recipe = champion.manifest.training[RECIPE_KEY]
+    rows = freeze(
+        items(600),
+        prompt_version=PROMPT_VERSION,
+        labels_min=SETTINGS.min_items_per_label,
+        split=SPLIT,
+        quarantine_s=0.0,
+        now_s=NOW_S + 5.0,
+        seed=9,
+        positions={},
+    )
+    assert nothing_new("head", rows, recipe, champion) is not None
+    assert nothing_new("fine_tune", rows, recipe, champion) is None
+    tuned = replace(champion, manifest=msgspec.structs.replace(champion.manifest, kind="fine_tune"))
+    assert nothing_new("fine_tune", rows, recipe, tuned) is not None
+    assert nothing_new("head", rows, "another", champion) is None
+    label = next(iter(items(1)[0].answers(PROMPT_VERSION)))
+    other = replace(rows, rows=(replace(rows.rows[0], label=f"not {label}"), *rows.rows[1:]))
+    assert nothing_new("head", other, recipe, champion) is None
+
+
+def test_a_candidate_that_answers_as_the_champion_does_is_answered_and_not_published(
+    first: tuple[CycleWork, CycleResult],
+) -> None:
+    work, result = first
+    after = promote(work, result)
+    twin = registry(work).versions(LANE).open(result.version or "")
+    key = SigningKey.load(work.signing_key)
+    copy = msgspec.structs.replace(twin.manifest, created_s=NOW_S + 1.0, kind="candidate")
+    candidate = registry(work).versions(LANE).publish(twin.folder, copy, key)
+    judged = run_cycle(replace(after, kind="candidate", candidate=candidate), items(600), {})
+    assert (judged.version, judged.verdict.outcome) == (candidate, "inconclusive")
+    assert "the same weights" in judged.verdict.refusals[0]
+
+
+def test_a_candidate_whose_labels_no_gateway_would_take_fails(first: tuple[CycleWork, CycleResult]) -> None:
+    work, result = first
+    after = promote(work, result)
+    twin = registry(work).versions(LANE).open(result.version or "")
+    turned = msgspec.structs.replace(twin.manifest, labels=list(reversed(twin.manifest.labels)), kind="candidate")
+    candidate = registry(work).versions(LANE).publish(twin.folder, turned, SigningKey.load(work.signing_key))
+    judged = run_cycle(replace(after, kind="candidate", candidate=candidate), items(600), {})
+    assert (judged.version, judged.verdict.outcome) == (candidate, "fail")
+    assert "would become" in judged.verdict.refusals[0]
+
+
+def test_no_draft_outlives_its_cycle_whatever_becomes_of_it(work: CycleWork, monkeypatch: pytest.MonkeyPatch) -> None:
+    draft_folder(work.cache, LANE).mkdir(parents=True)
+    (draft_folder(work.cache, LANE) / "half.safetensors").write_bytes(b"of a cycle that was killed")
+    assert run_cycle(work, items(40), {}).version is None
+    assert drafts(work) == []
+
+    def full(*_: object) -> None:
+        assert drafts(work) != []
+        message = "nothing was published: [Errno 28] No space left on device"
+        raise RegistryError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Versions, "publish", full)
+        with pytest.raises(RegistryError, match="No space left"):
+            run_cycle(work, items(600), {})
+    assert drafts(work) == []
+    made = run_cycle(work, items(600), {})
+    assert made.version is not None
+    assert drafts(work) == []

@@ -1,5 +1,6 @@
 """Features are computed once per item and encoder, and a damaged cache costs time only."""
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,6 +63,31 @@ def test_another_encoder_shares_nothing(tmp_path: Path, encoder: Counting) -> No
     assert np.abs(cache.features(other, IDS, TEXTS) - first).max() > 0.1
     longer = Encoder.load(tmp_path / "tiny", device="cpu", precision="fp32", max_tokens=48)
     assert longer.fingerprint != encoder.fingerprint
+
+
+@pytest.mark.parametrize("stage", ["write", "rename"])
+def test_a_full_disk_keeps_no_half_of_a_shard_and_the_next_call_works(
+    tmp_path: Path, encoder: Counting, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    cache = FeatureCache(tmp_path / "cache")
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        write(path, data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def stuck(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if stage == "write":
+            patch.setattr(Path, "write_bytes", full)
+        else:
+            patch.setattr(os, "replace", stuck)
+        with pytest.raises(OSError, match="No space left"):
+            cache.features(encoder, IDS, TEXTS)
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    np.testing.assert_allclose(cache.features(encoder, IDS, TEXTS), encoder.features(TEXTS), atol=1e-5)
 
 
 def flip(data: bytes) -> bytes:

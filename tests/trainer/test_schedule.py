@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import redis
+import structlog
 
 from store.buffer.ledger import Application, Entry, Slot
 from store.buffer.memory import MemoryBuffer
 from store.control import Control, CycleRequest
-from store.errors import BrokenChainError
-from store.event import EscalationCause, TextInput, new_event_id
+from store.errors import BrokenChainError, StoreUnavailableError
+from store.event import EscalationCause, TextInput, new_event_id, utc
 from store.registry.moves import Move, Standing, fold
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry
@@ -26,8 +27,8 @@ from tests.trainer.test_cycle import SETTINGS as CYCLE
 from tests.trainer.test_due import SETTINGS as SCHEDULE
 from tests.trainer.test_due import result
 from trainer.schedule import Trainer
-from trainer.work import CycleResult, CycleWork, LaneTraining, Places
-from trainer.worker import WorkerDiedError
+from trainer.work import CycleResult, CycleWork, LaneTraining, Places, draft_folder
+from trainer.worker import WorkerDiedError, WorkFailedError
 
 NOW_S = 1_800_000_000.0
 
@@ -97,8 +98,8 @@ class World:
             monotonic=lambda: self.now_s,
         )
 
-    def fill(self, count: int) -> None:
-        """Put so many distinct questions into the buffer."""
+    def fill(self, count: int, *, first: int = 0, age_s: float = 1e8) -> None:
+        """Put so many distinct questions into the buffer, asked so long ago."""
         slot = a_slot()
         claim = self.buffer.claim(LANE.use_case, slot, "test")
         entries = tuple(
@@ -108,12 +109,13 @@ class World:
                 event=an_event(
                     f"question {n}",
                     id=new_event_id(float(n + 1), Random(n)),
+                    time=utc(self.now_s + self.wall_step_s - age_s),
                     tenant=LANE.tenant,
                     escalation=EscalationCause(reason="cold", threshold=None, propensity=1.0),
                     input=TextInput(text=f"question {n}"),
                 ),
             )
-            for n in range(count)
+            for n in range(first, first + count)
         )
         applied = self.buffer.apply(
             Application(
@@ -135,6 +137,31 @@ class World:
 
     def reports(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def quarantine(self, seconds: float) -> None:
+        """Set the trainer's quarantine."""
+        self.trainer.cycle = replace(CYCLE, quarantine_s=seconds)
+        self.trainer._conductor.cycle = self.trainer.cycle
+
+    def ticks(self, count: int, *, every_s: float = 60.0) -> int:
+        """Look so many times, and say how many cycles that made."""
+        done = len(self.worker.done)
+        for _ in range(count):
+            self.now_s += every_s
+            self.worker.answers = [result("inconclusive")]
+            self.trainer.tick()
+        return len(self.worker.done) - done
+
+
+class Away:
+    """A control plane, registry or buffer that does not answer."""
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: object, **__: object) -> Any:
+            message = "Connection refused"
+            raise StoreUnavailableError(message)
+
+        return call
 
 
 def a_slot() -> Slot:
@@ -289,3 +316,199 @@ def test_the_daemon_stops_when_it_is_asked_to(world: World) -> None:
     running.join(10)
     assert not running.is_alive()
     assert world.trainer.healthy()
+
+
+def test_rows_in_quarantine_trigger_no_cycle_and_all_of_them_one_when_they_are_out(world: World) -> None:
+    world.quarantine(7200.0)
+    world.fill(1000, age_s=86_400.0)
+    assert world.ticks(1) == 1
+    world.fill(400, first=1000, age_s=0.0)  # enough for eight cycles, if anybody could learn from them
+    assert world.ticks(110) == 0
+    assert world.ticks(20) == 1
+    assert world.ticks(300) == 0, "not by time either"
+
+
+def test_a_cycle_that_a_person_asks_for_runs_whatever_there_is_to_learn(world: World) -> None:
+    world.quarantine(3600.0)
+    world.fill(40, age_s=86_400.0)
+    assert world.ticks(1) == 1
+    world.control.request_cycle(LANE, CycleRequest(kind="fine_tune", who="me", why="now", at_s=NOW_S))
+    assert world.ticks(2) == 1
+    assert world.worker.done[-1].kind == "fine_tune"
+
+
+def test_questions_that_were_evicted_before_anybody_drew_them_trigger_no_cycle(world: World) -> None:
+    world.buffer._k = 50
+    world.fill(50)
+    assert world.ticks(1) == 1
+    before = {item.item_id for item in world.buffer.items(LANE)}
+    world.fill(500, first=50)
+    came = len({item.item_id for item in world.buffer.items(LANE)} - before)
+    assert (world.buffer.counters(LANE).new_items, came >= 30) == (550, True)
+    assert world.ticks(3) == 1, "what was kept of them is new"
+    assert world.ticks(100) == 0
+
+
+def test_answers_of_another_prompt_trigger_no_cycle(world: World) -> None:
+    world.trainer.lanes = [replace(world.trainer.lanes[0], prompt_version="m@another")]
+    world.fill(500)
+    assert world.ticks(200) == 0
+
+
+def test_the_rows_that_the_cycle_drew_count_not_those_that_were_there_when_it_began(world: World) -> None:
+    world.fill(40)
+    drawn_later = b"".join(bytes([n, 0, 0, 0, 0, 0, 0, 0]) for n in range(60))
+    world.worker.answers = [replace(result("inconclusive"), drawn=drawn_later)]
+    world.trainer.tick()
+    assert world.control.drawn(LANE) == drawn_later
+    assert world.control.training_state(LANE).items_at_cycle == 60
+
+
+@pytest.mark.parametrize("step_s", [-300.0, -1800.0, -1e9, 1800.0])
+def test_a_wall_clock_that_is_set_neither_stops_the_schedule_nor_makes_it_spin(world: World, step_s: float) -> None:
+    world.fill(1000)
+    assert world.ticks(1) == 1
+    world.fill(5, first=1000)
+    world.wall_step_s = step_s
+    early = world.ticks(50)
+    late = world.ticks(20)
+    assert (early, late) == (0, 1), "by time: 3600 s after the last"
+    assert len({work.cycle_id for work in world.worker.done}) == 2
+    world.worker.answers = [WorkerDiedError("killed")]
+    world.control.request_cycle(LANE, CycleRequest(kind="head", who="me", why="now", at_s=NOW_S))
+    world.trainer.tick()
+    world.wall_step_s -= 1800.0
+    assert world.ticks(1, every_s=31.0) == 1, "the wait after a failure is not half an hour longer"
+
+
+def test_a_failed_cycle_is_told_with_its_error_first_and_leaves_no_draft(world: World) -> None:
+    world.fill(40)
+    draft = draft_folder(world.trainer.places.cache, LANE)
+    traceback = (
+        "Traceback (most recent call last):\n" + "  File a, line 1\n" * 2000 + "OSError: [Errno 28] No space left"
+    )
+
+    def half_written() -> None:
+        draft.mkdir(parents=True)
+        (draft / "head.safetensors").write_bytes(b"half")
+
+    world.worker.meanwhile = half_written
+    world.worker.answers = [WorkFailedError("OSError: [Errno 28] No space left", traceback), passed(1)]
+    with structlog.testing.capture_logs() as said:
+        world.trainer.tick()
+    (line,) = (line for line in said if line["event"] == "cycle failed")
+    assert line["error"] == "OSError: [Errno 28] No space left"
+    assert line["exception"].endswith("No space left")
+    assert not draft.exists()
+    (report,) = world.reports()
+    assert (report["verdict"], report["refusals"], report["version"]) == ("error", [line["error"]], None)
+    (ended,) = world.control.ended_cycles(LANE)
+    assert (ended.verdict, ended.why, ended.next_try_s) == ("error", line["error"], NOW_S + 30.0)
+    world.worker.meanwhile = lambda: None
+    world.now_s += 31.0
+    world.trainer.tick()
+    assert [one.verdict for one in world.control.ended_cycles(LANE)] == ["error", "pass"]
+
+
+def test_who_asks_after_a_failure_need_not_wait_for_the_next_try(world: World) -> None:
+    world.fill(40)
+    world.worker.answers = [WorkerDiedError("killed"), WorkerDiedError("killed"), passed(1)]
+    world.trainer.tick()
+    world.control.request_cycle(LANE, CycleRequest(kind="head", who="me", why="there is room again", at_s=NOW_S))
+    world.trainer.tick()
+    world.trainer.tick()
+    assert len(world.worker.done) == 2, "the same request waits as well"
+    world.now_s += 61.0
+    world.trainer.tick()
+    assert world.standing().champion == version(1)
+
+
+def test_a_cycle_log_that_cannot_be_written_costs_no_cycle(world: World) -> None:
+    world.fill(40)
+    world.log.parent.mkdir(parents=True)
+    world.log.mkdir()
+    world.worker.answers = [passed(1)]
+    world.trainer.tick()
+    assert world.standing().champion == version(1)
+    assert world.control.training_state(LANE).items_at_cycle == 40
+
+
+def test_redis_away_is_no_failed_cycle_and_the_trainer_says_what_it_waits_for(world: World) -> None:
+    assert not world.trainer.ready()
+    world.trainer.tick()
+    assert world.trainer.ready()
+    control = world.trainer.control
+    world.trainer.control = Away()  # type: ignore[assignment] # a stand-in
+    with structlog.testing.capture_logs() as said:
+        for _ in range(30):
+            world.trainer.tick()
+    assert [line["event"] for line in said] == ["a lane cannot be looked at"]
+    assert not world.trainer.ready()
+    assert "waiting for Redis: Connection refused" in (world.trainer.trouble() or "")
+    assert world.trainer.healthy(), "it lives: nothing is won by starting it anew"
+    world.trainer.control = control
+    world.trainer.tick()
+    assert world.trainer.ready()
+
+
+def test_redis_away_in_the_middle_of_a_cycle_costs_nothing_if_it_is_back_in_time(world: World) -> None:
+    world.fill(40)
+    world.worker.answers = [passed(1)]
+    conductor, renew = world.trainer._conductor, world.control.renew
+    seen: list[bool] = []
+
+    def away_once() -> None:
+        keep = conductor._keeper(LANE, world.control.acquire(LANE, "trainer-1", 15.0) or pytest.fail("no lease"))
+        world.now_s += 11.0
+        world.control.renew = Away().renew  # type: ignore[method-assign] # a stand-in
+        keep()
+        seen.append(world.trainer.ready())
+        world.now_s += 11.0
+        world.control.renew = renew  # type: ignore[method-assign]
+        keep()
+        seen.append(world.trainer.ready())
+
+    world.worker.meanwhile = away_once
+    world.trainer.tick()
+    assert seen == [False, True]
+    assert world.standing().champion == version(1)
+
+
+def test_a_store_that_is_away_for_the_childs_work_is_no_failed_cycle(world: World) -> None:
+    world.fill(40)
+    world.worker.answers = [StoreUnavailableError("Redis: Connection refused"), passed(1)]
+    world.trainer.tick()
+    assert not world.log.exists()
+    assert not world.trainer.ready()
+    world.now_s += 6.0
+    world.trainer.tick()
+    assert world.standing().champion == version(1)
+    assert world.trainer.ready()
+
+
+def test_the_trainer_is_ready_before_its_first_cycle_has_ended(world: World) -> None:
+    world.fill(40)
+    world.worker.answers = [passed(1)]
+    ready: list[bool] = []
+    world.worker.meanwhile = lambda: ready.append(world.trainer.ready())
+    world.trainer.tick()
+    assert ready == [True]
+
+
+def test_a_schedule_that_gives_no_sign_of_life_is_not_alive_and_a_long_cycle_is(world: World) -> None:
+    world.fill(40)
+    world.worker.answers = [passed(1)]
+    alive: list[bool] = []
+
+    def hours() -> None:
+        for _ in range(100):
+            world.now_s += 50.0
+            world.trainer._pulse.beat()  # as the keeper does while the child is waited for
+            alive.append(world.trainer.healthy())
+
+    world.worker.meanwhile = hours
+    world.trainer.tick()
+    assert all(alive)
+    world.now_s += 200.0
+    assert not world.trainer.healthy()
+    assert "no sign of life" in (world.trainer.trouble() or "")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from store.errors import StoreUnavailableError
 from trainer.worker import Worker, WorkerDiedError, WorkerStoppedError, WorkerTimeoutError, WorkFailedError
 
 ENTRY = "tests.trainer.worked:answer"
@@ -49,8 +50,12 @@ def test_a_crash_in_the_child_is_an_error_here_and_the_next_work_runs(worker: Wo
 
 def test_an_exception_in_the_child_arrives_with_its_traceback_and_leaves_it_warm(worker: Worker) -> None:
     _, pid = run(worker, "a")
-    with pytest.raises(WorkFailedError, match="a fit went wrong"):
+    with pytest.raises(WorkFailedError) as caught:
         run(worker, "raise")
+    assert str(caught.value) == "ValueError: a fit went wrong"
+    assert caught.value.traceback.rstrip().endswith("ValueError: a fit went wrong")
+    with pytest.raises(StoreUnavailableError, match="Connection refused"):
+        run(worker, "away")
     assert run(worker, "b")[1] == pid
 
 

@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+from store.errors import StoreUnavailableError
+
 
 def answer(work: str) -> tuple[str, int]:
     """Do what `work` names, and say in which process."""
@@ -13,6 +15,9 @@ def answer(work: str) -> tuple[str, int]:
         case "raise":
             message = "a fit went wrong"
             raise ValueError(message)
+        case "away":
+            message = "Connection refused"
+            raise StoreUnavailableError(message)
         case "sleep":
             time.sleep(60)
         case _:

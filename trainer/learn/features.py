@@ -171,8 +171,13 @@ class FeatureCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
         aside = path.with_suffix(f".{os.getpid()}{_ASIDE}")
-        aside.write_bytes(data)
-        os.replace(aside, path)  # noqa: PTH105 - atomic on every file system that matters
+        try:
+            aside.write_bytes(data)
+            os.replace(aside, path)  # noqa: PTH105 - atomic on every file system that matters
+        except BaseException:  # a full disk must not keep a half of it
+            with suppress(OSError):
+                aside.unlink()
+            raise
         self._rows.update(zip(item_ids, rows, strict=True))
         return path
 

@@ -18,11 +18,20 @@ from store.registry.manifest import Outcome, Verdict
 from store.registry.moves import MoveKind, Moves, Standing, fold
 from store.registry.signing import SigningKey
 from store.registry.versions import Versions
+from trainer.daemon.journal import Journal, summary_of
 from trainer.due import ScheduleSettings, after, settle
-from trainer.journal import Journal, summary_of
 from trainer.news import Seen, Stock, items_with
 from trainer.snapshot import Drawing
-from trainer.work import CycleReport, CycleResult, CycleSettings, CycleWork, LaneTraining, Places, draft_folder
+from trainer.work import (
+    CycleReport,
+    CycleResult,
+    CycleSettings,
+    CycleWork,
+    LaneTraining,
+    Places,
+    draft_folder,
+    drawing_of,
+)
 from trainer.worker import Worker
 
 log = structlog.get_logger()
@@ -67,12 +76,7 @@ class Conductor:
 
     def drawing(self, training: LaneTraining, now_s: float) -> Drawing:
         """What a cycle draws at this time."""
-        return Drawing(
-            prompt_version=training.prompt_version,
-            quarantine_s=self.cycle.quarantine_s,
-            now_s=now_s,
-            allowed_labels=frozenset(training.labels),
-        )
+        return drawing_of(training, self.cycle, now_s)
 
     def run(
         self, training: LaneTraining, work: CycleWork, look: Look, stock: Stock, lease: Lease, stop: threading.Event

@@ -19,7 +19,7 @@ from store.event import wall_clock_s
 
 log = structlog.get_logger()
 
-_LATE: Final = 2.0  # ticks' time without one, and the scheduler is woken
+_LATE: Final = 3.0  # ticks' time without one, and the scheduler is woken
 
 
 class Every(BaseTrigger):  # type: ignore[misc] # the library has no types

@@ -1,0 +1,1 @@
+"""The daemon's own side of training: its ticks, its cycles, and what it says of them."""
