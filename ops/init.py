@@ -59,9 +59,10 @@ def _make(directory: Path, settings: Path) -> list[Made]:
     keys = directory / "keys"
     trusted = keys / "trusted"
     trusted.mkdir(parents=True, exist_ok=True)
-    keys.chmod(0o700)
+    for folder in (keys, trusted):
+        folder.chmod(0o700)
     prompt = directory / "prompts" / "classify.txt"
-    prompt.parent.mkdir(exist_ok=True)
+    prompt.parent.mkdir(mode=0o755, exist_ok=True)
     made: list[Made] = []
     for name in KEY_NAMES:
         path = keys / name

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import math
 import os
+import signal
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -148,7 +149,8 @@ def _error(status: int, code: str, message: str) -> JSONResponse:
 
 
 def main() -> None:
-    """Serve until SIGTERM or Ctrl-C."""
+    """Serve until SIGTERM or Ctrl-C; a terminal that hangs up is the demo's to hear."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parser = argparse.ArgumentParser(description="A teacher that repeats recorded answers.")
     parser.add_argument("--table", type=Path, required=True, help="JSONL with a text and the teacher's answer a row")
     parser.add_argument("--prompt-file", type=Path, required=True, help="the lane's prompt file")

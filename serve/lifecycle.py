@@ -17,8 +17,8 @@ from serve.admission import Admission, OverloadedError, StudentLine
 from serve.counts import Counts
 from serve.escalation import Question
 from serve.front.kept import Shared
-from serve.intake import Intake
 from serve.gateway import LaneService
+from serve.intake import Intake
 from serve.metrics import ServeMetrics
 from serve.pace import Pace
 from serve.parts import EventSink, Plan

@@ -125,7 +125,8 @@ class Publisher:
         self._in_flight += 1
         try:
             future = self._appender.append(record.topic, key=record.key, value=record.value, headers=record.headers)
-            await asyncio.wait_for(asyncio.wrap_future(future), self._ack_timeout_s)
+            async with asyncio.timeout(self._ack_timeout_s):
+                await asyncio.wrap_future(future)
         except RecordTooLargeError:
             self.counts.too_large += 1
             raise
@@ -168,7 +169,8 @@ class Publisher:
                     backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
                 self._direct = True
                 with contextlib.suppress(TimeoutError):  # what an earlier process left may come to light later
-                    await asyncio.wait_for(self._spooled.wait(), _LOOK_AGAIN_S)
+                    async with asyncio.timeout(_LOOK_AGAIN_S):  # `wait_for` may swallow a cancellation
+                        await self._spooled.wait()
             elif sent == len(payloads):
                 backoff_s, limit = _MIN_BACKOFF_S, _DRAIN_BATCH
             else:

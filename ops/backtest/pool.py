@@ -27,7 +27,7 @@ from ops.backtest.records import Answers, Ask, HardTopic, Run
 from ops.show.progress import Board, Show
 from store.errors import UnderstudyError
 
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S: Final = 0.2
 _END_S: Final = 2.0
 _TELL_EVERY_S: Final = 0.2
@@ -258,9 +258,13 @@ def _dismiss(state: _State, *workers: _Worker) -> None:
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, instead of ending us wherever we are."""
+    """An event that Ctrl-C, SIGTERM and a terminal that closes set, instead of ending us wherever we are.
+
+    Under `nohup` the terminal may close: what is ignored stays ignored.
+    """
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in _STOP_SIGNALS}
+    heard = [number for number in _STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in heard}
     try:
         yield stop
     finally:
@@ -270,12 +274,13 @@ def _interrupts() -> Iterator[threading.Event]:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """What is started meanwhile ignores Ctrl-C from its first moment: we hear it, and end it ourselves."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What is started meanwhile ignores Ctrl-C and hang-ups from its first moment: we hear them and end it."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _serve(connection: Connection, source: Source) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from ops.cli.output import EXIT_CODES, Format
-from ops.processes.private_files import write_for_owner_alone
 from ops.settings import Settings
 from ops.site import Site
+from ops.state.private_files import write_for_owner_alone
 from store.errors import UnderstudyError
 
 Config = Annotated[

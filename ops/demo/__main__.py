@@ -252,8 +252,9 @@ async def _run_until_signal(demo: Demo) -> dict[str, Any] | None:
             demo.console.print("\nstopping everything …", highlight=False)
             task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, ask)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under `nohup` the terminal may close
+            loop.add_signal_handler(number, ask)
     try:
         return await task
     except asyncio.CancelledError:

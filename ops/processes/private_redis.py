@@ -11,8 +11,8 @@ from typing import Final
 
 import structlog
 
-from ops.processes.disk import refusal
 from ops.processes.supervisor import RestartPolicy, delay_after
+from ops.state.disk import refusal
 from store.buffer.server import Server
 from store.errors import StoreUnavailableError
 

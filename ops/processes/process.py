@@ -1,4 +1,4 @@
-"""A process of ours: its signals, its grace, the file that says where it is, and the watch on its supervisor.
+"""A process of ours: its grace, its locks, the file that says where it is, and the watch on its supervisor.
 
 A supervised child holds the read end of a pipe, its lifeline. The supervisor holds the only write end and never writes:
 the pipe reads as closed the moment the supervisor is gone, however it died, so no child outlives it by more than its
@@ -18,8 +18,8 @@ import msgspec
 import psutil
 import structlog
 
-from ops.processes.private_files import tighten
 from ops.processes.signals import Signals, listen
+from ops.state.private_files import tighten
 from store.errors import StateUnwritableError, UnderstudyError
 
 _log = structlog.get_logger()

@@ -22,15 +22,15 @@ from ops.cli.output import RefusedError
 from ops.open_log import ensure_topics, open_appender
 from ops.processes import logs
 from ops.processes.admin import Probes, admin_server
-from ops.processes.disk import refusal
 from ops.processes.limits import raise_file_limit
-from ops.processes.private_files import tighten
 from ops.processes.private_redis import PrivateRedis
 from ops.processes.process import Daemon, RunFile, daemon, exclusive, keep_trying, write_run_file
 from ops.processes.reload import reload_gateway
 from ops.processes.signals import listen
 from ops.processes.supervisor import ChildSpec, RestartPolicy, Supervisor
 from ops.site import REDIS_RUN_NAME, Site
+from ops.state.disk import refusal
+from ops.state.private_files import tighten
 from serve.app import build_app
 from serve.drain import Drain
 from serve.front.connections import Connections, protocol_of

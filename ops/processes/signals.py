@@ -6,11 +6,10 @@ stop it, and it stops (not under `nohup`). SIGUSR1 and SIGUSR2 are ignored, and 
 """
 
 import os
-import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
 
@@ -53,14 +52,15 @@ class Signals:
         """Do what a signal asks for."""
         name = signal.Signals(number).name
         if number in _STOP:
-            if not self.stop.is_set():
-                _log.info("stopping", signal=name)
+            before = self.stop.is_set()
             self.stop.set()
+            if not before:
+                _log.info("stopping", signal=name)
         elif number != signal.SIGHUP:
             _log.warning("signal_ignored", signal=name)
         elif self._in_terminal and not _has_terminal():
-            _log.warning("stopping", signal=name, why="the terminal is gone; nohup keeps it running")
             self.stop.set()
+            _log.warning("stopping", signal=name, why="the terminal is gone; nohup keeps it running")
         else:
             self._hang_up()
 
@@ -79,34 +79,43 @@ class Signals:
 
 @contextmanager
 def listen() -> Iterator[Signals]:
-    """Hear the process's signals, on the main thread, until the context ends.
+    """Hear the process's signals until the context ends; entered on the main thread.
 
-    The handler only queues the number (`SimpleQueue.put` may interrupt itself, an event's `set` may not); a thread does
-    what is to be done.
+    The interpreter writes each signal's number into a pipe in whichever thread the kernel has interrupted, and a thread
+    of ours does what is to be done. A handler in Python would run on the main thread, once that wakes: of two signals
+    that come together the second one interrupts another thread, and waits for as long as the main thread does.
     """
-    numbers: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-
-    def put(number: int, _frame: FrameType | None) -> None:
-        numbers.put(number)
-
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     signals = Signals(in_terminal=not under_nohup and _has_terminal())
-    before = {number: signal.signal(number, put) for number in _HEARD}
-    held = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # our supervisor held it back until now
-    thread = threading.Thread(target=_hear, args=(numbers, signals), name="signals", daemon=True)
+    thread = threading.Thread(target=_hear, args=(heard, signals), name="signals", daemon=True)
     thread.start()
+    fd_before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _to_the_pipe) for number in _HEARD}
+    held = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # our supervisor held it back until now
     try:
         yield signals
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
         for number, handler in before.items():
             signal.signal(number, handler if _afterwards is None else _afterwards)
-        numbers.put(None)
+        signal.set_wakeup_fd(fd_before)
+        os.close(told)
 
 
-def _hear(numbers: "queue.SimpleQueue[int | None]", signals: Signals) -> None:
-    while (number := numbers.get()) is not None:
-        signals.heard(number)
+def _to_the_pipe(_number: int, _frame: FrameType | None) -> None:
+    """Nothing: that there is a handler makes the interpreter write the number into the pipe."""
+
+
+def _hear(heard: int, signals: Signals) -> None:
+    """Do what each signal asks for until the pipe's other end is closed."""
+    while numbers := os.read(heard, 512):
+        for number in numbers:
+            if number in _HEARD:
+                with suppress(Exception):  # a line that cannot be written (the terminal is gone) must not deafen us
+                    signals.heard(number)
+    os.close(heard)
 
 
 def _has_terminal() -> bool:

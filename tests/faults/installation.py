@@ -165,7 +165,11 @@ class Installation:
 
 @contextmanager
 def installation(
-    seed: int, deadline_s: float, *, state: Callable[[Path], AbstractContextManager[object]] = nullcontext
+    seed: int,
+    deadline_s: float,
+    *,
+    state: Callable[[Path], AbstractContextManager[object]] = nullcontext,
+    port: int = 0,
 ) -> Iterator[Installation]:
     """A running installation with a champion; the folder and every process are gone after it.
 
@@ -173,6 +177,7 @@ def installation(
         seed: of the traffic.
         deadline_s: monotonic seconds.
         state: prepares the state directory, and cleans up after all processes have ended (a disk of its own).
+        port: of the gateway; 0: any free one.
 
     Raises:
         InstallationError: it did not come about before `deadline_s`, or something outlived the stop.
@@ -183,8 +188,8 @@ def installation(
         rows = generate(TrafficSettings(seed=seed, rows=_ROWS))
         made = _prepare(folder, rows)
         try:
-            with state(folder / "state"), _teacher(folder) as port:
-                _configure(made, port, sorted({row.label for row in rows}))
+            with state(folder / "state"), _teacher(folder) as teacher_port:
+                _configure(made, teacher_port, sorted({row.label for row in rows}), port)
                 loaded = Installation(
                     folder=folder,
                     site=Site(Settings.load(made)),
@@ -207,11 +212,11 @@ def _prepare(folder: Path, rows: list[Row]) -> Path:
     return folder / SETTINGS_NAME
 
 
-def _configure(file: Path, teacher_port: int, labels: list[str]) -> None:
+def _configure(file: Path, teacher_port: int, labels: list[str], port: int) -> None:
     """What a quick first version asks for, and cycles only when they are asked for."""
     text = file.read_text("utf-8")
     for (table, key), value in {
-        ("gateway", "port"): 0,
+        ("gateway", "port"): port,
         ("admin", "serve_port"): 0,
         ("admin", "ingest_port"): 0,
         ("admin", "train_port"): 0,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import pytest
 import redis
 
 from ops.open_log import open_history
@@ -19,7 +21,7 @@ from tests.faults.claims import read_log
 from tests.faults.disks import Disk, SmallDisk, small_disk
 from tests.faults.installation import LANE, Installation, installation
 
-_LIMIT_S: Final = 270.0
+_LIMIT_S: Final = 550.0  # a minute, on a machine that is not busy
 _MIB: Final = 320  # versions take a hundred of them
 
 
@@ -73,6 +75,16 @@ def in_log(made: Installation) -> list[str]:
         return [event_id for event_id, _ in read_log(history, LANE, made.site.secret.lane_key(LANE))]
 
 
+def answers(port: int, text: str) -> bool:
+    """Whether the student of a gateway that has no run file answers."""
+    body = {"model": LANE.use_case, "input": text}
+    try:
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/classify", json=body, timeout=20.0, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == 200 and answer.json()["data"][0]["served_by"] == "student"
+
+
 def readable_by_others(folder: Path) -> list[str]:
     found = [folder, *folder.rglob("*")]
     return [
@@ -82,6 +94,7 @@ def readable_by_others(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(600)
 def test_a_full_disk_ends_nothing_and_all_goes_on_by_itself_once_there_is_room() -> None:
     deadline_s = time.monotonic() + _LIMIT_S
     disks: list[Disk] = []
@@ -92,7 +105,9 @@ def test_a_full_disk_ends_nothing_and_all_goes_on_by_itself_once_there_is_room()
             disks.append(disk)
             yield
 
-    with installation(5, deadline_s, state=on_a_small_disk) as made:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with installation(5, deadline_s, state=on_a_small_disk, port=port) as made:
         (disk,) = disks
         asked, known = Asked(made), [row.text for row in made.known]
         for number in range(5):
@@ -115,9 +130,9 @@ def test_a_full_disk_ends_nothing_and_all_goes_on_by_itself_once_there_is_room()
             made.until("the cause is said", lambda: b"redis_waits_for_room" in made.log_file.read_bytes(), deadline_s)
 
         assert first is not None
-        os.kill(first, signal.SIGKILL)  # a gateway also starts in this state, and answers from its version
-        made.until("another gateway", lambda: made.log_file.read_bytes().count(b'"child": "serve"') >= 3, deadline_s)
-        if isinstance(disk, SmallDisk):
+        os.kill(first, signal.SIGKILL)
+        if isinstance(disk, SmallDisk):  # a gateway also starts in this state, and answers from its version
+            made.until("another gateway answers", lambda: answers(port, known[0]), deadline_s)
             assert not redis_answers(made)
 
         disk.free()

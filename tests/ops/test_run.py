@@ -68,6 +68,7 @@ def test_ingest_and_train_wait_for_redis_and_stop_on_sigterm(tmp_path: Path, red
     with running(settings, name) as process:
         record = found(settings, name)
         assert (status_of(record, "/livez"), status_of(record, "/readyz")) == (200, 503)
+        process.send_signal(signal.SIGHUP)  # there is nothing to reload: it goes on
         redis_file = RunFile(name="redis", pid=os.getpid(), started_s=wall_clock_s(), url=redis_url)
         write_run_file(open_site(settings).run_directory, redis_file)
         until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
@@ -100,6 +101,20 @@ def test_serve_answers_probes_and_stops_on_sigterm_even_with_redis_down(tmp_path
         assert status_of(record, "/livez") == 200
         answer = httpx.post(f"http://127.0.0.1:{record.port}/v1/chat/completions", json={"model": "support"})
         assert answer.status_code == 501
+        stop(process)
+
+
+def test_serve_starts_without_the_private_redis_and_reloads_its_keys_on_sighup(tmp_path: Path) -> None:
+    settings = make_site(tmp_path / "site", url='""')
+    with running(settings, "serve") as process:
+        record = found(settings, "serve")
+        until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
+        url, body = f"http://127.0.0.1:{record.port}/classify", {"model": "support", "input": "hello"}
+        assert httpx.post(url, json=body, timeout=30).status_code == 503  # no lease, no student
+        text = settings.read_text("utf-8")
+        settings.write_text(text.replace("#api_keys", "api_keys"), "utf-8")
+        process.send_signal(signal.SIGHUP)
+        until(lambda: httpx.post(url, json=body, timeout=30).status_code == 401)
         stop(process)
 
 
@@ -140,6 +155,9 @@ def test_run_all_leaves_no_process_whatever_ends_it(tmp_path: Path, number: sign
             found(settings, name)
         family = [child.pid for child in psutil.Process(supervisor.pid).children(recursive=True)]
         assert len(family) >= 4  # three processes and redis-server
+        supervisor.send_signal(signal.SIGHUP)  # passed on, and the end of nobody
+        time.sleep(0.5)
+        assert not any(map(gone, family))
         supervisor.send_signal(number)
         supervisor.wait(60)
         assert supervisor.returncode == (0 if number == signal.SIGINT else -signal.SIGKILL)

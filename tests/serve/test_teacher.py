@@ -420,3 +420,22 @@ def test_a_prompt_must_hold_the_text_and_nothing_that_nobody_fills(prompt: str) 
 def test_a_prompt_may_leave_the_labels_out_and_write_dollars() -> None:
     check: Callable[[str], TeacherSettings] = lambda prompt: replace(TEACHER, prompt=prompt)  # noqa: E731
     assert check("$text costs $$5").prompt
+
+
+def test_once_it_stops_asking_what_was_sent_is_answered_and_what_waits_costs_nothing() -> None:
+    async def scene() -> None:
+        endpoint = FakeEndpoint()
+        endpoint.hold = asyncio.Event()
+        settings = replace(TEACHER, concurrency=1)
+        teacher = Teacher(settings, LABELS, monotonic=lambda: 0.0, client=endpoint.client())
+        sent, waits = asyncio.create_task(teacher.ask("one")), asyncio.create_task(teacher.ask("two"))
+        await eventually(lambda: endpoint.running == 1)
+        teacher.stop_asking()
+        endpoint.hold.set()
+        assert isinstance(await sent, Answered)
+        for reply in (await waits, await teacher.ask("three")):
+            assert isinstance(reply, Unavailable)
+            assert not reply.billed
+        assert len(endpoint.bodies) == 1
+
+    asyncio.run(scene())

@@ -1,6 +1,7 @@
 """Publishing: acknowledged by the log, or on disk, before publish() returns."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -279,3 +280,66 @@ def test_an_accepted_event_survives_kill_nine(tmp_path: Path) -> None:
 
     asyncio.run(after())
     assert {line for line in accepted if len(line) == 36} <= set(log.ids())
+
+
+def test_a_spool_that_takes_nothing_keeps_no_event_from_a_log_that_is_well_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FlakyLog()
+
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def accepted(publisher: Publisher, number: int) -> bool:
+        try:
+            await publisher.publish(event(number), "item")
+        except SpoolFullError:
+            return False
+        return True
+
+    async def scene() -> Publisher:
+        publisher = publisher_on(log, tmp_path)
+        await publisher.start()
+        log.state = "down"
+        assert not await accepted(publisher, 0)
+        log.state = "well"
+        async with asyncio.timeout(20):
+            number = 1
+            while not await accepted(publisher, number):
+                number += 1
+                await asyncio.sleep(0.02)
+        assert publisher.counts.dropped == number
+        await publisher.close()
+        return publisher
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    publisher = asyncio.run(scene())
+    assert publisher.counts.acknowledged == 1
+    assert publisher.counts.spooled == 0
+    assert len(log.ids()) == 1
+
+
+def test_what_an_earlier_process_spooled_is_sent_also_where_it_comes_to_light_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.publisher._LOOK_AGAIN_S", 0.05)
+    log, folder = FlakyLog(), tmp_path / "spool"
+
+    async def spools(publisher: Publisher) -> None:
+        await publisher.start()
+        await publisher.publish(event(1), "item")
+        await publisher.close()
+
+    asyncio.run(spools(publisher_on(DownLog(), folder)))
+    aside = folder.rename(tmp_path / "aside")
+    folder.write_bytes(b"in its place")
+
+    async def scene() -> None:
+        publisher = publisher_on(log, folder)
+        await publisher.start()
+        folder.unlink()
+        aside.rename(folder)
+        await until(lambda: log.ids() == [event(1).id])
+        await publisher.close()
+
+    asyncio.run(scene())

@@ -6,6 +6,8 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -26,6 +28,18 @@ for number in range(10**9):
     spool.append(b"%d" % number).result()
     print(number, flush=True)
 """
+
+
+def refuse(*_: object) -> None:
+    message = "No space left on device"
+    raise OSError(28, message)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def drain(spool: Spool, limit: int = 7) -> list[bytes]:
@@ -134,10 +148,6 @@ def test_a_disk_that_refuses_fails_the_append_and_keeps_what_was_there(
     spool = Spool(tmp_path, 1 << 20)
     append(spool, [b"before"])
 
-    def refuse(handle: int) -> None:
-        message = "No space left on device"
-        raise OSError(28, message)
-
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", refuse)
         with pytest.raises(SpoolFullError, match="No space left"):
@@ -200,3 +210,70 @@ def test_a_frame_says_its_length_and_crc(tmp_path: Path) -> None:
     spool.close()
     (segment,) = tmp_path.glob("*.spool")
     assert segment.read_bytes() == struct.pack("<II", 9, 0xCBF43926) + b"123456789"  # CRC-32's check value
+
+
+def test_a_spool_that_cannot_be_opened_yet_drops_aloud_and_opens_once_it_can(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    earlier = Spool(folder, 1 << 20)
+    append(earlier, [b"from before"])
+    earlier.close()
+    aside = folder.rename(tmp_path / "aside")
+    folder.write_bytes(b"in its place")  # as on a disk without room, the directory cannot be made
+    spool = Spool(folder, 1 << 20)
+    with pytest.raises(SpoolFullError, match="could not be written"):
+        spool.append(b"lost").result(10)
+    assert spool.bytes_kept == 0
+    folder.unlink()
+    aside.rename(folder)
+    until(lambda: not spool.empty)  # without anybody appending
+    append(spool, [b"after"])
+    assert drain(spool) == [b"from before", b"after"]
+    spool.close()
+    assert spool.empty
+
+
+def test_a_disk_that_goes_on_refusing_leaves_neither_files_nor_segments_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    append(spool, [b"before"])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        for number in range(50):
+            with pytest.raises(SpoolFullError):
+                spool.append(b"%d" % number).result(10)
+    assert len(list(tmp_path.glob("*.spool"))) == len(spool._segments) == 1
+    append(spool, [b"after"])
+    assert drain(spool) == [b"before", b"after"]
+    spool.close()
+
+
+def test_a_segment_that_cannot_be_read_or_cut_keeps_no_gateway_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    append(spool, [b"kept"])
+    spool.close()
+    (segment,) = tmp_path.glob("*.spool")
+    segment.write_bytes(segment.read_bytes() + b"\x09torn")
+    (tmp_path / "0000000009.spool").mkdir()  # reads as an error
+    (tmp_path / "notes.spool").write_bytes(b"not ours")
+    monkeypatch.setattr(os, "truncate", refuse)
+    again = Spool(tmp_path, 1 << 20)
+    assert drain(again) == [b"kept"]
+    append(again, [b"new"])
+    assert drain(again) == [b"new"]
+    again.close()
+
+
+def test_nobody_else_can_read_it_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        spool = Spool(tmp_path / "spool", 1 << 20)
+        append(spool, [b"secret"])
+        spool.close()
+    finally:
+        os.umask(before)
+    found = [tmp_path / "spool", *(tmp_path / "spool").iterdir()]
+    assert [path for path in found if path.stat().st_mode & 0o077] == []
+    assert len(found) == 3
