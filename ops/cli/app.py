@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from ops.cli import backtest as cli_backtest
 from ops.cli import data as cli_data
 from ops.cli import lane as cli_lane
+from ops.cli import repair as cli_repair
 from ops.cli import run as cli_run
 from ops.cli.options import EPILOG, Output
 from ops.cli.output import Format, emit_error, emit_json, emit_table, exit_code_of
@@ -61,6 +62,8 @@ app.add_typer(cli_lane.app)
 app.add_typer(cli_lane.cycle, name="cycle")
 app.add_typer(cli_data.app)
 app.add_typer(cli_data.dlq, name="dlq")
+app.add_typer(cli_repair.ingest, name="ingest")
+app.add_typer(cli_repair.buffer, name="buffer")
 app.add_typer(cli_backtest.app)
 
 
