@@ -1,8 +1,10 @@
 """The `understudy` command. It starts without torch; `run` and the trainer's child alone import that."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from typer.core import TyperGroup
 
@@ -21,7 +23,9 @@ class _Group(TyperGroup):
     """The root command: an error of ours ends it with a message and its exit code, not with a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command."""
+        """Run the chosen command; what it logs goes beside its answer, to standard error."""
+        if not structlog.is_configured():
+            structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
         try:
             return super().invoke(ctx)
         except UnderstudyError as error:
