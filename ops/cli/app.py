@@ -11,11 +11,11 @@ from typer.core import TyperGroup
 from ops.cli import backtest as cli_backtest
 from ops.cli import data as cli_data
 from ops.cli import lane as cli_lane
-from ops.cli import repair as cli_repair
 from ops.cli import run as cli_run
 from ops.cli.options import EPILOG, Output
 from ops.cli.output import Format, emit_error, emit_json, emit_table, exit_code_of
 from ops.init import init as prepare
+from ops.repair import cli as cli_repair
 from store.errors import UnderstudyError
 
 
