@@ -30,6 +30,7 @@ from serve.teacher.client import prompt_version
 from store.buffer.ledger import Buffer, Claim, Slot
 from store.control import Control
 from store.errors import SettingsError
+from store.event import Lane
 from store.redact import redact
 from store.registry.moves import fold
 from store.registry.versions import Registry
@@ -219,23 +220,28 @@ def ingest(
         buffer,
         appender,
         use_case=use_case,
-        lanes={
-            section.lane: LaneKeys(
-                lane_key=site.secret.lane_key(section.lane),
-                redaction_key=site.secret.redaction_key(section.lane),
-                subject_key=site.secret.subject_key(section.lane),
-                task=section.task,
-                training_permitted=section.training_permitted,
-                labels=section.labels,
-            )
-            for section in site.settings.lanes
-            if section.use_case == use_case
-        },
+        lanes=lane_keys(site, use_case),
         secret=site.secret,
         settings=IngestSettings(),
         metrics=metrics,
         rng=Random(secrets.randbits(128)),  # noqa: S311 - jitter
     )
+
+
+def lane_keys(site: Site, use_case: str) -> dict[Lane, LaneKeys]:
+    """What ingest has to know of the lanes of a use case."""
+    return {
+        section.lane: LaneKeys(
+            lane_key=site.secret.lane_key(section.lane),
+            redaction_key=site.secret.redaction_key(section.lane),
+            subject_key=site.secret.subject_key(section.lane),
+            task=section.task,
+            training_permitted=section.training_permitted,
+            labels=section.labels,
+        )
+        for section in site.settings.lanes
+        if section.use_case == use_case
+    }
 
 
 def _source(site: Site, client: redis.Redis, buffer: Buffer, use_case: str, owner: str) -> Source:

@@ -51,6 +51,10 @@ class PositionOutsideLogError(LogError):
     """The stored position is no longer (or not yet) in the log. A person must decide; never jump silently."""
 
 
+class DamagedRecordError(LogError):
+    """A record of the log fails its checksum. A person must decide: repair the log, or step over it."""
+
+
 class SpoolFullError(LogError):
     """The disk spool is at its limit: the event was dropped, counted, and must raise an alert."""
 

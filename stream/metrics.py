@@ -113,8 +113,8 @@ class IngestMetrics:
             ),
             positions_outside=counter(
                 "positions_outside_log",
-                "Stored positions that the log no longer (or not yet) holds, and damaged records of the log; worry at 1:"
-                " that partition stands still until a person has decided.",
+                "Stored positions that the log no longer (or not yet) holds, and damaged records of the log; worry at"
+                " 1: that partition stands still until a person has decided.",
                 "use_case",
             ),
             buffer_events=gauge(

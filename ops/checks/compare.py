@@ -5,7 +5,7 @@ the log is worked out at both positions, and only what was asked in between is c
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from ops.checks.oracle import LaneRules, LaneTotals, Oracle, Question, as_kept, 
 from ops.cli.reports import Differing
 from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
+from store.buffer.repair.positions import Skip
 from store.event import Lane
 from stream.log import History, topic_of
 
@@ -29,6 +30,7 @@ class LookedAt:
     counters: Mapping[Lane, Counters]
     audits: Mapping[Lane, Mapping[str, AuditTally]]
     dead: Mapping[str, int]
+    damaged: Mapping[Lane, frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,34 +82,48 @@ def _look_once(buffer: Buffer, use_case: str, lanes: list[Lane]) -> LookedAt:
         counters={lane: buffer.counters(lane) for lane in lanes},
         audits={lane: dict(buffer.audits(lane)) for lane in lanes},
         dead=dict(buffer.dead(use_case)),
+        damaged={lane: buffer.damaged(lane) for lane in lanes},
         after=dict(buffer.positions(use_case)),
     )
 
 
 def replay(
-    use_case: str, rules: Mapping[Lane, LaneRules], history: History, seen: LookedAt, *, max_age_s: float
+    use_case: str,
+    rules: Mapping[Lane, LaneRules],
+    history: History,
+    seen: LookedAt,
+    *,
+    max_age_s: float,
+    skips: Collection[Skip] = (),
 ) -> Replay:
-    """Read the log from its beginning up to the positions that were seen.
+    """Read the log from its beginning up to the positions that were seen; what was skipped is left out.
 
     Raises:
         LogUnavailableError: the log did not answer.
+        DamagedRecordError: a record fails its checksum, and nobody has skipped it.
         PositionOutsideLogError: records disappeared while they were read.
     """
     oracle = Oracle(use_case, rules, max_age_s=max_age_s)
     slots = history.slots(topic_of(use_case))
     begins = {slot: history.bounds(slot)[0] for slot in slots}
-    lost = seen.before.keys() - set(slots)  # of a topic that was deleted or made anew
+    elsewhere = {slot for slot, at in seen.before.items() if at != BEGINNING}
+    lost = elsewhere - set(slots)  # of a topic that was deleted or made anew
+    unread = {slot: sorted(skip.unread for skip in skips if skip.slot == slot) for slot in slots}
     for slot in slots:
-        _feed(oracle, history, slot, begins[slot], seen.before.get(slot, BEGINNING))
+        start, end = begins[slot], _within(history, slot, seen.before.get(slot, BEGINNING))
+        for first, last in unread[slot]:
+            _feed(oracle, history, slot, start, str(min(first, int(end))))
+            start = str(max(int(start), last))
+        _feed(oracle, history, slot, start, end)
     low, low_dead = copy.deepcopy(oracle.lanes), dict(oracle.dead)
     asked: set[tuple[Lane, str]] = set()
     for slot in slots:
-        start = seen.before.get(slot, BEGINNING)
+        start = _within(history, slot, seen.before.get(slot, BEGINNING))
         start = begins[slot] if start == BEGINNING else start
-        asked |= _feed(oracle, history, slot, start, seen.after.get(slot, BEGINNING))
+        asked |= _feed(oracle, history, slot, start, _within(history, slot, seen.after.get(slot, BEGINNING)))
     return Replay(
         from_offset=max((int(begin) for begin in begins.values()), default=0),
-        complete=not lost and not any(int(begin) for begin in begins.values()),
+        complete=not lost and not skips and not any(int(begin) for begin in begins.values()),
         offsets={f"{slot.uuid}/{slot.partition}": position for slot, position in sorted(seen.before.items())},
         records=oracle.records,
         low=low,
@@ -118,9 +134,16 @@ def replay(
     )
 
 
+def _within(history: History, slot: Slot, position: str) -> str:
+    """The position, or where the log ends if that is before it: it stands still there until a person decides."""
+    if not position.isascii() or not position.isdecimal():
+        return BEGINNING
+    return str(min(int(position), int(history.bounds(slot)[1])))
+
+
 def _feed(oracle: Oracle, history: History, slot: Slot, start: str, end: str) -> set[tuple[Lane, str]]:
     """Let the oracle read [start, end) of a slot; the questions that were asked there."""
-    if end == BEGINNING or int(end) <= int(start):
+    if int(end) <= int(start):
         return set()
     asked = (oracle.feed(record.value, record.timestamp_ms) for record in history.read(slot, start, end))
     return {question for question in asked if question is not None}

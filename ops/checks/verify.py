@@ -1,8 +1,10 @@
 """`understudy verify`: does the buffer hold what the log says, and is every version and move what was signed?"""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from ops.checks.compare import Findings, Replay, compare, dead_off, look, replay
 from ops.checks.oracle import LaneRules
@@ -10,6 +12,7 @@ from ops.cli.reports import Differing, VerifyReport
 from ops.open_log import open_history
 from ops.site import Site
 from store.buffer.ledger import Buffer
+from store.buffer.repair.positions import Positions, Skip
 from store.errors import BadSignatureError, RegistryError
 from store.event import Lane
 from store.registry.versions import Registry
@@ -40,6 +43,7 @@ def verify(
     registry: Registry,
     items_per_stratum: int,
     max_age_s: float,
+    skips: Mapping[str, Collection[Skip]] | None = None,
 ) -> VerifyReport:
     """Verify the chosen lanes.
 
@@ -51,6 +55,7 @@ def verify(
         registry: whose versions and moves are verified.
         items_per_stratum: how many the buffer keeps of each lane and stratum.
         max_age_s: an event older than this when the log took it is a dead letter.
+        skips: by use case, where a person has decided to read on elsewhere.
 
     Raises:
         StoreUnavailableError, LogUnavailableError: Redis or the log did not answer.
@@ -59,14 +64,35 @@ def verify(
     replays: list[Replay] = []
     findings: list[Findings] = []
     differing: list[Differing] = []
+    damaged: list[str] = []
+    decided = [skip for use_case in {lane.use_case for lane in lanes} for skip in (skips or {}).get(use_case, ())]
     for use_case in sorted({lane.use_case for lane in lanes}):
         seen = look(buffer, use_case, rules[use_case])
-        said = replay(use_case, rules[use_case], history, seen, max_age_s=max_age_s)
+        said = replay(
+            use_case, rules[use_case], history, seen, max_age_s=max_age_s, skips=(skips or {}).get(use_case, ())
+        )
+        damaged += [f"{lane}: {name}" for lane in lanes if lane in seen.damaged for name in sorted(seen.damaged[lane])]
         replays.append(said)
         findings += [compare(lane, seen, said, items_per_stratum) for lane in lanes if lane.use_case == use_case]
         if said.complete and (wrong := dead_off(seen, said)):
             differing.append(Differing(what=use_case, fields=wrong))
-    return _report(replays, findings, differing, check_registry(registry, lanes), lanes)
+    report = _report(replays, findings, differing, check_registry(registry, lanes), lanes)
+    return msgspec.structs.replace(
+        report,
+        ok=report.ok and not damaged,
+        damaged=damaged[:LISTED],
+        skipped=[_told(skip) for skip in decided][-LISTED:],
+    )
+
+
+def _told(skip: Skip) -> str:
+    """A skip in one line."""
+    parts = [f"{skip.slot.topic}[{skip.slot.partition}]: {skip.at} -> {skip.to} by {skip.who}: {skip.why}"]
+    if skip.unread[1] > skip.unread[0]:
+        parts.append(f"{skip.unread[0]} to {skip.unread[1]} never read")
+    if skip.again[1] > skip.again[0]:
+        parts.append(f"{skip.again[0]} to {skip.again[1]} read again")
+    return "; ".join(parts)
 
 
 def verify_site(site: Site, chosen: Iterable[Lane]) -> VerifyReport:
@@ -80,6 +106,7 @@ def verify_site(site: Site, chosen: Iterable[Lane]) -> VerifyReport:
             registry=site.registry,
             items_per_stratum=site.settings.buffer.items_per_stratum,
             max_age_s=IngestSettings().max_age_s,
+            skips={use_case: Positions(client).skips(use_case) for use_case in site.use_cases},
         )
 
 
@@ -125,6 +152,8 @@ def _report(
         extra=extra[:LISTED],
         differing=differing[:LISTED],
         wrong=wrong,
+        damaged=[],
+        skipped=[],
         in_motion=sum(len(said.moving[lane]) for said in replays for lane in lanes if lane in said.moving),
         chain_ok=kept.chain_ok,
         signatures_ok=kept.signatures_ok,

@@ -1,8 +1,10 @@
 """The `understudy` command. It starts without torch; `run` and the trainer's child alone import that."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from typer.core import TyperGroup
 
@@ -15,6 +17,7 @@ from ops.cli.options import EPILOG, Output
 from ops.cli.output import Format, emit_error, emit_json, emit_table, exit_code_of
 from ops.init import init as prepare
 from ops.processes.leaving import leaving_at_once
+from ops.repair import cli as cli_repair
 from store.errors import UnderstudyError
 
 
@@ -22,7 +25,9 @@ class _Group(TyperGroup):
     """The root command: an error of ours ends it with a message and its exit code, not with a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command."""
+        """Run the chosen command; what it logs goes beside its answer, to standard error."""
+        if not structlog.is_configured():
+            structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
         try:
             return super().invoke(ctx)
         except UnderstudyError as error:
@@ -83,6 +88,8 @@ app.add_typer(cli_lane.cycle, name="cycle")
 app.add_typer(cli_data.app)
 app.add_typer(cli_data.dlq, name="dlq")
 app.add_typer(cli_keys.keys, name="keys")
+app.add_typer(cli_repair.ingest, name="ingest")
+app.add_typer(cli_repair.buffer, name="buffer")
 app.add_typer(cli_backtest.app)
 
 

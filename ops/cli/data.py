@@ -156,5 +156,9 @@ def _show_verified(report: VerifyReport) -> None:
     rows += [("differs", one.what, ", ".join(one.fields)) for one in report.differing]
     if rows:
         emit_table(["wrong", "item", "fields"], rows)
+    for name in report.damaged:
+        typer.echo(f"{name}: damaged; `understudy buffer rebuild` mends it", err=True)
+    for skip in report.skipped:
+        typer.echo(f"skipped: {skip}", err=True)
     for problem in report.problems:
         typer.echo(problem, err=True)

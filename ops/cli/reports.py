@@ -26,6 +26,8 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     extra: list[str]
     differing: list[Differing]
     wrong: int  # missing, extra and differing together
+    damaged: list[str]  # values that were found damaged and not mended: `understudy buffer rebuild` mends them
+    skipped: list[str]  # decisions to read on elsewhere, each with what was never read, or read again
     in_motion: int  # items that were asked about while we looked: compared within bounds
     chain_ok: bool
     signatures_ok: bool
@@ -71,3 +73,32 @@ class DeadLetterReport(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     by_reason: dict[str, int]
     letters: list[LetterShown]  # the newest of each use case, oldest first
+
+
+class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+    """One partition that read on, or would, because a person says so."""
+
+    topic: str
+    partition: int
+    position: str  # the stored one
+    begin: int  # of what the log keeps
+    end: int
+    to: str  # where it reads on
+    never_read: int  # records at most: those that had been deleted count, too
+    read_again: int  # records at most; one whose id is among its question's newest 32 is recognised and not counted
+    why_stopped: str
+    done: bool  # false: only shown
+
+
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one lane's part of the buffer."""
+
+    lane: str
+    complete: bool  # the log reaches back to its first record: all was worked out anew
+    records: int  # read from the log
+    damaged: list[str]  # what had been found damaged
+    mended: int  # items that were written from the log
+    lost: list[str]  # damaged items of which the log no longer has a record
+    items_before: int
+    items_after: int
+    done: bool  # false: only shown

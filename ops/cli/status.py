@@ -219,7 +219,7 @@ def _lag(history: History, use_case: str, positions: Mapping[Slot, str]) -> int:
     for slot in history.slots(topic_of(use_case)):
         begin, end = history.bounds(slot)
         position = positions.get(slot, BEGINNING)
-        records += int(end) - int(begin if position == BEGINNING else position)
+        records += max(0, int(end) - int(position if position.isdecimal() else begin))  # "-1", or damaged
     return records
 
 

@@ -180,7 +180,7 @@ def await_applied(
     moved_s, before = time.monotonic(), -1
     while True:
         stored = positions()
-        reached = {slot: int(stored.get(slot, BEGINNING)) for slot in ends}
+        reached = {slot: _number(stored.get(slot, BEGINNING)) for slot in ends}
         if all(reached[slot] >= int(end) for slot, end in ends.items() if int(end) > 0):
             return True
         if sum(reached.values()) != before:
@@ -188,6 +188,11 @@ def await_applied(
         elif time.monotonic() - moved_s > stalled_s:
             return False
         time.sleep(poll_s)
+
+
+def _number(position: str) -> int:
+    """A position as a number; before everything where it is damaged, and ingest stands still."""
+    return int(position) if position.isdecimal() else int(BEGINNING)
 
 
 def to_event(row: Row, lane: ImportLane, undated_s: float) -> ClassifyEscalation:

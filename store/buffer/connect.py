@@ -43,7 +43,7 @@ class _Following(_Connection):
         except redis.ResponseError as error:
             if not leads_elsewhere(error):
                 raise
-            self.disconnect()
+            self.disconnect()  # type: ignore[no-untyped-call] # the library's
             if self.pool is not None:
                 self.pool.forget()
             message = f"the server is not the primary any more: {error}"
@@ -89,7 +89,7 @@ def connect(url: str, *, answer_s: float) -> redis.Redis:
     says of time-outs in its query wins.
     """
     waits = {"socket_timeout": answer_s, "socket_connect_timeout": min(answer_s, _CONNECT_S)}
-    asked = redis.connection.parse_url(url)
+    asked = redis.connection.parse_url(url)  # type: ignore[no-untyped-call] # the library's
     overrides = {name: value for name, value in waits.items() if name not in asked}
     pool = FollowingPool.of(redis.ConnectionPool.from_url(url), **overrides, retry=Retry(NoBackoff(), 1))
     return redis.Redis.from_pool(pool)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import CorruptRecordError, KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 from kafka.net.compat import KafkaNetClient
 
 from store.buffer.ledger import Slot
-from store.errors import LogUnavailableError
+from store.errors import DamagedRecordError, LogUnavailableError
 from stream.log import Record
 from stream.outbox import MAX_RECORD_BYTES
 from stream.slots import start_offset
@@ -192,6 +192,7 @@ class KafkaHistory:
 
         Raises:
             PositionOutsideLogError: records from `start` on are no longer kept.
+            DamagedRecordError: a record fails its checksum.
         """
         begin, last = self.bounds(slot)
         offset, stop = start_offset(slot, start, int(begin), int(last)), int(end)
@@ -203,6 +204,10 @@ class KafkaHistory:
             try:
                 found = self._consumer.poll(200).get(partition, [])
                 position = self._consumer.position(partition)
+            except CorruptRecordError as error:
+                self._consumer.seek(partition, offset)  # drops what would raise for ever
+                message = f"{slot.topic}[{slot.partition}]: a record at or after offset {offset} is damaged: {error}"
+                raise DamagedRecordError(message) from error
             except KafkaError as error:
                 raise unavailable(error) from error
             if position > offset:  # over markers of transactions, too, which are no records

@@ -4,10 +4,12 @@ A partition that was just assigned is paused at offset 0 until the poll thread h
 read before the claim. Kafka's own committed offsets serve restarts and lag displays only.
 """
 
+import math
 import re
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -26,9 +28,21 @@ _COMMIT_S: Final = 0.5
 _PROBE_S: Final = 0.5
 _CHECK_S: Final = 5.0  # the topic's uuid and the ends of its partitions are asked for
 _LOOK_AGAIN_S: Final = 1.0  # while something is wrong
-_BROKEN_S: Final = 30.0  # a damaged partition is tried again: it may have been repaired, or stepped over
+_BROKEN_S: Final = 5.0  # a damaged partition is tried again: it may have been repaired, or stepped over
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Broken:
+    """Where a partition could not be read."""
+
+    offset: int
+    again_s: float  # monotonic; infinite while it is being tried
+    why: str
+
+
+_READABLE: Final = _Broken(offset=0, again_s=math.inf, why="")
 
 
 class KafkaSource:
@@ -44,7 +58,7 @@ class KafkaSource:
         self._slots = Slots()
         self._unclaimed: set[int] = set()  # assigned to us, not yet claimed
         self._doubtful: dict[int, int] = {}  # partition -> offset: fenced, so a commit must prove the membership
-        self._broken: dict[int, tuple[float, str]] = {}  # unreadable and paused -> (monotonic s to try again, why)
+        self._broken: dict[int, _Broken] = {}  # partition -> why it cannot be read
         self._look_again: dict[int, float] = {}  # stands still: unclaimed partition -> monotonic s
         self._ends: dict[int, int] = {}
         self._faults: dict[Dependency, str] = {}
@@ -79,7 +93,9 @@ class KafkaSource:
 
     def health(self) -> Health:
         """See `stream.log.Source`."""
-        broken = {slot: self._broken[slot.partition][1] for slot in self._slots.owned if slot.partition in self._broken}
+        broken = {
+            slot: self._broken[slot.partition].why for slot in self._slots.owned if slot.partition in self._broken
+        }
         return Health(faults=dict(self._faults), stopped={**self._slots.stopped, **broken})
 
     def lag(self) -> Mapping[Slot, Lag]:
@@ -146,6 +162,7 @@ class KafkaSource:
         """Take note of what the group assigned and took away."""
         for sign, partition in member.changes():
             self._forget(partition)
+            self._broken.pop(partition, None)
             if sign == "+":
                 self._unclaimed.add(partition)
 
@@ -154,7 +171,6 @@ class KafkaSource:
             if slot.partition == partition:
                 self._slots.drop(slot)
         self._unclaimed.discard(partition)
-        self._broken.pop(partition, None)
         self._look_again.pop(partition, None)
         self._ends.pop(partition, None)
         self._doubtful.pop(partition, None)
@@ -186,8 +202,10 @@ class KafkaSource:
 
     def _claim_new(self, member: Member) -> None:
         now = time.monotonic()
-        for partition in [number for number, (again, _) in self._broken.items() if now >= again]:
-            self._claim_again(member, partition)
+        for partition, broken in self._broken.items():
+            if now >= broken.again_s:
+                broken.again_s = math.inf  # until it fails again
+                self._claim_again(member, partition)
         wanted = [number for number in self._unclaimed if now >= self._look_again.get(number, 0.0)]
         if not wanted or (uuid := self._present_uuid(member)) is None:
             return
@@ -204,6 +222,8 @@ class KafkaSource:
             self._slots.stop(slot, str(error))
             self._look_again[slot.partition] = time.monotonic() + _LOOK_AGAIN_S
             return
+        if slot.partition in self._broken and self._broken[slot.partition].offset != offset:
+            del self._broken[slot.partition]  # stepped over
         if member.seek(slot.partition, offset):
             self._slots.take(slot, claim, offset)
             self._unclaimed.discard(slot.partition)
@@ -228,7 +248,7 @@ class KafkaSource:
             for slot, state in self._slots.owned.items()
             if self._held is not None
             and slot not in self._held
-            and slot.partition not in self._broken
+            and self._broken.get(slot.partition, _READABLE).again_s == math.inf
             and not state.broken_off
         }
         paused = member.paused()
@@ -253,6 +273,7 @@ class KafkaSource:
             if records[0].offset < state.read_offset:  # parked at 0 by the group while it was being resumed
                 self._claim_again(member, partition)
                 continue
+            self._broken.pop(partition, None)
             next_offset = max(records[-1].offset + 1, member.position(partition))
             batches.append(self._slots.batch(slots[partition], tuple(map(record_of, records)), next_offset))
         return batches
@@ -280,9 +301,11 @@ class KafkaSource:
     def _set_aside(self, member: Member, error: CorruptRecordError) -> None:
         """Leave the unreadable partition alone, so that the others go on; a poll would spin on it for ever."""
         member.revive()
-        why = f"a record of the log is damaged: {error}"
-        self._broken |= {number: (time.monotonic() + _BROKEN_S, why) for number in _partitions_in(error)}
-        _log.error("a record of the log is damaged: its partition stands still until it is repaired", error=str(error))
+        for slot, state in self._slots.owned.items():
+            if slot.partition in _partitions_in(error):
+                why = f"a record of the log at or after offset {state.read_offset} is damaged: {error}"
+                again_s = time.monotonic() + _BROKEN_S
+                self._broken[slot.partition] = _Broken(offset=state.read_offset, again_s=again_s, why=why)
 
     def _uncommitted(self) -> dict[int, int]:
         applied = {slot.partition: state.applied_offset for slot, state in self._slots.owned.items()}

@@ -40,6 +40,8 @@ COMMANDS = [
     ["verify"],
     ["dlq", "list"],
     ["import"],
+    ["ingest", "skip"],
+    ["buffer", "rebuild"],
 ]
 
 

@@ -76,10 +76,10 @@ class Pair:
 
     def fail_over(self) -> None:
         """The replica leads, the old primary follows it, and the address leads new connections to the new one."""
-        self.old.execute_command("WAIT", 1, int(_DEADLINE_S * 1000))
-        self.new.execute_command("REPLICAOF", "NO", "ONE")
+        self.old.wait(1, int(_DEADLINE_S * 1000))
+        self.new.replicaof("NO", "ONE")
         self.proxy.target = self.new_port
-        self.old.execute_command("REPLICAOF", "127.0.0.1", self.new_port)
+        self.old.replicaof("127.0.0.1", str(self.new_port))
 
 
 @contextmanager
@@ -88,9 +88,9 @@ def failover_pair(folder: Path) -> Iterator[Pair]:
     with ExitStack() as stack:
         ports = [stack.enter_context(_server(folder / name)) for name in ("old", "new")]
         old, new = (stack.enter_context(redis.Redis(port=port)) for port in ports)
-        new.execute_command("REPLICAOF", "127.0.0.1", ports[0])
+        new.replicaof("127.0.0.1", str(ports[0]))
         deadline = time.monotonic() + _DEADLINE_S
-        while new.info("replication").get("master_link_status") != "up":  # type: ignore[union-attr]
+        while new.info("replication").get("master_link_status") != "up":
             assert time.monotonic() < deadline
             time.sleep(0.02)
         proxy = stack.enter_context(closing(Proxy(ports[0])))
