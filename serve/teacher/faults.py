@@ -34,7 +34,9 @@ _NEVER_SENT: Final = (
     httpx2.InvalidURL,
 )
 # Refused without being read by any model.
-_FREE: Final = frozenset({400, 401, 402, 404, 405, 407, 410, 411, 413, 414, 415, 417, 421, 422, 426, 428, 429, 431, 503})
+_FREE: Final = frozenset(
+    {400, 401, 402, 404, 405, 407, 410, 411, 413, 414, 415, 417, 421, 422, 426, 428, 429, 431, 503}
+)
 _SETTINGS: Final[Mapping[int, Reason]] = {
     401: "key",
     402: "quota",
@@ -122,7 +124,10 @@ def fault_of_status(status: int, headers: Mapping[str, str], body: bytes) -> Fau
     billed = status not in _FREE or (filtered and status == _BAD_REQUEST)
     if reason is not None:
         return Fault(
-            detail=f"{detail}: {REASONS[reason]}", whose="settings", billed=status != _FORBIDDEN and billed, reason=reason
+            detail=f"{detail}: {REASONS[reason]}",
+            whose="settings",
+            billed=status != _FORBIDDEN and billed,
+            reason=reason,
         )
     if status in {_TOO_MANY, _UNAVAILABLE}:
         return Fault(detail=detail, whose="teacher", billed=False, again=True, wait_s=_retry_after_s(headers))
@@ -154,7 +159,7 @@ def _codes(body: bytes) -> Iterator[str]:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """How long the endpoint asks to wait. A date is measured against the endpoint's own; infinity: it cannot be read."""
+    """How long the endpoint asks to wait, a date measured against its own; infinity: it cannot be read."""
     text = headers.get("retry-after")
     if text is None:
         return None

@@ -37,9 +37,7 @@ class _Lease:
 class MemoryLedger:
     """Satisfies `serve.teacher.budget.Ledger`; its word ends with the process, and it forgets nothing before."""
 
-    def __init__(
-        self, settings: BudgetSettings, *, now: Callable[[], float], buckets_kept: int = BUCKETS_KEPT
-    ) -> None:
+    def __init__(self, settings: BudgetSettings, *, now: Callable[[], float], buckets_kept: int = BUCKETS_KEPT) -> None:
         """Nothing is spent yet.
 
         Args:

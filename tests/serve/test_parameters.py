@@ -107,7 +107,9 @@ def test_what_is_accepted_is_json_and_what_is_not_is_an_error_of_ours(parameters
     most_output_tokens(parameters)
 
 
-@pytest.mark.parametrize("key", ["", " ", "a b", "a\nb", "sk-\xe9", "sk-\u2013", "a\x00", "a\rb", "\udc80", "x" * 5_000])
+@pytest.mark.parametrize(
+    "key", ["", " ", "a b", "a\nb", "sk-\xe9", "sk-\u2013", "a\x00", "a\rb", "\udc80", "x" * 5_000]
+)
 def test_a_key_that_no_header_carries_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(SettingsError) as raised:
         checked_key(key)

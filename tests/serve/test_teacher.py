@@ -112,7 +112,15 @@ def test_an_endpoint_that_answers_with_something_else_is_down_and_may_have_been_
 
 
 @pytest.mark.parametrize(
-    "usage", [{}, {"prompt_tokens": 0, "completion_tokens": 0}, {"prompt_tokens": 10**40, "completion_tokens": 1}, {"prompt_tokens": None, "completion_tokens": 2}, {"prompt_tokens": -1}, {"a": 1}]
+    "usage",
+    [
+        {},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": 10**40, "completion_tokens": 1},
+        {"prompt_tokens": None, "completion_tokens": 2},
+        {"prompt_tokens": -1},
+        {"a": 1},
+    ],
 )
 def test_a_count_that_makes_no_sense_costs_the_bound_and_the_answer_is_kept(usage: dict[str, Any]) -> None:
     endpoint = FakeEndpoint()
@@ -345,7 +353,7 @@ def test_a_fault_of_the_settings_is_said_at_once_and_tried_ever_more_rarely(
         endpoint.status, endpoint.raw = status, json.dumps(body).encode()
         settings = replace(TEACHER, attempts=3, breaker_open_s=10.0)
         teacher = Teacher(settings, LABELS, monotonic=lambda: now[0], client=endpoint.client())
-        assert teacher.refused is None
+        assert teacher.available
         await asyncio.gather(*(teacher.ask("a") for _ in range(4)))
         assert teacher.refused == reason
         assert len(endpoint.bodies) == 4
@@ -355,7 +363,7 @@ def test_a_fault_of_the_settings_is_said_at_once_and_tried_ever_more_rarely(
             assert len(endpoint.bodies) == calls
         now[0], endpoint.status, endpoint.raw = 2_000.0, 200, None
         assert isinstance(await teacher.ask("a"), Answered)
-        assert teacher.refused is None
+        assert [teacher.refused] == [None]
         endpoint.status = 401
         await teacher.ask("a")
         now[0] = 2_010.0
@@ -375,7 +383,9 @@ def test_a_fault_of_the_settings_is_said_at_once_and_tried_ever_more_rarely(
     ],
 )
 def test_what_a_question_brought_on_itself_is_no_fault_of_the_settings(
-    status: int, body: dict[str, Any], billed: bool  # noqa: FBT001 - a case, not a flag
+    status: int,
+    body: dict[str, Any],
+    billed: bool,  # noqa: FBT001 - a case, not a flag
 ) -> None:
     async def main() -> None:
         endpoint = FakeEndpoint()
