@@ -81,14 +81,18 @@ local function roll(key)
     end
   end
   newest = math.max(now, newest)
-  redis.call('HSET', key, 'newest', newest)
+  if number(key, 'newest') ~= newest then  -- a beat that changes nothing writes nothing
+    redis.call('HSET', key, 'newest', newest)
+    if key == own then
+      redis.call('EXPIRE', own, bucket_s * (kept + 2))
+    end
+  end
   return newest
 end
 
 local before = number(spent, 'newest')
 local present = roll(spent)
 roll(own)
-redis.call('EXPIRE', own, bucket_s * (kept + 2))
 
 if verb == 'settle' and redis.call('EXISTS', lease) == 1 then
   local bucket = number(lease, 'bucket')

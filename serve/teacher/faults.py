@@ -159,7 +159,7 @@ def _codes(body: bytes) -> Iterator[str]:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """How long the endpoint asks to wait. A date is measured against the endpoint's own; infinity: it cannot be read."""
+    """How long the endpoint asks to wait, a date measured against its own; infinity: it cannot be read."""
     text = headers.get("retry-after")
     if text is None:
         return None

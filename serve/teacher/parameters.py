@@ -6,7 +6,7 @@ ourselves, and what would make the answer something else than one text, is refus
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -56,12 +56,6 @@ _OUR_HEADERS: Final = frozenset(
         "upgrade",
     }
 )
-_NUMBERS: Final = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
-_NOT_BELOW_0: Final = frozenset({"temperature", "top_p", "min_p", "repetition_penalty"})
-_WHOLE: Final = ("seed", "top_k", "top_logprobs", "min_tokens")
-_TABLES: Final = ("chat_template_kwargs", "logit_bias", "metadata", "response_format")
-_TEXTS: Final = ("reasoning_effort", "service_tier", "user", "verbosity")
-_SWITCHES: Final = ("logprobs", "store", "ignore_eos", "skip_special_tokens")
 _ONLY: Final[Mapping[str, Any]] = {"stream": False, "n": 1, "best_of": 1}
 
 
@@ -71,8 +65,8 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: one cannot, or is not for the settings to say; the message begins with its path in the table.
     """
-    for name, value in parameters.items():
-        if name in APART and not isinstance(value, Mapping):
+    for name in APART:
+        if not isinstance(parameters.get(name, {}), Mapping):
             message = f"{name}: a table"
             raise SettingsError(message)
     sent = {name: value for name, value in parameters.items() if name not in APART}
@@ -80,12 +74,8 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     if twice := sorted(sent.keys() & beside.keys()):
         message = f"extra_body.{twice[0]}: it is there twice"
         raise SettingsError(message)
-    for prefix, table in (("", sent), ("extra_body.", beside)):
-        for name, value in table.items():
-            _check_json(value, prefix + _shown(name), depth=0)
-            if problem := _problem(name, value):
-                message = f"{prefix}{_shown(name)}: {problem}"
-                raise SettingsError(message)
+    _check_body(sent, "")
+    _check_body(beside, "extra_body.")
     for name, value in parameters.get("extra_headers", {}).items():
         _check_header(name, value)
     for name, value in parameters.get("extra_query", {}).items():
@@ -159,9 +149,16 @@ def checked_key(value: str) -> str:
     return key
 
 
+def _check_body(table: Mapping[str, Any], prefix: str) -> None:
+    for name, value in table.items():
+        _check_json(value, prefix + _shown(name), depth=0)
+        if problem := _problem(name, value):
+            message = f"{prefix}{_shown(name)}: {problem}"
+            raise SettingsError(message)
+
+
 def _problem(name: str, value: Any) -> str | None:
     """What is wrong with one parameter; None: nothing that we know of."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
     if name in _OURS:
         return f"not to be set here: {_OURS[name]}"
     if name in APART:
@@ -171,48 +168,86 @@ def _problem(name: str, value: Any) -> str | None:
     if name in _ONLY:
         right = _ONLY[name]
         return None if type(value) is type(right) and value == right else f"only {json.dumps(right)} is possible"
-    if name in OUTPUT_LIMITS and not (whole and 1 <= value <= _MOST_TOKENS):
-        return f"a whole number from 1 to {_MOST_TOKENS}"
-    if name in _WHOLE and not whole:
-        return "a whole number"
-    if name in _NUMBERS:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or (name in _NOT_BELOW_0 and value < 0):
-            return "a number, 0 or more" if name in _NOT_BELOW_0 else "a number"
-    if name == "stop" and not (
-        isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
-    ):
-        return "a text, or a list of texts"
-    kinds = ((_TABLES, Mapping, "a table"), (_TEXTS, str, "a text"), (_SWITCHES, bool, "true or false"))
-    return next((says for names, kind, says in kinds if name in names and not isinstance(value, kind)), None)
+    return next((says for names, good, says in _KINDS if name in names and not good(value)), None)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _stops(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+
+
+_KINDS: Final[tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...]] = (
+    (
+        OUTPUT_LIMITS,
+        lambda value: _whole(value) and 1 <= value <= _MOST_TOKENS,
+        f"a whole number from 1 to {_MOST_TOKENS}",
+    ),
+    (("seed", "top_k", "top_logprobs", "min_tokens"), _whole, "a whole number"),
+    (
+        ("temperature", "top_p", "min_p", "repetition_penalty"),
+        lambda value: _number(value) and value >= 0,
+        "a number, 0 or more",
+    ),
+    (("presence_penalty", "frequency_penalty"), _number, "a number"),
+    (("stop",), _stops, "a text, or a list of texts"),
+    (
+        ("chat_template_kwargs", "logit_bias", "metadata", "response_format"),
+        lambda value: isinstance(value, Mapping),
+        "a table",
+    ),
+    (
+        ("reasoning_effort", "service_tier", "user", "verbosity"),
+        lambda value: isinstance(value, str),
+        "a text",
+    ),
+    (
+        ("logprobs", "store", "ignore_eos", "skip_special_tokens"),
+        lambda value: isinstance(value, bool),
+        "true or false",
+    ),
+)
 
 
 def _check_json(value: Any, path: str, *, depth: int) -> None:
     """See that a value is one of JSON, and of a size that any endpoint reads."""
-    problem = None
-    match value:
-        case None | bool():
-            pass
-        case int():
-            problem = None if -_I64 <= value < _I64 else "a number of more than 64 bits"
-        case float():
-            problem = None if isfinite(value) else "not a number that JSON has"
-        case str():
-            problem = None if value.isascii() or _encodes(value) else "not text in Unicode"
-        case list() | tuple() | Mapping() if depth >= _DEEPEST:
-            problem = f"more than {_DEEPEST} tables inside one another"
-        case list() | tuple():
-            for index, inner in enumerate(value):
-                _check_json(inner, f"{path}.{index}", depth=depth + 1)
-        case Mapping():
-            for name, inner in value.items():
-                _check_json(name, f"{path}.{_shown(name)}", depth=depth + 1)
-                _check_json(inner, f"{path}.{_shown(name)}", depth=depth + 1)
-        case _:
-            problem = f"{type(value).__name__}: not a value that JSON has"
-    if problem:
+    if problem := _not_json(value, depth):
         message = f"{path}: {problem}"
         raise SettingsError(message)
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        inner = value.items()
+    elif isinstance(value, list | tuple):
+        inner = ((str(index), one) for index, one in enumerate(value))
+    for name, one in inner:
+        if not isinstance(name, str):
+            message = f"{path}: a key that is no text"
+            raise SettingsError(message)
+        _check_json(name, f"{path}.{_shown(name)}", depth=depth + 1)
+        _check_json(one, f"{path}.{_shown(name)}", depth=depth + 1)
+
+
+def _not_json(value: Any, depth: int) -> str | None:
+    """Why a value by itself is none of JSON; what is inside it is not looked at."""
+    if depth > _DEEPEST:
+        return f"more than {_DEEPEST} tables inside one another"
+    match value:
+        case int():
+            good, says = -_I64 <= value < _I64, "a number of more than 64 bits"
+        case float():
+            good, says = isfinite(value), "not a number that JSON has"
+        case str():
+            good, says = _encodes(value), "not text in Unicode"
+        case _:
+            good = value is None or isinstance(value, list | tuple | Mapping)
+            says = f"{type(value).__name__}: not a value that JSON has"
+    return None if good else says
 
 
 def _check_header(name: str, value: Any) -> None:

@@ -126,6 +126,13 @@ def test_production_needs_no_more_than_a_lane(tmp_path: Path) -> None:
         ("log.kind", "kafka", "log.bootstrap: required"),
         ("log.security_protocol", "SASL_SSL", "log.sasl_username: required"),
         ("spool.max_bytes", 1, "spool.max_bytes: "),
+        ("lanes.0.teacher.parameters.stream", True, "lanes.0.teacher.parameters.stream"),
+        ("lanes.0.teacher.parameters.model", "small", "lanes.0.teacher.parameters.model"),
+        ("lanes.0.teacher.parameters.max_tokens", "few", "lanes.0.teacher.parameters.max_tokens"),
+        ("lanes.0.teacher.parameters.temperature", float("nan"), "lanes.0.teacher.parameters.temperature"),
+        ("lanes.0.teacher.base_url", "https://me:secret@example.com/v1", "lanes.0.teacher.base_url"),
+        ("lanes.0.teacher.model", "a\nb", "lanes.0.teacher.model"),
+        ("lanes.0.teacher.proxy", "localhost:3128", "lanes.0.teacher.proxy"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(tmp_path: Path, path: str, value: Any, key: str) -> None:
@@ -366,3 +373,16 @@ def test_every_key_of_the_example_may_be_uncommented(tmp_path: Path) -> None:
     values = tomllib.loads(text)
     assert values["trainer"]["every_s"] == 86_400.0
     assert values["lanes"][0]["teacher"]["parameters"] == {"temperature": 0}
+
+
+@pytest.mark.parametrize("key", ["sk-a b", "sk-a\nb", "sk-\xe9", "   "])
+def test_a_teachers_key_that_no_header_carries_is_refused_by_its_variable_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TEACHER", key)
+    settings = Settings.load(written(tmp_path, changed("lanes.0.teacher.api_key_env", "TEACHER")))
+    with pytest.raises(SettingsError, match=r"lanes\.teacher\.api_key_env of acme/support.*TEACHER") as raised:
+        read_api_key(settings.lanes[0])
+    assert "sk-" not in str(raised.value)
+    monkeypatch.setenv("TEACHER", "sk-abc\n")
+    assert read_api_key(settings.lanes[0]) == "sk-abc"

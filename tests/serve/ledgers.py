@@ -34,12 +34,11 @@ class ClockedRedisLedger(RedisLedger):
 
     def __init__(self, client: redis.Redis, settings: BudgetSettings, clock: Clock) -> None:
         super().__init__(client, LANE, settings)
-        self._client, self._clock = client, clock
-        self._script = client.register_script(budget._SCRIPT.replace(_TIME, "redis.call('GET', 'time')"))
+        self._clock = clock
+        self._script = client.register_script(budget._SCRIPT.replace(_TIME, "ARGV[#ARGV]"))
 
     def _run(self, *arguments: Any) -> Grant:
-        self._client.set("time", int(self._clock()))
-        return super()._run(*arguments)
+        return super()._run(*arguments, int(self._clock()))
 
 
 @dataclass

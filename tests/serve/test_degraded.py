@@ -1,5 +1,7 @@
 """Who answers when the teacher, the student, the budget, the spool or Redis do not."""
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from serve.lifecycle import Gateway
 from store.errors import SpoolFullError
 from tests.serve.client import ask, only_event, run
-from tests.serve.fakes import FakeStudent, World
+from tests.serve.fakes import TEACHER, FakeStudent, World, eventually
 
 
 @pytest.fixture
@@ -30,9 +32,20 @@ def test_an_item_that_nobody_can_answer_does_not_take_the_others_with_it(world: 
     run(world, step)
 
 
-def test_with_the_teacher_down_the_student_answers_and_says_so(world: World) -> None:
+def test_a_call_that_may_have_been_billed_counts(world: World) -> None:
     world.serve()
     world.endpoint.status = 500
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        assert (await ask(client, "unsure")).headers["x-understudy-degraded"] == "teacher_down"
+
+    run(world, step)
+    assert world.ledger.left == 1_000_000 - len(world.endpoint.bodies) == 999_999
+
+
+def test_with_the_teacher_down_the_student_answers_and_says_so(world: World) -> None:
+    world.serve()
+    world.endpoint.status = 503
 
     async def step(client: httpx.AsyncClient, _: Gateway) -> None:
         response = await ask(client, "unsure")
@@ -177,3 +190,54 @@ def test_answers_go_on_while_redis_is_down(world: World) -> None:
         assert gateway.healthy()
 
     run(world, step)
+
+
+def test_a_refused_key_is_said_at_once_and_forgotten_once_it_is_taken(world: World) -> None:
+    world.serve()
+    world.endpoint.status = 401
+    world.changes = {"teacher": replace(TEACHER, breaker_open_s=0.1)}
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        assert gateway.why_not() == ""
+        response = await ask(client, "unsure")
+        assert response.headers["x-understudy-degraded"] == "teacher_down"
+        assert not gateway.ready()
+        assert gateway.why_not().startswith("acme/intent: the endpoint refuses the API key")
+        assert gateway.healthy()
+        await eventually(lambda: world.metric("understudy_teacher_refused", reason="key") == 1)
+        assert world.ledger.calls - world.ledger.left <= 20  # the lease that is out; no refused call counts
+        world.endpoint.status = 200
+        await eventually(gateway.ready)  # it asks by itself: nobody asks a gateway that is not ready
+        await eventually(lambda: world.metric("understudy_teacher_refused", reason="key") == 0)
+        assert "test question" in world.endpoint.bodies[-1]["messages"][0]["content"]
+
+    run(world, step)
+    assert world.sink.events == []
+    assert world.ledger.calls - world.ledger.left == 1
+
+
+def test_an_account_without_quota_leaves_the_student_in_service(world: World) -> None:
+    world.serve()
+    world.endpoint.status, world.endpoint.raw = 429, b'{"error": {"code": "insufficient_quota"}}'
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        await ask(client, "unsure")
+        await eventually(lambda: world.metric("understudy_teacher_refused", reason="quota") == 1)
+        assert gateway.ready()
+
+    run(world, step)
+    assert len(world.endpoint.bodies) == 1
+
+
+def test_a_paid_call_that_is_cut_off_at_shutdown_counts_and_frees_the_rest_of_its_lease(world: World) -> None:
+    world.serve()
+    world.settings = replace(world.settings, grace_s=0.2)
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        world.endpoint.hold = asyncio.Event()
+        asking = asyncio.create_task(ask(client, "unsure"))
+        await eventually(lambda: world.endpoint.running == 1)
+        asking.cancel()
+
+    run(world, step)
+    assert world.ledger.calls - world.ledger.left == 1

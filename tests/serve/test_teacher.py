@@ -353,7 +353,7 @@ def test_a_fault_of_the_settings_is_said_at_once_and_tried_ever_more_rarely(
         endpoint.status, endpoint.raw = status, json.dumps(body).encode()
         settings = replace(TEACHER, attempts=3, breaker_open_s=10.0)
         teacher = Teacher(settings, LABELS, monotonic=lambda: now[0], client=endpoint.client())
-        assert teacher.refused is None
+        assert teacher.available
         await asyncio.gather(*(teacher.ask("a") for _ in range(4)))
         assert teacher.refused == reason
         assert len(endpoint.bodies) == 4
@@ -363,7 +363,7 @@ def test_a_fault_of_the_settings_is_said_at_once_and_tried_ever_more_rarely(
             assert len(endpoint.bodies) == calls
         now[0], endpoint.status, endpoint.raw = 2_000.0, 200, None
         assert isinstance(await teacher.ask("a"), Answered)
-        assert teacher.refused is None
+        assert [teacher.refused] == [None]
         endpoint.status = 401
         await teacher.ask("a")
         now[0] = 2_010.0
