@@ -75,7 +75,7 @@ class LaneService:
             seen = await self._ask_student(question)
         except StudentBusyError as error:
             self.count_shed("waited_in_vain")
-            return overloaded(OverloadedError("waited_in_vain", error.wait_s))
+            return overloaded(OverloadedError(error.wait_s, reason="waited_in_vain"))
         decision, spend = await self._decide(question, seen)
         found: Answer | Refusal
         if decision.route == "teacher" and spend is None:

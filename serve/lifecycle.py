@@ -129,12 +129,13 @@ class Gateway:
         Raises:
             OverloadedError: it would wait for too long; it is counted.
         """
-        service = lane.service
+        service, slot = lane.service, lane.service.slots.current
+        if slot is not None:
+            self._batcher.expect(slot.text_s)
         with ExitStack() as place:
             try:
-                serving = service.slots.current is not None
                 ticket = place.enter_context(
-                    self.admission.admit(texts, service.turns, student=serving, teacher=forced)
+                    self.admission.admit(texts, service.turns, student=slot is not None, teacher=forced)
                 )
             except OverloadedError as error:
                 service.count_shed(error.reason)

@@ -4,7 +4,7 @@ It listens on loopback by default and can change nothing.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -29,6 +29,7 @@ class Probes:
 
     live: Check  # the loops tick; never depends on Kafka or Redis
     ready: Check
+    degraded: Callable[[], Sequence[str]] = tuple  # what a ready process does without; it stays ready
     lanes: Callable[[], Any] = dict  # for `status` and `rollback` while Redis is down: lane -> what is served
 
 
@@ -80,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "/livez" | "/readyz":
                 passed = probes.live() if path == "/livez" else probes.ready()
                 status = HTTPStatus.OK if passed else HTTPStatus.SERVICE_UNAVAILABLE
-                return status, b"ok\n" if passed else b"no\n", _TEXT
+                missing = "".join(f"degraded: {name}\n" for name in probes.degraded()) if path == "/readyz" else ""
+                return status, (("ok\n" if passed else "no\n") + missing).encode(), _TEXT
             case "/metrics":
                 return HTTPStatus.OK, generate_latest(self.server.registry), CONTENT_TYPE_PLAIN_0_0_4
             case "/lanes":

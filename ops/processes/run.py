@@ -70,7 +70,9 @@ def run_serve(site: Site, lifeline: int | None) -> None:
         services = wiring.services(site, client, publisher, REGISTRY)
         app = build_app(services, wiring.gateway_settings(settings))
         gateway: Gateway = app.state.gateway
-        probes = Probes(live=gateway.healthy, ready=gateway.ready, lanes=lambda: _served(site, gateway))
+        probes = Probes(
+            live=gateway.healthy, ready=gateway.ready, degraded=gateway.degraded, lanes=lambda: _served(site, gateway)
+        )
         admin_port = stack.enter_context(_admin(site, settings.admin.serve_port, probes))
         listener = stack.enter_context(closing(_listen(settings.gateway.host, settings.gateway.port)))
         config = uvicorn.Config(
