@@ -218,6 +218,7 @@ class FakeLedger(MemoryLedger):
         super().__init__(BudgetSettings(calls_per_day=calls, audit_reserve_ratio=0.0), buckets_kept=1 << 40)
         self.calls = calls
         self.down = False
+        self.read_only = False  # a replica: it answers questions and takes no writes
         self.hang: threading.Event | None = None
 
     @property
@@ -231,21 +232,21 @@ class FakeLedger(MemoryLedger):
         self._add(self._newest, "escalation", self.left - calls, 0)
 
     def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
-        self._check()
+        self._check(writes=True)
         return super().lease(lease_id, kind, calls=calls, usd_micro=usd_micro, now_s=now_s)
 
     def settle(self, lease_id: str, *, calls: int, usd_micro: int, now_s: float) -> None:
-        self._check()
+        self._check(writes=True)
         super().settle(lease_id, calls=calls, usd_micro=usd_micro, now_s=now_s)
 
     def used(self, now_s: float) -> Grant:
         self._check()
         return super().used(now_s)
 
-    def _check(self) -> None:
+    def _check(self, *, writes: bool = False) -> None:
         if self.hang is not None:
             self.hang.wait(10)
-        if self.down:
+        if self.down or (writes and self.read_only):
             message = "down"
             raise StoreUnavailableError(message)
 
