@@ -16,7 +16,7 @@ from ops.settings import Settings, read_api_key
 from ops.site import Site
 from serve.lifecycle import LaneParts, Services
 from serve.metrics import ServeMetrics
-from serve.parts import EventSink
+from serve.request.parts import EventSink
 from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
 from serve.student.follow import Versions
 from serve.student.slot import Student

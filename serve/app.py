@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve.admission import OverloadedError
-from serve.connected import while_connected
 from serve.escalation import Answer, Question, Refusal
 from serve.lifecycle import Gateway, OpenLane, Services
+from serve.request.admission import OverloadedError
+from serve.request.connected import while_connected
 from serve.settings import GatewaySettings, is_loopback
 from store.errors import SettingsError
 from store.event import TextInput, canonical_text, event_id_of_key, new_event_id

@@ -12,12 +12,12 @@ from typing import Any, Final, Literal, assert_never
 
 import structlog
 
-from serve.admission import OverloadedError, Shed, TeacherTurns
 from serve.counts import Counts
 from serve.escalation import Answer, Degraded, Fault, Question, Refusal, Seen, build_event, student_answer
 from serve.metrics import ServeMetrics
-from serve.parts import EventSink, Forward, Plan, Teaches
-from serve.refusals import not_paid, not_taught, overloaded
+from serve.request.admission import OverloadedError, Shed, TeacherTurns
+from serve.request.parts import EventSink, Forward, Plan, Teaches
+from serve.request.refusals import not_paid, not_taught, overloaded
 from serve.settings import LaneSettings
 from serve.student.batcher import StudentBusyError, StudentFailedError
 from serve.student.line import TooLong

@@ -14,12 +14,12 @@ import msgspec
 import openai
 import structlog
 
-from serve.admission import Admission, OverloadedError, StudentLine
 from serve.counts import Counts
 from serve.gateway import LaneService
 from serve.metrics import ServeMetrics
 from serve.pace import Pace
-from serve.parts import EventSink, Plan
+from serve.request.admission import Admission, OverloadedError, StudentLine
+from serve.request.parts import EventSink, Plan
 from serve.settings import GatewaySettings, LaneSettings
 from serve.student.batcher import Batcher
 from serve.student.follow import Follow, SwapRecord, Versions

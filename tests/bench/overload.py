@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,8 +139,14 @@ class Load:
 
 def _request(text: str) -> bytes:
     body = json.dumps({"model": "intent", "input": text}).encode()
-    head = f"POST /v1/classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Content-Type: application/json\r\n\r\n" + body
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what the gateway or a connection brings about."""
+    while not condition():  # noqa: ASYNC110 - much of it happens in the other process
+        await asyncio.sleep(0.005)
 
 
 async def closed_loop(load: Load, clients: int, seconds: float) -> float:
@@ -161,8 +167,7 @@ async def closed_loop(load: Load, clients: int, seconds: float) -> float:
     started_s = time.monotonic()
     for connection in connections:
         again(connection)
-    while load.open or len(load.free) < clients:
-        await asyncio.sleep(0.02)
+    await until(lambda: not load.open and len(load.free) >= clients)
     load.next = None
     return len(load.found.latencies_s) / (time.monotonic() - started_s)
 
@@ -192,8 +197,7 @@ async def open_loop(load: Load, rate: float, seconds: float) -> Found:
         if number % 20 == 0:
             await asyncio.sleep(0)
     late_s = time.monotonic() + LATE_S
-    while (load.open or opening) and time.monotonic() < late_s:
-        await asyncio.sleep(0.02)
+    await until(lambda: not (load.open or opening) or time.monotonic() > late_s)
     return load.found
 
 
@@ -236,15 +240,12 @@ async def measure(child: subprocess.Popen[str], seconds: float, factor: float) -
     """All of it."""
     texts = traffic()
     load = Load(int(line(child)), texts)
-    while counts(child)["served"] is None:
-        await asyncio.sleep(0.1)
+    await until(lambda: counts(child)["served"] is not None)
     await closed_loop(load, 8, 2.0)  # warm
     load.found = Found()
     for text in range(len(texts)):  # what the policy alone makes of each text
-        load.send(load.free[0], text, time.monotonic())
-        load.free.popleft()
-        while load.open:
-            await asyncio.sleep(0.001)
+        load.send(load.free.popleft(), text, time.monotonic())
+        await until(lambda: not load.open)
     escalated = set(load.found.by_teacher)
     capacity = await closed_loop(load, CLOSED, max(5.0, seconds / 4))
     refused_at_capacity = load.found.statuses[429]
@@ -297,8 +298,8 @@ def main() -> None:
         found = asyncio.run(measure(child, chosen.seconds, chosen.factor))
     if not chosen.json:
         for name, value in found.items():
-            print(f"{name:24} {value}")
-    print(json.dumps(found))
+            print(f"{name:24} {value}")  # noqa: T201
+    print(json.dumps(found))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def main() -> None:
         Path(sys.argv[1]), settings=GatewaySettings(grace_s=20.0), sink=CountingSink(), endpoint=CountingEndpoint()
     )
     world.serve(student=cast("FakeStudent", make_student()))
-    world.seed = Random().getrandbits(64)  # noqa: S311 - event ids
+    world.seed = Random().getrandbits(64)
     app = build_app(world.services(), world.settings)
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         server = uvicorn.Server(

@@ -80,7 +80,7 @@ def test_a_busy_student_refuses_early_and_whole_and_nobody_is_paid(tmp_path: Pat
 
 @pytest.mark.parametrize("policy", ["promise", "budget"])
 def test_a_text_that_waited_in_vain_is_refused_and_not_paid_for(tmp_path: Path, policy: str) -> None:
-    world, student = busy_world(tmp_path, policy=policy)
+    world, _ = busy_world(tmp_path, policy=policy)
     world.settings = replace(world.settings, student_timeout_s=0.4)
 
     async def step(_: httpx.AsyncClient, gateway: Gateway) -> None:

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from serve.admission import OverloadedError
 from serve.escalation import Fault, Refusal
+from serve.request.admission import OverloadedError
 
 _NOT_PAID: Final = {
     "budget_exhausted": "the budget binds, and only the teacher could answer this: raise lanes.budget, or wait for it "
