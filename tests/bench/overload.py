@@ -247,24 +247,28 @@ async def measure(child: subprocess.Popen[str], seconds: float, factor: float) -
         load.send(load.free.popleft(), text, time.monotonic())
         await until(lambda: not load.open)
     escalated = set(load.found.by_teacher)
+    idle_cpu_s = counts(child)["cpu_s"]
     capacity = await closed_loop(load, CLOSED, max(5.0, seconds / 4))
+    per_cpu_s = len(load.found.latencies_s) / (counts(child)["cpu_s"] - idle_cpu_s)
     refused_at_capacity = load.found.statuses[429]
     steady = await open_loop(load, capacity / 2, max(5.0, seconds / 3))
     before = counts(child)
     over = await open_loop(load, factor * capacity, seconds)
     after = counts(child)
-    after_capacity = await closed_loop(load, CLOSED, max(5.0, seconds / 4))
+    capacity_after = await closed_loop(load, CLOSED, max(5.0, seconds / 4))
+    capacity_mean = (capacity + capacity_after) / 2  # a shared machine is not the same before and after
     steady_p99, accepted_p99 = (float(np.quantile(found.latencies_s, 0.99)) for found in (steady, over))
     accepted = len(over.latencies_s)
     return {
         "capacity_per_s": round(capacity, 1),
-        "capacity_after_per_s": round(after_capacity, 1),
+        "capacity_after_per_s": round(capacity_after, 1),
         "refused_at_capacity": refused_at_capacity,
         "steady_statuses": dict(steady.statuses),
         "offered_per_s": round(factor * capacity, 1),
         "seconds": seconds,
         "goodput_per_s": round(accepted / seconds, 1),
-        "goodput_of_capacity": round(accepted / seconds / capacity, 3),
+        "goodput_of_capacity": round(accepted / seconds / capacity_mean, 3),
+        "goodput_of_capacity_per_cpu_s": round(accepted / (after["cpu_s"] - before["cpu_s"]) / per_cpu_s, 3),
         "steady_p50_ms": round(float(np.quantile(steady.latencies_s, 0.5)) * 1000, 1),
         "steady_p99_ms": round(steady_p99 * 1000, 1),
         "accepted_p50_ms": round(float(np.quantile(over.latencies_s, 0.5)) * 1000, 1),

@@ -265,16 +265,18 @@ def test_a_long_list_does_not_hold_up_who_comes_after_it() -> None:
 
     async def main() -> None:
         async with batcher() as made:
+            first = asyncio.create_task(made.ask(slot, "sure first"))
+            await eventually(lambda: bool(made._running))
             listed = Ticket(texts=40)
             asked = [asyncio.create_task(made.ask(slot, f"sure {index}", listed)) for index in range(40)]
             asked.append(asyncio.create_task(made.ask(slot, "sure alone", Ticket(texts=1))))
-            await eventually(lambda: made.waiting + len(made._running) == 41)
+            await eventually(lambda: made.waiting == 41)
             assert student.gate is not None
             student.gate.set()
-            await asyncio.gather(*asked)
+            await asyncio.gather(first, *asked)
             assert listed.texts == 0
 
     asyncio.run(main())
-    assert student.read.index("sure alone") < 16  # within two batches of eight
-    in_order = [text for text in student.read if text != "sure alone"]
+    assert student.read.index("sure alone") == 1 + 4  # after half a batch of the list
+    in_order = [text for text in student.read if text not in {"sure first", "sure alone"}]
     assert in_order == [f"sure {index}" for index in range(40)]
