@@ -80,12 +80,13 @@ class Client:
 
     async def _ask(self, http: httpx.AsyncClient, text: str) -> httpx.Response:
         """The answer; a gateway that is busy says when to come again."""
-        for _ in range(_TRIES):
+        tries = 0
+        while True:
             answer = await http.post("/v1/classify", json={"model": self._use_case, "input": text})
-            if answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
-                break
+            tries += 1
+            if answer.status_code != httpx.codes.TOO_MANY_REQUESTS or tries == _TRIES:
+                return answer
             await asyncio.sleep(float(answer.headers.get("retry-after", "1")))
-        return answer
 
 
 def _read(answer: httpx.Response) -> dict[str, Any]:

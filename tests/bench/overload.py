@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         self.buffer = b""
         self.load.answered(self, head)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         self.load.lost(self)
 
 

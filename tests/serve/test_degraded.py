@@ -303,8 +303,8 @@ def test_what_answers_go_on_without_is_named_for_each_dependency(world: World) -
         for _ in range(TEACHER.breaker_failures):
             await ask(client, "unsure")
         assert gateway.degraded() == ["log of acme/intent", "teacher of acme/intent"]
-        for name in ("log", "teacher"):
-            await eventually(lambda name=name: world.metric("understudy_degraded", dependency=name) == 1)
+        await eventually(lambda: world.metric("understudy_degraded", dependency="log") == 1)
+        await eventually(lambda: world.metric("understudy_degraded", dependency="teacher") == 1)
         assert gateway.ready()
 
     run(world, step)

@@ -223,7 +223,8 @@ def test_a_student_that_hangs_is_down_and_an_endless_hang_is_no_life(tmp_path: P
 
 def test_a_swap_and_a_shutdown_in_the_middle_of_overload_lose_nothing_that_was_let_in(tmp_path: Path) -> None:
     world, student = busy_world(tmp_path)
-    world.registry.students["b"] = SlowStudent()
+    second = SlowStudent()
+    world.registry.students["b"] = second
 
     async def main() -> list[httpx.Response]:
         async with world.running() as (client, gateway):
@@ -234,8 +235,8 @@ def test_a_swap_and_a_shutdown_in_the_middle_of_overload_lose_nothing_that_was_l
             await eventually(lambda: gateway.lanes[0].service.slots.version == "b")
             let_go(student)
             found = [await held, *await asyncio.gather(*asked), await ask(client, "sure")]
-            again = await hold(client, gateway, world.registry.students["b"])  # type: ignore[arg-type]
-            asyncio.get_running_loop().call_later(0.1, let_go, world.registry.students["b"])
+            again = await hold(client, gateway, second)
+            asyncio.get_running_loop().call_later(0.1, let_go, second)
         return [*found, await again]
 
     found = asyncio.run(main())
