@@ -21,7 +21,7 @@ from serve.front.connections import ConnectionLimits, Connections
 from serve.front.kept import RedisAnswers
 from serve.lifecycle import LaneParts, Services
 from serve.metrics import ServeMetrics
-from serve.parts import EventSink
+from serve.request.parts import EventSink
 from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
 from serve.student.follow import Versions
 from serve.student.slot import Student

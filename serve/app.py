@@ -14,8 +14,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve.admission import OverloadedError
-from serve.connected import while_connected
 from serve.escalation import Answer, Question, Refusal
 from serve.front.admission import Caller, Doors, admit, is_local
 from serve.front.bodies import Bodies, BodyLimits
@@ -24,6 +22,8 @@ from serve.front.errors import ApiError, json_response
 from serve.front.once import Given, Once
 from serve.intake import IntakeBusyError, Laborious, Named
 from serve.lifecycle import Gateway, LaneParts, OpenLane, Services
+from serve.request.admission import OverloadedError
+from serve.request.connected import while_connected
 from serve.settings import GatewaySettings
 from store.event import Lane, event_id_of_key, new_event_id
 from store.secrets import subject_token

@@ -13,12 +13,12 @@ from typing import Any, Final, Literal, assert_never
 
 import structlog
 
-from serve.admission import OverloadedError, Shed, TeacherTurns
 from serve.counts import Counts
 from serve.escalation import Answer, Degraded, Fault, Question, Refusal, Seen, build_event, student_answer
 from serve.metrics import ServeMetrics
-from serve.parts import EventSink, Forward, Plan, Teaches
-from serve.refusals import not_paid, not_taught, overloaded
+from serve.request.admission import OverloadedError, Shed, TeacherTurns
+from serve.request.parts import EventSink, Forward, Plan, Teaches
+from serve.request.refusals import not_paid, not_taught, overloaded
 from serve.settings import LaneSettings
 from serve.student.batcher import StudentBusyError, StudentFailedError
 from serve.student.line import TooLong
@@ -83,7 +83,7 @@ class LaneService:
             seen = await self._ask_student(question)
         except StudentBusyError as error:
             self.count_shed("waited_in_vain")
-            return overloaded(OverloadedError("waited_in_vain", error.wait_s))
+            return overloaded(OverloadedError(error.wait_s, reason="waited_in_vain"))
         decision, spend = await self._decide(question, seen)
         found: Answer | Refusal
         if decision.route == "teacher" and spend is None:

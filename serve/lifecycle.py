@@ -13,7 +13,6 @@ import msgspec
 import openai
 import structlog
 
-from serve.admission import Admission, OverloadedError, StudentLine
 from serve.counts import Counts
 from serve.escalation import Question
 from serve.front.kept import Shared
@@ -21,7 +20,8 @@ from serve.gateway import LaneService
 from serve.intake import Intake
 from serve.metrics import ServeMetrics
 from serve.pace import Pace
-from serve.parts import EventSink, Plan
+from serve.request.admission import Admission, OverloadedError, StudentLine
+from serve.request.parts import EventSink, Plan
 from serve.settings import GatewaySettings, LaneSettings
 from serve.student.batcher import Batcher
 from serve.student.follow import Follow, SwapRecord, Versions
@@ -148,12 +148,13 @@ class Gateway:
         Raises:
             OverloadedError: it would wait for too long; it is counted.
         """
-        service = lane.service
+        service, slot = lane.service, lane.service.slots.current
+        if slot is not None:
+            self._batcher.expect(slot.text_s)
         with ExitStack() as place:
             try:
-                serving = service.slots.current is not None
                 ticket = place.enter_context(
-                    self.admission.admit(texts, service.turns, student=serving, teacher=forced)
+                    self.admission.admit(texts, service.turns, student=slot is not None, teacher=forced)
                 )
             except OverloadedError as error:
                 service.count_shed(error.reason)

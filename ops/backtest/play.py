@@ -28,7 +28,7 @@ from serve.escalation import Answer, Question
 from serve.gateway import LaneService
 from serve.metrics import ServeMetrics
 from serve.pace import Pace
-from serve.parts import Plan
+from serve.request.parts import Plan
 from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
 from serve.student.slot import Slot, Slots
 from serve.teacher.audit import Audits

@@ -75,7 +75,7 @@ class ReplayedForward:
         self._logits: dict[int, FloatArray] = {}  # of the fine-tuned member, which outlives a change of the head
 
     async def ask(self, slot: Slot, text: str, ticket: Ticket | None = None) -> Outcome:  # noqa: ARG002 - the row is the cursor's
-        """See `serve.parts.Forward`."""
+        """See `serve.request.parts.Forward`."""
         row = self._cursor.row
         if self._stream.too_long[row]:
             return TooLong()
@@ -121,7 +121,7 @@ class RecordedTeacher:
         return True
 
     def cost_bound_usd(self, text: str) -> float:  # noqa: ARG002 - every call costs the same
-        """See `serve.parts.Teaches`."""
+        """See `serve.request.parts.Teaches`."""
         return self._usd_per_call
 
     async def ask(self, text: str) -> Reply:  # noqa: ARG002 - as above

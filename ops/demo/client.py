@@ -12,6 +12,7 @@ from store.event import wall_clock_s
 
 CONCURRENCY: Final = 64  # requests in flight, at most
 _TIMEOUT_S: Final = 40.0  # longer than the gateway waits for its teacher
+_TRIES: Final = 20  # of a request that a busy gateway puts off
 _JITTER_RATIO: Final = 0.5  # of the mean gap, to either side
 
 
@@ -55,7 +56,7 @@ class Client:
     async def _send(self, http: httpx.AsyncClient, index: int, text: str, expected: str) -> None:
         at_s = wall_clock_s()
         try:
-            answer = await http.post("/v1/classify", json={"model": self._use_case, "input": text})
+            answer = await self._ask(http, text)
             found = _read(answer)
         except httpx.HTTPError as error:
             found = {"label": None, "error": f"{type(error).__name__}: {error}"}
@@ -76,6 +77,16 @@ class Client:
                 error=found.get("error"),
             )
         )
+
+    async def _ask(self, http: httpx.AsyncClient, text: str) -> httpx.Response:
+        """The answer; a gateway that is busy says when to come again."""
+        tries = 0
+        while True:
+            answer = await http.post("/v1/classify", json={"model": self._use_case, "input": text})
+            tries += 1
+            if answer.status_code != httpx.codes.TOO_MANY_REQUESTS or tries == _TRIES:
+                return answer
+            await asyncio.sleep(float(answer.headers.get("retry-after", "1")))
 
 
 def _read(answer: httpx.Response) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -40,6 +40,7 @@ class Probes:
     live: Check  # the loops tick; never depends on Kafka or Redis
     ready: Check
     why: Callable[[], str] = lambda: "no"  # why it is not ready, for a person: a line each
+    degraded: Callable[[], Sequence[str]] = tuple  # what a ready process does without; it stays ready
     lanes: Callable[[], Any] = dict  # for `status` and `rollback` while Redis is down: lane -> what is served
 
 
@@ -180,7 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
                 passed = probes.live() if path == "/livez" else probes.ready()
                 status = HTTPStatus.OK if passed else HTTPStatus.SERVICE_UNAVAILABLE
                 why = "ok" if passed else "no" if path == "/livez" else probes.why()
-                return status, f"{why}\n".encode(), _TEXT
+                missing = "".join(f"degraded: {name}\n" for name in probes.degraded()) if path == "/readyz" else ""
+                return status, f"{why}\n{missing}".encode(), _TEXT
             case "/metrics":
                 return HTTPStatus.OK, generate_latest(self.server.registry), CONTENT_TYPE_PLAIN_0_0_4
             case "/lanes":

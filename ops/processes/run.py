@@ -84,7 +84,11 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
         app = build_app(services, wiring.gateway_settings(settings))
         gateway: Gateway = app.state.gateway
         probes = Probes(
-            live=gateway.healthy, ready=gateway.ready, why=gateway.why_not, lanes=lambda: _served(site, gateway)
+            live=gateway.healthy,
+            ready=gateway.ready,
+            why=gateway.why_not,
+            degraded=gateway.degraded,
+            lanes=lambda: _served(site, gateway),
         )
         admin_port = stack.enter_context(_admin(site, settings.admin.serve_port, probes))
         drain = Drain(app)

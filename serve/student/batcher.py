@@ -18,7 +18,7 @@ from serve.student.line import Job, Line, Outcome, Ticket, TooLong
 from serve.student.slot import Slot, opinions
 
 _log: Final = structlog.get_logger(__name__)
-_PASS_SHARE: Final = 0.1  # of the time-out that one forward pass should take at most; slow students get small batches
+_PASS_SHARE: Final = 0.05  # of the time-out that one forward pass should take at most; slow students get small batches
 _HANGS: Final = 10.0  # times what a pass should have taken, and the time-out at least: then it hangs
 _PATIENCE: Final = 8.0  # times what a request's own texts take, and the time-out: so long may they wait
 _TICK_S: Final = 0.25
@@ -105,6 +105,11 @@ class Batcher:
     def hangs_s(self) -> float:
         """For how long the student has hung in a forward pass; 0 while it does not."""
         return self._stuck_s if self._stuck_s >= self._hang_s() else 0.0
+
+    def expect(self, text_s: float) -> None:
+        """What one text will take, until a forward pass has been measured."""
+        if not self._texts:
+            self._seconds, self._texts = text_s, 1.0
 
     async def ask(self, slot: Slot, text: str, ticket: Ticket | None = None) -> Outcome:
         """The pinned student's output for one redacted text; `ticket` is its request's.

@@ -196,13 +196,16 @@ class Follow:
             message = f"version {version} takes {needed} bytes, {max(0, free)} are free: give the gateway more memory"
             raise SwapRefusedError(message)
         student = self._versions.load(version)
+        started_s = time.perf_counter()
         for count in (1, self._settings.max_batch):
+            started_s = time.perf_counter()
             student.predict([_WARM_UP] * count)
+        text_s = (time.perf_counter() - started_s) / self._settings.max_batch
         deviation = student.check_golden()
         if not deviation <= student.golden_tolerance:  # also refuses what is no number
             message = f"version {version} deviates by {deviation} from the trainer's outputs"
             raise SwapRefusedError(message)
-        return Slot(version=version, student=student)
+        return Slot(version=version, student=student, text_s=text_s)
 
     def _retire(self, holder: list[Slot]) -> None:
         """Free a slot once its requests are done; `holder` has the last reference, so it is freed in a thread."""

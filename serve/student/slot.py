@@ -63,6 +63,7 @@ class Slot:
 
     version: str
     student: Student
+    text_s: float = 0.0  # what one text of a full batch took when it was warmed up; 0: not known
     pins: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -58,3 +58,11 @@ def test_an_unknown_path_is_404_and_names_the_known_ones() -> None:
         answer = http.get("/secrets")
     assert answer.status_code == 404
     assert "/metrics" in answer.text
+
+
+def test_a_process_that_does_without_something_is_ready_and_names_it() -> None:
+    probes = Probes(live=lambda: True, ready=lambda: True, degraded=lambda: ["redis of a/b", "log of a/b"])
+    with client(probes, CollectorRegistry()) as http:
+        answer = http.get("/readyz")
+        assert (answer.status_code, answer.text) == (200, "ok\ndegraded: redis of a/b\ndegraded: log of a/b\n")
+        assert http.get("/livez").text == "ok\n"

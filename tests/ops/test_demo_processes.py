@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -40,9 +41,14 @@ def test_the_pace_is_kept_in_order_with_a_small_jitter(requests: int, rate: floa
 
 @asynccontextmanager
 async def gateway(delay_s: float) -> AsyncIterator[str]:
+    asked: Counter[str] = Counter()
+
     async def classify(request: Request) -> JSONResponse:
         text = (await request.json())["input"]
         await asyncio.sleep(delay_s)
+        asked[text] += 1
+        if text == "put off" and asked[text] == 1:
+            return JSONResponse({"error": {"code": "overloaded"}}, 429, {"Retry-After": "0"})
         if text == "broken":
             return JSONResponse({"error": {"code": "overloaded"}}, 503)
         label = None if text == "nobody" else text
@@ -83,6 +89,11 @@ def test_every_request_is_recorded_and_a_failure_keeps_its_words() -> None:
     assert "HTTP 503" in (found[1].error or "")
     assert found[2].label is None
     assert "teacher_down" in (found[2].error or "")
+
+
+def test_a_request_that_a_busy_gateway_puts_off_is_sent_again() -> None:
+    client, _ = sent([("put off", "refund")], [0.0])
+    assert [(one.label, one.error) for one in client.outcomes] == [("put off", None)]
 
 
 def test_a_slow_gateway_does_not_slow_the_client_down() -> None:

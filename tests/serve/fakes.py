@@ -220,6 +220,7 @@ class FakeLedger(MemoryLedger):
         super().__init__(limits, now=lambda: 0.0)
         self.calls = calls
         self.down = False
+        self.read_only = False  # a replica: it answers questions and takes no writes
         self.hang: threading.Event | None = None
 
     @property
@@ -233,21 +234,21 @@ class FakeLedger(MemoryLedger):
         self._add(self._newest, "escalation", self.left - calls, 0)
 
     def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
-        self._check()
+        self._check(writes=True)
         return super().lease(lease_id, kind, calls=calls, usd_micro=usd_micro, witness=witness)
 
     def settle(self, lease_id: str, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
-        self._check()
+        self._check(writes=True)
         return super().settle(lease_id, calls=calls, usd_micro=usd_micro, witness=witness)
 
     def used(self, witness: Witness) -> Grant:
         self._check()
         return super().used(witness)
 
-    def _check(self) -> None:
+    def _check(self, *, writes: bool = False) -> None:
         if self.hang is not None:
             self.hang.wait(10)
-        if self.down:
+        if self.down or (writes and self.read_only):
             message = "down"
             raise StoreUnavailableError(message)
 

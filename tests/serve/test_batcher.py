@@ -3,16 +3,17 @@
 import asyncio
 import gc
 import threading
+import time
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
-from serve.student.batcher import Batcher, StudentFailedError
-from serve.student.line import TooLong
+from serve.student.batcher import Batcher, StudentBusyError, StudentFailedError
+from serve.student.line import Ticket, TooLong
 from serve.student.slot import Opinion, Slot
-from tests.serve.fakes import FakeStudent
+from tests.serve.fakes import FakePredictions, FakeStudent, eventually
 
 
 @asynccontextmanager
@@ -134,3 +135,153 @@ def test_an_idle_thread_keeps_no_version_alive() -> None:
                     await asyncio.sleep(0.01)
 
     asyncio.run(main())
+
+
+class Touchy(FakeStudent):
+    """Cannot read a text that is `bad …`: raises, or gives no numbers for it."""
+
+    def __init__(self, *, raises: bool) -> None:
+        super().__init__()
+        self.raises = raises
+
+    def predict(self, texts: Sequence[str]) -> FakePredictions:
+        bad = [index for index, text in enumerate(texts) if text.startswith("bad")]
+        if bad and self.raises:
+            message = "no such word"
+            raise RuntimeError(message)
+        found = super().predict(texts)
+        found.probs[bad] = float("nan")
+        return found
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_text_that_the_student_fails_on_fails_alone(*, raises: bool) -> None:
+    student = Touchy(raises=raises)
+    student.gate = threading.Event()
+    slot = Slot(version="a", student=student)
+
+    async def main() -> None:
+        async with batcher() as made:
+            texts = ["sure", "bad", "unsure", "sure", "bad too", "sure", "long", "sure"]
+            asked = [asyncio.create_task(made.ask(slot, text)) for text in texts]
+            await asyncio.sleep(0)
+            assert student.gate is not None
+            student.gate.set()
+            for text, outcome in zip(texts, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+                wanted = StudentFailedError if text.startswith("bad") else TooLong if text == "long" else Opinion
+                assert isinstance(outcome, wanted)
+
+    asyncio.run(main())
+
+
+def test_what_nobody_waits_for_any_more_is_never_computed() -> None:
+    student = FakeStudent()
+    student.gate = threading.Event()
+    slot = Slot(version="a", student=student)
+
+    async def main() -> None:
+        async with batcher() as made:
+            first = asyncio.create_task(made.ask(slot, "sure"))
+            await eventually(lambda: made.waiting == 0 and bool(made._running))
+            left = [asyncio.create_task(made.ask(slot, "sure")) for _ in range(20)]
+            kept = asyncio.create_task(made.ask(slot, "sure"))
+            await eventually(lambda: made.waiting == 21)
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left)
+            assert student.gate is not None
+            student.gate.set()
+            await asyncio.gather(first, kept)
+
+    asyncio.run(main())
+    assert sum(student.batches) == 2
+
+
+def test_while_a_student_hangs_nobody_waits_for_the_time_out_again() -> None:
+    student = FakeStudent()
+    student.gate = threading.Event()
+    slot = Slot(version="a", student=student)
+    looks: list[int] = []
+
+    async def main() -> None:
+        async with batcher(timeout_s=1.0) as made:
+            look = made._look
+
+            def counted(watched: int, passed_s: float) -> int:
+                looks.append(1)
+                return look(watched, passed_s)
+
+            made._look = counted  # type: ignore[method-assign]
+            with pytest.raises(StudentFailedError):
+                await made.ask(slot, "sure")
+            waited = len(looks)
+            assert made.hangs_s >= 1.0
+            for _ in range(3):
+                before = len(looks)
+                with pytest.raises(StudentFailedError):
+                    await made.ask(slot, "sure")
+                assert len(looks) - before < waited / 2
+            assert student.gate is not None
+            student.gate.set()
+            await eventually(lambda: made.hangs_s == 0.0)
+            assert isinstance(await made.ask(slot, "sure"), Opinion)
+
+    asyncio.run(main())
+
+
+def test_who_waits_in_vain_behind_others_is_told_that_the_student_is_busy_not_that_it_failed() -> None:
+    class Slow(FakeStudent):
+        def predict(self, texts: Sequence[str]) -> FakePredictions:
+            time.sleep(0.02 * len(texts))
+            return super().predict(texts)
+
+    student = Slow()
+    slot = Slot(version="a", student=student)
+
+    async def main() -> list[object]:
+        async with batcher(timeout_s=0.3) as made:
+            made.expect(0.02)
+            asked = [made.ask(slot, "sure") for _ in range(100)]
+            return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    found = asyncio.run(main())
+    answered = sum(isinstance(outcome, Opinion) for outcome in found)
+    busy = sum(isinstance(outcome, StudentBusyError) for outcome in found)
+    assert answered + busy == 100
+    assert answered > 0
+    assert busy > 0
+    assert sum(student.batches) == answered  # who was told so was not computed afterwards
+
+
+def test_a_long_list_does_not_hold_up_who_comes_after_it() -> None:
+    class Recording(FakeStudent):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read: list[str] = []
+
+        def predict(self, texts: Sequence[str]) -> FakePredictions:
+            found = super().predict(texts)
+            self.read += texts
+            return found
+
+    student = Recording()
+    student.gate = threading.Event()
+    slot = Slot(version="a", student=student)
+
+    async def main() -> None:
+        async with batcher() as made:
+            first = asyncio.create_task(made.ask(slot, "sure first"))
+            await eventually(lambda: bool(made._running))
+            listed = Ticket(texts=40)
+            asked = [asyncio.create_task(made.ask(slot, f"sure {index}", listed)) for index in range(40)]
+            asked.append(asyncio.create_task(made.ask(slot, "sure alone", Ticket(texts=1))))
+            await eventually(lambda: made.waiting == 41)
+            assert student.gate is not None
+            student.gate.set()
+            await asyncio.gather(first, *asked)
+            assert listed.texts == 0
+
+    asyncio.run(main())
+    assert student.read.index("sure alone") == 1 + 4  # after half a batch of the list
+    in_order = [text for text in student.read if text not in {"sure first", "sure alone"}]
+    assert in_order == [f"sure {index}" for index in range(40)]

@@ -1,6 +1,7 @@
 """Who answers when the teacher, the student, the budget, the spool or Redis do not."""
 
 import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,3 +242,133 @@ def test_a_paid_call_that_is_cut_off_at_shutdown_counts_and_frees_the_rest_of_it
 
     run(world, step)
     assert world.ledger.calls - world.ledger.left == 1
+
+
+@pytest.mark.parametrize(
+    ("down", "code", "degraded"),
+    [(True, "budget_unavailable", "budget_unavailable"), (False, "budget_exhausted", None)],
+)
+def test_what_cannot_be_paid_names_its_true_cause(
+    world: World,
+    *,
+    down: bool,
+    code: str,
+    degraded: str | None,
+) -> None:
+    world.serve()
+    world.ledger.left, world.ledger.down = 0, down
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        withheld = await ask(client, "unsure")
+        assert (withheld.status_code, withheld.headers["x-understudy-withheld"]) == (200, "1")
+        assert withheld.headers.get("x-understudy-degraded") == degraded
+        forced = await ask(client, "sure", X_Understudy_Force="teacher")
+        assert (forced.status_code, forced.json()["error"]["code"]) == (503, code)
+        assert ("Redis" in forced.json()["error"]["message"]) == down
+        await eventually(lambda: world.metric("understudy_promise_suspended") == 1)
+        assert gateway.ready()
+
+    run(world, step)
+    assert world.endpoint.bodies == []
+
+
+def test_a_cold_lane_without_redis_says_that_it_is_redis(world: World) -> None:
+    world.ledger.down = True
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        response = await ask(client, "unsure")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "budget_unavailable")
+        assert "Redis" in response.json()["error"]["message"]
+
+    run(world, step)
+
+
+def test_the_promise_is_suspended_while_redis_is_gone_and_no_longer_once_escalations_are_possible(
+    world: World,
+) -> None:
+    world.serve()
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        def suspended() -> float:
+            return world.metric("understudy_promise_suspended")
+
+        await eventually(lambda: bool(world.beats))
+        assert suspended() == 0
+        world.ledger.down = True
+        await eventually(lambda: suspended() == 1)  # before anybody was turned away: nothing is leased
+        assert world.metric("understudy_degraded", dependency="redis") == 1
+        assert gateway.degraded() == ["redis of acme/intent"]
+        assert gateway.ready()
+        world.ledger.down = False
+        await eventually(lambda: suspended() == 0)  # without a question: a lease is the proof
+        assert gateway.lanes[0].service.budget.allows("escalation", 0.0)
+        await eventually(lambda: world.metric("understudy_degraded", dependency="redis") == 0)
+        assert not world.beats[-1].suspended
+        assert gateway.degraded() == []
+        world.ledger.down = True
+        await eventually(lambda: world.metric("understudy_degraded", dependency="redis") == 1)
+        assert suspended() == 0  # what was leased can still be spent
+        assert (await ask(client, "unsure")).headers["x-understudy-served-by"] == "teacher"
+
+    run(world, step)
+
+
+def test_a_redis_that_reads_and_does_not_write_suspends_the_promise_until_it_writes_again(world: World) -> None:
+    world.serve()
+    world.ledger.read_only = True
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        assert (await ask(client, "unsure")).headers["x-understudy-degraded"] == "budget_unavailable"
+        beats = len(world.beats)
+        await eventually(lambda: len(world.beats) > beats + 3)
+        assert world.beats[-1].suspended
+        assert world.metric("understudy_promise_suspended") == 1
+        world.ledger.read_only = False
+        await eventually(lambda: world.metric("understudy_promise_suspended") == 0)
+
+    run(world, step)
+
+
+def test_the_promise_is_suspended_while_redis_hangs(world: World) -> None:
+    world.serve()
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        await eventually(lambda: bool(world.beats))
+        world.ledger.hang = threading.Event()
+        withheld = await ask(client, "unsure")
+        assert withheld.headers["x-understudy-degraded"] == "budget_unavailable"
+        world.ledger.hang.set()
+        await eventually(lambda: world.metric("understudy_promise_suspended") == 0)
+
+    run(world, step)
+
+
+def test_a_forced_request_gets_the_teacher_or_the_true_cause(world: World) -> None:
+    world.serve()
+    world.endpoint.status = 500
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        forced = await ask(client, "sure", X_Understudy_Force="teacher")
+        assert (forced.status_code, forced.json()["error"]["code"]) == (503, "teacher_down")
+        world.endpoint.status, world.endpoint.answer = 200, "perhaps"
+        forced = await ask(client, "sure", X_Understudy_Force="teacher")
+        assert (forced.status_code, forced.json()["error"]["code"]) == (502, "invalid_answer")
+        assert gateway.degraded() == []
+
+    run(world, step)
+
+
+def test_what_answers_go_on_without_is_named_for_each_dependency(world: World) -> None:
+    world.serve()
+    world.endpoint.status = 500
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        world.sink.healthy = False
+        for _ in range(TEACHER.breaker_failures):
+            await ask(client, "unsure")
+        assert gateway.degraded() == ["log of acme/intent", "teacher of acme/intent"]
+        await eventually(lambda: world.metric("understudy_degraded", dependency="log") == 1)
+        await eventually(lambda: world.metric("understudy_degraded", dependency="teacher") == 1)
+        assert gateway.ready()
+
+    run(world, step)

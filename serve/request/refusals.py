@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from serve.admission import OverloadedError
 from serve.escalation import Fault, Refusal
+from serve.request.admission import OverloadedError
 
 _NOT_PAID: Final = {
     "budget_exhausted": "the budget binds, and only the teacher could answer this: raise lanes.budget, or wait for it "
@@ -24,7 +24,7 @@ def not_taught(why: Fault, wait_s: float) -> Refusal:
     """The teacher gave no answer, or would give it too late; `wait_s` is for a turn."""
     match why:
         case "teacher_busy":
-            return overloaded(OverloadedError("teacher_turns", wait_s))
+            return overloaded(OverloadedError(wait_s, reason="teacher_turns"))
         case "teacher_down":
             return Refusal(status=503, code=why, message="the teacher does not answer, and only it could")
         case "invalid_answer":

@@ -7,11 +7,10 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 
 _Found = TypeVar("_Found")
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
-async def while_connected(
-    work: asyncio.Future[_Found], receive: Callable[[], Awaitable[MutableMapping[str, Any]]]
-) -> _Found:
+async def while_connected(work: Awaitable[_Found], receive: Receive) -> _Found:
     """The result of `work`, which is cancelled when the client hangs up or this is cancelled.
 
     The body must have been read: what comes after it is the end of the connection.
@@ -19,18 +18,26 @@ async def while_connected(
     Raises:
         ClientDisconnect: nobody waits for the result any more.
     """
+    working = asyncio.ensure_future(_done(work))
     gone = asyncio.ensure_future(_hung_up(receive))
-    both: set[asyncio.Future[Any]] = {work, gone}
+    both: set[asyncio.Future[Any]] = {working, gone}
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
+        if working.done():
+            return working.result()
+        working.cancel()
+        await asyncio.wait({working})  # or it might still be computed
         raise ClientDisconnect
     finally:
         gone.cancel()
-        work.cancel()
+        working.cancel()
 
 
-async def _hung_up(receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
+async def _done(work: Awaitable[_Found]) -> _Found:
+    """A task of its own, so that nothing is left unheard when it is cancelled."""
+    return await work
+
+
+async def _hung_up(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,6 +1,6 @@
 """Who is let in: a request is admitted or refused at once, whole, by how long it would have to wait.
 
-The student's line is kept short: two batches keep the student at work, and what waits behind them would only be late.
+The student's line is kept short: one batch's worth keeps the student at work, and more would only be late.
 Waiting for the teacher is bounded by the turns that it gives. Nobody who is refused here was paid for.
 """
 
@@ -14,7 +14,8 @@ from serve.student.line import Ticket, ahead
 
 Shed = Literal["student_line", "teacher_turns", "in_flight", "waited_in_vain"]
 
-_BATCHES: Final = 2  # admitted and not yet read: one at work, and one that waits for it
+_AT_ONCE_S: Final = 0.05  # so short a wait is none, however many it is shared by
+_UNKNOWN: Final = 256  # texts that are let in before it is known what one takes
 _ASSUMED_CALL_S: Final = 1.0  # before the teacher has answered once
 _MOST_OPEN: Final = 1_024  # texts with one teacher, whatever it is believed to take
 _TURNS_SHARE: Final = 0.5  # of the teacher's time-out that waiting for a turn may take
@@ -24,7 +25,7 @@ _REMEMBER: Final = 0.9  # of what calls took before, with each new one
 class OverloadedError(Exception):
     """The gateway is busy. Come back after `retry_after_s`, or add replicas."""
 
-    def __init__(self, reason: Shed, wait_s: float) -> None:
+    def __init__(self, wait_s: float, *, reason: Shed) -> None:
         """Say what is full, and for how long."""
         super().__init__(_MESSAGES[reason])
         self.reason = reason
@@ -68,8 +69,10 @@ class StudentLine:
             OverloadedError: it would wait for too long.
         """
         before = self._ahead(texts)
-        if before and (before > _BATCHES * self.max_batch or before * self.reader.text_s > self.wait_s):
-            raise OverloadedError("student_line", before * self.reader.text_s)
+        if before and before * self.reader.text_s > self._limit_s():
+            raise OverloadedError(before * self.reader.text_s, reason="student_line")
+        if before > _UNKNOWN and self.reader.text_s == 0.0:
+            raise OverloadedError(self.wait_s, reason="student_line")
         ticket = Ticket(texts=texts)
         self._tickets.add(ticket)
         return ticket
@@ -77,6 +80,10 @@ class StudentLine:
     def leave(self, ticket: Ticket) -> None:
         """Whatever was not read will not be."""
         self._tickets.discard(ticket)
+
+    def _limit_s(self) -> float:
+        """How long a request may wait: as long as one full batch takes. More would not keep the student busier."""
+        return max(_AT_ONCE_S, min(self.wait_s, self.max_batch * self.reader.text_s))
 
     def _ahead(self, texts: int) -> int:
         self._tickets = {ticket for ticket in self._tickets if ticket.texts > 0}
@@ -115,7 +122,7 @@ class TeacherTurns:
             OverloadedError: it would wait for too long.
         """
         if self.busy:
-            raise OverloadedError("teacher_turns", self.wait_s)
+            raise OverloadedError(self.wait_s, reason="teacher_turns")
         self.promised += texts
         try:
             yield
@@ -145,7 +152,7 @@ class Admission:
             OverloadedError: the request would wait for too long.
         """
         if self.in_flight + texts > self.max_in_flight and self.in_flight:
-            raise OverloadedError("in_flight", self.line.wait_of_s(texts))
+            raise OverloadedError(self.line.wait_of_s(texts), reason="in_flight")
         ticket: Ticket | None = None
         if student:
             try:

@@ -1,0 +1,112 @@
+"""Who is let in: whole requests, by how long the others would keep them waiting."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.request.admission import Admission, OverloadedError, StudentLine, TeacherTurns
+
+
+@dataclass
+class FakeReader:
+    """A student of known pace."""
+
+    text_s: float = 0.01
+    turn: int = 4
+
+
+def door(text_s: float = 0.01, *, max_in_flight: int = 1_000) -> Admission:
+    line = StudentLine(reader=FakeReader(text_s), max_batch=8, wait_s=0.5)
+    return Admission(line=line, max_in_flight=max_in_flight)
+
+
+def turns(concurrency: int = 2) -> TeacherTurns:
+    return TeacherTurns(concurrency=concurrency, timeout_s=10.0)
+
+
+def admitted(place: ExitStack, door: Admission, texts: list[int]) -> Iterator[bool]:
+    for count in texts:
+        refused = True
+        with suppress(OverloadedError):
+            place.enter_context(door.admit(count, turns(), student=True, teacher=False))
+            refused = False
+        yield not refused
+
+
+def test_an_idle_student_takes_a_list_of_any_length_and_the_next_list_is_refused_whole() -> None:
+    made = door()
+    with ExitStack() as place:
+        assert list(admitted(place, made, [256, 256])) == [True, False]
+        assert made.in_flight == made.line.texts == 256
+    assert made.in_flight == made.line.texts == 0
+
+
+def test_a_short_request_is_let_in_beside_a_long_one_because_they_take_turns() -> None:
+    with ExitStack() as place:
+        assert list(admitted(place, door(), [256, 1, 1, 64, 1])) == [True, True, True, False, True]
+
+
+def test_no_more_wait_than_one_batch_takes() -> None:
+    with ExitStack() as place:
+        assert sum(admitted(place, door(), [1] * 100)) == 9
+
+
+def test_a_slow_student_is_waited_for_no_longer_than_the_limit_and_a_quick_one_holds_many() -> None:
+    with ExitStack() as place:
+        assert sum(admitted(place, door(0.2), [1] * 100)) == 3
+    with ExitStack() as place:
+        assert sum(admitted(place, door(0.0001), [1] * 100)) == 100
+
+
+def test_texts_that_were_read_make_room() -> None:
+    made = door()
+    with ExitStack() as place:
+        tickets = [place.enter_context(made.admit(1, turns(), student=True, teacher=False)) for _ in range(9)]
+        with pytest.raises(OverloadedError) as caught:
+            place.enter_context(made.admit(1, turns(), student=True, teacher=False))
+        assert (caught.value.reason, caught.value.retry_after_s) == ("student_line", 1)
+        assert tickets[0] is not None
+        tickets[0].texts -= 1
+        assert list(admitted(place, made, [1])) == [True]
+
+
+def test_who_wants_the_teacher_does_not_wait_for_the_student() -> None:
+    made = door()
+    with ExitStack() as place:
+        list(admitted(place, made, [1] * 20))
+        assert place.enter_context(made.admit(256, turns(), student=True, teacher=True)) is None
+
+
+def test_a_slow_teacher_does_not_pile_up_requests() -> None:
+    made, slow = door(), turns()
+    for _ in range(50):
+        slow.took(2.0)
+    with ExitStack() as place:
+        for _ in range(7):
+            place.enter_context(made.admit(1, slow, student=False, teacher=False))
+        with pytest.raises(OverloadedError) as caught:
+            place.enter_context(made.admit(1, slow, student=False, teacher=False))
+        assert (caught.value.reason, caught.value.retry_after_s) == ("teacher_turns", 6)
+    assert (slow.promised, made.in_flight) == (0, 0)
+
+
+def test_the_whole_gateway_has_a_bound() -> None:
+    made = door(0.0, max_in_flight=100)
+    with ExitStack() as place:
+        place.enter_context(made.admit(99, turns(), student=True, teacher=False))
+        with pytest.raises(OverloadedError, match="too many requests"):
+            place.enter_context(made.admit(2, turns(), student=True, teacher=False))
+
+
+@given(requests=st.lists(st.integers(1, 256), max_size=60), text_s=st.floats(0.0, 1.0))
+def test_whatever_comes_nothing_is_held_once_all_have_left(requests: list[int], text_s: float) -> None:
+    made = door(text_s)
+    with ExitStack() as place:
+        let_in = list(admitted(place, made, requests))
+        assert made.in_flight == sum(texts for texts, entered in zip(requests, let_in, strict=True) if entered)
+        assert all(let_in[:1])  # an idle gateway refuses nobody
+    assert made.in_flight == made.line.texts == 0
