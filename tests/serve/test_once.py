@@ -139,6 +139,19 @@ def test_the_same_request_meanwhile_waits_for_the_first_and_another_body_does_no
     assert (len(world.endpoint.bodies), len(world.sink.events)) == (1, 1)
 
 
+def test_only_so_many_wait_for_one_request(world: World) -> None:
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        world.endpoint.hold = asyncio.Event()
+        asked = [asyncio.create_task(ask(client, "unsure", Idempotency_Key="k")) for _number in range(40)]
+        await eventually(lambda: sum(one.done() for one in asked) == 23)
+        world.endpoint.hold.set()
+        found = [one.status_code for one in await asyncio.gather(*asked)]
+        assert (found.count(409), found.count(200)) == (23, 17)
+
+    run(world, step)
+    assert len(world.endpoint.bodies) == 1
+
+
 def test_a_refusal_is_not_kept(world: World) -> None:
     async def step(client: httpx.AsyncClient, _: Gateway) -> None:
         world.endpoint.status = 503
