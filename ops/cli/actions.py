@@ -5,6 +5,7 @@ Every move is signed with the operator's key and says why.
 
 import time
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -42,8 +43,10 @@ class MoveReport(msgspec.Struct, frozen=True, kw_only=True, rename={"before": "f
     after: str
     pinned: bool
     seconds: float  # until every live gateway served it; the time waited where one did not
-    followed: bool  # every live gateway serves it; true where none is alive
-    served_by: dict[str, str | None]  # replica -> version
+    followed: bool  # every gateway that is known has confirmed it; true where none is alive
+    served_by: dict[str, str | None]  # replica -> version, of those that answered
+    silent: list[str]  # replicas that run, or did before the move, and did not answer
+    redis_answered: bool  # false: gateways of other machines could not be heard
     warnings: list[str] = []  # what is to be expected of the version
 
 
@@ -56,14 +59,27 @@ class CycleAsked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Followers:
+    """The gateways that are known, and what each says it serves."""
+
+    serves: Mapping[str, str | None]
+    silent: frozenset[str] = frozenset()  # known to run, and did not answer
+    redis_answered: bool = True
+
+    def confirm(self, version: str, expected: AbstractSet[str]) -> bool:
+        """Whether every one of them, and every one that is expected, serves a version."""
+        return not self.silent and expected <= self.serves.keys() and all(it == version for it in self.serves.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
     """A person at the CLI, with a key."""
 
     registry: Registry
     key: SigningKey
     now: Callable[[], float]  # Unix seconds
-    serving: Callable[[Lane], Mapping[str, str | None]]  # what each live gateway serves now
     promise: Callable[[Lane], LanePromise]
+    followers: Callable[[Lane], Followers]  # what each gateway serves now
 
     def rollback(self, lane: Lane, *, to: str | None, why: str) -> MoveReport:
         """Go back to a version (None: the champion before this one), pin it, and wait for the live gateways.
@@ -176,8 +192,10 @@ class Operator:
         """Verify the version, append the move, wait for the gateways."""
         started_s = time.monotonic()
         self.registry.versions(lane).open(version)
+        before = self.followers(lane)
         move = self._append(kind, lane, version, number, why)
-        served = self._await_followers(lane, version, started_s + FOLLOW_S)
+        expected = before.serves.keys() | before.silent
+        found, followed = self._await_followers(lane, version, expected, started_s + FOLLOW_S)
         return MoveReport(
             lane=str(lane),
             move=move.number,
@@ -185,16 +203,25 @@ class Operator:
             after=version,
             pinned=standing.pinned or kind == "rollback",
             seconds=round(time.monotonic() - started_s, 3),
-            followed=all(found == version for found in served.values()),
-            served_by=served,
+            followed=followed,
+            served_by=dict(found.serves),
+            silent=sorted((found.silent | expected) - found.serves.keys()),
+            redis_answered=found.redis_answered,
         )
 
-    def _await_followers(self, lane: Lane, version: str, deadline_s: float) -> dict[str, str | None]:
-        """What the gateways serve once all of them have followed, or when the time is over."""
+    def _await_followers(
+        self, lane: Lane, version: str, expected: AbstractSet[str], deadline_s: float
+    ) -> tuple[Followers, bool]:
+        """What the gateways serve once all of them have followed, or when the time is over; and whether they have.
+
+        One that is heard of on the way is expected from then on.
+        """
         while True:
-            served = dict(self.serving(lane))
-            if all(found == version for found in served.values()) or time.monotonic() >= deadline_s:
-                return served
+            found = self.followers(lane)
+            expected = expected | found.serves.keys() | found.silent
+            followed = found.confirm(version, expected)
+            if followed or time.monotonic() >= deadline_s:
+                return found, followed
             time.sleep(_POLL_S)
 
 

@@ -6,10 +6,11 @@ import msgspec
 import typer
 
 from ops.checks.cycles import ended_cycles
+from ops.checks.followers import followers
 from ops.cli.actions import MoveReport, Operator, ask_for_cycle
 from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, VersionName, open_site
 from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table, ratio_of, time_of
-from ops.cli.status import LaneStatus, PromiseShown, StatusReport, collect, promise_of, serving
+from ops.cli.status import LaneStatus, PromiseShown, StatusReport, collect, promise_of
 from ops.site import Site
 from store.control import CycleEnded, CycleKind
 from store.errors import RegistryError
@@ -19,6 +20,9 @@ from store.registry.moves import Move, fold
 
 app = typer.Typer()
 cycle = typer.Typer(no_args_is_help=True, help="Ask for a cycle.", epilog=EPILOG)
+
+_NOBODY = "no gateway is alive: the next one to start serves it"
+_NOBODY_HERE = "no gateway runs here, and Redis does not answer for other machines': each follows at its next look"
 
 
 @app.command(epilog=EPILOG)
@@ -209,8 +213,8 @@ def _operator(site: Site) -> Operator:
         registry=site.registry,
         key=site.operator_key(),
         now=wall_clock_s,
-        serving=lambda where: serving(site, where, wall_clock_s()),
         promise=lambda where: promise_of(site, site.lane(str(where)), wall_clock_s()),
+        followers=lambda where: followers(site, where, wall_clock_s()),
     )
 
 
@@ -226,14 +230,23 @@ def _report(report: MoveReport, output: Format) -> None:
                 "to": report.after,
                 "pinned": report.pinned,
                 "seconds": report.seconds,
-                **{f"served by {name}": version for name, version in report.served_by.items()},
+                **{
+                    f"gateway {name}": "confirmed"
+                    if version == report.after
+                    else f"serves {version or 'nothing: cold'}"
+                    for name, version in report.served_by.items()
+                },
+                **{f"gateway {name}": "did not answer" for name in report.silent},
             },
             title=f"{report.lane}: move {report.move}",
         )
-        if not report.served_by:
-            typer.echo("no gateway is alive: the next one to start serves it")
+        if not report.served_by and not report.silent:
+            typer.echo(_NOBODY if report.redis_answered else _NOBODY_HERE)
+        elif not report.redis_answered:
+            typer.echo("Redis does not answer: gateways on other machines were not heard", err=True)
     if not report.followed:
-        typer.echo(f"a gateway has not followed within {report.seconds:.0f} s: see its log", err=True)
+        count = sum(version != report.after for version in report.served_by.values()) + len(report.silent)
+        typer.echo(f"{count} have not confirmed it within {report.seconds:.0f} s: see their logs", err=True)
         raise typer.Exit(FAILED_CHECK)
 
 

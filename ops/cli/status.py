@@ -28,8 +28,8 @@ from store.registry.moves import Standing, fold
 from stream.log import History, topic_of
 
 PROCESSES: Final = ("serve", "ingest", "train")
+_SERVING_S: Final = 0.5  # of Redis: a promotion asks for the traffic
 _PROBE_S: Final = 2.0
-_SERVING_S: Final = 0.5  # a rollback asks, and has five seconds
 _MAX_ANSWER_BYTES: Final = 1 << 20
 
 
@@ -155,15 +155,6 @@ def collect(site: Site, sections: list[LaneSection], now_s: float) -> StatusRepo
     )
 
 
-def serving(site: Site, lane: Lane, now_s: float) -> dict[str, str | None]:
-    """What each live gateway serves: by heartbeats, or by this machine's own gateway while Redis does not answer."""
-    try:
-        with site.control(answer_s=_SERVING_S) as control:
-            return {name: beat.version for name, beat in live(control.heartbeats(lane), now_s).items()}
-    except StoreUnavailableError:
-        return local_versions(site).get(str(lane), {})
-
-
 def promise_of(site: Site, section: LaneSection, now_s: float) -> LanePromise:
     """What a lane has promised and can pay; its traffic is asked for when it is wanted."""
 
@@ -185,7 +176,7 @@ def promise_of(site: Site, section: LaneSection, now_s: float) -> LanePromise:
 
 def local_versions(site: Site) -> dict[str, dict[str, str | None]]:
     """What this machine's gateway says it serves: lane -> replica -> version; empty when it does not run."""
-    answer = _ask(site, read_run_file(site.run_directory, "serve"), "/lanes")
+    answer = ask_process(site, read_run_file(site.run_directory, "serve"), "/lanes")
     try:
         return msgspec.json.decode(answer[1], type=dict[str, dict[str, str | None]]) if answer else {}
     except msgspec.MsgspecError:
@@ -330,7 +321,7 @@ def _buffer(seen: _Live | None, lag_records: int | None) -> BufferShown | None:
 
 def _process(site: Site, name: str) -> ProcessStatus:
     found = read_run_file(site.run_directory, name)
-    answer = _ask(site, found, "/readyz")
+    answer = ask_process(site, found, "/readyz")
     return ProcessStatus(
         name=name,
         pid=found.pid if found else None,
@@ -341,12 +332,14 @@ def _process(site: Site, name: str) -> ProcessStatus:
     )
 
 
-def _ask(site: Site, found: RunFile | None, path: str) -> tuple[int, bytes] | None:
+def ask_process(
+    site: Site, found: RunFile | None, path: str, *, timeout_s: float = _PROBE_S
+) -> tuple[int, bytes] | None:
     """A process's answer on its admin port: status and body; None when it does not run or does not answer."""
     if found is None or found.admin_port is None:
         return None
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(site.settings.admin.host, site.settings.admin.host)  # noqa: S104
-    connection = HTTPConnection(host, found.admin_port, timeout=_PROBE_S)
+    connection = HTTPConnection(host, found.admin_port, timeout=timeout_s)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

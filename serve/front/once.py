@@ -30,6 +30,9 @@ _RENEW_S: Final = 5.0
 _PATIENCE_S: Final = 1.0  # with Redis
 _QUIET_S: Final = 1.0  # before it is asked again
 _CLOSE_S: Final = 5.0
+_MOST_WAITING: Final = 16  # for one request: each holds a connection
+_RETRY_AFTER_S: Final = 1
+_LONGEST_RETRY_S: Final = 5
 _CRC_BYTES: Final = 4
 _NAME_BYTES: Final = 16
 
@@ -58,10 +61,11 @@ class Given:
 Work = Callable[[Sequence[Answer | None]], Awaitable[Given]]  # with the answers that there are already; may be empty
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
     request: str
     task: asyncio.Task[Given]
+    waiting: int = 0  # others with the same request
 
 
 class Once:
@@ -97,6 +101,9 @@ class Once:
         if running is not None:
             if running.request != request:
                 raise _reused()
+            if running.waiting >= _MOST_WAITING:
+                raise _in_progress(_RETRY_AFTER_S)
+            running.waiting += 1
             return replace(await asyncio.shield(running.task), replayed=True)
         task = asyncio.create_task(self._answer(name, request, work))  # a client that hangs up does not end it
         self._running[name] = _Running(request, task)
@@ -128,8 +135,7 @@ class Once:
         if claim is not None and claim.state == "other":
             raise _reused()
         if claim is not None and claim.state == "busy":
-            message = "a request with this Idempotency-Key is being answered"
-            raise ApiError(409, "idempotency_in_progress", message, retry_after_s=min(1 + ceil(claim.wait_s), 5))
+            raise _in_progress(min(1 + ceil(claim.wait_s), _LONGEST_RETRY_S))
         so_far = _read(claim.answers) if claim is not None else None
         if so_far is None and remembered is not None:
             so_far = _read(remembered.answers)
@@ -211,3 +217,8 @@ def _read(value: bytes) -> Outcome | None:
 def _reused() -> ApiError:
     message = "this Idempotency-Key was used for another request"
     return ApiError(422, "idempotency_key_reused", message, "Idempotency-Key")
+
+
+def _in_progress(retry_after_s: int) -> ApiError:
+    message = "a request with this Idempotency-Key is being answered"
+    return ApiError(409, "idempotency_in_progress", message, retry_after_s=retry_after_s)

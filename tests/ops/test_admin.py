@@ -1,13 +1,16 @@
 """The admin server answers probes from callables and never dies of one that fails."""
 
+import socket
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from ops.processes.admin import Probes, admin_server
+from ops.processes.admin import MOST_AT_ONCE, Probes, admin_server
 
 
 @contextmanager
@@ -66,3 +69,63 @@ def test_a_process_that_does_without_something_is_ready_and_names_it() -> None:
         answer = http.get("/readyz")
         assert (answer.status_code, answer.text) == (200, "ok\ndegraded: redis of a/b\ndegraded: log of a/b\n")
         assert http.get("/livez").text == "ok\n"
+
+
+PROBES = Probes(live=lambda: True, ready=lambda: True, lanes=lambda: {"a/b": {}})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:9471", "Origin": "http://evil.example:9471"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Host": ""},
+    ],
+)
+@pytest.mark.parametrize("path", ["/metrics", "/lanes", "/livez", "/readyz"])
+def test_no_web_page_reads_the_admin_port(headers: dict[str, str], path: str) -> None:
+    with client(PROBES, CollectorRegistry()) as http:
+        answer = http.get(path, headers=headers)
+    assert answer.status_code == 403
+    assert "understudy_" not in answer.text
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3:9471", "localhost", "[::1]:9471", "scraper.example:9471"])
+def test_addresses_and_allowed_names_are_answered(host: str) -> None:
+    hosts = frozenset({"scraper.example"})
+    with (
+        admin_server("127.0.0.1", 0, PROBES, registry=CollectorRegistry(), hosts=hosts) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+        assert http.get("/livez", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_nothing_but_get_is_answered(method: str) -> None:
+    with client(PROBES, CollectorRegistry()) as http:
+        answer = http.request(method, "/livez", content=b"x" * 1000)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+
+
+def test_idle_connections_keep_no_probe_out_and_take_few_threads() -> None:
+    before = threading.active_count()
+    with client(PROBES, CollectorRegistry()) as http, ExitStack() as stack:
+        for _ in range(10 * MOST_AT_ONCE):
+            stack.enter_context(socket.create_connection((http.base_url.host, http.base_url.port)))
+        assert http.get("/livez").status_code == 200
+        assert threading.active_count() <= before + 2 * MOST_AT_ONCE + 1
+
+
+def test_a_connection_that_drips_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ops.processes.admin._CONNECTION_S", 0.3)
+    with (
+        client(PROBES, CollectorRegistry()) as http,
+        socket.create_connection((http.base_url.host, http.base_url.port)) as slow,
+        suppress(ConnectionError),
+    ):
+        slow.settimeout(20.0)
+        while True:  # ends with a broken pipe
+            slow.sendall(b"G")
+            time.sleep(0.01)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,15 @@ import pytest
 import redis
 from typer.testing import CliRunner, Result
 
+from ops.checks.followers import followers
+from ops.cli.actions import Followers, Operator
 from ops.cli.app import app
 from ops.cli.output import exit_code_of
 from ops.processes.process import AlreadyRunningError, RunFile, exclusive, write_run_file
 from ops.processes.run import run_all
 from store.buffer.server import private_redis
 from store.control import Control, Heartbeat
-from store.event import wall_clock_s
+from store.event import Lane, wall_clock_s
 from store.registry.moves import fold
 from tests.ops.children import REPOSITORY
 from tests.ops.sites import LANE, make_site, open_site, publish
@@ -187,6 +190,51 @@ def test_a_gateway_that_does_not_follow_ends_rollback_with_1_but_the_move_stands
     report = answer(call("rollback", "-c", with_redis, "-o", "json"), code=1)
     assert (report["followed"], report["served_by"]) == (False, {"stuck": two})
     assert fold(open_site(with_redis).registry.moves(LANE).read()).champion == one
+
+
+def test_a_gateway_that_runs_here_and_does_not_answer_has_confirmed_nothing(
+    settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.cli.actions.FOLLOW_S", 0.3)
+    one, _ = publish(settings, b"one", b"two")
+    site = open_site(settings)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections, and says nothing
+        record = RunFile(name="serve", pid=os.getpid(), started_s=wall_clock_s(), admin_port=deaf.getsockname()[1])
+        write_run_file(site.run_directory, record)
+        report = answer(call("rollback", "-c", settings, "-o", "json"), code=1)
+        assert (report["followed"], report["served_by"], report["silent"]) == (False, {}, [site.replica])
+        result = call("promote", report["from"], "-c", settings)
+        assert result.exit_code == 1
+        assert "did not answer" in result.stdout
+    assert report["to"] == one
+
+
+def test_a_gateway_that_was_heard_before_the_move_and_not_after_it_has_confirmed_nothing() -> None:
+    one, two = "1" * 16, "2" * 16
+    heard = Followers(serves={"a": one, "b": two})
+    assert heard.confirm(one, heard.serves.keys()) is False
+    assert Followers(serves={"a": one}).confirm(one, heard.serves.keys()) is False
+    assert Followers(serves={"a": one, "b": one}).confirm(one, heard.serves.keys()) is True
+    assert Followers(serves={"a": one, "b": one}, silent=frozenset({"c"})).confirm(one, set()) is False
+    assert Followers(serves={}).confirm(one, set()) is True
+
+
+def test_rollback_expects_a_gateway_that_it_heard_before_the_move(
+    with_redis: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.cli.actions.FOLLOW_S", 0.3)
+    _, two = publish(with_redis, b"one", b"two")
+    Control(redis_client).announce(LANE, "killed", Heartbeat(version=two, at_s=wall_clock_s()))
+    site, looks = open_site(with_redis), []
+
+    def look(_: Lane) -> Followers:
+        looks.append(followers(site, LANE, wall_clock_s()))
+        redis_client.flushall()  # it dies between the first look and the move
+        return looks[-1]
+
+    operator = Operator(registry=site.registry, key=site.operator_key(), now=wall_clock_s, followers=look)
+    report = operator.rollback(LANE, to=None, why="worse")
+    assert (report.followed, report.served_by, report.silent) == (False, {}, ["killed"])
 
 
 def test_rollback_to_nothing_to_the_pinned_champion_or_to_an_unknown_version_is_refused(settings: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from ops.processes.process import RunFile, read_run_file
 from tests.ops.children import REPOSITORY, until
-from tests.ops.sites import make_site, open_site
+from tests.ops.sites import make_site, open_site, publish
 
 FILES = 256
 IDLE = 400
@@ -83,9 +83,12 @@ def test_idle_connections_stop_neither_requests_nor_probes_and_the_log_stays_sma
                 f"http://127.0.0.1:{record.port}/v1/classify", json={"model": "other", "input": "a"}, timeout=START_S
             )
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_model")
-            for path in ("/livez", "/metrics"):
-                probe = httpx.get(f"http://127.0.0.1:{record.admin_port}{path}", timeout=START_S)
-                assert probe.status_code == 200
+            assert httpx.get(f"http://127.0.0.1:{record.admin_port}/livez", timeout=START_S).status_code == 200
             idle(stack, record.port, IDLE)
-        assert 'understudy_connections_closed_total{why="evicted"}' in probe.text
+        metrics = httpx.get(f"http://127.0.0.1:{record.admin_port}/metrics", timeout=START_S).text
+        assert 'understudy_connections_closed_total{why="evicted"}' in metrics
+        publish(settings, b"one", b"two")
+        code, report = rollback(settings)
+        assert (code, report["followed"], report["silent"]) == (1, False, [])  # these versions cannot be served
+        assert report["served_by"] == {open_site(settings).replica: None}
     assert log.stat().st_size < 20_000, log.read_text()[:5_000]

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from ops.cli.status import serving
+from ops.checks.followers import followers
 from ops.processes.process import RunFile, read_run_file, write_run_file
 from ops.processes.run import run_all, run_ingest, run_serve, run_train
 from ops.site import Site
@@ -170,8 +170,8 @@ def test_two_gateways_on_one_machine_share_a_registry_and_keep_their_names(tmp_p
     other = {"UNDERSTUDY_STATE_DIR": "state-2", "UNDERSTUDY_REGISTRY_DIR": "state/registry"}
     key = site.operator_key()
 
-    def replicas() -> dict[str, str | None]:
-        return serving(site, LANE, wall_clock_s())
+    def replicas() -> Mapping[str, str | None]:
+        return followers(site, LANE, wall_clock_s()).serves
 
     with running(settings, "serve") as first, running(settings, "serve", **other) as second:
         until(lambda: len(replicas()) == 2, seconds=START_S)

@@ -9,8 +9,9 @@ import redis
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
+from ops.checks.followers import followers
 from ops.cli.app import app
-from ops.cli.status import collect, serving
+from ops.cli.status import collect
 from ops.processes.admin import Probes, admin_server
 from ops.processes.process import RunFile, write_run_file
 from ops.site import Site
@@ -83,7 +84,7 @@ def test_heartbeats_tell_who_serves_what_and_a_silent_replica_is_left_out(up: Si
     assert lane.escalated_ratio == 0.3
     assert lane.unread_ratio == 0.25
     assert (lane.budget.used, lane.budget.limit) == (7, 5000)
-    assert serving(up, LANE, NOW_S) == lane.served
+    assert followers(up, LANE, NOW_S).serves == lane.served
 
 
 def test_the_promise_is_metered_by_the_champions_audits(up: Site, redis_client: redis.Redis) -> None:
@@ -162,7 +163,7 @@ def test_with_redis_down_the_gateway_of_this_machine_is_asked_itself(down: Site)
         record = RunFile(name="serve", pid=os.getpid(), started_s=wall_clock_s(), admin_port=port, port=1)
         write_run_file(down.run_directory, record)
         report = collect(down, list(down.settings.lanes), NOW_S)
-        assert serving(down, LANE, NOW_S) == {"here": "c" * 16}
+        assert followers(down, LANE, NOW_S).serves == {"here": "c" * 16}
     assert report.lanes[0].served == {"here": "c" * 16}
     process = report.processes[0]
     assert (process.name, process.pid, process.port, process.ready) == ("serve", os.getpid(), 1, True)

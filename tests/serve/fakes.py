@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from serve.app import build_app
+from serve.front.kept import Shared
 from serve.lifecycle import Gateway, LaneParts, Services
 from serve.metrics import ServeMetrics
 from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
@@ -271,6 +272,7 @@ class World:
     changes: Mapping[str, Any] = field(default_factory=dict)  # of other lane settings
     api_keys: tuple[str, ...] = ()
     seed: int = 1
+    answers: Shared | None = None  # under Idempotency-Keys
     prometheus: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def serve(self, version: str = "a", student: FakeStudent | None = None) -> FakeStudent:
@@ -298,6 +300,7 @@ class World:
             audit_key=self.audit_key,
             versions=self.registry.versions(),
             ledger=self.ledger,
+            answers=self.answers,
             teacher_client=self.endpoint.client(),
         )
 
