@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ops.addresses import wrong_http_url, wrong_redis_url
 from store.event import Lane
 
 STRICT: Final = ConfigDict(
@@ -90,9 +91,17 @@ class LogSection(Section):
 class RedisSection(Section):
     """The replay buffer's store, and what the processes agree on."""
 
-    url: Annotated[str, Field(pattern=r"^($|rediss?://|unix://)")] = ""
-    """redis://, rediss:// or unix:// of a Redis 6.2 or later with appendonly yes and noeviction. Empty: a private
-    server in state_dir, which `understudy run all` starts and stops."""
+    url: Annotated[str, Field(pattern=r"^($|rediss?://|unix://)", repr=False)] = ""
+    """redis://, rediss:// or unix:// of a Redis 6.2 or later with appendonly yes and noeviction; in a password # is
+    written %23, ? %3F, / %2F and % %25. Empty: a private server in state_dir, which `understudy run all` starts and
+    stops."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.url and (why := wrong_redis_url(self.url)) is not None:
+            message = f"url: {why}"
+            raise ValueError(message)
+        return self
 
 
 class GatewaySection(Section):
@@ -250,6 +259,13 @@ class TeacherSection(Section):
     """Dollars for a million tokens in."""
     output_usd_per_mtok: Annotated[float, Field(ge=0.0)] = 0.0
     """Dollars for a million tokens out."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if (why := wrong_http_url(self.base_url)) is not None:
+            message = f"base_url: {why}"
+            raise ValueError(message)
+        return self
 
 
 class LaneSection(Section):

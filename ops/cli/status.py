@@ -14,6 +14,7 @@ import redis
 
 from ops.cli.actions import live
 from ops.processes.process import RunFile, read_run_file
+from ops.processes.redis_standing import standing_of
 from ops.sections import LaneSection
 from ops.site import Site
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
@@ -111,6 +112,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     processes: list[ProcessStatus]
     dead_letters: dict[str, dict[str, int]]  # use case -> reason -> records
     unavailable: list[str]  # what could not be read, and why
+    warnings: list[str] = []  # what works now and loses something one day
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +134,10 @@ def collect(site: Site, sections: list[LaneSection], now_s: float) -> StatusRepo
     lives: dict[Lane, _Live] = {}
     lags: dict[str, int] = {}
     dead: dict[str, dict[str, int]] = {}
+    warnings: list[str] = []
     try:
         with site.redis_client() as client:
+            warnings = standing_of(client).warnings
             for section in sections:
                 lives[section.lane] = _live(Control(client), site.buffer(client), section.lane, now_s)
             for use_case in sorted({section.use_case for section in sections}):
@@ -147,6 +151,7 @@ def collect(site: Site, sections: list[LaneSection], now_s: float) -> StatusRepo
         processes=[_process(site, name) for name in PROCESSES],
         dead_letters=dead,
         unavailable=unavailable,
+        warnings=warnings,
     )
 
 

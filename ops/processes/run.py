@@ -24,6 +24,7 @@ from ops.processes import logs
 from ops.processes.admin import Probes, admin_server
 from ops.processes.private_redis import PrivateRedis
 from ops.processes.process import Daemon, RunFile, daemon, exclusive, stop_on_signals, write_run_file
+from ops.processes.redis_standing import refuse_eviction
 from ops.processes.supervisor import ChildSpec, RestartPolicy, Supervisor
 from ops.site import REDIS_RUN_NAME, Site
 from serve.app import build_app
@@ -42,6 +43,7 @@ _WATCH_S: Final = 0.1
 _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 10.0
 _SILENT_S: Final = 15.0
+_REDIS_LOOK_S: Final = 1.0
 _KEEP_ALIVE_S: Final = 75  # longer than clients and load balancers keep theirs, or questions meet a closed connection
 _DRAIN_S: Final = 15  # of open connections, before the gateway's own grace begins
 GRACE_S: Final = {"serve": 56.0, "train": 20.0, "ingest": 30.0}  # then a process ends itself by force
@@ -64,6 +66,7 @@ def run_serve(site: Site, lifeline: int | None) -> None:
         logs.show_debug("serve")
     with ExitStack() as stack:
         process = stack.enter_context(_daemon("serve", site, lifeline))
+        _refuse_eviction(site)
         client = stack.enter_context(site.redis_client())
         threading.Thread(target=lambda: _make_topics(site, client, process.stop), daemon=True).start()
         # A cold lane is ready at once; its first version must not wait for seconds of imports.
@@ -125,6 +128,7 @@ def run_ingest(site: Site, lifeline: int | None) -> None:
         client = _patiently(lambda: stack.enter_context(site.redis_client()), process.stop)
         if client is None or not _make_topics(site, client, process.stop):
             return
+        _patiently(lambda: _warn_of(refuse_eviction(client)), process.stop)
         appender = stack.enter_context(closing(open_appender(site, client)))
         metrics, owner = IngestMetrics.create(REGISTRY), f"{site.replica}-{secrets.token_hex(4)}"
         loops += [wiring.ingest(site, client, appender, use_case, owner, metrics) for use_case in site.use_cases]
@@ -162,6 +166,7 @@ def run_train(site: Site, lifeline: int | None) -> None:
         client = _patiently(lambda: stack.enter_context(site.redis_client()), process.stop)
         if client is None:
             return
+        _patiently(lambda: _warn_of(refuse_eviction(client)), process.stop)
         running.append(wiring.trainer(site, client, f"{site.replica}-{secrets.token_hex(4)}"))
         running[0].run(process.stop)
 
@@ -174,11 +179,11 @@ def run_all(site: Site, settings_file: Path | None) -> int:
         AlreadyRunningError: another `run all` works on the state directory.
         StoreUnavailableError: the private Redis did not start.
     """
-    for check in (wiring.check_ingest, wiring.check_train, wiring.check_serve):
-        check(site)
+    wiring.check_all(site)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         stack.enter_context(exclusive(site.run_directory, "all", patience_s=_PATIENCE_S))
+        _refuse_eviction(site)
         beside = stack.enter_context(_redis_of_our_own(site)) if not site.settings.redis.url else _nothing_beside
         file = () if settings_file is None else ("--config", str(settings_file))
         specs = [
@@ -290,6 +295,25 @@ def _make_topics(site: Site, client: redis.Redis, stop: threading.Event) -> bool
         return True
 
     return bool(_patiently(make, stop))
+
+
+def _refuse_eviction(site: Site) -> None:
+    """Refuse a Redis that evicts, where it answers; warn where it would lose what it has at its end.
+
+    Raises:
+        SettingsError: it evicts.
+    """
+    try:
+        with site.redis_client(answer_s=_REDIS_LOOK_S) as client:
+            _warn_of(refuse_eviction(client))
+    except StoreUnavailableError:
+        return  # nothing here waits for Redis: ingest and trainer look again once it answers
+
+
+def _warn_of(warnings: list[str]) -> bool:
+    for warning in warnings:
+        _log.warning("redis", why=warning)
+    return True
 
 
 def _served(site: Site, gateway: Gateway) -> dict[str, dict[str, str | None]]:
