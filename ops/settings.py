@@ -157,7 +157,7 @@ class Settings(BaseSettings):
                 message = 'trainer.encoder: "minilm" needs the demo extra (pip install "understudy[demo]")'
                 raise SettingsError(message) from error
             return Path(get_model_path())
-        return check_encoder(encoder, "trainer.encoder")
+        return check_encoder(encoder, f"trainer.encoder {encoder}")
 
 
 def read_text(path: Path) -> str:

@@ -280,7 +280,7 @@ def _encoder(options: Options, settings: Settings | None) -> str:
         return str(settings.encoder_directory())
     encoder = options.encoder or _MINILM
     if encoder != _MINILM:
-        check_encoder(Path(encoder).expanduser(), f"--encoder {encoder} (or {_MINILM})")
+        check_encoder(Path(encoder).expanduser(), f"--encoder {encoder}")
     return encoder
 
 

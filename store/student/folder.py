@@ -14,12 +14,12 @@ _LENGTH_BYTES: Final = 8  # of a safetensors header's own length, which stands f
 _POINTER: Final = b"version https://git-lfs"
 
 
-def check_encoder(directory: Path, key: str) -> Path:
+def check_encoder(directory: Path, named: str) -> Path:
     """The folder, where an encoder can be loaded from it.
 
     Args:
         directory: the folder.
-        key: the setting or flag that names it.
+        named: the setting or flag that names it, with what it says.
 
     Raises:
         SettingsError: a file is missing, or is surely not what its name says.
@@ -27,13 +27,13 @@ def check_encoder(directory: Path, key: str) -> Path:
     missing = [name for name in ENCODER_FILES if not (directory / name).is_file()]
     if missing:
         message = (
-            f"{key}: {directory} lacks {', '.join(missing)}: give the folder of an encoder; only safetensors and a fast"
-            " tokenizer load"
+            f"{named}: it lacks {', '.join(missing)}: give the folder of an encoder, or minilm; only safetensors and a"
+            " fast tokenizer load"
         )
         raise SettingsError(message)
     for name in ENCODER_FILES:
         if (why := _wrong(directory / name)) is not None:
-            message = f"{key}: {directory / name} {why}"
+            message = f"{named}: its {name} {why}"
             raise SettingsError(message)
     return directory
 

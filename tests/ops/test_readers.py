@@ -98,7 +98,7 @@ def zipped(name: str) -> bytes:
         (b"%PDF-1.7", "a PDF"),
         (b"\x7fELF\x02", "a program"),
         (bytes(range(256)), "not a text"),
-        (b"\xd8\0\0\0\0\0\0\0{\"a\":1}", "a model's weights"),
+        (b'\xd8\0\0\0\0\0\0\0{"a":1}', "a model's weights"),
         (b"dear all,\nplease find\n", "plain text"),
         (b"one\ntwo\nthree\n", "plain text"),
         (b"", "is empty"),

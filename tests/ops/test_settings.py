@@ -322,7 +322,7 @@ def test_the_bundled_encoder_is_a_folder_and_another_must_hold_one(tmp_path: Pat
         ("tokenizer.json", b"{"),
     ):
         (tmp_path / "encoder" / name).write_bytes(content)
-        with pytest.raises(SettingsError, match=rf"trainer\.encoder: .*{name} is "):
+        with pytest.raises(SettingsError, match=rf"trainer\.encoder .*: its {name} is "):
             settings.encoder_directory()
         (tmp_path / "encoder" / name).write_bytes(whole[name])
 

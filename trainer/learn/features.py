@@ -47,7 +47,7 @@ def resolve_encoder(setting: str | Path) -> Path:
             )
             raise SettingsError(message) from error
         setting = str(get_model_path())
-    return check_encoder(Path(setting).expanduser(), "trainer.encoder")
+    return check_encoder(Path(setting).expanduser(), f"trainer.encoder {setting}")
 
 
 def _wheel() -> Path | None:
