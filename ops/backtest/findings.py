@@ -186,6 +186,10 @@ def assemble(
         labels=len(log.label_set),
         days=log.days,
         timed=log.timed,
+        per_day=log.per_day,
+        spellings=log.spellings,
+        off_list=log.off_list,
+        untimed_why=_without_line(log.untimed_why),
         has_gold=log.has_gold,
         teacher_score=measure.teacher_score if measure.has_gold else None,
         teacher_usd_per_day=log.rows * prices.usd_per_call / log.days,
@@ -199,6 +203,14 @@ def assemble(
         runs=[one.run for one in sorted(finished, key=lambda one: (one.run.ask.budget, one.run.ask.seed))],
         complete=complete,
     )
+
+
+def _without_line(why: str | None) -> str | None:
+    """A sentence about a line with the line at its end, as a page tells it."""
+    if why is None:
+        return None
+    line, _, what = why.partition(": ")
+    return f"{what} ({line})"
 
 
 def _by_budget(finished: Iterable[Finished]) -> dict[int, dict[int, Finished]]:

@@ -50,6 +50,7 @@ class Log:
     ids: list[str]
     times_s: NDArray[np.float64]  # Unix seconds, ascending
     timed: bool  # the times are the log's own
+    per_day: bool = True  # by its own times or the user's word it is known how long the log is
     skipped: int
     bad: list[BadRow]  # all that were skipped
     untimed_why: str | None = None  # why the times are not the log's own, though some row has one; a sentence
@@ -105,20 +106,21 @@ class _Line(NamedTuple):
     gold: str | None
 
 
-def read_log(path: Path, columns: ColumnNames, days: float, allowed: Sequence[str] = ()) -> Log:
+def read_log(path: Path, columns: ColumnNames, days: float | None, allowed: Sequence[str] = ()) -> Log:
     """Read a log of JSON lines.
 
     Args:
         path: the file.
         columns: named columns; the others are found.
-        days: what rows without a time are spread over, evenly; also all rows, if some have none that can be read.
+        days: what rows without a time are spread over, evenly; also all rows, if some have none that can be read. None:
+            nobody knows, and nothing can be said of a day.
         allowed: the lane's labels; none: those of the log, spellings of one label as one.
 
     Raises:
         SettingsError: the file cannot be read, a column cannot be told, no row is usable, or the times span more than
             ten years; it names the flag or the line.
     """
-    if not 0 < days <= MAX_DAYS:
+    if days is not None and not 0 < days <= MAX_DAYS:
         message = f"--days {days:g}: give a number above 0, and at most {MAX_DAYS:,.0f}"
         raise SettingsError(message)
     texts, labels = TEXT.called(columns.text), LABEL.called(columns.label)
@@ -200,9 +202,11 @@ def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[
             raise SettingsError(message)
 
 
-def _log(path: Path, lines: list[_Line], bad: list[BadRow], days: float) -> Log:
+def _log(path: Path, lines: list[_Line], bad: list[BadRow], days: float | None) -> Log:
     timed = all(line.time_s is not None for line in lines)
-    times_s: NDArray[np.float64] = _START_S + np.arange(len(lines), dtype=np.float64) * (days * _DAY_S / len(lines))
+    times_s: NDArray[np.float64] = _START_S + np.arange(len(lines), dtype=np.float64) * (
+        (days or 1.0) * _DAY_S / len(lines)
+    )
     if timed:
         lines = sorted(lines, key=lambda line: line.time_s or 0.0)
         times_s = np.array([line.time_s for line in lines], np.float64)
@@ -215,6 +219,7 @@ def _log(path: Path, lines: list[_Line], bad: list[BadRow], days: float) -> Log:
         ids=[line.id or f"line-{line.number}" for line in lines],
         times_s=times_s,
         timed=timed,
+        per_day=timed or days is not None,
         skipped=len(bad),
         bad=bad,
         untimed_why=_untimed_why(lines),

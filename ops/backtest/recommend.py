@@ -16,6 +16,7 @@ from typing import Final
 
 from ops.backtest.findings import Measure
 from ops.backtest.records import Ask, Backtest, Interval, Point, Prices, Recommendation, Run, Step
+from ops.backtest.report.words import span
 
 _MARGIN: Final = 0.01
 _YEAR_DAYS: Final = 365.0
@@ -92,12 +93,15 @@ def settings_toml(backtest: Backtest, ask: Ask, encoder: str) -> str:
         "[[lanes]]",
         f"policy = {json.dumps(ask.policy)}",
         f"metric = {json.dumps(ask.metric)}",
-        f"rows_per_day = {math.ceil(backtest.rows / backtest.days)}",
+        *([f"rows_per_day = {math.ceil(backtest.rows / backtest.days)}"] if backtest.per_day else []),
         f"audit_ratio = {ask.audit_ratio}",
     ]
     if ask.target is not None:
         lines += ["", "[lanes.promise]", f"target = {ask.target}", f"confidence = {ask.confidence}"]
-    lines += ["", "[lanes.budget]", f"calls_per_day = {found.calls_per_day}"]
+    calls = f"calls_per_day = {found.calls_per_day}"
+    if not backtest.per_day:
+        calls = f"# calls_per_day = {found.budget / backtest.rows:.3g} of the questions that come in a day: see --days"
+    lines += ["", "[lanes.budget]", calls]
     lines.append(f"audit_reserve_ratio = {ask.kept_for_audits}")
     lines += ["", "[trainer]", f"encoder = {json.dumps(encoder)}", f"fine_tune = {json.dumps(ask.fine_tune)}"]
     return "\n".join(lines) + "\n"
@@ -138,11 +142,11 @@ def headline(backtest: Backtest) -> str:
     if point is None:
         return "No run has ended: nothing is known yet"
     calls, rows = f"{point.calls / backtest.days:,.0f}", f"{backtest.rows / backtest.days:,.0f}"
-    asked = f"Asking the teacher {calls} of {rows} questions a day ({point.calls_ratio:.0%})"
+    asked = f"Asking the teacher {calls} of {rows} questions{span(backtest, of='')} ({point.calls_ratio:.0%})"
     saved = f"{spared_ratio(backtest, point):.0%} of its calls"
     if backtest.teacher_usd_per_day and backtest.recommendation is not None:
         money = backtest.recommendation.saved_usd_per_day
-        saved = f"{usd(money) if money > 0 else 'nothing'} of {usd(backtest.teacher_usd_per_day)} a day"
+        saved = f"{usd(money) if money > 0 else 'nothing'} of {usd(backtest.teacher_usd_per_day)}{span(backtest)}"
     told = f"{asked} would save {saved}, at {share(quality(point))} {score_name(backtest)}{_distance(backtest, point)}"
     return f"{told}; {point.unanswered_ratio:.0%} would get no answer" if point.unanswered_ratio else told
 

@@ -175,6 +175,10 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
     labels: int
     days: float
     timed: bool  # the times are the log's own
+    per_day: bool = True  # false: nobody knows how long the log is; what is told for a day is for the whole log
+    spellings: int = 0  # that the labels have among the teacher's answers
+    off_list: int = 0  # answers that are none of the lane's labels: unusable
+    untimed_why: str | None = None  # why the log's own times are not used, though some row has one
     has_gold: bool
     teacher_score: float | None  # the teacher alone, against the true labels
     teacher_usd_per_day: float

@@ -43,7 +43,11 @@ Time = Annotated[
     str | None, typer.Option(help="Column of the time: Unix seconds or milliseconds, or ISO 8601 with its zone.")
 ]
 Days = Annotated[
-    float, typer.Option(min=0.001, help="What all rows are spread over if one has no readable time; at most 3,660.")
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="What the rows are spread over if a time cannot be read; at most 3,660. Unset: no figure is for a day.",
+    ),
 ]
 PerCall = Annotated[float | None, typer.Option(min=0.0, help="Dollars a teacher call; none: calls alone are shown.")]
 PerHour = Annotated[
@@ -67,7 +71,12 @@ Replay = Annotated[str, typer.Option(hidden=True, help="What replays a log, modu
 
 @app.command(epilog=EPILOG)
 def backtest(
-    log: Annotated[Path, typer.Argument(metavar="LOG", help="JSONL: a text and the teacher's answer in each row.")],
+    log: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LOG", help="A text and the teacher's answer in each row: JSON lines, JSON array or CSV."
+        ),
+    ],
     *,
     budget: Budgets = None,
     seeds: Seeds = 3,
@@ -80,7 +89,7 @@ def backtest(
     gold: Gold = None,
     id_: Ident = None,
     time: Time = None,
-    days: Days = 1.0,
+    days: Days = None,
     usd_per_call: PerCall = None,
     usd_per_training_hour: PerHour = 0.05,
     shuffle: Shuffle = False,
@@ -145,7 +154,7 @@ def _end(result: Any, output: Format) -> None:
         emit_json(result.backtest)
     elif result.backtest is not None:
         _show(result)
-    if result.untimed_why is not None:
+    if result.untimed_why is not None and (output is Format.json or result.backtest is None):
         typer.echo(result.untimed_why, err=True)
     for sentence in failures(result.outcome):
         typer.echo(sentence, err=True)
@@ -158,9 +167,12 @@ def _end(result: Any, output: Format) -> None:
 def _show(result: Any) -> None:
     from ops.backtest.recommend import headline  # noqa: PLC0415 - as above
     from ops.backtest.report.tables import bought, compared, priced, promised  # noqa: PLC0415 - as above
+    from ops.backtest.report.words import span, warnings  # noqa: PLC0415 - as above
 
     found = result.backtest
     typer.echo(f"{headline(found)}.\n")
+    for sentence in warnings(found):
+        typer.echo(f"! {sentence}\n")
     unusable = f"{found.unusable:,} without a usable teacher answer"
     typer.echo(f"{found.rows:,} rows, {found.labels} labels, {unusable}; intervals are of 95 %\n")
     for title, grid in (
@@ -174,7 +186,9 @@ def _show(result: Any) -> None:
             emit_table(grid.head, rows, title=title)
             typer.echo()
     if found.recommendation is not None:
-        typer.echo(f"Recommended: {found.recommendation.calls_per_day:,} calls a day, {found.recommendation.why}.")
+        typer.echo(
+            f"Recommended: {found.recommendation.calls_per_day:,} calls{span(found)}, {found.recommendation.why}."
+        )
     for row in found.bad:
         typer.echo(f"line {row['line']}: {row['why']}: skipped", err=True)
     if found.skipped > len(found.bad):

@@ -16,6 +16,7 @@ from ops.checks.concerns import LanePromise, Traffic
 from ops.checks.cycles import logged_cycles
 from ops.cli.actions import live, traffic_of
 from ops.processes.process import RunFile, read_run_file
+from ops.processes.redis_standing import standing_of
 from ops.sections import LaneSection
 from ops.site import Site
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
@@ -115,6 +116,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     processes: list[ProcessStatus]
     dead_letters: dict[str, dict[str, int]]  # use case -> reason -> records
     unavailable: list[str]  # what could not be read, and why
+    warnings: list[str] = []  # what works now and loses something one day
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +139,10 @@ def collect(site: Site, sections: list[LaneSection], now_s: float) -> StatusRepo
     lives: dict[Lane, _Live] = {}
     lags: dict[str, int] = {}
     dead: dict[str, dict[str, int]] = {}
+    warnings: list[str] = []
     try:
         with site.redis_client() as client:
+            warnings = standing_of(client).warnings
             for section in sections:
                 lives[section.lane] = _live(Control(client), site.buffer(client), section.lane, now_s)
             for use_case in sorted({section.use_case for section in sections}):
@@ -152,6 +156,7 @@ def collect(site: Site, sections: list[LaneSection], now_s: float) -> StatusRepo
         processes=[_process(site, name) for name in PROCESSES],
         dead_letters=dead,
         unavailable=unavailable,
+        warnings=warnings,
     )
 
 

@@ -64,12 +64,12 @@ class Told:
             " learned as part of it; name the question's own column with --text": self._templated,
             f"{self.spelled:,} answers in {label} were in another spelling than the lane's list": self.spelled,
             f"{self.unread.total():,} answers in {label} are none of the lane's labels": self.unread.total(),
-            f"{self.faults['none']:,} of {self.rows:,} rows have no time: taken as of just before the quarantine, so"
-            " that they are learned from at once": self.faults["none"],
+            f"{self.faults['none']:,} of {self.rows:,} rows have no time: taken as of just before the quarantine,"
+            " so that they are learned from at once": self.faults["none"],
             f"{self.faults['naive']:,} rows have a time in {column} without a zone, which is not used: taken as of just"
             " before the quarantine": self.faults["naive"],
-            f"{self.faults['unreadable']:,} rows have something in {column} that is no time ({READABLE_TIMES}): taken as"
-            " of just before the quarantine": self.faults["unreadable"],
+            f"{self.faults['unreadable']:,} rows have something in {column} that is no time ({READABLE_TIMES}): taken"
+            " as of just before the quarantine": self.faults["unreadable"],
             f"{self.future:,} rows have a time in the future: taken as of just before the quarantine": self.future,
             f"{self.repeated:,} rows have id and text of an earlier one: they count once": self.repeated,
             f"{self.elsewhere:,} rows have the id of an earlier one and another text: each counts": self.elsewhere,

@@ -25,6 +25,7 @@ from ops.processes.admin import Probes, admin_server
 from ops.processes.limits import raise_file_limit
 from ops.processes.private_redis import PrivateRedis
 from ops.processes.process import Daemon, RunFile, daemon, exclusive, keep_trying, write_run_file
+from ops.processes.redis_standing import refuse_eviction
 from ops.processes.reload import reload_gateway
 from ops.processes.signals import listen
 from ops.processes.supervisor import ChildSpec, RestartPolicy, Supervisor
@@ -50,6 +51,7 @@ _WATCH_S: Final = 0.1
 _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 10.0
 _SILENT_S: Final = 15.0
+_REDIS_LOOK_S: Final = 1.0
 _KEEP_ALIVE_S: Final = 75  # longer than clients and load balancers keep theirs, or questions meet a closed connection
 _CUT_S: Final = 12.0  # for requests in flight; then they are told to go elsewhere, before the server hangs up on them
 _LAME_DUCK_S: Final = 0.3  # in which what has just arrived is answered, and clients are told to connect elsewhere
@@ -73,6 +75,7 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
         logs.show_debug("serve")
     with ExitStack() as stack:
         process = stack.enter_context(_daemon("serve", site, lifeline))
+        _refuse_eviction(site)
         client = stack.enter_context(site.redis_client(url=site.redis_url_to_be()))
         threading.Thread(target=lambda: _make_topics(site, client, process.stop), daemon=True).start()
         # A cold lane is ready at once; its first version must not wait for seconds of imports.
@@ -155,6 +158,7 @@ def run_ingest(site: Site, lifeline: int | None) -> None:
         client = _patiently(lambda: stack.enter_context(site.redis_client()), process.stop, tell)
         if client is None or not _make_topics(site, client, process.stop, tell):
             return
+        _patiently(lambda: _warn_of(refuse_eviction(client)), process.stop)
         appender = stack.enter_context(closing(open_appender(site, client)))
         owner = f"{site.replica}-{secrets.token_hex(4)}"
         loops += [wiring.ingest(site, client, appender, use_case, owner, metrics) for use_case in site.use_cases]
@@ -192,6 +196,7 @@ def run_train(site: Site, lifeline: int | None) -> None:
         client = _patiently(lambda: stack.enter_context(site.redis_client()), process.stop)
         if client is None:
             return
+        _patiently(lambda: _warn_of(refuse_eviction(client)), process.stop)
         running.append(wiring.trainer(site, client, f"{site.replica}-{secrets.token_hex(4)}"))
         running[0].run(process.stop)
 
@@ -203,8 +208,7 @@ def run_all(site: Site, settings_file: Path | None) -> int:
         SettingsError: one of the processes could not start.
         AlreadyRunningError: another `run all` works on the state directory.
     """
-    for check in (wiring.check_ingest, wiring.check_train, wiring.check_serve):
-        check(site)
+    wiring.check_all(site)
     state_dir = site.settings.state_dir
     raise_file_limit()  # Redis and the processes inherit it
     with ExitStack() as stack:
@@ -212,6 +216,7 @@ def run_all(site: Site, settings_file: Path | None) -> int:
         tighten(state_dir)
         if _patiently(lambda: stack.enter_context(_alone(site)), signals.stop) is None:
             return 0
+        _refuse_eviction(site)
         beside: Callable[[], str | None] = lambda: None  # noqa: E731 - one of two
         if not site.settings.redis.url:
             beside = stack.enter_context(_redis_of_our_own(site, signals.stop))
@@ -356,6 +361,25 @@ def _waits(site: Site, metrics: IngestMetrics, waiting: list[str]) -> Callable[[
 
 def _troubles(loops: list[Ingest], waiting: list[str]) -> list[str]:
     return [why for loop in loops for why in loop.troubles] if loops else (waiting or ["it is starting"])
+
+
+def _refuse_eviction(site: Site) -> None:
+    """Refuse a Redis that evicts, where it answers; warn where it would lose what it has at its end.
+
+    Raises:
+        SettingsError: it evicts.
+    """
+    try:
+        with site.redis_client(answer_s=_REDIS_LOOK_S) as client:
+            _warn_of(refuse_eviction(client))
+    except StoreUnavailableError:
+        return  # nothing here waits for Redis: ingest and trainer look again once it answers
+
+
+def _warn_of(warnings: list[str]) -> bool:
+    for warning in warnings:
+        _log.warning("redis", why=warning)
+    return True
 
 
 def _served(site: Site, gateway: Gateway) -> dict[str, dict[str, str | None]]:

@@ -31,8 +31,8 @@ _CLEAN: Final[dict[int, str | None]] = {
 _BLANKS: Final = re.compile(r"[^\S\n]+")
 _LINE_ENDS: Final = re.compile(r" ?\n[\n ]*")
 _THINKING: Final = re.compile(
-    r"<(/?)(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratch_?pad|analysis|cot)(?: [^<>\n]{0,100})?>"
-    r"|\[(/?)THINK\]|◁(/?)think▷",
+    r"<(/?)(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratch_?pad|analysis|cot)"
+    r"(?: [^<>\n]{0,100})?>|\[(/?)THINK\]|◁(/?)think▷",
     re.IGNORECASE,
 )
 _FINAL_CHANNEL: Final = re.compile(r"<\|channel\|> ?final(?: [^<]{0,40})?<\|message\|>")

@@ -25,15 +25,12 @@ from transformers.initialization import no_init_weights
 
 from store.errors import CorruptVersionError, SwapRefusedError
 from store.event import canonical_text
+from store.student.folder import CONFIG_NAME, ENCODER_FILES, TOKENIZER_NAME, WEIGHTS_NAME
 
 Precision = Literal["auto", "fp32", "bf16"]
 FloatArray = npt.NDArray[np.float32]
 TokenIds = list[list[int]]
 
-CONFIG_NAME: Final = "config.json"
-TOKENIZER_NAME: Final = "tokenizer.json"
-WEIGHTS_NAME: Final = "model.safetensors"
-ENCODER_FILES: Final = (CONFIG_NAME, TOKENIZER_NAME, WEIGHTS_NAME)
 FEATURE_LAYERS: Final = 2  # the last ones
 DEFAULT_MAX_TOKENS: Final = 256
 _BATCH_ROWS: Final = 32

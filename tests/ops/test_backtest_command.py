@@ -53,10 +53,11 @@ def test_a_backtest_prints_tables_and_writes_a_figure_a_page_and_its_json(log: P
     result = call(log, out, "--budget", "100,450", "--seeds", "2", "--usd-per-call", "0.001")
     assert result.exit_code == 0, result.output
     first = result.stdout.splitlines()[0]
-    assert first.startswith("Asking the teacher 450 of 1,000 questions a day (45%) would save $0.55 of $1.00 a day")
+    assert first.startswith("Asking the teacher 450 of 1,000 questions (45%) would save $0.55 of $1.00 over the log")
+    assert "! Nothing is told for a day: the log's times could not be read" in result.stdout
     assert re.search(r"^450 \* +450 +45% +\$0\.45 +\d\d\.\d% \[\d\d\.\d, \d\d\.\d\] +-\d", result.stdout, re.MULTILINE)
     assert re.search(r"^100 +100 +10%", result.stdout, re.MULTILINE)
-    assert "Recommended: 450 calls a day" in result.stdout
+    assert "Recommended: 450 calls over the log" in result.stdout
     assert {path.name for path in out.iterdir()} == {"curve.png", "report.html", "backtest.json"}
     assert "replaying: " in result.stderr
     assert "replaying: " not in result.stdout
@@ -105,7 +106,7 @@ def test_answers_are_a_line_a_row_with_who_gave_them(log: Path, out: Path, tmp_p
 
 
 def test_the_recommended_setting_is_written_as_toml(log: Path, out: Path) -> None:
-    assert call(log, out, "--budget", "100,450", "--seeds", "1", "--write-settings").exit_code == 0
+    assert call(log, out, "--budget", "100,450", "--seeds", "1", "--days", "1", "--write-settings").exit_code == 0
     found = tomllib.loads((out / "settings.toml").read_text())
     assert found["lanes"][0]["budget"] == {"calls_per_day": 450, "audit_reserve_ratio": 0.0}
     assert found["trainer"] == {"encoder": "minilm", "fine_tune": True}

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from msgspec.structs import replace
 
+from ops.backtest.recommend import settings_toml
 from ops.backtest.records import Prices
 from ops.backtest.report.charts import calls_over_time, curve, prices
 from ops.backtest.report.page import page, write_page
@@ -130,3 +132,34 @@ def test_the_file_is_utf_8_and_a_surely_better_student_is_above(tmp_path: Path) 
     told = (tmp_path / "report.html").read_text("utf-8")
     assert "größe" in told
     assert "3.0 points [2.0, 4.0] above the teacher alone" in told
+
+
+def test_nothing_is_told_for_a_day_where_nobody_knows_how_long_the_log_is(tmp_path: Path) -> None:
+    known = backtest(tmp_path)
+    found = structs.replace(known, per_day=False, untimed_why="a time has no zone (line 4)")
+    html = page(found)
+    assert "would save $0.55 of $1.00 over the log, at 77.8% [" in html
+    assert "A time has no zone (line 4)." in html
+    assert "Nothing is told for a day" in html
+    told = re.sub(r"Nothing is told for a day|A budget is one sum .*?24 hours\.", "", html, flags=re.DOTALL)
+    assert not re.search(r"\ba (day|year)\b", told)
+    assert "To be read first." not in page(known)
+    lines = settings_toml(found, found.runs[0].ask, "minilm").splitlines()
+    assert not any(line.startswith(("calls_per_day", "rows_per_day")) for line in lines)
+    assert any(line.startswith("# calls_per_day = 0.45 of the questions") for line in lines)
+
+
+def test_labels_in_many_spellings_stand_out_and_a_few_skipped_rows_do_not(tmp_path: Path) -> None:
+    found = structs.replace(
+        backtest(tmp_path), labels=7, spellings=28, off_list=3, skipped=8, bad=[{"line": 2, "why": "no text in text"}]
+    )
+    (box,) = re.findall(r'<div class="note">(.*?)</div>', page(found), re.DOTALL)
+    assert "28 spellings of 7 labels" in box
+    assert "3 of 1,000 answers are none of the lane&#x27;s labels" in box
+    assert "skipped" not in box
+    assert "7 labels in 28 spellings" in page(found)
+    assert "8 rows of the log were skipped, the first is line 2: no text in text." in page(found)
+    many = structs.replace(found, skipped=200)
+    assert "200 rows of the log were skipped" in "".join(
+        re.findall(r'<div class="note">.*?</div>', page(many), re.DOTALL)
+    )

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from ops import sections
-from ops.settings import Settings, example_toml, read_api_key, read_log_password
+from ops.settings import Settings, example_toml, read_api_key, read_log_password, read_prompt
 from store.errors import SettingsError
 from store.event import Lane
 
@@ -315,8 +316,111 @@ def test_the_bundled_encoder_is_a_folder_and_another_must_hold_one(tmp_path: Pat
     with pytest.raises(SettingsError, match=r"trainer\.encoder.*config\.json"):
         settings.encoder_directory()
     (tmp_path / "encoder").mkdir()
-    (tmp_path / "encoder" / "config.json").write_text("{}")
+    whole = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"\x02" + bytes(7) + b"{}"}
+    for name, content in whole.items():
+        with pytest.raises(SettingsError, match=rf"trainer\.encoder.* lacks .*{name}"):
+            settings.encoder_directory()
+        (tmp_path / "encoder" / name).write_bytes(content)
     assert settings.encoder_directory() == tmp_path / "encoder"
+    pointer = b"version https://git-lfs.github.com/spec/v1\n"
+    for name, content in (
+        ("model.safetensors", b"\xff" * 20),
+        ("model.safetensors", pointer),
+        ("tokenizer.json", b"{"),
+    ):
+        (tmp_path / "encoder" / name).write_bytes(content)
+        with pytest.raises(SettingsError, match=rf"trainer\.encoder .*: its {name} is "):
+            settings.encoder_directory()
+        (tmp_path / "encoder" / name).write_bytes(whole[name])
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        (f"redis://:{SECRET}#more@host:6379/0", "%23"),
+        (f"redis://:{SECRET}?more@host:6379/0", "%3F"),
+        (f"redis://:{SECRET}/more@host:6379/0", "%2F"),
+        (f"redis://:{SECRET}@more@host:6379/0", "%40"),
+        (f"redis://:{SECRET}%zz@host:6379/0", "%25"),
+        (f"redis://:{SECRET}@host:notaport/0", "cannot be taken apart"),
+        (f"redis://:{SECRET}@host:99999/0", "cannot be taken apart"),
+        (f"redis://:{SECRET}@host:/0", "cannot be taken apart"),
+        (f"redis://:{SECRET}@[::1/0", "cannot be taken apart"),
+        (f"redis://:{SECRET} more@host/0", "cannot be taken apart"),
+        (f"redis://:{SECRET}@host:6379/notanumber", "no number of a database"),
+        (f"redis://:{SECRET}@host:6379/0/1", "no number of a database"),
+        (f"redis://:{SECRET}@host:6379?{SECRET}=1", "unknown or there twice"),
+        ("redis://host?decode_responses=yes", "unknown or there twice"),
+        ("redis://host?db=one", "option db"),
+        ("redis://host?db", "no list of options"),
+        ("unix://", "path of a socket"),
+        ("unix:///run/redis.sock?nonsense=1", "unknown or there twice"),
+    ],
+)
+def test_the_address_of_a_redis_is_taken_apart_at_once_and_never_shown(tmp_path: Path, url: str, why: str) -> None:
+    message = refused(tmp_path, changed("redis.url", url))
+    assert "redis.url: " in message
+    assert why in message
+    assert SECRET not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host",
+        "redis://user:pa%23ss%3Fword@host:6379/3",
+        "rediss://:p@[::1]:6380/0?ssl_cert_reqs=none",
+        "unix:///run/redis.sock?db=2&password=x",
+        "redis://h?db=1&protocol=3&health_check_interval=30&client_name=me",
+    ],
+)
+def test_an_address_that_redis_reads_is_fine(tmp_path: Path, url: str) -> None:
+    settings = Settings.load(written(tmp_path, changed("redis.url", url)))
+    assert url not in repr(settings)
+    pool = redis.ConnectionPool.from_url(settings.redis.url)
+    assert pool.make_connection() is not None
+
+
+@pytest.mark.parametrize("url", ["https://host:port/v1", "https://", "https://host/v1?key=1", "http://[::1/v1"])
+def test_the_address_of_a_teacher_is_taken_apart_at_once(tmp_path: Path, url: str) -> None:
+    assert "lanes.0.teacher.base_url: it " in refused(tmp_path, changed("lanes.0.teacher.base_url", url))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_settings_labels_and_prompt_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    values = changed("lanes.0.labels", None)
+    values["lanes"][0]["labels_file"] = "labels.txt"
+    file = written(tmp_path, values)
+    file.write_bytes(file.read_text("utf-8").encode(encoding))
+    (tmp_path / "labels.txt").write_bytes("refund\r\nréclamation\r\n".encode(encoding))
+    (tmp_path / "prompt.txt").write_bytes("$text é\r\n".encode(encoding))
+    (lane,) = Settings.load(file).lanes
+    assert lane.labels == ("refund", "réclamation")
+    assert read_prompt(lane) == "$text é\n"
+
+
+def test_what_is_wrong_with_files_and_variables_is_told_at_once_for_every_lane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = MINIMAL["lanes"][0]
+    teacher = lane["teacher"] | {"prompt_file": "gone.txt"}
+    both = {name: value for name, value in lane.items() if name != "labels"} | {
+        "labels_file": "none.txt",
+        "tenant": "b",
+    }
+    monkeypatch.setenv("UNDERSTUDY_TRAINR__SEED", "1")
+    values = {"lanes": [lane | {"teacher": teacher}, both | {"teacher": teacher}]}
+    told = refused(tmp_path, values)
+    for key in ("lanes.0.teacher.prompt_file", "lanes.1.teacher.prompt_file", "lanes.1.labels_file", "TRAINR__SEED"):
+        assert key in told
+    assert {"surprise: there is no such key", "trainer.every_s"} <= {
+        key
+        for key in ("surprise: there is no such key", "trainer.every_s")
+        if key in refused(tmp_path, changed("trainer.every_s", 0) | {"surprise": 1})
+    }
 
 
 def test_settings_do_not_change_while_a_process_runs(tmp_path: Path) -> None:

@@ -21,14 +21,8 @@ from safetensors import SafetensorError, safe_open
 from store.errors import CorruptVersionError, SettingsError
 from store.event import wall_clock_s
 from store.registry.manifest import BaseModel
-from store.student.encoder import (
-    DEFAULT_MAX_TOKENS,
-    ENCODER_FILES,
-    WEIGHTS_NAME,
-    Encoder,
-    FloatArray,
-    Precision,
-)
+from store.student.encoder import DEFAULT_MAX_TOKENS, WEIGHTS_NAME, Encoder, FloatArray, Precision
+from store.student.folder import check_encoder
 
 MINILM: Final = "minilm"
 _SHARD_ROWS: Final = 512
@@ -53,12 +47,7 @@ def resolve_encoder(setting: str | Path) -> Path:
             )
             raise SettingsError(message) from error
         setting = str(get_model_path())
-    directory = Path(setting).expanduser()
-    missing = [name for name in ENCODER_FILES if not (directory / name).is_file()]
-    if missing:
-        message = f"trainer.encoder: {directory} lacks {', '.join(missing)}; only safetensors and a fast tokenizer load"
-        raise SettingsError(message)
-    return directory
+    return check_encoder(Path(setting).expanduser(), f"trainer.encoder {setting}")
 
 
 def _wheel() -> Path | None:

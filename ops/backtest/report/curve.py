@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from ops.backtest.findings import scaled
 from ops.backtest.recommend import chosen, headline, quality, score_name, usd
 from ops.backtest.records import Backtest, Interval, Point, Step
+from ops.backtest.report.words import span
 from ops.show.canvas import FAINT, INK, figure
 from store.errors import SettingsError
 
@@ -157,7 +158,7 @@ def _dollars(axes: Axes, backtest: Backtest) -> None:
 
     above = axes.secondary_xaxis("top", functions=(dollars, back))
     above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: usd(value)))
-    above.set_xlabel("paid to the teacher, a day", size=9.5, color=FAINT, loc="right")
+    above.set_xlabel(f"paid to the teacher,{span(backtest)}", size=9.5, color=FAINT, loc="right")
 
 
 def _prices(axes: Axes, backtest: Backtest) -> None:
@@ -184,7 +185,7 @@ def buys(backtest: Backtest) -> tuple[str, Callable[[Step], Interval | None]]:
     if backtest.prices.usd_per_call:
         unit = unit_usd(backtest)
         more = "one more dollar" if unit == 1.0 else f"${unit:g} more"
-        return f"{more} a day buys", lambda step: per_unit(step, unit)
+        return f"{more}{span(backtest)} buys", lambda step: per_unit(step, unit)
     return "100 more calls buy", lambda step: step.gain_per_100_calls
 
 
@@ -192,7 +193,7 @@ def fewer_cost(backtest: Backtest) -> str:
     """The same the other way round, in words: what its gain is lost for."""
     if backtest.prices.usd_per_call:
         unit = unit_usd(backtest)
-        return f"{'one dollar' if unit == 1.0 else f'${unit:g}'} a day less costs"
+        return f"{'one dollar' if unit == 1.0 else f'${unit:g}'}{span(backtest)} less costs"
     return "100 calls fewer cost"
 
 

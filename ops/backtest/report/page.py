@@ -11,6 +11,7 @@ from ops.backtest.records import Backtest, HardTopic, Run
 from ops.backtest.report.charts import calls_over_time, curve, prices
 from ops.backtest.report.curve import buys, fewer_cost
 from ops.backtest.report.tables import Grid, bought, compared, priced, promised
+from ops.backtest.report.words import skipped, span, warnings
 from ops.show.markup import document, note, pairs, table, tile
 from trainer.judge.intervals import wilson
 
@@ -70,7 +71,8 @@ def page(backtest: Backtest) -> str:
         log=escape(backtest.log),
         headline=escape(headline(backtest)),
         lead=escape(_lead(backtest)),
-        broken=note("This is not the whole answer.", _missing(backtest)),
+        broken=note("This is not the whole answer.", _missing(backtest))
+        + note("To be read first.", warnings(backtest)),
         tiles="".join(_tiles(backtest)),
         budgets=_grid(bought(backtest).beside(compared(backtest))),
         promise=_promise(backtest),
@@ -91,9 +93,10 @@ def _lead(backtest: Backtest) -> str:
     why = f"That is the recommended setting: {found.why}. " if found is not None else ""
     seeds, budgets = len({run.ask.seed for run in backtest.runs}), len(backtest.points)
     times = f"{_number(budgets, 'budget')}, {_number(seeds, 'seed')}"
+    quiet = skipped(backtest)
     return (
-        f"{why}{backtest.rows:,} questions over {_days(backtest.days)}, {backtest.labels} labels, replayed through"
-        f" the service's own parts {_number(len(backtest.runs), 'time')}: {times}."
+        f"{why}{backtest.rows:,} questions{_over(backtest)}, {_labels(backtest)}, replayed through"
+        f" the service's own parts {_number(len(backtest.runs), 'time')}: {times}. {quiet}"
     )
 
 
@@ -105,11 +108,6 @@ def _missing(backtest: Backtest) -> list[str]:
     found = []
     if not backtest.complete:
         found.append("The backtest ended before every run had: budgets are missing, or rest on fewer seeds than asked.")
-    if backtest.skipped:
-        first = backtest.bad[0]
-        found.append(
-            f"{backtest.skipped:,} rows of the log were skipped, the first is line {first['line']}: {first['why']}."
-        )
     return found
 
 
@@ -118,7 +116,9 @@ def _tiles(backtest: Backtest) -> list[str]:
     if point is None or found is None:
         return []
     calls = tile(f"{spared_ratio(backtest, point):.0%}", "of the teacher's calls the student would spare")
-    money = tile(usd(found.saved_usd_per_day), f"saved a day of {usd(backtest.teacher_usd_per_day)}, training paid")
+    money = tile(
+        usd(found.saved_usd_per_day), f"saved{span(backtest)} of {usd(backtest.teacher_usd_per_day)}, training paid"
+    )
     tiles = [money, calls] if backtest.prices.usd_per_call else [calls]
     if point.unanswered_ratio:
         tiles.append(tile(f"{point.unanswered_ratio:.1%}", "of the questions nobody would answer"))
@@ -130,7 +130,7 @@ def _tiles(backtest: Backtest) -> list[str]:
         told = f"of its own answers agree, {backtest.target:.0%} promised, {_bounds(share(point.answered_agreement))}"
         tiles.append(tile(f"{point.answered_agreement.mean:.1%}", told))
     if backtest.prices.usd_per_call:
-        tiles.append(tile(_days(found.break_even_days), "until the training has paid for itself"))
+        tiles.append(tile(_until(backtest, found.break_even_days), "until the training has paid for itself"))
     return tiles
 
 
@@ -185,16 +185,36 @@ def _costs(backtest: Backtest) -> dict[str, str]:
     price = backtest.prices
     if not price.usd_per_call:
         calls = f"{point.calls / backtest.days:,.0f} of {backtest.rows / backtest.days:,.0f}"
-        return {"teacher calls a day": calls, "in dollars": "give --usd-per-call"}
+        return {f"teacher calls{span(backtest)}": calls, "in dollars": "give --usd-per-call"}
+    per = span(backtest)
+    year = f", {usd(365 * found.saved_usd_per_day)} a year at this traffic" if backtest.per_day else ""
     return {
         "a teacher call": f"${price.usd_per_call:g}",
         "an hour of training": f"${price.usd_per_training_hour:g} of processor time",
-        "the teacher alone": f"{usd(backtest.teacher_usd_per_day)} a day",
-        "the teacher's calls with Understudy": f"{usd((point.usd - point.training_usd) / backtest.days)} a day",
-        "training": f"{usd(point.training_usd / backtest.days)} a day",
-        "saved": f"{usd(found.saved_usd_per_day)} a day, {usd(365 * found.saved_usd_per_day)} a year at this traffic",
-        "training has paid for itself": f"after {_days(found.break_even_days)}",
+        "the teacher alone": f"{usd(backtest.teacher_usd_per_day)}{per}",
+        "the teacher's calls with Understudy": f"{usd((point.usd - point.training_usd) / backtest.days)}{per}",
+        "training": f"{usd(point.training_usd / backtest.days)}{per}",
+        "saved": f"{usd(found.saved_usd_per_day)}{per}{year}",
+        "training has paid for itself": f"after {_until(backtest, found.break_even_days)}",
     }
+
+
+def _over(backtest: Backtest) -> str:
+    return f" over {_days(backtest.days)}" if backtest.per_day else ""
+
+
+def _labels(backtest: Backtest) -> str:
+    spelled = f" in {backtest.spellings:,} spellings" if backtest.spellings > backtest.labels else ""
+    return f"{backtest.labels} labels{spelled}"
+
+
+def _until(backtest: Backtest, days: float | None) -> str:
+    """A time; where nobody knows how long the log is, in logs of this length."""
+    if backtest.per_day:
+        return _days(days)
+    if days is None:
+        return "very many logs like this"
+    return f"{days:.0%} of the log" if days <= 1 else f"{days:,.1f} logs like this"
 
 
 def _days(days: float | None) -> str:
@@ -228,7 +248,7 @@ def _assumptions(backtest: Backtest) -> str:
         order="in the log's own order with seed 0, and shuffled with every other" if shuffled else "in the log's order",
         times="."
         if backtest.timed
-        else f", spread evenly over {_days(backtest.days)}: not every row has a time that can be read.",
+        else f", spread evenly{_over(backtest)}: not every row has a time that can be read.",
         unusable=f"{backtest.unusable:,}",
         score=escape(score_name(backtest)),
         truth="against the log's true labels" if backtest.has_gold else "because the log has no true labels",

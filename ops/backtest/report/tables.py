@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ops.backtest.recommend import chosen, quality, score_name, share, signed, usd
 from ops.backtest.records import Backtest, Point
 from ops.backtest.report.curve import at_random, oracle, per_unit, unit_usd
+from ops.backtest.report.words import span
 from ops.show.progress import clock
 
 
@@ -26,7 +27,13 @@ def bought(backtest: Backtest) -> Grid:
     """What each budget costs, and the quality that it bought."""
     dollars = bool(backtest.prices.usd_per_call)
     unanswered = any(point.unanswered_ratio for point in backtest.points)
-    head = ["budget", "calls", "of all", *(["no answer"] if unanswered else []), *(["a day"] if dollars else [])]
+    head = [
+        "budget",
+        "calls",
+        "of all",
+        *(["no answer"] if unanswered else []),
+        *([span(backtest).strip()] if dollars else []),
+    ]
     head += [score_name(backtest), *(["less the teacher's"] if backtest.has_gold else [])]
     rows = [
         [
@@ -66,7 +73,7 @@ def promised(backtest: Backtest) -> Grid:
     """How the promise fared under each budget; no columns where nothing was promised."""
     if backtest.target is None:
         return Grid(head=["budget"], rows=[[f"{point.budget:,}"] for point in backtest.points])
-    rows = [[f"{one.budget:,}", share(one.answered_agreement), _suspended(one)] for one in backtest.points]
+    rows = [[f"{one.budget:,}", share(one.answered_agreement), _suspended(one, backtest)] for one in backtest.points]
     return Grid(head=["budget", "own answers agree", "promise suspended"], rows=rows)
 
 
@@ -74,7 +81,7 @@ def priced(backtest: Backtest) -> Grid:
     """What is bought from each budget to the next."""
     dollars = bool(backtest.prices.usd_per_call)
     unit = unit_usd(backtest)
-    head = ["from", "to", *(["$ a day"] if dollars else []), "gain, points"]
+    head = ["from", "to", *([f"${span(backtest)}"] if dollars else []), "gain, points"]
     rows = [
         [
             f"{step.from_budget:,}",
@@ -86,10 +93,10 @@ def priced(backtest: Backtest) -> Grid:
         ]
         for step in backtest.steps
     ]
-    return Grid(head=[*head, *([f"per ${unit:g} a day"] if dollars else []), "per 100 calls"], rows=rows)
+    return Grid(head=[*head, *([f"per ${unit:g}{span(backtest)}"] if dollars else []), "per 100 calls"], rows=rows)
 
 
-def _suspended(point: Point) -> str:
+def _suspended(point: Point, backtest: Backtest) -> str:
     if point.suspended_ratio == 0:
         return "never"
-    return f"{point.suspended_ratio:.1%}, {clock(point.suspended_s)}"
+    return f"{point.suspended_ratio:.1%}{f', {clock(point.suspended_s)}' if backtest.per_day else ''}"

@@ -1,0 +1,69 @@
+"""Addresses in the settings, taken apart before anything connects. What is wrong with one never quotes it."""
+
+import re
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+_BOOLEAN: Final = re.compile(r"true|false|yes|no|1|0", re.IGNORECASE)
+_OPTIONS: Final = {  # of redis.url, as redis-py reads them; those that we set ourselves are none
+    "db": re.compile(r"\d{1,4}"),
+    "username": re.compile(r".+"),
+    "password": re.compile(r".*"),
+    "client_name": re.compile(r"[!-~]+"),
+    "protocol": re.compile(r"[23]"),
+    "health_check_interval": re.compile(r"\d{1,6}"),
+    "socket_keepalive": _BOOLEAN,
+    "ssl_cert_reqs": re.compile(r"none|optional|required"),
+    "ssl_check_hostname": _BOOLEAN,
+    "ssl_ca_certs": re.compile(r".+"),
+    "ssl_ca_path": re.compile(r".+"),
+    "ssl_certfile": re.compile(r".+"),
+    "ssl_keyfile": re.compile(r".+"),
+}
+_ESCAPES: Final = "in a password # is written %23, ? %3F, / %2F, @ %40 and % %25"
+
+
+def wrong_redis_url(url: str) -> str | None:
+    """What is wrong with the address of a Redis; None: nothing. It quotes no part of it."""
+    if "#" in url:
+        return f"it holds a #, and what follows it would be cut off: {_ESCAPES}"
+    if re.search(r"%(?![0-9A-Fa-f]{2})", url):
+        return f"a % in it is followed by no two digits: {_ESCAPES}"
+    parts = _split(url)
+    if parts is None:
+        return f"it cannot be taken apart as scheme://user:password@host:port/database: {_ESCAPES}"
+    return _wrong_place(parts) or _wrong_option(parts.query)
+
+
+def _wrong_place(parts: SplitResult) -> str | None:
+    if "@" in parts.path or "@" in parts.query or parts.netloc.count("@") > 1:
+        return f"there is a @ behind the host: {_ESCAPES}"
+    if parts.scheme == "unix":
+        there = bool(parts.path.strip("/"))
+        return None if there else "unix:// wants the path of a socket, as unix:///run/redis/redis.sock"
+    if re.fullmatch(r"/?|/\d{1,4}", parts.path):
+        return None
+    return "its path is no number of a database, as redis://host:6379/0"
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts; None: a port that is none, or brackets that do not close."""
+    if any(ord(letter) <= ord(" ") or ord(letter) == 0x7F for letter in url):  # noqa: PLR2004 - DEL
+        return None
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    return None if port == 0 or parts.netloc.rpartition("@")[2].endswith(":") else parts
+
+
+def _wrong_option(query: str) -> str | None:
+    try:
+        options = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError:
+        return f"what follows the ? is no list of options, as ?db=1: {_ESCAPES}"
+    if any(name not in _OPTIONS for name, _ in options) or len(dict(options)) != len(options):
+        return f"an option behind the ? is unknown or there twice; there are {', '.join(_OPTIONS)}"
+    wrong = [name for name, value in options if not _OPTIONS[name].fullmatch(value)]
+    return f"its option {wrong[0]} has a value that it cannot have" if wrong else None

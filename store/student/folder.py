@@ -1,0 +1,56 @@
+"""The folder of an encoder, checked by its files alone: no torch is needed to say that one is missing or no model."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+from store.errors import SettingsError
+
+CONFIG_NAME: Final = "config.json"
+TOKENIZER_NAME: Final = "tokenizer.json"
+WEIGHTS_NAME: Final = "model.safetensors"
+ENCODER_FILES: Final = (CONFIG_NAME, TOKENIZER_NAME, WEIGHTS_NAME)
+_LENGTH_BYTES: Final = 8  # of a safetensors header's own length, which stands first
+_POINTER: Final = b"version https://git-lfs"
+
+
+def check_encoder(directory: Path, named: str) -> Path:
+    """The folder, where an encoder can be loaded from it.
+
+    Args:
+        directory: the folder.
+        named: the setting or flag that names it, with what it says.
+
+    Raises:
+        SettingsError: a file is missing, or is surely not what its name says.
+    """
+    missing = [name for name in ENCODER_FILES if not (directory / name).is_file()]
+    if missing:
+        message = (
+            f"{named}: it lacks {', '.join(missing)}: give the folder of an encoder, or minilm; only safetensors and a"
+            " fast tokenizer load"
+        )
+        raise SettingsError(message)
+    for name in ENCODER_FILES:
+        if (why := _wrong(directory / name)) is not None:
+            message = f"{named}: its {name} {why}"
+            raise SettingsError(message)
+    return directory
+
+
+def _wrong(path: Path) -> str | None:
+    """Why a file is not what its name says; None: it may be."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_POINTER))
+        if head == _POINTER:
+            return "is a pointer of Git LFS: fetch the file itself (git lfs pull)"
+        if path.suffix == ".json":
+            return None if isinstance(json.loads(path.read_bytes()), dict) else "is no JSON object"
+    except (ValueError, RecursionError):
+        return "is no JSON"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    header = int.from_bytes(head[:_LENGTH_BYTES], "little")
+    whole = header <= path.stat().st_size - _LENGTH_BYTES and head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{"
+    return None if whole else "is no safetensors file, or not whole"
