@@ -52,6 +52,12 @@ def test_columns_are_found_by_their_usual_names(tmp_path: Path) -> None:
     assert (log.timed, log.has_gold, log.label_set, log.rows, log.skipped) == (True, True, ("a", "b"), 2, 0)
 
 
+def test_a_row_that_cannot_be_redacted_is_skipped_and_named(tmp_path: Path) -> None:
+    log = read(tmp_path, [*rows(4), {"text": "01001 " * 100_000, "label": "a"}])
+    assert log.rows == 4
+    assert [(row.line, "send the text in parts" in row.why) for row in log.bad] == [(5, True)]
+
+
 def test_columns_are_named_and_a_dot_goes_into_an_object(tmp_path: Path) -> None:
     lines = [
         {

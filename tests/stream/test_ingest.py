@@ -384,9 +384,9 @@ def test_the_loop_goes_round_while_a_batch_takes_long_to_read() -> None:
     polls: list[bool] = []
     poll = source.poll
 
-    def counted(timeout_s: float, max_records: int) -> list[Batch]:
+    def counted(timeout_s: float, limit: int) -> list[Batch]:
         polls.append(house.applied())
-        return poll(timeout_s, max_records)
+        return poll(timeout_s, limit)
 
     source.poll = counted  # type: ignore[method-assign]
     with running(house.ingest(source)):
