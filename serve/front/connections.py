@@ -110,6 +110,7 @@ class BoundedProtocol(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._waits_for: Why | None = None  # what the deadline is of
         self._unread_bytes = 0
+        self._stuck: asyncio.TimerHandle | None = None  # the deadline of a client that takes no more of its answers
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Take a place."""
@@ -120,6 +121,7 @@ class BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
         self._wait(None)
+        self._unstick()
         self.pool.remove(self)
         super().connection_lost(exc)
 
@@ -135,6 +137,22 @@ class BoundedProtocol(H11Protocol):
         self._unread_bytes = 0
         super().on_response_complete()
         self._look()
+
+    def pause_writing(self) -> None:
+        """The client takes no more: whoever sends waits, but not for ever."""
+        super().pause_writing()
+        self._unstick()
+        self._stuck = self.loop.call_later(self.pool.limits.flush_s, self.pool.close, self, "unread")
+
+    def resume_writing(self) -> None:
+        """The client takes more."""
+        self._unstick()
+        super().resume_writing()
+
+    def _unstick(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def send_400_response(self, msg: str) -> None:
         """Say what is wrong with the bytes, unless an answer is on its way already, and close."""
