@@ -35,7 +35,7 @@ class Drain:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unanswered: set[asyncio.Task[Any]] = set()
         self._closing = False
-        self._cut = False
+        self._cut = asyncio.Event()
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """One request, or the application's lifespan."""
@@ -44,7 +44,7 @@ class Drain:
             await self._app(scope, receive, send)
             return
         task = asyncio.current_task()
-        if self._cut or task is None:
+        if self._cut.is_set() or task is None:
             await _refuse(send)
             return
 
@@ -59,7 +59,7 @@ class Drain:
         try:
             await self._app(scope, receive, answer)
         except asyncio.CancelledError:
-            if not self._cut:
+            if not self._cut.is_set():
                 raise
             task.uncancel()
             if task in self._unanswered:
@@ -77,7 +77,7 @@ class Drain:
             self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._cut_off)
 
     def _cut_off(self) -> None:
-        self._cut = True
+        self._cut.set()
         for task in self._unanswered:
             task.cancel()
 

@@ -127,8 +127,9 @@ def test_nobody_is_given_up_for_crashes_while_redis_is_down_or_the_disk_is_full(
     monkeypatch.setattr("ops.processes.supervisor._EXCUSED_S", 0.01)
     log = tmp_path / "log"
     reasons: list[str | None] = ["redis is down"]
-    trouble = {asked: lambda: reasons[0]}
-    with running(Supervisor([spec(CRASHES, log, "bad", "3")], QUICK, **trouble)) as (_stop, codes):
+    beside, excuse = ((lambda: reasons[0]) if asked == name else (lambda: None) for name in ("beside", "excuse"))
+    supervisor = Supervisor([spec(CRASHES, log, "bad", "3")], QUICK, beside=beside, excuse=excuse)
+    with running(supervisor) as (_stop, codes):
         until(lambda: len(pids(log, "bad")) > 2 * QUICK.crashes)
         assert codes == []
         excused = len(pids(log, "bad"))
