@@ -72,7 +72,7 @@ class Stand:
         """Ingest at work."""
         owner = f"stand-{len(self.ingests)}"
         ingest = wiring.ingest(self.site, self.client, self.appender, LANE.use_case, owner, self.metrics)
-        ingest._reporter._every_s = 0.2  # noqa: SLF001 - an operator's five seconds, many times over
+        ingest._reporter._every_s = 0.2
         self.ingests.append(ingest)
         stop, failures = threading.Event(), list[Exception]()
 
