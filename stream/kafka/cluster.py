@@ -205,7 +205,6 @@ class KafkaHistory:
                 found = self._consumer.poll(200).get(partition, [])
                 position = self._consumer.position(partition)
             except CorruptRecordError as error:
-                self._consumer.seek(partition, offset)  # drops what would raise for ever
                 message = f"{slot.topic}[{slot.partition}]: a record at or after offset {offset} is damaged: {error}"
                 raise DamagedRecordError(message) from error
             except KafkaError as error:

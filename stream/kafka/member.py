@@ -182,6 +182,19 @@ class Member:
         for which in self._consumer.assignment():
             self.seek(which.partition, self.position(which.partition))
 
+    def discard(self, partition: int) -> None:
+        """Throw away what was fetched of a partition; never raises.
+
+        kafka-python 3.0.12 keeps the generator that raised while the partition is paused. Resumed at the same offset,
+        it gives nothing, raises nothing and is never replaced.
+        """
+        fetcher, which = self._consumer._fetcher, self._which(partition)  # noqa: SLF001 - see above
+        fetcher._paused_completed_fetches.pop(which, None)  # noqa: SLF001
+        fetcher._paused_partition_records.pop(which, None)  # noqa: SLF001
+        parsed = fetcher._next_partition_records  # noqa: SLF001
+        if parsed is not None and parsed.topic_partition == which:
+            fetcher._next_partition_records = None  # noqa: SLF001
+
     def prove(self, partition: int, offset: int) -> bool:
         """Whether the group still takes our commits; nothing else tells a zombie in time. Never raises."""
         try:

@@ -301,6 +301,8 @@ class KafkaSource:
     def _set_aside(self, member: Member, error: CorruptRecordError) -> None:
         """Leave the unreadable partition alone, so that the others go on; a poll would spin on it for ever."""
         member.revive()
+        for partition in _partitions_in(error):
+            member.discard(partition)
         for slot, state in self._slots.owned.items():
             if slot.partition in _partitions_in(error):
                 why = f"a record of the log at or after offset {state.read_offset} is damaged: {error}"

@@ -29,6 +29,16 @@ def test_each_probe_answers_with_its_own_callable(*, live: bool, ready: bool) ->
         assert http.get("/readyz").status_code == (200 if ready else 503)
 
 
+def test_readyz_says_why_not() -> None:
+    ready = [False]
+    probes = Probes(live=lambda: True, ready=lambda: ready[0], why=lambda: "waits for redis\nwaits for log")
+    with client(probes, CollectorRegistry()) as http:
+        assert http.get("/readyz").text == "waits for redis\nwaits for log\n"
+        assert http.get("/livez").text == "ok\n"
+        ready[0] = True
+        assert http.get("/readyz").text == "ok\n"
+
+
 def test_metrics_are_those_of_the_registry() -> None:
     registry = CollectorRegistry()
     Counter("understudy_tests", "Counted in this test.", registry=registry).inc(3)
