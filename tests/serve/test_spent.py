@@ -182,8 +182,9 @@ def test_many_small_leaps_of_redis_clock_free_nobody_elses_calls(site: Site) -> 
     for _ in range(6):
         site.redis_clock.now_s += 400.0
         site.passes(60.0)
-    site.passes(DAY_S - 2_000.0)
-    assert site.spend(0, 60) == 0
+    for clock in (site.mono, site.wall, site.redis_clock):
+        clock.now_s += DAY_S - 2_000.0
+    assert site.spend(0, 60) == 0  # before the other, whose calls they are, has said a word
     assert site.most_in_a_day() == 60
 
 
