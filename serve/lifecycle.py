@@ -265,8 +265,8 @@ class Gateway:
     async def _try_teacher(self, lane: OpenLane) -> None:
         """Say what the teacher refuses, and try now and then whether it still does.
 
-        A gateway that is not ready gets no questions, so it asks one of its own: when the breaker lets it, and where the
-        budget pays.
+        A gateway that is not ready gets no questions, so it asks one of its own: when the breaker lets it, and where
+        the budget pays.
         """
         labels = (lane.parts.settings.lane.tenant, lane.parts.settings.lane.use_case)
         while True:

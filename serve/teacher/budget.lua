@@ -7,12 +7,13 @@
 -- KEYS[3]  hash like the first: the part of it that the calling replica leased; it expires
 -- ARGV     verb ('lease', 'settle' or 'used'), seconds in a bucket, buckets kept, then what the replica knows by itself:
 --          calls and micro-dollars that it has leased and not given back in a day, the most leases it has seen counted,
---          buckets since it was last here by its own clock (-1: never); and then
+--          what this clock should say by the replica's own (-1: it was never here); and then
 --   lease:  kind, calls asked, micro-dollars asked, calls limit, micro-dollar limit (-1: none),
 --           audit calls reserved, audit micro-dollars reserved, lease time to live in s
 --   settle: calls unspent, micro-dollars unspent (below zero: spent more than leased)
 --
--- Returns {calls granted, micro-dollars granted, calls used, micro-dollars used, leases ever granted, calls recounted}.
+-- Returns {calls granted, micro-dollars granted, calls used, micro-dollars used, leases ever granted, calls recounted,
+--          seconds by this clock}.
 -- Each write is idempotent, because clients resend what timed out: a lease id is granted once and settled once.
 --
 -- Redis may have been emptied, restored from an older copy, or its clock set: then it counts less of a replica's calls
@@ -20,11 +21,12 @@
 -- that the ledger lost something, nothing is granted for a while, so that every replica can come and say so.
 local spent, lease, own = KEYS[1], KEYS[2], KEYS[3]
 local verb, bucket_s, kept = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local known = { calls = tonumber(ARGV[4]), usd = tonumber(ARGV[5]), leases = tonumber(ARGV[6]), away = tonumber(ARGV[7]) }
+local known = { calls = tonumber(ARGV[4]), usd = tonumber(ARGV[5]), leases = tonumber(ARGV[6]), now_s = tonumber(ARGV[7]) }
 local SUMS = { { 'c', 'calls' }, { 'u', 'usd' }, { 'ac', 'audit_calls' }, { 'au', 'audit_usd' } }
-local HOLD_S = 10
+local HOLD_S, LEAP_S = 10, 60
 local now_s = tonumber(redis.call('TIME')[1])
 local now = math.floor(now_s / bucket_s)
+local leapt = known.now_s >= 0 and now_s > known.now_s + LEAP_S
 
 local function number(key, field)
   return tonumber(redis.call('HGET', key, field) or '0')
@@ -49,11 +51,11 @@ local function add(bucket, kind, calls, usd)
 end
 
 -- Forget what is out of the window, and return the bucket to spend in. A clock that is set back by a bucket spends in
--- the newest one. Where the newest is further ahead, some clock was wrong: all that counts is then as of now, so that
--- it counts for a day more and no longer.
+-- the newest one. Where the newest is further ahead, or the clock leapt while the replica's own did not, some clock was
+-- wrong: all that counts is then as of now, so that it counts for a day more and no longer.
 local function roll(key)
   local newest = number(key, 'newest')
-  if newest > now + 1 then
+  if newest > now + 1 or (leapt and newest > 0) then
     local sums = {}
     for index, names in ipairs(SUMS) do
       sums[index] = number(key, names[2])
@@ -90,7 +92,6 @@ local function roll(key)
   return newest
 end
 
-local before = number(spent, 'newest')
 local present = roll(spent)
 roll(own)
 
@@ -110,7 +111,6 @@ if missing > 0 or missing_usd > 0 then
   add(present, 'escalation', missing, missing_usd)
 end
 local went_back = number(spent, 'leases') < known.leases
-local leapt = before > 0 and known.away >= 0 and now - before > known.away + 2
 if went_back then
   redis.call('HSET', spent, 'leases', known.leases)
 end
@@ -148,4 +148,5 @@ if verb == 'lease' then
 end
 return {
   calls_granted, usd_granted, number(spent, 'calls'), number(spent, 'usd'), number(spent, 'leases'), missing,
+  now_s,
 }

@@ -45,6 +45,7 @@ class Grant:
     used_calls: int
     used_usd_micro: int
     leases: int  # ever granted
+    now_s: float  # by the ledger's clock
     recounted: int = 0  # calls that the ledger had lost, and counts again
 
 
@@ -90,8 +91,8 @@ class RedisLedger:
 
     def _run(self, lease_id: str, verb: str, witness: Witness, *arguments: str | int) -> Grant:
         keys = [self._prefix, f"{self._prefix}:lease:{lease_id}", f"{self._prefix}:of:{witness.name}"]
-        away = -1 if witness.away_s is None else int(witness.away_s // BUCKET_S)
-        known = [witness.calls, witness.usd_micro, witness.leases, away]
+        clock_s = -1 if witness.clock_s is None else int(witness.clock_s)
+        known = [witness.calls, witness.usd_micro, witness.leases, clock_s]
         try:
             found: Any = self._script(keys=keys, args=[verb, BUCKET_S, BUCKETS_KEPT, *known, *arguments])
         except redis.RedisError as error:
@@ -103,6 +104,7 @@ class RedisLedger:
             used_usd_micro=found[3],
             leases=found[4],
             recounted=found[5],
+            now_s=found[6],
         )
 
 
@@ -328,7 +330,7 @@ class Budget:
             await self._call(self._own.write, self._own.record())
 
     def _see(self, grant: Grant) -> None:
-        self._own.heard(grant.leases)
+        self._own.heard(leases=grant.leases, clock_s=grant.now_s)
         self.used_calls, self.used_usd_micro = grant.used_calls, grant.used_usd_micro
         if grant.recounted:
             _log.warning("Redis had lost calls of this replica; they count again", calls=grant.recounted)

@@ -90,6 +90,7 @@ class MemoryLedger:
             used_calls=sum(self._all.calls.values()),
             used_usd_micro=sum(self._all.usd_micro.values()),
             leases=self._granted,
+            now_s=self._now(),
         )
 
     def _room(self, asked: int, limit: int, reserve: float, unit: Literal["calls", "usd_micro"], kind: Kind) -> int:

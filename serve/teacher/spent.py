@@ -31,7 +31,7 @@ class Witness:
     calls: int = 0  # leased and not given back in the last day
     usd_micro: int = 0
     leases: int = 0  # the most leases of all replicas that it has seen counted
-    away_s: float | None = None  # since it last heard of the ledger, by its own clock; None: not since its start
+    clock_s: float | None = None  # what the ledger's clock should say now; None: it has not heard of it yet
 
 
 class _Slot(msgspec.Struct):
@@ -74,7 +74,7 @@ class OwnSpending:
         self._path = path
         self._slots: dict[int, _Slot] = {}  # by number, oldest first
         self._leases = 0
-        self._heard_s: float | None = None
+        self._ahead_s: float | None = None  # the ledger's clock before our monotonic one
         self._unwritten = False  # the last write failed and was said
         kept = _read(path) if path is not None else None
         self._name = new_name() if kept is None else kept.name
@@ -94,13 +94,13 @@ class OwnSpending:
             calls=max(0, sum(slot.calls for slot in self._slots.values())),
             usd_micro=max(0, sum(slot.usd_micro for slot in self._slots.values())),
             leases=self._leases,
-            away_s=None if self._heard_s is None else now_s - self._heard_s,
+            clock_s=None if self._ahead_s is None else now_s + self._ahead_s,
         )
 
-    def heard(self, leases: int) -> None:
-        """Take note of the ledger's count of leases."""
+    def heard(self, *, leases: int, clock_s: float) -> None:
+        """Take note of the ledger's count of leases, and of its clock."""
         self._leases = max(self._leases, leases)
-        self._heard_s = self._monotonic()
+        self._ahead_s = clock_s - self._monotonic()
 
     def leased(self, at_s: float, calls: int, usd_micro: int) -> None:
         """Count a lease (monotonic seconds)."""

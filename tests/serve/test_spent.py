@@ -177,6 +177,17 @@ def test_a_clock_of_redis_that_leaps_and_comes_back_grants_no_second_budget_and_
     assert site.spend(0, 60) == 60
 
 
+def test_many_small_leaps_of_redis_clock_free_nobody_elses_calls(site: Site) -> None:
+    site.spend(1, 60)
+    for _ in range(6):
+        site.redis_clock.now_s += 400.0
+        site.passes(60.0)
+    for clock in (site.mono, site.wall, site.redis_clock):
+        clock.now_s += DAY_S - 2_000.0
+    assert site.spend(0, 60) == 0  # before the other, whose calls they are, has said a word
+    assert site.most_in_a_day() == 60
+
+
 def test_a_ledger_that_an_older_release_dated_into_the_future_counts_for_a_day_and_no_longer(site: Site) -> None:
     future = int((NOON_S + 30 * DAY_S) // BUCKET_S)
     fields = {"newest": future, "calls": 60, "usd": 0, f"c{future}": 60}

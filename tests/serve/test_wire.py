@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
 
+import httpx2
 import pytest
 
 from serve.settings import BudgetSettings, TeacherSettings
 from serve.teacher.budget import Budget
 from serve.teacher.client import Answered, Reply, Teacher, Unavailable
-from serve.teacher.wire import MAX_ANSWER_BYTES
+from serve.teacher.wire import MAX_ANSWER_BYTES, BoundedTransport
 from tests.serve.fakes import LABELS, TEACHER, FakeLedger
 from tests.serve.ledgers import Clock
 from tests.serve.tcp_endpoint import (
@@ -140,6 +141,29 @@ def test_a_server_that_does_not_take_the_connection_costs_nothing_and_one_that_h
             reply = await teacher.ask("a")
             assert isinstance(reply, Unavailable)
             assert reply.billed
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_is_never_made_costs_nothing_when_the_whole_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Nowhere(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            await asyncio.sleep(60)
+            return httpx2.Response(200, request=request)
+
+    monkeypatch.setattr(
+        "serve.teacher.client.http_client",
+        lambda **_: httpx2.AsyncClient(transport=BoundedTransport(Nowhere())),
+    )
+
+    async def main() -> None:
+        async with asking("http://127.0.0.1:1/v1", replace(SETTINGS, timeout_s=0.2)) as teacher:
+            reply = await teacher.ask("a")
+            assert isinstance(reply, Unavailable)
+            assert reply.detail == "TimeoutError"
+            assert not reply.billed
 
     asyncio.run(main())
 
