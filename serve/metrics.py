@@ -135,7 +135,7 @@ class ServeMetrics:
             ),
             line_texts=Gauge(
                 "understudy_student_line_texts",
-                "Texts admitted that the student has still to read; worry when it stays at a whole batch.",
+                "Texts admitted that the student has still to read; worry when it stays at half a batch.",
                 registry=registry,
             ),
             line_seconds=Gauge(

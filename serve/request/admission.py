@@ -1,6 +1,7 @@
 """Who is let in: a request is admitted or refused at once, whole, by how long it would have to wait.
 
-The student's line is kept short: one batch's worth keeps the student at work, and more would only be late.
+The student's line is kept short: half a batch's worth keeps the student at work, and more would only be
+late.
 Waiting for the teacher is bounded by the turns that it gives. Nobody who is refused here was paid for.
 """
 
@@ -15,6 +16,7 @@ from serve.student.line import Ticket, ahead
 Shed = Literal["student_line", "teacher_turns", "in_flight", "waited_in_vain"]
 
 _AT_ONCE_S: Final = 0.05  # so short a wait is none, however many it is shared by
+_BATCH_SHARE: Final = 0.5  # of a full batch: one half is read while the other half waits
 _UNKNOWN: Final = 256  # texts that are let in before it is known what one takes
 _ASSUMED_CALL_S: Final = 1.0  # before the teacher has answered once
 _MOST_OPEN: Final = 1_024  # texts with one teacher, whatever it is believed to take
@@ -82,8 +84,8 @@ class StudentLine:
         self._tickets.discard(ticket)
 
     def _limit_s(self) -> float:
-        """How long a request may wait: as long as one full batch takes. More would not keep the student busier."""
-        return max(_AT_ONCE_S, min(self.wait_s, self.max_batch * self.reader.text_s))
+        """How long a request may wait: as half a full batch takes. More would not keep the student busier."""
+        return max(_AT_ONCE_S, min(self.wait_s, _BATCH_SHARE * self.max_batch * self.reader.text_s))
 
     def _ahead(self, texts: int) -> int:
         self._tickets = {ticket for ticket in self._tickets if ticket.texts > 0}

@@ -30,7 +30,7 @@ import numpy as np
 from tests.bench.overload_gateway import traffic
 
 CLOSED = 24  # clients that measure capacity: they keep the student busy, and are hardly ever refused
-AGAIN_S = 0.05  # after a refusal, in a closed loop
+AGAIN_S = 0.5  # after a refusal, in a closed loop: not to measure the cost of refusals
 MOST_CONNECTIONS = 1_500
 LATE_S = 10.0  # after the last request
 
