@@ -161,9 +161,9 @@ def read_log(path: Path, columns: ColumnNames, days: float | None, allowed: Sequ
         for line in lines
     ]
     _check(path, columns, text, label, lines, allowed)
-    found = _log(path, lines, bad, days)
+    log = _log(path, lines, bad, days)
     unread = sum(reading[one] is None for one in said)
-    return replace(found, spellings=len({one for one in said if reading[one] is not None}), off_list=unread)
+    return replace(log, spellings=len({one for one in said if reading[one] is not None}), off_list=unread)
 
 
 def _reading(answers: Sequence[str], allowed: Sequence[str]) -> dict[str, str | None]:
