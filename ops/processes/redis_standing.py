@@ -1,7 +1,6 @@
 """Whether a Redis keeps what it is given: one that evicts is refused, one without an append-only file is warned of."""
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import redis
 
@@ -47,7 +46,7 @@ def standing_of(client: redis.Redis) -> RedisStanding:
         StoreUnavailableError: it does not answer.
     """
     try:
-        memory, persistence = (cast("dict[str, Any]", client.info(section)) for section in ("memory", "persistence"))
+        memory, persistence = client.info("memory"), client.info("persistence")
     except redis.RedisError as error:
         raise StoreUnavailableError(str(error)) from error
     return RedisStanding(

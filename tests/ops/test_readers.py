@@ -138,28 +138,42 @@ CHATS: dict[str, dict[str, Any]] = {
     "a request beside its response": {"model": "m", "messages": [SYSTEM, USER], "response": COMPLETION},
     "a request beside its choices": {"messages": [USER], "choices": COMPLETION["choices"]},
     "a batch with its input": {
-        "custom_id": "1", "body": {"messages": [USER]}, "response": {"status_code": 200, "body": COMPLETION},
+        "custom_id": "1",
+        "body": {"messages": [USER]},
+        "response": {"status_code": 200, "body": COMPLETION},
     },
-    "LiteLLM": {"id": "1", "messages": [USER], "response": COMPLETION, "startTime": 1_700_000_000.5, "response_cost": 1e-3},
+    "LiteLLM": {
+        "id": "1",
+        "messages": [USER],
+        "response": COMPLETION,
+        "startTime": 1_700_000_000.5,
+        "response_cost": 1e-3,
+    },
     "LiteLLM in words": {"id": "1", "messages": [USER], "response": "refund"},
     "Langfuse": {"id": "1", "input": [SYSTEM, USER], "output": SAID, "startTime": "2026-01-01T00:00:00Z"},
     "Langfuse with a body": {"input": {"messages": [USER]}, "output": "refund"},
     "Langfuse in a table": {"input": json.dumps([SYSTEM, USER]), "output": json.dumps(SAID)},
     "flywheel": {
-        "workload_id": "w", "client_id": "c", "timestamp": 1_700_000_000, "request": {"messages": [USER]}, "response": COMPLETION,
+        "workload_id": "w",
+        "client_id": "c",
+        "timestamp": 1_700_000_000,
+        "request": {"messages": [USER]},
+        "response": COMPLETION,
     },
     "ShareGPT": {"conversations": [{"from": "human", "value": "where is it?"}, {"from": "gpt", "value": "refund"}]},
     "prompt and completion": {"prompt": "where is it?", "completion": " refund"},
     "OpenAI's responses": {
         "request": {"input": [USER]},
-        "response": {"output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "refund"}]}]},
+        "response": {
+            "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "refund"}]}]
+        },
     },
     "Anthropic": {"request": {"messages": [USER]}, "response": {"content": [{"type": "text", "text": "refund"}]}},
     "Google": {
         "request": {"contents": [{"role": "user", "parts": [{"text": "where is it?"}]}]},
         "response": {"candidates": [{"content": {"role": "model", "parts": [{"text": "refund"}]}}]},
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("export", CHATS)
@@ -222,9 +236,8 @@ def test_what_nobody_reads_costs_no_row(tmp_path: Path) -> None:
     path.write_bytes(b"\n".join(line.replace(b"\n", b"\\n") for line in lines))
     columns = Columns(text="text", label="label")
     assert [type(row) for row in read_rows(path, columns, ("refund",))] == [Row] * len(odd)
-    path.write_bytes(
-        b'{"text": "\\ud800", "label": "refund"}\n{"text": "\xff", "label": "refund"}\n{"text": NaN, "label": "refund"}\n'
-    )
+    unread = [b'"\\ud800"', b'"\xff"', b"NaN"]
+    path.write_bytes(b"\n".join(b'{"text": %s, "label": "refund"}' % text for text in unread))
     assert [type(row) for row in read_rows(path, columns, ("refund",))] == [BadRow] * 3
 
 

@@ -21,7 +21,7 @@ def evicting(redis_client: redis.Redis) -> Iterator[redis.Redis]:
     redis_client.config_set("maxmemory-policy", "allkeys-lru")
     yield redis_client
     for name, value in before.items():
-        redis_client.config_set(name, value)
+        redis_client.config_set(name, str(value))
 
 
 @pytest.mark.parametrize(

@@ -334,7 +334,7 @@ def test_the_bundled_encoder_is_a_folder_and_another_must_hold_one(tmp_path: Pat
         (tmp_path / "encoder" / name).write_bytes(whole[name])
 
 
-SECRET = "hunter2"
+SECRET = "hunter2"  # noqa: S105 - of nobody
 
 
 @pytest.mark.parametrize(

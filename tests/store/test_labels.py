@@ -1,5 +1,6 @@
 """Parsing a teacher's answer, and the label maps that may follow one another."""
 
+import contextlib
 import time
 
 import pytest
@@ -13,29 +14,127 @@ LABELS = ("Joy", "Card lost", "C++", "Mr. Smith", "e.g.")
 DESK = ("refund", "refund_pending", "delivery", "order status", "réclamation", "other")
 ODD = ("C++", "C", "C#", "n/a", "<none>", "none", "Label: x", "x", "...", "-1", "1", ">5", "_private_", "👍", "R&D")
 WRAPPERS = (
-    "{}", " {}\r\n", "\ufeff{}", "\u00a0{}\u200b", "{}.", "{}!", "{}?", "{},", "{};", "{}:", "{}。", '"{}"', '"{}".', "“{}”",
-    "「{}」", "`{}`", "**{}**", "*{}*", "__{}__", "_{}_", "~~{}~~", "# {}", "### {}", "- {}", "* {}", "• {}", "> {}", "1. {}",
-    "2) {}", "A) {}", "- [x] {}", "✅ {}", "{} ✅", "→ {}", "({})", "[{}]", "【{}】", "<b>{}</b>", "<p>{}</p>", "<label>{}</label>",
-    "<strong><em>{}</em></strong>", "{}<br>", "{}<|im_end|>", "{}</s>", "{}<|endoftext|>", "<s>{}</s>", "[/INST] {}",
-    "<|im_start|>assistant\n{}<|im_end|>", "{}<|eot_id|>", "{}<end_of_turn>\n", "{}<｜end▁of▁sentence｜>", "Label: {}", "label:{}",
-    "LABEL = {}", "Answer - {}", "Category: **{}**", "**Label:** {}", "**Label**: {}", "Label → {}", '"label": "{}"', "Final answer: {}.",
-    "The label is: {}", "Here is the label: {}", "Sure! Here's the label:\n\n**{}**", "Réponse : {}", "标签:{}", "## Answer\n{}",
-    "```{}```", "```\n{}\n```", "```text\n{}\n```", "~~~\n{}\n~~~", "````\n{}\n````", "```\n{}", "```text {}```",
-    "Here is the label:\n```\n{}\n```", "\\boxed{{{}}}", "$\\boxed{{\\text{{{}}}}}$", "<think>a\nb</think>{}",
-    "<think>is it delivery?</think>\n\n{}", "no tag at first</think> {}", "<thinking>a</thinking><think>b</think>{}",
-    "<THINK>a</THINK>{}", "<reasoning>other?</reasoning>{}", "<answer>{}</answer>", "<think>a</think><answer>{}</answer>",
-    "[THINK]a[/THINK]{}", "<|channel|>analysis<|message|>delivery?<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
-    '{{"label": "{}"}}', '```json\n{{"label": "{}"}}\n```', "{}\n{}", "Label: {}\nReason: it is no delivery", "Label: {}\nConfidence: 0.9",
+    "{}",
+    " {}\r\n",
+    "\ufeff{}",
+    "\u00a0{}\u200b",
+    "{}.",
+    "{}!",
+    "{}?",
+    "{},",
+    "{};",
+    "{}:",
+    "{}。",
+    '"{}"',
+    '"{}".',
+    "“{}”",
+    "「{}」",
+    "`{}`",
+    "**{}**",
+    "*{}*",
+    "__{}__",
+    "_{}_",
+    "~~{}~~",
+    "# {}",
+    "### {}",
+    "- {}",
+    "* {}",
+    "• {}",
+    "> {}",
+    "1. {}",
+    "2) {}",
+    "A) {}",
+    "- [x] {}",
+    "✅ {}",
+    "{} ✅",
+    "→ {}",
+    "({})",
+    "[{}]",
+    "【{}】",
+    "<b>{}</b>",
+    "<p>{}</p>",
+    "<label>{}</label>",
+    "<strong><em>{}</em></strong>",
+    "{}<br>",
+    "{}<|im_end|>",
+    "{}</s>",
+    "{}<|endoftext|>",
+    "<s>{}</s>",
+    "[/INST] {}",
+    "<|im_start|>assistant\n{}<|im_end|>",
+    "{}<|eot_id|>",
+    "{}<end_of_turn>\n",
+    "{}<\uff5cend▁of▁sentence\uff5c>",
+    "Label: {}",
+    "label:{}",
+    "LABEL = {}",
+    "Answer - {}",
+    "Category: **{}**",
+    "**Label:** {}",
+    "**Label**: {}",
+    "Label → {}",
+    '"label": "{}"',
+    "Final answer: {}.",
+    "The label is: {}",
+    "Here is the label: {}",
+    "Sure! Here's the label:\n\n**{}**",
+    "Réponse : {}",
+    "标签:{}",
+    "## Answer\n{}",
+    "```{}```",
+    "```\n{}\n```",
+    "```text\n{}\n```",
+    "~~~\n{}\n~~~",
+    "````\n{}\n````",
+    "```\n{}",
+    "```text {}```",
+    "Here is the label:\n```\n{}\n```",
+    "\\boxed{{{}}}",
+    "$\\boxed{{\\text{{{}}}}}$",
+    "<think>a\nb</think>{}",
+    "<think>is it delivery?</think>\n\n{}",
+    "no tag at first</think> {}",
+    "<thinking>a</thinking><think>b</think>{}",
+    "<THINK>a</THINK>{}",
+    "<reasoning>other?</reasoning>{}",
+    "<answer>{}</answer>",
+    "<think>a</think><answer>{}</answer>",
+    "[THINK]a[/THINK]{}",
+    "<|channel|>analysis<|message|>delivery?<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
+    '{{"label": "{}"}}',
+    '```json\n{{"label": "{}"}}\n```',
+    "{}\n{}",
+    "Label: {}\nReason: it is no delivery",
+    "Label: {}\nConfidence: 0.9",
     "Reason: money\nback\nLabel: {}",
-)  # fmt: skip
+)
 JSON_WRAPPERS = (
-    '{{"label": "{}"}}', '{{"label":"{}"}} ', '```json\n{{"label": "{}"}}\n```', '```JSON\n{{"label": "{}"}}', '~~~json\n{{"label": "{}"}}\n~~~',
-    '```{{"label": "{}"}}```', 'Here is the JSON you asked for:\n{{"label": "{}"}}\nTell me if it helps!', '<think>{{"label": "other"}}</think>{{"label": "{}"}}',
-    '{{"reason": "two\nlines", "label": "{}"}}', '{{"p": NaN, "q": [-Infinity, 1e999], "label": "{}"}}', '{{"who": "\\ud83d", "label": "{}"}}',
-    '{{"n": ' + "9" * 5000 + ', "label": "{}"}}', "{{'label': '{}'}}", '{{"label": "{}",}}', '{{"label": "{}"', '{{"Label": "{}"}}', '{{"label": ["{}"]}}',
-    '[{{"label": "{}"}}]', 'as {{label}}: {{"label": "{}"}}', 'a {{ and {{"label": "{}"}}', '{{"label": " **{}**. "}}', '"label": "{}"',
-    '{{"why": "not \\"label\\": \\"other\\"", "label": "{}"}}', '{{"label": "{0}"}} {{"label": "{0}"}}', '\ufeff{{\u00a0"label": "{}"}}',
-)  # fmt: skip
+    '{{"label": "{}"}}',
+    '{{"label":"{}"}} ',
+    '```json\n{{"label": "{}"}}\n```',
+    '```JSON\n{{"label": "{}"}}',
+    '~~~json\n{{"label": "{}"}}\n~~~',
+    '```{{"label": "{}"}}```',
+    'Here is the JSON you asked for:\n{{"label": "{}"}}\nTell me if it helps!',
+    '<think>{{"label": "other"}}</think>{{"label": "{}"}}',
+    '{{"reason": "two\nlines", "label": "{}"}}',
+    '{{"p": NaN, "q": [-Infinity, 1e999], "label": "{}"}}',
+    '{{"who": "\\ud83d", "label": "{}"}}',
+    '{{"n": ' + "9" * 5000 + ', "label": "{}"}}',
+    "{{'label': '{}'}}",
+    '{{"label": "{}",}}',
+    '{{"label": "{}"',
+    '{{"Label": "{}"}}',
+    '{{"label": ["{}"]}}',
+    '[{{"label": "{}"}}]',
+    'as {{label}}: {{"label": "{}"}}',
+    'a {{ and {{"label": "{}"}}',
+    '{{"label": " **{}**. "}}',
+    '"label": "{}"',
+    '{{"why": "not \\"label\\": \\"other\\"", "label": "{}"}}',
+    '{{"label": "{0}"}} {{"label": "{0}"}}',
+    '\ufeff{{\u00a0"label": "{}"}}',
+)
 
 
 @pytest.mark.parametrize(
@@ -207,10 +306,27 @@ def test_a_sentence_never_gives_a_label(words: list[str]) -> None:
 
 
 ADVERSARIES = {
-    "quotes": '"', "braces": "{", "escapes": '{"\\', "blanks": " ", "marks": "\u0301\u0316", "thinking": "<think>", "tags": "<b>",
-    "tokens": "<|x|>", "fields": '{"label": "', "objects": '{"label": "refund"}', "open": '{"a":', "lists": '{"label":[[', "stops": ".",
-    "fences": "```\n", "keys": "Label: ", "lines": "refund\n", "entities": "&amp;", "stars": "*", "invisible": "\u200b", "ends": "</think>",
-}  # fmt: skip
+    "quotes": '"',
+    "braces": "{",
+    "escapes": '{"\\',
+    "blanks": " ",
+    "marks": "\u0301\u0316",
+    "thinking": "<think>",
+    "tags": "<b>",
+    "tokens": "<|x|>",
+    "fields": '{"label": "',
+    "objects": '{"label": "refund"}',
+    "open": '{"a":',
+    "lists": '{"label":[[',
+    "stops": ".",
+    "fences": "```\n",
+    "keys": "Label: ",
+    "lines": "refund\n",
+    "entities": "&amp;",
+    "stars": "*",
+    "invisible": "\u200b",
+    "ends": "</think>",
+}
 
 
 @pytest.mark.parametrize("adversary", ADVERSARIES)
@@ -219,10 +335,8 @@ def test_no_text_takes_more_than_linear_time(adversary: str, answer_format: Answ
     def seconds(size: int) -> float:
         answer = ADVERSARIES[adversary] * (size // len(ADVERSARIES[adversary]))
         started_s = time.process_time()
-        try:
+        with contextlib.suppress(InvalidAnswerError):
             parse_label(answer, DESK, answer_format=answer_format)
-        except InvalidAnswerError:
-            pass
         return time.process_time() - started_s
 
     small = min(seconds(1 << 16) for _ in range(2))
