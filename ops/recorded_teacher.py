@@ -26,8 +26,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from ops.imports.importer import Row, find_columns, read_rows
+from ops.imports.importer import Row, read_rows
 from ops.processes.process import RunFile, write_run_file
+from ops.readers.columns import find_columns
 from store.errors import SettingsError
 from store.event import canonical_text, wall_clock_s
 from store.secrets import unit_hash

@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from ops.imports.importer import Columns, Row, find_columns, read_rows
+from ops.imports.importer import Row, read_rows
+from ops.readers.columns import Columns, find_columns
 from ops.readers.files import BadRow
 from ops.traffic import TrafficSettings, generate, to_jsonl
 from store.errors import SettingsError

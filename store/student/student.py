@@ -12,7 +12,8 @@ from torch.nn import functional
 from store.errors import CorruptVersionError, SwapRefusedError
 from store.policy import Policy
 from store.registry.manifest import Golden, Manifest
-from store.student.encoder import ENCODER_FILES, Encoder, FloatArray, Precision, read_tensors, shared_encoder
+from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, shared_encoder
+from store.student.folder import ENCODER_FILES
 from store.student.head import Head
 from store.student.tuned import Tuned, pool, spread
 

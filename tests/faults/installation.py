@@ -19,10 +19,10 @@ import psutil
 
 from ops.cli.status import LaneStatus, collect, local_versions
 from ops.demo.site import set_key
-from ops.imports.importer import find_columns
 from ops.imports.importing import import_file
 from ops.init import init
 from ops.processes.process import read_run_file
+from ops.readers.columns import find_columns
 from ops.recorded_teacher import RUN_NAME
 from ops.settings import SETTINGS_NAME, Settings
 from ops.site import Site

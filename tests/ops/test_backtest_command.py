@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from ops.backtest.command import curve_budgets, physical_cores
 from ops.cli.app import app
-from store.student.encoder import ENCODER_FILES
+from store.student.folder import ENCODER_FILES
 from tests.ops.children import REPOSITORY, gone, lines, until
 from tests.ops.fake_replay import FakeReplay, noted, one_raises, unreadable, write_log
 from tests.ops.sites import LANE, make_site

@@ -17,6 +17,7 @@ from ops.checks.followers import followers
 from ops.cli.actions import Followers, Operator
 from ops.cli.app import app
 from ops.cli.output import exit_code_of
+from ops.cli.status import promise_of
 from ops.processes.process import AlreadyRunningError, RunFile, exclusive, write_run_file
 from ops.processes.run import run_all
 from store.buffer.server import private_redis
@@ -232,7 +233,10 @@ def test_rollback_expects_a_gateway_that_it_heard_before_the_move(
         redis_client.flushall()  # it dies between the first look and the move
         return looks[-1]
 
-    operator = Operator(registry=site.registry, key=site.operator_key(), now=wall_clock_s, followers=look)
+    promise = promise_of(site, site.lane(None), wall_clock_s())
+    operator = Operator(
+        registry=site.registry, key=site.operator_key(), now=wall_clock_s, promise=lambda _: promise, followers=look
+    )
     report = operator.rollback(LANE, to=None, why="worse")
     assert (report.followed, report.served_by, report.silent) == (False, {}, ["killed"])
 

@@ -14,13 +14,13 @@ from ops.cli.actions import traffic_of
 from ops.cli.app import app
 from store.control import REMEMBERED_REQUESTS, Control, CycleEnded, Heartbeat
 from store.policy import Policy
+from store.registry.durable import append_line
 from store.registry.manifest import Manifest
 from store.registry.moves import fold
 from store.registry.signing import SigningKey
 from tests.ops.sites import CERTIFIED, LANE, make_site, open_site, publish
 from tests.store.drafts import make_draft, make_manifest
 from tests.trainer.test_due import result
-from trainer.daemon.journal import append_line
 
 PROMISE = LanePromise(
     policy="promise",

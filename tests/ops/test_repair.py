@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from ops.cli.app import app
 from serve.settings import BudgetSettings
 from serve.teacher.budget import RedisLedger
+from serve.teacher.spent import Witness
 from store.buffer.server import private_redis
 from store.control import Control, Heartbeat
 from tests.ops.sites import LANE
@@ -94,9 +95,9 @@ def test_a_failover_that_leaves_the_old_primary_as_a_replica_stops_nobody(tmp_pa
         control = Control(stand.client)
         control.announce(LANE, "r", Heartbeat(version=None, at_s=1.0))
         ledger = RedisLedger(stand.client, LANE, BudgetSettings(calls_per_day=100))
-        ledger.lease("one", "escalation", calls=5, usd_micro=0, now_s=1e9)
+        ledger.lease("one", "escalation", calls=5, usd_micro=0, witness=Witness(name="r"))
         pair.fail_over()
-        assert ledger.lease("two", "escalation", calls=5, usd_micro=0, now_s=1e9).used_calls == 10
+        assert ledger.lease("two", "escalation", calls=5, usd_micro=0, witness=Witness(name="r")).used_calls == 10
         control.announce(LANE, "r", Heartbeat(version=None, at_s=2.0))
         assert Control(pair.new).heartbeats(LANE)["r"].at_s == 2.0
         stand.send(10)

@@ -78,7 +78,7 @@ def test_where_all_are_being_answered_a_new_one_is_refused(world: World) -> None
     async def step(port: Port) -> None:
         world.endpoint.hold = asyncio.Event()
         busy = [await port.open(request(BODY.replace(b"sure", b"unsure"))) for _ in range(4)]
-        await eventually(lambda: port.gateway.in_flight == 4)
+        await eventually(lambda: port.gateway.admission.in_flight == 4)
         assert await port.status(ASK) == 0
         assert port.closed("refused") == 1
         world.endpoint.hold.set()
@@ -210,7 +210,7 @@ def test_a_client_that_does_not_take_its_answers_does_not_keep_its_place(world: 
             await loop.sock_connect(client, ("127.0.0.1", port.number))
             answered = 0
             while not port.closed("unread"):  # until the kernel takes no more of the answers
-                if port.gateway.in_flight == 0 and answered < 200:
+                if port.gateway.admission.in_flight == 0 and answered < 200:
                     await loop.sock_sendall(client, many * (1 + ahead))
                     answered += 1
                 await asyncio.sleep(0.02)

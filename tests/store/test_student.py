@@ -25,7 +25,8 @@ from store.errors import CorruptVersionError, SwapRefusedError
 from store.event import Lane
 from store.policy import Policy
 from store.registry.manifest import BaseModel, FileEntry, Golden, Manifest, Preprocessing
-from store.student.encoder import ENCODER_FILES, Encoder
+from store.student.encoder import Encoder
+from store.student.folder import ENCODER_FILES
 from store.student.head import Head
 from store.student.student import GOLDEN_TOLERANCE_MIXED, GOLDEN_TOLERANCE_SAME, Student, tempered
 from store.student.tuned import Tuned, pool

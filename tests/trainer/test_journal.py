@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from trainer.daemon.journal import append_line, summary_of
+from store.registry.durable import append_line
+from trainer.daemon.journal import summary_of
 from trainer.worker import WorkFailedError
 
 

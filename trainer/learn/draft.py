@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from store.policy import Policy
 from store.registry.manifest import BaseModel, Golden, Preprocessing
-from store.student.encoder import ENCODER_FILES, FloatArray
+from store.student.encoder import FloatArray
+from store.student.folder import ENCODER_FILES
 from store.student.head import Head
 from store.student.student import (
     ENCODER_FOLDER,

@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from store.errors import CorruptVersionError, SettingsError
 from store.event import wall_clock_s
 from store.registry.manifest import BaseModel
-from store.student.encoder import DEFAULT_MAX_TOKENS, WEIGHTS_NAME, Encoder, FloatArray, Precision
-from store.student.folder import check_encoder
+from store.student.encoder import DEFAULT_MAX_TOKENS, Encoder, FloatArray, Precision
+from store.student.folder import WEIGHTS_NAME, check_encoder
 
 MINILM: Final = "minilm"
 _SHARD_ROWS: Final = 512
