@@ -1,8 +1,7 @@
 """Who is let in: a request is admitted or refused at once, whole, by how long it would have to wait.
 
-The student's line is kept short: half a batch's worth keeps the student at work, and more would only be
-late.
-Waiting for the teacher is bounded by the turns that it gives. Nobody who is refused here was paid for.
+The student's line is kept short: half a batch's worth keeps the student at work, and more would only be late. Waiting
+for the teacher is bounded by the turns that it gives. Nobody who is refused here was paid for.
 """
 
 from collections.abc import Iterator
