@@ -64,6 +64,13 @@ def test_ingest_makes_the_topics_again_although_nothing_is_sent(stand: Stand) ->
         assert stand.client.hget(f"log:{{{TOPIC}}}", "partitions") == b"2"
 
 
+def test_a_writer_makes_its_topic_again_although_nobody_reads(stand: Stand) -> None:
+    stand.send(3)
+    stand.client.flushall()
+    stand.send(4)
+    assert sum(int(stand_bounds(stand, slot)[1]) for slot in stand_slots(stand)) == 4
+
+
 def test_a_redis_that_is_gone_for_a_while_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
     with ExitStack() as server, ExitStack() as stack:
         url = server.enter_context(private_redis(tmp_path / "redis"))
@@ -180,6 +187,11 @@ def test_where_the_logs_beginning_is_gone_only_what_is_damaged_is_rebuilt(stand:
 
 def stand_slots(stand: Stand) -> Any:
     return stand.appender.slots(TOPIC)  # type: ignore[attr-defined] # the embedded log is all three
+
+
+def stand_bounds(stand: Stand, slot: Any) -> Any:
+    log: Any = stand.appender
+    return log.bounds(slot)
 
 
 def stand_read(stand: Stand, slot: Any) -> Any:

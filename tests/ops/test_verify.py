@@ -1,6 +1,6 @@
 """`verify` finds what is missing, added or altered, and finds nothing where nothing is wrong."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +16,7 @@ from ops.cli.reports import VerifyReport
 from store.buffer.item import Item
 from store.buffer.ledger import Application, Claim, Counters, Entry, Slot
 from store.buffer.memory import MemoryBuffer
+from store.buffer.repair.positions import Skip
 from store.event import ClassifyEscalation, Lane, TextInput, Undecodable, decode, encode
 from store.redact import redact_input
 from store.registry.versions import Registry
@@ -97,7 +98,7 @@ class World:
         assert self.buffer.apply(application).outcome == "ok"
         self.at[slot] = position
 
-    def verify(self, *lanes: Lane) -> VerifyReport:
+    def verify(self, *lanes: Lane, skips: Sequence[Skip] = ()) -> VerifyReport:
         return verify(
             {LANE.use_case: self.rules},
             lanes or (LANE, OTHER),
@@ -106,6 +107,7 @@ class World:
             registry=self.registry,
             items_per_stratum=self.k,
             max_age_s=1e12,
+            skips={LANE.use_case: skips},
         )
 
 
@@ -289,6 +291,35 @@ def test_an_incomplete_log_is_said_to_be_and_still_finds_what_is_missing(world: 
     emptied = world.verify()
     assert not emptied.ok
     assert emptied.missing
+
+
+def test_what_a_person_skipped_is_not_missed_and_each_skip_is_named(world: World) -> None:
+    world.write(*some_events(20))
+    world.ingest()
+    world.write(*(escalation(f"never read {number}", number=100 + number) for number in range(20)))
+    skips = []
+    for slot in world.log.slots(TOPIC):
+        at, end = int(world.at[slot]), int(world.log.bounds(slot)[1])
+        skips.append(
+            Skip(slot=slot, at=str(at), to=str(end), unread=(at, end), again=(end, end), who="me", why="w", at_s=1.0)
+        )
+        world.buffer._positions[LANE.use_case][slot].next = str(end)
+        world.at[slot] = str(end)
+    world.write(*some_events(30))
+    world.ingest()
+    assert not world.verify().ok  # twenty questions are missing
+    report = world.verify(skips=skips)
+    assert (report.ok, report.complete) == (True, False)
+    assert len(report.skipped) == 3
+    assert "never read" in report.skipped[0]
+
+
+def test_what_was_found_damaged_is_named_and_not_sound(world: World) -> None:
+    world.write(*some_events())
+    world.ingest()
+    world.buffer = Overlaid(world.buffer, damaged=lambda lane: frozenset({"x"} if lane == LANE else ()))
+    report = world.verify()
+    assert (report.ok, report.damaged) == (False, [f"{LANE}: x"])
 
 
 def test_a_topic_that_was_made_anew_leaves_the_check_incomplete(world: World) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from store.buffer.ledger import Application, Applied, Counters, Entry, Slot
+from store.buffer.ledger import Application, Applied, Claim, Counters, Entry, Slot
 from store.buffer.memory import MemoryBuffer, _Position
 from store.errors import CorruptItemError, StoreUnavailableError
 from store.event import LabelAnswer, Lane, Undecodable, decode, encode
@@ -64,11 +64,18 @@ class FlakyBuffer(MemoryBuffer):
         self.faults: list[Exception] = []
         self.lost_replies = 0
         self.away = False
+        self.claims_fail = False
         self.looks = 0
         self.found_damaged: frozenset[str] = frozenset()
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+
+    def claim(self, use_case: str, slot: Slot, owner: str) -> Claim:
+        if self.claims_fail:
+            message = "no claim now"
+            raise StoreUnavailableError(message)
+        return super().claim(use_case, slot, owner)
 
     def counters(self, lane: Lane) -> Counters:
         self.looks += 1
@@ -486,13 +493,14 @@ def test_a_position_outside_the_log_stops_its_partition_and_no_other_and_goes_on
 
 
 def test_nothing_is_called_progress_while_a_partition_stands_still() -> None:
-    house = House(partitions=1)
-    (slot,) = house.log.slots(TOPIC)
-    house.buffer._positions["support"][slot] = _Position(fence=1, next="7")
+    house = House(partitions=2)
+    stopped, idle = house.log.slots(TOPIC)
+    house.buffer._positions["support"][stopped] = _Position(fence=1, next="7")
     now_s = [START_S]
     ingest = house.ingest(clock=lambda: now_s[0])
     with running(ingest):
         await_that(lambda: house.metric("ingest_stopped_partitions", use_case="support") == 1)
+        await_that(lambda: house.metric("ingest_lag_records", use_case="support", partition=str(idle.partition)) == 0)
         now_s[0] += 1000.0
         reports = house.buffer.looks
         await_that(lambda: house.buffer.looks > reports + 5)
@@ -533,6 +541,17 @@ def test_a_store_that_is_down_is_told_although_nothing_comes() -> None:
         await_that(lambda: ingest.troubles == ("support: waits for redis: Redis is away",))
         await_that(lambda: house.metric("ingest_dependency_up", use_case="support", dependency="redis") == 0)
         house.buffer.away = False
+        await_that(lambda: ingest.ready)
+
+
+def test_a_claim_that_finds_no_store_is_told() -> None:
+    house = House(partitions=1)
+    house.buffer.claims_fail = True
+    ingest = house.ingest()
+    with running(ingest):
+        await_that(lambda: ingest.troubles == ("support: waits for redis: no claim now",))
+        await_that(lambda: house.metric("ingest_dependency_up", use_case="support", dependency="redis") == 0)
+        house.buffer.claims_fail = False
         await_that(lambda: ingest.ready)
 
 
