@@ -86,6 +86,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 HEARTBEAT_TTL_S: Final = 10
+LIVE_S: Final = 3.0  # who spoke within it follows; a stopped replica is remembered for longer
 ENDED_KEPT: Final = 100  # cycles
 _ACQUIRE: Final = """
 local holder = redis.call('GET', KEYS[1])
@@ -128,15 +129,19 @@ class Control:
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
 
-    def heartbeats(self, lane: Lane) -> Mapping[str, Heartbeat]:
-        """The replicas that are alive, by name; one whose word cannot be read is left out."""
+    def heartbeats(self, lane: Lane, *, within_s: float = HEARTBEAT_TTL_S) -> Mapping[str, Heartbeat]:
+        """The replicas that spoke lately, by name; one whose word cannot be read is left out.
+
+        How long ago that was is by Redis' clock: the replicas' own may be wrong by hours.
+        """
         prefix = _key(lane, "beat:")
         found: dict[str, Heartbeat] = {}
         try:
             for key in sorted(cast("list[bytes]", list(self._redis.scan_iter(match=f"{prefix}*", count=1000)))):
+                left_ms = self._redis.pttl(key)
                 value = cast("bytes | None", self._redis.get(key))
                 beat = _decoded(value, Heartbeat, key)
-                if beat is not None:
+                if beat is not None and HEARTBEAT_TTL_S - left_ms / 1000 < within_s:
                     found[key.decode().removeprefix(prefix)] = beat
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error

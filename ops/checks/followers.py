@@ -8,10 +8,11 @@ from typing import Final
 
 import msgspec
 
-from ops.cli.actions import Followers, live
+from ops.cli.actions import Followers
 from ops.cli.status import ask_process
 from ops.processes.process import read_run_file
 from ops.site import Site
+from store.control import LIVE_S
 from store.errors import StoreUnavailableError
 from store.event import Lane
 
@@ -19,13 +20,13 @@ _ANSWER_S: Final = 0.5  # of Redis: a rollback asks, and has five seconds
 _PROBE_S: Final = 1.0
 
 
-def followers(site: Site, lane: Lane, now_s: float) -> Followers:
+def followers(site: Site, lane: Lane) -> Followers:
     """Ask for every gateway of a lane."""
     heard: dict[str, str | None] = {}
     redis_answered = True
     try:
         with site.control(answer_s=_ANSWER_S) as control:
-            heard = {name: beat.version for name, beat in live(control.heartbeats(lane), now_s).items()}
+            heard = {name: beat.version for name, beat in control.heartbeats(lane, within_s=LIVE_S).items()}
     except StoreUnavailableError:
         redis_answered = False
     here = _here(site)

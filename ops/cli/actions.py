@@ -30,7 +30,6 @@ from store.registry.versions import Registry
 
 FOLLOW_S: Final = 5.0
 _POLL_S: Final = 0.05
-_LIVE_S: Final = 3.0
 _DAY_S: Final = 86_400.0
 
 
@@ -223,11 +222,6 @@ class Operator:
             if followed or time.monotonic() >= deadline_s:
                 return found, followed
             time.sleep(_POLL_S)
-
-
-def live(heartbeats: Mapping[str, Heartbeat], now_s: float) -> dict[str, Heartbeat]:
-    """The replicas that spoke within the last 3 s: a stopped one is remembered for longer, but follows nothing."""
-    return {name: beat for name, beat in heartbeats.items() if now_s - beat.at_s < _LIVE_S}
 
 
 def traffic_of(heartbeats: Mapping[str, Heartbeat]) -> Traffic | None:

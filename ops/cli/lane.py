@@ -32,7 +32,7 @@ def status(config: Config = None, lane: LaneName = None, output: Output = Format
     Example: understudy status -o json
     """
     site = open_site(config)
-    report = collect(site, site.lanes(lane), wall_clock_s())
+    report = collect(site, site.lanes(lane))
     if output is Format.json:
         emit_json(report)
         return
@@ -213,8 +213,8 @@ def _operator(site: Site) -> Operator:
         registry=site.registry,
         key=site.operator_key(),
         now=wall_clock_s,
-        promise=lambda where: promise_of(site, site.lane(str(where)), wall_clock_s()),
-        followers=lambda where: followers(site, where, wall_clock_s()),
+        promise=lambda where: promise_of(site, site.lane(str(where))),
+        followers=lambda where: followers(site, where),
     )
 
 

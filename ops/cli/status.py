@@ -14,13 +14,13 @@ import redis
 
 from ops.checks.concerns import LanePromise, Traffic
 from ops.checks.cycles import logged_cycles
-from ops.cli.actions import live, traffic_of
+from ops.cli.actions import traffic_of
 from ops.processes.process import RunFile, read_run_file
 from ops.processes.redis_standing import standing_of
 from ops.sections import LaneSection
 from ops.site import Site
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
-from store.control import Control, CycleEnded, Heartbeat
+from store.control import LIVE_S, Control, CycleEnded, Heartbeat
 from store.errors import LogError, RegistryError, StoreError, StoreUnavailableError
 from store.event import Lane
 from store.policy import PolicyName
@@ -129,7 +129,7 @@ class _Live:
     cycles: list[CycleEnded]
 
 
-def collect(site: Site, sections: list[LaneSection], now_s: float) -> StatusReport:
+def collect(site: Site, sections: list[LaneSection]) -> StatusReport:
     """Ask everything that can be asked; nothing of it raises for a source that is down.
 
     Raises:
@@ -144,7 +144,7 @@ def collect(site: Site, sections: list[LaneSection], now_s: float) -> StatusRepo
         with site.redis_client() as client:
             warnings = standing_of(client).warnings
             for section in sections:
-                lives[section.lane] = _live(Control(client), site.buffer(client), section.lane, now_s)
+                lives[section.lane] = _live(Control(client), site.buffer(client), section.lane)
             for use_case in sorted({section.use_case for section in sections}):
                 dead[use_case] = dict(site.buffer(client).dead(use_case))
             lags = _lags(site, client, sorted(dead), unavailable)
@@ -160,13 +160,13 @@ def collect(site: Site, sections: list[LaneSection], now_s: float) -> StatusRepo
     )
 
 
-def promise_of(site: Site, section: LaneSection, now_s: float) -> LanePromise:
+def promise_of(site: Site, section: LaneSection) -> LanePromise:
     """What a lane has promised and can pay; its traffic is asked for when it is wanted."""
 
     def traffic() -> Traffic | None:
         try:
             with site.control(answer_s=_SERVING_S) as control:
-                return traffic_of(live(control.heartbeats(section.lane), now_s))
+                return traffic_of(control.heartbeats(section.lane, within_s=LIVE_S))
         except StoreUnavailableError:
             return None
 
@@ -188,9 +188,9 @@ def local_versions(site: Site) -> dict[str, dict[str, str | None]]:
         return {}
 
 
-def _live(control: Control, buffer: Buffer, lane: Lane, now_s: float) -> _Live:
+def _live(control: Control, buffer: Buffer, lane: Lane) -> _Live:
     return _Live(
-        beats=live(control.heartbeats(lane), now_s),
+        beats=control.heartbeats(lane, within_s=LIVE_S),
         audits=buffer.audits(lane),
         counters=buffer.counters(lane),
         cycles=control.ended_cycles(lane, 1),

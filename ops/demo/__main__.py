@@ -37,7 +37,6 @@ from ops.show.live_view import live_view
 from ops.show.report import write_report
 from ops.site import Site
 from store.errors import SettingsError, UnderstudyError
-from store.event import wall_clock_s
 
 BAD_ARGUMENTS: Final = 2
 INTERRUPTED: Final = 130
@@ -200,7 +199,7 @@ class Demo:
 
         def port() -> int | None:
             check()
-            status = collect(site, [], wall_clock_s())
+            status = collect(site, [])
             if not all(process.ready for process in status.processes):
                 return None
             return next(process.port for process in status.processes if process.name == "serve")

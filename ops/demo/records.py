@@ -14,7 +14,7 @@ from ops.demo.measure import Logged
 from ops.open_log import open_history
 from ops.site import Site
 from store.errors import RegistryError, UnderstudyError
-from store.event import ClassifyEscalation, Lane, TextInput, canonical_text, decode, wall_clock_s
+from store.event import ClassifyEscalation, Lane, TextInput, canonical_text, decode
 from store.redact import redact_input
 from store.secrets import item_id
 from stream.log import topic_of
@@ -56,7 +56,7 @@ class Records:
         self.cycles = [cycle for cycle in cycles if cycle["verdict"] != "error"]  # an error is tried again
         self.swaps = _lines(self.site.run_directory / "swaps.jsonl")
         try:
-            self.status = collect(self.site, self.site.lanes(None), wall_clock_s())
+            self.status = collect(self.site, self.site.lanes(None))
             self._read_log()
         except UnderstudyError:
             return

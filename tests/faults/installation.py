@@ -27,7 +27,7 @@ from ops.recorded_teacher import RUN_NAME
 from ops.settings import SETTINGS_NAME, Settings
 from ops.site import Site
 from ops.traffic import Row, TrafficSettings, generate, to_jsonl
-from store.event import Lane, wall_clock_s
+from store.event import Lane
 from store.registry.moves import fold
 from tests.faults.claims import Standing
 
@@ -95,7 +95,7 @@ class Installation:
 
     def status(self) -> LaneStatus:
         """`understudy status`, of the lane."""
-        return collect(self.site, self.site.lanes(None), wall_clock_s()).lanes[0]
+        return collect(self.site, self.site.lanes(None)).lanes[0]
 
     def cycles(self) -> list[dict[str, Any]]:
         """The cycles that have reached a verdict."""

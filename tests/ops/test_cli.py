@@ -175,8 +175,10 @@ def test_rollback_waits_until_every_live_gateway_serves_the_version(
 ) -> None:
     one, two = publish(with_redis, b"one", b"two")
     control = Control(redis_client)
-    control.announce(LANE, "live", Heartbeat(version=one, at_s=wall_clock_s()))
-    control.announce(LANE, "stopped", Heartbeat(version=two, at_s=wall_clock_s() - 8.0))
+    control.announce(LANE, "live", Heartbeat(version=one, at_s=wall_clock_s() - 26 * 3600.0))  # its clock is wrong
+    control.announce(LANE, "stopped", Heartbeat(version=two, at_s=wall_clock_s()))
+    (stopped,) = redis_client.keys("*beat:stopped")
+    redis_client.pexpire(stopped, 2000)  # it has said nothing for eight seconds
     report = answer(call("rollback", "-c", with_redis, "-o", "json"))
     assert report["followed"] is True
     assert report["served_by"] == {"live": one}
@@ -229,11 +231,11 @@ def test_rollback_expects_a_gateway_that_it_heard_before_the_move(
     site, looks = open_site(with_redis), []
 
     def look(_: Lane) -> Followers:
-        looks.append(followers(site, LANE, wall_clock_s()))
+        looks.append(followers(site, LANE))
         redis_client.flushall()  # it dies between the first look and the move
         return looks[-1]
 
-    promise = promise_of(site, site.lane(None), wall_clock_s())
+    promise = promise_of(site, site.lane(None))
     operator = Operator(
         registry=site.registry, key=site.operator_key(), now=wall_clock_s, promise=lambda _: promise, followers=look
     )

@@ -51,7 +51,7 @@ def test_a_process_does_not_start_on_it_and_status_says_so(
     site = open_site(make_site(tmp_path / "site", url=f'"{redis_url}"'))
     with pytest.raises(SettingsError, match="evicts"):
         run_serve(site, None)
-    assert any("evicts" in warning for warning in collect(site, list(site.settings.lanes), 1e9).warnings)
+    assert any("evicts" in warning for warning in collect(site, list(site.settings.lanes)).warnings)
 
 
 def test_a_server_that_does_not_answer_is_asked_again_later() -> None:

@@ -177,7 +177,7 @@ def test_two_gateways_on_one_machine_share_a_registry_and_keep_their_names(tmp_p
     key = site.operator_key()
 
     def replicas() -> Mapping[str, str | None]:
-        return followers(site, LANE, wall_clock_s()).serves
+        return followers(site, LANE).serves
 
     with running(settings, "serve") as first, running(settings, "serve", **other) as second:
         until(lambda: len(replicas()) == 2, seconds=START_S)
