@@ -119,7 +119,7 @@ def test_a_budget_only_lane_promises_nothing_and_is_never_suspended(
         for n in range(200)
     ]
     Partition(RedisBuffer(redis_client, 1000), 0).apply(events)
-    Control(redis_client).announce(LANE, "one", beat(champion, at_s=wall_clock_s(), suspended=True))
+    Control(redis_client).announce(LANE, "one", beat(champion, suspended=True))
     (lane,) = collect(site, list(site.settings.lanes)).lanes
     assert lane.policy == "budget"
     assert (lane.promise.target, lane.promise.state, lane.promise.audits_short) == (None, "none", None)
