@@ -85,7 +85,7 @@ def test_no_command_but_run_and_import_needs_torch_or_kafka(settings: Path) -> N
         "from ops.cli.app import app\n"
         "for line in sys.stdin.read().splitlines():\n"
         "    CliRunner().invoke(app, line.split())\n"
-        "heavy = ('torch', 'transformers', 'sklearn', 'kafka', 'openai', 'starlette', 'trainer', 'serve.teacher.client')\n"
+        "heavy = ('torch', 'transformers', 'sklearn', 'kafka', 'openai', 'starlette', 'serve.gateway', 'trainer')\n"
         "print([name for name in heavy if name in sys.modules])\n"
     )
     lines = [
