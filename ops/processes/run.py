@@ -188,15 +188,21 @@ def run_train(site: Site, lifeline: int | None) -> None:
     with ExitStack() as stack:
         process = stack.enter_context(_daemon("train", site, lifeline))
         running: list[Trainer] = []
+        waiting = ["it is starting"]  # for what, before there is a trainer
         probes = Probes(
             live=lambda: all(trainer.healthy() for trainer in running),
             ready=lambda: bool(running) and all(trainer.ready() for trainer in running),
+            why=lambda: (running[0].trouble() or "") if running else waiting[-1],
         )
         process.announce(admin_port=stack.enter_context(_admin(site, site.settings.admin.train_port, probes)))
-        client = _patiently(lambda: stack.enter_context(site.redis_client()), process.stop)
+
+        def tell(error: UnderstudyError) -> None:
+            waiting[:] = [str(error)]
+
+        client = _patiently(lambda: stack.enter_context(site.redis_client()), process.stop, tell)
         if client is None:
             return
-        _patiently(lambda: _warn_of(refuse_eviction(client)), process.stop)
+        _patiently(lambda: _warn_of(refuse_eviction(client)), process.stop, tell)
         running.append(wiring.trainer(site, client, f"{site.replica}-{secrets.token_hex(4)}"))
         running[0].run(process.stop)
 

@@ -73,8 +73,7 @@ def test_ingest_and_train_wait_for_redis_and_stop_on_sigterm(tmp_path: Path, red
         record = found(settings, name)
         assert (status_of(record, "/livez"), status_of(record, "/readyz")) == (200, 503)
         process.send_signal(signal.SIGHUP)  # there is nothing to reload: it goes on
-        if name == "ingest":
-            until(lambda: "no private Redis runs" in body_of(record, "/readyz"), seconds=START_S)
+        until(lambda: "no private Redis runs" in body_of(record, "/readyz"), seconds=START_S)
         redis_file = RunFile(name="redis", pid=os.getpid(), started_s=wall_clock_s(), url=redis_url)
         write_run_file(open_site(settings).run_directory, redis_file)
         until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
