@@ -148,7 +148,7 @@ def test_what_a_client_that_hung_up_asked_is_not_computed(tmp_path: Path) -> Non
             "type": "http",
             "method": "POST",
             "path": "/classify",
-            "headers": [],
+            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
             "query_string": b"",
             "client": ("127.0.0.1", 2),
         }

@@ -264,7 +264,7 @@ def test_an_answer_that_ended_by_itself_is_read(reason: str | None) -> None:
         ({"finish_reason": {"no": 1}}, "something else"),
         ({"finish_reason": 7}, "something else"),
         ({"message": {"content": "no", "refusal": "I cannot"}}, "refused"),
-        ({"message": {"content": None}}, "not on the list"),
+        ({"message": {"content": None}}, "is empty"),
         ({"message": {"content": "\ud800"}}, "half a character"),
     ],
 )
