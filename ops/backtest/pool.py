@@ -260,10 +260,11 @@ def _dismiss(state: _State, *workers: _Worker) -> None:
 def _interrupts() -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM and a terminal that closes set, instead of ending us wherever we are.
 
-    Under `nohup` the terminal may close: what is ignored stays ignored.
+    Under `nohup` the terminal may close.
     """
     stop = threading.Event()
-    heard = [number for number in _STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heard = [number for number in _STOP_SIGNALS if not (nohup and number == signal.SIGHUP)]
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in heard}
     try:
         yield stop

@@ -252,7 +252,7 @@ async def _run_until_signal(demo: Demo) -> dict[str, Any] | None:
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # under `nohup` the terminal may close
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # `nohup`: it may close
             loop.add_signal_handler(number, ask)
     try:
         return await task

@@ -15,19 +15,23 @@ from contextlib import contextmanager, suppress
 
 from ops.processes.signals import deaf_after_listening
 
-_daemons = False
+_program = False  # this process is a program of ours, and not one that called into us
+_daemon = False
 
 
 def is_a_daemon() -> None:
     """Say that this program is a long-lived process; what other commands leave behind, the interpreter sees to."""
-    global _daemons  # noqa: PLW0603 - about the process, and there is one
-    _daemons = True
-    deaf_after_listening()
+    global _daemon  # noqa: PLW0603 - about the process, and there is one
+    if _program:
+        _daemon = True
+        deaf_after_listening()
 
 
 @contextmanager
 def leaving_at_once() -> Iterator[None]:
     """Run the program; a daemon that leaves threads behind ends with this context, with the exit code it would have."""
+    global _program  # noqa: PLW0603 - as above
+    _program = True
     try:
         yield
     except SystemExit as end:
@@ -54,4 +58,4 @@ def _leave(code: int) -> None:
 
 def _others() -> bool:
     """Whether this is a daemon, and another thread than this one is alive, a pool's among them."""
-    return _daemons and any(thread is not threading.current_thread() for thread in threading.enumerate())
+    return _daemon and any(thread is not threading.current_thread() for thread in threading.enumerate())
