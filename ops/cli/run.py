@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ops.cli.options import EPILOG, Config, open_site
-from ops.processes import logs
+from ops.logs import lines as logs
 from ops.processes.leaving import is_a_daemon
 
 app = typer.Typer(no_args_is_help=True, help="Run a process until it is stopped.", epilog=EPILOG)

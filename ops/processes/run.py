@@ -19,8 +19,8 @@ from prometheus_client import REGISTRY
 
 from ops import wiring
 from ops.cli.output import RefusedError
+from ops.logs import lines as logs
 from ops.open_log import ensure_topics, open_appender
-from ops.processes import logs
 from ops.processes.admin import Probes, admin_server
 from ops.processes.limits import raise_file_limit
 from ops.processes.private_redis import PrivateRedis

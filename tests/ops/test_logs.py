@@ -5,13 +5,13 @@ import subprocess
 import sys
 from typing import Any
 
-from ops.processes.logs import MAX_FIELD_CHARACTERS, MAX_TRACEBACK_CHARACTERS, bound_fields
+from ops.logs.lines import MAX_FIELD_CHARACTERS, MAX_TRACEBACK_CHARACTERS, bound_fields
 from tests.ops.children import REPOSITORY
 
 PROGRAM = """
 import logging, threading
 import structlog
-from ops.processes import logs
+from ops.logs import lines as logs
 logs.configure("serve")
 log = structlog.get_logger("a.room")
 thread = threading.Thread(target=lambda: log.warning("from a thread", text="x" * 10_000))

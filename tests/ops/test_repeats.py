@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ops.processes.repeats import RepeatLimit
+from ops.logs.repeats import RepeatLimit
 from tests.ops.children import REPOSITORY
 
 
@@ -91,7 +91,7 @@ def test_what_was_left_out_is_said_when_its_minute_is_over(
     limit: RepeatLimit, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[tuple[str, int]] = []
-    monkeypatch.setattr("ops.processes.repeats._say", lambda key, window: said.append((key[2], window.left_out)))
+    monkeypatch.setattr("ops.logs.repeats._say", lambda key, window: said.append((key[2], window.left_out)))
     passed(limit, *[{"event": "a"}] * 10, {"event": "b"})
     assert said == []
     clock.run(30.0)
@@ -111,7 +111,8 @@ def test_the_table_of_events_is_bounded(limit: RepeatLimit) -> None:
 
 PROGRAM = """
 import logging, structlog
-from ops.processes import logs, repeats
+from ops.logs import lines as logs
+from ops.logs import repeats
 repeats._WINDOW_S = 1.0
 logs.configure("serve")
 log = structlog.get_logger("a.room")

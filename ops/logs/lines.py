@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from ops.processes.repeats import RepeatLimit
+from ops.logs.repeats import RepeatLimit
 
 MAX_FIELD_CHARACTERS: Final = 500
 MAX_TRACEBACK_CHARACTERS: Final = 6000
