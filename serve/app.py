@@ -139,9 +139,12 @@ async def _answer(
     """
     texts = 1 if isinstance(body.input, str) else min(len(body.input), gateway.settings.max_inputs)
     asked = sum(one is None for one in so_far) if so_far else texts
+    forced = _forced(request)
     try:
-        with gateway.admit(lane, asked, forced=_forced(request)) as ticket:
-            questions = await _questions(request, body, lane, gateway)
+        with gateway.admit(lane, asked, forced=forced):
+            pass  # a busy gateway says so now; a place is held only once the texts are ready to be read
+        questions = await _questions(request, body, lane, gateway)
+        with gateway.admit(lane, asked, forced=forced) as ticket:
             open_ones = [index for index in range(len(questions)) if not so_far or so_far[index] is None]
             answers = (lane.service.answer(replace(questions[index], ticket=ticket)) for index in open_ones)
             found = await asyncio.gather(*answers)
@@ -203,7 +206,8 @@ async def _questions(request: Request, body: ClassifyRequest, lane: OpenLane, ga
         if key is None:
             event_id = new_event_id(now_s, services.rng)
         else:
-            event_id = event_id_of_key(parts.settings.lane, key if isinstance(body.input, str) else f"{key}\x1f{index}")
+            place = key if isinstance(body.input, str) else f"{key}\x1f{index}"
+            event_id = event_id_of_key(parts.settings.lane, place, one.item_id)
         questions.append(
             Question(
                 text=text,

@@ -89,7 +89,7 @@ class LaneService:
         if decision.route == "teacher" and spend is None:
             found = self._without_teacher(question, seen, decision, "teacher_busy", Usage())
         elif spend is not None and not decision.audit:
-            found = await self._in_own_task(self._escalate(question, seen, decision, spend))
+            found = await self._in_own_task(partial(self._escalate, question, seen, decision, spend))
         elif (opinion := seen.opinion) is None or decision.route == "nobody" or (question.forced and spend is None):
             found = not_paid(budget_known=not self.budget.silent)
         else:
@@ -198,9 +198,11 @@ class LaneService:
             required=required,
         )
 
-    async def _escalate(self, question: Question, seen: Seen, decision: Decision, spend: Spend) -> Answer | Refusal:
+    async def _escalate(
+        self, question: Question, seen: Seen, decision: Decision, spend: Spend, wanted: Callable[[], bool]
+    ) -> Answer | Refusal:
         """The teacher answers, or else the student, or else nobody."""
-        reply = await self._ask_teacher(question, spend)
+        reply = await self._ask_teacher(question, spend, wanted)
         match reply:
             case Answered(answer=answer):
                 degraded = await self._publish(question, seen, decision, answer)
@@ -240,11 +242,11 @@ class LaneService:
             lost = "lost" if await self._publish(question, seen, decision, reply.answer) else None
         self._metrics.audits.labels(*self._labels, lost or "published").inc()
 
-    async def _ask_teacher(self, question: Question, spend: Spend) -> Reply:
+    async def _ask_teacher(self, question: Question, spend: Spend, wanted: Callable[[], bool] = lambda: True) -> Reply:
         """Ask, and settle what it cost. A call that is cancelled midway counts in full: it may have been billed."""
         self.turns.asked += 1
         try:
-            reply = await self.teacher.ask(question.text)
+            reply = await self.teacher.ask(question.text, wanted)
         except BaseException:
             self.budget.settle(spend, self.teacher.cost_bound_usd(question.text))
             raise
@@ -295,12 +297,22 @@ class LaneService:
             return "escalation_dropped"
         return None
 
-    async def _in_own_task(self, work: Coroutine[Any, Any, Answer | Refusal]) -> Answer | Refusal:
-        """Run `work` so that cancelling the request does not cancel it; `finish_paid` waits for it."""
-        task = asyncio.create_task(work)
+    async def _in_own_task(
+        self, work: Callable[[Callable[[], bool]], Coroutine[Any, Any, Answer | Refusal]]
+    ) -> Answer | Refusal:
+        """Run `work` so that cancelling the request does not cancel it; `finish_paid` waits for it.
+
+        It is told whether somebody still waits: a call that has not been sent need not be.
+        """
+        left = asyncio.Event()
+        task = asyncio.create_task(work(lambda: not left.is_set()))
         self._paid.add(task)
         task.add_done_callback(self._paid.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            left.set()
+            raise
 
     def _count(self, found: Answer | Refusal, decision: Decision, seconds: float) -> None:
         reason = decision.reason or "trusted"

@@ -16,7 +16,7 @@ from store.secrets import item_id
 
 _SHORT_CHARS: Final = 4_000  # of all texts of a request
 _TURN_CHARS: Final = 20_000  # of a long request, before another has its turn; one text at least
-_MAX_WAITING_CHARS: Final = 64_000_000
+_MAX_WAITING_CHARS: Final = 8_000_000
 _PATIENCE_S: Final = 10.0
 
 

@@ -311,9 +311,12 @@ def new_event_id(now_s: float, rng: Random) -> str:
 _EVENT_NAMESPACE: Final = uuid.UUID("6f0dcb9c-2f0f-5f5e-9a53-7b0f4f1f4a11")
 
 
-def event_id_of_key(lane: Lane, idempotency_key: str) -> str:
-    """A UUIDv5 of (lane, `Idempotency-Key`): a request that is sent twice is counted once."""
-    return str(uuid.uuid5(_EVENT_NAMESPACE, f"{lane}\x1f{idempotency_key}"))
+def event_id_of_key(lane: Lane, idempotency_key: str, item_id: str) -> str:
+    """A UUIDv5 of (lane, `Idempotency-Key`, item): a question that is sent twice is counted once.
+
+    The item is part of it because a key that is used again after its day is another question's.
+    """
+    return str(uuid.uuid5(_EVENT_NAMESPACE, f"{lane}\x1f{idempotency_key}\x1f{item_id}"))
 
 
 def utc(now_s: float) -> datetime:

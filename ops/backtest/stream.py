@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -124,7 +124,7 @@ class RecordedTeacher:
         """See `serve.request.parts.Teaches`."""
         return self._usd_per_call
 
-    async def ask(self, text: str) -> Reply:  # noqa: ARG002 - as above
+    async def ask(self, text: str, wanted: Callable[[], bool] = lambda: True) -> Reply:  # noqa: ARG002 - as above
         """The recorded answer; a row without a usable one costs its call and teaches nothing."""
         self.calls += 1
         label = self._stream.labels[self._cursor.row]

@@ -104,7 +104,10 @@ class Once:
             if running.waiting >= _MOST_WAITING:
                 raise _in_progress(_RETRY_AFTER_S)
             running.waiting += 1
-            return replace(await asyncio.shield(running.task), replayed=True)
+            try:
+                return replace(await asyncio.shield(running.task), replayed=True)
+            finally:
+                running.waiting -= 1
         task = asyncio.create_task(self._answer(name, request, work))  # a client that hangs up does not end it
         self._running[name] = _Running(request, task)
         task.add_done_callback(lambda done: self._end(name, done))

@@ -1,5 +1,6 @@
 """What a lane's way of a question is made of, as small protocols: the sink, the student's thread, and the teacher."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,8 +54,8 @@ class Teaches(Protocol):
     def cost_bound_usd(self, text: str) -> float:
         """The most that asking this can cost."""
 
-    async def ask(self, text: str) -> Reply:
-        """The answer, or why there is none."""
+    async def ask(self, text: str, wanted: Callable[[], bool] = ...) -> Reply:
+        """The answer, or why there is none; what is not wanted any more when its turn comes is not asked."""
 
     def stop_asking(self) -> None:
         """Send nothing any more; what was sent goes on."""

@@ -203,8 +203,10 @@ class Teacher:
         output = most_output_tokens(self._settings.parameters) or _ASSUMED_COMPLETION_TOKENS
         return self._price(len(self._prompt(text).encode("utf-8", "replace")) + _ENVELOPE_TOKENS, output)
 
-    async def ask(self, text: str) -> Reply:
+    async def ask(self, text: str, wanted: Callable[[], bool] = lambda: True) -> Reply:
         """The teacher's reply to one text. Raises nothing: each kind of failure is a reply.
+
+        What nobody waits for any more when its turn comes (`wanted`) is not sent.
 
         The text is sent as the client sent it, not redacted: the teacher is the processor that the user configured.
         """
@@ -215,9 +217,11 @@ class Teacher:
                 await self._turns.acquire()
         except TimeoutError:
             return Unavailable(detail="no turn within the time-out: raise teacher.concurrency", billed=False)
-        if self._stopping:
+        if self._stopping or not wanted():
             self._turns.release()
-            return Unavailable(detail="the gateway is stopping", billed=False)
+            return Unavailable(
+                detail="the gateway is stopping" if self._stopping else "nobody waits for it any more", billed=False
+            )
         flight = Flight()
         started = self._monotonic()
         try:

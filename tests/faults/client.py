@@ -22,7 +22,15 @@ _AGAIN_S: Final = 0.25
 class Client:
     """Sends requests from some threads until it is stopped, and keeps what came back."""
 
-    def __init__(self, url: Callable[[], str | None], lane: Lane, texts: Sequence[str], seed: int) -> None:
+    def __init__(
+        self,
+        url: Callable[[], str | None],
+        lane: Lane,
+        texts: Sequence[str],
+        seed: int,
+        *,
+        item_of: Callable[[str], str],
+    ) -> None:
         """Prepare.
 
         Args:
@@ -30,7 +38,9 @@ class Client:
             lane: whose use case is asked for.
             texts: asked in turn, from the beginning again after the last.
             seed: of keys, pace and force.
+            item_of: the item id of a text.
         """
+        self._item_of = item_of
         self.received: list[Received] = []
         self._url = url
         self._lane = lane
@@ -96,7 +106,7 @@ class Client:
                 failures.append(f"{type(error).__name__}: {error}")
                 time.sleep(_AGAIN_S)
         received = Received(
-            event_id=event_id_of_key(self._lane, key),
+            event_id=event_id_of_key(self._lane, key, self._item_of(text)),
             answered_id=answer.get("event_id"),
             served_by=answer.get("served_by"),
             version=answer.get("version"),

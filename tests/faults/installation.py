@@ -27,8 +27,10 @@ from ops.recorded_teacher import RUN_NAME
 from ops.settings import SETTINGS_NAME, Settings
 from ops.site import Site
 from ops.traffic import Row, TrafficSettings, generate, to_jsonl
-from store.event import Lane
+from store.event import Lane, TextInput
+from store.redact import redact
 from store.registry.moves import fold
+from store.secrets import item_id
 from tests.faults.claims import Standing
 
 LANE: Final = Lane("acme", "support")
@@ -144,6 +146,12 @@ class Installation:
         except ValueError as error:
             message = f"`understudy {' '.join(command)}`: {ran.stderr.decode(errors='replace')[-1000:]}"
             raise self.failed(message) from error
+
+    def item_of(self, text: str) -> str:
+        """The item id that the gateway gives a text."""
+        secret = self.site.secret
+        redacted = TextInput(text=redact(text, secret.redaction_key(LANE)))
+        return item_id(secret.lane_key(LANE), "classify", redacted)
 
     def until(self, what: str, condition: Callable[[], bool], deadline_s: float) -> None:
         """Poll until the condition holds.

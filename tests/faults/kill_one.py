@@ -62,7 +62,7 @@ def kill_one(process: Process, seed: int) -> dict[str, Any]:
             made.import_rows(1)  # the cycle that it asks for, with new texts to embed, is the one that is killed
         imported = frozenset(event_id for event_id, _ in _read_log(made))
         before = made.standing()
-        with Client(made.gateway_url, LANE, made.traffic, seed) as client:
+        with Client(made.gateway_url, LANE, made.traffic, seed, item_of=made.item_of) as client:
             client.start()
             killed = _kill(made, process, rng, deadline_s)
             if process == "train":

@@ -245,3 +245,47 @@ def test_a_swap_and_a_shutdown_in_the_middle_of_overload_lose_nothing_that_was_l
     versions = [{datum["version"] for datum in one.json()["data"]} for one in found if one.status_code == 200]
     assert [versions[0], *versions[-2:]] == [{"a"}, {"b"}, {"b"}]
     assert world.endpoint.bodies == []
+
+
+def test_texts_that_are_still_being_redacted_hold_no_place_with_student_or_teacher(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(text: str) -> str:
+        if text.startswith("slow"):
+            begun.set()
+            go_on.wait(20)
+        return text
+
+    world = World(tmp_path, redact=slow, changes={"teacher": replace(TEACHER, concurrency=1, timeout_s=4.0)})
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        slow_one = asyncio.create_task(ask(client, ["slow " + "x" * 5_000] * 200))
+        await eventually(begun.is_set)
+        try:
+            assert gateway.admission.in_flight == 0
+            assert (await ask(client, "short")).json()["data"][0]["served_by"] == "teacher"
+        finally:
+            go_on.set()
+            slow_one.cancel()
+
+    run(world, step)
+
+
+def test_a_call_that_was_not_sent_when_its_client_hung_up_is_never_sent(tmp_path: Path) -> None:
+    world = World(tmp_path, changes={"teacher": replace(TEACHER, concurrency=1, timeout_s=20.0)})
+
+    async def step(_: httpx.AsyncClient, gateway: Gateway) -> None:
+        world.endpoint.hold = asyncio.Event()
+        service, rng = gateway.lanes[0].service, Random(1)
+        asked = [asyncio.create_task(service.answer(question(f"cold {index}", rng))) for index in range(4)]
+        await eventually(lambda: world.endpoint.running == 1 and service.turns.asked == 4)
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        world.endpoint.hold.set()
+        await eventually(lambda: service.turns.asked == 0)
+
+    run(world, step)
+    assert len(world.endpoint.bodies) == 1  # the one that had left is paid, and published
+    assert len(world.sink.events) == 1
+    assert world.ledger.calls - world.ledger.left == 1

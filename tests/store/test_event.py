@@ -167,8 +167,11 @@ def test_an_event_id_is_a_uuid_7_in_order_of_time(now_s: float, seed: int) -> No
 
 def test_one_idempotency_key_is_one_event_in_one_lane() -> None:
     lane, other = Lane("acme", "support"), Lane("globex", "support")
-    assert event_id_of_key(lane, "k") == event_id_of_key(lane, "k") != event_id_of_key(other, "k")
-    assert uuid.UUID(event_id_of_key(lane, "k")).version == 5
+    assert event_id_of_key(lane, "k", "i") == event_id_of_key(lane, "k", "i") != event_id_of_key(other, "k", "i")
+    assert event_id_of_key(lane, "k", "i") != event_id_of_key(
+        lane, "k", "j"
+    )  # the key is used again, for another question
+    assert uuid.UUID(event_id_of_key(lane, "k", "i")).version == 5
 
 
 def test_the_schema_is_json_and_names_every_field() -> None:
