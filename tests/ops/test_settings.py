@@ -386,7 +386,9 @@ def test_an_address_that_redis_reads_is_fine(tmp_path: Path, url: str) -> None:
 
 @pytest.mark.parametrize("url", ["https://host:port/v1", "https://", "https://host/v1?key=1", "http://[::1/v1"])
 def test_the_address_of_a_teacher_is_taken_apart_at_once(tmp_path: Path, url: str) -> None:
-    assert "lanes.0.teacher.base_url: it " in refused(tmp_path, changed("lanes.0.teacher.base_url", url))
+    said = refused(tmp_path, changed("lanes.0.teacher.base_url", url))
+    assert "lanes.0.teacher.base_url: an address like" in said or "lanes.0.teacher.base_url: nothing after ?" in said
+    assert url not in said
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
