@@ -1,6 +1,7 @@
 """The real processes: they wait for what is away, stop on SIGTERM, and none outlives a killed supervisor."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -79,6 +80,23 @@ def test_ingest_and_train_wait_for_redis_and_stop_on_sigterm(tmp_path: Path, red
         write_run_file(open_site(settings).run_directory, redis_file)
         until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
         assert "understudy_" in httpx.get(f"http://127.0.0.1:{record.admin_port}/metrics").text
+        stop(process)
+
+
+def holds_hangups_back(pid: int) -> bool:
+    blocked = re.search(r"SigBlk:\s*(\w+)", Path(f"/proc/{pid}/status").read_text("utf-8"))
+    return blocked is not None and int(blocked[1], 16) == 1 << (signal.SIGHUP - 1)  # a fork holds all back for a moment
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the mask is read from /proc")
+def test_a_hangup_while_a_process_still_imports_does_not_end_it(tmp_path: Path) -> None:
+    settings = make_site(tmp_path / "site", url='""')
+    with running(settings, "ingest") as process:
+        until(lambda: holds_hangups_back(process.pid))
+        process.send_signal(signal.SIGHUP)
+        record = found(settings, "ingest")
+        assert status_of(record, "/livez") == 200
+        assert not holds_hangups_back(process.pid), "what it starts would have it blocked"
         stop(process)
 
 
