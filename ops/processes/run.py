@@ -24,7 +24,7 @@ from ops.open_log import ensure_topics, open_appender
 from ops.processes.admin import Probes, admin_server
 from ops.processes.limits import raise_file_limit
 from ops.processes.private_redis import PrivateRedis
-from ops.processes.process import Daemon, RunFile, daemon, exclusive, keep_trying, write_run_file
+from ops.processes.process import Daemon, RunFile, daemon, exclusive, keep_trying, ticks_of, write_run_file
 from ops.processes.redis_standing import refuse_eviction
 from ops.processes.reload import reload_gateway
 from ops.processes.signals import listen
@@ -261,7 +261,13 @@ def _redis_of_our_own(site: Site, stop: threading.Event) -> Iterator[Callable[[]
     """A private Redis, announced in a run file before it answers; yields what looks after it."""
     record = site.run_directory / f"{REDIS_RUN_NAME}.json"
     with closing(PrivateRedis(site.settings.state_dir / "redis")) as private:
-        found = RunFile(name=REDIS_RUN_NAME, pid=os.getpid(), started_s=wall_clock_s(), url=private.url)
+        found = RunFile(
+            name=REDIS_RUN_NAME,
+            pid=os.getpid(),
+            started_s=wall_clock_s(),
+            started_ticks=ticks_of(os.getpid()),
+            url=private.url,
+        )
         keep_trying(lambda: write_run_file(site.run_directory, found), "run file of redis", stop)
         try:
             yield private.look_after
