@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ops.imports.importer import Row, read_rows
-from ops.processes.process import RunFile, write_run_file
+from ops.processes.process import RunFile, ticks_of, write_run_file
 from ops.readers.columns import find_columns
 from store.errors import SettingsError
 from store.event import canonical_text, wall_clock_s
@@ -164,7 +164,13 @@ def main() -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", arguments.port))
         listener.listen(128)
-        where = RunFile(name=RUN_NAME, pid=os.getpid(), started_s=wall_clock_s(), port=listener.getsockname()[1])
+        where = RunFile(
+            name=RUN_NAME,
+            pid=os.getpid(),
+            started_s=wall_clock_s(),
+            started_ticks=ticks_of(os.getpid()),
+            port=listener.getsockname()[1],
+        )
         write_run_file(arguments.run_folder, where)
         config = uvicorn.Config(build_app(table, frame), log_level="warning", access_log=False)
         with suppress(KeyboardInterrupt):

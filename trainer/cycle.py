@@ -5,7 +5,6 @@ killed leaves nothing behind that counts.
 """
 
 import functools
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +26,7 @@ from store.errors import (
     UnknownVersionError,
 )
 from store.labels import check_label_map
+from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import OpenVersion, Registry, Versions
@@ -67,7 +67,7 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
     registry = Registry(work.registry_root, TrustedKeys.load(work.trusted_keys))
     versions = registry.versions(work.training.lane)
     folder = draft_folder(work.cache, work.training.lane)
-    _remove(folder)  # left over from a cycle that was killed, perhaps because the disk is full
+    clear_away(folder)  # left over from a cycle that was killed, perhaps because the disk is full
     rows = drawn(items, drawing_of(work.training, work.settings, work.now_s)).digests
     base = _base(work.settings.encoder, work.settings.device, work.settings.precision, work.settings.max_tokens)
     champion = versions.open(work.champion) if work.champion is not None else None
@@ -104,12 +104,8 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
             return CycleResult(version=None, verdict=verdict, anchor=False, label_items=label_items, drawn=rows)
         version = versions.publish(folder, manifest, SigningKey.load(work.signing_key))
     finally:
-        _remove(folder)  # whatever became of it: forty megabytes a try fill a disk, or keep it full
+        clear_away(folder)  # whatever became of it: forty megabytes a try fill a disk, or keep it full
     return CycleResult(version=version, verdict=made.verdict, anchor=made.anchor, label_items=label_items, drawn=rows)
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _manifest(work: CycleWork, made: Attempt, folder: Path, recipe: str) -> Manifest:

@@ -14,8 +14,8 @@ from typing import Final
 import structlog
 
 from store.buffer.ledger import Buffer
-from store.control import Control, CycleKind, CycleRequest
-from store.errors import LeaseLostError, StoreUnavailableError
+from store.control import Control, CycleKind, CycleRequest, Lease
+from store.errors import LeaseLostError, StoreUnavailableError, UnknownVersionError
 from store.event import Lane, wall_clock_s
 from store.registry.lineage import Audited
 from store.registry.moves import fold
@@ -27,7 +27,7 @@ from trainer.daemon.pulse import Age, Pulse, run_ticks
 from trainer.due import ScheduleSettings, due
 from trainer.news import Stock, items_at_most
 from trainer.watch import show_promise, show_schedule
-from trainer.work import CycleSettings, LaneTraining, Places
+from trainer.work import CycleSettings, CycleWork, LaneTraining, Places
 from trainer.worker import Worker, WorkerStoppedError
 
 log = structlog.get_logger()
@@ -215,12 +215,28 @@ class Trainer:
         lease = self.control.acquire(lane, self.owner, self.schedule.lease_s)
         if lease is None:
             return
-        self._sees(lane)  # it was, and whatever comes of the cycle is another matter
-        work = self._conductor.work(training, kind, request, look.standing, now_s)
-        started_s = self.monotonic()
+        try:
+            self._sees(lane)  # it was, and whatever comes of the cycle is another matter
+            work = self._conductor.work(training, kind, request, look.standing, now_s)
+            self._cycle(training, work, look, request, lease)
+        finally:
+            with suppress(StoreUnavailableError):
+                self.control.release(lease)
+
+    def _cycle(
+        self, training: LaneTraining, work: CycleWork, look: Look, request: CycleRequest | None, lease: Lease
+    ) -> None:
+        """Run a cycle; one that fails is written down and tried again, one that has nothing to judge is not."""
+        lane, watch, started_s = training.lane, self._watches[training.lane], self.monotonic()
+        if work.kind == "candidate" and work.candidate is None:
+            error = UnknownVersionError("no candidate is waiting to be judged")
+            self._conductor.failed(work, error, seconds=0.0, next_try_in_s=None)
+            if request is not None:
+                self.control.finish_cycle_request(lane, request)
+            return
         try:
             self._conductor.run(training, work, look, watch.stock, lease, self._stop)
-            watch.age.since(now_s, self.clock())  # known from now on, before anybody sets the clock
+            watch.age.since(work.now_s, self.clock())  # known from now on, before anybody sets the clock
             if request is not None:
                 self.control.finish_cycle_request(lane, request)
             watch.patience = _Patience()
@@ -234,9 +250,6 @@ class Trainer:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is written down, and tried again
             seconds, wait_s = self.monotonic() - started_s, watch.patience.failed(self.monotonic(), request)
             self._conductor.failed(work, error, seconds=seconds, next_try_in_s=wait_s)
-        finally:
-            with suppress(StoreUnavailableError):
-                self.control.release(lease)
 
     def _due(self, training: LaneTraining, look: Look, request: CycleRequest | None, now_s: float) -> CycleKind | None:
         """What is due: first by what there may be at most, then by what there is."""

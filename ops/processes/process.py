@@ -26,6 +26,8 @@ _log = structlog.get_logger()
 _ANNOUNCE_AGAIN_S: Final = 1.0
 _LOCK_POLL_S: Final = 0.05
 _SAME_PROCESS_S: Final = 2.0
+_OVER: Final = (b"Z", b"X")  # states of a process that has ended
+_START_TICKS: Final = 19  # place of field 22 of /proc/PID/stat, counted from the state, field 3
 HARD_EXIT_CODE: Final = 70
 
 
@@ -42,6 +44,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     admin_port: int | None = None
     port: int | None = None
     url: str | None = None  # of the private Redis
+    started_ticks: int | None = None  # the kernel's, since boot: no wall clock that is set moves them
 
 
 def run_directory(state_dir: Path) -> Path:
@@ -87,13 +90,30 @@ def read_run_file(directory: Path, name: str) -> RunFile | None:
 
 def _is_alive(record: RunFile) -> bool:
     """Whether the pid is still the process that wrote the file: pids are used again."""
-    try:
+    fields = _stat_of(record.pid)
+    if record.started_ticks is not None and len(fields) > _START_TICKS:
+        return fields[0] not in _OVER and int(fields[_START_TICKS]) == record.started_ticks
+    try:  # a file of an older release, or another system than Linux
         process = psutil.Process(record.pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         return bool(process.create_time() <= record.started_s + _SAME_PROCESS_S)
     except psutil.NoSuchProcess:
         return False
+
+
+def ticks_of(pid: int) -> int | None:
+    """When the kernel started a process, in ticks since boot; None where there is no such process, or no /proc."""
+    fields = _stat_of(pid)
+    return int(fields[_START_TICKS]) if len(fields) > _START_TICKS else None
+
+
+def _stat_of(pid: int) -> tuple[bytes, ...]:
+    """What /proc says of a process from its state on; its name, which comes before, may hold anything."""
+    try:
+        return tuple(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split())
+    except OSError:
+        return ()
 
 
 @contextmanager
@@ -146,7 +166,14 @@ class Daemon:
 
         On a disk that takes nothing the process goes on without, and the file is written once there is room.
         """
-        record = RunFile(name=self.name, pid=os.getpid(), started_s=self._started_s, admin_port=admin_port, port=port)
+        record = RunFile(
+            name=self.name,
+            pid=os.getpid(),
+            started_s=self._started_s,
+            started_ticks=ticks_of(os.getpid()),
+            admin_port=admin_port,
+            port=port,
+        )
         keep_trying(lambda: write_run_file(self._directory, record), f"run file of {self.name}", self.stop)
 
 

@@ -24,7 +24,7 @@ from ops.open_log import ensure_topics, open_appender
 from ops.processes.admin import Probes, admin_server
 from ops.processes.limits import raise_file_limit
 from ops.processes.private_redis import PrivateRedis
-from ops.processes.process import Daemon, RunFile, daemon, exclusive, keep_trying, write_run_file
+from ops.processes.process import Daemon, RunFile, daemon, exclusive, keep_trying, ticks_of, write_run_file
 from ops.processes.redis_standing import refuse_eviction
 from ops.processes.reload import reload_gateway
 from ops.processes.signals import listen
@@ -37,7 +37,13 @@ from serve.drain import Drain
 from serve.front.connections import Connections, protocol_of
 from serve.front.listener import Listener
 from serve.lifecycle import Gateway
-from store.errors import LogUnavailableError, StateUnwritableError, StoreUnavailableError, UnderstudyError
+from store.errors import (
+    LogUnavailableError,
+    SettingsError,
+    StateUnwritableError,
+    StoreUnavailableError,
+    UnderstudyError,
+)
 from store.event import wall_clock_s
 from stream.ingest import Ingest
 from stream.metrics import IngestMetrics
@@ -158,7 +164,8 @@ def run_ingest(site: Site, lifeline: int | None) -> None:
         client = _patiently(lambda: stack.enter_context(site.redis_client()), process.stop, tell)
         if client is None or not _make_topics(site, client, process.stop, tell):
             return
-        _patiently(lambda: _warn_of(refuse_eviction(client)), process.stop)
+        if not _patiently(lambda: _keeps_all(client), process.stop, tell):
+            return
         appender = stack.enter_context(closing(open_appender(site, client)))
         owner = f"{site.replica}-{secrets.token_hex(4)}"
         loops += [wiring.ingest(site, client, appender, use_case, owner, metrics) for use_case in site.use_cases]
@@ -202,7 +209,8 @@ def run_train(site: Site, lifeline: int | None) -> None:
         client = _patiently(lambda: stack.enter_context(site.redis_client()), process.stop, tell)
         if client is None:
             return
-        _patiently(lambda: _warn_of(refuse_eviction(client)), process.stop, tell)
+        if not _patiently(lambda: _keeps_all(client), process.stop, tell) or process.stop.is_set():
+            return  # before a worker is warmed for nothing
         running.append(wiring.trainer(site, client, f"{site.replica}-{secrets.token_hex(4)}"))
         running[0].run(process.stop)
 
@@ -253,7 +261,13 @@ def _redis_of_our_own(site: Site, stop: threading.Event) -> Iterator[Callable[[]
     """A private Redis, announced in a run file before it answers; yields what looks after it."""
     record = site.run_directory / f"{REDIS_RUN_NAME}.json"
     with closing(PrivateRedis(site.settings.state_dir / "redis")) as private:
-        found = RunFile(name=REDIS_RUN_NAME, pid=os.getpid(), started_s=wall_clock_s(), url=private.url)
+        found = RunFile(
+            name=REDIS_RUN_NAME,
+            pid=os.getpid(),
+            started_s=wall_clock_s(),
+            started_ticks=ticks_of(os.getpid()),
+            url=private.url,
+        )
         keep_trying(lambda: write_run_file(site.run_directory, found), "run file of redis", stop)
         try:
             yield private.look_after
@@ -380,6 +394,20 @@ def _refuse_eviction(site: Site) -> None:
             _warn_of(refuse_eviction(client))
     except StoreUnavailableError:
         return  # nothing here waits for Redis: ingest and trainer look again once it answers
+
+
+def _keeps_all(client: redis.Redis) -> bool:
+    """Whether Redis keeps what it is given: one that evicts is waited for, like one that is away.
+
+    Somebody may have set it so hours after the start, and may set it right again.
+
+    Raises:
+        StoreUnavailableError: it evicts, or does not answer.
+    """
+    try:
+        return _warn_of(refuse_eviction(client))
+    except SettingsError as error:
+        raise StoreUnavailableError(str(error)) from error
 
 
 def _warn_of(warnings: list[str]) -> bool:

@@ -15,6 +15,8 @@ from typing import Final
 
 import structlog
 
+from ops.processes.early.hangups import began_in_terminal, has_terminal
+
 _log = structlog.get_logger(__name__)
 _STOP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _HEARD: Final = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -58,7 +60,7 @@ class Signals:
                 _log.info("stopping", signal=name)
         elif number != signal.SIGHUP:
             _log.warning("signal_ignored", signal=name)
-        elif self._in_terminal and not _has_terminal():
+        elif self._in_terminal and not has_terminal():
             self.stop.set()
             _log.warning("stopping", signal=name, why="the terminal is gone; nohup keeps it running")
         else:
@@ -88,12 +90,12 @@ def listen() -> Iterator[Signals]:
     heard, told = os.pipe()
     os.set_blocking(told, False)
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    signals = Signals(in_terminal=not under_nohup and _has_terminal())
+    signals = Signals(in_terminal=not under_nohup and began_in_terminal())
     thread = threading.Thread(target=_hear, args=(heard, signals), name="signals", daemon=True)
     thread.start()
     fd_before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     before = {number: signal.signal(number, _to_the_pipe) for number in _HEARD}
-    held = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # our supervisor held it back until now
+    held = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # held back since the process began
     try:
         yield signals
     finally:
@@ -116,11 +118,3 @@ def _hear(heard: int, signals: Signals) -> None:
                 with suppress(Exception):  # a line that cannot be written (the terminal is gone) must not deafen us
                     signals.heard(number)
     os.close(heard)
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True

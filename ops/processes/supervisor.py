@@ -22,6 +22,7 @@ _log = structlog.get_logger()
 _POLL_S: Final = 0.05
 _EXCUSED_S: Final = 2.0  # before a child is started again that crashed for want of Redis or of room
 SETTINGS_EXIT_CODE: Final = 2
+_WRONG_SETTINGS: Final = "its settings are wrong: the line above names the key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class RestartPolicy:
     longest_delay_s: float = 30.0
     crashes: int = 8  # this many within the window: give up
     window_s: float = 120.0
+    has_run_s: float = 30.0  # a child that has lived so long once has run: its settings were right then
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class GiveUp:
 
 
 def after_crash(
-    crashes_s: Sequence[float], exit_code: int, policy: RestartPolicy, *, essential: bool = True
+    crashes_s: Sequence[float], exit_code: int, policy: RestartPolicy, *, essential: bool = True, has_run: bool = False
 ) -> Restart | GiveUp:
     """What to do about a child that ended unasked. Pure.
 
@@ -68,9 +70,13 @@ def after_crash(
         exit_code: as `subprocess` has it, negative for a signal.
         policy: the limits.
         essential: whether it is given up at all; a gateway goes on answering while ingest waits for a person.
+        has_run: whether it has run before. Wrong settings are then no mistake of somebody who is starting it, and end
+            nothing that others are served by: it waits for a person to mend them.
     """
+    if exit_code == SETTINGS_EXIT_CODE and has_run:
+        return Restart(policy.longest_delay_s)
     if exit_code == SETTINGS_EXIT_CODE:
-        return GiveUp("its settings are wrong: the line above names the key")
+        return GiveUp(_WRONG_SETTINGS)
     recent = _recent(crashes_s, policy)
     if recent >= policy.crashes and essential:
         return GiveUp(f"{recent} crashes within {policy.window_s:g} s")
@@ -91,6 +97,8 @@ class _Child:
     spec: ChildSpec
     process: subprocess.Popen[bytes] | None = None
     start_at_s: float = 0.0
+    started_s: float = 0.0  # the last time, monotonic
+    has_run: bool = False
     crashes_s: list[float] = field(default_factory=list)
 
 
@@ -186,6 +194,7 @@ class Supervisor:
             return
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        child.started_s = now_s
         _log.info("child_started", child=child.spec.name, pid=child.process.pid)
 
     def _look_after(self, child: _Child, now_s: float, trouble: str | None) -> str | None:
@@ -194,14 +203,17 @@ class Supervisor:
         if exit_code is None:
             return None
         name = child.spec.name
+        child.has_run = child.has_run or now_s - child.started_s >= self._policy.has_run_s
         if exit_code != SETTINGS_EXIT_CODE and (trouble := trouble or self._excuse()) is not None:
             _log.error("child_ended", child=name, exit_code=exit_code, restart_in_s=_EXCUSED_S, not_counted=trouble)
             child.start_at_s = now_s + _EXCUSED_S
             return None
         child.crashes_s = [*child.crashes_s, now_s][-self._policy.crashes :]
-        match after_crash(child.crashes_s, exit_code, self._policy, essential=child.spec.essential):
+        essential, has_run = child.spec.essential, child.has_run
+        match after_crash(child.crashes_s, exit_code, self._policy, essential=essential, has_run=has_run):
             case Restart(delay_s=delay_s):
-                _log.error("child_ended", child=name, exit_code=exit_code, restart_in_s=delay_s)
+                why = {"why": _WRONG_SETTINGS} if exit_code == SETTINGS_EXIT_CODE else {}
+                _log.error("child_ended", child=name, exit_code=exit_code, restart_in_s=delay_s, **why)
                 child.start_at_s = now_s + delay_s
                 return None
             case GiveUp(why=why):

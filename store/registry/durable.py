@@ -123,6 +123,18 @@ def remove_unfinished(path: Path) -> str | None:
     return None
 
 
+def clear_away(path: Path) -> None:
+    """Remove whatever lies at a path of ours that is to be made anew, as far as that can be done.
+
+    A link is removed and never followed, a folder is removed with all it holds.
+    """
+    with suppress(OSError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
 def require_exclusive_create(folder: Path) -> None:
     """See that creating a name twice fails the second time, by open and by hard link.
 

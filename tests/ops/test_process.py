@@ -17,6 +17,7 @@ from ops.processes.process import (
     exclusive,
     read_run_file,
     run_directory,
+    ticks_of,
     write_run_file,
 )
 from ops.processes.signals import listen
@@ -58,6 +59,50 @@ def test_a_run_file_whose_pid_belongs_to_a_younger_process_is_not_believed(tmp_p
     assert read_run_file(tmp_path, "serve") is None
 
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's ticks are read from /proc")
+
+
+@on_linux
+@pytest.mark.parametrize("step_s", [-7200.0, 7200.0])
+def test_a_wall_clock_that_was_set_does_not_make_a_running_process_dead(tmp_path: Path, step_s: float) -> None:
+    ticks = ticks_of(os.getpid())
+    assert ticks is not None
+    started_s = psutil.Process().create_time() + step_s
+    write_run_file(tmp_path, RunFile(name="serve", pid=os.getpid(), started_s=started_s, started_ticks=ticks))
+    assert read_run_file(tmp_path, "serve") is not None
+
+
+@on_linux
+def test_a_pid_that_another_process_has_now_is_not_believed_whatever_the_wall_clock_says(tmp_path: Path) -> None:
+    ticks = (ticks_of(os.getpid()) or 0) - 1
+    started_s = wall_clock_s() + 7200.0
+    write_run_file(tmp_path, RunFile(name="serve", pid=os.getpid(), started_s=started_s, started_ticks=ticks))
+    assert read_run_file(tmp_path, "serve") is None
+
+
+@on_linux
+def test_a_process_that_has_ended_and_is_not_reaped_does_not_run(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        ticks = ticks_of(ended.pid)
+        write_run_file(tmp_path, RunFile(name="serve", pid=ended.pid, started_s=wall_clock_s(), started_ticks=ticks))
+        assert read_run_file(tmp_path, "serve") is None
+
+
+@on_linux
+def test_the_ticks_are_found_whatever_the_name_of_the_program(tmp_path: Path) -> None:
+    odd = tmp_path / "a) R 1 (b"
+    odd.symlink_to("/bin/sleep")
+    with subprocess.Popen([odd, "600"]) as process:
+        try:
+            until(lambda: b") R 1 (" in Path(f"/proc/{process.pid}/stat").read_bytes())
+            ticks = ticks_of(process.pid)
+            assert ticks is not None
+            assert ticks >= (ticks_of(os.getpid()) or 0) > 0
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"name": 1}'])
 def test_a_damaged_run_file_is_the_same_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "serve.json").write_bytes(content)
@@ -93,6 +138,7 @@ def test_a_daemon_announces_itself_stops_on_sigterm_and_removes_its_run_file(tmp
         record = read_run_file(run_directory(tmp_path), "serve")
         assert record is not None
         assert (record.pid, record.admin_port, record.port) == (process.pid, 1234, 5678)
+        assert record.started_ticks == ticks_of(process.pid)
         process.terminate()
         process.communicate(timeout=20)
     assert process.returncode == 0

@@ -1,6 +1,7 @@
 """The real processes: they wait for what is away, stop on SIGTERM, and none outlives a killed supervisor."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import redis
 
 from ops.checks.followers import followers
 from ops.processes.process import RunFile, read_run_file, write_run_file
@@ -79,6 +81,42 @@ def test_ingest_and_train_wait_for_redis_and_stop_on_sigterm(tmp_path: Path, red
         until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
         assert "understudy_" in httpx.get(f"http://127.0.0.1:{record.admin_port}/metrics").text
         stop(process)
+
+
+def holds_hangups_back(pid: int) -> bool:
+    blocked = re.search(r"SigBlk:\s*(\w+)", Path(f"/proc/{pid}/status").read_text("utf-8"))
+    return blocked is not None and int(blocked[1], 16) == 1 << (signal.SIGHUP - 1)  # a fork holds all back for a moment
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the mask is read from /proc")
+def test_a_hangup_while_a_process_still_imports_does_not_end_it(tmp_path: Path) -> None:
+    settings = make_site(tmp_path / "site", url='""')
+    with running(settings, "ingest") as process:
+        until(lambda: holds_hangups_back(process.pid))
+        process.send_signal(signal.SIGHUP)
+        record = found(settings, "ingest")
+        assert status_of(record, "/livez") == 200
+        assert not holds_hangups_back(process.pid), "what it starts would have it blocked"
+        stop(process)
+
+
+@pytest.mark.parametrize("name", ["ingest", "train"])
+def test_ingest_and_train_wait_while_redis_evicts_and_say_so(
+    tmp_path: Path, redis_url: str, redis_client: redis.Redis, name: str
+) -> None:
+    settings = make_site(tmp_path / "site", url=f'"{redis_url}"')
+    redis_client.config_set("maxmemory", 10**9)
+    redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with running(settings, name) as process:
+            record = found(settings, name)
+            until(lambda: "noeviction" in body_of(record, "/readyz"), seconds=START_S)
+            redis_client.config_set("maxmemory-policy", "noeviction")
+            until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
+            stop(process)
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+        redis_client.config_set("maxmemory", 0)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,22 @@ def test_wrong_settings_are_not_tried_twice(tmp_path: Path) -> None:
     assert len(pids(log, "bad")) == 1
 
 
+def test_a_child_that_has_run_before_waits_for_its_settings_to_be_mended(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    policy = replace(QUICK, has_run_s=0.0)  # it has, whenever it has been started
+    with running(Supervisor([spec(OBEYS, log, "good"), spec(CRASHES, log, "bad", "2")], policy)) as (_stop, codes):
+        until(lambda: len(pids(log, "bad")) > 2 * QUICK.crashes)
+        assert codes == []
+        assert len(pids(log, "good")) == 1
+
+
+@pytest.mark.parametrize("essential", [True, False])
+def test_wrong_settings_are_given_up_for_a_child_that_has_never_run_alone(*, essential: bool) -> None:
+    policy, crashes_s = RestartPolicy(), [float(n) for n in range(20)]
+    assert after_crash(crashes_s, 2, policy, essential=essential, has_run=True) == Restart(policy.longest_delay_s)
+    assert isinstance(after_crash([0.0], 2, policy, essential=essential, has_run=False), GiveUp)
+
+
 def test_what_a_crashed_child_left_behind_is_ended_with_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with running(Supervisor([spec(HAS_A_CHILD, log, "one")], QUICK)):

@@ -1,6 +1,7 @@
 """The trainer daemon, with a real registry and a real Redis; only the child's work is a stand-in."""
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -285,6 +286,49 @@ def test_a_candidate_is_judged_and_answered(world: World) -> None:
     assert world.reports()[-1]["candidate"] == version(7)
     world.trainer.tick()
     assert len(world.worker.done) == 2
+
+
+def test_a_candidate_that_nobody_has_submitted_is_told_once_and_off_the_queue(world: World) -> None:
+    world.control.request_cycle(LANE, CycleRequest(kind="candidate", who="me", why="now", at_s=NOW_S))
+    world.trainer.tick()
+    assert world.control.next_cycle_request(LANE) is None
+    assert [report["verdict"] for report in world.reports()] == ["error"]
+    assert "no candidate" in world.reports()[0]["refusals"][0]
+    assert world.worker.done == []
+    assert world.trainer.ready()
+    assert world.control.acquire(LANE, "trainer-2", 60.0) is not None
+
+
+def test_whatever_happens_before_a_cycle_the_lease_is_given_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        message = "why"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(world.trainer._conductor, "work", fails)
+    world.fill(40)
+    world.trainer.tick()
+    assert world.control.acquire(LANE, "trainer-2", 60.0) is not None
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "folder"])
+def test_whatever_lies_in_the_drafts_place_is_cleared_away_and_no_link_is_followed(
+    world: World, tmp_path: Path, kind: str
+) -> None:
+    draft = draft_folder(world.trainer.places.cache, LANE)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    draft.parent.mkdir(parents=True)
+    if kind == "link":
+        draft.symlink_to(elsewhere)
+    elif kind == "file":
+        draft.touch()
+    else:
+        draft.mkdir()
+        (draft / "part").touch()
+    world.trainer._conductor.sweep(LANE)
+    assert not os.path.lexists(draft)
+    assert (elsewhere / "kept").exists()
 
 
 def test_a_trainer_that_lost_its_lease_moves_nothing(world: World, redis_client: redis.Redis) -> None:

@@ -1,6 +1,5 @@
 """One cycle as the daemon conducts it: its work, the lease kept meanwhile, the move, what is remembered of it."""
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from store.buffer.ledger import Counters
 from store.control import Control, CycleKind, CycleRequest, Lease, TrainingState
 from store.errors import MoveConflictError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
+from store.registry.durable import clear_away
 from store.registry.manifest import Outcome, Verdict
 from store.registry.moves import MoveKind, Moves, Standing, fold
 from store.registry.signing import SigningKey
@@ -116,8 +116,8 @@ class Conductor:
         self.journal.ended(lane, report)
         self._remember(training, work, look.state, result, seen)
 
-    def failed(self, work: CycleWork, error: Exception, *, seconds: float, next_try_in_s: float) -> None:
-        """A cycle ended in an error: what it left is removed, and everybody is told."""
+    def failed(self, work: CycleWork, error: Exception, *, seconds: float, next_try_in_s: float | None) -> None:
+        """A cycle ended in an error: what it left is removed, and everybody is told; None: it is not tried again."""
         lane = work.training.lane
         self.sweep(lane)
         report = CycleReport(
@@ -135,13 +135,13 @@ class Conductor:
             delta=self.cycle.limits.delta,
             rows_needed=0,
             version=None,
-            next_try_s=self.clock() + next_try_in_s,
+            next_try_s=None if next_try_in_s is None else self.clock() + next_try_in_s,
         )
         self.journal.failed(lane, report, error, next_try_in_s=next_try_in_s)
 
     def sweep(self, lane: Lane) -> None:
         """Remove the draft that a cycle which did not come to its end may have left."""
-        shutil.rmtree(draft_folder(self.places.cache, lane), ignore_errors=True)
+        clear_away(draft_folder(self.places.cache, lane))
 
     def work(
         self, training: LaneTraining, kind: CycleKind, request: CycleRequest | None, standing: Standing, now_s: float
@@ -151,12 +151,12 @@ class Conductor:
         self._begun += 1
         if kind == "candidate":
             asked = request.candidate if request is not None else None
-            candidate = asked or standing.candidates[0]
+            candidate = asked or next(iter(standing.candidates), None)
         return CycleWork(
             cycle_id=f"{int(now_s * 1000):x}-{self._begun}",  # a clock that was set back would give an id again
             training=training,
             kind=kind,
-            candidate=candidate,
+            candidate=candidate,  # None: there is none to judge
             champion=standing.champion,
             anchor=standing.anchor,
             now_s=now_s,

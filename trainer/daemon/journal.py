@@ -40,7 +40,7 @@ class Journal:
         log.info("cycle ended", **dataclasses.asdict(report))
         self._keep(lane, report)
 
-    def failed(self, lane: Lane, report: CycleReport, error: Exception, *, next_try_in_s: float) -> None:
+    def failed(self, lane: Lane, report: CycleReport, error: Exception, *, next_try_in_s: float | None) -> None:
         """A cycle ended in an error: type and message come first, then the traceback, of which a log keeps the end."""
         metrics.CYCLE_ERRORS.labels(lane.tenant, lane.use_case).inc()
         log.error(
@@ -49,7 +49,7 @@ class Journal:
             cycle=report.id,
             kind=report.kind,
             error=summary_of(error),
-            next_try_s=round(next_try_in_s),
+            next_try_s=None if next_try_in_s is None else round(next_try_in_s),
             exception=_traceback_of(error),
         )
         self._keep(lane, report)

@@ -1,0 +1,1 @@
+"""What a process of ours does before it imports anything that takes time."""
