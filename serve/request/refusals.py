@@ -8,8 +8,8 @@ from serve.request.admission import OverloadedError
 _NOT_PAID: Final = {
     "budget_exhausted": "the budget binds, and only the teacher could answer this: raise lanes.budget, or wait for it "
     "to roll over",
-    "budget_unavailable": "Redis does not say what is left of the budget, all that was leased is used up, and only the "
-    "teacher could answer this: see that Redis runs and takes writes",
+    "budget_unavailable": "only the teacher could answer this, and what is left of the budget is not known: Redis does "
+    "not answer or takes no writes, or it has just been restored and all replicas are counted anew",
 }
 
 

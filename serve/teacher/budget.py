@@ -47,6 +47,7 @@ class Grant:
     leases: int  # ever granted
     now_s: float  # by the ledger's clock
     recounted: int = 0  # calls that the ledger had lost, and counts again
+    held: bool = False  # nothing is granted for a while, so that every replica can say what it spent
 
 
 class Ledger(Protocol):
@@ -105,6 +106,7 @@ class RedisLedger:
             leases=found[4],
             recounted=found[5],
             now_s=found[6],
+            held=bool(found[7]),
         )
 
 
@@ -165,7 +167,8 @@ class Budget:
         self._refills: dict[Kind, asyncio.Task[None]] = {}  # leases that are being asked for
         self._slow: set[Kind] = set()  # of these, the ones that somebody has waited for in vain
         self.binds = False  # the last escalation that asked was refused
-        self.silent = False  # the ledger has not answered since it was last asked
+        self._unheard = False  # the ledger has not answered since it was last asked
+        self._held = False  # it answered that it lost something, and grants nothing before all have told it
         self.used_calls = 0  # by all replicas, leases included, when Redis was last asked
         self.used_usd_micro = 0  # the same in millionths of a dollar, where dollars are limited
 
@@ -195,7 +198,7 @@ class Budget:
             done, _ = await asyncio.wait({refill}, timeout=0.0 if kind in self._slow else _PATIENCE_S)
             if not done:
                 self._slow.add(kind)
-                self.silent = True
+                self._unheard = True
                 return
             refill.result()
 
@@ -208,6 +211,11 @@ class Budget:
             and lease.calls > 0
             and lease.usd_micro >= self._counted(_micro(bound_usd))
         )
+
+    @property
+    def silent(self) -> bool:
+        """Whether what is left is unknown: the ledger does not answer, or is counting anew."""
+        return self._unheard or self._held
 
     @property
     def suspended(self) -> bool:
@@ -241,12 +249,12 @@ class Budget:
         try:
             await self._read()
         except StoreUnavailableError:
-            self.silent = True
+            self._unheard = True
             raise
         if self.silent and not self.allows("escalation", 0.0):
             await self.prepare("escalation", 0.0)  # a lease is the proof that escalations are possible again
         else:
-            self.silent = False
+            self._unheard = False
 
     async def _read(self) -> None:
         for kind, lease in list(self._leases.items()):
@@ -288,12 +296,12 @@ class Budget:
                 await self._call(self._own.write, self._own.record())  # before any of it is spent
         except StoreUnavailableError:
             _log.warning("no lease while Redis does not answer", kind=kind)
-            self.silent = True
+            self._unheard = True
             self._ask_at_s[kind] = self._monotonic() + _ASK_AGAIN_S
             return
         finally:
             self._slow.discard(kind)
-        self.silent = False
+        self._unheard = False
         lease = _Lease(lease_id=lease_id, kind=kind, calls=grant.calls, usd_micro=grant.usd_micro, granted_s=asked_s)
         refused = grant.calls == 0 or grant.usd_micro < self._counted(bound_micro)
         if refused:
@@ -302,7 +310,7 @@ class Budget:
         else:
             self._leases[kind] = lease
         if kind == "escalation":
-            self.binds = refused
+            self.binds = refused and not grant.held
 
     def _retire(self, kind: Kind) -> None:
         lease = self._leases.pop(kind, None)
@@ -332,6 +340,7 @@ class Budget:
     def _see(self, grant: Grant) -> None:
         self._own.heard(leases=grant.leases, clock_s=grant.now_s)
         self.used_calls, self.used_usd_micro = grant.used_calls, grant.used_usd_micro
+        self._held = grant.held
         if grant.recounted:
             _log.warning("Redis had lost calls of this replica; they count again", calls=grant.recounted)
 

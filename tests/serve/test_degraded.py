@@ -272,6 +272,26 @@ def test_what_cannot_be_paid_names_its_true_cause(
     assert world.endpoint.bodies == []
 
 
+def test_while_all_replicas_are_counted_anew_the_cause_is_redis_and_not_the_budget(world: World) -> None:
+    world.serve()
+    world.ledger.held = True
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        withheld = await ask(client, "unsure")
+        assert withheld.headers["x-understudy-degraded"] == "budget_unavailable"
+        forced = await ask(client, "sure", X_Understudy_Force="teacher")
+        assert (forced.status_code, forced.json()["error"]["code"]) == (503, "budget_unavailable")
+        assert "restored" in forced.json()["error"]["message"]
+        await eventually(lambda: world.metric("understudy_promise_suspended") == 1)
+        assert gateway.degraded() == ["redis of acme/intent"]
+        assert gateway.ready()
+        world.ledger.held = False
+        await eventually(lambda: world.metric("understudy_promise_suspended") == 0)
+        await eventually(lambda: gateway.degraded() == [])
+
+    run(world, step)
+
+
 def test_a_cold_lane_without_redis_says_that_it_is_redis(world: World) -> None:
     world.ledger.down = True
 
