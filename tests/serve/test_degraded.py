@@ -217,6 +217,26 @@ def test_a_refused_key_is_said_at_once_and_forgotten_once_it_is_taken(world: Wor
     assert world.ledger.calls - world.ledger.left == 1
 
 
+@pytest.mark.parametrize(("status", "reason"), [(404, "model"), (308, "address")])
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_refused_model_or_address_takes_out_only_a_lane_without_a_student(
+    world: World, status: int, reason: str, *, cold: bool
+) -> None:
+    if not cold:
+        world.serve()
+    world.endpoint.status = status
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        await eventually(gateway.ready)
+        await ask(client, "unsure")
+        await eventually(lambda: world.metric("understudy_teacher_refused", reason=reason) == 1)
+        assert gateway.ready() != cold
+        assert ("lanes.teacher.base_url" in gateway.why_not()) == cold
+        assert gateway.degraded() == ["teacher of acme/intent"]
+
+    run(world, step)
+
+
 def test_an_account_without_quota_leaves_the_student_in_service(world: World) -> None:
     world.serve()
     world.endpoint.status, world.endpoint.raw = 429, b'{"error": {"code": "insufficient_quota"}}'
