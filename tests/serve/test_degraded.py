@@ -67,6 +67,7 @@ def test_with_the_teacher_down_and_no_student_the_answer_is_503(world: World) ->
         response = await ask(client, "unsure")
         assert response.status_code == 503
         assert response.json()["error"]["code"] == "teacher_down"
+        assert 1 <= int(response.headers["retry-after"]) <= 10
 
     run(world, step)
 
@@ -284,6 +285,7 @@ def test_what_cannot_be_paid_names_its_true_cause(
         assert withheld.headers.get("x-understudy-degraded") == degraded
         forced = await ask(client, "sure", X_Understudy_Force="teacher")
         assert (forced.status_code, forced.json()["error"]["code"]) == (503, code)
+        assert forced.headers["retry-after"] == ("1" if down else "60")
         assert ("Redis" in forced.json()["error"]["message"]) == down
         await eventually(lambda: world.metric("understudy_promise_suspended") == 1)
         assert gateway.ready()
