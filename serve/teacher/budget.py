@@ -11,6 +11,7 @@ of its own spending (`spent.py`), and it counts again.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -163,6 +164,7 @@ class Budget:
         self._chunk = _chunk(settings)
         self._leases: dict[Kind, _Lease] = {}
         self._closing: list[_Lease] = []
+        self._changes = 0  # of the limits
         self._ask_at_s: dict[Kind, float] = {}
         self._refills: dict[Kind, asyncio.Task[None]] = {}  # leases that are being asked for
         self._slow: set[Kind] = set()  # of these, the ones that somebody has waited for in vain
@@ -175,6 +177,7 @@ class Budget:
     def change(self, settings: BudgetSettings, ledger: Ledger) -> None:
         """Other limits, from the next call on: what is leased under the old ones is given back."""
         self.settings, self._ledger, self._chunk = settings, ledger, _chunk(settings)
+        self._changes += 1
         for kind in list(self._leases):
             self._retire(kind)
         self._ask_at_s.clear()
@@ -279,7 +282,7 @@ class Budget:
             _log.warning("leases were not given back and stay spent for a day", leases=len(self._closing))
 
     async def _lease(self, kind: Kind, bound_micro: int) -> None:
-        lease_id, asked_s = self._new_id(), self._monotonic()
+        lease_id, asked_s, changes = self._new_id(), self._monotonic(), self._changes
         usd_micro = self._counted(bound_micro) * self._chunk
         try:
             grant: Grant = await self._call(
@@ -303,6 +306,11 @@ class Budget:
             self._slow.discard(kind)
         self._unheard = False
         lease = _Lease(lease_id=lease_id, kind=kind, calls=grant.calls, usd_micro=grant.usd_micro, granted_s=asked_s)
+        if changes != self._changes:  # it was asked for under other limits, and says nothing about these
+            self._closing.append(lease)
+            with suppress(StoreUnavailableError):  # then the next beat gives it back
+                await self._give_back()
+            return
         refused = grant.calls == 0 or grant.usd_micro < self._counted(bound_micro)
         if refused:
             self._closing.append(lease)
@@ -333,7 +341,8 @@ class Budget:
                 witness=self._own.witness(),
             )
             self._see(grant)
-            self._closing.remove(lease)
+            if lease in self._closing:  # a beat and a late lease may settle it together
+                self._closing.remove(lease)
         if home:
             await self._call(self._own.write, self._own.record())
 
