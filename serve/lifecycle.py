@@ -30,7 +30,7 @@ from serve.student.slot import Slots
 from serve.teacher.audit import Audits, keyed_draw
 from serve.teacher.budget import Budget, Ledger
 from serve.teacher.client import Teacher
-from serve.teacher.faults import REASONS
+from serve.teacher.faults import REASONS, Reason
 from serve.teacher.horizon import DayHorizon
 from store.control import Heartbeat
 from store.errors import StoreUnavailableError
@@ -41,7 +41,7 @@ _log: Final = structlog.get_logger(__name__)
 _PULSE_S: Final = 1.0
 _SILENT_S: Final = 15.0
 _LAST_CALL_RATIO: Final = 1 / 3  # of the grace: until then audits that wait are still sent; the rest is for answers
-_NO_FAULT: Final = (None, "quota")  # an empty account stops every replica's teacher and no student: an alert says so
+_OF_THE_TEACHER_ALONE: Final = ("model", "address", "parameters")  # they stop no student: an alert says so
 _PROBE_TEXT: Final = "This is a test question."
 _HUNG_S: Final = 60.0  # in a forward pass; only a restart ends it
 
@@ -122,11 +122,11 @@ class Gateway:
 
     def ready(self) -> bool:
         """Whether every lane has restored its champion (or has none) and is set up. May be called from any thread."""
-        return all(lane.follow.settled and lane.teacher.refused in _NO_FAULT for lane in self.lanes)
+        return all(lane.follow.settled and _unready(lane) is None for lane in self.lanes)
 
     def why_not(self) -> str:
         """What is not set up right, for whoever asks why this is not ready. May be called from any thread."""
-        faults = [(lane.parts.settings.lane, lane.teacher.refused) for lane in self.lanes]
+        faults = [(lane.parts.settings.lane, _unready(lane)) for lane in self.lanes]
         return "; ".join(f"{lane}: {REASONS[reason]}" for lane, reason in faults if reason is not None)
 
     def degraded(self) -> list[str]:
@@ -346,6 +346,13 @@ class Gateway:
     def _record(self, swap: SwapRecord) -> None:
         """Append one line to swaps.jsonl."""
         append_line(self.services.swaps_path, msgspec.json.encode(swap))
+
+
+def _unready(lane: OpenLane) -> Reason | None:
+    """What the teacher refuses, where that takes the lane out: a wrong key, or whatever leaves nobody to answer."""
+    refused = lane.teacher.refused
+    cold = lane.service.slots.current is None
+    return refused if refused == "key" or (cold and refused in _OF_THE_TEACHER_ALONE) else None
 
 
 def _suspended(lane: OpenLane) -> bool:

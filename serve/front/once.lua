@@ -1,7 +1,7 @@
 -- The answers that were given under one Idempotency-Key. Redis runs this as one step, on its own clock.
 --
--- KEYS[1]  hash of one key: 'request' (digest of its body), 'answers', 'complete', and while somebody is at work on it
---          'owner' and 'until' (ms)
+-- KEYS[1]  hash of one key: 'request' (digest of its body), 'answers', 'complete', 'entry' (its own in the list), and
+--          while somebody is at work on it 'owner' and 'until' (ms)
 -- KEYS[2]  list of the lane's kept answers, oldest first: "<key> <bytes> <ms>"
 -- KEYS[3]  the sum of their bytes
 -- ARGV     verb, owner, digest of the body, and then
@@ -26,7 +26,8 @@ local function trim(sum, keep_ms, most)
     local expired = tonumber(at) <= now - keep_ms
     if sum <= most and not expired then break end
     redis.call('LPOP', order)
-    if not expired then redis.call('DEL', name) end
+    local current = redis.call('HGET', name, 'entry')
+    if not expired and (not current or current == oldest) then redis.call('DEL', name) end
     sum = redis.call('DECRBY', total, bytes)
   end
 end
@@ -46,8 +47,14 @@ elseif verb == 'keep' and (ours or not found[1]) then
   if ARGV[5] == '1' then redis.call('HSET', record, 'complete', '1') end
   redis.call('HDEL', record, 'owner', 'until')
   redis.call('PEXPIRE', record, ARGV[6])
+  local before = redis.call('HGET', record, 'entry')
+  if before and redis.call('LREM', order, -1, before) > 0 then  -- some answers were kept before all were
+    redis.call('DECRBY', total, string.match(before, ' (%d+) %d+$'))
+  end
   local bytes = string.len(ARGV[4]) + string.len(record) * 2 + 200
-  redis.call('RPUSH', order, record .. ' ' .. bytes .. ' ' .. string.format('%d', now))
+  local entry = record .. ' ' .. bytes .. ' ' .. string.format('%d', now)
+  redis.call('HSET', record, 'entry', entry)
+  redis.call('RPUSH', order, entry)
   redis.call('PEXPIRE', order, 2 * ARGV[6])
   local sum = redis.call('INCRBY', total, bytes)
   redis.call('PEXPIRE', total, 2 * ARGV[6])

@@ -13,7 +13,7 @@
 --   settle: calls unspent, micro-dollars unspent (below zero: spent more than leased)
 --
 -- Returns {calls granted, micro-dollars granted, calls used, micro-dollars used, leases ever granted, calls recounted,
---          seconds by this clock}.
+--          seconds by this clock, 1 while nothing is granted}.
 -- Each write is idempotent, because clients resend what timed out: a lease id is granted once and settled once.
 --
 -- Redis may have been emptied, restored from an older copy, or its clock set: then it counts less of a replica's calls
@@ -117,6 +117,8 @@ end
 if missing > 0 or missing_usd > 0 or went_back or leapt then
   redis.call('HSET', spent, 'hold', now_s + HOLD_S)
 end
+local hold = number(spent, 'hold')
+local held = now_s < hold and hold <= now_s + HOLD_S  -- a clock that was set back holds nobody for longer
 
 local calls_granted, usd_granted = 0, 0
 if verb == 'lease' then
@@ -134,8 +136,6 @@ if verb == 'lease' then
     end
     calls_granted = room(tonumber(ARGV[9]), tonumber(ARGV[11]), tonumber(ARGV[13]), 'calls', 'audit_calls')
     usd_granted = room(tonumber(ARGV[10]), tonumber(ARGV[12]), tonumber(ARGV[14]), 'usd', 'audit_usd')
-    local hold = number(spent, 'hold')
-    local held = now_s < hold and hold <= now_s + HOLD_S  -- a clock that was set back holds nobody for longer
     if held or calls_granted == 0 or (usd_granted == 0 and tonumber(ARGV[10]) > 0) then
       calls_granted, usd_granted = 0, 0
     else
@@ -148,5 +148,5 @@ if verb == 'lease' then
 end
 return {
   calls_granted, usd_granted, number(spent, 'calls'), number(spent, 'usd'), number(spent, 'leases'), missing,
-  now_s,
+  now_s, held and 1 or 0,
 }

@@ -11,6 +11,7 @@ of its own spending (`spent.py`), and it counts again.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -47,6 +48,7 @@ class Grant:
     leases: int  # ever granted
     now_s: float  # by the ledger's clock
     recounted: int = 0  # calls that the ledger had lost, and counts again
+    held: bool = False  # nothing is granted for a while, so that every replica can say what it spent
 
 
 class Ledger(Protocol):
@@ -105,6 +107,7 @@ class RedisLedger:
             leases=found[4],
             recounted=found[5],
             now_s=found[6],
+            held=bool(found[7]),
         )
 
 
@@ -161,17 +164,20 @@ class Budget:
         self._chunk = _chunk(settings)
         self._leases: dict[Kind, _Lease] = {}
         self._closing: list[_Lease] = []
+        self._changes = 0  # of the limits
         self._ask_at_s: dict[Kind, float] = {}
         self._refills: dict[Kind, asyncio.Task[None]] = {}  # leases that are being asked for
         self._slow: set[Kind] = set()  # of these, the ones that somebody has waited for in vain
         self.binds = False  # the last escalation that asked was refused
-        self.silent = False  # the ledger has not answered since it was last asked
+        self._unheard = False  # the ledger has not answered since it was last asked
+        self._held = False  # it answered that it lost something, and grants nothing before all have told it
         self.used_calls = 0  # by all replicas, leases included, when Redis was last asked
         self.used_usd_micro = 0  # the same in millionths of a dollar, where dollars are limited
 
     def change(self, settings: BudgetSettings, ledger: Ledger) -> None:
         """Other limits, from the next call on: what is leased under the old ones is given back."""
         self.settings, self._ledger, self._chunk = settings, ledger, _chunk(settings)
+        self._changes += 1
         for kind in list(self._leases):
             self._retire(kind)
         self._ask_at_s.clear()
@@ -195,7 +201,7 @@ class Budget:
             done, _ = await asyncio.wait({refill}, timeout=0.0 if kind in self._slow else _PATIENCE_S)
             if not done:
                 self._slow.add(kind)
-                self.silent = True
+                self._unheard = True
                 return
             refill.result()
 
@@ -208,6 +214,11 @@ class Budget:
             and lease.calls > 0
             and lease.usd_micro >= self._counted(_micro(bound_usd))
         )
+
+    @property
+    def silent(self) -> bool:
+        """Whether what is left is unknown: the ledger does not answer, or is counting anew."""
+        return self._unheard or self._held
 
     @property
     def suspended(self) -> bool:
@@ -241,12 +252,12 @@ class Budget:
         try:
             await self._read()
         except StoreUnavailableError:
-            self.silent = True
+            self._unheard = True
             raise
         if self.silent and not self.allows("escalation", 0.0):
             await self.prepare("escalation", 0.0)  # a lease is the proof that escalations are possible again
         else:
-            self.silent = False
+            self._unheard = False
 
     async def _read(self) -> None:
         for kind, lease in list(self._leases.items()):
@@ -271,7 +282,7 @@ class Budget:
             _log.warning("leases were not given back and stay spent for a day", leases=len(self._closing))
 
     async def _lease(self, kind: Kind, bound_micro: int) -> None:
-        lease_id, asked_s = self._new_id(), self._monotonic()
+        lease_id, asked_s, changes = self._new_id(), self._monotonic(), self._changes
         usd_micro = self._counted(bound_micro) * self._chunk
         try:
             grant: Grant = await self._call(
@@ -288,13 +299,18 @@ class Budget:
                 await self._call(self._own.write, self._own.record())  # before any of it is spent
         except StoreUnavailableError:
             _log.warning("no lease while Redis does not answer", kind=kind)
-            self.silent = True
+            self._unheard = True
             self._ask_at_s[kind] = self._monotonic() + _ASK_AGAIN_S
             return
         finally:
             self._slow.discard(kind)
-        self.silent = False
+        self._unheard = False
         lease = _Lease(lease_id=lease_id, kind=kind, calls=grant.calls, usd_micro=grant.usd_micro, granted_s=asked_s)
+        if changes != self._changes:  # it was asked for under other limits, and says nothing about these
+            self._closing.append(lease)
+            with suppress(StoreUnavailableError):  # then the next beat gives it back
+                await self._give_back()
+            return
         refused = grant.calls == 0 or grant.usd_micro < self._counted(bound_micro)
         if refused:
             self._closing.append(lease)
@@ -302,7 +318,7 @@ class Budget:
         else:
             self._leases[kind] = lease
         if kind == "escalation":
-            self.binds = refused
+            self.binds = refused and not grant.held
 
     def _retire(self, kind: Kind) -> None:
         lease = self._leases.pop(kind, None)
@@ -325,13 +341,15 @@ class Budget:
                 witness=self._own.witness(),
             )
             self._see(grant)
-            self._closing.remove(lease)
+            if lease in self._closing:  # a beat and a late lease may settle it together
+                self._closing.remove(lease)
         if home:
             await self._call(self._own.write, self._own.record())
 
     def _see(self, grant: Grant) -> None:
         self._own.heard(leases=grant.leases, clock_s=grant.now_s)
         self.used_calls, self.used_usd_micro = grant.used_calls, grant.used_usd_micro
+        self._held = grant.held
         if grant.recounted:
             _log.warning("Redis had lost calls of this replica; they count again", calls=grant.recounted)
 

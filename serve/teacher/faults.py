@@ -70,6 +70,7 @@ _CODES: Final[Mapping[str, Reason]] = {
         ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance"), "quota"
     ),
 }
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})  # of the others none says that the address is wrong
 _FILTERS: Final = ("filter", "moderation", "policy", "safety", "flagged")
 _BAD_REQUEST, _FORBIDDEN, _TOO_MANY, _UNAVAILABLE = 400, 403, 429, 503
 _MOST_BODY: Final = 64 << 10
@@ -114,7 +115,7 @@ def fault_of_status(status: int, headers: Mapping[str, str], body: bytes) -> Fau
         reason = None
     if status not in {_BAD_REQUEST, _FORBIDDEN, _TOO_MANY}:
         reason = _SETTINGS.get(status)
-    if 300 <= status < 400:  # noqa: PLR2004
+    if status in _REDIRECTS:
         return Fault(
             detail=f"{detail}, to {_host(headers)}: not followed; if that is right, set lanes.teacher.base_url to it",
             whose="settings",

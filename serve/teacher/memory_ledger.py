@@ -35,7 +35,7 @@ class _Lease:
 
 
 class MemoryLedger:
-    """Satisfies `serve.teacher.budget.Ledger`; its word ends with the process, and it forgets nothing before."""
+    """Satisfies `serve.teacher.budget.Ledger`; it forgets nothing before the process ends, so it holds nobody."""
 
     def __init__(self, settings: BudgetSettings, *, now: Callable[[], float], buckets_kept: int = BUCKETS_KEPT) -> None:
         """Nothing is spent yet.

@@ -222,6 +222,7 @@ class FakeLedger(MemoryLedger):
         self.calls = calls
         self.down = False
         self.read_only = False  # a replica: it answers questions and takes no writes
+        self.held = False  # it lost something, and grants nothing before all have told it
         self.hang: threading.Event | None = None
 
     @property
@@ -236,7 +237,9 @@ class FakeLedger(MemoryLedger):
 
     def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         self._check(writes=True)
-        return super().lease(lease_id, kind, calls=calls, usd_micro=usd_micro, witness=witness)
+        asked = 0 if self.held else calls
+        found = super().lease(lease_id, kind, calls=asked, usd_micro=usd_micro, witness=witness)
+        return replace(found, held=self.held)
 
     def settle(self, lease_id: str, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         self._check(writes=True)
@@ -244,7 +247,7 @@ class FakeLedger(MemoryLedger):
 
     def used(self, witness: Witness) -> Grant:
         self._check()
-        return super().used(witness)
+        return replace(super().used(witness), held=self.held)
 
     def _check(self, *, writes: bool = False) -> None:
         if self.hang is not None:

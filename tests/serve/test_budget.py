@@ -3,9 +3,11 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import redis
@@ -68,6 +70,44 @@ def test_concurrent_replicas_never_exceed_the_limit(redis_url: str) -> None:
     assert 180 <= sum(taken) <= 200  # at most, a lease of each kind lies unspent with each replica
     with redis.Redis.from_url(redis_url) as client:
         assert RedisLedger(client, LANE, limits).used(NOBODY).used_calls == 200
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_lease_that_comes_after_a_change_of_the_limits_is_given_back_unused(
+    redis_client: redis.Redis, *, stops: bool
+) -> None:
+    before = BudgetSettings(calls_per_day=2_000, audit_reserve_ratio=0.0)
+    after = BudgetSettings(calls_per_day=0 if stops else 300, audit_reserve_ratio=0.0)
+    changed = asyncio.Event()
+    asked: list[int] = []
+
+    async def late(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        found = function(*arguments, **named)
+        if function.__name__ == "lease":
+            asked.append(named["calls"])
+            await changed.wait()
+        return found
+
+    async def main() -> None:
+        clock = Clock()
+        budget = Budget(
+            before,
+            RedisLedger(redis_client, LANE, before),
+            now=clock,
+            monotonic=clock,
+            new_id=lambda: f"late-{next(_numbers)}",
+            call=late,
+        )
+        asking = asyncio.create_task(budget.prepare("escalation", 0.0))
+        await eventually(lambda: asked == [20])
+        budget.change(after, RedisLedger(redis_client, LANE, after))
+        changed.set()
+        await asking
+        assert len(asked) == 2  # once more, under the new limits
+        assert budget.allows("escalation", 0.0) != stops
+        assert RedisLedger(redis_client, LANE, after).used(NOBODY).used_calls == (0 if stops else 3)
+
+    asyncio.run(main())
 
 
 def test_closing_gives_back_what_was_leased_and_not_spent(redis_client: redis.Redis) -> None:

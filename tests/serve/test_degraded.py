@@ -67,6 +67,7 @@ def test_with_the_teacher_down_and_no_student_the_answer_is_503(world: World) ->
         response = await ask(client, "unsure")
         assert response.status_code == 503
         assert response.json()["error"]["code"] == "teacher_down"
+        assert 1 <= int(response.headers["retry-after"]) <= 10
 
     run(world, step)
 
@@ -217,6 +218,26 @@ def test_a_refused_key_is_said_at_once_and_forgotten_once_it_is_taken(world: Wor
     assert world.ledger.calls - world.ledger.left == 1
 
 
+@pytest.mark.parametrize(("status", "reason"), [(404, "model"), (308, "address")])
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_refused_model_or_address_takes_out_only_a_lane_without_a_student(
+    world: World, status: int, reason: str, *, cold: bool
+) -> None:
+    if not cold:
+        world.serve()
+    world.endpoint.status = status
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        await eventually(gateway.ready)
+        await ask(client, "unsure")
+        await eventually(lambda: world.metric("understudy_teacher_refused", reason=reason) == 1)
+        assert gateway.ready() != cold
+        assert ("lanes.teacher.base_url" in gateway.why_not()) == cold
+        assert gateway.degraded() == ["teacher of acme/intent"]
+
+    run(world, step)
+
+
 def test_an_account_without_quota_leaves_the_student_in_service(world: World) -> None:
     world.serve()
     world.endpoint.status, world.endpoint.raw = 429, b'{"error": {"code": "insufficient_quota"}}'
@@ -264,12 +285,33 @@ def test_what_cannot_be_paid_names_its_true_cause(
         assert withheld.headers.get("x-understudy-degraded") == degraded
         forced = await ask(client, "sure", X_Understudy_Force="teacher")
         assert (forced.status_code, forced.json()["error"]["code"]) == (503, code)
+        assert forced.headers["retry-after"] == ("1" if down else "60")
         assert ("Redis" in forced.json()["error"]["message"]) == down
         await eventually(lambda: world.metric("understudy_promise_suspended") == 1)
         assert gateway.ready()
 
     run(world, step)
     assert world.endpoint.bodies == []
+
+
+def test_while_all_replicas_are_counted_anew_the_cause_is_redis_and_not_the_budget(world: World) -> None:
+    world.serve()
+    world.ledger.held = True
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        withheld = await ask(client, "unsure")
+        assert withheld.headers["x-understudy-degraded"] == "budget_unavailable"
+        forced = await ask(client, "sure", X_Understudy_Force="teacher")
+        assert (forced.status_code, forced.json()["error"]["code"]) == (503, "budget_unavailable")
+        assert "restored" in forced.json()["error"]["message"]
+        await eventually(lambda: world.metric("understudy_promise_suspended") == 1)
+        assert gateway.degraded() == ["redis of acme/intent"]
+        assert gateway.ready()
+        world.ledger.held = False
+        await eventually(lambda: world.metric("understudy_promise_suspended") == 0)
+        await eventually(lambda: gateway.degraded() == [])
+
+    run(world, step)
 
 
 def test_a_cold_lane_without_redis_says_that_it_is_redis(world: World) -> None:

@@ -283,6 +283,25 @@ def test_over_the_bound_the_oldest_are_forgotten(redis_client: redis.Redis) -> N
     assert states == ["ours"] * 15 + ["kept"] * 5
 
 
+def test_answers_that_were_kept_in_parts_are_as_old_as_the_last_and_count_once(redis_client: redis.Redis) -> None:
+    kept, prefix = RedisAnswers(redis_client, LANE, most_bytes=5_000), f"{{{LANE.use_case}}}:{LANE.tenant}:once"
+
+    def keep(name: str, *, complete: bool) -> None:
+        assert kept.claim(name, "r", "a", 60.0).state == "ours"
+        assert kept.keep(name, "r", "a", b"x" * 700, complete=complete)
+
+    keep("parts", complete=False)
+    one = int(redis_client.get(f"{prefix}:bytes") or 0)
+    keep("other", complete=True)
+    keep("parts", complete=False)
+    keep("parts", complete=True)
+    assert redis_client.llen(f"{prefix}:order") == 2
+    assert int(redis_client.get(f"{prefix}:bytes") or 0) == 2 * one
+    for number in range(4):
+        keep(str(number), complete=True)
+    assert [kept.claim(name, "r", "b", 60.0).state for name in ("other", "parts", "0")] == ["ours", "kept", "kept"]
+
+
 def test_neither_key_nor_text_is_stored(redis_client: redis.Redis, tmp_path: Path) -> None:
     world = World(tmp_path, answers=RedisAnswers(redis_client, LANE))
     run(world, lambda client, _: ask(client, "a secret text", Idempotency_Key="the-clients-key"))

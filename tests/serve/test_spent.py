@@ -120,6 +120,21 @@ def test_a_redis_that_was_emptied_is_told_what_every_replica_spent(site: Site) -
     assert site.spend(0, 20) == 20
 
 
+def test_while_all_are_counted_anew_the_budget_is_unknown_and_does_not_bind(site: Site) -> None:
+    site.spend(0, 20)
+    site.client.flushall()
+    assert site.spend(0, 1) == 0
+    site.passes(1.0)
+    for budget in site.budgets:
+        assert budget.silent
+        assert budget.suspended
+        assert not budget.binds
+    site.passes(HOLD_S)
+    assert [(budget.silent, budget.suspended) for budget in site.budgets] == [(False, False)] * 2
+    assert site.spend(1, 60) == 40
+    assert [site.budgets[1].binds, site.budgets[1].silent] == [True, False]
+
+
 def test_a_redis_that_was_restored_is_told_what_was_spent_since(site: Site) -> None:
     site.spend(0, 10)
     site.spend(1, 5)

@@ -372,6 +372,22 @@ def test_a_fault_of_the_settings_is_said_at_once_and_tried_ever_more_rarely(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("status", [300, 304, 305, 306, 399])
+def test_a_3xx_that_is_no_redirect_is_the_teachers_own_failure(status: int) -> None:
+    async def main() -> None:
+        endpoint = FakeEndpoint()
+        endpoint.status = status
+        teacher = Teacher(replace(TEACHER, breaker_failures=2), LABELS, monotonic=lambda: 0.0, client=endpoint.client())
+        reply = await teacher.ask("a")
+        assert isinstance(reply, Unavailable)
+        assert (reply.billed, teacher.refused, teacher.available) == (True, None, True)
+        assert "base_url" not in reply.detail
+        await teacher.ask("a")
+        assert not teacher.available
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("status", "body", "billed"),
     [
