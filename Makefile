@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := store stream trainer serve ops
 
-.PHONY: demo test check mutants format clean
+.PHONY: demo test test-long check mutants format clean
 
 demo: .venv/ready-demo  ## the whole loop on embedded defaults; TRAFFIC=FILE.jsonl TARGET=.75 FILE_ORDER=1 SEED=1 for real text
 	$(BIN)/python -m ops.demo $(if $(TRAFFIC),--traffic "$(TRAFFIC)") $(if $(TARGET),--target $(TARGET)) \
@@ -14,6 +14,9 @@ demo: .venv/ready-demo  ## the whole loop on embedded defaults; TRAFFIC=FILE.jso
 
 test: .venv/ready-test services  ## every test, with real Kafka and real Redis that they start and stop themselves
 	$(BIN)/pytest -q
+
+test-long: .venv/ready-test services  ## the tests that take minutes each: a full disk, kills of every process
+	$(BIN)/pytest -q -m long
 
 check: .venv/ready-test  ## formatting, lint, types, the import contract, dead code
 	$(BIN)/ruff format --check .

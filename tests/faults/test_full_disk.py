@@ -94,6 +94,7 @@ def readable_by_others(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_full_disk_ends_nothing_and_all_goes_on_by_itself_once_there_is_room() -> None:
     deadline_s = time.monotonic() + _LIMIT_S

@@ -58,7 +58,14 @@ def working_in(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(("process", "seed"), [("serve", 1), ("ingest", 2), ("train", 3)])
+@pytest.mark.parametrize(
+    ("process", "seed"),
+    [
+        pytest.param("serve", 1),
+        pytest.param("ingest", 2, marks=pytest.mark.long),
+        pytest.param("train", 3, marks=pytest.mark.long),
+    ],
+)
 def test_nothing_accepted_is_lost_or_counted_twice_and_the_champion_serves_on(
     folder: Path, process: str, seed: int
 ) -> None:
