@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
-import numpy as np
 
 from store.event import Reason
 
@@ -132,6 +131,8 @@ def escalation_limit(recent: Sequence[float], allowance: Allowance) -> float:
         recent: uncertainties, 1 - (p1 - p2), of the latest traffic whoever answered it, this question's included.
         allowance: what is left.
     """
+    import numpy as np  # noqa: PLC0415 - a third of a second that a rollback, which only reads policies, need not wait for
+
     ratio = allowance.calls_left / max(allowance.rows_left, 1.0)
     if ratio >= 1.0 or not recent:
         return 0.0
