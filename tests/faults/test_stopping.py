@@ -42,8 +42,11 @@ class Clients:
 
     def _ask(self, url: str, text: str) -> None:
         body = {"model": LANE.use_case, "input": text}
+        headers = {"X-Understudy-Force": "teacher"} if text.startswith("unsure") else {}  # or most would be shed
         try:
-            self.answers.append(httpx.post(f"{url}/v1/classify", json=body, timeout=110.0, trust_env=False))
+            self.answers.append(
+                httpx.post(f"{url}/v1/classify", json=body, headers=headers, timeout=110.0, trust_env=False)
+            )
         except httpx.HTTPError as error:
             self.failures.append(f"{type(error).__name__}: {error}")
 
@@ -96,12 +99,13 @@ def test_sigterm_with_a_backlog_ends_in_order(
         assert clients.failures == []
         codes = Counter(answer.status_code for answer in clients.answers)
         assert sum(codes.values()) == 120
-        assert set(codes) <= {200, 503}, codes
+        assert set(codes) <= {200, 429, 503}, codes
         reasons = {answer.json()["error"]["code"] for answer in clients.answers if answer.status_code == 503}
         assert all(reasons)
         _each_paid_call_has_its_event(settings, clients, teacher)
         if cut_s > 10:
-            assert codes == {200: 120}
+            assert codes[503] == 0
+            assert codes[200] >= 90, codes  # those that only the teacher can answer
         else:
             assert codes[503] > 4
 
