@@ -12,8 +12,10 @@ demo: .venv/ready-demo  ## the whole loop on embedded defaults; TRAFFIC=FILE.jso
 		$(if $(FILE_ORDER),--file-order) $(if $(SEED),--seed $(SEED)) $(if $(REQUESTS),--requests $(REQUESTS)) \
 		$(if $(TEXT_COLUMN),--text-column "$(TEXT_COLUMN)") $(if $(LABEL_COLUMN),--label-column "$(LABEL_COLUMN)")
 
-test: .venv/ready-test services  ## every test, with real Kafka and real Redis that they start and stop themselves
-	$(BIN)/pytest -q
+test: .venv/ready-test services  ## every test, with real Kafka and real Redis that they start and stop themselves; two halves at once
+	@mkdir -p .cache; $(BIN)/pytest -q tests/ops >.cache/ops.log 2>&1 & half=$$!; \
+		$(BIN)/pytest -q --ignore=tests/ops; rest=$$?; wait $$half; half=$$?; cat .cache/ops.log; \
+		exit $$((rest ? rest : half))
 
 test-long: .venv/ready-test services  ## the tests that take minutes each: a full disk, kills of every process
 	$(BIN)/pytest -q -m long

@@ -51,8 +51,9 @@ def test_a_terminal_that_is_gone_stops_what_it_had_started_unless_under_nohup(tm
     log = tmp_path / "log"
     pid, terminal = pty.fork()
     if pid == 0:
-        if nohup:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(
+            signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL
+        )  # whatever these tests were started with
         os.chdir(REPOSITORY)
         os.execv(sys.executable, command(HEARS, log, "one"))  # noqa: S606 - it is a terminal's
     try:
