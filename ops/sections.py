@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ops.addresses import wrong_redis_url
-from serve.teacher.parameters import check_base_url, check_model, check_parameters, check_proxy
+from serve.teacher.parameters import check_call
 from store.errors import SettingsError
 from store.event import Lane
 
@@ -278,21 +278,10 @@ class TeacherSection(Section):
 
     @model_validator(mode="after")
     def _can_be_sent(self) -> Self:
-        for key, check, value in (
-            ("base_url", check_base_url, self.base_url),
-            ("model", check_model, self.model),
-            ("proxy", check_proxy, self.proxy or self.base_url),
-        ):
-            try:
-                check(value)
-            except SettingsError as error:
-                message = f"{key}: {error}"
-                raise ValueError(message) from None
         try:
-            check_parameters(self.parameters)
+            check_call(base_url=self.base_url, model=self.model, proxy=self.proxy, parameters=self.parameters)
         except SettingsError as error:
-            message = f"parameters.{error}"
-            raise ValueError(message) from None
+            raise ValueError(str(error)) from None
         return self
 
 

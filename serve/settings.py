@@ -8,7 +8,7 @@ from string import Template
 from typing import Any, Final
 
 from serve.pace import Metric
-from serve.teacher.parameters import check_base_url, check_model, check_parameters, check_proxy, checked_key
+from serve.teacher.parameters import check_call, checked_key
 from store.errors import SettingsError
 from store.event import MIN_PROPENSITY, Lane
 from store.labels import AnswerFormat
@@ -71,21 +71,15 @@ class TeacherSettings:
         if not template.is_valid() or "text" not in names or names - _PROMPT_NAMES:
             message = "teacher.prompt_file: needs $text, may hold $labels and nothing else; a dollar sign is written $$"
             raise SettingsError(message)
-        for key, check, value in (
-            ("api_key", checked_key, self.api_key),
-            ("base_url", check_base_url, self.base_url),
-            ("model", check_model, self.model),
-            ("proxy", check_proxy, self.proxy or self.base_url),
-        ):
-            try:
-                check(value)
-            except SettingsError as error:
-                message = f"teacher.{key}: {error}"
-                raise SettingsError(message) from error
         try:
-            check_parameters(self.parameters)
+            checked_key(self.api_key)
         except SettingsError as error:
-            message = f"teacher.parameters.{error}"
+            message = f"teacher.api_key: {error}"
+            raise SettingsError(message) from error
+        try:
+            check_call(base_url=self.base_url, model=self.model, proxy=self.proxy, parameters=self.parameters)
+        except SettingsError as error:
+            message = f"teacher.{error}"
             raise SettingsError(message) from error
 
 

@@ -59,6 +59,29 @@ _OUR_HEADERS: Final = frozenset(
 _ONLY: Final[Mapping[str, Any]] = {"stream": False, "n": 1, "best_of": 1}
 
 
+def check_call(*, base_url: str, model: str, proxy: str | None, parameters: Mapping[str, Any]) -> None:
+    """See that a call can be made of what the settings say.
+
+    Raises:
+        SettingsError: something cannot be sent; the message begins with its key in the teacher's table.
+    """
+    for key, check, value in (
+        ("base_url", check_base_url, base_url),
+        ("model", check_model, model),
+        ("proxy", check_proxy, proxy or base_url),
+    ):
+        try:
+            check(value)
+        except SettingsError as error:
+            message = f"{key}: {error}"
+            raise SettingsError(message) from error
+    try:
+        check_parameters(parameters)
+    except SettingsError as error:
+        message = f"parameters.{error}"
+        raise SettingsError(message) from error
+
+
 def check_parameters(parameters: Mapping[str, Any]) -> None:
     """See that the parameters can be sent.
 
