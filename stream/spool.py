@@ -23,6 +23,7 @@ from typing import Final
 import structlog
 
 from store.errors import LogError, SpoolFullError
+from store.registry.durable import sync_folder
 
 _HEADER: Final = struct.Struct("<II")
 _SEGMENTS: Final = 16
@@ -237,7 +238,7 @@ def _write(segment: _Segment, frames: Sequence[bytes]) -> OSError | None:
             file.flush()
             os.fsync(file.fileno())
         if segment.size == 0:
-            _fsync_directory(segment.path.parent)
+            sync_folder(segment.path.parent)
     except OSError as error:
         segment.ours = False  # what the disk holds after a failed fsync is unknown: write elsewhere
         with contextlib.suppress(OSError):
@@ -291,11 +292,3 @@ def _lock(directory: Path) -> int:
         message = f"the spool {directory} is in use by another process: give each gateway its own"
         raise LogError(message) from error
     return file
-
-
-def _fsync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
