@@ -1,6 +1,7 @@
 """The escalation event, version 1: one request, the teacher's answer, and why the student did not keep it.
 
-One JSON object in UTF-8 per log record. Decoding never raises: a record is an `Escalation` or an `Undecodable`.
+One JSON object in UTF-8 per log record. Decoding never raises: a record is an `Escalation`, an `Undecodable`, or of an
+`UnknownTask`, which a newer release reads.
 """
 
 import re
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from random import Random
-from typing import Annotated, Any, Final, Literal, assert_never
+from typing import Annotated, Any, ClassVar, Final, Literal, assert_never, get_args
 
 import msgspec
 
@@ -219,6 +220,36 @@ class Undecodable:
     detail: str  # for a person; holds no input text
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownTask:
+    """A well-formed event of a task that this release does not keep: not broken, but for a newer release to read."""
+
+    task: str
+    use_case: str
+
+    buried_as: ClassVar[DeadReason] = "wrong_shape"
+    """How releases that did not wait for an upgrade counted such a record among their dead letters."""
+
+    @property
+    def detail(self) -> str:
+        """What it is and what to do, for a person; holds no input text."""
+        return f"an event of task {self.task!r}, which this release does not keep: upgrade ingest, and it goes on"
+
+
+class _Envelope(msgspec.Struct, rename={"schema_version": "schema"}):
+    """What tells an event of a task to come from garbage: the fields that every release's events are told apart by.
+
+    A task's name is a word, so that what is said of it aloud cannot be a number that somebody has sent.
+    """
+
+    schema_version: Annotated[int, msgspec.Meta(ge=SCHEMA_VERSION)]
+    task: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z_-]{0,31}[0-9]{0,2}$")]
+    id: EventId
+    time: Annotated[datetime, msgspec.Meta(tz=True)]
+    use_case: Slug
+    tenant: Slug
+
+
 class _SchemaOnly(msgspec.Struct, rename={"schema_version": "schema"}):
     schema_version: Any = None
 
@@ -227,6 +258,7 @@ _decoder: Final[msgspec.json.Decoder[Escalation]] = msgspec.json.Decoder(Escalat
 _QUOTED_VALUE: Final = re.compile(r"value ['\"].*['\"]", re.DOTALL)  # Invalid enum value 'what was sent' - at `$.field`
 _SHOWN_SCHEMAS: Final = 1000  # a number past it is no version, and may be anything
 _schema_decoder: Final = msgspec.json.Decoder(_SchemaOnly)
+_envelope_decoder: Final = msgspec.json.Decoder(_Envelope)
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -235,16 +267,25 @@ def encode(event: Escalation) -> bytes:
     return _encoder.encode(event)
 
 
-def decode(value: bytes, *, max_bytes: int = MAX_EVENT_BYTES) -> Escalation | Undecodable:
+def decode(value: bytes, *, max_bytes: int = MAX_EVENT_BYTES) -> Escalation | Undecodable | UnknownTask:
     """Decode and validate one record's value. Never raises: bad input is data."""
     if len(value) > max_bytes:
         return Undecodable(reason="oversized", detail=f"{len(value)} bytes, {max_bytes} allowed")
     try:
         return _decoder.decode(value)
     except msgspec.ValidationError as error:
-        return _invalid(value, str(error))
+        return _of_a_task_to_come(value) or _invalid(value, str(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Undecodable(reason="undecodable", detail="not JSON in UTF-8")
+
+
+def _of_a_task_to_come(value: bytes) -> UnknownTask | None:
+    """The event of a task that this release has never heard of, in a schema as old as ours or newer."""
+    try:
+        found = _envelope_decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return None if found.task in get_args(Task) else UnknownTask(task=found.task, use_case=found.use_case)
 
 
 def _invalid(value: bytes, detail: str) -> Undecodable:

@@ -76,6 +76,18 @@ class DeadLetter:
             message = f"the dead letter of {self.origin} was altered, or sealed under another data secret"
             raise LogError(message) from error
 
+    def record(self) -> Record:
+        """The record as it was read, with its own time; key and headers are not kept. Raises like `raw`."""
+        return Record(
+            topic=self.topic,
+            partition=self.partition,
+            offset=self.offset,
+            key=None,
+            value=self.raw(),
+            headers=(),
+            timestamp_ms=round(self.time.timestamp() * 1000),
+        )
+
 
 class DeadLetters:
     """Writes dead letters."""

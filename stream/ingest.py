@@ -1,7 +1,8 @@
 """The ingest loop: poll, decode, redact, identify; bury the dead; apply each batch once; say so to the log.
 
-A permanent fault is a dead letter at once. A transient one blocks and is never a dead letter. A full writer holds the
-partitions while polling goes on, so that the group never takes them away for it.
+A permanent fault is a dead letter at once. A transient one blocks and is never a dead letter; an event of a task that a
+newer release knows blocks its partition alone. A full writer holds the partitions while polling goes on, so that the
+group never takes them away for it.
 """
 
 import threading
@@ -10,11 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 from time import monotonic
+from typing import Final
 
 import msgspec
 import structlog
 
-from store.buffer.ledger import Application, Buffer, Entry
+from store.buffer.ledger import Application, Buffer, Entry, Slot
 from store.errors import InvalidAnswerError, TooLaboriousError
 from store.event import (
     ClassifyEscalation,
@@ -23,6 +25,7 @@ from store.event import (
     Lane,
     Task,
     Undecodable,
+    UnknownTask,
     decode,
     wall_clock_s,
 )
@@ -32,6 +35,7 @@ from store.secrets import DataSecret, item_id, subject_token
 from stream.dead_letter import DeadLetters, Letter
 from stream.log import Appender, Batch, Outcome, Record, Source
 from stream.metrics import IngestMetrics, Reporter
+from stream.reading.standstill import Standstills
 from stream.writer import Backoff, Prepared, Writer
 
 _log = structlog.get_logger(__name__)
@@ -64,16 +68,34 @@ class IngestSettings:
     backoff: Backoff = field(default_factory=Backoff)
 
 
-def triage(record: Record, *, use_case: str, lanes: Mapping[Lane, LaneKeys], max_age_s: float) -> Entry | Undecodable:
-    """What a record is: an event of a question, or dead. Pure: age is measured against the record's own time."""
+KEPT: Final[frozenset[str]] = frozenset({"classify"})
+"""The tasks whose events become items."""
+
+
+def read(record: Record, use_case: str) -> Escalation | Undecodable | UnknownTask:
+    """What a record says, whatever the lanes are. What is on a wrong topic stays wrong in every release."""
     event = decode(record.value)
     if isinstance(event, Undecodable):
         return event
-    fault = _fault(event, use_case, lanes) or _too_old(event, record, max_age_s)
+    if event.use_case != use_case:
+        return Undecodable(reason="wrong_use_case", detail=f"{event.use_case} on the topic of {use_case}")
+    if not isinstance(event, UnknownTask) and (task := _task(event)) not in KEPT:
+        return UnknownTask(task=task, use_case=use_case)
+    return event
+
+
+def triage(
+    record: Record, *, use_case: str, lanes: Mapping[Lane, LaneKeys], max_age_s: float
+) -> Entry | Undecodable | UnknownTask:
+    """What a record is: an event of a question, dead, or for a newer release. Pure: its age is by its own time."""
+    event = read(record, use_case)
+    if isinstance(event, Undecodable | UnknownTask):
+        return event
+    fault = _fault(event, lanes) or _too_old(event, record, max_age_s)
     if fault is not None:
         return fault
     if not isinstance(event, ClassifyEscalation):
-        return Undecodable(reason="wrong_shape", detail=f"{_task(event)} events are not kept by this release")
+        return UnknownTask(task=_task(event), use_case=use_case)
     keys = lanes[event.lane]
     try:
         teacher = msgspec.structs.replace(event.teacher, label=listed(event.teacher.label, keys.labels))
@@ -109,10 +131,15 @@ def pieces(batch: Batch, max_bytes: int) -> list[Batch]:
     ]
 
 
-def _fault(event: Escalation, use_case: str, lanes: Mapping[Lane, LaneKeys]) -> Undecodable | None:
+def _cut(batch: Batch, count: int) -> tuple[Batch, Batch]:
+    """The first records of a batch, which may be none, and those that follow."""
+    at = str(batch.records[count].offset) if count else batch.start
+    head = replace(batch, next=at, records=batch.records[:count])
+    return head, replace(batch, start=at, records=batch.records[count:])
+
+
+def _fault(event: Escalation, lanes: Mapping[Lane, LaneKeys]) -> Undecodable | None:
     """Why a well-formed event does not belong here."""
-    if event.use_case != use_case:
-        return Undecodable(reason="wrong_use_case", detail=f"{event.use_case} on the topic of {use_case}")
     if (keys := lanes.get(event.lane)) is None:
         return Undecodable(reason="unknown_lane", detail=f"no lane {event.lane} in the settings")
     if keys.task != _task(event):
@@ -165,13 +192,15 @@ class Ingest:
         )
         self._waiting: deque[Batch] = deque()
         self._triaged: list[Entry | Undecodable] = []  # of the first that waits, so far
+        self._standing = Standstills(settings.backoff, rng)
         self._prepared: Prepared | None = None  # of the first that waits
-        self._holding = False
+        self._held: tuple[Slot, ...] | None = ()  # None: all
         self._polled = False
         self._reporter = Reporter(
             source,
             buffer,
             lambda: self._writer.blocked_by,
+            lambda: self._standing.why,
             use_case=use_case,
             lanes=list(lanes),
             metrics=metrics,
@@ -214,10 +243,13 @@ class Ingest:
         """Go round once: feed the writer, poll."""
         self.last_tick_s = monotonic()
         self._feed()
-        if bool(self._waiting) != self._holding:
-            self._holding = bool(self._waiting)
-            self._source.hold(None if self._holding else ())
-        for batch in self._source.poll(0.0 if self._holding else self._settings.poll_s, self._settings.max_records):
+        for batch in self._standing.due(monotonic()):
+            self._source.done(batch, "moved")  # claimed and read again: a person may have skipped it
+        held = None if self._waiting else self._standing.held
+        if held != self._held:
+            self._held = held
+            self._source.hold(held)
+        for batch in self._source.poll(0.0 if held is None else self._settings.poll_s, self._settings.max_records):
             self._waiting += pieces(batch, self._settings.max_batch_bytes)
         self._polled = True
 
@@ -226,23 +258,39 @@ class Ingest:
         until_s = monotonic() + self._settings.patience_s
         while self._waiting:
             if self._prepared is None:
-                if not self._triage(self._waiting[0], until_s):
+                if self._standing.precedes(self._waiting[0]):
+                    self._waiting.popleft()  # read before its slot stood still: it will be read again
+                    continue
+                if (batch := self._triage(self._waiting[0], until_s)) is None:
                     return
-                self._prepared = self._prepare(self._waiting[0])
+                if not batch.records:
+                    self._waiting.popleft()
+                    continue
+                self._prepared = self._prepare(batch)
             if not self._writer.put(self._prepared, self._settings.patience_s):
                 return
             self._waiting.popleft()
             self._prepared = None
 
-    def _triage(self, batch: Batch, until_s: float) -> bool:
-        """Go on with the batch's records, one at the least; whether that was all."""
+    def _triage(self, batch: Batch, until_s: float) -> Batch | None:
+        """Go on with the batch's records, one at the least; what of it can be written, or None while that is unknown.
+
+        At an event of a task to come the slot stands still: what precedes it is written, and the rest is read again.
+        """
         for record in batch.records[len(self._triaged) :]:
-            self._triaged.append(
-                triage(record, use_case=self._use_case, lanes=self._lanes, max_age_s=self._settings.max_age_s)
-            )
+            found = triage(record, use_case=self._use_case, lanes=self._lanes, max_age_s=self._settings.max_age_s)
+            if isinstance(found, UnknownTask):
+                before, rest = _cut(batch, len(self._triaged))
+                why = f"offset {record.offset} is {found.detail}; `understudy ingest skip` leaves it out"
+                self._standing.stop(rest, why, monotonic())
+                return before
+            self._triaged.append(found)
             if monotonic() >= until_s:
                 break
-        return len(self._triaged) == len(batch.records)
+        if len(self._triaged) < len(batch.records):
+            return None
+        self._standing.passed(batch.slot)
+        return batch
 
     def _prepare(self, batch: Batch) -> Prepared:
         entries: list[Entry] = []

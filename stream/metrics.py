@@ -141,8 +141,8 @@ class IngestMetrics:
             ),
             stopped_partitions=gauge(
                 "ingest_stopped_partitions",
-                "Partitions that stand still until a person has decided; worry at 1: `understudy ingest skip --dry-run`"
-                " says what is lost.",
+                "Partitions that stand still until a person has acted; worry at 1: /readyz says why (an event of a task"
+                " that a newer release keeps, say), `understudy ingest skip --dry-run` what going on would lose.",
                 "use_case",
             ),
         )
@@ -156,6 +156,7 @@ class Reporter:
         source: Source,
         buffer: Buffer,
         blocked_by: Callable[[], Mapping[Dependency, str]],
+        standing: Callable[[], Mapping[Slot, str]],
         *,
         use_case: str,
         lanes: Collection[Lane],
@@ -163,10 +164,11 @@ class Reporter:
         every_s: float,
         clock: Callable[[], float],
     ) -> None:
-        """`blocked_by` says what holds the writer up; it is called from any thread."""
+        """`blocked_by` says what holds the writer up, `standing` which slots wait for an upgrade; from any thread."""
         self._source = source
         self._buffer = buffer
         self._blocked_by = blocked_by
+        self._standing = standing
         self._use_case = use_case
         self._lanes = lanes
         self._metrics = metrics
@@ -182,7 +184,7 @@ class Reporter:
     @property
     def troubles(self) -> tuple[str, ...]:
         """Why ingest takes less than comes, a line each; it asks nobody."""
-        stopped = sorted(self._source.health().stopped.items())
+        stopped = sorted({**self._source.health().stopped, **self._standing()}.items())
         return (
             *(f"{self._use_case}: waits for {name}: {why}" for name, why in sorted(self._faults().items())),
             *(f"{self._use_case}: partition {slot.partition} stands still: {why}" for slot, why in stopped),
@@ -242,12 +244,13 @@ class Reporter:
         self._said = frozenset(faults)
 
     def _say_stopped(self) -> None:
-        stopped = self._source.health().stopped
+        outside = self._source.health().stopped
+        stopped = {**outside, **self._standing()}
         self._metrics.stopped_partitions.labels(self._use_case).set(len(stopped))
         for slot in stopped.keys() - self._stopped:
-            self._metrics.positions_outside.labels(self._use_case).inc()
+            self._metrics.positions_outside.labels(self._use_case).inc(slot in outside)
             _log.error(
-                "a partition stands still until a person has decided: see `understudy ingest skip --dry-run`",
+                "a partition stands still until a person has acted: see `understudy ingest skip --dry-run`",
                 use_case=self._use_case,
                 partition=slot.partition,
                 why=stopped[slot],

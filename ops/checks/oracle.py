@@ -12,7 +12,17 @@ from typing import Any, Final
 import msgspec
 
 from store.errors import InvalidAnswerError, TooLaboriousError
-from store.event import ClassifyEscalation, Lane, Task, TextInput, Undecodable, decode
+from store.event import (
+    ChatEscalation,
+    ClassifyEscalation,
+    Lane,
+    RankEscalation,
+    Task,
+    TextInput,
+    Undecodable,
+    UnknownTask,
+    decode,
+)
 from store.labels import listed
 from store.redact import redact_input
 from store.secrets import item_id, subject_token, unit_hash
@@ -76,10 +86,10 @@ class Oracle:
             self._bury(event.reason)
         elif event.use_case != self._use_case:
             self._bury("wrong_use_case")
-        elif event.lane not in self._rules:
-            self._bury("unknown_lane")
-        elif not isinstance(event, ClassifyEscalation) or self._rules[event.lane].task != "classify":
-            self._bury("wrong_shape")
+        elif isinstance(event, UnknownTask | RankEscalation | ChatEscalation):
+            self._bury(UnknownTask.buried_as)  # an earlier release did not wait for one that reads it
+        elif (fault := self._of_no_lane(event)) is not None:
+            self._bury(fault)
         elif timestamp_ms / 1000 - event.time.timestamp() > self._max_age_s:
             self._bury("too_old")
         elif (label := _on_list(event.teacher.label, self._rules[event.lane].labels)) is None:
@@ -98,6 +108,12 @@ class Oracle:
                 self.lanes[event.lane].questions[name].subjects[event.subject] = token
             return event.lane, name
         return None
+
+    def _of_no_lane(self, event: ClassifyEscalation) -> str | None:
+        rules = self._rules.get(event.lane)
+        if rules is None:
+            return "unknown_lane"
+        return None if rules.task == "classify" else "wrong_shape"
 
     def _redacted(self, event: ClassifyEscalation) -> TextInput | None:
         try:

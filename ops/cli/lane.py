@@ -324,6 +324,9 @@ def _show_processes(report: StatusReport) -> None:
     dead = [(use_case, reason, n) for use_case, of in report.dead_letters.items() for reason, n in of.items()]
     if dead:
         emit_table(["use case", "dead letters", "records"], dead)
+    for one in report.processes:
+        for why in one.why:
+            typer.echo(f"{one.name}: {why}", err=True)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     for why in report.unavailable:

@@ -107,6 +107,7 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     admin_port: int | None
     started_s: float | None
     ready: bool | None
+    why: list[str] = []  # what it says of itself besides "ok": what it waits for, what is degraded
 
 
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -334,6 +335,7 @@ def _process(site: Site, name: str) -> ProcessStatus:
         admin_port=found.admin_port if found else None,
         started_s=found.started_s if found else None,
         ready=answer[0] == HTTPStatus.OK if answer else None,
+        why=[line for line in answer[1].decode(errors="replace").splitlines() if line != "ok"] if answer else [],
     )
 
 

@@ -22,7 +22,7 @@ from store.buffer.redis import RedisBuffer
 from store.buffer.repair.positions import Positions
 from store.buffer.repair.rebuild import Staging, stage_dead, swap
 from store.errors import PositionOutsideLogError, StoreUnavailableError
-from store.event import DeadReason, Lane
+from store.event import DeadReason, Lane, Undecodable, UnknownTask
 from store.secrets import ITEM_ID_HEX_DIGITS
 from stream.ingest import LaneKeys, triage
 from stream.log import History, Record, topic_of
@@ -83,10 +83,13 @@ class Replayed:
         dead: Counter[DeadReason] = Counter()
         for record in records:
             found = triage(record, use_case=self.use_case, lanes=self.keys, max_age_s=self.max_age_s)
-            if isinstance(found, Entry):
-                entries.append(found)
-            else:
-                dead[found.reason] += 1
+            match found:
+                case Entry():
+                    entries.append(found)
+                case Undecodable():
+                    dead[found.reason] += 1
+                case UnknownTask():  # applied before: a release that did not wait has buried it
+                    dead[found.buried_as] += 1
         self.records += len(records)
         if slot not in self._fences:
             self._fences[slot] = self.buffer.claim(self.use_case, slot, "rebuild").fence

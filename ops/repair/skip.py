@@ -1,4 +1,6 @@
-"""`understudy ingest skip`: a slot whose position lies outside the log reads on where a person says.
+"""`understudy ingest skip`: a slot that stands still reads on where a person says.
+
+Its position lies outside the log, or its next record is damaged or of a task that only a newer release keeps.
 
 What is lost, or read twice, is worked out first and kept with the decision. Ingest looks every second, and goes on by
 itself.
@@ -16,11 +18,13 @@ from ops.cli.reports import Skipped
 from store.buffer.ledger import BEGINNING, Buffer, Slot
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import DamagedRecordError, PositionOutsideLogError, StoreUnavailableError
+from store.event import UnknownTask
+from stream.ingest import read
 from stream.log import History, topic_of
 from stream.slots import start_offset
 
 _ATTEMPTS: Final = 20
-_MAX_DAMAGED: Final = 10_000  # records in a row: a producer's batch holds fewer
+_MAX_UNREADABLE: Final = 10_000  # records in a row: a producer's batch holds fewer; the rest takes another skip
 _log = structlog.get_logger(__name__)
 
 
@@ -61,10 +65,13 @@ class Stopped:
         )
 
 
-def stopped(slot: Slot, at: str, history: Callable[[], AbstractContextManager[History]]) -> Stopped | None:
+def stopped(
+    use_case: str, slot: Slot, at: str, history: Callable[[], AbstractContextManager[History]]
+) -> Stopped | None:
     """What keeps a slot from being read at its position; None when nothing does.
 
     Args:
+        use_case: whose topic it is.
         slot: the slot.
         at: its stored position.
         history: opens the log to read; anew for each try, because a reader that met damage is of no more use.
@@ -79,26 +86,31 @@ def stopped(slot: Slot, at: str, history: Callable[[], AbstractContextManager[Hi
         readable = start_offset(slot, at, begin, end)
     except PositionOutsideLogError as error:
         why = str(error)
-    damage = _damage(slot, readable, end, history)
-    if damage is not None:
-        why, readable = damage
+    unreadable = _unreadable(use_case, slot, readable, end, history)
+    if unreadable is not None:
+        why, readable = unreadable
     return Stopped(slot=slot, at=at, begin=begin, end=end, readable=readable, why=why) if why else None
 
 
-def _damage(
-    slot: Slot, offset: int, end: int, history: Callable[[], AbstractContextManager[History]]
+def _unreadable(
+    use_case: str, slot: Slot, offset: int, end: int, history: Callable[[], AbstractContextManager[History]]
 ) -> tuple[str, int] | None:
-    """Why the record at an offset cannot be read, and the first offset that can; None when it can."""
-    why = ""
-    for place in range(offset, min(end, offset + _MAX_DAMAGED)):
+    """Why the record at an offset cannot be taken, and the first offset that can; None when it can."""
+    why, place, last = "", offset, min(end, offset + _MAX_UNREADABLE)
+    while place < last:
         try:
             with history() as log:
-                next(log.read(slot, str(place), str(end)), None)
+                for record in log.read(slot, str(place), str(last)):
+                    found = read(record, use_case)
+                    if not isinstance(found, UnknownTask):
+                        return (why, place) if why else None
+                    why = why or f"offset {record.offset} is {found.detail}"
+                    place = record.offset + 1
+            place = last
         except DamagedRecordError as error:
             why = why or str(error)
-        else:
-            return (why, place) if why else None
-    return (why, end) if why else None
+            place += 1
+    return (why, last) if why else None
 
 
 def survey(
@@ -116,7 +128,7 @@ def survey(
         message = f"the log has no {'topic' if partition is None else f'partition {partition}'} of {use_case}"
         raise RefusedError(message)
     positions = buffer.positions(use_case)
-    found = [stopped(slot, positions.get(slot, BEGINNING), history) for slot in slots]
+    found = [stopped(use_case, slot, positions.get(slot, BEGINNING), history) for slot in slots]
     if not (wrong := [one for one in found if one is not None]):
         message = f"nothing of {use_case} stands still: every position is in the log, and its record can be read"
         raise RefusedError(message)
@@ -150,7 +162,7 @@ def apply(
         one = found
         for _ in range(_ATTEMPTS):
             claim = buffer.claim(use_case, one.slot, "ingest skip")
-            present = stopped(one.slot, claim.position, history)
+            present = stopped(use_case, one.slot, claim.position, history)
             if present is None:
                 break
             one = present

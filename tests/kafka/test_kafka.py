@@ -147,12 +147,12 @@ def test_kafka_may_come_late_go_away_and_come_back_with_a_damaged_record(
 
     damaged = next(slot for slot in ledger.positions if slot.partition == 0)
     assert "damaged" in source.health().stopped[damaged]
-    found = stopped(damaged, ledger.positions[damaged], lambda: closing(KafkaHistory(settings)))
+    found = stopped("support", damaged, ledger.positions[damaged], lambda: closing(KafkaHistory(settings)))
     assert found is not None
     skip = found.skip("beginning", who="me", why="damage", now_s=0.0)
     at = int(ledger.positions[damaged])
     assert (skip.to, skip.unread, skip.again) == (str(at + 1), (at, at + 1), (at + 1, at + 1))
-    assert stopped(damaged, skip.to, lambda: closing(KafkaHistory(settings))) is None
+    assert stopped("support", damaged, skip.to, lambda: closing(KafkaHistory(settings))) is None
     ledger.positions[damaged] = skip.to  # what `ingest skip` does; the reader looks by itself
     until(source, ledger, lambda: b"damage me 2" in ledger.values())
     assert b"damage me 1" not in ledger.values()

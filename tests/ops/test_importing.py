@@ -122,9 +122,7 @@ def test_every_kind_of_dead_letter_is_counted_alike_by_ingest_and_oracle_and_lis
         good.replace(b'"tenant":"acme"', b'"tenant":"nobody"'),
         good.replace(b'"use_case":"support"', b'"use_case":"other"'),
         good.replace(b'"propensity":1.0', b'"propensity":7.0'),
-        json.dumps(
-            {**fields, "task": "rank", "input": rank, "teacher": {"model": "m", "prompt_version": "p"}}
-        ).encode(),
+        json.dumps({**fields, "input": rank}).encode(),
         b"[" * ((1 << 20) + 1),
         encode(escalation("not to be learned from", number=1, eligible=False)),
         encode(escalation("old", number=2, time_s=1_000_000_000.0)),

@@ -1,6 +1,7 @@
 """Ingest under what breaks Redis and the log, and the commands that mend it; on a real Redis."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,8 +15,12 @@ from ops.cli.app import app
 from serve.settings import BudgetSettings
 from serve.teacher.budget import RedisLedger
 from serve.teacher.spent import Witness
+from store.buffer.ledger import BEGINNING, Application
 from store.buffer.server import private_redis
 from store.control import Control, Heartbeat
+from store.event import UnknownTask, encode
+from stream.outbox import partition_of
+from tests.contracts.escalations import escalation
 from tests.ops.sites import LANE
 from tests.ops.stand import TOPIC, Stand, standing, until
 from tests.store.buffer.failover import failover_pair
@@ -28,10 +33,11 @@ def stand(tmp_path: Path, redis_url: str) -> Iterator[Stand]:
 
 
 def call(stand: Stand, *arguments: str, code: int = 0) -> Any:
-    """A command's answer."""
+    """A command's answer, without what ingest logs meanwhile in another thread of this process."""
     found = CliRunner().invoke(app, [*arguments, "-c", str(stand.path), "-o", "json"])
     assert found.exit_code == code, found.output
-    return json.loads(found.stdout) if code in {0, 1} else found.stderr
+    said = "".join(line for line in found.stdout.splitlines(keepends=True) if not re.match(r"\d{4}-\d\d-\d\d ", line))
+    return json.loads(said) if code in {0, 1} else found.stderr
 
 
 def stream_key(stand: Stand, partition: int) -> str:
@@ -243,6 +249,57 @@ def test_records_that_retention_removed_unread_stop_one_partition_until_a_person
     (skipped,) = found["skipped"]
     assert f"{ends[0]} to {ends[0] + 3} never read" in skipped
     assert "it is May" in skipped
+
+
+def test_events_of_a_task_to_come_stop_one_partition_until_the_upgrade_or_a_person_skips_them(stand: Stand) -> None:
+    with stand.ingesting():
+        stand.send(14, questions=14)
+        until(lambda: stand.counters.counted == 14)
+    ends = {slot.partition: int(at) for slot, at in stand.buffer.positions(LANE.use_case).items()}
+    value = encode(escalation("question 0", number=100)).replace(b'"classify"', b'"translate"')
+    key = next(b"%d" % n for n in range(100) if partition_of(b"%d" % n, 2) == 0)
+    for _ in range(2):
+        stand.appender.append(TOPIC, key=key, value=value).result(10)
+    stand.send(56, questions=14)
+    with stand.ingesting() as ingest:
+        until(lambda: stand.metric("ingest_stopped_partitions") == 1)
+        until(lambda: stand.metric("ingest_lag_records", partition="1") == 0)  # the other one goes on
+        assert f"partition 0 stands still: offset {ends[0]} is an event of task 'translate'" in " ".join(
+            ingest.troubles
+        )
+        assert not ingest.ready
+        until(lambda: stand.metric("ingest_positions_outside_log_total") == 0)
+        found = stand.verify()  # nothing was lost by the stop, and nothing buried
+        assert (found.ok, found.complete) == (True, True)
+        (planned,) = call(stand, "ingest", "skip", "--dry-run")
+        assert (planned["partition"], planned["never_read"], planned["read_again"]) == (0, 2, 0)
+        assert (planned["position"], planned["to"]) == (str(ends[0]), str(ends[0] + 2))
+        assert "'translate'" in planned["why_stopped"]
+        call(stand, "ingest", "skip", "--reason", "an experiment that ended")
+        until(lambda: stand.counters.counted == 70 and ingest.ready)
+    assert dict(stand.buffer.dead(LANE.use_case)) == {}
+
+
+def test_what_an_earlier_release_buried_for_its_task_is_no_difference_to_verify_and_to_a_rebuild(stand: Stand) -> None:
+    value = encode(escalation("question 0", number=100)).replace(b'"classify"', b'"translate"')
+    stand.appender.append(TOPIC, key=b"k", value=value).result(10)
+    slot = next(slot for slot in stand_slots(stand) if stand_bounds(stand, slot)[1] == "1")
+    fence = stand.buffer.claim(LANE.use_case, slot, "an earlier release").fence
+    stand.buffer.apply(
+        Application(
+            use_case=LANE.use_case,
+            slot=slot,
+            fence=fence,
+            start=BEGINNING,
+            next="1",
+            entries=(),
+            dead={UnknownTask.buried_as: 1},
+        )
+    )
+    assert stand.verify().ok
+    call(stand, "buffer", "rebuild", "--reason", "to see")
+    assert dict(stand.buffer.dead(LANE.use_case)) == {"wrong_shape": 1}
+    assert stand.verify().ok
 
 
 @pytest.mark.parametrize("to", ["beginning", "end"])

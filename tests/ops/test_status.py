@@ -170,6 +170,18 @@ def test_with_redis_down_the_gateway_of_this_machine_is_asked_itself(down: Site)
     assert (process.name, process.pid, process.port, process.ready) == ("serve", os.getpid(), 1, True)
 
 
+def test_what_a_process_that_is_not_ready_waits_for_is_told(down: Site) -> None:
+    why = "support: partition 0 stands still: offset 7 is an event of task 'rank'"
+    probes = Probes(live=lambda: True, ready=lambda: False, why=lambda: why, degraded=lambda: ["no spool"])
+    with admin_server("127.0.0.1", 0, probes, registry=CollectorRegistry()) as port:
+        record = RunFile(name="ingest", pid=os.getpid(), started_s=wall_clock_s(), admin_port=port)
+        write_run_file(down.run_directory, record)
+        process = collect(down, list(down.settings.lanes)).processes[1]
+        assert (process.name, process.ready, process.why) == ("ingest", False, [why, "degraded: no spool"])
+        settings = down.settings.keys.data_secret.parent / "understudy.toml"
+        assert f"ingest: {why}" in CliRunner().invoke(app, ["status", "-c", str(settings)]).stderr
+
+
 def test_a_chain_that_does_not_verify_is_not_repeated(down: Site) -> None:
     path = down.registry_root / "acme" / "support" / "moves" / "00000002.json"
     path.chmod(0o644)

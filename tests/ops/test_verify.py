@@ -17,7 +17,7 @@ from store.buffer.item import Item
 from store.buffer.ledger import Application, Claim, Counters, Entry, Slot
 from store.buffer.memory import MemoryBuffer
 from store.buffer.repair.positions import Skip
-from store.event import ClassifyEscalation, Lane, TextInput, Undecodable, decode, encode
+from store.event import ClassifyEscalation, Lane, TextInput, Undecodable, UnknownTask, decode, encode
 from store.redact import redact_input
 from store.registry.versions import Registry
 from store.secrets import DataSecret, item_id, subject_token
@@ -80,6 +80,8 @@ class World:
             event = decode(record.value)
             if isinstance(event, Undecodable):
                 dead[event.reason] = dead.get(event.reason, 0) + 1
+            elif isinstance(event, UnknownTask):
+                dead[event.buried_as] = dead.get(event.buried_as, 0) + 1
             elif event.lane not in self.rules:
                 dead["unknown_lane"] = dead.get("unknown_lane", 0) + 1
             else:

@@ -27,6 +27,7 @@ from store.event import (
     StudentOpinion,
     TextInput,
     Undecodable,
+    UnknownTask,
     canonical_input,
     canonical_text,
     decode,
@@ -76,7 +77,13 @@ def test_no_bytes_whatever_make_decode_raise(value: bytes) -> None:
         ({"time": "2026-01-01T00:00:00"}, "wrong_shape"),
         ({"escalation": {"reason": "audit", "threshold": None, "propensity": 0.0}}, "wrong_shape"),
         ({"escalation": {"reason": "audit", "threshold": None, "propensity": 5e-324}}, "wrong_shape"),
-        ({"task": "translate"}, "wrong_shape"),
+        ({"task": 7}, "wrong_shape"),
+        ({"task": "4111111111111111"}, "wrong_shape"),
+        ({"task": "translate", "id": "42"}, "wrong_shape"),
+        ({"task": "translate", "tenant": "No Slug"}, "wrong_shape"),
+        ({"task": "translate", "time": "yesterday"}, "wrong_shape"),
+        ({"task": "translate", "schema": 0}, "unknown_schema"),
+        ({"task": "translate", "schema": "2"}, "unknown_schema"),
     ],
 )
 def test_a_bad_event_is_dead_for_a_stated_reason(change: dict[str, Any], reason: str) -> None:
@@ -84,6 +91,20 @@ def test_a_bad_event_is_dead_for_a_stated_reason(change: dict[str, Any], reason:
     found = decode(value)
     assert isinstance(found, Undecodable)
     assert found.reason == reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "translate"},
+        {"task": "translate", "schema": 2},
+        {"task": "translate2", "schema": 2, "input": [], "teacher": 7, "escalation": {"reason": "curious"}},
+    ],
+)
+def test_a_whole_envelope_of_a_task_to_come_is_not_dead(change: dict[str, Any]) -> None:
+    found = decode(json.dumps({**json.loads(encode(an_event())), **change}).encode())
+    assert found == UnknownTask(task=change["task"], use_case="support")
+    assert f"'{change['task']}'" in found.detail
 
 
 def test_an_event_over_the_limit_is_dead_before_it_is_parsed() -> None:

@@ -43,6 +43,8 @@ def test_what_is_buried_comes_back_unchanged_with_its_reason_and_origin(value: b
     DeadLetters(log, SECRET).write("support", [letter(value, timestamp_ms=timestamp_ms)])
     (found,) = read(log)
     assert found.raw() == value
+    clamped_ms = min(max(timestamp_ms, 0), 253_402_300_799_000)
+    assert found.record() == replace(letter(value, timestamp_ms=clamped_ms).record, key=None)
     assert (found.reason, found.detail, found.size) == ("undecodable", "not JSON", len(value))
     assert (found.topic, found.uuid, found.partition, found.offset) == (*SLOT, 5)
 

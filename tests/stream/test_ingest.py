@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from store.buffer.ledger import Application, Applied, Claim, Counters, Entry, Slot
 from store.buffer.memory import MemoryBuffer, _Position
 from store.errors import CorruptItemError, StoreUnavailableError
-from store.event import LabelAnswer, Lane, Undecodable, decode, encode
+from store.event import LabelAnswer, Lane, Undecodable, UnknownTask, decode, encode
 from store.secrets import DataSecret, subject_token
 from stream.dead_letter import read_dead_letters
 from stream.ingest import Ingest, IngestSettings, LaneKeys, pieces, triage
@@ -35,6 +35,7 @@ CLOSED, RANKING = Lane("closed", "support"), Lane("ranking", "support")
 TOPIC = topic_of("support")
 SLOT = Slot(TOPIC, "uuid", 0)
 DEADLINE_S = 20.0
+STANDS_STILL = "a partition stands still until a person has acted: see `understudy ingest skip --dry-run`"
 
 
 def keys(
@@ -183,7 +184,7 @@ def record(value: bytes, timestamp_s: float = START_S) -> Record:
     )
 
 
-def sorted_out(value: bytes, timestamp_s: float = START_S) -> Entry | Undecodable:
+def sorted_out(value: bytes, timestamp_s: float = START_S) -> Entry | Undecodable | UnknownTask:
     return triage(record(value, timestamp_s), use_case="support", lanes=LANES, max_age_s=100.0)
 
 
@@ -209,8 +210,8 @@ RANK = {
         (changed(input={"text": 7}), "wrong_shape", "$.input.text"),
         (changed(use_case="sales"), "wrong_use_case", "sales on the topic of support"),
         (changed(tenant="nobody"), "unknown_lane", "no lane nobody/support"),
-        (changed(**RANK), "wrong_shape", "a rank event, acme/support takes classify"),
-        (changed(**RANK, tenant="ranking"), "wrong_shape", "rank events are not kept"),
+        (changed(task="translate", use_case="sales"), "wrong_use_case", "sales on the topic of support"),
+        (changed(**RANK, use_case="sales"), "wrong_use_case", "sales on the topic of support"),
         (changed(input={"text": "01001 " * 100_000}), "unredactable", "send the text in parts"),
         (changed(tenant="ranking"), "wrong_shape", "a classify event, ranking/support takes rank"),
     ],
@@ -220,6 +221,22 @@ def test_what_will_never_become_an_item_says_why(value: bytes, reason: str, deta
     assert isinstance(found, Undecodable)
     assert found.reason == reason
     assert detail in found.detail
+
+
+@pytest.mark.parametrize(
+    ("fields", "task"),
+    [
+        (RANK, "rank"),
+        ({**RANK, "tenant": "ranking"}, "rank"),
+        ({**RANK, "tenant": "nobody"}, "rank"),
+        ({"task": "translate"}, "translate"),
+        ({"task": "translate", "tenant": "nobody", "schema": 2}, "translate"),
+    ],
+)
+def test_an_event_of_a_task_that_is_not_kept_waits_for_a_release_that_keeps_it(
+    fields: dict[str, object], task: str
+) -> None:
+    assert sorted_out(changed(**fields)) == UnknownTask(task=task, use_case="support")
 
 
 @pytest.mark.parametrize("said", ["refund", "Refund ", "**refund**", "re\u200bfund.", '{"label": "refund"}'])
@@ -469,6 +486,61 @@ def test_a_zombies_batches_are_refused_and_the_heir_applies_them() -> None:
         await_that(lambda: house.metric("ingest_refused_batches_total", use_case="support", outcome="fenced") == 1)
         await_that(house.applied)  # it claims again, and reads from the stored position
     assert house.buffer.counters(LANE) == Counters(counted=1, new_items=1)
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_task_to_come_blocks_its_partition_loudly_and_no_other_and_goes_on_after_the_upgrade(
+    before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(partitions=2)
+    blocked, free = house.log.slots(TOPIC)
+    house.send(*[encode(escalation("a", number=number + 1)) for number in range(before)], key=key_of(blocked))
+    house.send(changed(task="translate"), key=key_of(blocked))
+    house.send(encode(escalation("b", number=10)), b"junk", key=key_of(blocked))
+    house.send(*[encode(escalation("c", number=number)) for number in range(20, 25)], key=key_of(free))
+    ingest = house.ingest()
+    with running(ingest), capture_logs() as lines:
+        await_that(lambda: house.buffer.positions("support").get(free) == "5")
+        await_that(lambda: house.metric("ingest_stopped_partitions", use_case="support") == 1)
+        assert not ingest.ready
+        (why,) = ingest.troubles
+        assert f"partition {blocked.partition} stands still: offset {before} is an event of task 'translate'" in why
+        assert "upgrade ingest" in why
+        claims = house.buffer._positions["support"][blocked].fence
+        await_that(lambda: house.buffer._positions["support"][blocked].fence > claims + 3)  # it looks again and again
+        await_that(lambda: house.buffer.positions("support").get(blocked) == (str(before) if before else "-1"))
+        house.send(encode(escalation("c", number=30)), key=key_of(free))
+        await_that(lambda: house.buffer.positions("support").get(free) == "6")
+        assert house.metric("ingest_stopped_partitions", use_case="support") == 1
+    assert house.metric("ingest_positions_outside_log_total", use_case="support") == 0
+    assert house.buffer.dead("support") == {}
+    assert [line["event"] for line in lines if "partition" in line] == [STANDS_STILL]  # once, however often it looks
+    # the newer release
+    monkeypatch.setattr("stream.ingest.decode", lambda value: decode(value.replace(b"translate", b"classify")))
+    ingest = house.ingest()
+    with running(ingest):
+        await_that(house.applied)
+        await_that(lambda: ingest.ready)
+    check_integrity(house.buffer, "support", [LANE, CLOSED], house.records)
+    assert house.buffer.counters(LANE).counted == before + 8
+    assert house.buffer.dead("support") == {"undecodable": 1}
+
+
+def test_a_task_to_come_that_a_person_skips_is_left_behind() -> None:
+    house = House(partitions=1)
+    (slot,) = house.log.slots(TOPIC)
+    house.send(encode(escalation("a", number=1)), changed(task="translate"), encode(escalation("b", number=2)))
+    ingest = house.ingest()
+    with running(ingest), capture_logs() as lines:
+        await_that(lambda: house.metric("ingest_stopped_partitions", use_case="support") == 1)
+        await_that(lambda: house.buffer.positions("support")[slot] == "1")
+        house.buffer.claim("support", slot, "ingest skip")
+        house.buffer._positions["support"][slot].next = "2"
+        await_that(house.applied)
+        await_that(lambda: ingest.ready)
+        await_that(lambda: house.metric("ingest_stopped_partitions", use_case="support") == 0)
+    assert house.buffer.counters(LANE) == Counters(counted=2, new_items=2)
+    assert [line["event"] for line in lines if "partition" in line] == [STANDS_STILL, "a partition goes on"]
 
 
 def test_a_position_outside_the_log_stops_its_partition_and_no_other_and_goes_on_when_it_is_moved() -> None:

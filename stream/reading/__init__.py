@@ -1,0 +1,1 @@
+"""How ingest goes about what it cannot take now."""
