@@ -1,0 +1,215 @@
+"""What processes leave beside the log and the buffer: leases, heartbeats, budgets, kept answers, run files."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import redis
+
+from ops.processes.process import RunFile, write_run_file
+from ops.site import Site
+from serve.escalation import Answer
+from serve.front.kept import RedisAnswers
+from serve.front.once import Given, Once
+from serve.settings import BudgetSettings
+from serve.student.follow import SwapRecord
+from serve.teacher.spent import OwnSpending
+from store.buffer.ledger import Application, Entry, Slot
+from store.buffer.repair.positions import Positions, Skip
+from store.control import Control, CycleEnded, CycleRequest, Heartbeat, TrainingState
+from store.event import Lane
+from store.registry.durable import append_line
+from tests.golden.events import LANE, asked
+from tests.golden.fixed import NOW_S, OWNER
+from tests.golden.scene import work
+from tests.serve.ledgers import Clock, ClockedRedisLedger
+from trainer.daemon.journal import Journal
+from trainer.news import drawn
+from trainer.work import CycleReport, drawing_of
+
+RETURNS: Final = Lane("acme", "returns")  # beside the settings: nothing of the other lane is mixed with it
+REPLICA: Final = "gateway-1-ab12"
+KEY, BODY = "order-17", {"input": "where is my parcel"}
+
+
+def returns(client: redis.Redis, site: Site) -> None:
+    """A skip, a damaged item and the note of it, in a lane of their own."""
+    buffer = site.buffer(client)
+    slot = Slot("understudy.returns", "returns-uuid", 0)
+    claim = buffer.claim("returns", slot, OWNER)
+    event = msgspec.structs.replace(asked(500, "send it back", "login"), use_case="returns")
+    entries = tuple(Entry(lane=RETURNS, item_id=f"{number:032x}", event=event) for number in (1, 2))
+    buffer.apply(
+        Application(use_case="returns", slot=slot, fence=claim.fence, start="-1", next="2", entries=entries, dead={})
+    )
+    client.setrange(f"{{returns}}:acme:item:{2:032x}", 40, b"#")
+    assert len(list(buffer.items(RETURNS))) == 1
+    skip = Skip(slot=slot, at="2", to="5", unread=(2, 5), again=(5, 5), who="ada", why="retention", at_s=NOW_S)
+    assert Positions(client).move("returns", skip, claim.fence)
+
+
+def control(client: redis.Redis, site: Site) -> None:
+    """What processes say to one another."""
+    said = Control(client)
+    said.announce(LANE, REPLICA, Heartbeat(version=None, at_s=NOW_S))
+    said.announce(
+        RETURNS,
+        REPLICA,
+        Heartbeat(
+            version="0123456789abcdef",
+            at_s=NOW_S,
+            requests=100,
+            escalated=20,
+            withheld=1,
+            recent_requests=50,
+            recent_escalated=10,
+            budget_used_calls=21,
+            budget_limit_calls=5000,
+            suspended=True,
+            teacher_answers=20,
+            teacher_unread=1,
+        ),
+    )
+    said.request_cycle(LANE, CycleRequest(kind="candidate", who="ada", why="try", at_s=NOW_S, candidate="a" * 16))
+    said.request_cycle(LANE, CycleRequest(kind="fine_tune", who="ada", why="now", at_s=NOW_S + 1))
+    cycle = work(site, "head", champion=None, at_s=NOW_S)
+    rows = drawn(site.buffer(client).items(LANE), drawing_of(cycle.training, cycle.settings, NOW_S))
+    state = TrainingState(
+        items_at_cycle=len(rows.digests) // 8,
+        items_at_fine_tune=60,
+        labels=3,
+        learned_labels=3,
+        learned_at_fine_tune=2,
+        last_cycle_s=NOW_S - 10,
+        first_cycle_s=NOW_S - 1000,
+        fine_tuned_s=NOW_S - 500,
+        counted_at_cycle=90,
+        waiting_at_cycle=rows.waiting,
+        prompt_version=cycle.training.prompt_version,
+    )
+    said.remember(LANE, state, rows.digests)
+    assert said.acquire(LANE, OWNER, 30.0) is not None
+
+
+def cycles(client: redis.Redis, run: Path) -> None:
+    """Two cycles, one of them an error: in Redis and in the cycle log."""
+    journal = Journal(path=run / "cycles.jsonl", control=Control(client))
+    common: dict[str, Any] = {"lane": str(LANE), "candidate": None, "delta": 0.02}
+    journal.ended(
+        LANE,
+        CycleReport(
+            id="golden-1",
+            at_s=NOW_S - 100,
+            seconds=12.5,
+            kind="head",
+            verdict="inconclusive",
+            refusals=["12 judged rows, 300 needed", "no threshold could be certified"],
+            rows_judged=12,
+            difference=0.25,
+            lower=-0.125,
+            rows_needed=288,
+            version="a" * 16,
+            **common,
+        ),
+    )
+    failed = CycleReport(
+        id="golden-2",
+        at_s=NOW_S - 50,
+        seconds=0.5,
+        kind="fine_tune",
+        verdict="error",
+        refusals=["OSError: no space left on device"],
+        rows_judged=0,
+        difference=None,
+        lower=None,
+        rows_needed=0,
+        version=None,
+        next_try_s=NOW_S + 10,
+        **common,
+    )
+    journal.failed(LANE, failed, OSError("no space left on device"), next_try_in_s=60.0)
+    assert all(isinstance(ended, CycleEnded) for ended in Control(client).ended_cycles(LANE))
+
+
+def budget(client: redis.Redis, run: Path) -> None:
+    """A lease that was settled, one that is open, an audit's; and what the replica knows of it by itself."""
+    clock = Clock(NOW_S)
+    own = OwnSpending(new_name=lambda: "replica-1", now=clock, monotonic=clock, path=run / "spent-acme.support.json")
+    ledger = ClockedRedisLedger(client, BudgetSettings(calls_per_day=5000, usd_per_day=40.0), clock)
+    ledger._prefix = f"{{{LANE.use_case}}}:{LANE.tenant}:budget"
+    ledger.used(own.witness())
+    for name, kind in (("lease-1", "escalation"), ("lease-2", "escalation"), ("lease-3", "audit")):
+        grant = ledger.lease(name, kind, calls=20, usd_micro=4000, witness=own.witness())  # type: ignore[arg-type] # a kind
+        own.leased(NOW_S, grant.calls, grant.usd_micro)
+        own.heard(leases=grant.leases, clock_s=grant.now_s)
+    own.gave_back(NOW_S, 5, 1500)
+    ledger.settle("lease-1", calls=5, usd_micro=1500, witness=own.witness())
+    own.write(own.record())
+
+
+def once(client: redis.Redis, site: Site) -> None:
+    """A kept answer, and a list of which one text had none."""
+    answer = Answer(
+        label="delivery",
+        probs=[0.75, 0.125, 0.125],
+        num_classes=3,
+        served_by="student",
+        reason=None,
+        version="a" * 16,
+        event_id=None,
+        propensity=0.0,
+    )
+    by_teacher = Answer(
+        label="login",
+        probs=None,
+        num_classes=3,
+        served_by="teacher",
+        reason="low_confidence",
+        version="a" * 16,
+        event_id="019b0001-0000-7000-8000-000000000001",
+        propensity=1.0,
+    )
+
+    async def main() -> None:
+        kept = once_of(client, site)
+        await kept.answer(KEY, BODY, lambda _: _given([answer, by_teacher]))
+        await kept.answer(f"{KEY} in parts", BODY, lambda _: _given([answer, None]))
+        await kept.close()
+
+    asyncio.run(main())
+
+
+async def _given(found: list[Any]) -> Given:
+    return Given(first_id="019b0001-0000-7000-8000-000000000001", at_s=NOW_S, found=found)
+
+
+def once_of(client: redis.Redis, site: Site) -> Once:
+    """The lane's keyed requests."""
+    return Once(
+        RedisAnswers(client, LANE), site.secret.lane_key(LANE), new_id=lambda: "owner-1", monotonic=lambda: 1000.0
+    )
+
+
+def run_files(run: Path, head: str, tuned: str) -> None:
+    """Where a process was, and which version was taken into service."""
+    write_run_file(
+        run, RunFile(name="serve", pid=4_000_000, started_s=NOW_S, admin_port=9471, port=8080, started_ticks=12345)
+    )
+    write_run_file(run, RunFile(name="redis", pid=4_000_001, started_s=NOW_S, url="unix:///state/redis/redis.sock"))
+    for swap in (
+        SwapRecord(
+            lane=str(LANE), before=None, after=head, publish_s=1e-6, load_s=2.5, failed=False, error=None, at_s=NOW_S
+        ),
+        SwapRecord(
+            lane=str(LANE),
+            before=head,
+            after=tuned,
+            publish_s=None,
+            load_s=0.5,
+            failed=True,
+            error="no",
+            at_s=NOW_S + 1,
+        ),
+    ):
+        append_line(run / "swaps.jsonl", msgspec.json.encode(swap))

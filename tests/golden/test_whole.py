@@ -1,0 +1,170 @@
+"""A golden installation as a whole: today's release takes it over, and goes on."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from prometheus_client import CollectorRegistry
+
+from ops import wiring
+from ops.open_log import open_appender
+from ops.site import Site
+from store.event import encode
+from store.registry.moves import fold
+from stream.metrics import IngestMetrics
+from tests.golden import scene
+from tests.golden.aside import REPLICA
+from tests.golden.events import LANE, asked
+from tests.golden.fixed import NOW_S
+from tests.golden.stored import dump, read_json
+from tests.golden.whole import call, cli_answers
+from tests.golden.write import release, write
+from tests.tiny import questions
+from trainer.cycle import run_cycle
+from trainer.snapshot import freeze
+
+AGAIN = "the stored format changed: if that is meant, `python -m tests.golden.write`, and see that older ones are read"
+
+
+@contextmanager
+def ingesting(site: Site, client: redis.Redis, appender: Any) -> Iterator[None]:
+    """Ingest at work."""
+    ingest = wiring.ingest(site, client, appender, LANE.use_case, "next", IngestMetrics.create(CollectorRegistry()))
+    stop = threading.Event()
+    thread = threading.Thread(target=ingest.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(120.0)
+    assert not thread.is_alive()
+
+
+def test_todays_writer_writes_what_is_kept_here(tmp_path: Path, redis_url: str) -> None:
+    kept, new = release(), tmp_path / "new"
+    assert kept.is_dir(), "this release has no golden files yet: python -m tests.golden.write"
+    (tmp_path / "scratch").mkdir()
+    write(new, redis_url, tmp_path / "scratch", kept)
+    names = {path.relative_to(root) for root in (kept, new) for path in root.rglob("*") if path.is_file()}
+    for name in sorted(names):
+        assert (new / name).is_file(), f"{name} is not written any more: {AGAIN}"
+        assert (kept / name).is_file(), f"{name} is new: {AGAIN}"
+        if name.suffix == ".json" and name.parts[0] != "registry":
+            assert read_json(new / name) == read_json(kept / name), f"{name}: {AGAIN}"
+        assert (new / name).read_bytes() == (kept / name).read_bytes(), f"{name}: {AGAIN}"
+
+
+def test_scripts_read_what_they_read(golden: Path, settings: Path) -> None:
+    answers = cli_answers(settings)
+    for path in sorted((golden / "cli").glob("*.json")):
+        assert _within(read_json(path), answers[path.stem]), path.name
+
+
+def _within(old: Any, new: Any) -> bool:
+    """Whether everything old is there, unchanged; new fields may be beside it."""
+    if isinstance(old, dict):
+        return isinstance(new, dict) and all(name in new and _within(one, new[name]) for name, one in old.items())
+    if isinstance(old, list):
+        return isinstance(new, list) and len(old) == len(new) and all(map(_within, old, new))
+    return bool(old == new)
+
+
+def test_verify_finds_nothing_wrong(settings: Path) -> None:
+    found = call(settings, "verify")
+    assert (found["ok"], found["complete"], found["records"], found["found"]) == (True, True, 116, 109)
+    assert (found["versions"], found["moves"]) == (2, 9)
+
+
+def test_a_rollback_and_a_return(settings: Path, redis_client: redis.Redis) -> None:
+    before = call(settings, "status")["lanes"][0]
+    redis_client.delete(f"{{{LANE.use_case}}}:{LANE.tenant}:beat:{REPLICA}")  # it would be waited for
+    call(settings, "rollback", "--reason", "to see")
+    after = call(settings, "status")["lanes"][0]
+    assert (after["champion"], after["pinned"]) == (before["previous"], True)
+    call(settings, "resume", "--reason", "seen")
+    assert call(settings, "status")["lanes"][0]["pinned"] is False
+    assert call(settings, "verify")["ok"]
+
+
+def test_a_gateway_takes_the_champion_into_service_and_the_one_before_it(site: Site) -> None:
+    versions = wiring.lane_versions(site.registry, site.lane(None), site.settings)
+    standing = versions.standing()
+    for version in (standing.champion, standing.previous):
+        assert version is not None
+        student = versions.load(version)
+        assert student.check_golden() <= student.golden_tolerance
+        assert list(student.labels) == ["delivery", "login", "refund"]
+
+
+def test_a_rebuild_from_the_golden_log_makes_the_golden_items(
+    golden: Path, settings: Path, redis_client: redis.Redis
+) -> None:
+    """Events of an old gateway in a new ingest."""
+    call(settings, "buffer", "rebuild", "--reason", "to see")
+    stored, now = read_json(golden / "redis.json"), dump(redis_client)
+    prefix = f"{{{LANE.use_case}}}:{LANE.tenant}:"
+    names = {name for name in {*stored, *now} if name.startswith((f"{prefix}item:", f"{prefix}strat"))}
+    assert len(names) == 109 + 4
+    for name in sorted(names):
+        assert now[name] == stored[name], name
+
+
+def test_a_freeze_makes_the_golden_snapshot(site: Site, redis_client: redis.Redis) -> None:
+    versions = site.registry.versions(LANE)
+    champion = fold(site.registry.moves(LANE).read()).champion
+    assert champion is not None
+    opened = versions.open(champion)
+    cycle = scene.work(site, "fine_tune", champion=None, at_s=opened.manifest.created_s)
+    frozen = freeze(
+        site.buffer(redis_client).items(LANE),
+        prompt_version=cycle.training.prompt_version,
+        labels_min=cycle.settings.min_items_per_label,
+        split=cycle.settings.split,
+        quarantine_s=cycle.settings.quarantine_s,
+        now_s=cycle.now_s,
+        seed=cycle.settings.seed,
+        positions=scene.positions(site, redis_client),
+        allowed_labels=cycle.training.labels,
+    )
+    assert frozen.content == opened.read("snapshot.json")
+
+
+def test_new_events_are_counted_and_a_next_cycle_learns_from_old_and_new(
+    site: Site, settings: Path, redis_client: redis.Redis
+) -> None:
+    texts, labels = questions(30, seed=99)
+    with closing(open_appender(site, redis_client)) as appender, ingesting(site, redis_client, appender):
+        for number, (text, label) in enumerate(zip(texts, labels, strict=True)):
+            event = asked(5000 + number, text, label)
+            key = scene.key_of(site, event).encode()
+            appender.append(scene.TOPIC, key=key, value=encode(event)).result(60.0)
+        buffer = site.buffer(redis_client)
+        scene.until(lambda: sum(int(at) for at in buffer.positions(LANE.use_case).values()) == 116 + len(texts))
+    assert call(settings, "verify")["ok"]
+    champion = fold(site.registry.moves(LANE).read()).champion
+    items = list(site.buffer(redis_client).items(LANE))
+    result = run_cycle(
+        scene.work(site, "head", champion=champion, at_s=NOW_S + 1e5), items, scene.positions(site, redis_client)
+    )
+    assert result.version is not None, result.verdict
+    manifest = site.registry.versions(LANE).manifest(result.version)
+    assert manifest.parent == champion
+    assert manifest.verdict is not None
+    assert manifest.verdict.rows_judged > 0
+    site.registry.moves(LANE).append(
+        "promote", version=result.version, who="trainer", why="next", key=site.trainer_key(), now_s=NOW_S + 1e5
+    )
+    found = call(settings, "verify")
+    assert (found["ok"], found["versions"], found["moves"]) == (True, 3, 10)
+
+
+@pytest.mark.parametrize("name", ["trainer", "operator"])
+def test_the_keys_sign_on(site: Site, name: str) -> None:
+    key = site.trainer_key() if name == "trainer" else site.operator_key()
+    move = site.registry.moves(LANE).append("pin", version=None, who=name, why="", key=key, now_s=NOW_S + 9)
+    assert move.number == 10
