@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -25,13 +25,13 @@ import torch
 from serve.pace import RECENT
 from store.policy import Allowance, escalation_limit, outright_calls
 from store.student.encoder import Encoder, FloatArray
-from store.student.rank.head import RankHead, confidence
+from store.student.rank.head import confidence
 from store.student.rank.vectors import VectorCache, sentence_vectors
 from store.tasks.rank import Tolerance, agree, best_first, ndcg, tau
 from tests.bench.catalogue import offers, shop
 from trainer.judge.calibrate import certify
 from trainer.learn.features import resolve_encoder
-from trainer.learn.rank.head import RankedList, fit_rank_head
+from trainer.learn.rank.head import RankedList, fit_rank_head, untaught
 
 DATA: Final = Path(__file__).parents[3] / "shared" / "data" / "rerank.jsonl"
 _CALIBRATION: Final = 800
@@ -78,7 +78,8 @@ def play(lists: Sequence[RankedList], job: Job) -> Played:
     """Answer every list in its turn, and learn in between."""
     rng = np.random.default_rng(job.order)
     turn = rng.permutation(len(lists))
-    head, fit_at = _frozen(lists), _FIRST_FIT
+    hidden = lists[0].documents.shape[1]
+    head, fit_at = untaught(hidden), _FIRST_FIT
     recent: deque[float] = deque(maxlen=RECENT)
     bought: list[RankedList] = []
     agreed = 0
@@ -96,7 +97,7 @@ def play(lists: Sequence[RankedList], job: Job) -> Played:
             bought.append(one)
             agreed += 1
             if len(bought) >= fit_at and job.way != "untrained":
-                head, fit_at = fit_rank_head(bought), round(len(bought) * _GROWTH)
+                head, fit_at = fit_rank_head(bought, hidden_size=hidden), round(len(bought) * _GROWTH)
         else:
             agreed += agree(one.target, best_first(scores, one.keys), job.tolerance)
     return Played(job=job, agreed=agreed / len(turn), calls=len(bought))
@@ -114,15 +115,11 @@ def _play(job: Job) -> Played:
     return play(_streams[job.data], job)
 
 
-def _frozen(lists: Sequence[RankedList]) -> RankHead:
-    return fit_rank_head([replace(lists[0], target=(lists[0].documents @ lists[0].query).astype(np.float64))])
-
-
 def coverage(lists: Sequence[RankedList], *, order: int, tolerance: Tolerance) -> dict[str, float]:
     """What is certified on 800 lists that no head has seen, and what is kept on the lists that nobody has seen."""
     turn = np.random.default_rng(order).permutation(len(lists))
     learn, judge, rest = np.split(turn, [len(lists) // 5, len(lists) // 5 + _CALIBRATION])
-    head = fit_rank_head([lists[i] for i in learn])
+    head = fit_rank_head([lists[i] for i in learn], hidden_size=lists[0].documents.shape[1])
     said = {i: head.scores(lists[i].query, lists[i].documents, lists[i].keys) for i in (*judge, *rest)}
 
     def judged(index: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from sklearn.linear_model import Ridge
 
-from store.student.rank.head import pair_features
+from store.student.rank.head import RankHead, pair_features
 from store.tasks.rank import document_key
 from trainer.learn.rank.head import RankedList, fit_rank_head, order_scores
 
@@ -17,6 +17,10 @@ Floats = npt.NDArray[np.float64]
 
 def unit(values: Floats) -> npt.NDArray[np.float32]:
     return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def fit(lists: list[RankedList]) -> RankHead:
+    return fit_rank_head(lists, hidden_size=HIDDEN)
 
 
 class World:
@@ -45,7 +49,7 @@ class World:
 
 
 def test_where_the_cosine_is_all_its_slope_and_the_noise_are_found_and_nothing_else() -> None:
-    head = fit_rank_head(World(favour=0.0, noise=0.05, documents=4_000).lists(300))
+    head = fit(World(favour=0.0, noise=0.05, documents=4_000).lists(300))
     assert head.slope == pytest.approx(0.8, abs=0.02)
     assert head.sigma == pytest.approx(0.05 * np.sqrt(7 / 8), abs=0.004)  # less the list's mean
     assert np.abs(head.weight).max() < 0.05
@@ -53,11 +57,11 @@ def test_where_the_cosine_is_all_its_slope_and_the_noise_are_found_and_nothing_e
 
 def test_favourites_are_learned_and_generalise_to_other_lists() -> None:
     world = World(favour=0.5, noise=0.02)
-    head = fit_rank_head(world.lists(60))
+    head = fit(world.lists(60))
     learned = np.array([head.items[key] for key in world.keys])
     assert np.corrcoef(learned, world.favour)[0, 1] > 0.98
     later = world.lists(50)
-    plain = fit_rank_head([])
+    plain = fit([])
     assert plain.slope == 1.0
     right = [np.argmax(head.scores(o.query, o.documents, o.keys)) == np.argmax(o.target) for o in later]
     assert np.mean(right) > 0.85
@@ -66,7 +70,7 @@ def test_favourites_are_learned_and_generalise_to_other_lists() -> None:
 def test_what_is_fitted_is_ridge_regression_on_centred_lists() -> None:
     world = World(favour=0.5, noise=0.1, documents=12)
     lists = [replace(one, weight=weight) for one, weight in zip(world.lists(40), [1.0, 3.0] * 20, strict=True)]
-    head = fit_rank_head(lists)
+    head = fit(lists)
 
     def centred(values: Floats) -> Floats:
         return values - values.mean(axis=0)
@@ -101,28 +105,28 @@ def test_what_is_fitted_is_ridge_regression_on_centred_lists() -> None:
 def test_sigma_is_of_lists_that_were_left_out() -> None:
     """Favourites of documents that come twice can be memorised: a head is no judge of itself."""
     world = World(favour=0.0, noise=0.3, documents=20)
-    head = fit_rank_head(world.lists(12, slope=0.0))
+    head = fit(world.lists(12, slope=0.0))
     assert head.sigma > 0.25
 
 
 def test_lists_of_one_document_and_no_lists_teach_nothing() -> None:
     world = World(favour=0.1, noise=0.1)
     single = world.lists(5, length=1)
-    head = fit_rank_head(single)
+    head = fit(single)
     assert (head.slope, head.items, len(head.weight)) == (1.0, {}, 2 * HIDDEN)
     many = world.lists(20)
-    with_single = fit_rank_head([*many, *single])
-    assert with_single.slope == fit_rank_head(many).slope
+    with_single = fit([*many, *single])
+    assert with_single.slope == fit(many).slope
 
 
 def test_the_same_lists_give_the_same_head() -> None:
-    one, two = (fit_rank_head(World(favour=0.3, noise=0.1).lists(30)) for _ in range(2))
+    one, two = (fit(World(favour=0.3, noise=0.1).lists(30)) for _ in range(2))
     assert (one.slope, one.sigma, dict(one.items)) == (two.slope, two.sigma, dict(two.items))
     assert np.array_equal(one.weight, two.weight)
 
 
 def test_a_cosine_that_points_the_wrong_way_is_not_turned_round() -> None:
-    assert fit_rank_head(World(favour=0.0, noise=0.01).lists(20, slope=-0.5)).slope == 0.0
+    assert fit(World(favour=0.0, noise=0.01).lists(20, slope=-0.5)).slope == 0.0
 
 
 def test_an_order_becomes_normal_scores() -> None:
@@ -141,7 +145,7 @@ def test_an_order_teaches_almost_what_scores_teach() -> None:
     ordered = [replace(one, target=order_scores(np.argsort(-one.target).tolist(), len(one.keys))) for one in lists]
 
     def right(head_lists: list[RankedList]) -> float:
-        head = fit_rank_head(head_lists)
+        head = fit(head_lists)
         return float(
             np.mean([np.argmax(head.scores(o.query, o.documents, o.keys)) == np.argmax(o.target) for o in later])
         )

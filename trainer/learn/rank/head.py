@@ -59,18 +59,18 @@ def order_scores(order: Sequence[int], documents: int) -> Floats:
     return np.asarray(ndtri(scores), np.float64)
 
 
-def fit_rank_head(lists: Sequence[RankedList]) -> RankHead:
+def fit_rank_head(lists: Sequence[RankedList], *, hidden_size: int) -> RankHead:
     """The head with the least squared error on lists that were left out, of those with these penalties.
 
     Sigma is from lists that were left out as well: within its own lists a head is always right.
 
     Args:
         lists: each with two documents or more; shorter ones teach nothing and are left out.
+        hidden_size: of the vectors.
     """
     lists = [one for one in lists if len(one.keys) > 1]
-    hidden = lists[0].documents.shape[1] if lists else 0
     if not lists:
-        return RankHead(slope=1.0, sigma=_PLAIN_SIGMA, weight=np.zeros(2 * hidden, np.float32), items={})
+        return untaught(hidden_size)
     design = _Design(lists)
     slope = design.slope()
     residual = design.target - slope * design.cosine
@@ -85,6 +85,11 @@ def fit_rank_head(lists: Sequence[RankedList]) -> RankHead:
         weight=weight.astype(np.float32),
         items={key: float(bias) for key, bias in zip(design.items, biases, strict=True) if bias != 0.0},
     )
+
+
+def untaught(hidden_size: int) -> RankHead:
+    """The cosine alone, before there is anything to learn from."""
+    return RankHead(slope=1.0, sigma=_PLAIN_SIGMA, weight=np.zeros(2 * hidden_size, np.float32), items={})
 
 
 class _Design:
@@ -154,11 +159,12 @@ class _Design:
 
     def _error(self, residual: Floats, features: float, items: float) -> float:
         left = residual - self.out_of_fold(residual, _Penalties(features=features, items=items))
-        return float(self.rows @ left**2)
+        return float((self.rows * left**2).sum())
 
     def _gram(self, rows: npt.NDArray[np.intp]) -> Floats:
         part = self._columns[rows] * np.sqrt(self.rows[rows])[:, None].astype(np.float32)
-        return (part.T @ part).astype(np.float64)
+        gram: Floats = (part.T @ part).astype(np.float64)
+        return gram
 
     def _one_hot(self, lists: Sequence[RankedList]) -> Floats:
         place = {key: column for column, key in enumerate(self.items)}
@@ -180,5 +186,6 @@ class _Design:
         return np.array([queries.setdefault(one.query.tobytes(), len(queries)) % _FOLDS for one in lists], np.intp)
 
 
-def _centred(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    return values - values.mean(axis=0)
+def _centred(values: npt.NDArray[np.floating]) -> Floats:
+    centred: Floats = np.asarray(values - values.mean(axis=0), np.float64)
+    return centred
