@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def unit(values: Floats) -> npt.NDArray[np.float32]:
-    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+    return np.asarray(values / np.linalg.norm(values, axis=-1, keepdims=True), np.float32)
 
 
 def fit(lists: list[RankedList]) -> RankHead:
@@ -49,7 +49,7 @@ class World:
 
 
 def test_where_the_cosine_is_all_its_slope_and_the_noise_are_found_and_nothing_else() -> None:
-    head = fit(World(favour=0.0, noise=0.05, documents=4_000).lists(300))
+    head = fit(World(favour=0.0, noise=0.05, documents=1_000).lists(150))
     assert head.slope == pytest.approx(0.8, abs=0.02)
     assert head.sigma == pytest.approx(0.05 * np.sqrt(7 / 8), abs=0.004)  # less the list's mean
     assert np.abs(head.weight).max() < 0.05
@@ -72,8 +72,8 @@ def test_what_is_fitted_is_ridge_regression_on_centred_lists() -> None:
     lists = [replace(one, weight=weight) for one, weight in zip(world.lists(40), [1.0, 3.0] * 20, strict=True)]
     head = fit(lists)
 
-    def centred(values: Floats) -> Floats:
-        return values - values.mean(axis=0)
+    def centred(values: npt.NDArray[np.floating]) -> Floats:
+        return np.asarray(values - values.mean(axis=0), np.float64)
 
     cosine = np.concatenate([centred((one.documents @ one.query).astype(float)) for one in lists])
     target = np.concatenate([centred(one.target) for one in lists])
