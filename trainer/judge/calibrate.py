@@ -14,6 +14,7 @@ What is promised is about *questions*: near-duplicates and repeats count once, w
 """
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -73,18 +74,58 @@ def calibrate(
     # As precise as they will be served: a threshold between two values of float32 would tell equals apart.
     scores = np.where(novelty > novelty_threshold, -1.0, tempered.max(axis=1).astype(np.float32)).astype(np.float64)
     agreed = tempered.argmax(axis=1) == labels
-    kept = np.random.default_rng(seed).random(len(weights)) < weights / weights.max()
-    found = _lowest_certified(scores[kept], agreed[kept], target, 1 - confidence)
+    found = certify(scores, agreed, weights, target=target, confidence=confidence, seed=seed)
     if found is None:
         return _uncertified(warmth, novelty_threshold, target, confidence)
-    threshold, alpha = found
-    answered = agreed[kept][scores[kept] >= threshold]
     return Policy(
         temperature=warmth,
-        threshold=threshold,
+        threshold=found.threshold,
         novelty_threshold=novelty_threshold,
         target=target,
         confidence_level=confidence,
+        coverage_ratio=found.coverage_ratio,
+        rows=found.rows,
+        lower=found.lower,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certified:
+    """A threshold at or above which answers agree often enough, with what shows it."""
+
+    threshold: float
+    coverage_ratio: float  # share of the weight at or above it
+    rows: int  # thinned rows at or above it
+    lower: float  # lower bound of their agreement, at the error it was certified at
+
+
+def certify(
+    scores: Floats,
+    agreed: Bools,
+    weights: npt.NDArray[np.floating],
+    *,
+    target: float,
+    confidence: float,
+    seed: int,
+) -> Certified | None:
+    """The lowest threshold that keeps the promise, or None. Knows no task: a score and whether it agreed is all.
+
+    Args:
+        scores: [rows] higher is surer; below 0 is never answered.
+        agreed: [rows] whether the answer is the teacher's.
+        weights: [rows] how many questions each row stands for.
+        target: answered agreement to promise, in (0, 1).
+        confidence: with which to promise it, in (0, 1).
+        seed: of the thinning.
+    """
+    kept = np.random.default_rng(seed).random(len(weights)) < weights / weights.max()
+    found = _lowest_certified(scores[kept], agreed[kept], target, 1 - confidence)
+    if found is None:
+        return None
+    threshold, alpha = found
+    answered = agreed[kept][scores[kept] >= threshold]
+    return Certified(
+        threshold=threshold,
         coverage_ratio=float(weights[scores >= threshold].sum() / weights.sum()),
         rows=len(answered),
         lower=clopper_pearson_lower(int(answered.sum()), len(answered), alpha),

@@ -1,0 +1,1 @@
+"""The student that ranks: a frozen bi-encoder with a small head."""

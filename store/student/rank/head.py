@@ -1,0 +1,119 @@
+"""The ranking student's head: a slope for the cosine, a linear correction, and a bias for each document that came back.
+
+score(q, d) = slope cos(q, d) + w . [q * d, |q - d|] + bias(d), and what the teacher's own score is around it, within a
+list, is taken to be normal with one standard deviation, sigma.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from store.errors import CorruptVersionError
+from store.student.encoder import FloatArray
+from store.tasks.rank import Tolerance
+
+MAX_ITEMS: Final = 65_536  # documents with a bias of their own
+_DRAWS: Final = 100
+_KEY_BYTES: Final = 16
+_SLACK: Final = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RankHead:
+    """A version's head, float32 on the CPU."""
+
+    slope: float  # of the cosine
+    sigma: float  # sd of the teacher's score around ours, both less their list's mean
+    weight: FloatArray  # [2 * hidden]
+    items: Mapping[str, float]  # bias by document key
+
+    def scores(self, query: FloatArray, documents: FloatArray, keys: Sequence[str]) -> FloatArray:
+        """Scores of one list, [n]: only their differences mean anything.
+
+        Args:
+            query: [hidden], length 1.
+            documents: [n, hidden], length 1 each.
+            keys: [n] the documents' keys.
+        """
+        biases = np.array([self.items.get(key, 0.0) for key in keys], np.float32)
+        correction = pair_features(query, documents) @ self.weight
+        result: FloatArray = np.float32(self.slope) * (documents @ query) + correction + biases
+        return result
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, as `head.safetensors` holds them."""
+        keys = np.array([list(bytes.fromhex(key)) for key in self.items], np.uint8).reshape(-1, _KEY_BYTES)
+        return {
+            "item_biases": torch.tensor(list(self.items.values()), dtype=torch.float32),
+            "item_keys": torch.from_numpy(keys),
+            "scale": torch.tensor([self.slope, self.sigma], dtype=torch.float64),
+            "weight": torch.from_numpy(self.weight),
+        }
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], *, hidden_size: int) -> "RankHead":
+        """The head in a version's tensors.
+
+        Raises:
+            CorruptVersionError: a tensor is missing, or does not fit the others or the encoder.
+        """
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        items = len(tensors.get("item_biases", ()))
+        wanted = {
+            "item_biases": (items,),
+            "item_keys": (items, _KEY_BYTES),
+            "scale": (2,),
+            "weight": (2 * hidden_size,),
+        }
+        if found != wanted or items > MAX_ITEMS or tensors["item_keys"].dtype != torch.uint8:
+            message = f"a ranking head's tensors {found} do not fit {wanted}"
+            raise CorruptVersionError(message)
+        slope, sigma = tensors["scale"].double().tolist()
+        if sigma < 0.0:
+            message = f"a ranking head's sigma is {sigma}, below 0"
+            raise CorruptVersionError(message)
+        keys = [bytes(row).hex() for row in tensors["item_keys"].tolist()]
+        return RankHead(
+            slope=slope,
+            sigma=sigma,
+            weight=tensors["weight"].float().numpy(),
+            items=dict(zip(keys, tensors["item_biases"].float().tolist(), strict=True)),
+        )
+
+
+def pair_features(query: FloatArray, documents: FloatArray) -> FloatArray:
+    """[q * d, |q - d|] of a query [hidden] with each of its documents [n, hidden]: [n, 2 * hidden]."""
+    result: FloatArray = np.concatenate([query * documents, np.abs(query - documents)], axis=-1)
+    return result
+
+
+def confidence(scores: npt.NDArray[np.floating], sigma: float, tolerance: Tolerance) -> float:
+    """The share of 100 draws of the teacher's scores under which our order is the same ranking by the lane's tolerance.
+
+    The draws are the same in every call and belong to places in our own order, so asking with the documents in another
+    order changes nothing.
+
+    Args:
+        scores: [n], ours.
+        sigma: sd of a draw around our score.
+        tolerance: what is called the same.
+    """
+    falling = -np.sort(-np.asarray(scores, np.float64))
+    k = min(tolerance.k, len(falling))
+    drawn = falling + sigma * _normal_draws(len(falling))
+    best = -np.sort(-drawn, axis=1)[:, :k] if k > 1 else drawn.max(axis=1, keepdims=True)
+    found = -np.sort(-drawn[:, :k], axis=1)
+    return float(((best - found).max(axis=1, initial=0.0) <= tolerance.epsilon + _SLACK).mean())
+
+
+@lru_cache(maxsize=64)
+def _normal_draws(documents: int) -> npt.NDArray[np.float64]:
+    """[draws, documents]; half of them mirror the other half, so that their mean is exactly the score."""
+    half = np.random.default_rng(documents).standard_normal((_DRAWS // 2, documents))
+    return np.concatenate([half, -half])

@@ -1,0 +1,73 @@
+"""Vectors of documents, computed once: most documents of a catalogue come again in the next request.
+
+Kept by the document's key and the encoder's fingerprint, so versions with the same base share them.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.student.encoder import Encoder, FloatArray
+from store.tasks.rank import document_key
+
+DEFAULT_MAX_BYTES: Final = 256 << 20
+_OVERHEAD_BYTES: Final = 300  # of a key, its entry and an array, beside the numbers
+
+
+class VectorCache:
+    """Document vectors of one encoder, the least recently used ones forgotten first. Safe for several threads."""
+
+    def __init__(self, encoder: Encoder, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        """Hold nothing yet.
+
+        Args:
+            encoder: computes what is not here.
+            max_bytes: of memory, at least one vector's.
+        """
+        self.encoder = encoder
+        self.most = max(1, max_bytes // (4 * encoder.hidden_size + _OVERHEAD_BYTES))
+        self.hits = 0
+        self.misses = 0
+        self._kept: OrderedDict[str, FloatArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many documents are known."""
+        return len(self._kept)
+
+    def documents(self, texts: Sequence[str]) -> tuple[FloatArray, tuple[str, ...]]:
+        """Vectors [n, hidden] of length 1 of redacted documents, and their keys [n]."""
+        keys = tuple(document_key(text) for text in texts)
+        with self._lock:
+            known = {key: self._kept[key] for key in set(keys) if key in self._kept}
+            for key in known:
+                self._kept.move_to_end(key)
+            self.hits += len(known)
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if missing:
+            found = dict(zip(missing, sentence_vectors(self.encoder, list(missing.values())), strict=True))
+            known |= found
+            self._keep(found)
+        return np.stack([known[key] for key in keys]) if keys else self._nothing(), keys
+
+    def _keep(self, found: dict[str, FloatArray]) -> None:
+        with self._lock:
+            self.misses += len(found)
+            for key, vector in found.items():
+                self._kept[key] = vector.copy()  # a view would keep the whole batch alive
+                self._kept.move_to_end(key)
+            while len(self._kept) > self.most:
+                self._kept.popitem(last=False)
+
+    def _nothing(self) -> FloatArray:
+        return np.empty((0, self.encoder.hidden_size), np.float32)
+
+
+def sentence_vectors(encoder: Encoder, texts: Sequence[str]) -> FloatArray:
+    """The last layer's mean over each text's tokens, with length 1: [n, hidden]; a function of each text alone."""
+    result: NDArray[np.float32] = encoder.pooled(encoder.tokenise(texts), layers=1, steady=True)
+    return result

@@ -1,0 +1,1 @@
+"""What each task means by a question and by agreement."""

@@ -1,0 +1,190 @@
+"""The ranking student: head, vectors, confidence."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from store.errors import CorruptVersionError
+from store.student.encoder import Encoder, FloatArray
+from store.student.rank.head import RankHead, confidence, pair_features
+from store.student.rank.ranker import Ranker
+from store.student.rank.vectors import VectorCache, sentence_vectors
+from store.tasks.rank import Tolerance, agree, document_key
+from tests.tiny import tiny_encoder
+
+DOCUMENTS = ("a red kettle", "a blue tent with four poles", "running shoes", "an oak shelf", "a kettle")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return Encoder.load(tiny_encoder(tmp_path_factory.mktemp("encoder")), device="cpu", precision="fp32", max_tokens=64)
+
+
+def head_of(encoder: Encoder, items: dict[str, float] | None = None, sigma: float = 0.1) -> RankHead:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(0.0, 0.1, 2 * encoder.hidden_size).astype(np.float32)
+    return RankHead(slope=0.9, sigma=sigma, weight=weight, items=items or {})
+
+
+def ranker_of(encoder: Encoder, head: RankHead) -> Ranker:
+    return Ranker(
+        vectors=VectorCache(encoder),
+        head=head,
+        reference=sentence_vectors(encoder, ["boil water", "sleep outside"]),
+        tolerance=Tolerance(),
+    )
+
+
+def test_scores_are_slope_correction_and_bias(encoder: Encoder) -> None:
+    head = head_of(encoder, {document_key(DOCUMENTS[2]): 0.5})
+    found = ranker_of(encoder, head).rank("for the marathon", DOCUMENTS)
+    query = sentence_vectors(encoder, ["for the marathon"])[0]
+    for place, text in enumerate(DOCUMENTS):
+        document = sentence_vectors(encoder, [text])[0]
+        by_hand = 0.9 * float(query @ document) + (0.5 if place == 2 else 0.0)
+        by_hand += float(np.concatenate([query * document, np.abs(query - document)]) @ head.weight)
+        assert found.scores[place] == pytest.approx(by_hand, abs=1e-5)
+    assert list(found.order) == sorted(range(5), key=lambda place: -found.scores[place])
+
+
+def test_documents_in_another_order_have_the_same_scores_to_the_last_bit(encoder: Encoder) -> None:
+    ranker = ranker_of(encoder, head_of(encoder))
+    plain = ranker.rank("boil water", DOCUMENTS)
+    for seed in range(5):
+        shuffle = np.random.default_rng(seed).permutation(5)
+        moved = ranker_of(encoder, ranker.head).rank("boil water", [DOCUMENTS[place] for place in shuffle])
+        assert np.array_equal(moved.scores, plain.scores[shuffle])
+        assert list(shuffle[moved.order]) == list(plain.order)
+        assert moved.confidence == plain.confidence
+    assert plain.novelty == pytest.approx(0.0, abs=1e-6)
+    assert ranker.rank("quite something else", DOCUMENTS).novelty > 1e-3
+
+
+def test_a_head_comes_back_from_its_tensors(encoder: Encoder) -> None:
+    head = head_of(encoder, {document_key(text): place / 4 for place, text in enumerate(DOCUMENTS)})
+    again = RankHead.of(head.tensors(), hidden_size=encoder.hidden_size)
+    assert (again.slope, again.sigma, dict(again.items)) == (0.9, 0.1, dict(head.items))
+    assert np.array_equal(again.weight, head.weight)
+    empty = RankHead.of(head_of(encoder).tensors(), hidden_size=encoder.hidden_size)
+    assert empty.items == {}
+
+
+@pytest.mark.parametrize("name", ["scale", "weight", "item_keys", "item_biases"])
+def test_tensors_that_do_not_fit_are_refused(encoder: Encoder, name: str) -> None:
+    tensors = head_of(encoder, {document_key("a"): 1.0}).tensors()
+    short = dict(tensors)
+    short[name] = tensors[name][:0]
+    lacking = {other: value for other, value in tensors.items() if other != name}
+    for broken in (short, lacking, {**tensors, "more": torch.zeros(1)}):
+        with pytest.raises(CorruptVersionError, match="ranking head"):
+            RankHead.of(broken, hidden_size=encoder.hidden_size)
+    with pytest.raises(CorruptVersionError, match="sigma"):
+        RankHead.of({**tensors, "scale": torch.tensor([1.0, -0.1])}, hidden_size=encoder.hidden_size)
+
+
+@settings(max_examples=20)
+@given(
+    scores=st.lists(st.integers(-10, 10).map(lambda n: n / 10), min_size=1, max_size=6),
+    sigma=st.sampled_from([0.02, 0.1, 0.5]),
+    k=st.integers(1, 3),
+    epsilon=st.sampled_from([0.0, 0.05, 0.3]),
+)
+def test_confidence_is_the_share_of_noisy_teachers_who_agree(
+    scores: list[float], sigma: float, k: int, epsilon: float
+) -> None:
+    falling = np.array(sorted(scores, reverse=True))
+    tolerance = Tolerance(k=k, epsilon=epsilon)
+    rng = np.random.default_rng(1)
+    drawn = falling + rng.normal(0.0, sigma, (500, len(falling)))
+    wanted = np.mean([agree(teacher, np.arange(len(falling)), tolerance) for teacher in drawn])
+    found = confidence(np.array(scores), sigma, tolerance)
+    assert found == pytest.approx(wanted, abs=0.2)  # 100 draws: sd .05
+
+
+def test_confidence_grows_with_the_margin_and_is_1_without_doubt() -> None:
+    margins = [confidence(np.array([margin, 0.0, 0.0]), 0.1, Tolerance()) for margin in (0.0, 0.1, 0.2, 0.4)]
+    assert margins == sorted(margins)
+    assert margins[0] < 0.7 < margins[-1]
+    assert confidence(np.array([0.1, 0.0]), 0.0, Tolerance(epsilon=0.0)) == 1.0
+    assert confidence(np.array([0.3]), 5.0, Tolerance()) == 1.0
+
+
+class CountingEncoder:
+    """Counts the texts that are computed."""
+
+    def __init__(self, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.texts: list[str] = []
+
+        def counted(encoder: Encoder, texts: Sequence[str]) -> FloatArray:
+            self.texts += texts
+            return sentence_vectors(encoder, texts)
+
+        monkeypatch.setattr("store.student.rank.vectors.sentence_vectors", counted)
+
+
+def test_a_document_is_computed_once_until_it_is_forgotten(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = CountingEncoder(encoder, monkeypatch)
+    room = 3 * (4 * encoder.hidden_size + 300)
+    cache = VectorCache(encoder, max_bytes=room)
+    first, _ = cache.documents(["a", "b", "a", " a "])
+    assert sorted(counted.texts) == ["a", "b"] or sorted(counted.texts) == [" a ", "b"]
+    assert np.array_equal(first[0], first[2])
+    cache.documents(["a", "c"])
+    cache.documents(["d"])  # b was used longest ago
+    counted.texts.clear()
+    again, keys = cache.documents(["a", "c", "d"])
+    assert counted.texts == []
+    assert np.array_equal(again[0], first[0])
+    assert keys == tuple(map(document_key, "acd"))
+    cache.documents(["b"])
+    assert counted.texts == ["b"]
+    assert len(cache) == 3
+    assert (cache.hits, cache.misses) == (1 + 3, 5)
+
+
+def test_a_list_longer_than_the_cache_is_ranked_all_the_same(encoder: Encoder) -> None:
+    cache = VectorCache(encoder, max_bytes=1)
+    found, _ = cache.documents(["a", "b", "c", "a"])
+    assert np.array_equal(found, sentence_vectors(encoder, ["a", "b", "c", "a"]))
+    assert len(cache) == 1
+    assert cache.documents([])[0].shape == (0, encoder.hidden_size)
+
+
+def test_threads_share_a_cache(encoder: Encoder) -> None:
+    cache = VectorCache(encoder, max_bytes=2 * (4 * encoder.hidden_size + 300))
+    wanted = {text: sentence_vectors(encoder, [text])[0] for text in "abcdef"}
+    wrong: list[str] = []
+
+    def ask(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(30):
+            texts = list(rng.choice(list("abcdef"), 3))
+            found, _ = cache.documents(texts)
+            wrong.extend(t for t, v in zip(texts, found, strict=True) if not np.array_equal(v, wanted[t]))
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(cache) <= 2
+
+
+def test_pair_features_are_products_and_distances() -> None:
+    query, documents = np.array([0.6, 0.8], np.float32), np.array([[1.0, 0.0]], np.float32)
+    assert pair_features(query, documents).tolist() == [pytest.approx([0.6, 0.0, 0.4, 0.8])]
+
+
+def test_too_long_is_told_of_the_query_and_of_each_document(encoder: Encoder) -> None:
+    ranker = ranker_of(encoder, head_of(encoder))
+    long = "word " * 600
+    assert not ranker.too_long("boil water", DOCUMENTS)
+    assert ranker.too_long(long, DOCUMENTS)
+    assert ranker.too_long("boil water", [*DOCUMENTS, long])
+    assert ranker.parameters() > ranker.head.weight.size
