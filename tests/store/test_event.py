@@ -179,6 +179,13 @@ def test_structure_tells_questions_apart() -> None:
     assert canonical_input("chat", system) != canonical_input("chat", user)
 
 
+def test_documents_in_another_order_are_the_same_question_and_each_counts() -> None:
+    one = RankInput(query="a", documents=["b", "c", "b"])
+    moved = RankInput(query="a", documents=["c", "b ", "b"])
+    fewer = RankInput(query="a", documents=["c", "b"])
+    assert canonical_input("rank", one) == canonical_input("rank", moved) != canonical_input("rank", fewer)
+
+
 @given(now_s=st.floats(min_value=0, max_value=4e9), seed=st.integers())
 def test_an_event_id_is_a_uuid_7_in_order_of_time(now_s: float, seed: int) -> None:
     value = uuid.UUID(new_event_id(now_s, random.Random(seed)))
