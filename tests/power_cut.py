@@ -2,7 +2,7 @@
 
 A file's bytes are durable as they were at its last fsync, a folder's names as they were at the folder's. What was
 never fsynced may be there or not, so a cut has several outcomes; `disks` gives those that matter. An fsync that fails
-makes nothing durable, and neither does a later one of the same file: the kernel has dropped its dirty pages (fsyncgate).
+makes nothing durable, and neither does a later one of the same file: the kernel has dropped its dirty pages.
 """
 
 import errno
@@ -74,7 +74,7 @@ class PowerCut:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def disks(self) -> Iterator[Disk]:
-        """What a power cut now may leave: for each changed folder its names as fsynced or as they are, bytes as fsynced."""
+        """What a power cut now may leave: the names of each changed folder as fsynced or as they are, bytes as fsynced."""
         changed = [inode for inode, now in self._folders().items() if self.names_of.get(inode, {}) != now]
         for flushed in itertools.product([False, True], repeat=min(len(changed), _MOST_FOLDERS)):
             # Beyond the first few, all together: 2**n outcomes of a deep new tree say no more.

@@ -129,7 +129,7 @@ class OwnSpending:
         return msgspec.json.encode(_Kept(name=self._name, at_s=self._now(), leases=self._leases, slots=slots))
 
     def write(self, record: bytes | None) -> None:
-        """Replace the file in one step, durably. On a disk that takes nothing the word ends with the process; said once."""
+        """Replace the file, durably. On a disk that takes nothing the word ends with the process; said once."""
         if record is None or self._path is None:
             return
         try:

@@ -37,7 +37,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Put a file with these bytes in a file's place, durably: after a power cut it is the old one or the new one, whole.
+    """Put these bytes in a file's place, durably: after a power cut it is the old file or the new one, whole.
 
     One writer at a time: callers hold a lock, or are the only ones who write it.
 

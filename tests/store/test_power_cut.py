@@ -1,7 +1,6 @@
 """What was acknowledged outlives a power cut, and no power cut leaves half a thing that looks whole."""
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The member's own decisions, with a consumer that does at once what Kafka does seldom; real Kafka is in the contracts."""
+"""The member's own decisions, with a consumer that does at once what Kafka does seldom."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -109,12 +109,12 @@ def message(offset: int, value: str) -> SimpleNamespace:
 
 
 @pytest.fixture
-def consumer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Consumer]:
+def consumer(monkeypatch: pytest.MonkeyPatch) -> Consumer:
     made = Consumer(parked={0})
     connecting = SimpleNamespace(wait=lambda _: made, cancel=lambda: None, trouble="")
     monkeypatch.setattr(source_module, "Connecting", lambda *_: connecting)
     monkeypatch.setattr(source_module, "_SLICE_S", 0.01)
-    yield made
+    return made
 
 
 @pytest.fixture
