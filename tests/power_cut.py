@@ -74,7 +74,7 @@ class PowerCut:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def disks(self) -> Iterator[Disk]:
-        """What a power cut now may leave: the names of each changed folder as fsynced or as they are, bytes as fsynced."""
+        """What a power cut now may leave: names of each changed folder as fsynced or as they are, bytes as fsynced."""
         changed = [inode for inode, now in self._folders().items() if self.names_of.get(inode, {}) != now]
         for flushed in itertools.product([False, True], repeat=min(len(changed), _MOST_FOLDERS)):
             # Beyond the first few, all together: 2**n outcomes of a deep new tree say no more.
