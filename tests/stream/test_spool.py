@@ -377,3 +377,31 @@ def test_an_append_is_done_only_once_it_is_on_disk(tmp_path: Path, monkeypatch: 
         ack[0].result(10)
     assert done == [False, False]  # the file's and its folder's
     spool.close()
+
+
+def test_a_segment_that_was_sent_whole_is_not_deleted_while_more_is_written_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    append(spool, [b"first"])
+    assert spool.head(1) == [b"first"]
+    writing, go_on = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def slow(handle: int) -> None:
+        writing.set()
+        assert go_on.wait(20)
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", slow)
+        ack = spool.append(b"second")
+        assert writing.wait(20)
+        spool.advance(1)  # now everything below its size is sent
+        assert spool.head(1) == []
+        go_on.set()
+        ack.result(20)
+    spool.close()
+    again = Spool(tmp_path, 1 << 20)
+    assert drain(again)[-1:] == [b"second"]
+    again.close()
