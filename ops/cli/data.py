@@ -20,8 +20,8 @@ def verify(config: Config = None, lane: LaneName = None, output: Output = Format
     """Recompute the buffer from the log with a second program; check every move, signature and file.
 
     Ingest may be at work. Exit code 1 on any mismatch. `complete` is false where retention has cut the log's beginning:
-    then only what must be there whatever came before is looked for. `lost` is what the champion was made from and Redis no
-    longer knows of.
+    then only what must be there whatever came before is looked for. `lost` is what the champion was made from and Redis
+    no longer knows of.
 
     Example: understudy verify -o json
     """

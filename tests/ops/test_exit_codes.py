@@ -160,7 +160,7 @@ ROWS: list[Row] = [
     (
         "verify",
         "a damaged version",
-        lambda place: _verified(place, lambda settings, version: place.damage(settings, version)),
+        lambda place: _verified(place, place.damage),
         FAILED_CHECK,
     ),
     (

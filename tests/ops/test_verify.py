@@ -477,3 +477,47 @@ def test_a_buffer_that_was_restored_from_before_its_champion_is_not_sound_unless
     assert f"up to {at + 1} of {slot.uuid}/{slot.partition}, and the buffer stands at {at}" in report.lost[0]
     skip = Skip(slot=slot, at=str(at + 1), to=str(at), unread=(at, at), again=(at, at + 1), who="me", why="w", at_s=1.0)
     assert world.verify(skips=[skip]).lost == []
+
+
+@pytest.mark.parametrize("broken", ["chain_ok", "signatures_ok", "versions_ok"])
+def test_a_sound_buffer_beside_a_registry_that_is_not_is_not_sound(world: World, tmp_path: Path, broken: str) -> None:
+    """Each of the three alone, whatever else is well."""
+    world.write(*some_events())
+    world.ingest()
+    with_a_champion_made_at(world, tmp_path, {})
+    assert world.verify().ok
+    folder = tmp_path / "registry" / LANE.tenant / LANE.use_case
+    if broken == "chain_ok":
+        (folder / "moves" / "00000001.json").rename(folder / "moves" / "00000002.json")
+    elif broken == "signatures_ok":
+        key, _ = make_keys(tmp_path / "stranger")
+        (version,) = (folder / "versions").iterdir()
+        signature = version / "manifest.sig"
+        signature.chmod(0o644)
+        signed = key.sign(b"understudy/manifest/1\n" + (version / "manifest.json").read_bytes())
+        signature.write_bytes(msgspec.json.encode(msgspec.to_builtins(signed), order="sorted"))
+    else:
+        (version,) = (folder / "versions").iterdir()
+        (version / "encoder" / "config.json").unlink()
+    report = world.verify()
+    found = {name: getattr(report, name) for name in ("chain_ok", "signatures_ok", "versions_ok")}
+    assert found == {name: name != broken for name in found}
+    assert (report.ok, report.wrong, report.damaged, report.lost) == (False, 0, [], [])
+    assert report.problems
+
+
+def test_counted_less_evicted_is_compared_with_what_is_kept_also_where_a_stratum_is_full(tmp_path: Path) -> None:
+    """There the counters have no bounds of their own: the sum is all that tells."""
+    world = World(tmp_path, k=2)
+    world.write(*some_events())
+    world.ingest()
+    assert world.verify().ok
+    old = world.buffer
+    assert old.counters(LANE).evicted > 0
+
+    def counters(lane: Lane) -> Counters:
+        values = {field: getattr(old.counters(lane), field) for field in Counters.__slots__}
+        return Counters(**{**values, "evicted": values["evicted"] + (lane == LANE)})
+
+    world.buffer = Overlaid(old, counters=counters)
+    assert [one.fields for one in world.verify().differing] == [["counted-evicted"]]
