@@ -99,7 +99,6 @@ def rotate(
     SigningKey.create(fresh, old.name).write_public(aside)
     retired.unlink(missing_ok=True)
     retired.hardlink_to(private)
-    sync_folder(private.parent)
     aside.replace(section.trusted / f"{name}{PUBLIC_SUFFIX}")  # first trusted, then used: each step leaves a whole key
     sync_folder(section.trusted)
     public_path(fresh).replace(public_path(private))
