@@ -259,7 +259,7 @@ def _idempotency_key(request: Request) -> str | None:
 def _respond(given: Given, model: str) -> Response:
     """Vllm's shape with our fields added. A text that nobody could answer has `error`; all of them: an HTTP error.
 
-    Where several causes kept a whole list from being answered, it is told the one that lasts longest: whoever comes back
+    Where several causes kept a whole list from being answered, it is told the one that lasts longest: who comes back
     sooner would be refused again.
     """
     found = given.found
