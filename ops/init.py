@@ -9,7 +9,7 @@ import msgspec
 
 from ops.settings import SETTINGS_NAME, example_toml
 from store.errors import SettingsError
-from store.registry.durable import sync_folder, write_new
+from store.registry.durable import create, make_folder, replace
 from store.registry.signing import PUBLIC_SUFFIX, SigningKey
 from store.secrets import DataSecret
 
@@ -58,11 +58,11 @@ def init(directory: Path, *, force: bool = False) -> list[Made]:
 def _make(directory: Path, settings: Path) -> list[Made]:
     keys = directory / "keys"
     trusted = keys / "trusted"
-    trusted.mkdir(parents=True, exist_ok=True)
+    make_folder(trusted)
     for folder in (keys, trusted):
         folder.chmod(0o700)
     prompt = directory / "prompts" / "classify.txt"
-    prompt.parent.mkdir(mode=0o755, exist_ok=True)
+    make_folder(prompt.parent, mode=0o755)
     made: list[Made] = []
     for name in KEY_NAMES:
         path = keys / name
@@ -71,24 +71,19 @@ def _make(directory: Path, settings: Path) -> list[Made]:
         made.append(_unless_there(public, "its public half, trusted", SigningKey.load(path).write_public))
     made += [
         _unless_there(directory / "data.secret", "data secret: back it up, it cannot be made again", DataSecret.create),
-        _unless_there(prompt, "example prompt of the teacher", partial(write_new, data=_PROMPT.encode(), mode=0o644)),
+        _unless_there(prompt, "example prompt of the teacher", partial(create, data=_PROMPT.encode(), mode=0o644)),
     ]
     made.append(_unless_there(directory / ".gitignore", "keeps keys, secret and state out of git", _write_ignored))
-    aside = settings.with_name(f".{SETTINGS_NAME}.new")
-    aside.unlink(missing_ok=True)
-    write_new(aside, example_toml().encode(), mode=0o600)
-    aside.replace(settings)
-    sync_folder(directory)
+    replace(settings, example_toml().encode(), mode=0o600)
     return [*made, Made(path=str(settings), what="settings: name your teacher and labels there", made=True)]
 
 
 def _write_ignored(path: Path) -> None:
-    write_new(path, b"keys/\ndata.secret\nstate/\n", mode=0o644)
+    create(path, b"keys/\ndata.secret\nstate/\n", mode=0o644)
 
 
 def _unless_there(path: Path, what: str, make: Callable[[Path], object]) -> Made:
     there = path.exists()
     if not there:
         make(path)
-        sync_folder(path.parent)
     return Made(path=str(path), what=what, made=not there)

@@ -257,11 +257,15 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _respond(given: Given, model: str) -> Response:
-    """Vllm's shape with our fields added. A text that nobody could answer has `error`; all of them: an HTTP error."""
+    """Vllm's shape with our fields added. A text that nobody could answer has `error`; all of them: an HTTP error.
+
+    Where several causes kept a whole list from being answered, it is told the one that lasts longest: who comes back
+    sooner would be refused again.
+    """
     found = given.found
     answers = [one for one in found if isinstance(one, Answer)]
     if not answers:
-        refusal = next(one for one in found if isinstance(one, Refusal))
+        refusal = max((one for one in found if isinstance(one, Refusal)), key=lambda one: one.retry_after_s or 0)
         return ApiError(refusal.status, refusal.code, refusal.message, retry_after_s=refusal.retry_after_s).response()
     tokens = [sum(one.usage.prompt_tokens for one in answers), sum(one.usage.completion_tokens for one in answers)]
     body = {

@@ -1,7 +1,6 @@
 """Keys derived from the one data secret: lanes, redaction, subjects, audits and dead letters each have their own."""
 
 import hmac
-import os
 import secrets
 from dataclasses import dataclass, field
 from datetime import date
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from store.errors import SettingsError
 from store.event import Lane, Task, TaskInput, canonical_input
+from store.registry.durable import create
 
 SECRET_BYTES = 32
 ITEM_ID_HEX_DIGITS = 32
@@ -51,10 +51,8 @@ class DataSecret:
 
     @staticmethod
     def create(path: Path) -> None:
-        """Write a new secret, mode 0600; FileExistsError where there is one already."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(SECRET_BYTES) + "\n")
+        """Write a new secret, mode 0600, durably; FileExistsError where there is one already."""
+        create(path, f"{secrets.token_hex(SECRET_BYTES)}\n".encode())
 
     def derive(self, purpose: str) -> bytes:
         """A 32-byte key for one purpose (HKDF-SHA256, RFC 5869)."""

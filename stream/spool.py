@@ -23,7 +23,7 @@ from typing import Final
 import structlog
 
 from store.errors import LogError, SpoolFullError
-from store.registry.durable import sync_folder
+from store.registry.durable import make_folder, sync_folder
 
 _HEADER: Final = struct.Struct("<II")
 _SEGMENTS: Final = 16
@@ -145,7 +145,7 @@ class Spool:
             return None
         lock_file = None
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._directory, mode=0o700)
             lock_file = _lock(self._directory)
             paths = sorted(path for path in self._directory.glob("*.spool") if path.stem.isdecimal())
             found = [segment for path in paths if (segment := _scan(path)) is not None]

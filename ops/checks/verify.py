@@ -11,10 +11,11 @@ from ops.checks.oracle import LaneRules
 from ops.cli.reports import Differing, VerifyReport
 from ops.open_log import open_history
 from ops.site import Site
-from store.buffer.ledger import Buffer
+from store.buffer.ledger import Buffer, Slot
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import BadSignatureError, RegistryError
 from store.event import Lane
+from store.registry.moves import fold
 from store.registry.versions import Registry
 from stream.ingest import IngestSettings
 from stream.log import History
@@ -65,6 +66,7 @@ def verify(
     findings: list[Findings] = []
     differing: list[Differing] = []
     damaged: list[str] = []
+    lost: list[str] = []
     decided = [skip for use_case in {lane.use_case for lane in lanes} for skip in (skips or {}).get(use_case, ())]
     for use_case in sorted({lane.use_case for lane in lanes}):
         seen = look(buffer, use_case, rules[use_case])
@@ -72,6 +74,12 @@ def verify(
             use_case, rules[use_case], history, seen, max_age_s=max_age_s, skips=(skips or {}).get(use_case, ())
         )
         damaged += [f"{lane}: {name}" for lane in lanes if lane in seen.damaged for name in sorted(seen.damaged[lane])]
+        lost += [
+            why
+            for lane in lanes
+            if lane.use_case == use_case
+            for why in lost_since(registry, lane, seen.after, (skips or {}).get(use_case, ()))
+        ]
         replays.append(said)
         findings += [compare(lane, seen, said, items_per_stratum) for lane in lanes if lane.use_case == use_case]
         if said.complete and (wrong := dead_off(seen, said)):
@@ -79,7 +87,9 @@ def verify(
     report = _report(replays, findings, differing, check_registry(registry, lanes), lanes)
     return msgspec.structs.replace(
         report,
-        ok=report.ok and not damaged,
+        ok=report.ok and not damaged and not lost,
+        complete=report.complete and not lost,
+        lost=lost[:LISTED],
         damaged=damaged[:LISTED],
         skipped=[_told(skip) for skip in decided][-LISTED:],
     )
@@ -162,6 +172,35 @@ def _report(
         moves=kept.moves,
         problems=kept.problems[:LISTED],
     )
+
+
+def lost_since(registry: Registry, lane: Lane, positions: Mapping[Slot, str], skips: Collection[Skip]) -> list[str]:
+    """What the champion was made from and the buffer no longer knows of, a sentence each.
+
+    Its signed manifest proves how far the log had been applied then. A Redis that was emptied holds an empty buffer and
+    an empty log, which agree; this is what tells.
+    """
+    try:
+        champion = fold(registry.moves(lane).read()).champion
+        snapshot = None if champion is None else registry.versions(lane).manifest(champion).snapshot
+    except (RegistryError, OSError):
+        return []  # `check_registry` says why
+    if snapshot is None:
+        return []
+    stands = {f"{slot.uuid}/{slot.partition}": position for slot, position in positions.items()}
+    moved = {f"{skip.slot.uuid}/{skip.slot.partition}" for skip in skips}
+    return [
+        f"{lane}: the champion {champion} was made when the log had been applied up to {then} of {name}, "
+        + (f"and the buffer stands at {stands[name]}" if name in stands else "of which the buffer knows nothing")
+        + ": Redis was emptied, or restored from an older copy; restore a newer one, or import a log again"
+        for name, then in sorted(snapshot.positions.items())
+        if name not in moved and _offset(stands.get(name)) < _offset(then)
+    ]
+
+
+def _offset(position: str | None) -> int:
+    """A stored position as a number; below every record where there is none."""
+    return int(position) if position is not None and position.isascii() and position.isdecimal() else -1
 
 
 def check_registry(registry: Registry, lanes: Iterable[Lane]) -> RegistryFindings:

@@ -20,7 +20,8 @@ def verify(config: Config = None, lane: LaneName = None, output: Output = Format
     """Recompute the buffer from the log with a second program; check every move, signature and file.
 
     Ingest may be at work. Exit code 1 on any mismatch. `complete` is false where retention has cut the log's beginning:
-    then only what must be there whatever came before is looked for.
+    then only what must be there whatever came before is looked for. `lost` is what the champion was made from and Redis
+    no longer knows of.
 
     Example: understudy verify -o json
     """
@@ -158,6 +159,8 @@ def _show_verified(report: VerifyReport) -> None:
         emit_table(["wrong", "item", "fields"], rows)
     for name in report.damaged:
         typer.echo(f"{name}: damaged; `understudy buffer rebuild` mends it", err=True)
+    for why in report.lost:
+        typer.echo(why, err=True)
     for skip in report.skipped:
         typer.echo(f"skipped: {skip}", err=True)
     for problem in report.problems:

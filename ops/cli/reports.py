@@ -35,6 +35,7 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     versions: int
     moves: int
     problems: list[str]  # of versions and moves, for a person
+    lost: list[str] = []  # what the champions were made from and neither log nor buffer knows of any more
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):

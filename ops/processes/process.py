@@ -21,6 +21,7 @@ import structlog
 from ops.processes.signals import Signals, listen
 from ops.state.private_files import tighten
 from store.errors import StateUnwritableError, UnderstudyError
+from store.registry import durable
 
 _log = structlog.get_logger()
 _ANNOUNCE_AGAIN_S: Final = 1.0
@@ -55,7 +56,7 @@ def run_directory(state_dir: Path) -> Path:
     """
     directory = state_dir / "run"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(directory, mode=0o700)
     except OSError as error:
         message = f"state_dir: {directory} cannot be made: {error.strerror}"
         raise StateUnwritableError(message) from error
@@ -68,15 +69,7 @@ def write_run_file(directory: Path, record: RunFile) -> None:
     Raises:
         OSError: the disk takes nothing; the file that was there is as it was.
     """
-    aside = directory / f".{record.name}.{record.pid}.tmp"
-    try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(record))
-        aside.replace(directory / f"{record.name}.json")
-    except OSError:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
+    durable.replace(directory / f"{record.name}.json", msgspec.json.encode(record))
 
 
 def read_run_file(directory: Path, name: str) -> RunFile | None:

@@ -8,6 +8,7 @@ from serve.request.admission import OverloadedError
 _UNKNOWN_S: Final = 1  # a lease is asked for again after this
 _EXHAUSTED_S: Final = 60  # calls roll out of the window in buckets of minutes
 _DOWN_S: Final = 5  # half of what a breaker stays open for
+_UNREADABLE_S: Final = 1  # the same question may be answered better at once; each time it is paid for
 _NOT_PAID: Final = {
     "budget_exhausted": "the budget binds, and only the teacher could answer this: raise lanes.budget, or wait for it "
     "to roll over",
@@ -35,7 +36,7 @@ def not_taught(why: Fault, wait_s: float) -> Refusal:
             return Refusal(status=503, code=why, message=message, retry_after_s=_DOWN_S)
         case "invalid_answer":
             message = "the teacher's answer is not one of the labels, and only it could answer"
-            return Refusal(status=502, code=why, message=message)
+            return Refusal(status=502, code=why, message=message, retry_after_s=_UNREADABLE_S)
 
 
 def overloaded(error: OverloadedError) -> Refusal:

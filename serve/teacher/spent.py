@@ -4,7 +4,6 @@ Redis can be emptied, restored from an older copy, or have its clock set. What a
 in the last day it says with each word to the ledger, which counts again what it has lost (`budget.lua`).
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Annotated, Final
 
 import msgspec
 import structlog
+
+from store.registry.durable import replace
 
 _log: Final = structlog.get_logger(__name__)
 _SLOT_S: Final = 30.0  # leases of one slot are kept as one
@@ -128,15 +129,11 @@ class OwnSpending:
         return msgspec.json.encode(_Kept(name=self._name, at_s=self._now(), leases=self._leases, slots=slots))
 
     def write(self, record: bytes | None) -> None:
-        """Replace the file in one step. On a disk that takes nothing the word ends with the process; said once."""
+        """Replace the file, durably. On a disk that takes nothing the word ends with the process; said once."""
         if record is None or self._path is None:
             return
-        beside = self._path.with_suffix(".new")
         try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - of a descriptor
-                file.write(record)
-            beside.replace(self._path)
+            replace(self._path, record)
         except OSError as error:
             if not self._unwritten:
                 _log.warning("what this replica spent is not on disk", path=str(self._path), error=str(error))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from store.errors import RegistryError
-from store.registry.durable import open_regular, remove_unfinished, sync_folder
+from store.registry.durable import make_folder, open_regular, remove_unfinished, sync_folder
 from store.registry.manifest import FileEntry
 
 _BLOB: Final = re.compile(r"[0-9a-f]{64}")
@@ -38,7 +38,7 @@ class Blobs:
         blob = self._folder / entry.sha256
         if _is_regular(blob) and _entry_of(blob) == entry:
             return entry
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         temporary = self._folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
         if _copy(source, temporary) != entry:
             message = f"{source} changed while it was being published: stop whatever writes it and publish again"

@@ -22,6 +22,61 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder and those above it, where they are missing, and make their names durable; `mode` is the last one's.
+
+    Without it a power cut may take a new folder with all that was fsynced in it.
+    """
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(mode=mode if new == missing[0] else 0o777, exist_ok=True)
+        sync_folder(new.parent)
+
+
+def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Put these bytes in a file's place, durably: after a power cut it is the old file or the new one, whole.
+
+    One writer at a time: callers hold a lock, or are the only ones who write it.
+
+    Raises:
+        OSError: it was not written; the file that was there is as it was.
+    """
+    aside = _written_aside(path, data, mode)
+    try:
+        aside.replace(path)
+    except OSError:
+        clear_away(aside)
+        raise
+    sync_folder(path.parent)
+
+
+def create(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Make a file that must not be there yet, durably: after a power cut or a kill it is whole, or not there.
+
+    Raises:
+        FileExistsError: there is one already; it is not touched.
+        OSError: it could not be written, and is not there.
+    """
+    aside = _written_aside(path, data, mode)
+    try:
+        os.link(aside, path)
+    except FileExistsError as error:
+        raise FileExistsError(error.errno, error.strerror, str(path)) from error
+    finally:
+        clear_away(aside)
+    sync_folder(path.parent)
+
+
+def _written_aside(path: Path, data: bytes, mode: int) -> Path:
+    aside = path.with_name(f".{path.name}.new")
+    clear_away(aside)  # of a writer that was killed
+    write_new(aside, data, mode=mode)
+    return aside
+
+
 def write_new(path: Path, data: bytes, *, mode: int = 0o444) -> None:
     """Write a file that must not exist yet, and fsync it; the caller syncs the folder.
 
@@ -58,6 +113,8 @@ def append_line(path: Path, line: bytes) -> None:
             while data:
                 data = data[os.write(descriptor, data) :]
             os.fsync(descriptor)
+            if size == 0:
+                sync_folder(path.parent)
         except OSError:
             with suppress(OSError):
                 os.ftruncate(descriptor, size)
@@ -146,7 +203,7 @@ def require_exclusive_create(folder: Path) -> None:
     probe = folder / f"{PROBE_PREFIX}{secrets.token_hex(8)}"
     second = probe.with_name(probe.name + "-link")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_new(probe, b"")
         os.link(probe, second)
         linked = probe.stat().st_nlink == 2  # noqa: PLR2004 - the file and its link

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from store.errors import BadSignatureError, SettingsError
-from store.registry.durable import sync_folder, write_new
+from store.registry.durable import create
 
 PUBLIC_SUFFIX: Final = ".pub"
 _KEY_ID_HEX_DIGITS: Final = 16
@@ -68,7 +68,7 @@ class SigningKey:
         check_key_name(name)
         private = Ed25519PrivateKey.generate()
         secret = _PrivateFile(name=name, private=private.private_bytes_raw().hex())
-        write_new(path, msgspec.json.encode(secret) + b"\n", mode=0o600)
+        create(path, msgspec.json.encode(secret) + b"\n")
         key = SigningKey(name, private)
         key.write_public(public_path(path))
         return key
@@ -109,8 +109,7 @@ class SigningKey:
     def write_public(self, path: Path) -> None:
         """Write the public half, for a folder of trusted keys; FileExistsError where there is a file already."""
         public = _PublicFile(name=self._name, public=self._private.public_key().public_bytes_raw().hex())
-        write_new(path, msgspec.json.encode(public) + b"\n", mode=0o644)
-        sync_folder(path.parent)
+        create(path, msgspec.json.encode(public) + b"\n", mode=0o644)
 
     def sign(self, data: bytes) -> Signature:
         """Sign the bytes; the same key and bytes give the same signature."""

@@ -22,6 +22,7 @@ from store.event import Lane
 from store.registry.blobs import Blobs, is_intact, read_verified
 from store.registry.durable import (
     PROBE_PREFIX,
+    make_folder,
     read_bounded,
     remove_unfinished,
     require_exclusive_create,
@@ -256,7 +257,7 @@ class Versions:
     def _writing(self) -> Iterator[None]:
         """One publisher at a time, so that whatever is unfinished here is left over from a dead one."""
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            make_folder(self._root)
             descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)

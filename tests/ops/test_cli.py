@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from ops.processes.process import AlreadyRunningError, RunFile, exclusive, write
 from ops.processes.run import run_all
 from store.buffer.server import private_redis
 from store.control import Control, Heartbeat
+from store.errors import MoveConflictError
 from store.event import Lane, wall_clock_s
-from store.registry.moves import fold
+from store.registry.moves import Standing, fold
 from tests.ops.children import REPOSITORY
 from tests.ops.sites import LANE, make_site, open_site, publish
 
@@ -399,3 +401,43 @@ def test_what_init_makes_is_safe_to_put_under_git(tmp_path: Path) -> None:
     subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
     shown = subprocess.run(["git", "-C", str(tmp_path), "ls-files"], check=True, capture_output=True, text=True)
     assert shown.stdout.split() == [".gitignore", "prompts/classify.txt", "understudy.toml"]
+
+
+@pytest.mark.parametrize("kind", ["rollback", "promote", "pause", "resume", "submit"])
+def test_a_decision_on_moves_that_somebody_has_added_to_meanwhile_is_refused(settings: Path, kind: str) -> None:
+    """Each move carries the number that it was decided for, so that nobody acts on what is no longer so."""
+    one, _ = publish(settings, b"one", b"two")
+    (third,) = publish(settings, b"three", promoted=False)
+    site = open_site(settings)
+    promise = promise_of(site, site.lane(None))
+
+    class Hasty(Operator):
+        """Reads the moves, and then another operator is quicker."""
+
+        def _read(self, lane: Lane) -> tuple[Standing, int]:
+            read = super()._read(lane)
+            key = site.operator_key()
+            site.registry.moves(LANE).append("pin", version=None, who="ada", why="", key=key, now_s=wall_clock_s())
+            return read
+
+    hasty = Hasty(
+        registry=site.registry,
+        key=site.operator_key(),
+        now=wall_clock_s,
+        promise=lambda _: promise,
+        followers=lambda _: Followers(serves={}),
+    )
+    if kind == "resume":
+        site.registry.moves(LANE).append(
+            "pause", version=None, who="ada", why="", key=site.operator_key(), now_s=wall_clock_s()
+        )
+    decide: dict[str, Callable[[], object]] = {
+        "rollback": lambda: hasty.rollback(LANE, to=None, why="w"),
+        "promote": lambda: hasty.promote(LANE, version=one, why="w"),
+        "pause": lambda: hasty.pause(LANE, why="w"),
+        "resume": lambda: hasty.resume(LANE, why="w"),
+        "submit": lambda: hasty.submit(LANE, candidate=third, why="w"),
+    }
+    with pytest.raises(MoveConflictError):
+        decide[kind]()
+    assert site.registry.moves(LANE).read()[-1].kind == "pin"

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from ops.cli.app import app
 from store.registry.signing import SigningKey, TrustedKeys
 from tests.ops.sites import LANE, make_site, open_site, publish
+from tests.power_cut import Disk, PowerCut, outcomes, recording
 
 
 def call(*arguments: str | Path, code: int = 0) -> str:
@@ -99,3 +100,46 @@ def test_a_name_that_is_taken_or_is_no_name_is_refused_and_nothing_is_made(setti
 
 def test_a_person_without_a_key_cannot_rotate_one(settings: Path) -> None:
     assert "bob" in call("keys", "rotate", "bob", "--config", settings, code=2)
+
+
+@pytest.mark.parametrize("name", ["operator", "trainer"])
+def test_a_power_cut_at_any_moment_of_a_rotation_leaves_a_key_that_signs_and_every_old_one_trusted(
+    settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    keys, aside = settings.parent / "keys", tmp_path / "aside"
+    aside.mkdir()
+    old = SigningKey.load(keys / name)
+    seen: list[Disk] = []
+    looked = 0
+
+    def look(power: PowerCut) -> None:
+        nonlocal looked
+        for disk in outcomes(power, aside, seen):
+            looked += 1
+            trusted = TrustedKeys.load(disk / "trusted")
+            assert trusted.verify(b"x", SigningKey.load(disk / name).sign(b"x")) == name
+            assert trusted.verify(b"x", old.sign(b"x")) == name
+            kept = [disk / name, *disk.glob(f"{name}-*.retired")]
+            assert old.key_id in {SigningKey.load(path).key_id for path in kept}
+
+    with recording(keys, monkeypatch, before_each=look) as power:
+        call("keys", "rotate", name, "--config", settings)
+        fresh = SigningKey.load(keys / name)
+        assert [SigningKey.load(disk / name).key_id for disk in outcomes(power, aside)] == [fresh.key_id]
+    assert looked > 10
+    assert fresh.key_id != old.key_id
+
+
+def test_a_key_that_was_added_and_an_installation_that_was_made_outlive_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, aside = tmp_path / "disk", tmp_path / "aside"
+    disk.mkdir()
+    aside.mkdir()
+    with recording(disk, monkeypatch) as power:
+        call("init", disk / "site")
+        call("keys", "add", "ada", "--config", disk / "site" / "understudy.toml")
+        made = {path.relative_to(disk): path.read_bytes() for path in disk.rglob("*") if path.is_file()}
+        for found in outcomes(power, aside):
+            assert {path.relative_to(found): path.read_bytes() for path in found.rglob("*") if path.is_file()} == made
+    assert len(made) == 13

@@ -118,9 +118,10 @@ def test_what_is_no_log_is_named(tmp_path: Path, content: bytes, what: str) -> N
 
 
 def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_ALWAYS_BYTES", 1 << 20)
+    monkeypatch.setattr(streams, "_ALWAYS_BYTES", 1 << 14)
+    monkeypatch.setattr(streams, "_MOST_TIMES", 50)
     path = tmp_path / "log.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"text": "a", "label": "b"}\n' * (1 << 20)))
+    path.write_bytes(gzip.compress(b'{"text": "a", "label": "b"}\n' * (1 << 14)))
     with pytest.raises(SettingsError, match="unpacks to more than"):
         find_columns(path, text=None, label=None)
 

@@ -19,6 +19,7 @@ from store.buffer.memory import MemoryBuffer
 from store.buffer.repair.positions import Skip
 from store.event import ClassifyEscalation, Lane, TextInput, Undecodable, UnknownTask, decode, encode
 from store.redact import redact_input
+from store.registry.manifest import SnapshotRecord
 from store.registry.versions import Registry
 from store.secrets import DataSecret, item_id, subject_token
 from stream.log import Record, topic_of
@@ -420,3 +421,105 @@ def test_a_gap_in_the_chain_is_found(tmp_path: Path) -> None:
     registry, _, folder = registry_with_a_champion(tmp_path)
     (folder / "moves" / "00000001.json").rename(folder / "moves" / "00000002.json")
     assert not check_registry(registry, [make_manifest().lane]).chain_ok
+
+
+def with_a_champion_made_at(world: World, folder: Path, positions: dict[str, str]) -> None:
+    """The world's lane has a champion whose manifest says how far the log had been applied."""
+    key, trusted = make_keys(folder / "keys-of-the-champion")
+    world.registry = Registry(folder / "registry", trusted)
+    snapshot = SnapshotRecord(
+        sha256="0" * 64,
+        rows=3,
+        train=1,
+        calibrate=1,
+        judge=1,
+        clusters=3,
+        contrasts=0,
+        moved_linked=0,
+        prompt_version="1",
+        positions=positions,
+    )
+    manifest = make_manifest(lane=LANE, snapshot=snapshot)
+    version = world.registry.versions(LANE).publish(make_draft(folder / "draft"), manifest, key)
+    world.registry.moves(LANE).append("promote", version=version, who="t", why="w", key=key, now_s=1.0)
+
+
+def test_an_empty_log_and_an_empty_buffer_are_not_sound_where_a_champion_was_made_from_more(
+    world: World, tmp_path: Path
+) -> None:
+    world.write(*some_events())
+    world.ingest()
+    slots = world.log.slots(TOPIC)
+    applied = {f"{slot.uuid}/{slot.partition}": world.at[slot] for slot in slots}
+    with_a_champion_made_at(world, tmp_path, {**applied, "unread/7": "-1"})
+    report = world.verify()
+    assert (report.ok, report.complete, report.lost) == (True, True, [])
+    world.write(*some_events(50))
+    world.ingest()
+    assert world.verify().ok  # it has only gone on
+
+    emptied = World(tmp_path / "emptied")  # Redis forgot everything: the topic is made anew, under another uuid
+    emptied.registry = world.registry
+    report = emptied.verify()
+    assert (report.wrong, report.chain_ok, report.versions_ok) == (0, True, True)
+    assert (report.ok, report.complete, len(report.lost)) == (False, False, 3)
+    assert all("Redis was emptied" in why for why in report.lost)
+    assert emptied.verify(OTHER).ok
+
+
+def test_a_buffer_that_was_restored_from_before_its_champion_is_not_sound_unless_a_person_moved_it(
+    world: World, tmp_path: Path
+) -> None:
+    world.write(*some_events(20))
+    world.ingest()
+    slot, at = next((slot, int(at)) for slot, at in world.at.items() if int(at) > 0)
+    with_a_champion_made_at(world, tmp_path, {f"{slot.uuid}/{slot.partition}": str(at + 1)})
+    report = world.verify()
+    assert not report.ok
+    assert f"up to {at + 1} of {slot.uuid}/{slot.partition}, and the buffer stands at {at}" in report.lost[0]
+    skip = Skip(slot=slot, at=str(at + 1), to=str(at), unread=(at, at), again=(at, at + 1), who="me", why="w", at_s=1.0)
+    assert world.verify(skips=[skip]).lost == []
+
+
+@pytest.mark.parametrize("broken", ["chain_ok", "signatures_ok", "versions_ok"])
+def test_a_sound_buffer_beside_a_registry_that_is_not_is_not_sound(world: World, tmp_path: Path, broken: str) -> None:
+    """Each of the three alone, whatever else is well."""
+    world.write(*some_events())
+    world.ingest()
+    with_a_champion_made_at(world, tmp_path, {})
+    assert world.verify().ok
+    folder = tmp_path / "registry" / LANE.tenant / LANE.use_case
+    if broken == "chain_ok":
+        (folder / "moves" / "00000001.json").rename(folder / "moves" / "00000002.json")
+    elif broken == "signatures_ok":
+        key, _ = make_keys(tmp_path / "stranger")
+        (version,) = (folder / "versions").iterdir()
+        signature = version / "manifest.sig"
+        signature.chmod(0o644)
+        signed = key.sign(b"understudy/manifest/1\n" + (version / "manifest.json").read_bytes())
+        signature.write_bytes(msgspec.json.encode(msgspec.to_builtins(signed), order="sorted"))
+    else:
+        (version,) = (folder / "versions").iterdir()
+        (version / "encoder" / "config.json").unlink()
+    report = world.verify()
+    found = {name: getattr(report, name) for name in ("chain_ok", "signatures_ok", "versions_ok")}
+    assert found == {name: name != broken for name in found}
+    assert (report.ok, report.wrong, report.damaged, report.lost) == (False, 0, [], [])
+    assert report.problems
+
+
+def test_counted_less_evicted_is_compared_with_what_is_kept_also_where_a_stratum_is_full(tmp_path: Path) -> None:
+    """There the counters have no bounds of their own: the sum is all that tells."""
+    world = World(tmp_path, k=2)
+    world.write(*some_events())
+    world.ingest()
+    assert world.verify().ok
+    old = world.buffer
+    assert old.counters(LANE).evicted > 0
+
+    def counters(lane: Lane) -> Counters:
+        values = {field: getattr(old.counters(lane), field) for field in Counters.__slots__}
+        return Counters(**{**values, "evicted": values["evicted"] + (lane == LANE)})
+
+    world.buffer = Overlaid(old, counters=counters)
+    assert [one.fields for one in world.verify().differing] == [["counted-evicted"]]

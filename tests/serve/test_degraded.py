@@ -9,6 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from serve.app import _respond
+from serve.escalation import Refusal
+from serve.front.once import Given
 from serve.lifecycle import Gateway
 from store.errors import SpoolFullError
 from tests.serve.client import ask, only_event, run
@@ -111,6 +114,7 @@ def test_an_invalid_answer_counts_in_the_budget_and_is_never_published(world: Wo
     async def step(client: httpx.AsyncClient, _: Gateway) -> None:
         response = await ask(client, "hello")
         assert (response.status_code, response.json()["error"]["code"]) == (502, "invalid_answer")
+        assert response.headers["retry-after"] == "1"
 
     run(world, step)
     assert world.sink.events == []
@@ -414,3 +418,14 @@ def test_what_answers_go_on_without_is_named_for_each_dependency(world: World) -
         assert gateway.ready()
 
     run(world, step)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_list_that_nobody_could_answer_is_told_the_cause_that_lasts_longest(order: int) -> None:
+    refusals = [
+        Refusal(status=429, code="overloaded", message="busy", retry_after_s=1),
+        Refusal(status=503, code="budget_exhausted", message="spent", retry_after_s=60),
+    ]
+    response = _respond(Given(first_id="1", at_s=1.0, found=refusals[::order]), "support")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "60")
+    assert b"budget_exhausted" in response.body

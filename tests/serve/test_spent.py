@@ -266,7 +266,7 @@ def test_a_disk_that_takes_nothing_stops_no_spending(redis_client: redis.Redis, 
 def test_a_link_in_the_place_of_the_new_record_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("mine")
-    (tmp_path / "spent.new").symlink_to(target)
+    (tmp_path / ".spent.json.new").symlink_to(target)
     own = OwnSpending(new_name=lambda: "a", now=Clock(), monotonic=Clock(), path=tmp_path / "spent.json")
     own.write(own.record())
     assert target.read_text() == "mine"

@@ -14,7 +14,7 @@ from store.buffer.server import private_redis
 from store.errors import LogUnavailableError, PositionOutsideLogError
 from stream.embedded.log import EmbeddedLog
 from stream.embedded.source import EmbeddedSource
-from stream.log import Record
+from stream.log import Batch, Record
 from tests.contracts.logs import Ledger
 from tests.contracts.test_log import until
 
@@ -169,3 +169,58 @@ def test_the_log_survives_a_redis_that_is_killed_and_started_again(tmp_path: Pat
         source.close()
         log.close()
         client.close()
+
+
+def test_a_fenced_slot_is_not_claimed_again_at_once_or_two_readers_would_duel(redis_client: redis.Redis) -> None:
+    with closing(EmbeddedLog(redis_client)) as log:
+        log.ensure(TOPIC, 1)
+        ledger = Ledger()
+        append(log, 5)[-1].result(10)
+        with closing(source_of(log, ledger, lease_s=300.0)) as source:
+            (batch,) = until_polled(source)
+            source.done(batch, "fenced")
+            assert source.poll(0.3, 10) == []
+            assert ledger.fences == {batch.slot: 1}
+            source._next_lease = 0.0  # a third of the lease's time later
+            (after,) = until_polled(source)
+            assert (after.fence, after.start) == (2, "-1")
+
+
+def test_a_lease_is_neither_taken_from_who_holds_it_nor_given_back_by_another(redis_client: redis.Redis) -> None:
+    with closing(EmbeddedLog(redis_client)) as log:
+        log.ensure(TOPIC, 2)
+        ledgers = [Ledger(), Ledger(), Ledger()]
+        append(log, 5)[-1].result(10)
+        with closing(source_of(log, ledgers[0], lease_s=300.0)) as holder:
+            until_polled(holder)
+            with closing(source_of(log, ledgers[1], lease_s=300.0)) as standby:
+                assert standby.poll(0.1, 10) == []
+            with closing(source_of(log, ledgers[2], lease_s=300.0)) as another:
+                assert another.poll(0.1, 10) == []
+        assert [len(ledger.fences) for ledger in ledgers] == [2, 0, 0]
+        with closing(source_of(log, ledgers[2], lease_s=300.0)) as heir:  # the holder has given them back
+            until_polled(heir)
+        assert len(ledgers[2].fences) == 2
+
+
+def test_a_history_that_is_trimmed_while_it_is_read_is_no_jump(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.embedded.log._READ_COUNT", 5)
+    with closing(EmbeddedLog(redis_client)) as log:
+        log.ensure(TOPIC, 1)
+        append(log, 20)[-1].result(10)
+        (slot,) = log.slots(TOPIC)
+        reading = log.read(slot, *log.bounds(slot))
+        assert [next(reading).offset for _ in range(5)] == [0, 1, 2, 3, 4]
+        redis_client.xtrim(f"log:{{{TOPIC}}}:{slot.uuid}:0", minid="11-0", approximate=False)
+        with pytest.raises(PositionOutsideLogError, match="is 5, but the log begins at 10"):
+            next(reading)
+
+
+def until_polled(source: EmbeddedSource) -> list[Batch]:
+    """The first batches that come."""
+    deadline = time.monotonic() + 20
+    while not (batches := source.poll(0.2, 10)):
+        assert time.monotonic() < deadline
+    return batches

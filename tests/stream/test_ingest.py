@@ -431,6 +431,20 @@ def test_dead_letters_are_acknowledged_before_the_position_moves() -> None:
     assert [letter.raw() for letter in read_dead_letters(house.log, "support", SECRET)] == [b"junk"]
 
 
+def test_letters_are_buried_once_however_often_the_store_is_asked_again() -> None:
+    house = House()
+    house.buffer.faults = [StoreUnavailableError("down")] * 5
+    house.buffer.lost_replies = 1
+    house.send(b"junk", b"more junk")
+    with running(house.ingest()):
+        await_that(house.applied)
+        await_that(lambda: house.metric("ingest_records_total", use_case="support") == 2)
+    (slot,) = house.log.slots(dead_topic_of("support"))
+    buried = list(house.log.read(slot, *house.log.bounds(slot)))
+    assert len(buried) == len({found.key for found in buried}) == 2
+    assert house.buffer.dead("support") == {"undecodable": 2}
+
+
 def test_a_full_writer_holds_the_partitions_and_polling_goes_on() -> None:
     house = House(partitions=1, settings=replace(QUICK, max_records=1))
     house.send(*[encode(escalation("a", number=number)) for number in range(20)])

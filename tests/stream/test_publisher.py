@@ -156,6 +156,49 @@ def test_events_are_spooled_while_the_log_is_away_and_sent_in_order_when_it_is_b
     assert (publisher.counts.spooled, publisher.counts.resent) == (249, 249)
 
 
+class PickyLog(FlakyLog):
+    """A log that refuses one event the first few times, and takes those around it."""
+
+    def __init__(self, refused: str, times: int) -> None:
+        super().__init__()
+        self.refused, self.times = refused, times
+
+    def append(
+        self, topic: str, *, key: bytes, value: bytes, headers: Headers = (), timestamp_ms: int | None = None
+    ) -> Future[None]:
+        found = decode(value)
+        if self.state == "well" and self.times and isinstance(found, ClassifyEscalation) and found.id == self.refused:
+            self.times -= 1
+            future: Future[None] = Future()
+            future.set_exception(LogUnavailableError("not this one"))
+            return future
+        return super().append(topic, key=key, value=value, headers=headers, timestamp_ms=timestamp_ms)
+
+
+@pytest.mark.parametrize("refused", [0, 3, 9])
+def test_an_event_that_is_refused_amid_others_stays_in_the_spool_until_it_is_taken(
+    tmp_path: Path, refused: int
+) -> None:
+    """What counts is the prefix that was acknowledged, not how many were."""
+    ids = [event(number).id for number in range(10)]
+    log = PickyLog(ids[refused], 3)
+    log.state = "down"
+
+    async def scene() -> None:
+        publisher = publisher_on(log, tmp_path)
+        await publisher.start()
+        for number in range(10):
+            await publisher.publish(event(number), "item")
+        log.state = "well"
+        await until(lambda: set(log.ids()) == set(ids))
+        await until(lambda: publisher._direct)
+        assert publisher.spool_bytes == 0
+        await publisher.close()
+
+    asyncio.run(scene())
+    assert log.times == 0
+
+
 def test_only_the_first_event_waits_for_a_log_that_does_not_answer(tmp_path: Path) -> None:
     log = FlakyLog()
     log.state = "deaf"

@@ -6,8 +6,9 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from hypothesis.strategies import DataObject, binary, data, integers, lists
 
 from store.errors import LogError, SpoolFullError
 from stream.spool import Spool
+from tests.power_cut import PowerCut, outcomes, recording
 
 FILL = """
 import sys
 from pathlib import Path
 from stream.spool import Spool
+from tests.power_cut import PowerCut, outcomes, recording
 
 spool = Spool(Path(sys.argv[1]), 1 << 20)
 for number in range(10**9):
@@ -277,3 +280,128 @@ def test_nobody_else_can_read_it_whatever_the_umask(tmp_path: Path) -> None:
     found = [tmp_path / "spool", *(tmp_path / "spool").iterdir()]
     assert [path for path in found if path.stat().st_mode & 0o077] == []
     assert len(found) == 3
+
+
+def after_a_power_cut(power: PowerCut, aside: Path) -> Iterator[list[bytes]]:
+    """What the next process finds, on each disk that a power cut now may leave."""
+    aside.mkdir(exist_ok=True)
+    for disk in outcomes(power, aside):
+        spool = Spool(disk / "state" / "spool", 1 << 20)
+        yield drain(spool, 100)
+        spool.close()
+
+
+def test_whatever_was_accepted_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a state directory that was never there before, through a restart and several segments."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    accepted: list[bytes] = []
+    with recording(disk, monkeypatch) as power:
+        for start in (0, 20):
+            spool = Spool(disk / "state" / "spool", 16 * 4096)
+            for number in range(start, start + 20):
+                accepted.append(b"%04d" % number * 200)
+                spool.append(accepted[-1]).result(10)
+                if number % 6 == 0:
+                    assert all(found == accepted for found in after_a_power_cut(power, tmp_path / "aside"))
+            spool.close()
+        assert len(list((disk / "state" / "spool").glob("*.spool"))) > 2
+        assert all(found == accepted for found in after_a_power_cut(power, tmp_path / "aside"))
+
+
+def test_after_a_failed_fsync_nothing_is_accepted_into_the_same_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel calls the next fsync a success, and has thrown the bytes away."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with recording(disk, monkeypatch) as power:
+        spool = Spool(disk / "state" / "spool", 1 << 20)
+        append(spool, [b"before"])
+        power.fsyncs_to_fail = 1
+        with pytest.raises(SpoolFullError, match="Input/output error"):
+            spool.append(b"lost").result(10)
+        append(spool, [b"after"])
+        assert all(found == [b"before", b"after"] for found in after_a_power_cut(power, tmp_path / "aside"))
+        spool.close()
+
+
+def test_a_segment_whose_name_could_not_be_synced_accepts_nothing_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with recording(disk, monkeypatch) as power:
+        spool = Spool(disk / "state" / "spool", 1 << 20)
+        with monkeypatch.context() as patch:
+            patch.setattr("stream.spool.sync_folder", refuse)
+            with pytest.raises(SpoolFullError, match="No space left"):
+                spool.append(b"lost").result(10)
+        append(spool, [b"after"])
+        assert all(found == [b"after"] for found in after_a_power_cut(power, tmp_path / "aside"))
+        spool.close()
+
+
+def test_what_is_cut_off_a_segment_after_a_failed_write_is_never_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its frames are whole, but nobody was told that they were kept: the caller has dropped the event and said so."""
+    spool = Spool(tmp_path, 1 << 20)
+    append(spool, [b"before"])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(SpoolFullError):
+            spool.append(b"lost").result(10)
+    spool.close()
+    again = Spool(tmp_path, 1 << 20)
+    assert drain(again) == [b"before"]
+    again.close()
+
+
+def test_an_append_is_done_only_once_it_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    done: list[bool] = []
+    fsync = os.fsync
+    ack: list[Future[None]] = []
+    queued = threading.Event()
+
+    def look(handle: int) -> None:
+        assert queued.wait(10)
+        done.append(ack[0].done())
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", look)
+        ack.append(spool.append(b"x"))
+        queued.set()
+        ack[0].result(10)
+    assert done == [False, False]  # the file's and its folder's
+    spool.close()
+
+
+def test_a_segment_that_was_sent_whole_is_not_deleted_while_more_is_written_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    append(spool, [b"first"])
+    assert spool.head(1) == [b"first"]
+    writing, go_on = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def slow(handle: int) -> None:
+        writing.set()
+        assert go_on.wait(20)
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", slow)
+        ack = spool.append(b"second")
+        assert writing.wait(20)
+        spool.advance(1)  # now everything below its size is sent
+        assert spool.head(1) == []
+        go_on.set()
+        ack.result(20)
+    spool.close()
+    again = Spool(tmp_path, 1 << 20)
+    assert drain(again)[-1:] == [b"second"]
+    again.close()

@@ -15,7 +15,7 @@ import structlog
 from store.control import Control, CycleEnded
 from store.errors import StoreError
 from store.event import Lane
-from store.registry.durable import append_line
+from store.registry.durable import append_line, make_folder
 from trainer import metrics
 from trainer.work import CycleReport
 from trainer.worker import WorkFailedError
@@ -67,7 +67,7 @@ class Journal:
             next_try_s=report.next_try_s,
         )
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             append_line(self.path, msgspec.json.encode(report))
         except OSError as error:
             log.warning("a cycle was not written down", path=str(self.path), error=str(error))

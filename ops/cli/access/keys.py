@@ -70,7 +70,6 @@ def add(name: KeyName, config: Config = None, output: Output = Format.table) -> 
     except FileExistsError as error:
         message = f"{error.filename} is there already: move it away first"
         raise RefusedError(message) from error
-    sync_folder(private.parent)
     _report(_made(section, name, private, None), output)
 
 
@@ -101,9 +100,9 @@ def rotate(
     retired.unlink(missing_ok=True)
     retired.hardlink_to(private)
     aside.replace(section.trusted / f"{name}{PUBLIC_SUFFIX}")  # first trusted, then used: each step leaves a whole key
+    sync_folder(section.trusted)
     public_path(fresh).replace(public_path(private))
     fresh.replace(private)
-    sync_folder(section.trusted)
     sync_folder(private.parent)
     _report(_made(section, old.name, private, retired), output)
 
