@@ -20,7 +20,7 @@ import structlog
 
 from ops.processes.signals import Signals, listen
 from ops.state.private_files import tighten
-from store.errors import StateUnwritableError, UnderstudyError
+from store.errors import AlreadyRunningError, StateUnwritableError
 
 _log = structlog.get_logger()
 _ANNOUNCE_AGAIN_S: Final = 1.0
@@ -29,10 +29,6 @@ _SAME_PROCESS_S: Final = 2.0
 _OVER: Final = (b"Z", b"X")  # states of a process that has ended
 _START_TICKS: Final = 19  # place of field 22 of /proc/PID/stat, counted from the state, field 3
 HARD_EXIT_CODE: Final = 70
-
-
-class AlreadyRunningError(UnderstudyError):
-    """Another process of this name works on the same state directory. Stop it first."""
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -18,7 +18,7 @@ from ops.cli.actions import Followers, Operator
 from ops.cli.app import app
 from ops.cli.output import exit_code_of
 from ops.cli.status import promise_of
-from ops.processes.process import AlreadyRunningError, RunFile, exclusive, write_run_file
+from ops.processes.process import RunFile, exclusive, write_run_file
 from ops.processes.run import run_all
 from store.buffer.server import private_redis
 from store.control import Control, Heartbeat

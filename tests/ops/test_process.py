@@ -12,7 +12,6 @@ import pytest
 
 from ops.processes.process import (
     HARD_EXIT_CODE,
-    AlreadyRunningError,
     RunFile,
     exclusive,
     read_run_file,

@@ -451,7 +451,7 @@ def test_the_example_explains_every_key_of_every_table() -> None:
         for name, field in section.model_fields.items():
             if f"[lanes.{name}]" in tables and header == "[[lanes]]":
                 continue
-            assert field.description, f"{header} {name} is not documented"
+            assert described(section)[name], f"{header} {name} is not documented"
             explained = rf"(# .+\n)+# .*(Default: .+|Required)\.\n#?{name} = |# .*(Default: .+|Required)\.\n#?{name} = "
             assert re.search(explained, tables[header]), f"{header} {name} is not explained"
 
