@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import redis
-import structlog
 
 from ops.site import Site
+from store.logger import logger
 from stream.embedded.log import EmbeddedLog
 from stream.log import Appender, History, Remake, Topics, dead_topic_of, topic_of
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @contextmanager

@@ -355,7 +355,10 @@ def _example_of(section: type[BaseModel], name: str) -> Iterator[str]:
     shown = field.is_required() or (isinstance(extra, dict) and bool(extra.get(SHOWN)))
     value = field.examples[0] if field.examples else field.default
     default = "Required." if field.is_required() else f"Default: {_toml(field.default)}."
-    yield from ("", *_comment(f"{described(section)[name]} {default if field.default is not None else 'Default: unset.'}"))
+    yield from (
+        "",
+        *_comment(f"{described(section)[name]} {default if field.default is not None else 'Default: unset.'}"),
+    )
     yield f"{'' if shown else '#'}{name} = {_toml(value)}"
 
 

@@ -12,7 +12,6 @@ from random import Random
 from time import monotonic
 
 import msgspec
-import structlog
 
 from store.buffer.ledger import Application, Buffer, Entry
 from store.errors import InvalidAnswerError, TooLaboriousError
@@ -27,6 +26,7 @@ from store.event import (
     wall_clock_s,
 )
 from store.labels import listed
+from store.logger import logger
 from store.redact import redact_input
 from store.secrets import DataSecret, item_id, subject_token
 from stream.dead_letter import DeadLetters, Letter
@@ -34,7 +34,7 @@ from stream.log import Appender, Batch, Outcome, Record, Source
 from stream.metrics import IngestMetrics, Reporter
 from stream.writer import Backoff, Prepared, Writer
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

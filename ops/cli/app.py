@@ -1,6 +1,5 @@
-"""The `understudy` command. Its list of commands imports none of them; `run` and the trainer's child alone import torch."""
+"""The `understudy` command. Its list imports no command; `run` and the trainer's child alone import torch."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -15,11 +14,7 @@ class _Group(LateCommands):
     """The root command: an error of ours ends it with a message and its exit code, not with a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command; what it logs goes beside its answer, to standard error."""
-        import structlog  # noqa: PLC0415 - the list of commands is shown without
-
-        if not structlog.is_configured():
-            structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+        """Run the chosen command."""
         try:
             return super().invoke(ctx)
         except UnderstudyError as error:

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import psutil
-import structlog
 
 from ops.processes.signals import Signals, listen
 from ops.state.private_files import tighten
 from store.errors import AlreadyRunningError, StateUnwritableError
+from store.logger import logger
 
-_log = structlog.get_logger()
+_log = logger()
 _ANNOUNCE_AGAIN_S: Final = 1.0
 _LOCK_POLL_S: Final = 0.05
 _SAME_PROCESS_S: Final = 2.0
@@ -89,6 +88,8 @@ def _is_alive(record: RunFile) -> bool:
     fields = _stat_of(record.pid)
     if record.started_ticks is not None and len(fields) > _START_TICKS:
         return fields[0] not in _OVER and int(fields[_START_TICKS]) == record.started_ticks
+    import psutil  # noqa: PLC0415 - most commands need it for nothing
+
     try:  # a file of an older release, or another system than Linux
         process = psutil.Process(record.pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -253,6 +254,8 @@ def _enforce_grace(name: str, stop: threading.Event, finished: threading.Event, 
 
 
 def _kill_descendants() -> None:
+    import psutil  # noqa: PLC0415 - as above
+
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()

@@ -22,6 +22,7 @@ from ops.processes.process import RunFile, exclusive, write_run_file
 from ops.processes.run import run_all
 from store.buffer.server import private_redis
 from store.control import Control, Heartbeat
+from store.errors import AlreadyRunningError
 from store.event import Lane, wall_clock_s
 from store.registry.moves import fold
 from tests.ops.children import REPOSITORY

@@ -33,9 +33,7 @@ class Place:
 
 
 COMMANDS: Final[dict[str, Place]] = {
-    "init": Place(
-        module="ops.cli.start.begin", help="Write a commented settings file, the keys and the data secret."
-    ),
+    "init": Place(module="ops.cli.start.begin", help="Write a commented settings file, the keys and the data secret."),
     "status": Place(
         module="ops.cli.lane", help="Show where every lane stands; what cannot be read is left out, and named."
     ),
