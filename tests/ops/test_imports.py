@@ -86,3 +86,20 @@ def test_completion_offers_the_names_of_commands_without_importing_them() -> Non
     asked = {"_UNDERSTUDY_COMPLETE": "complete_bash", "COMP_WORDS": "understudy st", "COMP_CWORD": "1"}
     done = subprocess.run(command, cwd=REPOSITORY, env=os.environ | asked, capture_output=True, text=True, check=True)  # noqa: TID251
     assert done.stdout.split() == ["status"]
+
+
+@pytest.mark.parametrize("command", ["import", "backtest"])
+@pytest.mark.parametrize("raw", [b"", b"PK\x03\x04" + bytes(40), b"PAR1" + bytes(40), bytes(range(256)), None])
+def test_what_is_no_log_is_refused_before_anything_is_imported_for_it(
+    tmp_path: Path, command: str, raw: bytes | None
+) -> None:
+    log = tmp_path / "log.jsonl"
+    if raw is None:
+        log.mkdir()
+    else:
+        log.write_bytes(raw)
+    for path in (log, tmp_path / "missing.jsonl"):
+        assert not imported(command, path, code=2) & {*LEARNING, *SERVING, *STORES} - {
+            "msgspec",
+            "pydantic",
+        }  # typer has both
