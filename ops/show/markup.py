@@ -37,9 +37,10 @@ footer{margin-top:48px;color:var(--soft);font-size:13.5px;border-top:1px solid v
 .swatch{display:inline-block;width:.7em;height:.7em;border-radius:2px;margin-right:.45em}
 svg.narrow{display:none}
 @media (max-width:720px){main{padding:28px 16px 48px}h1{font-size:24px}svg.wide{display:none}
-svg.narrow{display:block;font-size:14px}.card{padding:12px 12px 6px;overflow-x:visible}td,li{overflow-wrap:anywhere}
+svg.narrow{display:block;font-size:13px;overflow:visible}.card{padding:12px 12px 6px;overflow-x:visible}
+td,li{overflow-wrap:anywhere}
 table.rows thead{display:none}table.rows tr{display:block;padding:8px 0;border-bottom:1px solid var(--line)}
-table.rows td,table.rows td.n{display:flex;justify-content:space-between;gap:16px;padding:2px 0;border:0;text-align:right;
+table.rows tr td{display:flex;justify-content:space-between;gap:16px;padding:2px 0;border:0;text-align:right;
 white-space:normal}
 table.rows td::before{content:attr(data-head);color:var(--soft);text-align:left;flex:none;max-width:50%}
 table.rows td:empty{display:none}}

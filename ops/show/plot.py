@@ -12,6 +12,7 @@ LEFT: Final = 48
 TOP: Final = 14
 BOTTOM: Final = 30
 _RIGHT: Final = 128
+_CHARACTER: Final = 8.0  # the width of one, and a little
 _LINE_GAP: Final = 17.0  # between two names, one above the other
 
 
@@ -84,9 +85,17 @@ class Plot:
         )
 
     def feet(self, values: Sequence[float], show: Callable[[float], str] = count) -> None:
-        """Numbers below the frame."""
-        for value in values:
-            self.text(value, self.height - 8, show(value), anchor="middle", kind='class="faint"')
+        """Numbers below the frame: as many as there is room for."""
+        told = [show(value) for value in values]
+        for place, value in enumerate(values):
+            self.parts.append(partial(self._foot, place, value, told))
+
+    def _foot(self, place: int, value: float, told: Sequence[str]) -> str:
+        room = (self.right_edge - LEFT) / max(1, len(told) - 1)
+        if place % math.ceil(_CHARACTER * max(map(len, told)) / room):
+            return ""
+        at = f'x="{self.x(value):.1f}" y="{self.height - 8:.1f}"'
+        return f'<text class="faint" {at} text-anchor="middle">{escape(told[place])}</text>'
 
     def text(self, at: float, y: float, words: str, *, anchor: str = "start", kind: str = "") -> None:
         """Words at a value across and a pixel down the page; `kind` is the element's class or style."""
@@ -123,8 +132,8 @@ class Plot:
         """A vertical line through the frame."""
         self.parts.append(
             lambda: (
-                f'<line x1="{self.x(at):.1f}" x2="{self.x(at):.1f}" y1="{TOP}" y2="{self.height - BOTTOM}" stroke="var(--{colour})"'
-                f' stroke-dasharray="{dashes}" stroke-width="1.4"/>'
+                f'<line x1="{self.x(at):.1f}" x2="{self.x(at):.1f}" y1="{TOP}" y2="{self.height - BOTTOM}"'
+                f' stroke="var(--{colour})" stroke-dasharray="{dashes}" stroke-width="1.4"/>'
             )
         )
 
