@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 import redis
 
 from ops.site import Site
-from store.logger import logger
+from store.log.lazy import logger
 from stream.embedded.log import EmbeddedLog
 from stream.log import Appender, History, Remake, Topics, dead_topic_of, topic_of
 

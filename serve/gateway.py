@@ -26,7 +26,7 @@ from serve.teacher.budget import Budget, Kind, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from store.errors import LogError
 from store.event import LabelAnswer, Usage
-from store.logger import logger
+from store.log.lazy import logger
 from store.policy import BudgetView, Decision, decide, decide_by_budget, escalation_limit
 
 _log: Final = logger(__name__)

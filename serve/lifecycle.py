@@ -34,7 +34,7 @@ from serve.teacher.horizon import DayHorizon
 from store.control import Heartbeat
 from store.errors import StoreUnavailableError
 from store.event import Lane, TextInput, new_event_id, wall_clock_s
-from store.logger import logger
+from store.log.lazy import logger
 from store.registry.durable import append_line
 
 _log: Final = logger(__name__)

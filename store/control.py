@@ -11,7 +11,7 @@ import redis
 
 from store.errors import LeaseLostError, StoreUnavailableError
 from store.event import Lane
-from store.logger import logger
+from store.log.lazy import logger
 
 _log = logger(__name__)
 _Kept = TypeVar("_Kept")

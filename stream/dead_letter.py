@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from store.buffer.ledger import Slot
 from store.errors import LogError, LogUnavailableError, RecordTooLargeError
 from store.event import Undecodable
-from store.logger import logger
+from store.log.lazy import logger
 from store.secrets import DataSecret
 from stream.log import Appender, Headers, History, Record, dead_topic_of
 

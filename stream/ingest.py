@@ -26,7 +26,7 @@ from store.event import (
     wall_clock_s,
 )
 from store.labels import listed
-from store.logger import logger
+from store.log.lazy import logger
 from store.redact import redact_input
 from store.secrets import DataSecret, item_id, subject_token
 from stream.dead_letter import DeadLetters, Letter

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from store.buffer.ledger import Buffer, Slot
 from store.errors import LogUnavailableError, StoreUnavailableError
 from store.event import Lane
-from store.logger import logger
+from store.log.lazy import logger
 from stream.log import Dependency, Lag, Source
 
 _LAST_REPORT_S: Final = 2.0

@@ -15,7 +15,7 @@ import msgspec
 
 from store.errors import LogUnavailableError, RecordTooLargeError, SpoolFullError
 from store.event import MAX_EVENT_BYTES, Escalation, encode
-from store.logger import logger
+from store.log.lazy import logger
 from stream.log import Appender, Headers, topic_of
 from stream.spool import Spool
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from store.errors import LogError, SpoolFullError
-from store.logger import logger
+from store.log.lazy import logger
 from store.registry.durable import sync_folder
 
 _HEADER: Final = struct.Struct("<II")

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from store.buffer.ledger import Application, Applied, Buffer
 from store.errors import CorruptItemError, LogUnavailableError, StoreUnavailableError
-from store.logger import logger
+from store.log.lazy import logger
 from stream.dead_letter import DeadLetters, Letter
 from stream.log import Batch, Dependency, Outcome
 from stream.metrics import IngestMetrics

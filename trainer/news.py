@@ -14,7 +14,7 @@ from store.buffer.item import Item
 from store.buffer.ledger import Buffer, Counters
 from store.control import Control, TrainingState
 from store.event import Lane
-from store.logger import logger
+from store.log.lazy import logger
 from trainer.snapshot import Drawing, answer_of
 
 log = logger()

@@ -15,7 +15,7 @@ from store.buffer.ledger import Buffer
 from store.control import Control, CycleKind, CycleRequest, Lease
 from store.errors import LeaseLostError, StoreUnavailableError, UnknownVersionError
 from store.event import Lane, wall_clock_s
-from store.logger import logger
+from store.log.lazy import logger
 from store.registry.lineage import Audited
 from store.registry.moves import fold
 from store.registry.signing import SigningKey

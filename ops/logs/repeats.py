@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
-from store.logger import logger
+from store.log.lazy import logger
 
 LINES_A_MINUTE: Final = 10
 _WINDOW_S: Final = 60.0

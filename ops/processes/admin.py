@@ -20,7 +20,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from serve.front.admission import from_no_page, known_host
-from store.logger import logger
+from store.log.lazy import logger
 
 _log = logger()
 MOST_AT_ONCE: Final = 32

@@ -4,7 +4,7 @@ import resource
 from typing import Final
 
 from ops.processes.admin import MOST_AT_ONCE
-from store.logger import logger
+from store.log.lazy import logger
 
 _log = logger(__name__)
 _MOST_FILES: Final = 65_536

@@ -13,7 +13,7 @@ from ops.processes.supervisor import RestartPolicy, delay_after
 from ops.state.disk import refusal
 from store.buffer.server import Server
 from store.errors import StoreUnavailableError
-from store.logger import logger
+from store.log.lazy import logger
 
 _log = logger(__name__)
 _LOOK_AGAIN_S: Final = 1.0  # at a disk that is full: recovery is a matter of seconds once there is room

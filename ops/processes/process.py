@@ -19,7 +19,7 @@ import msgspec
 from ops.processes.signals import Signals, listen
 from ops.state.private_files import tighten
 from store.errors import AlreadyRunningError, StateUnwritableError
-from store.logger import logger
+from store.log.lazy import logger
 
 _log = logger()
 _ANNOUNCE_AGAIN_S: Final = 1.0

@@ -20,7 +20,7 @@ from serve.front.directory import Directory
 from serve.lifecycle import Gateway, OpenLane
 from serve.settings import BudgetSettings
 from store.errors import SettingsError
-from store.logger import logger
+from store.log.lazy import logger
 
 _log = logger(__name__)
 RELOADABLE: Final = frozenset({"api_keys", "audit_ratio", "budget"})  # of a lane

@@ -44,7 +44,7 @@ from store.errors import (
     UnderstudyError,
 )
 from store.event import wall_clock_s
-from store.logger import logger
+from store.log.lazy import logger
 from stream.ingest import Ingest
 from stream.metrics import IngestMetrics
 from stream.publisher import Publisher

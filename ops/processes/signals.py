@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Final
 
 from ops.processes.early.hangups import began_in_terminal, has_terminal
-from store.logger import logger
+from store.log.lazy import logger
 
 _log = logger(__name__)
 _STOP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from store.logger import logger
+from store.log.lazy import logger
 
 _log = logger()
 _POLL_S: Final = 0.05

@@ -22,7 +22,7 @@ from store.buffer.repair.positions import Positions
 from store.buffer.repair.rebuild import Staging, stage_dead, swap
 from store.errors import PositionOutsideLogError, StoreUnavailableError
 from store.event import DeadReason, Lane
-from store.logger import logger
+from store.log.lazy import logger
 from store.secrets import ITEM_ID_HEX_DIGITS
 from stream.ingest import LaneKeys, triage
 from stream.log import History, Record, topic_of

@@ -14,7 +14,7 @@ from ops.cli.reports import Skipped
 from store.buffer.ledger import BEGINNING, Buffer, Slot
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import DamagedRecordError, PositionOutsideLogError, StoreUnavailableError
-from store.logger import logger
+from store.log.lazy import logger
 from stream.log import History, topic_of
 from stream.slots import start_offset
 

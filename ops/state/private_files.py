@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from store.logger import logger
+from store.log.lazy import logger
 
 _log = logger(__name__)
 _UMASK: Final = 0o077

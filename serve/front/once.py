@@ -22,7 +22,7 @@ from serve.escalation import Answer, Refusal
 from serve.front.errors import ApiError
 from serve.front.kept import KEEP_S, Memory, Remembered, Shared
 from store.errors import StoreUnavailableError
-from store.logger import logger
+from store.log.lazy import logger
 
 _log: Final = logger(__name__)
 _HOLD_S: Final = 15.0  # a claim of a replica that died is free again after this

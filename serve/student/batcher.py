@@ -14,7 +14,7 @@ from typing import Final
 
 from serve.student.line import Job, Line, Outcome, Ticket, TooLong
 from serve.student.slot import Slot, opinions
-from store.logger import logger
+from store.log.lazy import logger
 
 _log: Final = logger(__name__)
 _PASS_SHARE: Final = 0.05  # of the time-out that one forward pass should take at most; slow students get small batches

@@ -16,7 +16,7 @@ from serve.student.slot import Slot, Slots, Student
 from store.errors import RegistryError, SwapRefusedError
 from store.event import Lane
 from store.labels import check_label_map
-from store.logger import logger
+from store.log.lazy import logger
 
 _log: Final = logger(__name__)
 _WARM_UP: Final = "a text to warm up with"

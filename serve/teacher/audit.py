@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from serve.escalation import Question
-from store.logger import logger
+from store.log.lazy import logger
 from store.secrets import unit_hash
 
 _log: Final = logger(__name__)

@@ -23,7 +23,7 @@ from serve.settings import BudgetSettings
 from serve.teacher.spent import OwnSpending, Witness
 from store.errors import StoreUnavailableError
 from store.event import Lane
-from store.logger import logger
+from store.log.lazy import logger
 
 Kind = Literal["escalation", "audit"]
 

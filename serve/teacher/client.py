@@ -18,7 +18,7 @@ from serve.teacher.wire import FLIGHT, Flight, http_client, time_outs
 from store.errors import AnswerFault, InvalidAnswerError
 from store.event import LabelAnswer, Usage
 from store.labels import AnswerFormat, parse_label
-from store.logger import logger
+from store.log.lazy import logger
 from store.registry.manifest import canonical_json
 
 _log: Final = logger(__name__)

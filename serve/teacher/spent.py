@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from store.logger import logger
+from store.log.lazy import logger
 
 _log: Final = logger(__name__)
 _SLOT_S: Final = 30.0  # leases of one slot are kept as one

@@ -10,7 +10,7 @@ import redis
 from store.buffer.ledger import Slot
 from store.errors import StoreUnavailableError
 from store.event import Lane
-from store.logger import logger
+from store.log.lazy import logger
 
 _log = logger(__name__)
 

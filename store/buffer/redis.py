@@ -22,7 +22,7 @@ from store.buffer.ledger import BEGINNING, Application, Applied, AuditTally, Cla
 from store.buffer.stored import CHECKSUM_BYTES, decode_item, encode_item
 from store.errors import DamagedItemError, StoreUnavailableError
 from store.event import Lane
-from store.logger import logger
+from store.log.lazy import logger
 
 _STALE_ATTEMPTS: Final = 32
 _READ_ITEMS: Final = 500  # per MGET while all items are read

@@ -19,7 +19,7 @@ import msgspec
 
 from store.errors import BadSignatureError, BrokenChainError, MoveConflictError, RegistryError
 from store.event import Lane
-from store.logger import logger
+from store.log.lazy import logger
 from store.registry.durable import (
     read_bounded,
     remove_unfinished,

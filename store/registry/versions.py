@@ -18,7 +18,7 @@ import msgspec
 
 from store.errors import CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
-from store.logger import logger
+from store.log.lazy import logger
 from store.registry.blobs import Blobs, is_intact, read_verified
 from store.registry.durable import (
     PROBE_PREFIX,

@@ -11,7 +11,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 
 from store.errors import LogUnavailableError, RecordTooLargeError
 from store.event import wall_clock_s
-from store.logger import logger
+from store.log.lazy import logger
 from stream.kafka.cluster import KafkaSettings, connected, unavailable
 from stream.log import Headers, Remake
 from stream.outbox import Outbox, Outgoing, too_large

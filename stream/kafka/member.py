@@ -14,7 +14,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, T
 from kafka.errors import KafkaError
 
 from store.errors import LogUnavailableError
-from store.logger import logger
+from store.log.lazy import logger
 from stream.kafka.cluster import KafkaSettings, admin, connected, topic_partitions
 
 _HEARTBEAT_MS: Final = 500  # retained partitions stand still for a heartbeat in every rebalance

@@ -17,7 +17,7 @@ from kafka.errors import CorruptRecordError, KafkaError, LogTruncationError, Off
 from store.buffer.ledger import Slot
 from store.errors import LogError, LogUnavailableError, PositionOutsideLogError, StoreError, StoreUnavailableError
 from store.event import wall_clock_s
-from store.logger import logger
+from store.log.lazy import logger
 from stream.kafka.cluster import KafkaSettings, record_of
 from stream.kafka.member import Connecting, Member
 from stream.log import Batch, Claimer, Dependency, Health, Lag, Outcome, Remake

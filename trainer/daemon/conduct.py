@@ -12,7 +12,7 @@ from store.buffer.ledger import Counters
 from store.control import Control, CycleKind, CycleRequest, Lease, TrainingState
 from store.errors import MoveConflictError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
-from store.logger import logger
+from store.log.lazy import logger
 from store.registry.durable import clear_away
 from store.registry.manifest import Outcome, Verdict
 from store.registry.moves import MoveKind, Moves, Standing, fold

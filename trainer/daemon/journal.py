@@ -14,7 +14,7 @@ import msgspec
 from store.control import Control, CycleEnded
 from store.errors import StoreError
 from store.event import Lane
-from store.logger import logger
+from store.log.lazy import logger
 from store.registry.durable import append_line
 from trainer import metrics
 from trainer.work import CycleReport

@@ -15,7 +15,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from store.event import wall_clock_s
-from store.logger import logger
+from store.log.lazy import logger
 
 log = logger()
 

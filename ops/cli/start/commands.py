@@ -111,4 +111,4 @@ class LateCommands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is meant, and what is left for it."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, None if command is None else self.commands[command.name], rest
+        return name, None if command is None else COMMANDS[command.name].load(command.name), rest

@@ -7,7 +7,7 @@ import redis
 
 from store.buffer.keys import available, position_key, script_of
 from store.buffer.ledger import Slot
-from store.logger import logger
+from store.log.lazy import logger
 
 _log = logger(__name__)
 
