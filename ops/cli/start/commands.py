@@ -111,4 +111,5 @@ class LateCommands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is meant, and what is left for it."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, None if command is None else COMMANDS[command.name].load(command.name), rest
+        meant = None if command is None else str(command.name)
+        return name, None if meant is None else COMMANDS[meant].load(meant), rest
