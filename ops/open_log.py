@@ -2,19 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import redis
-import structlog
 
-from ops.settings import read_log_password
 from ops.site import Site
+from store.log.lazy import logger
 from stream.embedded.log import EmbeddedLog
-from stream.kafka.appender import KafkaAppender
-from stream.kafka.cluster import KafkaHistory, KafkaSettings, KafkaTopics
 from stream.log import Appender, History, Remake, Topics, dead_topic_of, topic_of
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @contextmanager
@@ -24,8 +20,13 @@ def open_history(site: Site, client: redis.Redis) -> Iterator[History]:
     Raises:
         LogUnavailableError: no broker answers.
     """
-    embedded = site.settings.log.kind == "embedded"
-    with closing(EmbeddedLog(client) if embedded else KafkaHistory(kafka_settings(site))) as history:
+    if site.settings.log.kind == "embedded":
+        with closing(EmbeddedLog(client)) as embedded:
+            yield embedded
+        return
+    from ops.brokers.kafka import open_history as open_kafka  # noqa: PLC0415 - Kafka's client, where there is a Kafka
+
+    with open_kafka(site) as history:
         yield history
 
 
@@ -34,7 +35,9 @@ def open_appender(site: Site, client: redis.Redis) -> Appender:
     remake = remaker(site, client)
     if site.settings.log.kind == "embedded":
         return EmbeddedLog(client, remake=remake)
-    return KafkaAppender(kafka_settings(site), remake=remake)
+    from ops.brokers.kafka import open_appender as open_kafka  # noqa: PLC0415 - as above
+
+    return open_kafka(site, remake)
 
 
 def ensure_topics(site: Site, client: redis.Redis) -> None:
@@ -66,38 +69,13 @@ def _topics(site: Site, client: redis.Redis) -> Iterator[Topics]:
     if site.settings.log.kind == "embedded":
         with closing(EmbeddedLog(client)) as embedded:
             yield embedded
-    else:
-        yield KafkaTopics(kafka_settings(site))
+        return
+    from ops.brokers.kafka import open_topics  # noqa: PLC0415 - as above
+
+    yield open_topics(site)
 
 
 def _wanted(site: Site) -> dict[str, int]:
     """Every topic of the installation, with its number of partitions."""
     made = {topic_of(use_case): site.settings.log.partitions for use_case in site.use_cases}
     return made | {dead_topic_of(use_case): 1 for use_case in site.use_cases}
-
-
-def kafka_settings(site: Site) -> KafkaSettings:
-    """How to reach Kafka.
-
-    Raises:
-        SettingsError: the password's variable is not set.
-    """
-    section = site.settings.log
-    with_login = section.security_protocol.startswith("SASL")
-    return KafkaSettings(
-        bootstrap=section.bootstrap,
-        group=section.group,
-        security_protocol=section.security_protocol,
-        ssl_cafile=_text(section.ssl_ca_file),
-        ssl_certfile=_text(section.ssl_certificate_file),
-        ssl_keyfile=_text(section.ssl_key_file),
-        sasl_mechanism=section.sasl_mechanism if with_login else None,
-        sasl_username=section.sasl_username if with_login else None,
-        sasl_password=read_log_password(section) if with_login else None,
-        session_timeout_ms=int(section.session_timeout_s * 1000),
-        replication_factor=section.replication_factor,
-    )
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)

@@ -10,9 +10,7 @@ from serve.teacher.parameters import check_call
 from store.errors import SettingsError
 from store.event import Lane
 
-STRICT: Final = ConfigDict(
-    frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, str_strip_whitespace=True
-)
+STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
 
 SHOWN: Final = "shown"  # marks an optional key that the example sets, because it would not be complete without
 

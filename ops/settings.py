@@ -4,12 +4,15 @@ This is the one file that reads the environment. `UNDERSTUDY_TRAINER__EVERY_S=60
 variable (`UNDERSTUDY_LANES`) are JSON. A relative path is relative to the settings file, wherever the process runs.
 """
 
+import ast
 import codecs
+import inspect
 import json
 import os
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, TypeVar
 
@@ -59,7 +62,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         allow_inf_nan=False,
         env_prefix=_PREFIX,
         env_nested_delimiter="__",
@@ -311,7 +313,7 @@ def example_toml() -> str:
         "# Settings of Understudy. A key behind # shows its default (or an example, where there is none): take the #",
         "# away to change it. A variable wins over this file: UNDERSTUDY_TRAINER__EVERY_S=60. Relative paths are",
         "# relative to this file.",
-        *(line for name in scalars for line in _example_of(name, Settings.model_fields[name])),
+        *(line for name in scalars for line in _example_of(Settings, name)),
     ]
     for name, field in Settings.model_fields.items():
         if (section := _section_of(field)) is not None:
@@ -332,15 +334,31 @@ def _table(header: str, section: type[BaseModel]) -> Iterator[str]:
     yield from ("", *_comment(section.__doc__ or ""), header)
     for name, field in section.model_fields.items():
         if _section_of(field) is None:
-            yield from _example_of(name, field)
+            yield from _example_of(section, name)
 
 
-def _example_of(name: str, field: FieldInfo) -> Iterator[str]:
+def described(section: type[BaseModel]) -> dict[str, str]:
+    """What each key is for: the text below it in the source, which only `init` reads."""
+    (table,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    body = table.body if isinstance(table, ast.ClassDef) else []
+    return {
+        key.target.id: text.value.value
+        for key, text in pairwise(body)
+        if isinstance(key, ast.AnnAssign) and isinstance(key.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+
+
+def _example_of(section: type[BaseModel], name: str) -> Iterator[str]:
+    field = section.model_fields[name]
     extra = field.json_schema_extra
     shown = field.is_required() or (isinstance(extra, dict) and bool(extra.get(SHOWN)))
     value = field.examples[0] if field.examples else field.default
     default = "Required." if field.is_required() else f"Default: {_toml(field.default)}."
-    yield from ("", *_comment(f"{field.description} {default if field.default is not None else 'Default: unset.'}"))
+    yield from (
+        "",
+        *_comment(f"{described(section)[name]} {default if field.default is not None else 'Default: unset.'}"),
+    )
     yield f"{'' if shown else '#'}{name} = {_toml(value)}"
 
 

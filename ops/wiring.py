@@ -12,7 +12,8 @@ import psutil
 import redis
 from prometheus_client import CollectorRegistry
 
-from ops.open_log import kafka_settings, remaker
+from ops.brokers.kafka import kafka_settings
+from ops.open_log import remaker
 from ops.processes.limits import connection_limit
 from ops.sections import LaneSection
 from ops.settings import Settings, read_api_key, read_prompt

@@ -19,6 +19,7 @@ from serve.front.admission import Caller, Doors, admit, is_local
 from serve.front.bodies import Bodies, BodyLimits
 from serve.front.directory import Directory, api_key
 from serve.front.errors import ApiError, json_response
+from serve.front.health import health_routes
 from serve.front.once import Given, Once
 from serve.intake import IntakeBusyError, Laborious, Named
 from serve.lifecycle import Gateway, LaneParts, OpenLane, Services
@@ -80,6 +81,7 @@ def build_app(services: Services, settings: GatewaySettings) -> Starlette:
             await asyncio.gather(*(one.close() for one in front.once.values()))
 
     routes = [
+        *health_routes(alive=gateway.healthy, ready=gateway.ready),
         *(Route(path, classify, methods=["POST"]) for path in ("/classify", "/v1/classify")),
         *(Route(path, _not_yet, methods=["POST"]) for path in ("/v1/rerank", "/v1/chat/completions")),
     ]
@@ -289,6 +291,7 @@ def _datum(index: int, one: Answer | Refusal) -> dict[str, Any]:
         "index": index,
         "label": one.label,
         "probs": one.probs,
+        "labels": one.labels,
         "num_classes": one.num_classes,
         "served_by": one.served_by,
         "reason": one.reason,

@@ -76,6 +76,7 @@ class Answer:
     withheld: bool = False
     degraded: Degraded | None = None
     usage: Usage = _NOTHING_USED
+    labels: tuple[str, ...] | None = None  # of `probs`; also None where an earlier release kept the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +140,7 @@ def student_answer(
     return Answer(
         label=opinion.label,
         probs=opinion.probs,
+        labels=opinion.labels,
         num_classes=len(opinion.probs),
         served_by="student",
         reason=decision.reason,

@@ -11,8 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, assert_never
 
-import structlog
-
 from serve.counts import Counts
 from serve.escalation import Answer, Degraded, Fault, Question, Refusal, Seen, build_event, student_answer
 from serve.metrics import ServeMetrics
@@ -28,9 +26,10 @@ from serve.teacher.budget import Budget, Kind, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from store.errors import LogError
 from store.event import LabelAnswer, Usage
+from store.log.lazy import logger
 from store.policy import BudgetView, Decision, decide, decide_by_budget, escalation_limit
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logger(__name__)
 _CUT_OFF_S: Final = 1.0  # for a call that was cut off to let go of what it holds
 _SHOWN_CHARS: Final = 2_000  # of an answer that cannot be read
 

@@ -11,7 +11,6 @@ from typing import Final
 
 import msgspec
 import openai
-import structlog
 
 from serve.counts import Counts
 from serve.escalation import Question
@@ -35,9 +34,10 @@ from serve.teacher.horizon import DayHorizon
 from store.control import Heartbeat
 from store.errors import StoreUnavailableError
 from store.event import Lane, TextInput, new_event_id, wall_clock_s
+from store.log.lazy import logger
 from store.registry.durable import append_line
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logger(__name__)
 _PULSE_S: Final = 1.0
 _SILENT_S: Final = 15.0
 _LAST_CALL_RATIO: Final = 1 / 3  # of the grace: until then audits that wait are still sent; the rest is for answers

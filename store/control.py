@@ -8,12 +8,12 @@ from typing import Final, Literal, TypeVar, cast
 
 import msgspec
 import redis
-import structlog
 
 from store.errors import LeaseLostError, StoreUnavailableError
 from store.event import Lane
+from store.log.lazy import logger
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 _Kept = TypeVar("_Kept")
 CycleKind = Literal["head", "fine_tune", "candidate"]
 

@@ -105,3 +105,7 @@ class InvalidAnswerError(TeacherError):
 
 class LeaseLostError(UnderstudyError):
     """Another trainer holds the lease now. Drop what was made; do not move the champion."""
+
+
+class AlreadyRunningError(UnderstudyError):
+    """Another process of this name works on the same state directory. Stop it first."""

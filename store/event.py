@@ -334,7 +334,10 @@ def canonical_input(task: Task, value: TaskInput) -> bytes:
         case TextInput(text=text):
             parts: list[Any] = [canonical_text(text)]
         case RankInput(query=query, documents=documents):
-            parts = [canonical_text(query), *sorted(map(canonical_text, documents))]  # an order of asking is no question
+            parts = [
+                canonical_text(query),
+                *sorted(map(canonical_text, documents)),
+            ]  # an order of asking is no question
         case ChatInput(messages=messages):
             parts = [[message.role, canonical_text(message.content)] for message in messages]
         case _:

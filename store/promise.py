@@ -6,14 +6,14 @@ a lane is expected to be: at target .90 and agreement .97 that takes 119 audits 
 """
 
 import math
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
-from scipy.optimize import brentq
-from scipy.special import betaln, xlog1py, xlogy
 
 MAX_AUDITS: Final = 1 << 40
 _EDGE: Final = 1e-12
+_HALVINGS: Final = 50  # of an interval within [0, 1]: to the last bits of a float
 
 
 State = Literal["held", "suspended", "unproven", "broken"]
@@ -76,15 +76,31 @@ def bounds(n: int, k: int, alpha: float, *, guess: float) -> tuple[float, float]
         return _log_wealth(n, k, p, guess) + math.log(alpha)
 
     middle = k / n
-    low = float(brentq(excess, _EDGE, middle, xtol=1e-12)) if middle > _EDGE and excess(_EDGE) > 0 else 0.0
-    high = float(brentq(excess, middle, 1 - _EDGE, xtol=1e-12)) if middle < 1 - _EDGE and excess(1 - _EDGE) > 0 else 1.0
+    low = _root(excess, _EDGE, middle) if middle > _EDGE and excess(_EDGE) > 0 else 0.0
+    high = _root(excess, 1 - _EDGE, middle) if middle < 1 - _EDGE and excess(1 - _EDGE) > 0 else 1.0
     return low, high
 
 
+def _root(excess: Callable[[float], float], outside: float, inside: float) -> float:
+    """Where the excess changes its sign, by bisection: it is positive outside, and negative inside."""
+    for _ in range(_HALVINGS):
+        middle = (outside + inside) / 2
+        outside, inside = (middle, inside) if excess(middle) > 0 else (outside, middle)
+    return inside
+
+
 def _log_wealth(n: float, k: float, p: float, guess: float) -> float:
-    """Log of the mixture's likelihood over that of p: where p is the truth its exponential is a martingale from 1."""
+    """Log of the mixture's likelihood over that of p: where p is the truth its exponential is a martingale from 1.
+
+    By the standard library alone: `status` asks, and scipy takes a second of a processor to import.
+    """
     a = guess / (1 - guess)
-    return float(betaln(k + a, n - k + 1) - betaln(a, 1) - xlogy(k, p) - xlog1py(n - k, -p))
+    likelihood = (k * math.log(p) if k else 0.0) + ((n - k) * math.log1p(-p) if n > k else 0.0)
+    return _log_beta(k + a, n - k + 1) - _log_beta(a, 1) - likelihood
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 def _audits_short(n: int, k: int, target: float, alpha: float) -> int | None:

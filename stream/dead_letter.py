@@ -13,20 +13,20 @@ from datetime import UTC, date, datetime
 from time import monotonic
 from typing import Final
 
-import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from store.buffer.ledger import Slot
 from store.errors import LogError, LogUnavailableError, RecordTooLargeError
 from store.event import Undecodable
+from store.log.lazy import logger
 from store.secrets import DataSecret
 from stream.log import Appender, Headers, History, Record, dead_topic_of
 
 _NONCE_BYTES: Final = 12
 _MAX_DETAIL_CHARACTERS: Final = 300
 _LAST_MS: Final = 253_402_300_799_000  # the end of the year 9999
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

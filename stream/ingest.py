@@ -14,7 +14,6 @@ from time import monotonic
 from typing import Final
 
 import msgspec
-import structlog
 
 from store.buffer.ledger import Application, Buffer, Entry, Slot
 from store.errors import InvalidAnswerError, TooLaboriousError
@@ -30,6 +29,7 @@ from store.event import (
     wall_clock_s,
 )
 from store.labels import listed
+from store.log.lazy import logger
 from store.redact import redact_input
 from store.secrets import DataSecret, item_id, subject_token
 from stream.dead_letter import DeadLetters, Letter
@@ -38,7 +38,7 @@ from stream.metrics import IngestMetrics, Reporter
 from stream.reading.standstill import Standstills
 from stream.writer import Backoff, Prepared, Writer
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

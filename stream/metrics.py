@@ -10,17 +10,17 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, get_args
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from store.buffer.ledger import Buffer, Slot
 from store.errors import LogUnavailableError, StoreUnavailableError
 from store.event import Lane
+from store.log.lazy import logger
 from stream.log import Dependency, Lag, Source
 
 _LAST_REPORT_S: Final = 2.0
 _FATES: Final = ("counted", "repeats", "ineligible", "evicted")
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 _BATCH_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0)
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-import structlog
 
 from store.errors import LogUnavailableError, RecordTooLargeError, SpoolFullError
 from store.event import MAX_EVENT_BYTES, Escalation, encode
+from store.log.lazy import logger
 from stream.log import Appender, Headers, topic_of
 from stream.spool import Spool
 
@@ -24,7 +24,7 @@ _MIN_BACKOFF_S: Final = 0.1
 _MAX_BACKOFF_S: Final = 5.0
 _LOOK_AGAIN_S: Final = 5.0  # at a spool that seems empty
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 class _Spooled(msgspec.Struct, frozen=True, array_like=True):

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from store.errors import LogError, SpoolFullError
+from store.log.lazy import logger
 from store.registry.durable import make_folder, sync_folder
 
 _HEADER: Final = struct.Struct("<II")
@@ -31,7 +30,7 @@ _MIN_SEGMENT_BYTES: Final = 4096
 _CLOSE_S: Final = 10.0
 _OPEN_AGAIN_S: Final = 1.0
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,17 +14,16 @@ from random import Random
 from time import monotonic
 from typing import Final, Literal
 
-import structlog
-
 from store.buffer.ledger import Application, Applied, Buffer
 from store.errors import CorruptItemError, LogUnavailableError, StoreUnavailableError
+from store.log.lazy import logger
 from stream.dead_letter import DeadLetters, Letter
 from stream.log import Batch, Dependency, Outcome
 from stream.metrics import IngestMetrics
 
 _QUEUE_BATCHES: Final = 2
 _LAST_CALL_S: Final = 10.0  # for a call that is under way when the grace is over; sockets time out sooner
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from store.buffer.item import Item
 from store.buffer.ledger import Buffer, Counters
 from store.control import Control, TrainingState
 from store.event import Lane
+from store.log.lazy import logger
 from trainer.snapshot import Drawing, answer_of
 
-log = structlog.get_logger()
+log = logger()
 
 _DIGEST_BYTES: Final = 8
 _AHEAD_S: Final = 60.0  # clocks differ by less; what is dated further ahead is said

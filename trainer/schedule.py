@@ -11,12 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from store.buffer.ledger import Buffer
 from store.control import Control, CycleKind, CycleRequest, Lease
 from store.errors import LeaseLostError, StoreUnavailableError, UnknownVersionError
 from store.event import Lane, wall_clock_s
+from store.log.lazy import logger
 from store.registry.lineage import Audited
 from store.registry.moves import fold
 from store.registry.signing import SigningKey
@@ -30,7 +29,7 @@ from trainer.watch import show_promise, show_schedule
 from trainer.work import CycleSettings, CycleWork, LaneTraining, Places
 from trainer.worker import Worker, WorkerStoppedError
 
-log = structlog.get_logger()
+log = logger()
 
 _BACKOFF_S: Final = 30.0
 _MAX_BACKOFF_S: Final = 1800.0

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ops.cli.output import EXIT_CODES, Format
-from ops.settings import Settings
-from ops.site import Site
 from ops.state.private_files import write_for_owner_alone
 from store.errors import UnderstudyError
+
+if TYPE_CHECKING:  # a log that is none is refused before settings and Redis are imported
+    from ops.site import Site
 
 Config = Annotated[
     Path | None,
@@ -24,7 +25,7 @@ Config = Annotated[
 Output = Annotated[Format, typer.Option("--output", "-o", help="table for people, json for programs.")]
 
 
-def _complete(begun: str, names: Callable[[Site], Iterable[str]], config: Path | None) -> list[str]:
+def _complete(begun: str, names: Callable[["Site"], Iterable[str]], config: Path | None) -> list[str]:
     """What a shell offers after a tab; nothing where the settings cannot be read."""
     try:
         return [name for name in names(open_site(config)) if name.startswith(begun)]
@@ -70,11 +71,14 @@ NO_REASON = "no reason given"
 EPILOG = EXIT_CODES
 
 
-def open_site(config: Path | None) -> Site:
+def open_site(config: Path | None) -> "Site":
     """The installation that the settings describe; what this process writes from now on is for its owner alone.
 
     Raises:
         SettingsError: a key is missing or wrong; the message names it.
     """
+    from ops.settings import Settings  # noqa: PLC0415 - as above
+    from ops.site import Site  # noqa: PLC0415 - as above
+
     write_for_owner_alone()
     return Site(Settings.load(config))

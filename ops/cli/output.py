@@ -6,13 +6,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ops.processes.process import AlreadyRunningError
 from store.errors import (
+    AlreadyRunningError,
     BadSignatureError,
     BrokenChainError,
     CorruptItemError,
@@ -74,6 +73,8 @@ class Format(StrEnum):
 
 def emit_json(value: Any) -> None:
     """Print one JSON value and nothing else."""
+    import msgspec  # noqa: PLC0415 - the list of commands is shown without
+
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
     sys.stdout.flush()
 

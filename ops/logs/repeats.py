@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
+
+from store.log.lazy import logger
 
 LINES_A_MINUTE: Final = 10
 _WINDOW_S: Final = 60.0
@@ -138,8 +139,7 @@ def _key(record: logging.LogRecord) -> Key:
 
 
 def _say(key: Key, window: _Window) -> None:
-    logger: Any = structlog.get_logger(key[0])
-    logger.log(key[1], _LEFT_OUT, of=key[2], lines=window.left_out, seconds=_WINDOW_S)
+    logger(key[0]).log(key[1], _LEFT_OUT, of=key[2], lines=window.left_out, seconds=_WINDOW_S)
 
 
 def _in_a_thread(seconds: float, function: Callable[[], None]) -> None:

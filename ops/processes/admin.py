@@ -16,13 +16,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
 import msgspec
-import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from serve.front.admission import from_no_page, known_host
+from store.log.lazy import logger
 
-_log = structlog.get_logger()
+_log = logger()
 MOST_AT_ONCE: Final = 32
 _REQUEST_S: Final = 5.0  # for a client that says nothing
 _CONNECTION_S: Final = 15.0  # for all of one, its answer included

@@ -13,8 +13,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ops.processes.signals import deaf_after_listening
-
 _program = False  # this process is a program of ours, and not one that called into us
 _daemon = False
 
@@ -23,6 +21,8 @@ def is_a_daemon() -> None:
     """Say that this program is a long-lived process; what other commands leave behind, the interpreter sees to."""
     global _daemon  # noqa: PLW0603 - about the process, and there is one
     if _program:
+        from ops.processes.signals import deaf_after_listening  # noqa: PLC0415 - for daemons alone
+
         _daemon = True
         deaf_after_listening()
 

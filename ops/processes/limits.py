@@ -3,11 +3,10 @@
 import resource
 from typing import Final
 
-import structlog
-
 from ops.processes.admin import MOST_AT_ONCE
+from store.log.lazy import logger
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 _MOST_FILES: Final = 65_536
 _OWN_FILES: Final = 128  # Redis, the log, the spool, versions while they load, connections on their way in or out
 _MOST_CONNECTIONS: Final = 4096

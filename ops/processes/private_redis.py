@@ -9,14 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from ops.processes.supervisor import RestartPolicy, delay_after
 from ops.state.disk import refusal
 from store.buffer.server import Server
 from store.errors import StoreUnavailableError
+from store.log.lazy import logger
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 _LOOK_AGAIN_S: Final = 1.0  # at a disk that is full: recovery is a matter of seconds once there is room
 _SAY_AGAIN_S: Final = 60.0
 REDIS_POLICY: Final = RestartPolicy(longest_delay_s=5.0)

@@ -15,25 +15,20 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import psutil
-import structlog
 
 from ops.processes.signals import Signals, listen
 from ops.state.private_files import tighten
-from store.errors import StateUnwritableError, UnderstudyError
+from store.errors import AlreadyRunningError, StateUnwritableError
+from store.log.lazy import logger
 from store.registry import durable
 
-_log = structlog.get_logger()
+_log = logger()
 _ANNOUNCE_AGAIN_S: Final = 1.0
 _LOCK_POLL_S: Final = 0.05
 _SAME_PROCESS_S: Final = 2.0
 _OVER: Final = (b"Z", b"X")  # states of a process that has ended
 _START_TICKS: Final = 19  # place of field 22 of /proc/PID/stat, counted from the state, field 3
 HARD_EXIT_CODE: Final = 70
-
-
-class AlreadyRunningError(UnderstudyError):
-    """Another process of this name works on the same state directory. Stop it first."""
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,6 +81,8 @@ def _is_alive(record: RunFile) -> bool:
     fields = _stat_of(record.pid)
     if record.started_ticks is not None and len(fields) > _START_TICKS:
         return fields[0] not in _OVER and int(fields[_START_TICKS]) == record.started_ticks
+    import psutil  # noqa: PLC0415 - most commands need it for nothing
+
     try:  # a file of an older release, or another system than Linux
         process = psutil.Process(record.pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -250,6 +247,8 @@ def _enforce_grace(name: str, stop: threading.Event, finished: threading.Event, 
 
 
 def _kill_descendants() -> None:
+    import psutil  # noqa: PLC0415 - as above
+
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()

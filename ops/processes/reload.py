@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import redis
-import structlog
 from starlette.applications import Starlette
 
 from ops import wiring
@@ -21,8 +20,9 @@ from serve.front.directory import Directory
 from serve.lifecycle import Gateway, OpenLane
 from serve.settings import BudgetSettings
 from store.errors import SettingsError
+from store.log.lazy import logger
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 RELOADABLE: Final = frozenset({"api_keys", "audit_ratio", "budget"})  # of a lane
 
 

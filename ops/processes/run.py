@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import redis
-import structlog
 import uvicorn
 from prometheus_client import REGISTRY
 
@@ -45,13 +44,14 @@ from store.errors import (
     UnderstudyError,
 )
 from store.event import wall_clock_s
+from store.log.lazy import logger
 from stream.ingest import Ingest
 from stream.metrics import IngestMetrics
 from stream.publisher import Publisher
 from stream.spool import Spool
 from trainer.schedule import Trainer
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 _PATIENCE_S: Final = 30.0  # for a predecessor on its way out
 _WATCH_S: Final = 0.1
 _FIRST_WAIT_S: Final = 0.2

@@ -13,11 +13,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
 
-import structlog
-
 from ops.processes.early.hangups import began_in_terminal, has_terminal
+from store.log.lazy import logger
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 _STOP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _HEARD: Final = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _afterwards: signal.Handlers | None = None  # None: as it was before

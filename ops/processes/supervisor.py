@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import structlog
+from store.log.lazy import logger
 
-_log = structlog.get_logger()
+_log = logger()
 _POLL_S: Final = 0.05
 _EXCUSED_S: Final = 2.0  # before a child is started again that crashed for want of Redis or of room
 SETTINGS_EXIT_CODE: Final = 2

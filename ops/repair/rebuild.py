@@ -11,7 +11,6 @@ from typing import Final
 
 import msgspec
 import redis
-import structlog
 
 from ops.cli.output import RefusedError
 from ops.cli.reports import Rebuilt
@@ -23,6 +22,7 @@ from store.buffer.repair.positions import Positions
 from store.buffer.repair.rebuild import Staging, stage_dead, swap
 from store.errors import PositionOutsideLogError, StoreUnavailableError
 from store.event import DeadReason, Lane, Undecodable, UnknownTask
+from store.log.lazy import logger
 from store.secrets import ITEM_ID_HEX_DIGITS
 from stream.ingest import LaneKeys, triage
 from stream.log import History, Record, topic_of
@@ -31,7 +31,7 @@ from stream.slots import start_offset
 _ATTEMPTS: Final = 20
 _BATCH: Final = 500
 LISTED: Final = 100
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(kw_only=True)

@@ -11,21 +11,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from ops.cli.output import RefusedError
 from ops.cli.reports import Skipped
 from store.buffer.ledger import BEGINNING, Buffer, Slot
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import DamagedRecordError, PositionOutsideLogError, StoreUnavailableError
 from store.event import UnknownTask
+from store.log.lazy import logger
 from stream.ingest import read
 from stream.log import History, topic_of
 from stream.slots import start_offset
 
 _ATTEMPTS: Final = 20
 _MAX_UNREADABLE: Final = 10_000  # records in a row: a producer's batch holds fewer; the rest takes another skip
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,13 +17,13 @@ font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;font-variant-
 main{max-width:1144px;margin:0 auto;padding:44px 32px 72px}header p{color:var(--soft);margin:.35em 0 0;max-width:74ch}
 h1{font-size:30px;line-height:1.22;letter-spacing:-.012em;margin:0;max-width:36ch;text-wrap:balance}
 h2{font-size:17px;margin:44px 0 10px}.kicker{font-size:13px;color:var(--soft);margin:0 0 8px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(188px,1fr));gap:12px;margin:28px 0 8px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:28px 0 8px}
 .tile,.card{background:var(--card);border:1px solid var(--line);border-radius:10px}.tile{padding:14px 16px}
 .tile b{display:block;font-size:25px;line-height:1.25;letter-spacing:-.01em}
 .tile span{color:var(--soft);font-size:13.5px}
 .card{padding:16px 18px 8px;overflow-x:auto}.card p{margin:0 0 4px;font-size:14px;color:var(--soft)}
 .card+div{margin-top:14px}li{margin:6px 0;max-width:96ch}
-svg{display:block;width:100%;min-width:760px;height:auto;font:12px system-ui,sans-serif}
+svg{display:block;width:100%;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:var(--ink)}svg .faint{fill:var(--soft)}svg .grid{stroke:var(--grid)}svg .axis{stroke:var(--line)}
 table{border-collapse:collapse;width:100%;font-size:14px}th{text-align:left;font-weight:600;color:var(--soft);
 padding:8px 12px 6px 0;border-bottom:1px solid var(--line);white-space:nowrap}
@@ -32,9 +32,18 @@ td.n,th.n{text-align:right;white-space:nowrap}
 .n+td:not(.n),.n+th:not(.n){padding-left:18px}
 code{font:13px ui-monospace,SFMono-Regular,Menlo,monospace}.chip{font-weight:600;white-space:nowrap}
 .note{border-left:3px solid var(--fail);padding:10px 16px;background:var(--card);margin:24px 0}.note p{margin:2px 0}
-.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:0 44px}
+.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:0 44px}
 footer{margin-top:48px;color:var(--soft);font-size:13.5px;border-top:1px solid var(--line);padding-top:14px}
 .swatch{display:inline-block;width:.7em;height:.7em;border-radius:2px;margin-right:.45em}
+svg.narrow{display:none}
+@media (max-width:720px){main{padding:28px 16px 48px}h1{font-size:24px}svg.wide{display:none}
+svg.narrow{display:block;font-size:13px;overflow:visible}.card{padding:12px 12px 6px;overflow-x:visible}
+td,li{overflow-wrap:anywhere}
+table.rows thead{display:none}table.rows tr{display:block;padding:8px 0;border-bottom:1px solid var(--line)}
+table.rows tr td{display:flex;justify-content:space-between;gap:16px;padding:2px 0;border:0;text-align:right;
+white-space:normal}
+table.rows td::before{content:attr(data-head);color:var(--soft);text-align:left;flex:none;max-width:50%}
+table.rows td:empty{display:none}}
 """
 _DOCUMENT: Final = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -69,9 +78,16 @@ def pairs(values: Mapping[str, str]) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[int]) -> str:
     """A table of cells that are HTML already; the columns in `numbers` stand to the right."""
 
-    def cell(tag: str, place: int, value: str) -> str:
-        return f"<{tag} class='n'>{value}</{tag}>" if place in numbers else f"<{tag}>{value}</{tag}>"
+    def cell(place: int, value: str) -> str:
+        kind = " class='n'" if place in numbers else ""
+        named = f' data-head="{escape(head[place])}"' if place < len(head) else ""
+        return f"<td{kind}{named}>{value}</td>"
 
-    title = "".join(cell("th", place, escape(name)) for place, name in enumerate(head))
-    body = "".join(f"<tr>{''.join(cell('td', place, value) for place, value in enumerate(row))}</tr>" for row in rows)
-    return f'<div style="overflow-x:auto"><table><thead><tr>{title}</tr></thead><tbody>{body}</tbody></table></div>'
+    title = "".join(
+        f"<th class='n'>{escape(name)}</th>" if place in numbers else f"<th>{escape(name)}</th>"
+        for place, name in enumerate(head)
+    )
+    body = "".join(f"<tr>{''.join(cell(place, value) for place, value in enumerate(row))}</tr>" for row in rows)
+    top = f"<thead><tr>{title}</tr></thead>" if head else ""
+    kind = ' class="rows"' if head else ""  # on a telephone each row is a block of its own, each cell has its name
+    return f'<div style="overflow-x:auto"><table{kind}>{top}<tbody>{body}</tbody></table></div>'

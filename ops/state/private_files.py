@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import structlog
+from store.log.lazy import logger
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 _UMASK: Final = 0o077
 _OTHERS: Final = 0o077
 _OURS: Final = ("cache", "redis", "registry", "run", "spool")  # of state_dir; what else lies there is not ours

@@ -17,14 +17,14 @@ from math import ceil
 from typing import Final, TypeVar
 
 import msgspec
-import structlog
 
 from serve.escalation import Answer, Refusal
 from serve.front.errors import ApiError
 from serve.front.kept import KEEP_S, Memory, Remembered, Shared
 from store.errors import StoreUnavailableError
+from store.log.lazy import logger
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logger(__name__)
 _HOLD_S: Final = 15.0  # a claim of a replica that died is free again after this
 _RENEW_S: Final = 5.0
 _PATIENCE_S: Final = 1.0  # with Redis

@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import structlog
-
 from serve.student.line import Job, Line, Outcome, Ticket, TooLong
 from serve.student.slot import Slot, opinions
+from store.log.lazy import logger
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logger(__name__)
 _PASS_SHARE: Final = 0.05  # of the time-out that one forward pass should take at most; slow students get small batches
 _HANGS: Final = 10.0  # times what a pass should have taken, and the time-out at least: then it hangs
 _PATIENCE: Final = 8.0  # times what a request's own texts take, and the time-out: so long may they wait

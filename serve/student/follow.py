@@ -9,7 +9,6 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import msgspec
-import structlog
 
 from serve.metrics import ServeMetrics
 from serve.settings import GatewaySettings
@@ -17,8 +16,9 @@ from serve.student.slot import Slot, Slots, Student
 from store.errors import RegistryError, SwapRefusedError
 from store.event import Lane
 from store.labels import check_label_map
+from store.log.lazy import logger
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logger(__name__)
 _WARM_UP: Final = "a text to warm up with"
 _LONGEST_RETRY: Final = 10  # times the first
 _Found = TypeVar("_Found")

@@ -141,6 +141,7 @@ class Opinion:
     novelty: float
     probs: list[float]
     members: list[list[float]]
+    labels: tuple[str, ...] = ()  # what `probs` are of
 
 
 def on_list(opinion: Opinion, labels: Sequence[str], allowed: Sequence[str]) -> Opinion | None:
@@ -175,6 +176,7 @@ def opinions(predictions: Predictions, labels: Sequence[str], count: int) -> lis
         raise ValueError(message)
     best = probs.argmax(axis=1)
     shown: list[Any] = np.clip(probs, 0.0, 1.0).round(6).tolist()
+    names = tuple(labels)
     each: list[Any] = np.clip(members, 0.0, 1.0).round(6).transpose(1, 0, 2).tolist()
     return [
         Opinion(
@@ -183,6 +185,7 @@ def opinions(predictions: Predictions, labels: Sequence[str], count: int) -> lis
             novelty=float(novelty[row]),
             probs=shown[row],
             members=each[row],
+            labels=names,
         )
         for row in range(count)
     ]

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import structlog
-
 from serve.escalation import Question
+from store.log.lazy import logger
 from store.secrets import unit_hash
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logger(__name__)
 
 Audit = Callable[[], Awaitable[None]]
 

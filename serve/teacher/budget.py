@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import redis
-import structlog
 
 from serve.settings import BudgetSettings
 from serve.teacher.spent import OwnSpending, Witness
 from store.errors import StoreUnavailableError
 from store.event import Lane
+from store.log.lazy import logger
 
 Kind = Literal["escalation", "audit"]
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logger(__name__)
 BUCKET_S: Final = 300
 BUCKETS_KEPT: Final = 24 * 3600 // BUCKET_S + 2
 _LEASE_TTL_S: Final = 4 * BUCKET_S

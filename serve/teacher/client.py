@@ -9,7 +9,6 @@ from string import Template
 from typing import Any, Final
 
 import openai
-import structlog
 
 from serve.settings import TeacherSettings
 from serve.teacher.completion import Completion, read_completion, said
@@ -19,9 +18,10 @@ from serve.teacher.wire import FLIGHT, Flight, http_client, time_outs
 from store.errors import AnswerFault, InvalidAnswerError
 from store.event import LabelAnswer, Usage
 from store.labels import AnswerFormat, parse_label
+from store.log.lazy import logger
 from store.registry.manifest import canonical_json
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logger(__name__)
 _PROMPT_VERSION_HEX_DIGITS: Final = 16
 _ASSUMED_COMPLETION_TOKENS: Final = 1_024  # where the parameters set no limit
 _ENVELOPE_TOKENS: Final = 32  # roles and separators around the prompt

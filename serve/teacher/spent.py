@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
-import structlog
 
+from store.log.lazy import logger
 from store.registry.durable import replace
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logger(__name__)
 _SLOT_S: Final = 30.0  # leases of one slot are kept as one
 # The ledger forgets a lease between 24 h 5 min and 24 h 10 min after it; clocks that differ by half a minute in a day
 # must not make a lease look lost that was only forgotten.

@@ -6,13 +6,13 @@ from importlib.resources import files
 
 import msgspec
 import redis
-import structlog
 
 from store.buffer.ledger import Slot
 from store.errors import StoreUnavailableError
 from store.event import Lane
+from store.log.lazy import logger
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 def lane_prefix(lane: Lane) -> str:

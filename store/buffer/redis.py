@@ -14,7 +14,6 @@ from typing import Any, Final, cast
 
 import msgspec
 import redis
-import structlog
 
 from store.buffer.effects import ItemKey, LaneEffects, effects, keys_read, retention_rank
 from store.buffer.item import Item
@@ -23,11 +22,12 @@ from store.buffer.ledger import BEGINNING, Application, Applied, AuditTally, Cla
 from store.buffer.stored import CHECKSUM_BYTES, decode_item, encode_item
 from store.errors import DamagedItemError, StoreUnavailableError
 from store.event import Lane
+from store.log.lazy import logger
 
 _STALE_ATTEMPTS: Final = 32
 _READ_ITEMS: Final = 500  # per MGET while all items are read
 _NAMED: Final = 5  # damaged values, in a log line
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 class RedisBuffer:

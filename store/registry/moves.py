@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, assert_never
 
 import msgspec
-import structlog
 
 from store.errors import BadSignatureError, BrokenChainError, MoveConflictError, RegistryError
 from store.event import Lane
+from store.log.lazy import logger
 from store.registry.durable import (
     read_bounded,
     remove_unfinished,
@@ -32,7 +32,7 @@ from store.registry.signing import Signature, SigningKey, TrustedKeys
 
 MoveKind = Literal["submit", "promote", "decline", "rollback", "pin", "resume", "pause"]
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 _SAID: Final = 5  # of the things that are left
 _GENESIS: Final = "0" * 64  # what the first move names
 _MAX_MOVE_BYTES: Final = 64 << 10

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import structlog
 
 from store.errors import CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
+from store.log.lazy import logger
 from store.registry.blobs import Blobs, is_intact, read_verified
 from store.registry.durable import (
     PROBE_PREFIX,
@@ -42,7 +42,7 @@ from store.registry.moves import Moves
 from store.registry.sealed import PURPOSE, decode_manifest, decode_signature, files_of_draft, names_in
 from store.registry.signing import Signature, SigningKey, TrustedKeys
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 _MAX_MANIFEST_BYTES: Final = 32 << 20
 _MAX_SIGNATURE_BYTES: Final = 4096
 _TEMPORARY: Final = ".tmp-"

@@ -6,12 +6,12 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Any, Final
 
-import structlog
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from store.errors import LogUnavailableError, RecordTooLargeError
 from store.event import wall_clock_s
+from store.log.lazy import logger
 from stream.kafka.cluster import KafkaSettings, connected, unavailable
 from stream.log import Headers, Remake
 from stream.outbox import Outbox, Outgoing, too_large
@@ -25,7 +25,7 @@ _TICK_S: Final = 0.5
 _CLOSE_S: Final = 5.0
 _REMAKE_S: Final = 10.0
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 class KafkaAppender:

@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal
 
-import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
 
 from store.errors import LogUnavailableError
+from store.log.lazy import logger
 from stream.kafka.cluster import KafkaSettings, admin, connected, topic_partitions
 
 _HEARTBEAT_MS: Final = 500  # retained partitions stand still for a heartbeat in every rebalance
@@ -25,7 +25,7 @@ _RETRY_S: Final = 0.5
 
 Change = tuple[Literal["+", "-"], int]
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # the library has no types

@@ -12,12 +12,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import structlog
 from kafka.errors import CorruptRecordError, KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from store.buffer.ledger import Slot
 from store.errors import LogError, LogUnavailableError, PositionOutsideLogError, StoreError, StoreUnavailableError
 from store.event import wall_clock_s
+from store.log.lazy import logger
 from stream.kafka.cluster import KafkaSettings, record_of
 from stream.kafka.member import Connecting, Member
 from stream.log import Batch, Claimer, Dependency, Health, Lag, Outcome, Remake
@@ -30,7 +30,7 @@ _CHECK_S: Final = 5.0  # the topic's uuid and the ends of its partitions are ask
 _LOOK_AGAIN_S: Final = 1.0  # while something is wrong
 _BROKEN_S: Final = 5.0  # a damaged partition is tried again: it may have been repaired, or stepped over
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)

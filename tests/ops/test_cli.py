@@ -19,11 +19,11 @@ from ops.cli.actions import Followers, Operator
 from ops.cli.app import app
 from ops.cli.output import exit_code_of
 from ops.cli.status import promise_of
-from ops.processes.process import AlreadyRunningError, RunFile, exclusive, write_run_file
+from ops.processes.process import RunFile, exclusive, write_run_file
 from ops.processes.run import run_all
 from store.buffer.server import private_redis
 from store.control import Control, Heartbeat
-from store.errors import MoveConflictError
+from store.errors import AlreadyRunningError, MoveConflictError
 from store.event import Lane, wall_clock_s
 from store.registry.moves import Standing, fold
 from tests.ops.children import REPOSITORY

@@ -29,7 +29,7 @@ def test_ticks_are_round() -> None:
 def test_values_beyond_the_frame_are_drawn_at_its_edge() -> None:
     plot = Plot(across=(0, 10), up=(0.5, 1.0), height=200)
     plot.line([(0, 0.0), (10, 2.0)], "student")
-    assert heights(plot.svg("x")) == [170.0, float(TOP)]
+    assert heights(plot.svg("x")) == [170.0, float(TOP)] * 2  # wide and narrow
 
 
 def test_a_name_is_pushed_below_one_that_it_would_cover() -> None:

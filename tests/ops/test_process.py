@@ -12,7 +12,6 @@ import pytest
 
 from ops.processes.process import (
     HARD_EXIT_CODE,
-    AlreadyRunningError,
     RunFile,
     exclusive,
     read_run_file,
@@ -21,6 +20,7 @@ from ops.processes.process import (
     write_run_file,
 )
 from ops.processes.signals import listen
+from store.errors import AlreadyRunningError
 from store.event import wall_clock_s
 from tests.ops.children import NOTE, REPOSITORY, command, gone, lines, pids, until
 

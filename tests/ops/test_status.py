@@ -42,10 +42,10 @@ def up(tmp_path: Path, redis_url: str) -> Site:
     return open_site(path)
 
 
-def beat(version: str | None, *, suspended: bool = False) -> Heartbeat:
+def beat(version: str | None, *, suspended: bool = False, at_s: float = NOW_S) -> Heartbeat:
     return Heartbeat(
         version=version,
-        at_s=NOW_S,
+        at_s=at_s,
         recent_requests=100,
         recent_escalated=30,
         budget_used_calls=7,

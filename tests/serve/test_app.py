@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import generate_latest
 
 from serve.lifecycle import Gateway
 from store.event import event_id_of_key
@@ -53,6 +54,7 @@ def test_a_sure_student_answers_and_nothing_is_published(world: World) -> None:
         (datum,) = response.json()["data"]
         assert (datum["served_by"], datum["reason"], datum["version"]) == ("student", None, "a")
         assert datum["probs"] == pytest.approx([0.95, 0.025, 0.025])
+        assert datum["labels"] == ["yes", "no", "maybe"]
         assert datum["event_id"] is None
 
     run(world, step)
@@ -252,3 +254,21 @@ def test_the_replica_says_what_it_serves_and_how_much_it_escalates(world: World)
         assert gateway.healthy()
 
     run(world, step)
+
+
+def test_health_needs_no_key_and_no_known_name_and_is_not_counted(world: World) -> None:
+    world.serve()
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        await ask(client, "sure of it")
+        before = generate_latest(world.prometheus)
+        for path in ("/healthz", "/readyz"):
+            answer = await client.get(path, headers={"Host": "a.load.balancer"})
+            assert (answer.status_code, answer.text) == (200, "ok\n")
+        assert _requests(generate_latest(world.prometheus)) == _requests(before)
+
+    run(world, step)
+
+
+def _requests(metrics: bytes) -> list[bytes]:
+    return [line for line in metrics.splitlines() if b"requests_total" in line or b"answers_total" in line]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
-import structlog
 
 from store.buffer.ledger import Counters
 from store.control import Control, CycleKind, CycleRequest, Lease, TrainingState
 from store.errors import MoveConflictError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
+from store.log.lazy import logger
 from store.registry.durable import clear_away
 from store.registry.manifest import Outcome, Verdict
 from store.registry.moves import MoveKind, Moves, Standing, fold
@@ -34,7 +34,7 @@ from trainer.work import (
 )
 from trainer.worker import Worker
 
-log = structlog.get_logger()
+log = logger()
 
 
 class RegistryOf(Protocol):

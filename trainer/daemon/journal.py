@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import structlog
 
 from store.control import Control, CycleEnded
 from store.errors import StoreError
 from store.event import Lane
+from store.log.lazy import logger
 from store.registry.durable import append_line, make_folder
 from trainer import metrics
 from trainer.work import CycleReport
 from trainer.worker import WorkFailedError
 
-log = structlog.get_logger()
+log = logger()
 
 _WHY_CHARACTERS: Final = 500
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from store.event import wall_clock_s
+from store.log.lazy import logger
 
-log = structlog.get_logger()
+log = logger()
 
 _LATE: Final = 3.0  # ticks' time without one, and the scheduler is woken
 

@@ -96,10 +96,7 @@ def prices(backtest: Backtest) -> str:
         plot.area([(at, 100 * gain.high) for at in ends], [(at, 100 * gain.low) for at in ends], "student")
         plot.line([(at, 100 * gain.mean) for at in ends], "student", width=3.2 if near else 1.6)
         plot.dot(sum(ends) / 2, 100 * gain.mean, "student", size=4, told=f"{told} {signed(gain)} points")
-    plot.parts.append(
-        f'<line class="axis" x1="{plot.x(0):.1f}" x2="{plot.x(backtest.rows):.1f}" y1="{plot.y(0):.1f}"'
-        f' y2="{plot.y(0):.1f}"/>'
-    )
+    plot.axis(0)
     return plot.svg(f"points of {score_name(backtest)} that {told}")
 
 

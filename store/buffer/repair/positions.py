@@ -4,12 +4,12 @@ from typing import cast
 
 import msgspec
 import redis
-import structlog
 
 from store.buffer.keys import available, position_key, script_of
 from store.buffer.ledger import Slot
+from store.log.lazy import logger
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 class Skip(msgspec.Struct, frozen=True, kw_only=True):

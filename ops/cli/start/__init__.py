@@ -1,0 +1,1 @@
+"""How the command line starts: with as few imports as a command needs."""

@@ -1,0 +1,115 @@
+"""Which commands there are, and where each is: a module is imported once one of its commands is meant.
+
+The one line that the list of commands shows stands here, too, because a list must not import them all.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final, cast
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a command, or a group of them, is defined."""
+
+    module: str
+    help: str  # the first line of its own
+    group: str | None = None  # what its Typer is called in the module; None: it is a command of `app` there
+
+    def load(self, name: str) -> Any:
+        """The command itself."""
+        found: Any = typer.main.get_group(getattr(import_module(self.module), self.group or "app"))
+        command = found if self.group else found.commands[name]
+        command.name = name
+        return command
+
+    def stub(self, name: str) -> TyperCommand:
+        """What a list of commands needs to know of it."""
+        return TyperCommand(name, help=self.help)
+
+
+COMMANDS: Final[dict[str, Place]] = {
+    "init": Place(module="ops.cli.start.begin", help="Write a commented settings file, the keys and the data secret."),
+    "status": Place(
+        module="ops.cli.lane", help="Show where every lane stands; what cannot be read is left out, and named."
+    ),
+    "history": Place(
+        module="ops.cli.lane", help="List the moves of a lane, its versions, and what became of its cycles."
+    ),
+    "show": Place(
+        module="ops.cli.lane",
+        help="Verify a version and show what it says of itself: policy, verdict, topics with size and escalated share.",
+    ),
+    "promote": Place(
+        module="ops.cli.lane",
+        help="Make a version the champion, whatever the gate said; waits up to 5 s for the live gateways.",
+    ),
+    "rollback": Place(
+        module="ops.cli.lane",
+        help="Go back to a version and pin it; waits up to 5 s for the live gateways. Works with Redis and Kafka down.",
+    ),
+    "pause": Place(module="ops.cli.lane", help="Run no cycles until `understudy resume`."),
+    "resume": Place(module="ops.cli.lane", help="Unpin the champion and run cycles again."),
+    "verify": Place(
+        module="ops.cli.data",
+        help="Recompute the buffer from the log with a second program; check every move, signature and file.",
+    ),
+    "import": Place(
+        module="ops.cli.data",
+        help="Make a first student from a log that you already have: publish its rows, then ask for a cycle.",
+    ),
+    "backtest": Place(
+        module="ops.cli.backtest",
+        help="Replay a log through the service's own parts, and say what they would have saved and at what quality.",
+    ),
+    "run": Place(module="ops.cli.run", group="app", help="Run a process until it is stopped."),
+    "cycle": Place(module="ops.cli.lane", group="cycle", help="Ask for a cycle."),
+    "dlq": Place(module="ops.cli.data", group="dlq", help="Dead letters: records that will never become items."),
+    "keys": Place(
+        module="ops.cli.access.keys", group="keys", help="Keys: who may publish versions and move the champion."
+    ),
+    "ingest": Place(module="ops.repair.cli", group="ingest", help="Ingest: escalations from the log into the buffer."),
+    "buffer": Place(module="ops.repair.cli", group="buffer", help="The replay buffer: what is kept of the log."),
+}
+
+
+class _Loaded(Mapping[str, Any]):
+    """The commands by name; one that is asked for is imported, and a list of the names imports none."""
+
+    def __getitem__(self, name: str) -> Any:
+        return COMMANDS[name].load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class LateCommands(TyperGroup):
+    """A group whose commands are imported when one is meant; showing and completing their names imports none."""
+
+    def __init__(self, **attrs: Any) -> None:
+        """As typer makes a group."""
+        super().__init__(**attrs)
+        self.commands = cast("Any", _Loaded())
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every name, in the order in which they are shown."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """What a list shows of a command."""
+        del ctx
+        return COMMANDS[cmd_name].stub(cmd_name) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is meant, and what is left for it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        meant = None if command is None else str(command.name)
+        return name, None if meant is None else COMMANDS[meant].load(meant), rest

@@ -1,0 +1,1 @@
+"""The log of a process, as its modules write to it."""
