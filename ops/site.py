@@ -14,11 +14,14 @@ import redis
 from ops.processes.process import read_run_file, run_directory
 from ops.sections import LaneSection
 from ops.settings import Settings
+from store.answers.rules import Rules
+from store.answers.rulings import rules_of
 from store.buffer.connect import connect
 from store.buffer.redis import RedisBuffer
 from store.buffer.server import url_of
 from store.control import Control
 from store.errors import SettingsError, StoreUnavailableError
+from store.event import Lane
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry
 from store.secrets import DataSecret
@@ -62,6 +65,14 @@ class Site:
         """
         with _named("keys.trusted"):
             return Registry(self.registry_root, TrustedKeys.load(self.settings.keys.trusted))
+
+    def rules(self, lane: Lane) -> Rules:
+        """How people have decided that the lane's older labels are read.
+
+        Raises:
+            SettingsError, RegistryError: there are no trusted keys, or the rulings do not verify.
+        """
+        return rules_of(self.registry.rulings(lane).read())
 
     @property
     def registry_root(self) -> Path:

@@ -2,7 +2,7 @@
 
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version as installed_version
 from random import Random
@@ -10,6 +10,7 @@ from typing import Final
 
 import psutil
 import redis
+import structlog
 from prometheus_client import CollectorRegistry
 
 from ops.open_log import kafka_settings, remaker
@@ -28,10 +29,13 @@ from serve.student.follow import Versions
 from serve.student.slot import Student
 from serve.teacher.budget import RedisLedger
 from serve.teacher.client import prompt_version
+from store.answers.rules import Drawing, Rules
+from store.answers.rulings import rules_of
 from store.buffer.ledger import Buffer, Claim, Slot
+from store.buffer.repair.lists import LabelList, Lists, ListsHeld, lists_of
 from store.control import Control
-from store.errors import SettingsError
-from store.event import Lane
+from store.errors import RegistryError, SettingsError
+from store.event import Lane, wall_clock_s
 from store.redact import redact
 from store.registry.moves import fold
 from store.registry.versions import Registry
@@ -47,6 +51,7 @@ from trainer.snapshot import SplitSettings
 from trainer.work import CycleSettings, LaneTraining, Places
 from trainer.worker import Worker
 
+_log = structlog.get_logger(__name__)
 CYCLE_ENTRY: Final = "trainer.cycle:work_on"
 _LEASE_S: Final = 15.0
 _TICK_S: Final = 1.0
@@ -74,15 +79,47 @@ def teacher_settings(section: LaneSection) -> TeacherSettings:
     )
 
 
-def present_prompt(section: LaneSection) -> str:
-    """The prompt version that the lane's teacher answers under now."""
+def present_prompt(section: LaneSection, labels: Sequence[str] | None = None) -> str:
+    """The prompt version that the lane's teacher answers under now; with `labels` as earlier releases named it."""
     teacher = section.teacher
     return prompt_version(
         model=teacher.model,
         prompt=read_prompt(section),
         parameters=teacher.parameters,
-        labels=section.labels,
         answer_format=teacher.parser,
+        labels=labels,
+    )
+
+
+def tally_key(section: LaneSection, labels: Sequence[str] | None = None) -> str:
+    """How items name the present prompt version in their tally; `labels` as of `present_prompt`."""
+    return f"{section.teacher.model}@{present_prompt(section, labels)}"
+
+
+def lane_rules(site: Site, section: LaneSection, held: Sequence[ListsHeld]) -> Rules:
+    """How the lane's older answers are read now.
+
+    Args:
+        site: whose rulings.
+        section: the lane.
+        held: the lists of labels it has had: earlier releases had them in the prompt version's hash.
+
+    Raises:
+        RegistryError: the rulings do not verify.
+    """
+    lists = [section.labels, *lists_of(held, section.lane)]
+    present = {tally_key(section), *(tally_key(section, labels) for labels in lists)}
+    return rules_of(site.registry.rulings(section.lane).read(), present)
+
+
+def lane_drawing(site: Site, client: redis.Redis, section: LaneSection, now_s: float) -> Drawing:
+    """How a cycle of the lane would read its items now (Unix seconds); errors as of `lane_rules`, and Redis'."""
+    return Drawing(
+        prompt_version=tally_key(section),
+        quarantine_s=site.settings.trainer.quarantine_s,
+        now_s=now_s,
+        allowed_labels=frozenset(section.labels),
+        rules=lane_rules(site, section, Lists(client).held(section.use_case)),
     )
 
 
@@ -243,13 +280,13 @@ def ingest(
     site: Site, client: redis.Redis, appender: Appender, use_case: str, owner: str, metrics: IngestMetrics
 ) -> Ingest:
     """One use case's ingest loop."""
-    buffer = site.buffer(client)
+    buffer, lanes = site.buffer(client), lane_keys(site, use_case)
     return Ingest(
-        _source(site, client, buffer, use_case, owner),
+        _source(site, client, buffer, use_case, owner, lanes),
         buffer,
         appender,
         use_case=use_case,
-        lanes=lane_keys(site, use_case),
+        lanes=lanes,
         secret=site.secret,
         settings=IngestSettings(),
         metrics=metrics,
@@ -267,17 +304,32 @@ def lane_keys(site: Site, use_case: str) -> dict[Lane, LaneKeys]:
             task=section.task,
             training_permitted=section.training_permitted,
             labels=section.labels,
+            earlier=_earlier_labels(site, section.lane),
         )
         for section in site.settings.lanes
         if section.use_case == use_case
     }
 
 
-def _source(site: Site, client: redis.Redis, buffer: Buffer, use_case: str, owner: str) -> Source:
-    topic = topic_of(use_case)
+def _earlier_labels(site: Site, lane: Lane) -> tuple[str, ...]:
+    """Labels that rulings tell of; none where they cannot be read: their events are dead letters then."""
+    try:
+        return site.rules(lane).earlier
+    except (RegistryError, SettingsError, OSError) as error:
+        _log.error("rulings cannot be read: labels that they tell of are off the list", lane=str(lane), why=str(error))
+        return ()
+
+
+def _source(
+    site: Site, client: redis.Redis, buffer: Buffer, use_case: str, owner: str, lanes: Mapping[Lane, LaneKeys]
+) -> Source:
+    topic, lists = topic_of(use_case), Lists(client)
+    read_by = {lane: LabelList(labels=list(keys.labels), earlier=list(keys.earlier)) for lane, keys in lanes.items()}
 
     def claim(slot: Slot) -> Claim:
-        return buffer.claim(use_case, slot, owner)
+        claimed = buffer.claim(use_case, slot, owner)
+        lists.note(use_case, slot, claimed, read_by, now_s=wall_clock_s())  # before anything is applied under it
+        return claimed
 
     remake = remaker(site, client)
     if site.settings.log.kind == "kafka":
@@ -298,7 +350,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
             LaneTraining(
                 lane=section.lane,
                 task=section.task,
-                prompt_version=f"{section.teacher.model}@{present_prompt(section)}",
+                prompt_version=tally_key(section),
                 target=section.promise.target,
                 confidence=section.promise.confidence,
                 policy=section.policy,
@@ -310,6 +362,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         registry=site.registry,
         buffer=site.buffer(client),
         control=Control(client),
+        rules=lambda lane: lane_rules(site, site.lane(str(lane)), Lists(client).held(lane.use_case)),
         key=site.trainer_key(),
         worker=Worker(CYCLE_ENTRY),
         owner=owner,

@@ -62,19 +62,33 @@ Reply = Answered | Invalid | Unavailable
 
 
 def prompt_version(
-    *, model: str, prompt: str, parameters: Mapping[str, Any], labels: Sequence[str], answer_format: AnswerFormat
+    *,
+    model: str,
+    prompt: str,
+    parameters: Mapping[str, Any],
+    answer_format: AnswerFormat,
+    labels: Sequence[str] | None = None,
 ) -> str:
     """The hash of all that shapes a teacher's answer; answers of another prompt version are stale.
 
-    The endpoint's address is not part of it: moving a model to another host makes no answer stale.
+    The endpoint's address is not part of it: moving a model to another host makes no answer stale. Nor is the list of
+    labels: whether an answer is on today's list, and as what it is read, is seen label by label.
+
+    Args:
+        model: its name.
+        prompt: the template.
+        parameters: of the request.
+        answer_format: how the answer is read.
+        labels: of what an earlier release hashed: it took the list of labels with the rest.
     """
-    shape = {
+    shape: dict[str, Any] = {
         "model": model,
         "prompt": prompt,
         "parameters": dict(parameters),
-        "labels": list(labels),
         "answer_format": answer_format,
     }
+    if labels is not None:
+        shape["labels"] = list(labels)
     return hashlib.sha256(canonical_json(shape)).hexdigest()[:_PROMPT_VERSION_HEX_DIGITS]
 
 
@@ -180,7 +194,6 @@ class Teacher:
             model=settings.model,
             prompt=settings.prompt,
             parameters=settings.parameters,
-            labels=labels,
             answer_format=settings.answer_format,
         )
 

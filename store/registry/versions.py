@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from store.answers.rulings import Rulings
 from store.errors import CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
 from store.registry.blobs import Blobs, is_intact, read_verified
@@ -291,7 +292,7 @@ class Versions:
 
 
 class Registry:
-    """The registry of all lanes: versions, and the moves between them."""
+    """The registry of all lanes: versions, the moves between them, and rulings about older answers."""
 
     def __init__(self, root: Path, trusted: TrustedKeys) -> None:
         """Use the registry at `root`; reading needs no write permission."""
@@ -305,6 +306,10 @@ class Registry:
     def moves(self, lane: Lane) -> Moves:
         """The moves of a lane."""
         return Moves(lane_registry(self._root, lane)[1], self._trusted, lane)
+
+    def rulings(self, lane: Lane) -> Rulings:
+        """What people decided about the lane's older answers."""
+        return Rulings(lane_registry(self._root, lane)[1].with_name("rulings"), self._trusted, lane)
 
     def require_exclusive_create(self) -> None:
         """For the start of every process that writes: refuse a file system on which two writers could both win.
