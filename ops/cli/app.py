@@ -13,6 +13,8 @@ from ops.cli import data as cli_data
 from ops.cli import lane as cli_lane
 from ops.cli import run as cli_run
 from ops.cli.access import keys as cli_keys
+from ops.cli.answers import labels as cli_labels
+from ops.cli.answers import prompt as cli_prompt
 from ops.cli.options import EPILOG, Output
 from ops.cli.output import Format, emit_error, emit_json, emit_table, exit_code_of
 from ops.init import init as prepare
@@ -88,6 +90,8 @@ app.add_typer(cli_lane.cycle, name="cycle")
 app.add_typer(cli_data.app)
 app.add_typer(cli_data.dlq, name="dlq")
 app.add_typer(cli_keys.keys, name="keys")
+app.add_typer(cli_labels.labels, name="labels")
+app.add_typer(cli_prompt.prompt, name="prompt")
 app.add_typer(cli_repair.ingest, name="ingest")
 app.add_typer(cli_repair.buffer, name="buffer")
 app.add_typer(cli_backtest.app)

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from ops.answers.reading import present_prompt
 from ops.cli.actions import ask_for_cycle
 from ops.cli.reports import ImportReport
 from ops.imports.importer import (
@@ -23,7 +24,6 @@ from ops.readers.columns import Columns
 from ops.readers.files import BadRow
 from ops.sections import LaneSection
 from ops.site import Site
-from ops.wiring import present_prompt
 from store.control import Control
 from store.event import wall_clock_s
 from store.redact import redact_input
