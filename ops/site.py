@@ -14,7 +14,7 @@ import redis
 from ops.processes.process import read_run_file, run_directory
 from ops.sections import LaneSection
 from ops.settings import Settings
-from store.answers.rules import Rules
+from store.answers.rules import NO_RULES, Rules
 from store.answers.rulings import rules_of
 from store.buffer.connect import connect
 from store.buffer.redis import RedisBuffer
@@ -23,7 +23,7 @@ from store.control import Control
 from store.errors import SettingsError, StoreUnavailableError
 from store.event import Lane
 from store.registry.signing import SigningKey, TrustedKeys
-from store.registry.versions import Registry
+from store.registry.versions import Registry, rulings_folder
 from store.secrets import DataSecret
 
 REDIS_RUN_NAME: Final = "redis"
@@ -72,6 +72,8 @@ class Site:
         Raises:
             SettingsError, RegistryError: there are no trusted keys, or the rulings do not verify.
         """
+        if not rulings_folder(self.registry_root, lane).is_dir():
+            return NO_RULES  # which needs no keys
         return rules_of(self.registry.rulings(lane).read())
 
     @property

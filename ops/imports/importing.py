@@ -93,7 +93,7 @@ def _publish(
         prompt_version=present_prompt(section),
     )
     return publish_rows(
-        read_rows(path, columns, into.labels, told),
+        read_rows(path, columns, into.labels, told, site.rules(lane)),
         into,
         appender,
         undated_s=now_s - site.settings.trainer.quarantine_s - 1.0,

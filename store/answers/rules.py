@@ -4,7 +4,7 @@ Pure. Today's list of labels comes first: a rule about a label that is on the li
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -24,6 +24,31 @@ class Rules:
     def earlier(self) -> tuple[str, ...]:
         """Labels that history may hold though today's list does not."""
         return tuple(self.labels)
+
+    def read(self, said: str, today: Collection[str]) -> str | None:
+        """As which of today's labels an answer is read; None: as none.
+
+        Args:
+            said: the label as it was given.
+            today: the list; none: any label that no rule tells of.
+        """
+        passed: set[str] = set()
+        label: str | None = said
+        while label is not None and label not in passed:
+            if label in today if today else label not in self.labels:
+                return label
+            passed.add(label)
+            label = self.labels.get(label)
+        return None
+
+    def unread(self, said: str) -> Unread:
+        """Why an answer is read as no label: retired by rule, or simply not on the list."""
+        passed: set[str] = set()
+        label: str | None = said
+        while label in self.labels and label not in passed:
+            passed.add(label)
+            label = self.labels[label]
+        return "retired" if label is None else "off_list"
 
 
 NO_RULES: Final = Rules()
@@ -53,29 +78,12 @@ class Drawing:
 
     def read(self, said: str) -> str | None:
         """As which label an answer is read today; None: as none."""
-        passed: set[str] = set()
-        label: str | None = said
-        while label is not None and not self._is_of_today(label) and label not in passed:
-            passed.add(label)
-            label = self.rules.labels.get(label)
-        return label if label is not None and self._is_of_today(label) else None
-
-    def unread(self, said: str) -> Unread:
-        """Why an answer is read as no label: retired by rule, or simply not on the list."""
-        passed: set[str] = set()
-        label = said
-        while label in self.rules.labels and label not in passed:
-            passed.add(label)
-            to = self.rules.labels[label]
-            if to is None:
-                return "retired"
-            label = to
-        return "off_list"
+        return self.rules.read(said, self.allowed_labels)
 
     def has_retired(self, item: Item) -> bool:
         """Whether an answer of a prompt version that counts is retired."""
         counted = [said for prompt, answers in item.tally.items() if self.counts(prompt) for said in answers]
-        return any(self.read(said) is None and self.unread(said) == "retired" for said in counted)
+        return any(self.read(said) is None and self.rules.unread(said) == "retired" for said in counted)
 
     def aged(self, item: Item) -> bool:
         """Whether it is old enough."""
@@ -96,9 +104,6 @@ class Drawing:
                     label = self.read(said)
                     found[label] = found.get(label, 0) + n
         return found
-
-    def _is_of_today(self, label: str) -> bool:
-        return label in self.allowed_labels if self.allowed_labels else label not in self.rules.labels
 
 
 def answer_of(answers: Mapping[str, int]) -> str:

@@ -309,7 +309,7 @@ class Registry:
 
     def rulings(self, lane: Lane) -> Rulings:
         """What people decided about the lane's older answers."""
-        return Rulings(lane_registry(self._root, lane)[1].with_name("rulings"), self._trusted, lane)
+        return Rulings(rulings_folder(self._root, lane), self._trusted, lane)
 
     def require_exclusive_create(self) -> None:
         """For the start of every process that writes: refuse a file system on which two writers could both win.
@@ -335,3 +335,8 @@ def lane_registry(root: Path, lane: Lane) -> tuple[Path, Path]:
 
 def _differs(version: str, name: str) -> str:
     return f"version {version}: {name} is not what the manifest says; never serve it, restore it from a backup"
+
+
+def rulings_folder(root: Path, lane: Lane) -> Path:
+    """The folder of a lane's rulings, beside its moves; errors as of `lane_registry`."""
+    return lane_registry(root, lane)[1].with_name("rulings")
