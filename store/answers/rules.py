@@ -45,7 +45,7 @@ class Rules:
         """Why an answer is read as no label: retired by rule, or simply not on the list."""
         passed: set[str] = set()
         label: str | None = said
-        while label in self.labels and label not in passed:
+        while label is not None and label in self.labels and label not in passed:
             passed.add(label)
             label = self.labels[label]
         return "retired" if label is None else "off_list"

@@ -145,7 +145,7 @@ def _contradiction(ruling: Ruling) -> str | None:
         "names its prompts, or does not": [ruling.prompt is None, ruling.under is None] != [not accepts] * 2,
         "has a sample": ruling.sample is not None and not accepts,
         "undoes one before it, or none": (ruling.undoes is not None) != (ruling.kind == "undo")
-        or (ruling.undoes is not None and not 0 < ruling.undoes < max(ruling.number, 2)),
+        or (ruling.undoes is not None and not 0 < ruling.undoes < ruling.number),
     }
     return next((f"{ruling.kind}: {what}" for what, is_so in wrong.items() if is_so), None)
 

@@ -115,11 +115,6 @@ class Chain(Generic[Kept]):
             RegistryError: the record is malformed, or the folder cannot hold a chain.
             BrokenChainError, BadSignatureError: the chain is broken, or the key is not trusted.
         """
-        if (odd := self._kind.odd(record)) is not None:
-            raise RegistryError(odd)
-        if not self._writable:
-            require_exclusive_create(self._directory)
-            self._writable = True
         for _ in range(_TRIES if expected is None else 1):
             count = len(self.read())
             if expected is not None and expected != count + 1:
@@ -127,6 +122,11 @@ class Chain(Generic[Kept]):
             before = self._verified[-1][0] if self._verified else GENESIS
             placed: Any = record  # a struct, which a protocol cannot say
             numbered: Kept = msgspec.structs.replace(placed, number=count + 1, previous_sha256=before)
+            if (odd := self._kind.odd(numbered)) is not None:
+                raise RegistryError(odd)
+            if not self._writable:
+                require_exclusive_create(self._directory)
+                self._writable = True
             if self._create(numbered, key):
                 self._read_on()
                 return numbered
