@@ -16,7 +16,7 @@ from store.registry.signing import SigningKey
 from store.registry.versions import Registry
 from tests.store.drafts import LANE, OTHER_LANE, make_keys
 
-WHEN = {"who": "ada", "why": "so", "now_s": 1.0}
+WHEN: dict[str, Any] = {"who": "ada", "why": "so", "now_s": 1.0}
 
 
 @pytest.fixture
