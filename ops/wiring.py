@@ -13,7 +13,7 @@ import redis
 import structlog
 from prometheus_client import CollectorRegistry
 
-from ops.answers.reading import lane_rules, tally_key
+from ops.answers.reading import Reading
 from ops.open_log import kafka_settings, remaker
 from ops.processes.limits import connection_limit
 from ops.sections import LaneSection
@@ -299,12 +299,13 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         SettingsError: the trainer's key or the encoder is missing.
     """
     settings = site.settings
+    readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task == "classify"}
     return Trainer(
         lanes=[
             LaneTraining(
                 lane=section.lane,
                 task=section.task,
-                prompt_version=tally_key(section),
+                prompt_version=readings[section.lane].key(),
                 target=section.promise.target,
                 confidence=section.promise.confidence,
                 policy=section.policy,
@@ -316,7 +317,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         registry=site.registry,
         buffer=site.buffer(client),
         control=Control(client),
-        rules=lambda lane: lane_rules(site, site.lane(str(lane)), Lists(client).held(lane.use_case)),
+        rules=lambda lane: readings[lane].rules(site, Lists(client).held(lane.use_case)),
         key=site.trainer_key(),
         worker=Worker(CYCLE_ENTRY),
         owner=owner,

@@ -225,7 +225,7 @@ class Prompts:
         found = self.census.prompts[prompt]
         notes = (
             f"{found.alone} items have no other answer and count again",
-            "effective in the next cycle, under the prompt that is in force now: no restart is needed",
+            "from the next cycle on, of a trainer that runs with the present settings",
         )
         return Decision(kind="accept", prompt=prompt, under=self.present, items=found.items, notes=notes)
 

@@ -7,7 +7,7 @@ from typing import Final
 import redis
 import structlog
 
-from ops.answers.reading import lane_drawing
+from ops.answers.reading import Reading
 from ops.sections import LaneSection
 from ops.site import Site
 from store.answers.census import Census, present_census, tell
@@ -27,7 +27,7 @@ def census_of(site: Site, client: redis.Redis, section: LaneSection) -> Census:
         StoreUnavailableError: Redis does not answer.
         RegistryError, SettingsError: the rulings do not verify, or there are no trusted keys.
     """
-    drawing = lane_drawing(site, client, section, wall_clock_s())
+    drawing = Reading.of(section).drawing(site, client, wall_clock_s())
     return present_census(section.lane, drawing, buffer=site.buffer(client), control=Control(client), alive=_make_room)
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from ops.answers.reading import tally_key
+from ops.answers.reading import Reading
 from ops.settings import Settings
 from ops.site import Site
 from ops.wiring import cycle_settings
@@ -103,7 +103,7 @@ def _snapshot(site: Site, labels: tuple[str, ...]) -> Snapshot:
         items = list(site.buffer(client).items(section.lane))
     return freeze(
         items,
-        prompt_version=tally_key(section),
+        prompt_version=Reading.of(section).key(),
         labels_min=settings.min_items_per_label,
         split=settings.split,
         quarantine_s=settings.quarantine_s,

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from ops.answers.reading import present_prompt
+from ops.answers.reading import Reading
 from ops.cli.actions import ask_for_cycle
 from ops.cli.reports import ImportReport
 from ops.imports.importer import (
@@ -90,7 +90,7 @@ def _publish(
         lane_key=site.secret.lane_key(lane),
         redact=lambda value: redact_input(value, redaction_key),
         model=section.teacher.model,
-        prompt_version=present_prompt(section),
+        prompt_version=Reading.of(section).version(),
     )
     return publish_rows(
         read_rows(path, columns, into.labels, told, site.rules(lane)),

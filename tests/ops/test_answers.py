@@ -14,7 +14,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from ops.answers.reading import lane_drawing, present_prompt, tally_key
+from ops.answers.reading import Reading
 from ops.answers.standing import tell_at_start
 from ops.cli.app import app
 from store.answers.rulings import Ruling
@@ -53,7 +53,7 @@ def edit(stand: Stand, **values: str) -> None:
 def put(stand: Stand, count: int, label: str, *, of: str = "question", paid_under: str | None = None) -> None:
     """Publish an answer to each of so many questions, under the present prompt unless another is named."""
     section = stand.site.lane(None)
-    prompt = present_prompt(section) if paid_under is None else paid_under
+    prompt = Reading.of(section).version() if paid_under is None else paid_under
     for number in range(count):
         event = escalation(f"{of} {number}", number=1000 + stand.sent, label=label)
         stand.sent += 1
@@ -161,15 +161,16 @@ def test_merged_and_retired_labels_are_read_by_rule_and_list_says_how(stand: Sta
 
 def test_an_added_label_keeps_every_paid_answer_valid_those_of_earlier_releases_too(stand: Stand) -> None:
     section = stand.site.lane(None)
+    key_before = Reading.of(section).key()
     put(stand, 3, "refund")
-    put(stand, 2, "delivery", of="earlier", paid_under=present_prompt(section, section.labels))
+    put(stand, 2, "delivery", of="earlier", paid_under=Reading.of(section).version(section.labels))
     take_in(stand)
     assert answers(stand)["fresh"] == 5
     added = run(stand, "labels", "add", "lost parcel")
     assert added["ruling"] is None
     assert added["settings"][1] == 'labels = ["refund", "delivery", "other", "lost parcel"]'
     edit(stand, labels=added["settings"][1].removeprefix("labels = "))
-    assert tally_key(stand.site.lane(None)) == tally_key(section)
+    assert Reading.of(stand.site.lane(None)).key() == key_before
     found = answers(stand)
     assert (found["fresh"], found["stale"], found["advice"]) == (5, 0, [])
 
@@ -215,7 +216,7 @@ def test_rulings_can_be_made_while_redis_is_away(stand: Stand) -> None:
 def test_an_edited_prompt_is_told_accepted_by_a_person_and_the_acceptance_undone(stand: Stand) -> None:
     put(stand, 6, "refund")
     take_in(stand)
-    old = tally_key(stand.site.lane(None))
+    old = Reading.of(stand.site.lane(None)).key()
     prompt = stand.site.lane(None).teacher.prompt_file
     prompt.write_text(prompt.read_text() + " ")
     found = answers(stand)
@@ -232,7 +233,7 @@ def test_an_edited_prompt_is_told_accepted_by_a_person_and_the_acceptance_undone
     signed = run(stand, "prompt", "accept", "--from", version[:5], "--reason", "a blank at the end")
     assert (signed["ruling"], signed["prompt"], signed["items"]) == (1, old, 6)
     assert (answers(stand)["fresh"], answers(stand)["advice"]) == (6, [])
-    assert old in lane_drawing(stand.site, stand.client, stand.site.lane(None), NOW_S).rules.prompts
+    assert old in Reading.of(stand.site.lane(None)).drawing(stand.site, stand.client, NOW_S).rules.prompts
     assert "count already" in run(stand, "prompt", "accept", "--from", version, "--reason", "x", code=4)
     run(stand, "labels", "undo", "1", "--reason", "no")
     assert answers(stand)["stale"] == 6
@@ -332,7 +333,7 @@ def test_a_sample_is_priced_paid_from_the_budget_kept_and_accepted_where_it_agre
     assert (ruling.kind, ruling.sample.asked, ruling.prompt) == ("accept", 20, signed["prompt"])
     stand.sent += 20
     take_in(stand)
-    present = tally_key(stand.site.lane(None))
+    present = Reading.of(stand.site.lane(None)).key()
     assert sum(present in item.tally for item in stand.items().values()) == 20
     assert (answers(stand)["fresh"], answers(stand)["items"]) == (30, 30), "the same questions: no new items"
     assert stand.verify().ok

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ops.answers.decide import Decision, Prompts, sign
+from ops.answers.reading import Reading
 from ops.answers.sample import Quote, questions
 from ops.answers.standing import census_of
 from ops.cli.answers.labels import need_reason, report, show_rulings
@@ -56,13 +57,12 @@ def list_prompts(config: Config = None, lane: LaneName = None, output: Output = 
 
     Example: understudy prompt list --lane acme/support
     """
-    from ops.answers.reading import tally_key  # noqa: PLC0415 - a rollback need not wait for what other commands need
 
     site = open_site(config)
     section = site.lane(lane)
     with site.redis_client() as client:
         census = census_of(site, client, section)
-    present = tally_key(section)
+    present = Reading.of(section).key()
     if output is Format.json:
         emit_json(PromptsShown(lane=str(section.lane), present=present, prompts=census.prompts))
         return
@@ -139,11 +139,10 @@ def _accept(
     dry_run: bool,
     output: Format,
 ) -> None:
-    from ops.answers.reading import tally_key  # noqa: PLC0415 - as above
 
     chain, where = site.registry.rulings(section.lane), str(section.lane)
     expected = len(chain.read()) + 1
-    prompts = Prompts(section=section, present=tally_key(section), census=census_of(site, client, section))
+    prompts = Prompts(section=section, present=Reading.of(section).key(), census=census_of(site, client, section))
     decision, accepted = prompts.accept(old), True
     if wanted is not None:
         quoted = _quoted(site, client, section, decision, wanted)
@@ -163,10 +162,9 @@ def _accept(
 
 def _quoted(site: Site, client: redis.Redis, section: LaneSection, decision: Decision, wanted: Wanted) -> Quote:
     """Draw the questions, and show what asking them again can cost."""
-    from ops.answers.reading import lane_drawing  # noqa: PLC0415 - as above
-    from ops.answers.reask import quote  # noqa: PLC0415 - as above
+    from ops.answers.reask import quote  # noqa: PLC0415 - a rollback need not wait for what other commands need
 
-    drawing = lane_drawing(site, client, section, wall_clock_s())
+    drawing = Reading.of(section).drawing(site, client, wall_clock_s())
     items = site.buffer(client).items(section.lane)
     found = quote(section, *questions(items, drawing, decision.prompt or "", wanted.count))
     typer.echo(
