@@ -57,7 +57,6 @@ def list_prompts(config: Config = None, lane: LaneName = None, output: Output = 
 
     Example: understudy prompt list --lane acme/support
     """
-
     site = open_site(config)
     section = site.lane(lane)
     with site.redis_client() as client:
