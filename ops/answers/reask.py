@@ -35,6 +35,8 @@ from stream.log import Appender, topic_of
 from trainer.judge.intervals import wilson
 
 _ACK_S: Final = 30.0
+_PATIENCE_S: Final = 30.0  # with a Redis that does not grant a call, nor refuse it
+_AGAIN_S: Final = 0.1
 _UNPAID: Final = "the budget of the last 24 hours allows no more calls"
 
 
@@ -100,9 +102,8 @@ async def _ask_all(
 
     async def one(question: Question) -> Reply:
         bound_usd = teacher.cost_bound_usd(question.text)
-        await budget.prepare("escalation", bound_usd)
-        if not budget.allows("escalation", bound_usd):
-            return Unavailable(detail=_UNPAID, billed=False)
+        if (why := await _leased(budget, bound_usd)) is not None:
+            return Unavailable(detail=why, billed=False)
         spend = budget.take("escalation", bound_usd)
         reply = await _paid(teacher, budget, spend, question, bound_usd)
         if isinstance(reply, Answered):
@@ -121,6 +122,20 @@ async def _ask_all(
     finally:
         await budget.close()
         await teacher.close()
+
+
+async def _leased(budget: Budget, bound_usd: float) -> str | None:
+    """Lease a call, and wait for a Redis that is slow; None once it may be taken, else why it may not."""
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while True:
+        await budget.prepare("escalation", bound_usd)
+        if budget.allows("escalation", bound_usd):
+            return None
+        if budget.binds:
+            return _UNPAID
+        if time.monotonic() >= deadline_s:
+            return f"Redis granted no call within {_PATIENCE_S:g} s"
+        await asyncio.sleep(_AGAIN_S)
 
 
 async def _paid(teacher: Teacher, budget: Budget, spend: Spend, question: Question, bound_usd: float) -> Reply:

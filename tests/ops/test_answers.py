@@ -281,7 +281,10 @@ class Endpoint:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128  # as many as ask at once, however slow the machine is
+
+        self.server = Server(("127.0.0.1", 0), Handler)
 
     @property
     def url(self) -> str:
