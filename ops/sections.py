@@ -255,7 +255,7 @@ class TeacherSection(Section):
     model: Annotated[Text, Field(examples=["gpt-4o-mini"])]
     """The model's name there."""
     prompt_file: Annotated[Path, Field(examples=["prompts/classify.txt"])]
-    """Text in which $text and $labels are filled in; a changed prompt makes older answers stale."""
+    """Text in which $text and $labels are filled in; a changed one makes older answers stale: `understudy prompt`."""
     parameters: dict[str, Any] = {"temperature": 0}
     """Of the request's body, as the endpoint knows them: top_k and the like, too. extra_headers and extra_query are
     tables of their own."""
@@ -295,7 +295,8 @@ class LaneSection(Section):
     labels: Annotated[
         tuple[Text, ...], Field(examples=[["refund", "delivery", "other"]], json_schema_extra={SHOWN: True})
     ] = ()
-    """What the teacher may answer, in a fixed order. Either this or labels_file, for classify."""
+    """What the teacher may answer, in a fixed order. Either this or labels_file, for classify. Before one is renamed or
+    taken off: `understudy labels`."""
     labels_file: Annotated[Path | None, Field(examples=["labels.txt"])] = None
     """The same from a file, one a line."""
     training_permitted: Annotated[bool, Field(examples=[False])]

@@ -14,13 +14,16 @@ import redis
 from ops.processes.process import read_run_file, run_directory
 from ops.sections import LaneSection
 from ops.settings import Settings
+from store.answers.rules import NO_RULES, Rules
+from store.answers.rulings import rules_of
 from store.buffer.connect import connect
 from store.buffer.redis import RedisBuffer
 from store.buffer.server import url_of
 from store.control import Control
 from store.errors import SettingsError, StoreUnavailableError
+from store.event import Lane
 from store.registry.signing import SigningKey, TrustedKeys
-from store.registry.versions import Registry
+from store.registry.versions import Registry, rulings_folder
 from store.secrets import DataSecret
 
 REDIS_RUN_NAME: Final = "redis"
@@ -62,6 +65,16 @@ class Site:
         """
         with _named("keys.trusted"):
             return Registry(self.registry_root, TrustedKeys.load(self.settings.keys.trusted))
+
+    def rules(self, lane: Lane) -> Rules:
+        """How people have decided that the lane's older labels are read.
+
+        Raises:
+            SettingsError, RegistryError: there are no trusted keys, or the rulings do not verify.
+        """
+        if not rulings_folder(self.registry_root, lane).is_dir():
+            return NO_RULES  # which needs no keys
+        return rules_of(self.registry.rulings(lane).read())
 
     @property
     def registry_root(self) -> Path:

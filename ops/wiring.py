@@ -2,7 +2,7 @@
 
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version as installed_version
 from random import Random
@@ -12,6 +12,7 @@ import psutil
 import redis
 from prometheus_client import CollectorRegistry
 
+from ops.answers.reading import Reading
 from ops.brokers.kafka import kafka_settings
 from ops.open_log import remaker
 from ops.processes.limits import connection_limit
@@ -28,11 +29,12 @@ from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, Teache
 from serve.student.follow import Versions
 from serve.student.slot import Student
 from serve.teacher.budget import RedisLedger
-from serve.teacher.client import prompt_version
 from store.buffer.ledger import Buffer, Claim, Slot
+from store.buffer.repair.lists import LabelList, Lists
 from store.control import Control
-from store.errors import SettingsError
-from store.event import Lane
+from store.errors import RegistryError, SettingsError
+from store.event import Lane, wall_clock_s
+from store.log.lazy import logger
 from store.redact import redact
 from store.registry.moves import fold
 from store.registry.versions import Registry
@@ -48,6 +50,7 @@ from trainer.snapshot import SplitSettings
 from trainer.work import CycleSettings, LaneTraining, Places
 from trainer.worker import Worker
 
+_log = logger(__name__)
 CYCLE_ENTRY: Final = "trainer.cycle:work_on"
 _LEASE_S: Final = 15.0
 _TICK_S: Final = 1.0
@@ -72,18 +75,6 @@ def teacher_settings(section: LaneSection) -> TeacherSettings:
         input_usd_per_mtok=teacher.input_usd_per_mtok,
         output_usd_per_mtok=teacher.output_usd_per_mtok,
         proxy=teacher.proxy,
-    )
-
-
-def present_prompt(section: LaneSection) -> str:
-    """The prompt version that the lane's teacher answers under now."""
-    teacher = section.teacher
-    return prompt_version(
-        model=teacher.model,
-        prompt=read_prompt(section),
-        parameters=teacher.parameters,
-        labels=section.labels,
-        answer_format=teacher.parser,
     )
 
 
@@ -244,13 +235,13 @@ def ingest(
     site: Site, client: redis.Redis, appender: Appender, use_case: str, owner: str, metrics: IngestMetrics
 ) -> Ingest:
     """One use case's ingest loop."""
-    buffer = site.buffer(client)
+    buffer, lanes = site.buffer(client), lane_keys(site, use_case)
     return Ingest(
-        _source(site, client, buffer, use_case, owner),
+        _source(site, client, buffer, use_case, owner, lanes),
         buffer,
         appender,
         use_case=use_case,
-        lanes=lane_keys(site, use_case),
+        lanes=lanes,
         secret=site.secret,
         settings=IngestSettings(),
         metrics=metrics,
@@ -268,17 +259,32 @@ def lane_keys(site: Site, use_case: str) -> dict[Lane, LaneKeys]:
             task=section.task,
             training_permitted=section.training_permitted,
             labels=section.labels,
+            earlier=_earlier_labels(site, section.lane),
         )
         for section in site.settings.lanes
         if section.use_case == use_case
     }
 
 
-def _source(site: Site, client: redis.Redis, buffer: Buffer, use_case: str, owner: str) -> Source:
-    topic = topic_of(use_case)
+def _earlier_labels(site: Site, lane: Lane) -> tuple[str, ...]:
+    """Labels that rulings tell of; none where they cannot be read: their events are dead letters then."""
+    try:
+        return site.rules(lane).earlier
+    except (RegistryError, SettingsError, OSError) as error:
+        _log.error("rulings cannot be read: labels that they tell of are off the list", lane=str(lane), why=str(error))
+        return ()
+
+
+def _source(
+    site: Site, client: redis.Redis, buffer: Buffer, use_case: str, owner: str, lanes: Mapping[Lane, LaneKeys]
+) -> Source:
+    topic, lists = topic_of(use_case), Lists(client)
+    read_by = {lane: LabelList(labels=list(keys.labels), earlier=list(keys.earlier)) for lane, keys in lanes.items()}
 
     def claim(slot: Slot) -> Claim:
-        return buffer.claim(use_case, slot, owner)
+        claimed = buffer.claim(use_case, slot, owner)
+        lists.note(use_case, slot, claimed, read_by, now_s=wall_clock_s())  # before anything is applied under it
+        return claimed
 
     remake = remaker(site, client)
     if site.settings.log.kind == "kafka":
@@ -294,12 +300,13 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         SettingsError: the trainer's key or the encoder is missing.
     """
     settings = site.settings
+    readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task == "classify"}
     return Trainer(
         lanes=[
             LaneTraining(
                 lane=section.lane,
                 task=section.task,
-                prompt_version=f"{section.teacher.model}@{present_prompt(section)}",
+                prompt_version=readings[section.lane].key(),
                 target=section.promise.target,
                 confidence=section.promise.confidence,
                 policy=section.policy,
@@ -311,6 +318,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         registry=site.registry,
         buffer=site.buffer(client),
         control=Control(client),
+        rules=lambda lane: readings[lane].rules(site, Lists(client).held(lane.use_case)),
         key=site.trainer_key(),
         worker=Worker(CYCLE_ENTRY),
         owner=owner,

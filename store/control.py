@@ -61,7 +61,7 @@ class TrainingState(msgspec.Struct, frozen=True, kw_only=True):
     fine_tuned_s: float = 0.0  # of the last that made a fine-tuned member
     counted_at_cycle: int | None = None  # events counted when the last cycle began; None: nobody has noted it
     waiting_at_cycle: int = 0  # kept items that it did not draw
-    prompt_version: str = ""  # whose answers it drew
+    prompt_version: str = ""  # whose answers it drew, and how they were read: `Drawing.digest`
 
 
 class CycleEnded(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,6 +224,20 @@ class Control:
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
         return [msgspec.json.decode(value, type=CycleEnded) for value in reversed(found)]
+
+    def keep_census(self, lane: Lane, census: bytes) -> None:
+        """Keep what the last count of the lane's answers came to, for whoever wants to know it soon after."""
+        try:
+            self._redis.set(_key(lane, "census"), census)
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
+
+    def census(self, lane: Lane) -> bytes | None:
+        """The last count of the lane's answers, as `keep_census` was given it."""
+        try:
+            return cast("bytes | None", self._redis.get(_key(lane, "census")))
+        except redis.RedisError as error:
+            raise StoreUnavailableError(str(error)) from error
 
     def acquire(self, lane: Lane, owner: str, ttl_s: float) -> Lease | None:
         """The lane's trainer lease, or None while another owner holds it."""

@@ -70,13 +70,25 @@ def parse_label(answer: str, labels: Sequence[str], *, answer_format: AnswerForm
     return label if label is not None else _refuse(answer, _fault(said, labels))
 
 
-def listed(label: str, labels: Sequence[str]) -> str:
+def listed(label: str, labels: Sequence[str], earlier: Sequence[str] = ()) -> str:
     """The lane's label that another producer's is, in the list's spelling; itself where the lane has no list.
+
+    Args:
+        label: as it was said.
+        labels: the lane's list.
+        earlier: labels that were on it once, of which a ruling tells how they are read: kept as they were said then.
 
     Raises:
         InvalidAnswerError: it is none of them.
     """
-    return parse_label(label, labels) if labels else label
+    if not labels:
+        return label
+    try:
+        return parse_label(label, labels)
+    except InvalidAnswerError:
+        if not earlier:
+            raise
+    return parse_label(label, earlier)
 
 
 def folded(answers: Iterable[str]) -> dict[str, str]:

@@ -51,6 +51,7 @@ class LaneKeys:
     task: Task
     training_permitted: bool  # false: its events are counted, and not kept
     labels: tuple[str, ...] = ()  # that an answer may be; none: any
+    earlier: tuple[str, ...] = ()  # that were on the list once, and are kept: rulings tell how they are read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,7 @@ def triage(
         return UnknownTask(task=_task(event), use_case=use_case)
     keys = lanes[event.lane]
     try:
-        teacher = msgspec.structs.replace(event.teacher, label=listed(event.teacher.label, keys.labels))
+        teacher = msgspec.structs.replace(event.teacher, label=listed(event.teacher.label, keys.labels, keys.earlier))
         redacted = redact_input(event.input, keys.redaction_key)
     except (InvalidAnswerError, TooLaboriousError) as error:
         reason: DeadReason = "off_list" if isinstance(error, InvalidAnswerError) else "unredactable"

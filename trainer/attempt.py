@@ -80,6 +80,7 @@ def freeze_rows(
         positions=positions,
         known_labels=lineage.champion.student.labels if lineage.champion is not None else (),
         allowed_labels=training.labels,
+        rules=training.rules,
     )
     found = features.features(base.encoder, [row.item_id for row in snapshot.rows], [row.text for row in snapshot.rows])
     return Frozen(snapshot=snapshot, base=base, features=found)

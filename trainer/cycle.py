@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import torch
 
+from store.answers.census import advice, count, waits
 from store.buffer.connect import connect
 from store.buffer.item import Item
 from store.buffer.redis import RedisBuffer
@@ -91,9 +92,7 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
     try:
         made = attempt(work.kind, frozen, lineage, training=work.training, settings=work.settings)
     except NotEnoughLabelsError as error:
-        return CycleResult(
-            version=None, verdict=_too_little(f"{error}{_off_list(frozen)}", work), anchor=False, drawn=rows
-        )
+        return CycleResult(version=None, verdict=_nothing_to_learn(error, items, work), anchor=False, drawn=rows)
     label_items = made.draft.training["label_items"]
     try:
         folder.mkdir(parents=True)
@@ -228,10 +227,11 @@ def _topics(work: CycleWork, frozen: Frozen) -> list[Topic]:
     return list(found.topics)
 
 
-def _off_list(frozen: Frozen) -> str:
-    """What is to be said of items whose answers are off today's list."""
-    count = frozen.snapshot.left_out.off_list
-    return f"; {count} items are left out, their answers are off today's list of labels" if count else ""
+def _nothing_to_learn(error: Exception, items: Sequence[Item], work: CycleWork) -> Verdict:
+    """A verdict that says why there are no rows, and what to do about it."""
+    census = count(items, drawing_of(work.training, work.settings, work.now_s))
+    verdict = _too_little(str(error), work)
+    return msgspec.structs.replace(verdict, refusals=[str(error), *advice(census), *waits(census)])
 
 
 def _refused(reason: str, work: CycleWork) -> Verdict:

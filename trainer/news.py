@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from store.answers.rules import Drawing, answer_of
 from store.buffer.item import Item
 from store.buffer.ledger import Buffer, Counters
 from store.control import Control, TrainingState
 from store.event import Lane
 from store.log.lazy import logger
-from trainer.snapshot import Drawing, answer_of
 
 log = logger()
 
@@ -61,7 +61,7 @@ def drawn(items: Iterable[Item], drawing: Drawing, *, alive: Callable[[], None] 
     return Drawn(digests=b"".join(sorted(digests)), waiting=waiting, matures_s=matures_s, ahead=ahead)
 
 
-def items_at_most(state: TrainingState, counters: Counters, prompt_version: str) -> int:
+def items_at_most(state: TrainingState, counters: Counters, reading: str) -> int:
     """Items there are for the schedule at the very most, without looking at any.
 
     What is new was counted since the last cycle, or waited then.
@@ -69,11 +69,11 @@ def items_at_most(state: TrainingState, counters: Counters, prompt_version: str)
     Args:
         state: what the schedule remembers.
         counters: of the lane.
-        prompt_version: key of the answers that count.
+        reading: `Drawing.digest` of what a cycle would draw now.
     """
     if state.counted_at_cycle is None:  # no cycle yet, or one of a release that did not note it
         return max(counters.new_items, state.items_at_cycle)
-    if state.prompt_version != prompt_version or counters.counted < state.counted_at_cycle:
+    if state.prompt_version != reading or counters.counted < state.counted_at_cycle:
         return UNKNOWN
     return state.items_at_cycle + state.waiting_at_cycle + counters.counted - state.counted_at_cycle
 
@@ -102,6 +102,7 @@ class Seen:
     before: bytes | None  # rows of the last cycle; None: nobody has noted them
     base: TrainingState
     counters: Counters
+    reading: str  # `Drawing.digest` of how answers were read
     again_s: float  # monotonic: before then it is not looked again, whatever comes
 
     @property
@@ -109,9 +110,10 @@ class Seen:
         """For the schedule."""
         return items_with(self, self.drawn.digests)
 
-    def still_true(self, state: TrainingState, counters: Counters, now_s: float) -> bool:
+    def still_true(self, state: TrainingState, counters: Counters, drawing: Drawing) -> bool:
         """Whether a new look would come to the same."""
-        return self.base == state and self.counters == counters and now_s < self.drawn.matures_s
+        same = self.base == state and self.counters == counters and self.reading == drawing.digest
+        return same and drawing.now_s < self.drawn.matures_s
 
 
 def items_with(seen: Seen, digests: bytes) -> int:
@@ -137,23 +139,24 @@ class Stock:
         self._seen: Seen | None = None
         self._ahead = 0
 
-    def known(self, state: TrainingState, counters: Counters, prompt_version: str) -> int:
-        """Items there are at most, as far as is known without looking."""
+    def known(self, state: TrainingState, counters: Counters, reading: str) -> int:
+        """Items there are at most, as far as is known without looking; `reading` as of `items_at_most`."""
         if self._seen is not None and self._seen.base == state:
             return self._seen.items
-        most = items_at_most(state, counters, prompt_version)
+        most = items_at_most(state, counters, reading)
         return most if most < UNKNOWN else max(counters.new_items, state.items_at_cycle)
 
     def seen(self, lane: Lane, drawing: Drawing, state: TrainingState, counters: Counters) -> Seen:
         """What a look comes to: the last one if nothing has changed since, else a new one."""
         seen = self._seen
-        true = seen is not None and seen.still_true(state, counters, drawing.now_s)
+        true = seen is not None and seen.still_true(state, counters, drawing)
         return seen if seen is not None and true else self.look(lane, drawing, state, counters)
 
     def items(self, lane: Lane, drawing: Drawing, state: TrainingState, counters: Counters) -> int:
         """Items there are: from a look now, or from the last one while it must do."""
         seen = self._seen
-        if seen is not None and seen.base == state and self._monotonic() < seen.again_s:
+        read_alike = seen is not None and seen.base == state and seen.reading == drawing.digest
+        if seen is not None and read_alike and self._monotonic() < seen.again_s:
             return seen.items
         return self.seen(lane, drawing, state, counters).items
 
@@ -173,6 +176,7 @@ class Stock:
             before=before,
             base=state,
             counters=counters,
+            reading=drawing.digest,
             again_s=ended_s + min(_REST * (ended_s - started_s), _LONGEST_REST_S),
         )
         if found.ahead != self._ahead:

@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from store.answers.rules import NO_RULES, Rules
 from store.buffer.ledger import Buffer
 from store.control import Control, CycleKind, CycleRequest, Lease
 from store.errors import LeaseLostError, StoreUnavailableError, UnknownVersionError
@@ -25,7 +26,7 @@ from trainer.daemon.journal import Journal, summary_of
 from trainer.daemon.pulse import Age, Pulse, run_ticks
 from trainer.due import ScheduleSettings, due
 from trainer.news import Stock, items_at_most
-from trainer.watch import show_promise, show_schedule
+from trainer.watch import AnswersShown, show_promise, show_schedule
 from trainer.work import CycleSettings, CycleWork, LaneTraining, Places
 from trainer.worker import Worker, WorkerStoppedError
 
@@ -66,6 +67,7 @@ class _LaneWatch:
     stock: Stock
     age: Age  # of the last cycle
     audited: Audited
+    answers: AnswersShown
     patience: _Patience = field(default_factory=_Patience)
     trouble: str | None = _NOT_SEEN  # why it could not be looked at the last time
 
@@ -84,6 +86,7 @@ class Trainer:
     schedule: ScheduleSettings
     cycle: CycleSettings
     places: Places
+    rules: Callable[[Lane], Rules] = lambda _: NO_RULES  # how older answers are read, at each look anew
     clock: Callable[[], float] = wall_clock_s
     monotonic: Callable[[], float] = time.monotonic
     _watches: dict[Lane, _LaneWatch] = field(init=False)
@@ -115,6 +118,7 @@ class Trainer:
                 stock=Stock(self.buffer, self.control, monotonic=self.monotonic, alive=self._pulse.beat),
                 age=Age(self.monotonic),
                 audited=Audited(self.registry.versions(training.lane)),
+                answers=AnswersShown(self.buffer, self.control, alive=self._pulse.beat),
             )
             for training in self.lanes
         }
@@ -162,9 +166,9 @@ class Trainer:
             metrics.LAST_TICK.set(self.clock())
 
     def _attempt(self, training: LaneTraining, look: Callable[[LaneTraining], object]) -> None:
-        """Look at a lane, and keep why that could not be done."""
+        """Look at a lane by today's rules, and keep why that could not be done."""
         try:
-            look(training)
+            look(replace(training, rules=self.rules(training.lane)))
         except (WorkerStoppedError, LeaseLostError) as error:
             log.warning("cycle dropped", lane=str(training.lane), reason=str(error))
         except Exception as error:  # noqa: BLE001 - the schedule must outlive whatever one lane does
@@ -194,9 +198,11 @@ class Trainer:
         lane, watch = training.lane, self._watches[training.lane]
         standing = fold(self.registry.moves(lane).read())
         state, counters = self.control.training_state(lane), self.buffer.counters(lane)
-        known = watch.stock.known(state, counters, training.prompt_version)
+        drawing = self._conductor.drawing(training, self.clock())
+        known = watch.stock.known(state, counters, drawing.digest)
         show_schedule(training, standing, state, items=known, every_s=self.schedule.every_s, since_s=self._started_s)
         show_promise(training, standing.champion, self.buffer, self.control, watch.audited)
+        watch.answers.show(training.lane, drawing, counters)
         return Look(standing=standing, state=state, counters=counters)
 
     def _look(self, training: LaneTraining) -> None:
@@ -267,7 +273,8 @@ class Trainer:
                 settings=self.schedule,
             )
 
-        found = kind(items_at_most(state, counters, training.prompt_version))
+        drawing = self._conductor.drawing(training, now_s)
+        found = kind(items_at_most(state, counters, drawing.digest))
         if found is None or request is not None or found == "candidate":
             return found
-        return kind(watch.stock.items(lane, self._conductor.drawing(training, now_s), state, counters))
+        return kind(watch.stock.items(lane, drawing, state, counters))

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from store.answers.rules import NO_RULES, Drawing, Rules, answer_of
 from store.buffer.item import FirstOpinion, Item
 from store.event import TextInput
 from store.near.link import Links, link
@@ -41,35 +42,12 @@ class SplitSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
-    """Which items are drawn: those answered under the present prompt, and out of quarantine."""
-
-    prompt_version: str  # the tally key that counts, `model@prompt version`
-    quarantine_s: float  # an item first asked less than so long ago is left out; 0: none is, whatever the clocks say
-    now_s: float  # Unix seconds
-    allowed_labels: frozenset[str] = frozenset()  # today's list: an answer off it is not learned; none: any
-
-    def draws(self, item: Item) -> bool:
-        """Whether the item is drawn."""
-        return bool(self.answers(item)) and self.aged(item)
-
-    def answers(self, item: Item) -> Mapping[str, int]:
-        """The item's current answers that are on the list, with how often each was given."""
-        answers = item.answers(self.prompt_version)
-        return {answer: n for answer, n in answers.items() if not self.allowed_labels or answer in self.allowed_labels}
-
-    def aged(self, item: Item) -> bool:
-        """Whether it is old enough."""
-        return self.quarantine_s <= 0.0 or item.first_asked_s <= self.now_s - self.quarantine_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One question with the answer that is learned, or judged by."""
 
     item_id: str
     text: str
-    label: str  # the current prompt version's most frequent answer; of equals the first in the alphabet
+    label: str  # the most frequent answer that counts, as it is read today; of equals the first in the alphabet
     soft: dict[str, float] | None  # answers' shares where the teacher contradicted itself, else None
     weight: float  # in training: a linked cluster is one question of weight 1 + ln(times asked)
     mass: float  # questions like it: the mean of 1/propensity over its events
@@ -77,7 +55,7 @@ class Row:
     count: int  # events
     split: Split
     cluster: int  # rows with the same number are linked
-    conflicted: bool  # the teacher gave more than one answer under the current prompt version
+    conflicted: bool  # the teacher gave more than one answer that counts
     asked_s: float  # last asked, event time, Unix seconds
     escalated: int  # events that were no audits
     first_opinion: FirstOpinion | None
@@ -87,10 +65,11 @@ class Row:
 class LeftOut:
     """Items that are in no split, by reason."""
 
-    stale: int  # no answer of the current prompt version
+    stale: int  # no answer of a prompt version that counts
     quarantined: int  # too new
     rare_label: int  # training rows whose label has too few items to enter the head
-    off_list: int = 0  # every answer of the current prompt version is off today's list of labels
+    off_list: int = 0  # every answer that counts is off today's list of labels, and no rule reads it
+    retired: int = 0  # every answer that counts is retired by rule, or off the list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +123,7 @@ def freeze(
     positions: Mapping[str, str],
     known_labels: Sequence[str] = (),
     allowed_labels: Collection[str] = (),
+    rules: Rules = NO_RULES,
 ) -> Snapshot:
     """Freeze `classify` items.
 
@@ -158,12 +138,17 @@ def freeze(
         positions: "topic uuid/partition" -> position up to which the log had been applied.
         known_labels: the champion's label map: these stay, in this order.
         allowed_labels: today's list: an answer off it is not learned and judges nobody; none: any.
+        rules: how answers are read that were given under another prompt or another list.
     """
     ordered = sorted(items, key=lambda item: item.item_id)
-    current = [item for item in ordered if item.answers(prompt_version)]
     drawing = Drawing(
-        prompt_version=prompt_version, quarantine_s=quarantine_s, now_s=now_s, allowed_labels=frozenset(allowed_labels)
+        prompt_version=prompt_version,
+        quarantine_s=quarantine_s,
+        now_s=now_s,
+        allowed_labels=frozenset(allowed_labels),
+        rules=rules,
     )
+    current = [item for item in ordered if any(map(drawing.counts, item.tally))]
     fresh = [item for item in current if drawing.answers(item)]
     kept = [item for item in fresh if drawing.aged(item)]
     rows = [_row(item, drawing.answers(item), split) for item in kept]
@@ -173,13 +158,15 @@ def freeze(
     labels = _label_map(together, labels_min, known_labels)
     usable = [row for row in together if row.split != "train" or row.label in labels]
     weighed = _weighed(usable)
+    retired = sum(drawing.has_retired(item) for item in current if not drawing.answers(item))
     left_out = LeftOut(
         stale=len(ordered) - len(current),
         quarantined=len(fresh) - len(kept),
         rare_label=len(together) - len(usable),
-        off_list=len(current) - len(fresh),
+        off_list=len(current) - len(fresh) - retired,
+        retired=retired,
     )
-    content = _content(weighed, labels, left_out, prompt_version, split, quarantine_s, now_s, seed, positions)
+    content = _content(weighed, labels, left_out, drawing, split, seed, positions)
     return Snapshot(
         rows=tuple(weighed),
         labels=labels,
@@ -219,11 +206,6 @@ def _row(item: Item, answers: Mapping[str, int], split: SplitSettings) -> Row:
         escalated=item.escalated,
         first_opinion=item.first_opinion,
     )
-
-
-def answer_of(answers: Mapping[str, int]) -> str:
-    """The most frequent answer; of equals the first in the alphabet."""
-    return min(answers, key=lambda answer: (-answers[answer], answer))
 
 
 def split_of(split: SplitSettings, item_id: str) -> Split:
@@ -267,10 +249,8 @@ def _content(
     rows: Sequence[Row],
     labels: Sequence[str],
     left_out: LeftOut,
-    prompt_version: str,
+    drawing: Drawing,
     split: SplitSettings,
-    quarantine_s: float,
-    now_s: float,
     seed: int,
     positions: Mapping[str, str],
 ) -> bytes:
@@ -278,10 +258,11 @@ def _content(
     return canonical_json(
         {
             "schema": 1,
-            "prompt_version": prompt_version,
+            "prompt_version": drawing.prompt_version,
+            **_ruled(drawing.rules),
             "split": split,
-            "quarantine_s": quarantine_s,
-            "frozen_s": now_s,
+            "quarantine_s": drawing.quarantine_s,
+            "frozen_s": drawing.now_s,
             "seed": seed,
             "positions": dict(positions),
             "labels": list(labels),
@@ -302,6 +283,16 @@ def _content(
             ],
         }
     )
+
+
+def _ruled(rules: Rules) -> dict[str, object]:
+    """By which rules answers were read, where there were any."""
+    found: dict[str, object] = {}
+    if rules.prompts:
+        found["prompts_accepted"] = sorted(rules.prompts)
+    if rules.labels:
+        found["labels_read_as"] = dict(sorted(rules.labels.items()))
+    return found
 
 
 def _record(

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from store.answers.rules import NO_RULES, Drawing, Rules
 from store.control import CycleKind
 from store.event import Lane, Task
 from store.policy import PolicyName
 from store.registry.manifest import Verdict
 from trainer.judge.gate import GateLimits
-from trainer.snapshot import Drawing, SplitSettings
+from trainer.snapshot import SplitSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class LaneTraining:
     confidence: float  # with which it is promised
     labels: tuple[str, ...] = ()  # that the teacher may give: no other is learned; none: any
     policy: PolicyName = "promise"  # "budget": nothing is promised, and nothing held out
+    rules: Rules = NO_RULES  # how answers are read that were given under another prompt or another list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ def drawing_of(training: LaneTraining, settings: CycleSettings, now_s: float) ->
         quarantine_s=settings.quarantine_s,
         now_s=now_s,
         allowed_labels=frozenset(training.labels),
+        rules=training.rules,
     )
 
 

@@ -23,6 +23,7 @@ from ops.settings import Settings, read_prompt
 from ops.show.progress import Show
 from ops.site import Site
 from serve.pace import Metric
+from store.answers.rules import NO_RULES
 from store.errors import SettingsError
 from store.student.folder import check_encoder
 
@@ -102,7 +103,9 @@ def run_backtest(options: Options, show: Show, entry: str) -> Result:
         _check_answers(options.answers, options)
     settings, lane = _lane(options)
     published = read_published(options.published) if options.published is not None else []
-    log = read_log(options.log, options.columns, options.days, lane.labels if lane is not None else ())
+    allowed = lane.labels if lane is not None else ()
+    rules = Site(settings).rules(lane.lane) if settings is not None and lane is not None else NO_RULES
+    log = read_log(options.log, options.columns, options.days, allowed, rules)
     encoder = _encoder(options, settings)
     asks = in_order(_asks(options, log, settings, lane))
     price = options.usd_per_call if options.usd_per_call is not None else _usd_per_call(lane, log)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ops.readers.columns import ID_COLUMNS, LABEL, TEXT, Sought, Survey, id_of, label_of, text_of, value_at
 from ops.readers.files import BadRow, rows_of
 from ops.readers.times import READABLE_TIMES, TIME_COLUMNS, moment_of
+from store.answers.rules import NO_RULES, Rules
 from store.errors import InvalidAnswerError, SettingsError, TooLaboriousError
 from store.event import canonical_text
 from store.labels import folded, listed
@@ -106,7 +107,13 @@ class _Line(NamedTuple):
     gold: str | None
 
 
-def read_log(path: Path, columns: ColumnNames, days: float | None, allowed: Sequence[str] = ()) -> Log:
+def read_log(
+    path: Path,
+    columns: ColumnNames,
+    days: float | None,
+    allowed: Sequence[str] = (),
+    rules: Rules = NO_RULES,
+) -> Log:
     """Read a log of JSON lines.
 
     Args:
@@ -115,6 +122,7 @@ def read_log(path: Path, columns: ColumnNames, days: float | None, allowed: Sequ
         days: what rows without a time are spread over, evenly; also all rows, if some have none that can be read. None:
             nobody knows, and nothing can be said of a day.
         allowed: the lane's labels; none: those of the log, spellings of one label as one.
+        rules: how labels are read that were on the lane's list once.
 
     Raises:
         SettingsError: the file cannot be read, a column cannot be told, no row is usable, or the times span more than
@@ -157,7 +165,7 @@ def read_log(path: Path, columns: ColumnNames, days: float | None, allowed: Sequ
             )
         )
     said = [line.label for line in lines if line.label is not None]
-    reading = _reading([*said, *(line.gold for line in lines if line.gold is not None)], allowed)
+    reading = _reading([*said, *(line.gold for line in lines if line.gold is not None)], allowed, rules)
     lines = [
         line._replace(label=reading.get(line.label or ""), gold=reading.get(line.gold or ""))  # None stays None
         for line in lines
@@ -168,16 +176,16 @@ def read_log(path: Path, columns: ColumnNames, days: float | None, allowed: Sequ
     return replace(log, spellings=len({one for one in said if reading[one] is not None}), off_list=unread)
 
 
-def _reading(answers: Sequence[str], allowed: Sequence[str]) -> dict[str, str | None]:
+def _reading(answers: Sequence[str], allowed: Sequence[str], rules: Rules) -> dict[str, str | None]:
     """Each answer's label; None: none of the lane's."""
     if not allowed:
         return dict(folded(answers))
-    return {answer: _listed(answer, allowed) for answer in set(answers)}
+    return {answer: _listed(answer, allowed, rules) for answer in set(answers)}
 
 
-def _listed(answer: str, allowed: Sequence[str]) -> str | None:
+def _listed(answer: str, allowed: Sequence[str], rules: Rules) -> str | None:
     try:
-        return listed(answer, allowed)
+        return rules.read(listed(answer, allowed, rules.earlier), allowed)
     except InvalidAnswerError:
         return None
 

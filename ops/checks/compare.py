@@ -5,7 +5,7 @@ the log is worked out at both positions, and only what was asked in between is c
 """
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from ops.checks.oracle import LaneRules, LaneTotals, Oracle, Question, as_kept, 
 from ops.cli.reports import Differing
 from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
+from store.buffer.repair.lists import ListsHeld
 from store.buffer.repair.positions import Skip
 from store.event import Lane
 from stream.log import History, topic_of
@@ -95,6 +96,7 @@ def replay(
     *,
     max_age_s: float,
     skips: Collection[Skip] = (),
+    held: Sequence[ListsHeld] = (),
 ) -> Replay:
     """Read the log from its beginning up to the positions that were seen; what was skipped is left out.
 
@@ -103,7 +105,7 @@ def replay(
         DamagedRecordError: a record fails its checksum, and nobody has skipped it.
         PositionOutsideLogError: records disappeared while they were read.
     """
-    oracle = Oracle(use_case, rules, max_age_s=max_age_s)
+    oracle = Oracle(use_case, rules, max_age_s=max_age_s, held=held)
     slots = history.slots(topic_of(use_case))
     begins = {slot: history.bounds(slot)[0] for slot in slots}
     elsewhere = {slot for slot, at in seen.before.items() if at != BEGINNING}
@@ -145,7 +147,9 @@ def _feed(oracle: Oracle, history: History, slot: Slot, start: str, end: str) ->
     """Let the oracle read [start, end) of a slot; the questions that were asked there."""
     if int(end) <= int(start):
         return set()
-    asked = (oracle.feed(record.value, record.timestamp_ms) for record in history.read(slot, start, end))
+    asked = (
+        oracle.feed(record.value, record.timestamp_ms, slot, record.offset) for record in history.read(slot, start, end)
+    )
     return {question for question in asked if question is not None}
 
 

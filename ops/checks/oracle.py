@@ -5,12 +5,14 @@ question for ever: slow, and easy to check by eye. Only what *defines* identity 
 redaction, the item id, the subject's token, the hash that orders items and the reader of answers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
+from store.buffer.ledger import Slot
+from store.buffer.repair.lists import LabelList, ListsHeld, list_at
 from store.errors import InvalidAnswerError, TooLaboriousError
 from store.event import (
     ChatEscalation,
@@ -40,6 +42,7 @@ class LaneRules:
     task: Task
     training_permitted: bool
     labels: tuple[str, ...] = ()  # none: any
+    earlier: tuple[str, ...] = ()  # that were on the list once, of which rulings tell
 
 
 @dataclass(slots=True)
@@ -69,8 +72,23 @@ class LaneTotals:
 class Oracle:
     """Reads records, in the order of each partition, and knows what must have become of them."""
 
-    def __init__(self, use_case: str, lanes: Mapping[Lane, LaneRules], *, max_age_s: float) -> None:
-        """Start with nothing read; an event older than `max_age_s` when the log took it is dead."""
+    def __init__(
+        self,
+        use_case: str,
+        lanes: Mapping[Lane, LaneRules],
+        *,
+        max_age_s: float,
+        held: Sequence[ListsHeld] = (),
+    ) -> None:
+        """Start with nothing read.
+
+        Args:
+            use_case: whose topic is read.
+            lanes: of the use case.
+            max_age_s: an event older than this when the log took it is dead.
+            held: by which labels ingest read each slot, and from where on.
+        """
+        self._held = held
         self._max_age_s = max_age_s
         self._use_case = use_case
         self._rules = lanes
@@ -78,8 +96,8 @@ class Oracle:
         self.dead: dict[str, int] = {}
         self.records = 0
 
-    def feed(self, value: bytes, timestamp_ms: int) -> tuple[Lane, str] | None:
-        """Take one record's value and time; the question it was about, if it was about one."""
+    def feed(self, value: bytes, timestamp_ms: int, slot: Slot, offset: int) -> tuple[Lane, str] | None:
+        """Take one record's value, time and place; the question it was about, if it was about one."""
         self.records += 1
         event = decode(value)
         if isinstance(event, Undecodable):
@@ -92,7 +110,7 @@ class Oracle:
             self._bury(fault)
         elif timestamp_ms / 1000 - event.time.timestamp() > self._max_age_s:
             self._bury("too_old")
-        elif (label := _on_list(event.teacher.label, self._rules[event.lane].labels)) is None:
+        elif (label := self._on_list(event, slot, offset)) is None:
             self._bury("off_list")
         elif (redacted := self._redacted(event)) is None:
             self._bury("unredactable")
@@ -114,6 +132,16 @@ class Oracle:
         if rules is None:
             return "unknown_lane"
         return None if rules.task == "classify" else "wrong_shape"
+
+    def _on_list(self, event: ClassifyEscalation, slot: Slot, offset: int) -> str | None:
+        """The label as the list that held then spells it; None: it was not there."""
+        rules = self._rules[event.lane]
+        today = LabelList(labels=list(rules.labels), earlier=list(rules.earlier))
+        held = list_at(self._held, slot, offset, event.lane, today)
+        try:
+            return listed(event.teacher.label, held.labels, held.earlier)
+        except InvalidAnswerError:
+            return None
 
     def _redacted(self, event: ClassifyEscalation) -> TextInput | None:
         try:
@@ -141,14 +169,6 @@ class Oracle:
             tally = totals.audits.setdefault(event.student.version, [0, 0])
             tally[0] += 1
             tally[1] += event.student.output == event.teacher.label
-
-
-def _on_list(label: str, labels: tuple[str, ...]) -> str | None:
-    """The label as the lane's list spells it; None: it is not there."""
-    try:
-        return listed(label, labels)
-    except InvalidAnswerError:
-        return None
 
 
 def rank(lane: Lane, name: str) -> float:

@@ -1,6 +1,6 @@
 """`understudy verify`: does the buffer hold what the log says, and is every version and move what was signed?"""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,9 +12,11 @@ from ops.cli.reports import Differing, VerifyReport
 from ops.open_log import open_history
 from ops.site import Site
 from store.buffer.ledger import Buffer, Slot
+from store.buffer.repair.lists import Lists, ListsHeld
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import BadSignatureError, RegistryError
 from store.event import Lane
+from store.registry.chain import Chain, Kept
 from store.registry.moves import fold
 from store.registry.versions import Registry
 from stream.ingest import IngestSettings
@@ -32,6 +34,7 @@ class RegistryFindings:
     versions_ok: bool = True
     versions: int = 0
     moves: int = 0
+    rulings: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -45,6 +48,7 @@ def verify(
     items_per_stratum: int,
     max_age_s: float,
     skips: Mapping[str, Collection[Skip]] | None = None,
+    held: Mapping[str, Sequence[ListsHeld]] | None = None,
 ) -> VerifyReport:
     """Verify the chosen lanes.
 
@@ -57,6 +61,7 @@ def verify(
         items_per_stratum: how many the buffer keeps of each lane and stratum.
         max_age_s: an event older than this when the log took it is a dead letter.
         skips: by use case, where a person has decided to read on elsewhere.
+        held: by use case, by which labels ingest read each slot.
 
     Raises:
         StoreUnavailableError, LogUnavailableError: Redis or the log did not answer.
@@ -71,7 +76,13 @@ def verify(
     for use_case in sorted({lane.use_case for lane in lanes}):
         seen = look(buffer, use_case, rules[use_case])
         said = replay(
-            use_case, rules[use_case], history, seen, max_age_s=max_age_s, skips=(skips or {}).get(use_case, ())
+            use_case,
+            rules[use_case],
+            history,
+            seen,
+            max_age_s=max_age_s,
+            skips=(skips or {}).get(use_case, ()),
+            held=(held or {}).get(use_case, ()),
         )
         damaged += [f"{lane}: {name}" for lane in lanes if lane in seen.damaged for name in sorted(seen.damaged[lane])]
         lost += [
@@ -117,6 +128,7 @@ def verify_site(site: Site, chosen: Iterable[Lane]) -> VerifyReport:
             items_per_stratum=site.settings.buffer.items_per_stratum,
             max_age_s=IngestSettings().max_age_s,
             skips={use_case: Positions(client).skips(use_case) for use_case in site.use_cases},
+            held={use_case: Lists(client).held(use_case) for use_case in site.use_cases},
         )
 
 
@@ -131,6 +143,7 @@ def _rules(site: Site) -> dict[str, dict[Lane, LaneRules]]:
                 task=section.task,
                 training_permitted=section.training_permitted,
                 labels=section.labels,
+                earlier=site.rules(section.lane).earlier,
             )
             for section in site.settings.lanes
             if section.use_case == use_case
@@ -170,6 +183,7 @@ def _report(
         versions_ok=kept.versions_ok,
         versions=kept.versions,
         moves=kept.moves,
+        rulings=kept.rulings,
         problems=kept.problems[:LISTED],
     )
 
@@ -207,7 +221,10 @@ def check_registry(registry: Registry, lanes: Iterable[Lane]) -> RegistryFinding
     """Verify every move, every version's signature and the sha256 of every file."""
     found = RegistryFindings()
     for lane in lanes:
-        named = _check_moves(registry, lane, found)
+        moves = _check_chain(registry.moves(lane), lane, found)
+        named = {move.version for move in moves if move.version is not None}
+        found.moves += len(moves)
+        found.rulings += len(_check_chain(registry.rulings(lane), lane, found))
         versions = registry.versions(lane)
         present = versions.list()
         found.versions += len(present)
@@ -226,17 +243,14 @@ def check_registry(registry: Registry, lanes: Iterable[Lane]) -> RegistryFinding
     return found
 
 
-def _check_moves(registry: Registry, lane: Lane, found: RegistryFindings) -> set[str]:
-    """Verify a lane's chain; the versions that it names."""
+def _check_chain(chain: Chain[Kept], lane: Lane, found: RegistryFindings) -> list[Kept]:
+    """Verify a lane's moves or rulings; none where they do not verify."""
     try:
-        moves = registry.moves(lane).read()
+        return chain.read()
     except BadSignatureError as error:
         found.signatures_ok = False
         found.problems.append(f"{lane}: {error}")
-        return set()
     except (RegistryError, OSError) as error:
         found.chain_ok = False
         found.problems.append(f"{lane}: {error}")
-        return set()
-    found.moves += len(moves)
-    return {move.version for move in moves if move.version is not None}
+    return []

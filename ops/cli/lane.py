@@ -8,6 +8,7 @@ import typer
 from ops.checks.cycles import ended_cycles
 from ops.checks.followers import followers
 from ops.cli.actions import MoveReport, Operator, ask_for_cycle
+from ops.cli.answers.shown import answers_line, show_answers
 from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, VersionName, open_site
 from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table, ratio_of, time_of
 from ops.cli.status import LaneStatus, PromiseShown, StatusReport, collect, promise_of
@@ -38,6 +39,7 @@ def status(config: Config = None, lane: LaneName = None, output: Output = Format
         return
     for found in report.lanes:
         emit_fields(_lane_fields(found), title=found.lane)
+        show_answers(found.answers)
     _show_processes(report)
 
 
@@ -297,6 +299,7 @@ def _lane_fields(found: LaneStatus) -> dict[str, object]:
         "buffer": None
         if buffer is None
         else f"{buffer.counted} counted, {buffer.repeats} repeats, {buffer.evicted} evicted, lag {buffer.lag_records}",
+        "answers": answers_line(found.answers),
         "last cycle": None if found.last_cycle is None else _cycle_line(found.last_cycle),
         **({} if found.training_permitted else {"training": "not permitted by the settings"}),
     }

@@ -34,8 +34,9 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     versions_ok: bool
     versions: int
     moves: int
-    problems: list[str]  # of versions and moves, for a person
+    problems: list[str]  # of versions, moves and rulings, for a person
     lost: list[str] = []  # what the champions were made from and neither log nor buffer knows of any more
+    rulings: int = 0
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,3 +104,4 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     items_before: int
     items_after: int
     done: bool  # false: only shown
+    dropped: dict[str, int] = {}  # label -> items that go: the label is off every list known to have held, and no rule

@@ -15,6 +15,7 @@ import redis
 from ops.checks.concerns import LanePromise, Traffic
 from ops.checks.cycles import logged_cycles
 from ops.cli.actions import traffic_of
+from ops.cli.answers.shown import AnswersShown, answers_of
 from ops.processes.process import RunFile, read_run_file
 from ops.processes.redis_standing import standing_of
 from ops.sections import LaneSection
@@ -96,6 +97,7 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     training_permitted: bool
     unread_ratio: float | None = None  # of the teacher's answers since the gateways started: no label could be read
     last_cycle: CycleEnded | None = None  # what became of it; verdict "error": it came to none
+    answers: AnswersShown | None = None  # how the kept items are read today; None: it cannot be told
 
 
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +130,7 @@ class _Live:
     audits: Mapping[str, AuditTally]
     counters: Counters
     cycles: list[CycleEnded]
+    answers: AnswersShown | None
 
 
 def collect(site: Site, sections: list[LaneSection]) -> StatusReport:
@@ -145,7 +148,8 @@ def collect(site: Site, sections: list[LaneSection]) -> StatusReport:
         with site.redis_client() as client:
             warnings = standing_of(client).warnings
             for section in sections:
-                lives[section.lane] = _live(Control(client), site.buffer(client), section.lane)
+                answers = answers_of(site, client, section, unavailable)
+                lives[section.lane] = _live(Control(client), site.buffer(client), section.lane, answers)
             for use_case in sorted({section.use_case for section in sections}):
                 dead[use_case] = dict(site.buffer(client).dead(use_case))
             lags = _lags(site, client, sorted(dead), unavailable)
@@ -189,12 +193,13 @@ def local_versions(site: Site) -> dict[str, dict[str, str | None]]:
         return {}
 
 
-def _live(control: Control, buffer: Buffer, lane: Lane) -> _Live:
+def _live(control: Control, buffer: Buffer, lane: Lane, answers: AnswersShown | None) -> _Live:
     return _Live(
         beats=control.heartbeats(lane, within_s=LIVE_S),
         audits=buffer.audits(lane),
         counters=buffer.counters(lane),
         cycles=control.ended_cycles(lane, 1),
+        answers=answers,
     )
 
 
@@ -253,6 +258,7 @@ def _lane(
         buffer=_buffer(seen, lags.get(section.use_case)),
         training_permitted=section.training_permitted,
         unread_ratio=_unread_ratio(beats),
+        answers=seen.answers if seen else None,
         last_cycle=next(reversed(seen.cycles if seen else logged_cycles(site, lane)), None),
     )
 

@@ -20,6 +20,7 @@ from ops.imports.told import Told
 from ops.readers.columns import Columns, id_of, label_of, text_of, value_at
 from ops.readers.files import BadRow, rows_of
 from ops.readers.times import moment_of
+from store.answers.rules import NO_RULES, Rules
 from store.buffer.ledger import BEGINNING, Slot
 from store.errors import InvalidAnswerError, LogUnavailableError, TooLaboriousError
 from store.event import (
@@ -75,7 +76,11 @@ class ImportLane:
 
 
 def read_rows(
-    path: Path, columns: Columns, labels: Collection[str] | None, told: Told | None = None
+    path: Path,
+    columns: Columns,
+    labels: Collection[str] | None,
+    told: Told | None = None,
+    rules: Rules = NO_RULES,
 ) -> Iterator[Row | BadRow]:
     """Every row of the file, good or bad, in order.
 
@@ -84,6 +89,7 @@ def read_rows(
         columns: of `find_columns`.
         labels: those that count, in the lane's order; an answer is read as the gateway reads it. None: any.
         told: notes what is to be said of the rows as a whole.
+        rules: how labels are read that were on the list once; such an answer is kept as it was given.
     """
     told, seen = told or Told(), dict[str, int]()
     known = None if labels is None else tuple(labels)
@@ -102,10 +108,13 @@ def read_rows(
         if said is None:
             yield BadRow(line=line, why=f"no label in {columns.label}")
             continue
-        label = _label(said, known)
+        label = _label(said, known, rules)
         if isinstance(label, InvalidAnswerError):
             told.unread[said if len(said) <= _SHOWN_SAID else ""] += 1
             yield BadRow(line=line, why=f"{columns.label} {_NO_LABEL[label.kind]}")
+            continue
+        if known and rules.read(label, known) is None:
+            yield BadRow(line=line, why=f"{columns.label} is a label that counts no more: a ruling tells so")
             continue
         moment = moment_of(value)
         if moment.fault == "outside":
@@ -244,9 +253,9 @@ def _acknowledged(line: int, future: Future[None]) -> None:
         raise LogUnavailableError(message) from error
 
 
-def _label(said: str, known: tuple[str, ...] | None) -> str | InvalidAnswerError:
+def _label(said: str, known: tuple[str, ...] | None, rules: Rules) -> str | InvalidAnswerError:
     try:
-        return said if known is None else listed(said, known)
+        return said if known is None else listed(said, known, rules.earlier)
     except InvalidAnswerError as error:
         return error
 

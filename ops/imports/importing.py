@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from ops.answers.reading import Reading
 from ops.cli.actions import ask_for_cycle
 from ops.cli.reports import ImportReport
 from ops.imports.importer import (
@@ -23,7 +24,6 @@ from ops.readers.columns import Columns
 from ops.readers.files import BadRow
 from ops.sections import LaneSection
 from ops.site import Site
-from ops.wiring import present_prompt
 from store.control import Control
 from store.event import wall_clock_s
 from store.redact import redact_input
@@ -90,10 +90,10 @@ def _publish(
         lane_key=site.secret.lane_key(lane),
         redact=lambda value: redact_input(value, redaction_key),
         model=section.teacher.model,
-        prompt_version=present_prompt(section),
+        prompt_version=Reading.of(section).version(),
     )
     return publish_rows(
-        read_rows(path, columns, into.labels, told),
+        read_rows(path, columns, into.labels, told, site.rules(lane)),
         into,
         appender,
         undated_s=now_s - site.settings.trainer.quarantine_s - 1.0,

@@ -17,6 +17,7 @@ import uvicorn
 from prometheus_client import REGISTRY
 
 from ops import wiring
+from ops.answers.standing import tell_at_start
 from ops.cli.output import RefusedError
 from ops.logs import lines as logs
 from ops.open_log import ensure_topics, open_appender
@@ -83,6 +84,7 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
         process = stack.enter_context(_daemon("serve", site, lifeline))
         _refuse_eviction(site)
         client = stack.enter_context(site.redis_client(url=site.redis_url_to_be()))
+        tell_at_start(site, process.stop)
         threading.Thread(target=lambda: _make_topics(site, client, process.stop), daemon=True).start()
         # A cold lane is ready at once; its first version must not wait for seconds of imports.
         threading.Thread(target=import_module, args=("store.student.student",), daemon=True).start()
@@ -166,6 +168,7 @@ def run_ingest(site: Site, lifeline: int | None) -> None:
             return
         if not _patiently(lambda: _keeps_all(client), process.stop, tell):
             return
+        tell_at_start(site, process.stop)
         appender = stack.enter_context(closing(open_appender(site, client)))
         owner = f"{site.replica}-{secrets.token_hex(4)}"
         loops += [wiring.ingest(site, client, appender, use_case, owner, metrics) for use_case in site.use_cases]

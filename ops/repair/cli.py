@@ -161,3 +161,11 @@ def _show_rebuilt(found: list[Rebuilt]) -> None:
     for one in found:
         for name in one.lost:
             typer.echo(f"{one.lane}: of {name} the log has no record any more: it is lost", err=True)
+        if one.dropped:
+            named = ", ".join(f"{label}: {items}" for label, items in sorted(one.dropped.items()))
+            go = "went" if one.done else "would go"
+            typer.echo(
+                f"{one.lane}: {sum(one.dropped.values())} items {go}: their labels are off the list and no ruling tells"
+                f" of them ({named}). After `understudy labels rename`, `merge` or `retire` they stay",
+                err=True,
+            )

@@ -12,6 +12,7 @@ from ops.open_log import open_history
 from ops.repair.rebuild import Rebuild, Replayed
 from ops.repair.skip import apply, plan, survey
 from ops.site import Site
+from store.buffer.repair.lists import Lists
 from store.buffer.repair.positions import Positions
 from store.event import Lane, wall_clock_s
 from stream.ingest import IngestSettings
@@ -54,6 +55,7 @@ def rebuild_site(site: Site, lanes: list[Lane], *, whole: bool, dry_run: bool, w
                 use_case=use_case,
                 keys=wiring.lane_keys(site, use_case),
                 history=history,
+                held=Lists(client).held(use_case),
                 k=site.settings.buffer.items_per_stratum,
                 max_age_s=IngestSettings().max_age_s,
             )

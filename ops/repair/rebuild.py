@@ -6,7 +6,7 @@ has: only what is damaged is mended then, as far as the log reaches, and what it
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 import msgspec
@@ -18,6 +18,7 @@ from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, Application, AuditTally, Counters, Entry, Slot
 from store.buffer.memory import MemoryBuffer
 from store.buffer.redis import RedisBuffer
+from store.buffer.repair.lists import LabelList, ListsHeld, list_at, lists_of
 from store.buffer.repair.positions import Positions
 from store.buffer.repair.rebuild import Staging, stage_dead, swap
 from store.errors import PositionOutsideLogError, StoreUnavailableError
@@ -41,6 +42,7 @@ class Replayed:
     use_case: str
     keys: Mapping[Lane, LaneKeys]
     history: History
+    held: Sequence[ListsHeld]  # by which labels ingest read each slot
     k: int
     max_age_s: float
     records: int = 0
@@ -82,7 +84,8 @@ class Replayed:
         entries: list[Entry] = []
         dead: Counter[DeadReason] = Counter()
         for record in records:
-            found = triage(record, use_case=self.use_case, lanes=self.keys, max_age_s=self.max_age_s)
+            lanes = self._judged_by(slot, record.offset)
+            found = triage(record, use_case=self.use_case, lanes=lanes, max_age_s=self.max_age_s)
             match found:
                 case Entry():
                     entries.append(found)
@@ -105,6 +108,15 @@ class Replayed:
                 dead=dead,
             )
         )
+
+    def _judged_by(self, slot: Slot, offset: int) -> dict[Lane, LaneKeys]:
+        """The lanes with the lists of labels that held when a record was applied."""
+        judged: dict[Lane, LaneKeys] = {}
+        for lane, keys in self.keys.items():
+            today = LabelList(labels=list(keys.labels), earlier=list(keys.earlier))
+            at = list_at(self.held, slot, offset, lane, today)
+            judged[lane] = replace(keys, labels=tuple(at.labels), earlier=tuple(at.earlier))
+        return judged
 
 
 @dataclass(kw_only=True)
@@ -176,7 +188,8 @@ class Rebuild:
         """What a lane should hold."""
         anew = {item.item_id: item for item in self.said.buffer.items(lane)}
         before = staging.kept_ids()
-        ranked = {item.item_id for item in self.buffer.items(lane)}  # notes what is damaged, too
+        strata = {item.item_id: item.stratum for item in self.buffer.items(lane)}  # notes what is damaged, too
+        ranked = strata.keys()
         damaged = self.buffer.damaged(lane)
         counters, audits = self.said.buffer.counters(lane), self.said.buffer.audits(lane)
         if whole:
@@ -188,6 +201,7 @@ class Rebuild:
                 damaged=damaged,
                 before=len(before),
                 after=len(anew),
+                dropped=self._off_list(lane, [strata[name] for name in ranked - anew.keys()]),
             )
         names = {name for name in damaged if _is_item(name)}
         strays = staging.sound(before - ranked - names)  # their stratum was lost
@@ -203,6 +217,12 @@ class Rebuild:
             before=len(before),
         )
 
+    def _off_list(self, lane: Lane, strata: Iterable[str]) -> dict[str, int]:
+        """Of items that go, by label: those whose label is on no list that is known to have held, and in no ruling."""
+        keys = self.said.keys[lane]
+        known = {*keys.labels, *keys.earlier}.union(*lists_of(self.said.held, lane))
+        return dict(Counter(label for label in strata if known and label not in known))
+
     def _report(self, lane: Lane, wanted: "_Wanted", *, complete: bool, done: bool) -> Rebuilt:
         return Rebuilt(
             lane=str(lane),
@@ -214,6 +234,7 @@ class Rebuild:
             items_before=wanted.before,
             items_after=wanted.after,
             done=done,
+            dropped=dict(wanted.dropped),
         )
 
 
@@ -229,6 +250,7 @@ class _Wanted:
     lost: list[str] = field(default_factory=list)
     before: int
     after: int
+    dropped: Mapping[str, int] = field(default_factory=dict)  # label -> items that go, being off every known list
 
 
 def _is_item(name: str) -> bool:

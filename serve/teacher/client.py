@@ -1,8 +1,7 @@
 """The teacher: any OpenAI-compatible endpoint, with a prompt, a parser, a circuit breaker and a concurrency cap."""
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from string import Template
@@ -15,14 +14,13 @@ from serve.teacher.completion import Completion, read_completion, said
 from serve.teacher.faults import Fault, Reason, fault_of
 from serve.teacher.parameters import APART, body_of, most_output_tokens
 from serve.teacher.wire import FLIGHT, Flight, http_client, time_outs
+from store.answers.prompt import prompt_version
 from store.errors import AnswerFault, InvalidAnswerError
 from store.event import LabelAnswer, Usage
-from store.labels import AnswerFormat, parse_label
+from store.labels import parse_label
 from store.log.lazy import logger
-from store.registry.manifest import canonical_json
 
 _log: Final = logger(__name__)
-_PROMPT_VERSION_HEX_DIGITS: Final = 16
 _ASSUMED_COMPLETION_TOKENS: Final = 1_024  # where the parameters set no limit
 _ENVELOPE_TOKENS: Final = 32  # roles and separators around the prompt
 _MTOK: Final = 1_000_000
@@ -59,23 +57,6 @@ class Unavailable:
 
 
 Reply = Answered | Invalid | Unavailable
-
-
-def prompt_version(
-    *, model: str, prompt: str, parameters: Mapping[str, Any], labels: Sequence[str], answer_format: AnswerFormat
-) -> str:
-    """The hash of all that shapes a teacher's answer; answers of another prompt version are stale.
-
-    The endpoint's address is not part of it: moving a model to another host makes no answer stale.
-    """
-    shape = {
-        "model": model,
-        "prompt": prompt,
-        "parameters": dict(parameters),
-        "labels": list(labels),
-        "answer_format": answer_format,
-    }
-    return hashlib.sha256(canonical_json(shape)).hexdigest()[:_PROMPT_VERSION_HEX_DIGITS]
 
 
 class Breaker:
@@ -180,7 +161,6 @@ class Teacher:
             model=settings.model,
             prompt=settings.prompt,
             parameters=settings.parameters,
-            labels=labels,
             answer_format=settings.answer_format,
         )
 

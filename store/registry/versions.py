@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from store.answers.rulings import Rulings
 from store.errors import CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
 from store.log.lazy import logger
@@ -292,7 +293,7 @@ class Versions:
 
 
 class Registry:
-    """The registry of all lanes: versions, and the moves between them."""
+    """The registry of all lanes: versions, the moves between them, and rulings about older answers."""
 
     def __init__(self, root: Path, trusted: TrustedKeys) -> None:
         """Use the registry at `root`; reading needs no write permission."""
@@ -306,6 +307,10 @@ class Registry:
     def moves(self, lane: Lane) -> Moves:
         """The moves of a lane."""
         return Moves(lane_registry(self._root, lane)[1], self._trusted, lane)
+
+    def rulings(self, lane: Lane) -> Rulings:
+        """What people decided about the lane's older answers."""
+        return Rulings(rulings_folder(self._root, lane), self._trusted, lane)
 
     def require_exclusive_create(self) -> None:
         """For the start of every process that writes: refuse a file system on which two writers could both win.
@@ -331,3 +336,8 @@ def lane_registry(root: Path, lane: Lane) -> tuple[Path, Path]:
 
 def _differs(version: str, name: str) -> str:
     return f"version {version}: {name} is not what the manifest says; never serve it, restore it from a backup"
+
+
+def rulings_folder(root: Path, lane: Lane) -> Path:
+    """The folder of a lane's rulings, beside its moves; errors as of `lane_registry`."""
+    return lane_registry(root, lane)[1].with_name("rulings")

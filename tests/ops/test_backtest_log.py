@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ops.backtest.log import ColumnNames, Log, read_log
+from store.answers.rules import Rules
 from store.errors import SettingsError
 from store.event import MAX_EVENT_BYTES
 
@@ -335,3 +336,12 @@ def test_fifty_thousand_rows_are_read_in_seconds(tmp_path: Path) -> None:
     log = read_log(path, FOUND, 7.0)
     assert time.process_time() - started_s < 10.0
     assert (log.rows, len(log.label_set), log.skipped) == (50_000, 77, 0)
+
+
+def test_a_log_with_labels_of_an_earlier_list_is_replayed_as_they_are_read_today(tmp_path: Path) -> None:
+    said = ["a", "old", "fax", "b", "pigeon"]
+    lines = [{"text": f"t{n}", "label": label} for n, label in enumerate(said)]
+    path = written(tmp_path, lines)
+    log = read_log(path, FOUND, None, ("a", "b"), Rules(labels={"old": "b", "fax": None}))
+    assert log.labels == ["a", "b", None, "b", None]
+    assert log.off_list == 2

@@ -48,6 +48,14 @@ COMMANDS = [
     ["import"],
     ["ingest", "skip"],
     ["buffer", "rebuild"],
+    ["labels", "list"],
+    ["labels", "add"],
+    ["labels", "rename"],
+    ["labels", "merge"],
+    ["labels", "retire"],
+    ["labels", "undo"],
+    ["prompt", "list"],
+    ["prompt", "accept"],
 ]
 
 

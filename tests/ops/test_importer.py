@@ -19,6 +19,7 @@ from ops.imports.importer import (
 )
 from ops.readers.columns import Columns, find_columns
 from ops.readers.files import BadRow
+from store.answers.rules import Rules
 from store.buffer.ledger import Slot
 from store.errors import LogUnavailableError, SettingsError
 from store.event import ClassifyEscalation, LabelAnswer, Lane, TextInput, decode
@@ -225,3 +226,16 @@ def test_real_files_are_read_as_they_are(shared_data: Path, name: str, rows: int
     found = list(read_rows(path, columns, frozenset(labels)))
     assert len(found) == rows
     assert all(isinstance(row, Row) for row in found)
+
+
+def test_labels_of_an_earlier_list_are_kept_as_they_were_given_and_retired_ones_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    said = ["refund", "Money Back", "fax", "pigeon"]
+    path.write_text("".join(json.dumps({"text": f"t{n}", "label": label}) + "\n" for n, label in enumerate(said)))
+    rules = Rules(labels={"money back": "refund", "fax": None})
+    found = list(read_rows(path, Columns(text="text", label="label"), ("refund", "delivery"), None, rules))
+    assert [row.label for row in found if isinstance(row, Row)] == ["refund", "money back"]
+    assert [(row.line, row.why) for row in found if isinstance(row, BadRow)] == [
+        (3, "label is a label that counts no more: a ruling tells so"),
+        (4, "label is not one of the lane's labels"),
+    ]

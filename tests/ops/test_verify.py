@@ -25,6 +25,7 @@ from store.secrets import DataSecret, item_id, subject_token
 from stream.log import Record, topic_of
 from stream.memory import MemoryLog
 from tests.contracts.escalations import LANE, escalation
+from tests.contracts.escalations import slot as a_slot
 from tests.store.drafts import make_draft, make_keys, make_manifest
 
 SECRET = DataSecret(bytes(32))
@@ -171,8 +172,8 @@ def test_subjects_are_tokens_and_those_that_an_earlier_release_kept_are_known(wo
 
 def test_a_text_that_cannot_be_redacted_is_dead_for_the_oracle_too_even_where_it_is_not_eligible(world: World) -> None:
     oracle = Oracle(LANE.use_case, world.rules, max_age_s=1e12)
-    assert oracle.feed(encode(escalation(HARD)), 0) is None
-    assert oracle.feed(encode(escalation(HARD, eligible=False)), 0) is None
+    assert oracle.feed(encode(escalation(HARD)), 0, a_slot(0), 0) is None
+    assert oracle.feed(encode(escalation(HARD, eligible=False)), 0, a_slot(0), 1) is None
     assert oracle.dead == {"unredactable": 2}
 
 

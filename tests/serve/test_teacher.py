@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis.strategies import binary, booleans, lists, one_of, sampled_from, text
 
 from serve.settings import TeacherSettings
-from serve.teacher.client import Answered, Breaker, Invalid, Reply, Teacher, Unavailable, prompt_version
+from serve.teacher.client import Answered, Breaker, Invalid, Reply, Teacher, Unavailable
+from store.answers.prompt import prompt_version
 from store.errors import SettingsError
 from tests.serve.fakes import LABELS, TEACHER, FakeEndpoint, eventually
 
@@ -227,7 +228,6 @@ SHAPE: dict[str, Any] = {
     "model": "m",
     "prompt": "$text",
     "parameters": {"temperature": 0},
-    "labels": ["a", "b"],
     "answer_format": "text",
 }
 
@@ -238,13 +238,17 @@ SHAPE: dict[str, Any] = {
         {"model": "n"},
         {"prompt": "$text!"},
         {"parameters": {"temperature": 1}},
-        {"labels": ["b", "a"]},
         {"answer_format": "json"},
     ],
 )
 def test_all_that_shapes_an_answer_changes_the_prompt_version(change: dict[str, Any]) -> None:
     assert prompt_version(**SHAPE) == prompt_version(**SHAPE)
     assert prompt_version(**(SHAPE | change)) != prompt_version(**SHAPE)
+
+
+def test_a_prompt_version_is_what_it_was_before_the_labels_came_out_of_it() -> None:
+    assert prompt_version(**SHAPE, labels=["a", "b"]) == "d18453968be97acc"
+    assert prompt_version(**SHAPE, labels=["b", "a"]) != "d18453968be97acc" != prompt_version(**SHAPE)
 
 
 @pytest.mark.parametrize("reason", ["stop", "STOP", "eos", "eos_token", "end_turn", "stop_sequence", "", None])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from store.errors import BadSignatureError, BrokenChainError, MoveConflictError, RegistryError
+from store.registry import chain as chain_module
 from store.registry import durable
-from store.registry import moves as moves_module
 from store.registry.manifest import canonical_json
 from store.registry.moves import Move, MoveKind, Moves
 from store.registry.signing import SigningKey
@@ -273,7 +273,7 @@ def test_a_writer_without_an_expectation_takes_the_next_number_after_losing_a_ra
             promote(rival, key, pending.pop())
         write(path, data)
 
-    monkeypatch.setattr(moves_module, "write_new", raced)
+    monkeypatch.setattr(chain_module, "write_new", raced)
     assert promote(moves, key, SECOND).number == 2
     pending.append(THIRD)
     with pytest.raises(MoveConflictError):
@@ -291,11 +291,11 @@ def test_a_writer_whose_unfinished_file_the_winner_swept_away_has_lost(
 
     def raced(path: Path, data: bytes) -> None:
         write(path, data)
-        monkeypatch.setattr(moves_module, "write_new", write)
+        monkeypatch.setattr(chain_module, "write_new", write)
         promote(rival, key, FIRST)
         assert not path.exists()
 
-    monkeypatch.setattr(moves_module, "write_new", raced)
+    monkeypatch.setattr(chain_module, "write_new", raced)
     with pytest.raises(MoveConflictError):
         promote(moves, key, SECOND, expected=1)
     assert [move.version for move in fresh(moves).read()] == [FIRST]
@@ -405,7 +405,7 @@ def test_a_full_disk_is_told_and_leaves_the_chain_whole(chain: Chain, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(moves_module, "write_new", full)
+        patch.setattr(chain_module, "write_new", full)
         with pytest.raises(RegistryError, match="No space left"):
             promote(moves, key, SECOND)
     assert promote(moves, key, SECOND).number == 2

@@ -298,3 +298,21 @@ def test_no_draft_outlives_its_cycle_whatever_becomes_of_it(work: CycleWork, mon
     made = run_cycle(work, items(600), {})
     assert made.version is not None
     assert drafts(work) == []
+
+
+def test_a_cycle_without_rows_says_in_its_verdict_why_and_what_to_do(work: CycleWork) -> None:
+    training = replace(work.training, prompt_version="teacher-1@another", labels=("refund",))
+    refusals = run_cycle(replace(work, training=training), items(40), {}).verdict.refusals
+    assert any(
+        f"40 of 40 items were paid under another prompt ({PROMPT_VERSION})" in why
+        and "`understudy prompt accept --from prompt-1 --reason" in why
+        for why in refusals
+    )
+    off_list = replace(work, training=replace(work.training, labels=("nothing", "of the kind")))
+    assert any(
+        "40 of 40 items are off today's list" in why for why in run_cycle(off_list, items(40), {}).verdict.refusals
+    )
+    young = replace(work, now_s=NOW_S - 1e6 + 1.0, settings=replace(work.settings, quarantine_s=60.0))
+    assert any(
+        "younger than trainer.quarantine_s (60 s)" in why for why in run_cycle(young, items(40), {}).verdict.refusals
+    )

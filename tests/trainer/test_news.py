@@ -9,6 +9,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from store.answers.rules import Drawing
 from store.buffer.item import Item
 from store.buffer.ledger import Counters
 from store.buffer.memory import MemoryBuffer
@@ -16,7 +17,7 @@ from store.control import Control, TrainingState
 from store.event import Lane
 from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item
 from trainer.news import UNKNOWN, Stock, drawn, fresh, items_at_most
-from trainer.snapshot import Drawing, SplitSettings, freeze
+from trainer.snapshot import SplitSettings, freeze
 
 HOUR = Drawing(prompt_version=PROMPT_VERSION, quarantine_s=3600.0, now_s=NOW_S)
 AT_ONCE = Drawing(prompt_version=PROMPT_VERSION, quarantine_s=0.0, now_s=NOW_S)

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import redis
 import structlog
+from prometheus_client import REGISTRY
 
+from store.answers.rules import Rules
 from store.buffer.ledger import Application, Entry, Slot
 from store.buffer.memory import MemoryBuffer
 from store.control import Control, CycleRequest
 from store.errors import BrokenChainError, StoreUnavailableError
-from store.event import EscalationCause, TextInput, new_event_id, utc
+from store.event import EscalationCause, Lane, TextInput, new_event_id, utc
 from store.registry.moves import Move, Standing, fold
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry
@@ -556,3 +558,38 @@ def test_a_schedule_that_gives_no_sign_of_life_is_not_alive_and_a_long_cycle_is(
     world.now_s += 200.0
     assert not world.trainer.healthy()
     assert "no sign of life" in (world.trainer.trouble() or "")
+
+
+def test_rulings_are_read_at_each_look_and_an_accepted_prompt_makes_a_cycle_due(world: World) -> None:
+    world.trainer.lanes = [replace(world.trainer.lanes[0], prompt_version="m@new", labels=("refund", "other"))]
+    world.fill(60)
+    paid_under = next(iter(next(iter(world.buffer.items(LANE))).tally))
+    label = next(iter(next(iter(world.buffer.items(LANE))).tally[paid_under]))
+    with structlog.testing.capture_logs() as logs:
+        assert world.ticks(3) == 0
+    told = [line for line in logs if line["event"] == "how the answers are read today"]
+    assert [(line["stale"], line["fresh"], line["log_level"]) for line in told] == [(60, 0, "warning")]
+    assert items_shown(label, "stale") == 60
+    world.trainer.rules = lambda _: Rules(prompts=frozenset({paid_under}), labels={label: "refund"})
+    assert world.ticks(3) == 1
+    assert world.worker.done[-1].training.rules.prompts == {paid_under}
+    assert (items_shown("refund", "fresh"), items_shown("refund", "stale")) == (60, 0)
+    world.trainer.rules = lambda _: Rules()
+    assert world.ticks(2) == 0
+    assert items_shown(label, "stale") == 60
+
+
+def test_rulings_that_cannot_be_read_hold_the_lane_and_say_so(world: World) -> None:
+    def broken(_: Lane) -> Rules:
+        message = "ruling 2 is missing"
+        raise BrokenChainError(message)
+
+    world.fill(60)
+    world.trainer.rules = broken
+    assert world.ticks(2) == 0
+    assert "ruling 2 is missing" in str(world.trainer.trouble())
+
+
+def items_shown(label: str, state: str) -> float | None:
+    names = {"tenant": LANE.tenant, "use_case": LANE.use_case, "label": label, "state": state}
+    return REGISTRY.get_sample_value("understudy_items", names)

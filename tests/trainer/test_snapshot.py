@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from store.answers.rules import NO_RULES, Drawing, Rules
 from store.buffer.item import Item
 from store.event import TextInput
 from store.secrets import unit_hash
@@ -55,6 +56,7 @@ def frozen(
     labels_min: int = 1,
     known: tuple[str, ...] = (),
     allowed: tuple[str, ...] = (),
+    rules: Rules = NO_RULES,
 ) -> Snapshot:
     return freeze(
         items,
@@ -67,6 +69,7 @@ def frozen(
         positions={"topic/0": "7"},
         known_labels=known,
         allowed_labels=allowed,
+        rules=rules,
     )
 
 
@@ -206,6 +209,28 @@ def test_answers_off_todays_list_are_neither_learned_nor_judged_by_and_counted()
     assert set(snapshot.labels) <= {"a", "b"}
     assert b"angry" not in snapshot.content
     assert frozen(items).left_out.off_list == 0
+
+
+def test_rules_say_as_what_answers_are_learned_and_the_snapshot_says_by_which() -> None:
+    answers = [{"a": 1}, {"old": 1}, {"old": 2, "a": 1}, {"fax": 1}, {"pigeon": 1}]
+    items = [item(f"what is thing {i}", said) for i, said in enumerate(answers)]
+    items.append(item("what is thing 5", {"old": 1}, version="m@before"))
+    items.append(item("what is thing 6", {"a": 1}, version="m@never"))
+    rules = Rules(labels={"old": "b", "fax": None}, prompts=frozenset({"m@before"}))
+    snapshot = frozen(items, allowed=("a", "b"), rules=rules)
+    assert [(row.text[-1], row.label) for row in sorted(snapshot.rows, key=lambda row: row.text)] == [
+        ("0", "a"), ("1", "b"), ("2", "b"), ("5", "b"),
+    ]  # fmt: skip
+    left_out = snapshot.left_out
+    assert (left_out.retired, left_out.off_list, left_out.stale) == (1, 1, 1)
+    said = json.loads(snapshot.content)
+    assert said["labels_read_as"] == {"old": "b", "fax": None}
+    assert said["prompts_accepted"] == ["m@before"]
+    assert "labels_read_as" not in json.loads(frozen(items).content)
+    drawing = Drawing(
+        prompt_version="m@p", quarantine_s=100.0, now_s=NOW_S, allowed_labels=frozenset("ab"), rules=rules
+    )
+    assert [drawing.draws(one) for one in items] == [True, True, True, False, False, True, False]
 
 
 def test_mass_is_a_question_s_and_requests_are_all_of_them() -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from store.answers.rules import Drawing
 from store.buffer.ledger import Counters
 from store.control import Control, CycleKind, CycleRequest, Lease, TrainingState
 from store.errors import MoveConflictError, StoreUnavailableError
@@ -21,7 +22,6 @@ from store.registry.versions import Versions
 from trainer.daemon.journal import Journal, summary_of
 from trainer.due import ScheduleSettings, after, settle
 from trainer.news import Seen, Stock, items_with
-from trainer.snapshot import Drawing
 from trainer.work import (
     CycleReport,
     CycleResult,
@@ -232,7 +232,7 @@ class Conductor:
                 known,
                 counted_at_cycle=seen.counters.counted,
                 waiting_at_cycle=seen.drawn.waiting,
-                prompt_version=training.prompt_version,
+                prompt_version=seen.reading,
             )
         self.control.remember(training.lane, known, drawn)
 

@@ -72,6 +72,16 @@ COMMANDS: Final[dict[str, Place]] = {
     "keys": Place(
         module="ops.cli.access.keys", group="keys", help="Keys: who may publish versions and move the champion."
     ),
+    "labels": Place(
+        module="ops.cli.answers.labels",
+        group="labels",
+        help="Labels of a lane: after the list was edited, how are older answers read?",
+    ),
+    "prompt": Place(
+        module="ops.cli.answers.prompt",
+        group="prompt",
+        help="Prompts of a lane: an edited prompt makes older answers stale.",
+    ),
     "ingest": Place(module="ops.repair.cli", group="ingest", help="Ingest: escalations from the log into the buffer."),
     "buffer": Place(module="ops.repair.cli", group="buffer", help="The replay buffer: what is kept of the log."),
 }

@@ -1,0 +1,1 @@
+"""How older answers are read today, and what people decide about it."""

@@ -1,0 +1,1 @@
+"""Commands on labels and prompts: how older answers are read."""

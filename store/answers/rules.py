@@ -1,0 +1,111 @@
+"""How a lane's older answers are read today: labels by rule, prompt versions that count, and which items are drawn.
+
+Pure. Today's list of labels comes first: a rule about a label that is on the list sleeps until it is taken off.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from store.buffer.item import Item
+
+Unread = Literal["retired", "off_list"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What rulings come to."""
+
+    prompts: frozenset[str] = frozenset()  # tally keys that count beside the present one, `model@prompt version`
+    labels: Mapping[str, str | None] = field(default_factory=dict)  # older label -> as which it is read; None: retired
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """Labels that history may hold though today's list does not."""
+        return tuple(self.labels)
+
+    def read(self, said: str, today: Collection[str]) -> str | None:
+        """As which of today's labels an answer is read; None: as none.
+
+        Args:
+            said: the label as it was given.
+            today: the list; none: any label that no rule tells of.
+        """
+        passed: set[str] = set()
+        label: str | None = said
+        while label is not None and label not in passed:
+            if label in today if today else label not in self.labels:
+                return label
+            passed.add(label)
+            label = self.labels.get(label)
+        return None
+
+    def unread(self, said: str) -> Unread:
+        """Why an answer is read as no label: retired by rule, or simply not on the list."""
+        passed: set[str] = set()
+        label: str | None = said
+        while label is not None and label in self.labels and label not in passed:
+            passed.add(label)
+            label = self.labels[label]
+        return "retired" if label is None else "off_list"
+
+
+NO_RULES: Final = Rules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """Which items are drawn, and how their answers are read."""
+
+    prompt_version: str  # the tally key of the present prompt, `model@prompt version`
+    quarantine_s: float  # an item first asked less than so long ago is left out; 0: none is, whatever the clocks say
+    now_s: float  # Unix seconds
+    allowed_labels: frozenset[str] = frozenset()  # today's list: an answer off it is not learned; none: any
+    rules: Rules = NO_RULES
+
+    def draws(self, item: Item) -> bool:
+        """Whether the item is drawn."""
+        return bool(self.answers(item)) and self.aged(item)
+
+    def answers(self, item: Item) -> Mapping[str, int]:
+        """The item's answers that count, as they are read today, with how often each was given."""
+        return {label: n for label, n in self._read(item).items() if label is not None}
+
+    def counts(self, prompt: str) -> bool:
+        """Whether answers of this prompt version count today."""
+        return prompt == self.prompt_version or prompt in self.rules.prompts
+
+    def read(self, said: str) -> str | None:
+        """As which label an answer is read today; None: as none."""
+        return self.rules.read(said, self.allowed_labels)
+
+    def has_retired(self, item: Item) -> bool:
+        """Whether an answer of a prompt version that counts is retired."""
+        counted = [said for prompt, answers in item.tally.items() if self.counts(prompt) for said in answers]
+        return any(self.read(said) is None and self.rules.unread(said) == "retired" for said in counted)
+
+    def aged(self, item: Item) -> bool:
+        """Whether it is old enough."""
+        return self.quarantine_s <= 0.0 or item.first_asked_s <= self.now_s - self.quarantine_s
+
+    @property
+    def digest(self) -> str:
+        """The same for two drawings that read every answer alike."""
+        labels = sorted(self.rules.labels.items(), key=str)
+        parts = [self.prompt_version, sorted(self.allowed_labels), sorted(self.rules.prompts), labels]
+        return f"{self.prompt_version}+{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+
+    def _read(self, item: Item) -> dict[str | None, int]:
+        found: dict[str | None, int] = {}
+        for prompt, answers in item.tally.items():
+            if self.counts(prompt):
+                for said, n in answers.items():
+                    label = self.read(said)
+                    found[label] = found.get(label, 0) + n
+        return found
+
+
+def answer_of(answers: Mapping[str, int]) -> str:
+    """The most frequent answer; of equals the first in the alphabet."""
+    return min(answers, key=lambda answer: (-answers[answer], answer))

@@ -1,0 +1,97 @@
+"""By which labels each slot was read, and from which position on: history is judged by the list that held then.
+
+Ingest notes it when it claims a slot, before it applies anything there, and only where the lists have changed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+import msgspec
+import redis
+
+from store.buffer.keys import available
+from store.buffer.ledger import BEGINNING, Claim, Slot
+from store.event import Lane
+from store.log.lazy import logger
+
+_log = logger(__name__)
+
+
+class LabelList(msgspec.Struct, frozen=True, kw_only=True):
+    """The labels that an answer may be."""
+
+    labels: list[str]  # the lane's list; none: any
+    earlier: list[str] = []  # that rulings tell of
+
+
+class ListsHeld(msgspec.Struct, frozen=True, kw_only=True):
+    """The lists of a use case's lanes, from a position of a slot on."""
+
+    slot: Slot
+    fence: int
+    position: str
+    lists: dict[str, LabelList]  # by lane
+    at_s: float  # Unix seconds
+
+
+class Lists:
+    """Notes lists. Every method raises StoreUnavailableError while Redis does not answer."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        """Use an open client with `decode_responses` off."""
+        self._redis = client
+
+    def note(self, use_case: str, slot: Slot, claim: Claim, lists: Mapping[Lane, LabelList], *, now_s: float) -> None:
+        """Note the lists of who has just claimed a slot, unless the last one read it by the same."""
+        named = {str(lane): one for lane, one in lists.items()}
+        before = [one for one in self.held(use_case) if one.slot == slot]
+        if before and before[-1].lists == named:
+            return
+        held = ListsHeld(slot=slot, fence=claim.fence, position=claim.position, lists=named, at_s=now_s)
+        with available():
+            self._redis.rpush(_key(use_case), msgspec.json.encode(held))
+
+    def held(self, use_case: str) -> list[ListsHeld]:
+        """Every change of the lists, in the order of the claims; one that cannot be read is left out, aloud."""
+        with available():
+            found = cast("list[bytes]", self._redis.lrange(_key(use_case), 0, -1))
+        held: list[ListsHeld] = []
+        for value in found:
+            try:
+                held.append(msgspec.json.decode(value, type=ListsHeld))
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                _log.error("a record of the lists of labels cannot be read", use_case=use_case, why=str(error))
+        return sorted(held, key=lambda one: one.fence)
+
+
+def list_at(held: Iterable[ListsHeld], slot: Slot, offset: int, lane: Lane, today: LabelList) -> LabelList:
+    """By which labels a record of a lane was judged, or is where nobody noted it.
+
+    Args:
+        held: of `Lists.held`.
+        slot: where the record lies.
+        offset: of the record.
+        lane: whose record it is.
+        today: the lane's list now: it holds where nothing is known, and its earlier labels count before the first note.
+    """
+    known = [(_start(one), one.lists[str(lane)]) for one in held if one.slot == slot and str(lane) in one.lists]
+    if not known:
+        return today
+    if at := [found for start, found in known if start <= offset]:
+        return at[-1]
+    first = known[0][1]
+    return LabelList(labels=first.labels, earlier=list(dict.fromkeys([*first.earlier, *today.earlier])))
+
+
+def _start(held: ListsHeld) -> int:
+    """The first offset that is read by it."""
+    return int(held.position) if held.position.isdecimal() else int(BEGINNING)
+
+
+def lists_of(held: Sequence[ListsHeld], lane: Lane) -> list[tuple[str, ...]]:
+    """Every list of labels that a lane is known to have had, oldest first, each once."""
+    return list(dict.fromkeys(tuple(one.lists[str(lane)].labels) for one in held if str(lane) in one.lists))
+
+
+def _key(use_case: str) -> str:
+    return f"{{{use_case}}}:lists"
