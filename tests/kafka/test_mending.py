@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kafka import TopicPartition
 
-from ops.open_log import kafka_settings
+from ops.brokers.kafka import kafka_settings
 from ops.repair.command import skip_site
 from stream.kafka.cluster import admin
 from stream.log import dead_topic_of
