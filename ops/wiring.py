@@ -340,6 +340,7 @@ def schedule_settings(settings: Settings) -> ScheduleSettings:
         fine_tune_growth_ratio=section.fine_tune_growth_ratio,
         lease_s=_LEASE_S,
         cycle_timeout_s=section.cycle_timeout_s,
+        head_first=True,
     )
 
 
