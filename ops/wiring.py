@@ -12,6 +12,7 @@ import psutil
 import redis
 from prometheus_client import CollectorRegistry
 
+from ops.money.prices import prices_of
 from ops.open_log import kafka_settings, remaker
 from ops.processes.limits import connection_limit
 from ops.sections import LaneSection
@@ -30,8 +31,10 @@ from serve.teacher.budget import RedisLedger
 from serve.teacher.client import prompt_version
 from store.buffer.ledger import Buffer, Claim, Slot
 from store.control import Control
+from store.cycles.signs import Signs
 from store.errors import SettingsError
 from store.event import Lane
+from store.money.books import Books
 from store.redact import redact
 from store.registry.moves import fold
 from store.registry.versions import Registry
@@ -140,6 +143,7 @@ def services(site: Site, client: redis.Redis, sink: EventSink, registry: Collect
         swaps_path=site.run_directory / "swaps.jsonl",
         metrics=ServeMetrics.create(registry),
         rng=Random(secrets.randbits(128)),  # noqa: S311 - event ids, no secrets
+        write=Books(client).write,
     )
 
 
@@ -154,6 +158,7 @@ def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LanePa
         versions=lane_versions(site.registry, section, site.settings),
         ledger=lane_ledger(client, settings),
         spent_path=site.run_directory / f"spent-{section.tenant}.{section.use_case}.json",
+        tally_path=site.run_directory / f"tally-{section.tenant}.{section.use_case}.json",
         answers=RedisAnswers(client, section.lane),
     )
 
@@ -303,6 +308,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
                 confidence=section.promise.confidence,
                 policy=section.policy,
                 labels=section.labels,
+                prices=prices_of(settings, section),
             )
             for section in settings.lanes
             if section.task == "classify" and section.training_permitted
@@ -310,6 +316,8 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         registry=site.registry,
         buffer=site.buffer(client),
         control=Control(client),
+        signs=Signs(client),
+        books=Books(client),
         key=site.trainer_key(),
         worker=Worker(CYCLE_ENTRY),
         owner=owner,

@@ -1,16 +1,25 @@
 """What the daemon hands to the cycle's process and what comes back; neither side of it needs torch to read this."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from store.control import CycleKind
+from store.cycles.signs import Stage
 from store.event import Lane, Task
+from store.money.reckon import Prices
 from store.policy import PolicyName
 from store.registry.manifest import Verdict
 from trainer.judge.gate import GateLimits
 from trainer.snapshot import Drawing, SplitSettings
+
+Tell = Callable[[Stage, float | None], None]
+"""Told of the stage that a cycle is at, and of how much of it is done, where that is known."""
+
+
+def tell_nobody(stage: Stage, done_ratio: float | None) -> None:
+    """For who runs a cycle that nobody watches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +33,7 @@ class LaneTraining:
     confidence: float  # with which it is promised
     labels: tuple[str, ...] = ()  # that the teacher may give: no other is learned; none: any
     policy: PolicyName = "promise"  # "budget": nothing is promised, and nothing held out
+    prices: Prices = Prices()  # for what the lane has saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +96,7 @@ class CycleWork:
     signing_key: Path
     cache: Path  # of features
     code_version: str
+    request: str = ""  # id of the request that it answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +108,7 @@ class CycleResult:
     anchor: bool  # this version's lower bound is the best so far
     label_items: Mapping[str, int] = field(default_factory=dict)  # training items of each label that it knows
     drawn: bytes | None = None  # the rows that it drew, as `trainer.news` writes them down
+    nothing_new: bool = False  # there was nothing to learn from that the champion had not learned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +130,8 @@ class CycleReport:
     rows_needed: int
     version: str | None
     next_try_s: float | None = None  # after an error, Unix seconds
+    request: str = ""  # id of the request that it answers
+    nothing_new: bool = False  # there was nothing to learn from that the champion had not learned
 
 
 def kept_folder(cache: Path, lane: Lane) -> Path:
