@@ -31,6 +31,7 @@ from serve.teacher.spent import Witness
 from store.control import Heartbeat
 from store.errors import BrokenChainError, StoreUnavailableError
 from store.event import Escalation, Lane
+from store.money.tally import Write
 from store.policy import Policy
 
 LABELS = ("yes", "no", "maybe")
@@ -276,6 +277,8 @@ class World:
     api_keys: tuple[str, ...] = ()
     seed: int = 1
     answers: Shared | None = None  # under Idempotency-Keys
+    books: Write = field(default=lambda _lane, _batch: None)
+    tally_path: Path | None = None
     prometheus: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def serve(self, version: str = "a", student: FakeStudent | None = None) -> FakeStudent:
@@ -305,6 +308,7 @@ class World:
             ledger=self.ledger,
             answers=self.answers,
             teacher_client=self.endpoint.client(),
+            tally_path=self.tally_path,
         )
 
     def services(self) -> Services:
@@ -315,6 +319,7 @@ class World:
             swaps_path=self.directory / "swaps.jsonl",
             metrics=ServeMetrics.create(self.prometheus),
             rng=Random(self.seed),
+            write=self.books,
         )
 
     def swaps(self) -> list[dict[str, Any]]:
