@@ -1,4 +1,4 @@
-"""What one replica has done for one lane, since its start and lately: the numbers of its heartbeat, and for the books."""
+"""What one replica has done for one lane, since its start and lately: for its heartbeat, and for the lane's books."""
 
 from collections import deque
 from typing import Literal

@@ -33,7 +33,7 @@ class LaneTraining:
     confidence: float  # with which it is promised
     labels: tuple[str, ...] = ()  # that the teacher may give: no other is learned; none: any
     policy: PolicyName = "promise"  # "budget": nothing is promised, and nothing held out
-    prices: Prices = Prices()  # for what the lane has saved
+    prices: Prices = field(default_factory=Prices)  # for what the lane has saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,10 @@ from typing import Final
 from ops.backtest.findings import Measure
 from ops.backtest.records import Ask, Backtest, Interval, Point, Prices, Recommendation, Run, Step
 from ops.backtest.report.words import span
+from ops.money.dollars import usd
 
 _MARGIN: Final = 0.01
 _YEAR_DAYS: Final = 365.0
-_DIME: Final = 0.1  # dollars; from here on cents are exact enough
 
 
 def recommend(
@@ -161,12 +161,6 @@ def signed(found: Interval | None) -> str:
     if found is None:
         return "-"
     return f"{100 * found.mean:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-
-
-def usd(value: float) -> str:
-    """Dollars, with as many digits as they need."""
-    digits = 2 if abs(value) >= _DIME or value == 0 else 1 - math.floor(math.log10(abs(value)))
-    return f"{'-' if value < 0 else ''}${abs(value):,.{digits}f}"
 
 
 def _distance(backtest: Backtest, point: Point) -> str:

@@ -1,4 +1,4 @@
-"""What the trainer says of itself over Redis: that it lives, and how far the cycle in hand has come; and what it waits for.
+"""What the trainer says of itself over Redis: that it lives, how far its cycle has come, and what it waits for.
 
 Nothing depends on it but what people are shown, and whether a cycle may begin in the middle of an import.
 """

@@ -1,7 +1,7 @@
 """What a lane's deeds come to in dollars: what was spent, and what the teacher alone would have cost. Pure.
 
-The teacher alone would have been asked every question that got an answer, once each: answers that were given again under
-their Idempotency-Key, and questions that nobody answered, are neither a call nor a saving.
+The teacher alone would have been asked every question that got an answer, once each: answers that were given again
+under their Idempotency-Key, and questions that nobody answered, are neither a call nor a saving.
 """
 
 from collections.abc import Iterable

@@ -9,8 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from ops.backtest.findings import Measure
-from ops.backtest.recommend import break_even_days, chosen, headline, recommend, settings_toml, share, signed, usd
+from ops.backtest.recommend import break_even_days, chosen, headline, recommend, settings_toml, share, signed
 from ops.backtest.records import Interval, Point, Prices, Recommendation, Run, Slice
+from ops.money.dollars import usd
 from ops.sections import BudgetSection, LaneSection, PromiseSection, TrainerSection
 from tests.ops.backtests import PRICES, backtest, interval, point, runs
 from tests.ops.fake_replay import made_log

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-
 from collections.abc import Callable
 
 from store.errors import StoreUnavailableError
