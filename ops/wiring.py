@@ -4,6 +4,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version as installed_version
 from random import Random
 from typing import Final
@@ -236,11 +237,15 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
         opened = versions.open(version)
         return TorchStudent.load(opened, device=settings.trainer.device, precision=settings.trainer.precision)
 
+    def prepare() -> None:
+        import_module("store.student.student")
+
     return Versions(
         standing=lambda: fold(moves.read()),
         size_bytes=lambda version: sum(entry.size_bytes for entry in versions.manifest(version).files.values()),
         load=load,
         available_bytes=lambda: int(psutil.virtual_memory().available),
+        prepare=prepare,
     )
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import redis
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from ops.cli.app import app
 from ops.cycles.shown import cycle_now, length
@@ -193,7 +192,8 @@ def test_a_redis_that_is_away_for_a_moment_ends_no_waiting(redis_client: redis.R
 
     control, clock = Flaky(redis_client), Clock()
     control.cycle_ended(LANE, ended("r"))
-    assert await_cycle(control, Signs(redis_client), LANE, "r", print, monotonic=clock, sleep=clock.sleep)
+    found = await_cycle(control, Signs(redis_client), LANE, "r", print, monotonic=clock, sleep=clock.sleep)
+    assert found.request == "r"
 
 
 def test_what_the_trainer_is_at_in_words() -> None:

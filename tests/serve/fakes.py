@@ -189,6 +189,7 @@ class FakeRegistry:
         self.failure: Exception | None = None
         self.size_bytes = 1000
         self.available_bytes = 1 << 40
+        self.prepared = 0
 
     def move(self, champion: str | None, previous: str | None = None, *, pinned: bool = False) -> None:
         self.standing = FakeStanding(champion, previous, pinned)
@@ -205,12 +206,18 @@ class FakeRegistry:
             raise student
         return student
 
+    def prepare(self) -> None:
+        self.prepared += 1
+        message = "no module named torch"
+        raise ImportError(message)
+
     def versions(self) -> Versions:
         return Versions(
             standing=self.read,
             size_bytes=lambda _: self.size_bytes,
             load=self.load,
             available_bytes=lambda: self.available_bytes,
+            prepare=self.prepare,
         )
 
 
