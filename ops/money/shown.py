@@ -31,7 +31,9 @@ def money_fields(found: LaneMoney | None) -> dict[str, object]:
 def _line(money: Money) -> str:
     spent = f"{usd(money.spent_usd)} spent"
     if money.audits_usd or money.training_usd:
-        training = f", {usd(money.training_usd)} training" if money.training_usd else ""
+        training = (
+            f", {usd(money.training_usd)} for {money.training_hours:.1f} h of training" if money.training_usd else ""
+        )
         spent += f" ({usd(money.audits_usd)} audits{training})"
     if money.saved_usd is None or money.teacher_only_usd is None:
         return spent

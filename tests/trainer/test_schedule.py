@@ -665,3 +665,17 @@ def test_what_a_cycle_took_is_in_the_books_once_even_where_redis_was_away_at_its
         later.show()
         later = Purse(books, world.trainer.lanes, world.log.parent)
     assert books.read(LANE).ever == Deeds(cycles=1, training_ms=90_000)
+
+
+def test_day_zero_is_a_head_and_then_at_once_a_fine_tuning_on_the_same_rows(world: World) -> None:
+    world.trainer.schedule = replace(SCHEDULE, head_first=True)
+    world.fill(1000)
+    head = replace(passed(1), label_items={"refund": 500, "cancel": 500})
+    world.worker.answers = [head, replace(passed(2), label_items=head.label_items), passed(3)]
+    world.control.request_cycle(LANE, CycleRequest(kind="head", who="me", why="import", at_s=NOW_S))
+    for _ in range(4):
+        world.now_s += 1.0
+        world.trainer.tick()
+    assert [work.kind for work in world.worker.done] == ["head", "fine_tune"]
+    assert world.worker.done[1].champion == version(1)
+    assert world.standing().champion == version(2)
