@@ -178,6 +178,8 @@ class TrainerSection(Section):
     """Of a cycle's process; more than one is slower on shared cores."""
     cycle_timeout_s: Seconds = 21_600.0
     """A cycle that takes longer is killed and counted."""
+    usd_per_hour: Annotated[float, Field(ge=0.0)] = 0.0
+    """Dollars that an hour of a cycle costs, for what `status` says was saved; 0: the machine is paid for anyway."""
     novelty_quantile: Share = 0.99
     """Inputs farther from what was learned than this share of known ones go to the teacher."""
 

@@ -4,6 +4,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version as installed_version
 from random import Random
 from typing import Final
@@ -14,7 +15,8 @@ from prometheus_client import CollectorRegistry
 
 from ops.answers.reading import Reading
 from ops.brokers.kafka import kafka_settings
-from ops.open_log import remaker
+from ops.money.prices import prices_of
+from ops.open_log import kafka_settings, remaker
 from ops.processes.limits import connection_limit
 from ops.sections import LaneSection
 from ops.settings import Settings, read_api_key, read_prompt
@@ -32,9 +34,11 @@ from serve.teacher.budget import RedisLedger
 from store.buffer.ledger import Buffer, Claim, Slot
 from store.buffer.repair.lists import LabelList, Lists
 from store.control import Control
+from store.cycles.signs import Signs
 from store.errors import RegistryError, SettingsError
 from store.event import Lane, wall_clock_s
 from store.log.lazy import logger
+from store.money.books import Books
 from store.redact import redact
 from store.registry.moves import fold
 from store.registry.versions import Registry
@@ -132,6 +136,7 @@ def services(site: Site, client: redis.Redis, sink: EventSink, registry: Collect
         swaps_path=site.run_directory / "swaps.jsonl",
         metrics=ServeMetrics.create(registry),
         rng=Random(secrets.randbits(128)),  # noqa: S311 - event ids, no secrets
+        write=Books(client).write,
     )
 
 
@@ -146,6 +151,7 @@ def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LanePa
         versions=lane_versions(site.registry, section, site.settings),
         ledger=lane_ledger(client, settings),
         spent_path=site.run_directory / f"spent-{section.tenant}.{section.use_case}.json",
+        tally_path=site.run_directory / f"tally-{section.tenant}.{section.use_case}.json",
         answers=RedisAnswers(client, section.lane),
     )
 
@@ -223,11 +229,15 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
         opened = versions.open(version)
         return TorchStudent.load(opened, device=settings.trainer.device, precision=settings.trainer.precision)
 
+    def prepare() -> None:
+        import_module("store.student.student")
+
     return Versions(
         standing=lambda: fold(moves.read()),
         size_bytes=lambda version: sum(entry.size_bytes for entry in versions.manifest(version).files.values()),
         load=load,
         available_bytes=lambda: int(psutil.virtual_memory().available),
+        prepare=prepare,
     )
 
 
@@ -311,6 +321,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
                 confidence=section.promise.confidence,
                 policy=section.policy,
                 labels=section.labels,
+                prices=prices_of(settings, section),
             )
             for section in settings.lanes
             if section.task == "classify" and section.training_permitted
@@ -319,6 +330,8 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         buffer=site.buffer(client),
         control=Control(client),
         rules=lambda lane: readings[lane].rules(site, Lists(client).held(lane.use_case)),
+        signs=Signs(client),
+        books=Books(client),
         key=site.trainer_key(),
         worker=Worker(CYCLE_ENTRY),
         owner=owner,
@@ -349,6 +362,7 @@ def schedule_settings(settings: Settings) -> ScheduleSettings:
         fine_tune_growth_ratio=section.fine_tune_growth_ratio,
         lease_s=_LEASE_S,
         cycle_timeout_s=section.cycle_timeout_s,
+        head_first=True,
     )
 
 

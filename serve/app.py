@@ -128,6 +128,7 @@ async def _classify(request: Request, front: _Front) -> Response:
     if given.replayed:
         where = lane.parts.settings.lane
         front.gateway.services.metrics.replayed.labels(where.tenant, where.use_case).inc()
+        lane.service.counts.replayed(len(given.found))
     return _respond(given, body.model)
 
 

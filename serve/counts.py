@@ -1,15 +1,23 @@
-"""What one replica has done for one lane, since its start and lately: the numbers of its heartbeat."""
+"""What one replica has done for one lane, since its start and lately: for its heartbeat, and for the lane's books."""
 
 from collections import deque
+from typing import Literal
+from uuid import uuid4
 
 from store.control import REMEMBERED_REQUESTS, REMEMBERED_S, Heartbeat
+from store.money.deeds import Deeds, nano
+from store.money.tally import Tally
+
+ServedBy = Literal["student", "teacher", "nobody"]
+_BUSY = "overloaded"  # the code of a refusal that `shed` counts
 
 
 class Counts:
-    """Running totals, and the last 500 requests of the last five minutes."""
+    """Running totals, the last 500 requests of the last five minutes, and what is to be written into the books."""
 
-    def __init__(self) -> None:
-        """Start at zero."""
+    def __init__(self, tally: Tally | None = None) -> None:
+        """Start at zero; without a tally nothing is meant for the books."""
+        self.tally = tally or Tally(lambda: uuid4().hex)
         self._requests = 0
         self._escalated = 0
         self._withheld = 0
@@ -17,12 +25,39 @@ class Counts:
         self._unread = 0
         self._recent: deque[tuple[float, bool]] = deque(maxlen=REMEMBERED_REQUESTS)
 
-    def add(self, *, now_s: float, escalated: bool, withheld: bool) -> None:
-        """Count one request (monotonic seconds)."""
+    def add(self, *, now_s: float, served_by: ServedBy, withheld: bool, chars: int = 0, code: str = "") -> None:
+        """Count one question.
+
+        Args:
+            now_s: monotonic seconds.
+            served_by: who answered.
+            withheld: the student did, since the budget did not allow the teacher.
+            chars: of its text.
+            code: of the refusal, where nobody answered.
+        """
+        escalated = served_by == "teacher"
         self._requests += 1
         self._escalated += escalated
         self._withheld += withheld
         self._recent.append((now_s, escalated))
+        if served_by != "nobody":
+            self.tally.add(Deeds(student=not escalated, teacher=escalated, chars=chars))
+        elif code != _BUSY:
+            self.tally.add(Deeds(unanswered=1))
+
+    def shed(self) -> None:
+        """Count one request, or one text of it, that was turned away because the gateway is busy."""
+        self.tally.add(Deeds(refused=1))
+
+    def replayed(self, texts: int) -> None:
+        """Count texts whose answers were given again."""
+        self.tally.add(Deeds(cached=texts))
+
+    def paid(self, usd: float, *, audit: bool, bounded: bool) -> None:
+        """Count one call of the teacher that was or may have been billed; `bounded`: by the most it can have cost."""
+        cost = nano(usd)
+        kind = Deeds(audits=1, audits_nano_usd=cost) if audit else Deeds(calls=1, calls_nano_usd=cost)
+        self.tally.add(kind + Deeds(bounded=1, bounded_nano_usd=cost) if bounded else kind)
 
     def heard(self, *, readable: bool) -> None:
         """Count one answer of the teacher, audits included."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, assert_never
 
-from serve.counts import Counts
+from serve.counts import Counts, ServedBy
 from serve.escalation import Answer, Degraded, Fault, Question, Refusal, Seen, build_event, student_answer
 from serve.metrics import ServeMetrics
 from serve.request.admission import OverloadedError, Shed, TeacherTurns
@@ -102,7 +102,7 @@ class LaneService:
                 event_id=question.event_id if spend else None,
                 degraded="budget_unavailable" if unknown else None,
             )
-        self._count(found, decision, self._monotonic() - started_s)
+        self._count(found, question, decision, self._monotonic() - started_s)
         return found
 
     async def try_teacher(self, question: Question) -> None:
@@ -115,6 +115,7 @@ class LaneService:
     def count_shed(self, reason: Shed) -> None:
         """One request, or one text of it, was refused because the gateway is busy."""
         self._metrics.shed.labels(*self._labels, reason).inc()
+        self.counts.shed()
 
     async def finish_paid(self, deadline_s: float) -> int:
         """Wait for the teacher calls of requests in flight; returns how many were cut off."""
@@ -247,32 +248,40 @@ class LaneService:
         try:
             reply = await self.teacher.ask(question.text, wanted)
         except BaseException:
-            self.budget.settle(spend, self.teacher.cost_bound_usd(question.text))
+            self._pay(spend, self.teacher.cost_bound_usd(question.text), bounded=True)
             raise
         finally:
             self.turns.asked -= 1
         calls = self._metrics.teacher_calls
         match reply:
             case Answered(answer=answer):
-                self.budget.settle(spend, answer.cost_usd)
+                self._pay(spend, answer.cost_usd, bounded=not answer.usage.prompt_tokens)
                 self.turns.took(answer.latency_ms / 1000)
                 self._metrics.teacher_usd.labels(*self._labels).inc(answer.cost_usd)
                 self._metrics.teacher_seconds.labels(*self._labels).observe(answer.latency_ms / 1000)
                 calls.labels(*self._labels, "answered").inc()
             case Invalid(cost_usd=cost_usd):
-                self.budget.settle(spend, cost_usd)
+                self._pay(spend, cost_usd, bounded=not reply.usage.prompt_tokens)
                 self._metrics.teacher_usd.labels(*self._labels).inc(cost_usd)
                 calls.labels(*self._labels, "invalid").inc()
                 self._metrics.invalid_answers.labels(*self._labels, reply.kind).inc()
                 self._tell_invalid(reply, question.event_id)
             case Unavailable(billed=billed):
-                self.budget.settle(spend, self.teacher.cost_bound_usd(question.text) if billed else None)
+                if billed:
+                    self._pay(spend, self.teacher.cost_bound_usd(question.text), bounded=True)
+                else:
+                    self.budget.settle(spend, None)
                 calls.labels(*self._labels, "unavailable").inc()
             case _:
                 assert_never(reply)
         if not isinstance(reply, Unavailable):
             self.counts.heard(readable=isinstance(reply, Answered))
         return reply
+
+    def _pay(self, spend: Spend, usd: float, *, bounded: bool) -> None:
+        """Settle a call, and count it; `bounded`: nobody said what it cost, and this is the most it can have."""
+        self.budget.settle(spend, usd)
+        self.counts.paid(usd, audit=spend.lease.kind == "audit", bounded=bounded)
 
     def _tell_invalid(self, reply: Invalid, event_id: str) -> None:
         """Log what is wrong with an answer; the answer itself at debug level, redacted."""
@@ -313,16 +322,18 @@ class LaneService:
             left.set()
             raise
 
-    def _count(self, found: Answer | Refusal, decision: Decision, seconds: float) -> None:
+    def _count(self, found: Answer | Refusal, question: Question, decision: Decision, seconds: float) -> None:
         reason = decision.reason or "trusted"
-        served_by = found.served_by if isinstance(found, Answer) else "nobody"
+        served_by: ServedBy = found.served_by if isinstance(found, Answer) else "nobody"
         degraded = (found.degraded or "no") if isinstance(found, Answer) else found.code
         self._metrics.answers.labels(*self._labels, served_by, reason, degraded).inc()
         self._metrics.request_seconds.labels(*self._labels, served_by).observe(seconds)
         self.counts.add(
             now_s=self._monotonic(),
-            escalated=served_by == "teacher",
+            served_by=served_by,
             withheld=decision.withheld and served_by != "nobody",
+            chars=len(question.text),
+            code="" if isinstance(found, Answer) else found.code,
         )
 
 

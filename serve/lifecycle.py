@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -35,6 +35,7 @@ from store.control import Heartbeat
 from store.errors import StoreUnavailableError
 from store.event import Lane, TextInput, new_event_id, wall_clock_s
 from store.log.lazy import logger
+from store.money.tally import Tally, Write
 from store.registry.durable import append_line
 
 _log: Final = logger(__name__)
@@ -60,6 +61,7 @@ class LaneParts:
     answers: Shared | None = None  # under Idempotency-Keys, for all replicas; None: each replica knows its own
     teacher_client: openai.AsyncOpenAI | None = None  # instead of one made from the settings
     spent_path: Path | None = None  # where the replica keeps what it spent of the budget, should Redis forget it
+    tally_path: Path | None = None  # where it keeps what it has done while Redis does not take it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,8 @@ class Services:
     announce: Callable[[Lane, Heartbeat], None]  # blocks; StoreUnavailableError while Redis does not answer
     swaps_path: Path  # swaps.jsonl
     metrics: ServeMetrics
-    rng: Random  # event ids and lease ids
+    rng: Random  # event ids, and ids of leases and writers
+    write: Write = field(default=lambda _lane, _batch: None)  # into the books
     now: Callable[[], float] = wall_clock_s
 
 
@@ -210,6 +213,9 @@ class Gateway:
         await asyncio.gather(*self._loops, return_exceptions=True)
         for lane in self.lanes:
             lane.follow.close()
+            with suppress(StoreUnavailableError):
+                await self._write_books(lane)
+            lane.service.counts.tally.keep()
             await lane.service.budget.close()
             await lane.service.teacher.close()
         self.intake.close()
@@ -239,7 +245,7 @@ class Gateway:
             audits=Audits(size=settings.audit_queue, workers=settings.audit_workers),
             sink=services.sink,
             metrics=metrics,
-            counts=Counts(),
+            counts=Counts(Tally(lambda: new_event_id(services.now(), services.rng), parts.tally_path)),
             monotonic=monotonic,
             draw=keyed_draw(parts.audit_key),
             plan=None if horizon is None else Plan(pace=Pace(settings.metric), horizon=horizon),
@@ -303,11 +309,21 @@ class Gateway:
             if lane.horizon is not None:
                 lane.horizon.ledger_answered()
             await asyncio.to_thread(self.services.announce, lane.parts.settings.lane, self._heartbeat(lane))
+            await self._write_books(lane)
             self._redis_answers = True
         except StoreUnavailableError as error:
             self._redis_answers = False
+            lane.service.counts.tally.keep()
             _log.warning("no heartbeat while Redis does not answer", error=str(error))
         self._tell(lane)
+
+    async def _write_books(self, lane: OpenLane) -> None:
+        """Write down what was done since the last time."""
+        tally = lane.service.counts.tally
+        while (batch := tally.next_batch()) is not None:
+            await asyncio.to_thread(self.services.write, lane.parts.settings.lane, batch)
+            tally.written()
+        tally.keep()
 
     def _heartbeat(self, lane: OpenLane) -> Heartbeat:
         service = lane.service

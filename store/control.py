@@ -46,6 +46,7 @@ class CycleRequest(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     at_s: float
     candidate: str | None = None  # version id, for kind "candidate"
+    id: str = ""  # by which whoever asked finds what came of it; empty: nobody waits
 
 
 class TrainingState(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +76,8 @@ class CycleEnded(msgspec.Struct, frozen=True, kw_only=True):
     why: str  # the refusals, or what the error was
     version: str | None = None
     next_try_s: float | None = None  # after an error, Unix seconds
+    request: str = ""  # id of the request that it answers
+    nothing_new: bool = False  # there was nothing to learn from that the champion had not learned
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from trainer.learn.draft import Draft
 from trainer.learn.features import BaseEncoder
 from trainer.learn.fit import FineTuneMode, FitSettings, cross_fit, fit
 from trainer.snapshot import freeze
-from trainer.work import CycleSettings, LaneTraining
+from trainer.work import CycleSettings, LaneTraining, Tell, tell_nobody
 
 
 class Features(Protocol):
@@ -93,6 +93,7 @@ def attempt(
     *,
     training: LaneTraining,
     settings: CycleSettings,
+    tell: Tell = tell_nobody,
 ) -> Attempt:
     """Fit a challenger on frozen rows and judge it.
 
@@ -102,6 +103,7 @@ def attempt(
         lineage: what came before.
         training: the lane's.
         settings: the cycle's.
+        tell: told how far it has come.
 
     Raises:
         NotEnoughLabelsError: there is nothing to tell apart yet.
@@ -120,7 +122,9 @@ def attempt(
         seed=settings.seed,
         fine_tune=mode,
         label_maps=lineage.label_maps,
+        tell=tell,
     )
+    tell("judging", None)
     challenger = Rival(
         student=draft.student(), trained=frozenset(row.item_id for row in frozen.snapshot.split("train"))
     )

@@ -7,7 +7,7 @@ killed leaves nothing behind that counts.
 import functools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +31,7 @@ from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import OpenVersion, Registry, Versions
-from store.student.encoder import Precision
+from store.student.encoder import Encoder, FloatArray, Precision
 from store.student.student import PRECISION_KEY, Student
 from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.calibrate import rows_to_certify
@@ -41,29 +41,33 @@ from trainer.judge.verdicts import Frozen, Lineage, Rival, decide
 from trainer.learn.features import BaseEncoder, FeatureCache
 from trainer.learn.fit import NotEnoughLabelsError
 from trainer.news import drawn
-from trainer.work import CycleResult, CycleWork, draft_folder, drawing_of, kept_folder
+from trainer.work import CycleResult, CycleWork, Tell, draft_folder, drawing_of, kept_folder, tell_nobody
 
 _ANSWER_S: Final = 30.0  # of Redis, to a large read
 
 
-def work_on(work: CycleWork) -> CycleResult:
+def work_on(work: CycleWork, tell: Tell = tell_nobody) -> CycleResult:
     """The worker's entry: open the stores, run one cycle."""
+    tell("reading", None)
     torch.set_num_threads(work.settings.threads)
     lane = work.training.lane
     with connect(work.redis_url, answer_s=_ANSWER_S) as client:
         buffer = RedisBuffer(client, work.items_per_stratum)
         positions = {f"{slot.uuid}/{slot.partition}": at for slot, at in buffer.positions(lane.use_case).items()}
         items = list(buffer.items(lane))
-    return run_cycle(work, items, positions)
+    return run_cycle(work, items, positions, tell)
 
 
-def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, str]) -> CycleResult:
+def run_cycle(
+    work: CycleWork, items: Sequence[Item], positions: Mapping[str, str], tell: Tell = tell_nobody
+) -> CycleResult:
     """Run one cycle on these items.
 
     Args:
         work: what to do and where things lie.
         items: the lane's kept items.
         positions: "topic uuid/partition" -> position up to which the log had been applied.
+        tell: told how far it has come.
     """
     registry = Registry(work.registry_root, TrustedKeys.load(work.trusted_keys))
     versions = registry.versions(work.training.lane)
@@ -79,32 +83,50 @@ def run_cycle(work: CycleWork, items: Sequence[Item], positions: Mapping[str, st
         training=work.training,
         settings=work.settings,
         base=base,
-        features=_cache(kept_folder(work.cache, work.training.lane) / "features"),
+        features=_Telling(_cache(kept_folder(work.cache, work.training.lane) / "features"), tell),
         now_s=work.now_s,
         positions=positions,
     )
     if work.kind == "candidate":
-        return _judge_candidate(work, versions, frozen, lineage, champion)
+        return _judge_candidate(work, versions, frozen, lineage, champion, tell)
     recipe = recipe_of(work.training, work.settings, base.sha256, work.code_version)
     if champion is not None and (why := nothing_new(work.kind, frozen.snapshot, recipe, champion)) is not None:
-        return CycleResult(version=None, verdict=_refused(why, work), anchor=False, drawn=rows)
+        return CycleResult(version=None, verdict=_refused(why, work), anchor=False, drawn=rows, nothing_new=True)
     lineage = replace(lineage, label_maps=_label_maps(versions, frozen))
     try:
-        made = attempt(work.kind, frozen, lineage, training=work.training, settings=work.settings)
+        made = attempt(work.kind, frozen, lineage, training=work.training, settings=work.settings, tell=tell)
     except NotEnoughLabelsError as error:
         return CycleResult(version=None, verdict=_nothing_to_learn(error, items, work), anchor=False, drawn=rows)
     label_items = made.draft.training["label_items"]
+    tell("publishing", None)
     try:
         folder.mkdir(parents=True)
         (folder / SNAPSHOT_NAME).write_bytes(frozen.snapshot.content)
         manifest = _manifest(work, made, folder, recipe)
         if champion is not None and (why := answers_alike(folder, manifest, champion)) is not None:
             verdict = _refused(why, work)
-            return CycleResult(version=None, verdict=verdict, anchor=False, label_items=label_items, drawn=rows)
+            return CycleResult(
+                version=None, verdict=verdict, anchor=False, label_items=label_items, drawn=rows, nothing_new=True
+            )
         version = versions.publish(folder, manifest, SigningKey.load(work.signing_key))
     finally:
         clear_away(folder)  # whatever became of it: forty megabytes a try fill a disk, or keep it full
     return CycleResult(version=version, verdict=made.verdict, anchor=made.anchor, label_items=label_items, drawn=rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    """The kept features, and how far those that are new have come."""
+
+    cache: FeatureCache
+    tell: Tell
+
+    def features(self, encoder: Encoder, item_ids: Sequence[str], texts: Sequence[str]) -> FloatArray:
+        """See `trainer.attempt.Features`."""
+        self.tell("embedding", None)
+        return self.cache.features(
+            encoder, item_ids, texts, progress=lambda done, new: self.tell("embedding", done / max(1, new))
+        )
 
 
 def _manifest(work: CycleWork, made: Attempt, folder: Path, recipe: str) -> Manifest:
@@ -183,12 +205,18 @@ def _cache(directory: Path) -> FeatureCache:
 
 
 def _judge_candidate(
-    work: CycleWork, versions: Versions, frozen: Frozen, lineage: Lineage, champion: OpenVersion | None
+    work: CycleWork,
+    versions: Versions,
+    frozen: Frozen,
+    lineage: Lineage,
+    champion: OpenVersion | None,
+    tell: Tell,
 ) -> CycleResult:
     """Judge a version that somebody submitted, exactly as one of our own."""
     if work.candidate is None:
         message = "a candidate cycle names no candidate"
         raise ValueError(message)
+    tell("judging", None)
     try:
         opened = versions.open(work.candidate)
         candidate = _rival(opened, work)
@@ -198,6 +226,7 @@ def _judge_candidate(
         verdict = msgspec.structs.replace(_refused(f"the candidate cannot be served: {error}", work), outcome="fail")
         return CycleResult(version=work.candidate, verdict=verdict, anchor=False)
     policy, verdict, anchor = decide(work.training, work.settings, frozen, candidate, lineage, None)
+    tell("publishing", None)
     manifest = msgspec.structs.replace(
         opened.manifest,
         kind="candidate",

@@ -33,6 +33,7 @@ class ScheduleSettings:
     fine_tune_growth_ratio: float  # fine-tuning each time items have grown to this multiple, or less where few
     lease_s: float
     cycle_timeout_s: float
+    head_first: bool = False  # where nothing serves, a head (seconds) goes before the fine-tuning that is due (minutes)
 
 
 def due(
@@ -63,11 +64,15 @@ def due(
     if standing.candidates:
         return "candidate"
     fresh = items - state.items_at_cycle
-    if settings.fine_tune and fresh > 0:
-        outlived = _outlived(state, now_s, settings) and _grown(items, state.items_at_fine_tune, settings)
-        if outlived or items >= _fine_tune_at(state, labels, settings):
-            return "fine_tune"
     grown = _grown(items, state.items_at_cycle, settings)
+    if settings.fine_tune:
+        ripe = items >= _fine_tune_at(state, labels, settings)
+        outlived = _outlived(state, now_s, settings) and _grown(items, state.items_at_fine_tune, settings)
+        if ripe and grown and settings.head_first and standing.champion is None:
+            return "head"
+        owed = ripe and settings.head_first  # a head has drawn the rows that made it due
+        if owed or (fresh > 0 and (ripe or outlived)):
+            return "fine_tune"
     overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s
     return "head" if grown or (overdue and state.last_cycle_s > 0) else None
 

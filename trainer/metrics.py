@@ -22,6 +22,22 @@ CYCLE_SECONDS = Histogram(
     (*_LANE, "kind"),
     buckets=(1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400),
 )
+CYCLE_STAGE = Gauge(
+    "understudy_cycle_stage",
+    "1 for the stage that the cycle in hand is at; 0 for all while there is none. Worry when one lasts for hours.",
+    (*_LANE, "stage"),
+)
+CYCLE_LEFT = Gauge(
+    "understudy_cycle_left_seconds",
+    "About how long the cycle in hand will take; NaN where that is unknown or there is none.",
+    _LANE,
+)
+MONEY = Gauge(
+    "understudy_money_usd",
+    "Dollars from the lane's books: teacher_only (estimated), calls, audits, training, saved; for today and this month"
+    " (UTC) and since the start. NaN without a price. Worry when `saved` falls below zero.",
+    (*_LANE, "what", "period"),
+)
 LAST_CYCLE = Gauge(
     "understudy_last_cycle_timestamp_seconds",
     "When the last cycle reached a verdict, Unix seconds. Worry when it is older than two intervals.",

@@ -14,16 +14,20 @@ from typing import Final
 from store.answers.rules import NO_RULES, Rules
 from store.buffer.ledger import Buffer
 from store.control import Control, CycleKind, CycleRequest, Lease
+from store.cycles.signs import Signs
 from store.errors import LeaseLostError, StoreUnavailableError, UnknownVersionError
 from store.event import Lane, wall_clock_s
 from store.log.lazy import logger
+from store.money.books import Books
 from store.registry.lineage import Audited
 from store.registry.moves import fold
 from store.registry.signing import SigningKey
 from trainer import metrics
 from trainer.daemon.conduct import Conductor, Look, RegistryOf
 from trainer.daemon.journal import Journal, summary_of
+from trainer.daemon.progress import Beacon
 from trainer.daemon.pulse import Age, Pulse, run_ticks
+from trainer.daemon.purse import Purse
 from trainer.due import ScheduleSettings, due
 from trainer.news import Stock, items_at_most
 from trainer.watch import AnswersShown, show_promise, show_schedule
@@ -80,6 +84,8 @@ class Trainer:
     registry: RegistryOf
     buffer: Buffer
     control: Control
+    signs: Signs
+    books: Books
     key: SigningKey
     worker: Worker
     owner: str  # this process, in the lease
@@ -91,6 +97,8 @@ class Trainer:
     monotonic: Callable[[], float] = time.monotonic
     _watches: dict[Lane, _LaneWatch] = field(init=False)
     _pulse: Pulse = field(init=False)
+    _beacon: Beacon = field(init=False)
+    _purse: Purse = field(init=False)
     _conductor: Conductor = field(init=False)
     _started_s: float = field(init=False)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -99,6 +107,11 @@ class Trainer:
         """A lane that never had a cycle is overdue from the start of this process on."""
         self._started_s = self.clock()
         self._pulse = Pulse(self.monotonic)
+        lanes = [training.lane for training in self.lanes]
+        self._beacon = Beacon(
+            signs=self.signs, owner=self.owner, lanes=lanes, clock=self.clock, monotonic=self.monotonic
+        )
+        self._purse = Purse(self.books, self.lanes, self.places.cycle_log.parent, monotonic=self.monotonic)
         self._conductor = Conductor(
             registry=self.registry,
             control=self.control,
@@ -108,6 +121,7 @@ class Trainer:
             cycle=self.cycle,
             places=self.places,
             journal=Journal(path=self.places.cycle_log, control=self.control),
+            beacon=self._beacon,
             alive=self._pulse.beat,
             away=lambda lane, error: self._sees(lane) if error is None else self._blind(lane, error),
             clock=self.clock,
@@ -135,6 +149,7 @@ class Trainer:
             run_ticks(self.tick, tick_s=self.schedule.tick_s, stop=stop, monotonic=self.monotonic, now_s=self.clock)
         finally:
             self.worker.close()
+            self._beacon.stop()
 
     def healthy(self) -> bool:
         """Whether the schedule still ticks; a cycle in hand counts while its worker is waited for."""
@@ -154,6 +169,8 @@ class Trainer:
     def tick(self) -> None:
         """Look at every lane once. An error in one lane does not keep the others waiting."""
         self._pulse.beat()
+        self._beacon.give()
+        self._purse.show()
         if any(watch.trouble == _NOT_SEEN for watch in self._watches.values()):
             for training in self.lanes:  # before the first cycle, which may take an hour
                 self._attempt(training, self._see)
@@ -215,16 +232,19 @@ class Trainer:
             return  # who has asked since then knows better: there is room again, say
         now_s = self.clock()
         kind = self._due(training, look, request, now_s)
-        if kind is None:
-            return
+        if kind is None or (request is None and kind != "candidate" and self.signs.importing(lane)):
+            return  # of half an import a head would be made in vain, and a fine-tuning would keep the rest waiting
         lease = self.control.acquire(lane, self.owner, self.schedule.lease_s)
         if lease is None:
             return
+        begun_s = self.monotonic()
         try:
             self._sees(lane)  # it was, and whatever comes of the cycle is another matter
             work = self._conductor.work(training, kind, request, look.standing, now_s)
             self._cycle(training, work, look, request, lease)
         finally:
+            self._beacon.end()
+            self._purse.trained(lane, self.monotonic() - begun_s)
             with suppress(StoreUnavailableError):
                 self.control.release(lease)
 

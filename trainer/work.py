@@ -1,17 +1,26 @@
 """What the daemon hands to the cycle's process and what comes back; neither side of it needs torch to read this."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from store.answers.rules import NO_RULES, Drawing, Rules
 from store.control import CycleKind
+from store.cycles.signs import Stage
 from store.event import Lane, Task
+from store.money.reckon import Prices
 from store.policy import PolicyName
 from store.registry.manifest import Verdict
 from trainer.judge.gate import GateLimits
 from trainer.snapshot import SplitSettings
+
+Tell = Callable[[Stage, float | None], None]
+"""Told of the stage that a cycle is at, and of how much of it is done, where that is known."""
+
+
+def tell_nobody(stage: Stage, done_ratio: float | None) -> None:
+    """For who runs a cycle that nobody watches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +35,7 @@ class LaneTraining:
     labels: tuple[str, ...] = ()  # that the teacher may give: no other is learned; none: any
     policy: PolicyName = "promise"  # "budget": nothing is promised, and nothing held out
     rules: Rules = NO_RULES  # how answers are read that were given under another prompt or another list
+    prices: Prices = field(default_factory=Prices)  # for what the lane has saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +99,7 @@ class CycleWork:
     signing_key: Path
     cache: Path  # of features
     code_version: str
+    request: str = ""  # id of the request that it answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +111,7 @@ class CycleResult:
     anchor: bool  # this version's lower bound is the best so far
     label_items: Mapping[str, int] = field(default_factory=dict)  # training items of each label that it knows
     drawn: bytes | None = None  # the rows that it drew, as `trainer.news` writes them down
+    nothing_new: bool = False  # there was nothing to learn from that the champion had not learned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +133,8 @@ class CycleReport:
     rows_needed: int
     version: str | None
     next_try_s: float | None = None  # after an error, Unix seconds
+    request: str = ""  # id of the request that it answers
+    nothing_new: bool = False  # there was nothing to learn from that the champion had not learned
 
 
 def kept_folder(cache: Path, lane: Lane) -> Path:

@@ -16,8 +16,9 @@ from typing import Any, Final, Literal
 
 from store.errors import StoreUnavailableError, UnderstudyError
 
-Outcome = Literal["done", "away", "failed"]
+Outcome = Literal["done", "away", "failed", "told"]
 
+_TELL_EVERY_S: Final = 0.25
 _POLL_S: Final = 0.2
 _END_S: Final = 5.0
 _PARENT_WATCH_S: Final = 0.5
@@ -44,7 +45,10 @@ class WorkFailedError(UnderstudyError):
 
 
 class Worker:
-    """Runs `module:function` in a child, one argument and one result at a time; both must pickle."""
+    """Runs `module:function` in a child, one work and one result at a time; both must pickle.
+
+    The function is called with the work, and with a function that it tells how far it has come.
+    """
 
     def __init__(self, entry: str) -> None:
         """Name the function that does the work; it is imported in the child alone."""
@@ -62,7 +66,15 @@ class Worker:
         """Start the child now, so that the first cycle need not wait for its imports."""
         self._ensure()
 
-    def run(self, work: Any, *, timeout_s: float, stop: threading.Event, tick: Callable[[], None]) -> Any:
+    def run(
+        self,
+        work: Any,
+        *,
+        timeout_s: float,
+        stop: threading.Event,
+        tick: Callable[[], None],
+        told: Callable[..., None] = lambda *_: None,
+    ) -> Any:
         """Do one piece of work in the child.
 
         Args:
@@ -70,6 +82,7 @@ class Worker:
             timeout_s: seconds after which the child is ended.
             stop: set when the daemon is asked to stop.
             tick: called a few times a second while the work runs, for leases; what it raises ends the work.
+            told: called with what the work says of how far it has come; not every word of it arrives.
 
         Raises:
             WorkerDiedError, WorkerTimeoutError, WorkerStoppedError, WorkFailedError: see each.
@@ -78,8 +91,7 @@ class Worker:
         connection = self._ensure()
         try:
             connection.send(work)
-            _await_answer(connection, timeout_s, stop, tick)
-            outcome, value = connection.recv()
+            outcome, value = _await_answer(connection, timeout_s, stop, tick, told)
         except (EOFError, OSError) as error:
             self._process.join(_END_S)
             code = self._process.exitcode
@@ -123,10 +135,21 @@ class Worker:
         return ours
 
 
-def _await_answer(connection: Connection, timeout_s: float, stop: threading.Event, tick: Callable[[], None]) -> None:
-    """Wait until the child has something to say (or has died, which reads as the end of the pipe)."""
+def _await_answer(
+    connection: Connection,
+    timeout_s: float,
+    stop: threading.Event,
+    tick: Callable[[], None],
+    told: Callable[..., None],
+) -> tuple[Outcome, Any]:
+    """Wait until the child has ended its work (or has died, which reads as the end of the pipe)."""
     deadline = time.monotonic() + timeout_s
-    while not connection.poll(_POLL_S):
+    while True:
+        if connection.poll(_POLL_S):
+            outcome, value = connection.recv()
+            if outcome != "told":
+                return outcome, value
+            told(*value)
         tick()
         if stop.is_set():
             message = "stopped in the middle of a cycle"
@@ -150,12 +173,26 @@ def _serve(connection: Connection, entry: str, parent: int) -> None:
         except EOFError:
             return
         try:
-            answer: tuple[Outcome, Any] = ("done", work_on(work))
+            answer: tuple[Outcome, Any] = ("done", work_on(work, _teller(connection)))
         except StoreUnavailableError as error:
             answer = ("away", str(error))
         except Exception as error:  # noqa: BLE001 - the daemon reports it whatever it is
             answer = ("failed", (f"{type(error).__name__}: {error}", traceback.format_exc()))
         connection.send(answer)
+
+
+def _teller(connection: Connection) -> Callable[..., None]:
+    """Passes on what the work says: each new thing at once, the same with other numbers a few times a second."""
+    last: tuple[Any, float] = (None, 0.0)
+
+    def tell(what: Any, *more: Any) -> None:
+        nonlocal last
+        now_s = time.monotonic()
+        if what != last[0] or now_s - last[1] >= _TELL_EVERY_S:
+            last = (what, now_s)
+            connection.send(("told", (what, *more)))
+
+    return tell
 
 
 def _end_with(parent: int) -> None:

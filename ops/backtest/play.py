@@ -105,7 +105,7 @@ class Play:
         self._base, self._features = base, features
         self._told = promoted
         self._cycle = replace(cycle, seed=ask.seed, limits=replace(cycle.limits, seed=ask.seed))
-        self._schedule = replace(schedule, fine_tune=ask.fine_tune)
+        self._schedule = replace(schedule, fine_tune=ask.fine_tune, head_first=False)  # here training takes no time
         self._training = LaneTraining(
             lane=LANE,
             task="classify",

@@ -17,10 +17,10 @@ from typing import Final
 from ops.backtest.findings import Measure
 from ops.backtest.records import Ask, Backtest, Interval, Point, Prices, Recommendation, Run, Step
 from ops.backtest.report.words import span
+from ops.money.dollars import usd
 
 _MARGIN: Final = 0.01
 _YEAR_DAYS: Final = 365.0
-_DIME: Final = 0.1  # dollars; from here on cents are exact enough
 
 
 def recommend(
@@ -137,17 +137,19 @@ def spared_ratio(backtest: Backtest, point: Point) -> float:
 
 
 def headline(backtest: Backtest) -> str:
-    """What would this save, and what would it cost in quality? One sentence."""
+    """What would this save, and what would it cost in quality? One short sentence; intervals stand beside it."""
     point = chosen(backtest)
     if point is None:
         return "No run has ended: nothing is known yet"
     calls, rows = f"{point.calls / backtest.days:,.0f}", f"{backtest.rows / backtest.days:,.0f}"
-    asked = f"Asking the teacher {calls} of {rows} questions{span(backtest, of='')} ({point.calls_ratio:.0%})"
+    asked = f"Asking the teacher {calls} of {rows} questions{span(backtest, of='')}"
     saved = f"{spared_ratio(backtest, point):.0%} of its calls"
     if backtest.teacher_usd_per_day and backtest.recommendation is not None:
         money = backtest.recommendation.saved_usd_per_day
         saved = f"{usd(money) if money > 0 else 'nothing'} of {usd(backtest.teacher_usd_per_day)}{span(backtest)}"
-    told = f"{asked} would save {saved}, at {share(quality(point))} {score_name(backtest)}{_distance(backtest, point)}"
+    told = (
+        f"{asked} would save {saved}, at {quality(point).mean:.1%} {score_name(backtest)}{_distance(backtest, point)}"
+    )
     return f"{told}; {point.unanswered_ratio:.0%} would get no answer" if point.unanswered_ratio else told
 
 
@@ -163,21 +165,13 @@ def signed(found: Interval | None) -> str:
     return f"{100 * found.mean:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
-def usd(value: float) -> str:
-    """Dollars, with as many digits as they need."""
-    digits = 2 if abs(value) >= _DIME or value == 0 else 1 - math.floor(math.log10(abs(value)))
-    return f"{'-' if value < 0 else ''}${abs(value):,.{digits}f}"
-
-
 def _distance(backtest: Backtest, point: Point) -> str:
     away = point.versus_teacher
     if away is None or not backtest.has_gold:
         return ""
-    low, high = sorted((abs(away.low), abs(away.high)))
     if away.low <= 0 <= away.high:
-        return f", about as good as the teacher alone ({signed(away)} points)"
-    side = "below" if away.mean < 0 else "above"
-    return f", {100 * abs(away.mean):.1f} points [{100 * low:.1f}, {100 * high:.1f}] {side} the teacher alone"
+        return ", about as good as the teacher alone"
+    return f", {100 * abs(away.mean):.1f} points {'below' if away.mean < 0 else 'above'} the teacher alone"
 
 
 def _by_score(points: Sequence[Point], steps: Sequence[Step], measure: Measure, rows: int) -> tuple[Point, str]:

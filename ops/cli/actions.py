@@ -4,6 +4,7 @@ Every move is signed with the operator's key and says why.
 """
 
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -18,6 +19,7 @@ from store.control import (
     REMEMBERED_REQUESTS,
     REMEMBERED_S,
     Control,
+    CycleEnded,
     CycleKind,
     CycleRequest,
     Heartbeat,
@@ -55,6 +57,8 @@ class CycleAsked(msgspec.Struct, frozen=True, kw_only=True):
     lane: str
     kind: CycleKind
     candidate: str | None
+    request: str = ""  # its id
+    ended: CycleEnded | None = None  # what came of it, where somebody waited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,5 +245,6 @@ def ask_for_cycle(
     Raises:
         StoreUnavailableError: Redis did not answer.
     """
-    control.request_cycle(lane, CycleRequest(kind=kind, who="operator", why=why, at_s=now_s, candidate=candidate))
-    return CycleAsked(lane=str(lane), kind=kind, candidate=candidate)
+    request = CycleRequest(kind=kind, who="operator", why=why, at_s=now_s, candidate=candidate, id=uuid.uuid4().hex)
+    control.request_cycle(lane, request)
+    return CycleAsked(lane=str(lane), kind=kind, candidate=candidate, request=request.id)

@@ -7,28 +7,46 @@ import typer
 
 from ops.checks.cycles import ended_cycles
 from ops.checks.followers import followers
-from ops.cli.actions import MoveReport, Operator, ask_for_cycle
+from ops.cli.actions import CycleAsked, MoveReport, Operator, ask_for_cycle
 from ops.cli.answers.shown import answers_line, show_answers
 from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, VersionName, open_site
-from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table, ratio_of, time_of
+from ops.cli.output import (
+    FAILED_CHECK,
+    UNAVAILABLE,
+    Format,
+    RefusedError,
+    emit_fields,
+    emit_json,
+    emit_table,
+    ratio_of,
+    time_of,
+)
 from ops.cli.status import LaneStatus, PromiseShown, StatusReport, collect, promise_of
+from ops.cycles.shown import cycle_now
+from ops.cycles.waiting import await_cycle, exit_code_of_cycle, verdict_line
+from ops.money.shown import money_fields
 from ops.site import Site
-from store.control import CycleEnded, CycleKind
+from store.control import Control, CycleEnded, CycleKind
+from store.cycles.signs import Signs
 from store.errors import RegistryError
-from store.event import wall_clock_s
+from store.event import Lane, wall_clock_s
 from store.registry.manifest import Manifest, Verdict
 from store.registry.moves import Move, fold
 
 app = typer.Typer()
 cycle = typer.Typer(no_args_is_help=True, help="Ask for a cycle.", epilog=EPILOG)
 
+_NOTHING_ANSWERS = "nothing answers: no process of ours runs here or was heard; `understudy run all` starts them"
+_INTERRUPTED = 130
 _NOBODY = "no gateway is alive: the next one to start serves it"
 _NOBODY_HERE = "no gateway runs here, and Redis does not answer for other machines': each follows at its next look"
 
 
 @app.command(epilog=EPILOG)
 def status(config: Config = None, lane: LaneName = None, output: Output = Format.table) -> None:
-    """Show where every lane stands; what cannot be read is left out, and named.
+    """Show where every lane stands, and what it spent and saved; what cannot be read is left out, and named.
+
+    Ends with 3 where no process of ours answers here or was heard over Redis.
 
     Example: understudy status -o json
     """
@@ -36,11 +54,16 @@ def status(config: Config = None, lane: LaneName = None, output: Output = Format
     report = collect(site, site.lanes(lane))
     if output is Format.json:
         emit_json(report)
-        return
-    for found in report.lanes:
-        emit_fields(_lane_fields(found), title=found.lane)
-        show_answers(found.answers)
-    _show_processes(report)
+    else:
+        for found in report.lanes:
+            emit_fields(_lane_fields(found), title=found.lane)
+            show_answers(found.answers)
+        if len(report.lanes) > 1:
+            emit_fields(money_fields(report.money), title="all lanes")
+        _show_processes(report)
+    if not report.answering:
+        typer.echo(_NOTHING_ANSWERS, err=True)
+        raise typer.Exit(UNAVAILABLE)
 
 
 @app.command(epilog=EPILOG)
@@ -186,12 +209,16 @@ def cycle_start(
     ] = None,
     *,
     fine_tune: Annotated[bool, typer.Option("--fine-tune", help="Fine-tune the encoder, too.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it has ended; Ctrl-C leaves it running.")] = False,
     reason: Reason = NO_REASON,
     output: Output = Format.table,
 ) -> None:
     """Ask the trainer for a cycle now; a candidate is submitted by a signed move first.
 
-    Example: understudy cycle start --candidate 3f2a9c --reason "trained elsewhere"
+    With --wait it ends with 0 where the version was adopted or there was nothing new, with 4 where it was declined,
+    with 1 where the cycle failed, and with 3 where no trainer is at work.
+
+    Example: understudy cycle start --candidate 3f2a9c --reason "trained elsewhere" --wait
     """
     site = open_site(config)
     section = site.lane(lane)
@@ -202,12 +229,26 @@ def cycle_start(
     if candidate is not None:
         version = _operator(site).submit(section.lane, candidate=candidate, why=reason)
     kind: CycleKind = "candidate" if version else "fine_tune" if fine_tune else "head"
-    with site.control() as control:
+    with site.redis_client() as client:
+        control = Control(client)
         asked = ask_for_cycle(control, section.lane, kind=kind, candidate=version, why=reason, now_s=wall_clock_s())
+        ended = _awaited(control, Signs(client), section.lane, asked) if wait else None
     if output is Format.json:
-        emit_json(asked)
-    else:
+        emit_json(msgspec.structs.replace(asked, ended=ended))
+    elif ended is None:
         typer.echo(f"{asked.lane}: a {asked.kind} cycle was asked for; `understudy history` shows what comes of it")
+    else:
+        typer.echo(f"{asked.lane}: {verdict_line(ended)}")
+    if ended is not None:
+        raise typer.Exit(exit_code_of_cycle(ended))
+
+
+def _awaited(control: Control, signs: Signs, lane: Lane, asked: CycleAsked) -> CycleEnded:
+    try:
+        return await_cycle(control, signs, lane, asked.request, lambda line: typer.echo(line, err=True))
+    except KeyboardInterrupt:
+        typer.echo("the cycle goes on: `understudy status` shows how far it is", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 def _operator(site: Site) -> Operator:
@@ -300,6 +341,8 @@ def _lane_fields(found: LaneStatus) -> dict[str, object]:
         if buffer is None
         else f"{buffer.counted} counted, {buffer.repeats} repeats, {buffer.evicted} evicted, lag {buffer.lag_records}",
         "answers": answers_line(found.answers),
+        **money_fields(found.money),
+        "cycle now": cycle_now(found.trainer),
         "last cycle": None if found.last_cycle is None else _cycle_line(found.last_cycle),
         **({} if found.training_permitted else {"training": "not permitted by the settings"}),
     }

@@ -34,7 +34,7 @@ REFUSED: Final = 4
 EXIT_CODES: Final = (
     "Exit codes: 0 done; 1 a check failed (a mismatch, a damaged version, a move that no gateway followed, an import"
     " without one good row, a crashing child); 2 bad settings or usage; 3 Redis, Kafka or a process did not answer;"
-    " 4 refused or in conflict with somebody else's move."
+    " 4 refused, declined by the gate, or in conflict with somebody else's move."
 )
 
 

@@ -16,14 +16,18 @@ from ops.checks.concerns import LanePromise, Traffic
 from ops.checks.cycles import logged_cycles
 from ops.cli.actions import traffic_of
 from ops.cli.answers.shown import AnswersShown, answers_of
+from ops.money.prices import prices_of
 from ops.processes.process import RunFile, read_run_file
 from ops.processes.redis_standing import standing_of
 from ops.sections import LaneSection
 from ops.site import Site
-from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
+from store.buffer.ledger import BEGINNING, AuditTally, Counters, Slot
 from store.control import LIVE_S, Control, CycleEnded, Heartbeat
+from store.cycles.signs import Signs, TrainerSign
 from store.errors import LogError, RegistryError, StoreError, StoreUnavailableError
 from store.event import Lane
+from store.money.books import Books
+from store.money.reckon import LaneMoney, reckon, total
 from store.policy import PolicyName
 from store.registry.lineage import Audited
 from store.registry.moves import Standing, fold
@@ -98,6 +102,8 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     unread_ratio: float | None = None  # of the teacher's answers since the gateways started: no label could be read
     last_cycle: CycleEnded | None = None  # what became of it; verdict "error": it came to none
     answers: AnswersShown | None = None  # how the kept items are read today; None: it cannot be told
+    trainer: TrainerSign | None = None  # what it says of itself, and of the cycle in hand; None: nobody was heard
+    money: LaneMoney | None = None  # None: Redis does not answer
 
 
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +126,8 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: dict[str, dict[str, int]]  # use case -> reason -> records
     unavailable: list[str]  # what could not be read, and why
     warnings: list[str] = []  # what works now and loses something one day
+    answering: bool = True  # whether any process of ours answered, or was heard over Redis
+    money: LaneMoney | None = None  # of all lanes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +139,8 @@ class _Live:
     counters: Counters
     cycles: list[CycleEnded]
     answers: AnswersShown | None
+    money: LaneMoney
+    trainer: TrainerSign | None
 
 
 def collect(site: Site, sections: list[LaneSection]) -> StatusReport:
@@ -148,20 +158,23 @@ def collect(site: Site, sections: list[LaneSection]) -> StatusReport:
         with site.redis_client() as client:
             warnings = standing_of(client).warnings
             for section in sections:
-                answers = answers_of(site, client, section, unavailable)
-                lives[section.lane] = _live(Control(client), site.buffer(client), section.lane, answers)
+                lives[section.lane] = _live(site, client, section, unavailable)
             for use_case in sorted({section.use_case for section in sections}):
                 dead[use_case] = dict(site.buffer(client).dead(use_case))
             lags = _lags(site, client, sorted(dead), unavailable)
     except StoreError as error:
         unavailable.append(f"Redis: {error}")
     local = {} if lives else local_versions(site)
+    processes = [_process(site, name) for name in PROCESSES]
+    heard = any(live.beats or live.trainer is not None for live in lives.values())
     return StatusReport(
         lanes=[_lane(site, section, lives.get(section.lane), local, lags, unavailable) for section in sections],
-        processes=[_process(site, name) for name in PROCESSES],
+        processes=processes,
         dead_letters=dead,
         unavailable=unavailable,
         warnings=warnings,
+        answering=heard or any(process.ready is not None for process in processes),
+        money=total(live.money for live in lives.values()) if lives else None,
     )
 
 
@@ -193,13 +206,16 @@ def local_versions(site: Site) -> dict[str, dict[str, str | None]]:
         return {}
 
 
-def _live(control: Control, buffer: Buffer, lane: Lane, answers: AnswersShown | None) -> _Live:
+def _live(site: Site, client: redis.Redis, section: LaneSection, unavailable: list[str]) -> _Live:
+    control, buffer, lane = Control(client), site.buffer(client), section.lane
     return _Live(
         beats=control.heartbeats(lane, within_s=LIVE_S),
         audits=buffer.audits(lane),
         counters=buffer.counters(lane),
         cycles=control.ended_cycles(lane, 1),
-        answers=answers,
+        answers=answers_of(site, client, section, unavailable),
+        money=reckon(Books(client).read(lane), prices_of(site.settings, section)),
+        trainer=Signs(client).of(lane),
     )
 
 
@@ -260,6 +276,8 @@ def _lane(
         unread_ratio=_unread_ratio(beats),
         answers=seen.answers if seen else None,
         last_cycle=next(reversed(seen.cycles if seen else logged_cycles(site, lane)), None),
+        trainer=seen.trainer if seen else None,
+        money=seen.money if seen else None,
     )
 
 

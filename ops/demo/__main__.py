@@ -83,6 +83,7 @@ class Demo:
                 first_agreement=stage.records.first_agreement(),
                 ledger=stage.ledger(),
                 promise=stage.promise(),
+                money=stage.money(),
                 cycles=stage.records.cycles,
                 planted=stage.planted,
                 swaps=stage.records.swaps,

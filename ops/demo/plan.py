@@ -22,6 +22,8 @@ TARGET: Final = 0.90
 WINDOWS: Final = 12
 MAX_TEXT_CHARS: Final = 20_000  # the gateway refuses longer ones
 LANE: Final = Lane("demo", "support")
+INPUT_USD_PER_MTOK: Final = 2.5  # assumed, as a large model's list prices are: the recorded teacher has none
+OUTPUT_USD_PER_MTOK: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

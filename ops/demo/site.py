@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ops.demo.plan import LANE, Plan, Traffic
+from ops.demo.plan import INPUT_USD_PER_MTOK, LANE, OUTPUT_USD_PER_MTOK, Plan, Traffic
 from ops.init import init
 from ops.sections import SHOWN
 from ops.settings import SETTINGS_NAME, Settings
@@ -61,6 +61,8 @@ def _wanted(plan: Plan, traffic: Traffic, teacher_url: str) -> dict[tuple[str, s
         ("lanes.budget", "calls_per_day"): _CALLS_PER_DAY,
         ("lanes.teacher", "base_url"): teacher_url,
         ("lanes.teacher", "model"): TEACHER_MODEL,
+        ("lanes.teacher", "input_usd_per_mtok"): INPUT_USD_PER_MTOK,
+        ("lanes.teacher", "output_usd_per_mtok"): OUTPUT_USD_PER_MTOK,
     }
 
 

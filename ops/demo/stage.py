@@ -17,6 +17,7 @@ from ops.demo.summary import Ledger, Rollback, ledger
 from ops.show.live_view import Board, Show
 from ops.show.picture import Picture, draw
 from store.event import wall_clock_s
+from store.money.reckon import Money
 
 PLANT_AT: Final = 0.5  # of the requests
 ROLLBACK_AT: Final = 0.93
@@ -123,6 +124,11 @@ class Stage:
             "n": lane.promise.audits,
             "low": lane.promise.low,
         }
+
+    def money(self) -> Money | None:
+        """What was spent and saved, as the processes' own status has it."""
+        lane = self.records.lane_status
+        return lane.money.start if lane is not None and lane.money is not None else None
 
     def _accepted(self) -> set[str]:
         return {one.event_id for one in self.client.outcomes if one.event_id is not None}

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from ops.demo.measure import Judged, Outcome, Window, estimate, plain, requests_of
 from ops.demo.plan import Traffic
+from store.money.reckon import Money
 
 ROLLBACK_S: Final = 5.0
 _ENOUGH: Final = 30  # opinions of the student that make a window worth comparing
@@ -50,6 +51,7 @@ class Measured:
     first_agreement: float | None  # of the first version ever made, served or not, on its judged rows
     ledger: Ledger
     promise: Mapping[str, Any]
+    money: Money | None  # of the whole run, by the lane's books
     cycles: Sequence[Mapping[str, Any]]
     planted: str | None
     swaps: Sequence[Mapping[str, Any]]
@@ -111,6 +113,7 @@ def build(measured: Measured) -> dict[str, Any]:
         "events": {name: getattr(measured.ledger, name) for name in Ledger.__slots__},
         "windows": list(measured.windows),
         "answered_agreement": answered,
+        "money": measured.money,
         "promise": {name: measured.promise.get(name) for name in ("target", "state", "n", "low")},
         "cycles": cycle_rows(measured.cycles, measured.planted),
         "swaps": [{name: swap[name] for name in ("from", "to", "publish_s", "failed")} for swap in measured.swaps],
@@ -137,6 +140,7 @@ def broken_claims(measured: Measured) -> list[str]:
         *_kept_the_promise(measured),
         *(_learned(measured) if measured.generated else ()),
         *_gate_and_rollback(measured),
+        *_kept_books(measured),
         *(
             f"backtest: {point['calls']} calls where the student is unsure were worth no more than calls at random"
             for point in measured.bought
@@ -163,6 +167,17 @@ def _lost_nothing(measured: Measured) -> list[str]:
     if measured.children_left:
         found.append(f"{measured.children_left} processes of the demo are still there")
     return found
+
+
+def _kept_books(measured: Measured) -> list[str]:
+    """Every answer that a client got is in the lane's books once, whatever was killed, moved or sent again."""
+    requests, money = requests_of(measured.outcomes), measured.money
+    if money is None:
+        return ["the lane's books could not be read"]
+    if (money.student, money.teacher) == (requests["student"], requests["teacher"]):
+        return []
+    told = f"the books count {money.student} answers by the student and {money.teacher} by the teacher"
+    return [f"{told}, clients got {requests['student']} and {requests['teacher']}"]
 
 
 def _kept_the_promise(measured: Measured) -> list[str]:

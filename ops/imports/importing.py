@@ -1,8 +1,10 @@
 """`understudy import`, put together: publish a file's rows, wait until ingest has them, ask for a cycle."""
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,13 +26,17 @@ from ops.readers.columns import Columns
 from ops.readers.files import BadRow
 from ops.sections import LaneSection
 from ops.site import Site
+from store.buffer.ledger import Slot
 from store.control import Control
-from store.event import wall_clock_s
+from store.cycles.signs import Signs
+from store.errors import StoreUnavailableError
+from store.event import Lane, wall_clock_s
 from store.redact import redact_input
 from stream.ingest import IngestSettings
 from stream.log import Appender, Headers, topic_of
 
 _STALLED_S: Final = 15.0
+_MARK_EVERY_S: Final = 2.0
 
 
 def dry_run(site: Site, section: LaneSection, path: Path, columns: Columns) -> ImportReport:
@@ -56,19 +62,48 @@ def import_file(
         StoreUnavailableError, LogUnavailableError: Redis or the log did not answer; import again, nothing counts twice.
     """
     lane, told = section.lane, Told()
-    with site.redis_client() as client:
+    with site.redis_client() as client, _import_marked(Signs(client), lane) as mark:
         ensure_topics(site, client)
+
+        def counted() -> None:
+            mark()
+            seen()
+
         with closing(open_appender(site, client)) as appender:
-            published, bad = _publish(site, section, path, columns, appender, seen=seen, told=told)
+            published, bad = _publish(site, section, path, columns, appender, seen=counted, told=told)
         with open_history(site, client) as history:
             ends = {slot: history.bounds(slot)[1] for slot in history.slots(topic_of(lane.use_case))}
         buffer = site.buffer(client)
-        ingested = await_applied(ends, lambda: buffer.positions(lane.use_case), stalled_s=_STALLED_S)
+
+        def positions() -> Mapping[Slot, str]:
+            mark()
+            return buffer.positions(lane.use_case)
+
+        ingested = await_applied(ends, positions, stalled_s=_STALLED_S)
         asked = ingested and published > 0
         if asked:
             why = f"import of {path.name}"
             ask_for_cycle(Control(client), lane, kind="head", candidate=None, why=why, now_s=wall_clock_s())
     return report(path, lane, columns, published, bad, ingested=ingested, cycle_asked=asked, told=told)
+
+
+@contextmanager
+def _import_marked(signs: Signs, lane: Lane) -> Iterator[Callable[[], None]]:
+    """Hold back the schedule's cycles until all rows are there; yields what is to be called again and again."""
+    said_s = -math.inf
+
+    def mark() -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s >= _MARK_EVERY_S:
+            said_s = time.monotonic()
+            signs.import_goes_on(lane)
+
+    mark()
+    try:
+        yield mark
+    finally:
+        with suppress(StoreUnavailableError):  # it is forgotten by itself
+            signs.import_ended(lane)
 
 
 def _publish(

@@ -77,13 +77,12 @@ def points(curve: Sequence[Window], read: Callable[[Window], Estimate | None]) -
 def headline(picture: Picture) -> str:
     """What happened, in one sentence."""
     first, last = picture.curve[0], picture.curve[-1]
-    agreement = "no answers of its own" if picture.answered is None else f"{picture.answered.value:.1%} agreement"
+    own = "the student gave no answers of its own"
+    if picture.answered is not None:
+        own = f"of the student's own answers {picture.answered.value:.1%} agree, {picture.target:.0%} promised"
     if first.escalated_ratio is None or last.escalated_ratio is None:
-        return f"{agreement} over {picture.requests['sent']:,} requests"
-    return (
-        f"Escalations fell from {first.escalated_ratio:.0%} to {last.escalated_ratio:.0%} of requests, "
-        f"at {agreement} where the student answered ({picture.target:.0%} promised)"
-    )
+        return f"{picture.requests['sent']:,} requests; {own}"
+    return f"Escalations fell from {first.escalated_ratio:.0%} to {last.escalated_ratio:.0%} of requests; {own}"
 
 
 def duration(seconds: float) -> str:

@@ -7,10 +7,17 @@ from string import Template
 from typing import Any, Final
 
 from ops.demo.measure import Estimate
+from ops.demo.plan import INPUT_USD_PER_MTOK, OUTPUT_USD_PER_MTOK
+from ops.money.dollars import usd
 from ops.show.charts import CURVES, agreements, escalations
 from ops.show.markup import document, note, pairs, table, tile
 from ops.show.picture import Picture, duration, headline
 
+_PRICES: Final = (
+    f"Dollars are at assumed prices, ${INPUT_USD_PER_MTOK:g} for a million tokens in and ${OUTPUT_USD_PER_MTOK:g} out;"
+    " training is taken to cost nothing beyond the machine. The teacher alone: every answered question at the mean"
+    " price of a call. Nothing is told for a day: these minutes are no day's traffic."
+)
 _BODY: Final = Template("""\
 <header><p class="kicker">Understudy · one run of the whole loop</p><h1>$headline</h1><p>$lead</p></header>
 $broken<div class="tiles">$tiles</div>
@@ -61,8 +68,9 @@ def page(summary: Mapping[str, Any], picture: Picture) -> str:
         ),
         bought=_bought(summary["backtest"]),
         footer=escape(
-            "Measured by the client and from the processes' own records: the log, the buffer, the registry, the cycle"
-            " and swap logs. The teacher is a recording; what it would have said to each request is therefore known."
+            f"{_PRICES} Measured by the client and from the processes' own records: the log, the buffer, the registry,"
+            " the books, the cycle and swap logs. The teacher is a recording; what it would have said to each request"
+            " is therefore known."
         ),
     )
     return document("Understudy: one run", body)
@@ -97,12 +105,23 @@ def _tiles(summary: Mapping[str, Any], picture: Picture) -> list[str]:
     requests, promise, events = summary["requests"], summary["promise"], summary["events"]
     last = next((w["escalated_ratio"] for w in reversed(summary["windows"]) if w["escalated_ratio"] is not None), None)
     return [
+        *_money(summary["money"]),
         tile(_share(picture.answered), f"of its own answers agree, {promise['target']:.0%} promised"),
         tile(_share(picture.audits), f"is what the audits alone say; the meter reads {promise['state'] or 'nothing'}"),
         tile("-" if last is None else f"{last:.1%}", "of the last requests were escalated"),
         tile(f"{requests['student']:,}", f"answered by the student, {requests['teacher']:,} by the teacher"),
         tile(f"{requests['failed']:,}", f"requests failed; {events['lost']} events lost, {events['twice']} twice"),
     ]
+
+
+def _money(money: Mapping[str, Any] | None) -> list[str]:
+    if money is None or money["saved_usd"] is None:
+        return []
+    spent = f"{usd(money['spent_usd'])} spent, {usd(money['audits_usd'])} of it on audits"
+    if money["saved_usd"] < 0:
+        over = f"more than the {usd(money['teacher_only_usd'])} of the teacher alone; {spent}"
+        return [tile(usd(-money["saved_usd"]), over)]
+    return [tile(usd(money["saved_usd"]), f"saved of {usd(money['teacher_only_usd'])} for the teacher alone; {spent}")]
 
 
 def _share(found: Estimate | None) -> str:

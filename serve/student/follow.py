@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -61,6 +62,7 @@ class Versions:
     size_bytes: Callable[[str], int]  # of a version's files, from its signed manifest
     load: Callable[[str], Student]  # signature, every hash, architecture and shapes checked
     available_bytes: Callable[[], int]  # memory free for a second version
+    prepare: Callable[[], None] = lambda: None  # what takes seconds of the first load and needs no version: imports
 
 
 @dataclass(slots=True)
@@ -104,6 +106,10 @@ class Follow:
 
     async def run(self) -> None:
         """Look at the moves until cancelled."""
+        await self.step()
+        if self._slots.current is None:  # cold: the first version will not have to wait for it
+            with suppress(ImportError):  # its load will say so
+                await self._in_thread(self._versions.prepare)
         while True:
             await self.step()
             await asyncio.sleep(self._settings.follow_s)

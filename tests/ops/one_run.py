@@ -7,6 +7,7 @@ from ops.demo.measure import Judged, Logged, Outcome, judge_all, windows
 from ops.demo.plan import Traffic
 from ops.demo.summary import Ledger, Measured, Rollback, build
 from ops.show.picture import Picture, draw
+from store.money.reckon import Money
 
 TOTAL = 1200
 PLANTED = "bad0bad0bad0bad0"
@@ -110,6 +111,26 @@ def picture() -> Picture:
     )
 
 
+def money(outcomes: list[Outcome]) -> Money:
+    """What the lane's books come to."""
+    student = sum(one.served_by == "student" for one in outcomes)
+    teacher = len(outcomes) - student
+    return Money(
+        since_s=_START_S,
+        student=student,
+        teacher=teacher,
+        calls=teacher,
+        audits=40,
+        calls_usd=teacher * 0.0004,
+        audits_usd=40 * 0.0004,
+        spent_usd=(teacher + 40) * 0.0004,
+        teacher_only_usd=TOTAL * 0.0004,
+        saved_usd=(student - 40) * 0.0004,
+        usd_per_call=0.0004,
+        priced_by="calls",
+    )
+
+
 def measured(**changes: Any) -> Measured:
     """The run when everything has stopped, with some of it changed."""
     outcomes, log = played()
@@ -124,6 +145,7 @@ def measured(**changes: Any) -> Measured:
         "windows": windows(judged(), 12),
         "first_agreement": None,
         "ledger": Ledger(accepted=len(log), ingested=len(log), dead=0, repeats=0, lost=0, twice=0),
+        "money": money(outcomes),
         "promise": {"target": 0.8, "state": "held", "n": 40, "low": 0.86},
         "cycles": cycles(),
         "planted": PLANTED,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ def test_the_summary_has_every_key_and_is_one_line_of_json() -> None:
     found = summary()
     assert {"settings_changed", "wall_s", "children_left", "figures", *KEYS, *LISTED} <= found.keys()
     assert all(found[name].keys() == keys for name, keys in KEYS.items())
+    assert {"teacher_only_usd", "spent_usd", "saved_usd", "audits_usd", "priced_by"} <= found["money"].keys()
     assert all(one.keys() >= keys for name, keys in LISTED.items() for one in found[name])
     assert {"value", "low", "high"} <= found["windows"][-1]["student_agreement"].keys()
     assert "\n" not in json.dumps(found)
@@ -133,3 +135,14 @@ def test_an_event_of_the_log_that_ingest_did_not_count_is_lost() -> None:
 
 def test_an_event_that_was_counted_more_than_once_is_twice() -> None:
     assert ledger({"a"}, {"a": 2}, counted=2, ineligible=0, repeats=0, dead=0).twice == 1
+
+
+def test_books_that_miss_an_answer_or_count_one_twice_are_a_broken_claim() -> None:
+    assert summary()["broken_claims"] == []
+    found = measured().money
+    assert found is not None
+    for more in (1, -1):
+        wrong = msgspec.structs.replace(found, student=found.student + more)
+        (told,) = summary(money=wrong)["broken_claims"]
+        assert told.startswith(f"the books count {wrong.student} answers by the student")
+    assert summary(money=None)["broken_claims"] == ["the lane's books could not be read"]

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+from ops.money.dollars import usd
 from ops.show.charts import agreements, escalations
+from ops.show.picture import headline
 from ops.show.report import page, write_report
 from tests.ops.one_run import PLANTED, picture, summary
 from tests.ops.pages import assert_offline, assert_well_formed, heights
@@ -30,6 +32,25 @@ def test_the_page_says_what_happened() -> None:
     assert "rollback, pinned" in html
     assert all(cycle["verdict"] in html for cycle in found["cycles"])
     assert "Not everything held" not in html
+
+
+def test_the_page_says_what_was_spent_and_saved_and_at_which_prices() -> None:
+    found = summary()
+    html = page(found, picture())
+    saved = usd(found["money"]["saved_usd"])
+    assert f"<b>{saved}</b><span>saved of $0.48 for the teacher alone; " in html
+    assert "$0.016 of it on audits" in html
+    assert "at assumed prices, $2.5 for a million tokens in and $10 out" in html
+    assert "a day" not in html.replace("told for a day", "")
+    dear = {**found, "money": {**found["money"], "saved_usd": -0.25}}
+    assert "<b>$0.25</b><span>more than the $0.48 of the teacher alone" in page(dear, picture())
+    assert "teacher alone;" not in page({**found, "money": None}, picture())
+
+
+def test_a_headline_is_short_and_has_no_brackets() -> None:
+    told = headline(picture())
+    assert len(told) < 120
+    assert not set(told) & set("()[]")
 
 
 def test_what_did_not_hold_stands_at_the_top() -> None:

@@ -17,7 +17,11 @@ from ops.processes.process import RunFile, write_run_file
 from ops.site import Site
 from store.buffer.redis import RedisBuffer
 from store.control import Control, Heartbeat
-from store.event import wall_clock_s
+from store.cycles.signs import CycleRunning, Signs, TrainerSign
+from store.event import Lane, wall_clock_s
+from store.money.books import Books
+from store.money.deeds import Deeds
+from store.money.tally import Batch
 from stream.embedded.log import EmbeddedLog
 from stream.log import topic_of
 from tests.contracts.escalations import Partition, escalation
@@ -56,6 +60,12 @@ def beat(version: str | None, *, suspended: bool = False, at_s: float = NOW_S) -
     )
 
 
+def lasting(client: redis.Redis) -> None:
+    """Whoever spoke until now counts as alive for an hour: how slow the test's machine is does not matter."""
+    for key in [*client.keys("*:beat:*"), *client.keys("*:trainer")]:
+        client.expire(key, 3600)
+
+
 def test_with_redis_down_the_registry_still_speaks_and_the_rest_is_null_and_named(down: Site) -> None:
     report = collect(down, list(down.settings.lanes))
     (lane,) = report.lanes
@@ -79,6 +89,7 @@ def test_heartbeats_tell_who_serves_what_and_a_silent_replica_is_left_out(up: Si
     control.announce(LANE, "one", beat("a" * 16))
     control.announce(LANE, "two", beat(None))
     control.announce(LANE, "gone", beat("b" * 16))
+    lasting(redis_client)
     redis_client.pexpire(redis_client.keys("*beat:gone")[0], 5000)  # by Redis' clock: the replicas' may be wrong
     (lane,) = collect(up, list(up.settings.lanes)).lanes
     assert lane.served == {"one": "a" * 16, "two": None}
@@ -104,6 +115,7 @@ def test_the_promise_is_metered_by_the_champions_audits(up: Site, redis_client: 
     assert lane.buffer is not None
     assert (lane.buffer.counted, lane.buffer.items_ever) == (209, 209)
     Control(redis_client).announce(LANE, "one", beat(champion, suspended=True))
+    lasting(redis_client)
     (lane,) = collect(up, list(up.settings.lanes)).lanes
     assert lane.promise.state == "suspended"
 
@@ -120,6 +132,7 @@ def test_a_budget_only_lane_promises_nothing_and_is_never_suspended(
     ]
     Partition(RedisBuffer(redis_client, 1000), 0).apply(events)
     Control(redis_client).announce(LANE, "one", beat(champion, suspended=True))
+    lasting(redis_client)
     (lane,) = collect(site, list(site.settings.lanes)).lanes
     assert lane.policy == "budget"
     assert (lane.promise.target, lane.promise.state, lane.promise.audits_short) == (None, "none", None)
@@ -195,7 +208,98 @@ def test_a_chain_that_does_not_verify_is_not_repeated(down: Site) -> None:
 def test_people_read_the_same(down: Site) -> None:
     settings = down.settings.keys.data_secret.parent / "understudy.toml"
     result = CliRunner().invoke(app, ["status", "-c", str(settings)])
-    assert result.exit_code == 0
+    assert result.exit_code == 3
     assert "acme/support" in result.stdout
     assert "Redis does not answer" in result.stdout
     assert "not available: Redis" in result.stderr
+    assert "nothing answers" in result.stderr
+
+
+def exit_of(site: Site, *more: str) -> int:
+    settings = site.settings.keys.data_secret.parent / "understudy.toml"
+    return CliRunner().invoke(app, ["status", "-c", str(settings), *more]).exit_code
+
+
+def test_a_redis_without_any_process_of_ours_answers_nothing(up: Site, redis_client: redis.Redis) -> None:
+    assert (exit_of(up), exit_of(up, "-o", "json")) == (3, 3)
+    Control(redis_client).announce(LANE, "elsewhere", beat(None))
+    lasting(redis_client)
+    assert (exit_of(up), exit_of(up, "-o", "json")) == (0, 0)
+    redis_client.delete(*redis_client.keys("*beat:*"))
+    assert exit_of(up) == 3
+    Signs(redis_client).give(LANE, TrainerSign(owner="t", at_s=NOW_S, busy_with=None, cycle=None))
+    lasting(redis_client)
+    assert exit_of(up) == 0
+    Signs(redis_client).take_back(LANE)
+    assert exit_of(up) == 3
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_one_process_that_answers_is_enough_ready_or_not_and_without_redis(down: Site, *, ready: bool) -> None:
+    probes = Probes(live=lambda: True, ready=lambda: ready)
+    with admin_server("127.0.0.1", 0, probes, registry=CollectorRegistry()) as port:
+        record = RunFile(name="train", pid=os.getpid(), started_s=wall_clock_s(), admin_port=port, port=None)
+        write_run_file(down.run_directory, record)
+        assert exit_of(down) == 0
+    assert exit_of(down) == 3  # its run file is still there
+
+
+def test_what_was_spent_and_saved_and_the_cycle_in_hand_are_told(up: Site, redis_client: redis.Redis) -> None:
+    books = Books(redis_client)
+    done = Deeds(student=900, teacher=100, cached=5, unanswered=2, calls=100, calls_nano_usd=200_000_000)
+    books.write(LANE, Batch(writer="w", number=1, deeds=done + Deeds(training_ms=3_600_000, cycles=1)))
+    cycle = CycleRunning(
+        id="1",
+        kind="fine_tune",
+        at_s=NOW_S,
+        request="",
+        stage="fine_tuning",
+        number=4,
+        stages=7,
+        done_ratio=0.25,
+        elapsed_s=61.4,
+        left_s=120.0,
+        left_by="steps",
+    )
+    Signs(redis_client).give(LANE, TrainerSign(owner="t", at_s=NOW_S, busy_with=str(LANE), cycle=cycle))
+    lasting(redis_client)
+    report = collect(up, list(up.settings.lanes))
+    (lane,) = report.lanes
+    assert lane.money is not None
+    assert report.money is not None
+    for money in (lane.money.today, lane.money.month, lane.money.start, report.money.start):
+        assert (money.student, money.teacher, money.cached, money.unanswered) == (900, 100, 5, 2)
+        assert money.teacher_only_usd == pytest.approx(2.0)
+        assert money.saved_usd == pytest.approx(1.8)
+    assert lane.trainer is not None
+    assert lane.trainer.cycle == cycle
+    settings = up.settings.keys.data_secret.parent / "understudy.toml"
+    shown = " ".join(CliRunner().invoke(app, ["status", "-c", str(settings)]).stdout.split())
+    assert shown.count("$0.20 spent, about $1.80 saved of $2.00") == 3
+    assert "900 by the student, 100 by the teacher, 5 given again, 2 by nobody, 0 turned away" in shown
+    assert "$0.0020 on average, measured this month" in shown
+    assert "fine_tune, fine-tuning 25% (stage 4 of 7), 1 min 1 s so far, about 2 min 0 s left, by its steps" in shown
+
+
+def test_without_prices_it_says_which_settings_are_missing(up: Site, redis_client: redis.Redis) -> None:
+    Books(redis_client).write(LANE, Batch(writer="w", number=1, deeds=Deeds(student=9, calls=1)))
+    settings = up.settings.keys.data_secret.parent / "understudy.toml"
+    shown = CliRunner().invoke(app, ["status", "-c", str(settings)]).stdout
+    assert "saved" not in shown
+    assert "lanes.teacher.input_usd_per_mtok" in shown
+
+
+def test_lanes_add_up_below_them(tmp_path: Path, redis_url: str, redis_client: redis.Redis) -> None:
+    path = make_site(tmp_path / "site", url=f'"{redis_url}"')
+    text = path.read_text("utf-8")
+    lane = text[text.index("[[lanes]]") :]
+    path.write_text(text + lane.replace('tenant = "acme"', 'tenant = "other"'), "utf-8")
+    for tenant, calls in (("acme", 100), ("other", 50)):
+        done = Deeds(student=100, teacher=calls, calls=calls, calls_nano_usd=calls * 10_000_000)
+        Books(redis_client).write(Lane(tenant, LANE.use_case), Batch(writer="w", number=1, deeds=done))
+    report = collect(open_site(path), list(open_site(path).settings.lanes))
+    assert report.money is not None
+    assert report.money.today.spent_usd == pytest.approx(1.5)
+    assert report.money.today.saved_usd == pytest.approx(2.0)
+    shown = CliRunner().invoke(app, ["status", "-c", str(path)]).stdout
+    assert "$1.50 spent, about $2.00 saved of $3.50" in " ".join(shown.partition("all lanes")[2].split())

@@ -31,6 +31,7 @@ from serve.teacher.spent import Witness
 from store.control import Heartbeat
 from store.errors import BrokenChainError, StoreUnavailableError
 from store.event import Escalation, Lane
+from store.money.tally import Write
 from store.policy import Policy
 
 LABELS = ("yes", "no", "maybe")
@@ -188,6 +189,7 @@ class FakeRegistry:
         self.failure: Exception | None = None
         self.size_bytes = 1000
         self.available_bytes = 1 << 40
+        self.prepared = 0
 
     def move(self, champion: str | None, previous: str | None = None, *, pinned: bool = False) -> None:
         self.standing = FakeStanding(champion, previous, pinned)
@@ -204,12 +206,18 @@ class FakeRegistry:
             raise student
         return student
 
+    def prepare(self) -> None:
+        self.prepared += 1
+        message = "no module named torch"
+        raise ImportError(message)
+
     def versions(self) -> Versions:
         return Versions(
             standing=self.read,
             size_bytes=lambda _: self.size_bytes,
             load=self.load,
             available_bytes=lambda: self.available_bytes,
+            prepare=self.prepare,
         )
 
 
@@ -276,6 +284,8 @@ class World:
     api_keys: tuple[str, ...] = ()
     seed: int = 1
     answers: Shared | None = None  # under Idempotency-Keys
+    books: Write = field(default=lambda _lane, _batch: None)
+    tally_path: Path | None = None
     prometheus: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def serve(self, version: str = "a", student: FakeStudent | None = None) -> FakeStudent:
@@ -305,6 +315,7 @@ class World:
             ledger=self.ledger,
             answers=self.answers,
             teacher_client=self.endpoint.client(),
+            tally_path=self.tally_path,
         )
 
     def services(self) -> Services:
@@ -315,6 +326,7 @@ class World:
             swaps_path=self.directory / "swaps.jsonl",
             metrics=ServeMetrics.create(self.prometheus),
             rng=Random(self.seed),
+            write=self.books,
         )
 
     def swaps(self) -> list[dict[str, Any]]:

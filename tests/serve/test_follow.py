@@ -296,3 +296,19 @@ class Stamped(FakeStudent):
         found = super().predict(texts)
         found.probs[:, 0] = 0.9 + self.number / 10_000
         return found
+
+
+def test_a_cold_gateway_prepares_for_its_first_version_once_and_one_that_serves_does_not(tmp_path: Path) -> None:
+    cold, served = World(tmp_path), World(tmp_path)
+    served.serve()
+
+    async def main(world: World) -> None:
+        async with world.running() as (_, gateway):
+            if world is cold:
+                await eventually(lambda: world.registry.prepared == 1)
+                world.serve("b")  # it goes on, though what it prepared with is missing
+            await eventually(lambda: gateway.lanes[0].service.slots.current is not None)
+
+    for world in (cold, served):
+        asyncio.run(main(world))
+    assert (cold.registry.prepared, served.registry.prepared) == (1, 0)

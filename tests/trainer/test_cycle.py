@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -10,7 +11,9 @@ import msgspec
 import pytest
 
 from store.buffer.item import Item
+from store.cycles.signs import Stage
 from store.errors import RegistryError
+from store.policy import PolicyName
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry, Versions
 from store.student.student import Student
@@ -18,6 +21,8 @@ from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item, items,
 from trainer.cycle import run_cycle
 from trainer.judge.equal import RECIPE_KEY, nothing_new
 from trainer.judge.gate import GateLimits
+from trainer.learn.fine_tune import FineTuneSettings
+from trainer.learn.fit import FitSettings
 from trainer.snapshot import SplitSettings, freeze, split_of
 from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining, draft_folder
 
@@ -316,3 +321,33 @@ def test_a_cycle_without_rows_says_in_its_verdict_why_and_what_to_do(work: Cycle
     assert any(
         "younger than trainer.quarantine_s (60 s)" in why for why in run_cycle(young, items(40), {}).verdict.refusals
     )
+
+
+@pytest.mark.parametrize("policy", ["promise", "budget"])
+def test_a_fine_tuning_on_the_rows_of_a_head_that_serves_is_adopted_or_refused_like_any_challenger(
+    work: CycleWork, policy: PolicyName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Day zero: the head first, then the fine-tuned version; on one set of rows."""
+    short = FineTuneSettings(epochs=1)  # what it learns does not matter here, and an epoch is a sixth of the time
+    monkeypatch.setattr("trainer.attempt.FitSettings", partial(FitSettings, tuning=short))
+    said = list[tuple[Stage, float | None]]()
+    lane = replace(work, training=replace(work.training, policy=policy))
+    head = run_cycle(lane, items(400), {})
+    assert head.verdict.phase == "first"
+    after = replace(promote(lane, head), kind="fine_tune")
+    tuned = run_cycle(after, items(400), {}, lambda stage, done: said.append((stage, done)))
+    assert tuned.version is not None
+    assert tuned.verdict.phase == "growth"
+    assert tuned.verdict.outcome == "pass", tuned.verdict.refusals
+    manifest = registry(work).versions(LANE).manifest(tuned.version)
+    assert (manifest.kind, manifest.parent) == ("fine_tune", head.version)
+    if policy == "promise":  # compared on the rows that judged the head: neither has learned from them
+        assert tuned.verdict.rows_judged == head.verdict.rows_judged > 20
+        assert tuned.verdict.upper is not None
+        assert tuned.verdict.upper >= -SETTINGS.limits.delta
+    stages = list(dict.fromkeys(stage for stage, _ in said))
+    assert stages == ["embedding", "fine_tuning", "fitting", "judging", "publishing"]
+    steps = [done for stage, done in said if stage == "fine_tuning"]
+    assert steps[0] == 0.0
+    assert steps == sorted(steps, key=lambda done: done or 0.0)
+    assert len(steps) > 5

@@ -177,6 +177,53 @@ def test_a_cycle_that_has_run_is_not_due_again_at_once(items: int, growth: int) 
         )
 
 
+HEAD_FIRST = replace(SETTINGS, head_first=True)
+
+
+def test_where_nothing_serves_the_head_goes_first_and_fine_tuning_follows_on_the_same_rows() -> None:
+    empty, served = Standing(), Standing(champion="a")
+    assert kind(1000, state=TrainingState(), standing=empty, settings=HEAD_FIRST) == "head"
+    drawn = after(TrainingState(), "head", items=1000, label_items=of(2, learned=2), now_s=1e6)
+    for standing in (empty, served):  # whatever became of the head
+        assert kind(1000, state=drawn, standing=standing, settings=HEAD_FIRST) == "fine_tune"
+        assert kind(1000, state=drawn, standing=standing) is None  # a replay, whose training takes no time
+    tuned = after(drawn, "fine_tune", items=1000, label_items=of(2, learned=2), now_s=1e6)
+    assert kind(1000, state=tuned, standing=served, settings=HEAD_FIRST) is None
+    assert kind(149, state=TrainingState(), settings=HEAD_FIRST) == "head"
+    few = after(TrainingState(), "head", items=149, label_items=of(2, learned=2), now_s=1e6)
+    assert kind(149, state=few, settings=HEAD_FIRST) is None
+
+
+def test_a_head_that_has_seen_nearly_all_rows_is_not_made_again_before_the_fine_tuning() -> None:
+    nearly = after(TrainingState(), "head", items=140, label_items=of(2, learned=2), now_s=1e6)
+    assert kind(150, state=nearly, settings=HEAD_FIRST) == "fine_tune"
+    assert kind(170, state=nearly, settings=HEAD_FIRST) == "head"
+
+
+def test_where_something_serves_fine_tuning_waits_for_no_head() -> None:
+    assert kind(1500, standing=Standing(champion="a"), settings=HEAD_FIRST) == "fine_tune"
+    assert kind(1500, settings=HEAD_FIRST) == "head"
+
+
+@given(items=st.integers(0, 5000), growth=st.integers(0, 5000), champion=st.sampled_from([None, "a"]))
+def test_a_head_first_and_then_a_fine_tuning_and_then_rest(items: int, growth: int, champion: str | None) -> None:
+    state, ran = TrainingState(items_at_cycle=items), list[str]()
+    while (
+        found := due(
+            Standing(champion=champion),
+            state,
+            items=items + growth,
+            labels=2,
+            request=None,
+            now_s=9e9 + len(ran),
+            settings=HEAD_FIRST,
+        )
+    ) is not None:
+        ran.append(found)
+        assert ran in (["head"], ["fine_tune"], ["head", "fine_tune"])
+        state = after(state, found, items=items + growth, label_items=of(2, learned=2), now_s=9e9 + len(ran))
+
+
 def result(outcome: Outcome) -> CycleResult:
     return CycleResult(
         version="0" * 16,

@@ -17,9 +17,12 @@ from prometheus_client import REGISTRY
 from store.answers.rules import Rules
 from store.buffer.ledger import Application, Entry, Slot
 from store.buffer.memory import MemoryBuffer
-from store.control import Control, CycleRequest
+from store.control import Control, CycleEnded, CycleRequest
+from store.cycles.signs import Signs, TrainerSign
 from store.errors import BrokenChainError, StoreUnavailableError
 from store.event import EscalationCause, Lane, TextInput, new_event_id, utc
+from store.money.books import Books
+from store.money.deeds import Deeds
 from store.registry.moves import Move, Standing, fold
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry
@@ -29,6 +32,8 @@ from tests.trainer.questions import LANE
 from tests.trainer.test_cycle import SETTINGS as CYCLE
 from tests.trainer.test_due import SETTINGS as SCHEDULE
 from tests.trainer.test_due import result
+from trainer.daemon.progress import Progress
+from trainer.daemon.purse import Purse
 from trainer.schedule import Trainer
 from trainer.work import CycleResult, CycleWork, LaneTraining, Places, draft_folder
 from trainer.worker import WorkerDiedError, WorkFailedError
@@ -43,12 +48,23 @@ class StandIn:
         self.done: list[CycleWork] = []
         self.answers: list[CycleResult | Exception] = []
         self.meanwhile: Callable[[], None] = lambda: None
+        self.says: list[tuple[str, float | None]] = []
 
     def warm(self) -> None:
         pass
 
-    def run(self, work: Any, *, timeout_s: float, stop: threading.Event, tick: Callable[[], None]) -> Any:
+    def run(
+        self,
+        work: Any,
+        *,
+        timeout_s: float,
+        stop: threading.Event,
+        tick: Callable[[], None],
+        told: Callable[..., None],
+    ) -> Any:
         self.done.append(work)
+        for stage, done_ratio in self.says:
+            told(stage, done_ratio)
         tick()
         self.meanwhile()
         answer = self.answers.pop(0)
@@ -82,6 +98,8 @@ class World:
             registry=self.registry,
             buffer=self.buffer,
             control=self.control,
+            signs=Signs(client),
+            books=Books(client),
             key=self.key,
             worker=self.worker,  # type: ignore[arg-type] # the stand-in
             owner="trainer-1",
@@ -593,3 +611,108 @@ def test_rulings_that_cannot_be_read_hold_the_lane_and_say_so(world: World) -> N
 def items_shown(label: str, state: str) -> float | None:
     names = {"tenant": LANE.tenant, "use_case": LANE.use_case, "label": label, "state": state}
     return REGISTRY.get_sample_value("understudy_items", names)
+
+
+def test_while_a_cycle_runs_its_stage_and_the_time_left_are_told_and_afterwards_none_is(
+    world: World, redis_client: redis.Redis
+) -> None:
+    signs, seen = Signs(redis_client), list[TrainerSign]()
+    for seconds in (30.0, 50.0, 90.0):
+        ended = CycleEnded(id="x", at_s=1.0, seconds=seconds, kind="head", verdict="pass", why="", version=version(9))
+        world.control.cycle_ended(LANE, ended)
+
+    def meanwhile() -> None:
+        world.now_s += 10.0
+        world.trainer._beacon.give()
+        sign = signs.of(LANE)
+        assert sign is not None
+        seen.append(sign)
+
+    world.fill(40)
+    world.worker.says, world.worker.meanwhile = [("fitting", None)], meanwhile
+    world.worker.answers = [passed(1), WorkFailedError("no")]
+    world.control.request_cycle(LANE, CycleRequest(kind="head", who="me", why="now", at_s=NOW_S, id="asked"))
+    world.trainer.tick()
+    cycle = seen[0].cycle
+    assert cycle is not None
+    assert (cycle.kind, cycle.stage, cycle.number, cycle.stages, cycle.request) == ("head", "fitting", 4, 6, "asked")
+    assert (cycle.elapsed_s, cycle.left_s, cycle.left_by) == (10.0, 40.0, "earlier_cycles")  # 50 s are usual
+    assert seen[0].busy_with == str(LANE)
+    after = signs.of(LANE)
+    assert after is not None
+    assert (after.busy_with, after.cycle) == (None, None)
+    assert world.control.ended_cycles(LANE)[-1].request == "asked"
+    world.control.request_cycle(LANE, CycleRequest(kind="head", who="me", why="now", at_s=NOW_S, id="again"))
+    world.trainer.tick()  # it fails
+    after = signs.of(LANE)
+    assert after is not None
+    assert after.cycle is None
+    last = world.control.ended_cycles(LANE)[-1]
+    assert (last.verdict, last.request) == ("error", "again")
+
+
+def test_the_time_left_is_reckoned_from_steps_where_they_are_known_and_else_unknown() -> None:
+    progress = Progress(id="1", kind="fine_tune", at_s=NOW_S, request="", started_s=0.0, earlier_s=())
+    assert progress.left(5.0) == (None, None)
+    progress.told("fine_tuning", 0.01, 10.0)
+    assert progress.left(11.0) == (None, None)  # too early to tell
+    progress.told("fine_tuning", 0.25, 40.0)
+    assert progress.left(40.0) == (90.0, "steps")
+    progress.told("judging", None, 130.0)
+    assert progress.left(131.0) == (None, None)
+    known = Progress(id="1", kind="head", at_s=NOW_S, request="", started_s=0.0, earlier_s=(10.0, 14.0, 30.0))
+    assert known.left(4.0) == (10.0, "earlier_cycles")
+    assert known.left(14.0) == (None, None)  # longer than usual
+
+
+def test_the_schedule_waits_for_the_last_row_of_an_import_and_a_person_does_not(
+    world: World, redis_client: redis.Redis
+) -> None:
+    signs = Signs(redis_client)
+    world.fill(40)
+    signs.import_goes_on(LANE)
+    world.worker.answers = [passed(1), passed(2)]
+    world.trainer.tick()
+    assert world.worker.done == []
+    world.control.request_cycle(LANE, CycleRequest(kind="head", who="me", why="now", at_s=NOW_S))
+    world.trainer.tick()
+    assert len(world.worker.done) == 1
+    world.fill(80, first=40)
+    world.trainer.tick()
+    assert len(world.worker.done) == 1
+    signs.import_ended(LANE)
+    world.trainer.tick()
+    assert len(world.worker.done) == 2
+
+
+def test_what_a_cycle_took_is_in_the_books_once_even_where_redis_was_away_at_its_end(
+    world: World, redis_client: redis.Redis
+) -> None:
+    def meanwhile() -> None:
+        world.now_s += 90.0
+        world.trainer._purse._books = Away()  # type: ignore[assignment] # a stand-in
+
+    books = Books(redis_client)
+    world.fill(40)
+    world.worker.meanwhile, world.worker.answers = meanwhile, [WorkFailedError("no")]
+    world.trainer.tick()
+    assert books.read(LANE).ever == Deeds()
+    later = Purse(books, world.trainer.lanes, world.log.parent)  # after a restart
+    for _ in range(2):
+        later.show()
+        later = Purse(books, world.trainer.lanes, world.log.parent)
+    assert books.read(LANE).ever == Deeds(cycles=1, training_ms=90_000)
+
+
+def test_day_zero_is_a_head_and_then_at_once_a_fine_tuning_on_the_same_rows(world: World) -> None:
+    world.trainer.schedule = replace(SCHEDULE, head_first=True)
+    world.fill(1000)
+    head = replace(passed(1), label_items={"refund": 500, "cancel": 500})
+    world.worker.answers = [head, replace(passed(2), label_items=head.label_items), passed(3)]
+    world.control.request_cycle(LANE, CycleRequest(kind="head", who="me", why="import", at_s=NOW_S))
+    for _ in range(4):
+        world.now_s += 1.0
+        world.trainer.tick()
+    assert [work.kind for work in world.worker.done] == ["head", "fine_tune"]
+    assert world.worker.done[1].champion == version(1)
+    assert world.standing().champion == version(2)

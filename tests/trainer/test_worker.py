@@ -35,6 +35,15 @@ def test_the_child_stays_warm_from_one_work_to_the_next(worker: Worker) -> None:
     assert worker.pid != os.getpid()
 
 
+def test_what_the_work_says_of_itself_arrives_before_its_answer(worker: Worker) -> None:
+    said = list[tuple[object, ...]]()
+    answer = worker.run(
+        "tell", timeout_s=60.0, stop=threading.Event(), tick=lambda: None, told=lambda *what: said.append(what)
+    )
+    assert answer[0] == "tell"
+    assert said == [("reading", None), ("fitting", 0.1), ("judging", None)]  # the second of a kind came too soon
+
+
 def test_a_child_that_was_warmed_does_the_first_work(worker: Worker) -> None:
     worker.warm()
     pid = worker.pid

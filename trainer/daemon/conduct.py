@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import msgspec
 
 from store.answers.rules import Drawing
 from store.buffer.ledger import Counters
-from store.control import Control, CycleKind, CycleRequest, Lease, TrainingState
+from store.control import Control, CycleEnded, CycleKind, CycleRequest, Lease, TrainingState
 from store.errors import MoveConflictError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
 from store.log.lazy import logger
@@ -20,6 +21,7 @@ from store.registry.moves import MoveKind, Moves, Standing, fold
 from store.registry.signing import SigningKey
 from store.registry.versions import Versions
 from trainer.daemon.journal import Journal, summary_of
+from trainer.daemon.progress import Beacon, Progress, earlier_seconds
 from trainer.due import ScheduleSettings, after, settle
 from trainer.news import Seen, Stock, items_with
 from trainer.work import (
@@ -68,6 +70,7 @@ class Conductor:
     cycle: CycleSettings
     places: Places
     journal: Journal
+    beacon: Beacon
     alive: Callable[[], None]  # told that the schedule lives, several times a second
     away: Callable[[Lane, Exception | None], None]  # told that Redis is away in the middle of a cycle, or is back
     clock: Callable[[], float] = wall_clock_s
@@ -91,8 +94,13 @@ class Conductor:
         log.info("cycle begins", lane=str(lane), cycle=work.cycle_id, kind=work.kind)
         drawing = self.drawing(training, work.now_s)
         seen = None if work.kind == "candidate" else stock.seen(lane, drawing, look.state, look.counters)
+        self.beacon.begin(lane, self._progress(work, started_s))
         result: CycleResult = self.worker.run(
-            work, timeout_s=self.schedule.cycle_timeout_s, stop=stop, tick=self._keeper(lane, lease)
+            work,
+            timeout_s=self.schedule.cycle_timeout_s,
+            stop=stop,
+            tick=self._keeper(lane, lease),
+            told=self.beacon.told,
         )
         self.control.renew(lease, self.schedule.lease_s)
         outcome, refusals = self._move(training, work, result, look.standing)
@@ -112,6 +120,8 @@ class Conductor:
             delta=verdict.delta,
             rows_needed=verdict.rows_needed,
             version=result.version,
+            request=work.request,
+            nothing_new=result.nothing_new,
         )
         self.journal.ended(lane, report)
         self._remember(training, work, look.state, result, seen)
@@ -136,6 +146,7 @@ class Conductor:
             rows_needed=0,
             version=None,
             next_try_s=None if next_try_in_s is None else self.clock() + next_try_in_s,
+            request=work.request,
         )
         self.journal.failed(lane, report, error, next_try_in_s=next_try_in_s)
 
@@ -157,6 +168,7 @@ class Conductor:
             training=training,
             kind=kind,
             candidate=candidate,  # None: there is none to judge
+            request=request.id if request is not None else "",
             champion=standing.champion,
             anchor=standing.anchor,
             now_s=now_s,
@@ -170,6 +182,19 @@ class Conductor:
             code_version=self.places.code_version,
         )
 
+    def _progress(self, work: CycleWork, started_s: float) -> Progress:
+        ended = list[CycleEnded]()
+        with suppress(StoreUnavailableError):
+            ended = self.control.ended_cycles(work.training.lane)
+        return Progress(
+            id=work.cycle_id,
+            kind=work.kind,
+            at_s=work.now_s,
+            request=work.request,
+            started_s=started_s,
+            earlier_s=earlier_seconds(ended, work.kind),
+        )
+
     def _keeper(self, lane: Lane, lease: Lease) -> Callable[[], None]:
         """Renews the lease three times in its life while a cycle runs; whether it still is ours is seen at the end.
 
@@ -180,6 +205,7 @@ class Conductor:
         def keep() -> None:
             nonlocal renewed
             self.alive()
+            self.beacon.give()
             if self.monotonic() - renewed < self.schedule.lease_s / 3:
                 return
             renewed = self.monotonic()

@@ -65,6 +65,8 @@ class Journal:
             why=why if len(why) <= _WHY_CHARACTERS else why[:_WHY_CHARACTERS] + "…",
             version=report.version,
             next_try_s=report.next_try_s,
+            request=report.request,
+            nothing_new=report.nothing_new,
         )
         try:
             make_folder(self.path.parent)

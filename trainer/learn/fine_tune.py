@@ -5,7 +5,7 @@ computed with in the encoder's precision; bf16 weights have fp32 masters, which 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,6 +50,7 @@ def fine_tune(
     start: Probe | Tuned,
     settings: FineTuneSettings,
     seed: int,
+    progress: Callable[[int, int], None] = lambda _done, _steps: None,
 ) -> Tuned:
     """Train on all rows and return the member.
 
@@ -61,6 +62,7 @@ def fine_tune(
         start: a probe over all labels to start from the base with, or an earlier member (warm) over the first of them.
         settings: epochs, rates, dropout.
         seed: of the batches and the dropout; the same values and thread count give the same member.
+        progress: told of (steps done, steps) before each.
     """
     warm = isinstance(start, Tuned)
     epochs, pace = (settings.warm_epochs, 0.5) if warm else (settings.epochs, 1.0)
@@ -76,6 +78,7 @@ def fine_tune(
         rng = np.random.default_rng(seed)
         batches = [batch for _ in range(epochs) for batch in _batches(rows, settings.batch_rows, rng)]
         for step, index in enumerate(batches):
+            progress(step, len(batches))
             logits = network.logits([rows[i] for i in index])
             loss = functional.cross_entropy(logits, goal[index], reduction="none")
             (loss * share[index]).mean().backward()  # type: ignore[no-untyped-call]

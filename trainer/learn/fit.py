@@ -22,6 +22,7 @@ from trainer.learn.fine_tune import fine_tune as train_member
 from trainer.learn.head import choose_scale, fit_head
 from trainer.learn.mix import Answered, choose_mix
 from trainer.learn.probe import Probe, probe
+from trainer.work import Tell, tell_nobody
 
 FineTuneMode = Literal["none", "fresh", "warm"]
 
@@ -72,6 +73,7 @@ def fit(
     seed: int,
     fine_tune: FineTuneMode,
     label_maps: Mapping[str, Sequence[str]],
+    tell: Tell = tell_nobody,
 ) -> Draft:
     """Fit the head, fine-tune if asked to, and weigh the members.
 
@@ -85,6 +87,7 @@ def fit(
         seed: of batches, dropout and reference vectors.
         fine_tune: `fresh` from the base, `warm` from the previous member (`fresh` where there is none).
         label_maps: labels of earlier versions by version id, to read their opinions with.
+        tell: told how far it has come.
 
     Raises:
         NotEnoughLabelsError: there is nothing to tell apart yet.
@@ -95,8 +98,9 @@ def fit(
     earlier = previous if previous is not None and previous.encoder.fingerprint == base.encoder.fingerprint else None
     data = _training_data(rows, features, labels)
     tuned, tuning = _slow_member(
-        data, base=base, earlier=earlier, settings=settings.tuning, seed=seed, fine_tune=fine_tune
+        data, base=base, earlier=earlier, settings=settings.tuning, seed=seed, fine_tune=fine_tune, tell=tell
     )
+    tell("fitting", None)
     mix = choose_mix(data.rows, label_maps)
     scale = choose_scale(data.features, data.targets, weights=data.weights)
     return Draft(
@@ -183,6 +187,7 @@ def _slow_member(
     settings: FineTuneSettings,
     seed: int,
     fine_tune: FineTuneMode,
+    tell: Tell,
 ) -> tuple[Tuned | None, dict[str, Any]]:
     """The fine-tuned member, new, trained on, or kept as it is, with what the manifest records of it."""
     kept = earlier.tuned if earlier is not None else None
@@ -202,5 +207,6 @@ def _slow_member(
         start=start,
         settings=settings,
         seed=seed,
+        progress=lambda done, steps: tell("fine_tuning", done / steps),
     )
     return tuned, {"fine_tune": "warm" if isinstance(start, Tuned) else "fresh", "tuned_rows": len(data.rows)}

@@ -3,9 +3,10 @@
 import math
 from typing import Final
 
-from ops.backtest.recommend import chosen, quality, score_name, share, signed, usd
+from ops.backtest.recommend import chosen, quality, score_name, share, signed
 from ops.backtest.records import Backtest, Point, Run
 from ops.backtest.report.curve import at_random, buys, oracle
+from ops.money.dollars import usd
 from ops.show.plot import Plot, count, percent, ticks
 from trainer.judge.intervals import wilson
 

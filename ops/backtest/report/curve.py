@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from ops.backtest.findings import scaled
-from ops.backtest.recommend import chosen, headline, quality, score_name, usd
+from ops.backtest.recommend import chosen, headline, quality, score_name
 from ops.backtest.records import Backtest, Interval, Point, Step
 from ops.backtest.report.words import span
+from ops.money.dollars import usd
 from ops.show.canvas import FAINT, INK, figure
 from store.errors import SettingsError
 

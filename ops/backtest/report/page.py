@@ -6,12 +6,13 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from ops.backtest.recommend import chosen, headline, quality, score_name, share, signed, spared_ratio, usd
+from ops.backtest.recommend import chosen, headline, quality, score_name, share, signed, spared_ratio
 from ops.backtest.records import Backtest, HardTopic, Run
 from ops.backtest.report.charts import calls_over_time, curve, prices
 from ops.backtest.report.curve import buys, fewer_cost
 from ops.backtest.report.tables import Grid, bought, compared, priced, promised
 from ops.backtest.report.words import skipped, span, warnings
+from ops.money.dollars import usd
 from ops.show.markup import document, note, pairs, table, tile
 from trainer.judge.intervals import wilson
 

@@ -1,0 +1,1 @@
+"""Cycles as operators see them: one in hand, and waiting for one."""

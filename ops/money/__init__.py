@@ -1,0 +1,1 @@
+"""What lanes cost and save, for people."""

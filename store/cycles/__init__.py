@@ -1,0 +1,1 @@
+"""What the trainer is at, for those who wait for it."""
