@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from ops.answers.reading import Reading
 from ops.brokers.kafka import kafka_settings
 from ops.money.prices import prices_of
-from ops.open_log import kafka_settings, remaker
+from ops.open_log import remaker
 from ops.processes.limits import connection_limit
 from ops.sections import LaneSection
 from ops.settings import Settings, read_api_key, read_prompt

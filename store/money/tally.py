@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
-import structlog
 
 from store.errors import StoreUnavailableError
 from store.event import Lane
+from store.log.lazy import logger
 from store.money.deeds import Deeds
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logger(__name__)
 _MOST_BYTES: Final = 1 << 16
 
 

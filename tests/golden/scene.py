@@ -20,6 +20,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from ops import wiring
+from ops.answers.reading import Reading
 from ops.init import init
 from ops.open_log import ensure_topics, open_appender
 from ops.settings import Settings
@@ -210,7 +211,7 @@ def dead_letters(site: Site) -> list[dict[str, Any]]:
 
 def streamed(site: Site, client: redis.Redis, folder: Path) -> None:
     """What the log and the buffer hold once ingest has read all of it."""
-    assert wiring.present_prompt(site.lane(str(LANE))) == PROMPT
+    assert Reading.of(site.lane(str(LANE))).version() == PROMPT
     ensure_topics(site, client)
     texts, labels = questions(QUESTIONS, seed=3)
     bulk = [
@@ -282,7 +283,7 @@ def work(site: Site, kind: CycleKind, *, champion: str | None, at_s: float) -> C
         training=LaneTraining(
             lane=LANE,
             task="classify",
-            prompt_version=f"{section.teacher.model}@{wiring.present_prompt(section)}",
+            prompt_version=Reading.of(section).key(),
             target=section.promise.target,
             confidence=0.8,
             labels=section.labels,
