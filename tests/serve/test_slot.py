@@ -1,8 +1,7 @@
 """Slots: pins, drains, and what a swap keeps."""
 
 import asyncio
-
-import pytest
+import contextlib
 
 from serve.student.slot import Slot, Slots
 from tests.serve.fakes import FakeStudent
@@ -87,7 +86,6 @@ def test_a_drain_after_an_idle_moment_waits_for_the_request_that_came_since() ->
 def test_a_request_that_fails_lets_its_slot_go() -> None:
     slots, old = Slots(), slot("a")
     slots.publish(old)
-    with pytest.raises(RuntimeError, match="its own"), slots.pinned():
-        message = "its own"
-        raise RuntimeError(message)
+    with contextlib.suppress(RuntimeError), slots.pinned():
+        raise RuntimeError
     assert old.pins == 0

@@ -50,7 +50,8 @@ def cut(number: str, shape: tuple[int, ...], between: str) -> str:
 
 
 SHAPES = (
-    (4, 4, 4, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (8, 8), (6, 13), (4, 3, 3, 3),
+    (4, 4, 4, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (8, 8), (6, 13), (4, 3, 3,
+    3),
 )  # fmt: skip
 
 
@@ -82,8 +83,10 @@ def wrong_cards() -> Iterator[str]:
 
 _LENGTHS = (
     "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 EE20 EG29 ES24"
-    " FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32 LI21"
-    " LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24 RS22"
+    " FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32"
+    " LI21"
+    " LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24"
+    " RS22"
     " RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20"
 )
 IBAN_LENGTHS = {each[:2]: int(each[2:]) for each in _LENGTHS.split()}  # ISO 13616 registry
@@ -121,7 +124,10 @@ def wrong_ibans() -> Iterator[str]:
 TOKENS = {
     "AWS": "AKIAIOSFODNN7EXAMPLE ASIAIOSFODNN7EXAMPLE ASIAABCDEFGHIJKLMNOP",  # the latter two are temporary
     "GitHub": " ".join(f"gh{kind}_16C7e42F292c6912E771" for kind in "pousr") + " github_pat_11ABCDEFG0abcdefghij_Kl",
-    "GitLab": " ".join(f"gl{kind}-abcdefghij1234567890" for kind in "pat dt rt cbt ptt ft soat agent imt oas".split()),
+    "GitLab": " ".join(
+        f"gl{kind}-abcdefghij1234567890"
+        for kind in ["pat", "dt", "rt", "cbt", "ptt", "ft", "soat", "agent", "imt", "oas"]
+    ),
     "Slack": " ".join(f"xox{kind}-123456789012-abcdef" for kind in "bpasre") + " xapp-1-A012BC345-678",
     "Stripe": " ".join(f"{kind}k_{mode}_4eC39HqLyjWDarjtT1" for kind in "spr" for mode in ("live", "test"))
     + " whsec_4eC39HqLyjWDarjtT1abcd",
@@ -151,20 +157,42 @@ WRONG_TOKENS = [
     "ya29.short1", "hf_short1", "npm_install_everything_please", "gsk_short1", "pypi-package-name1", "dop_v2_0a1b2c3d",
     "dop_v1_" + "0a1b2c3d" * 3, "SG.1234", "SG.abcdefghij012345KLMNOP", "shpat_0a1b2c3d", "eyJhbGc1",
     "sk-learn-something-long-and-wordy", "task-1234567890123456", "sk-abcd1234abcd123", "disk-0123456789abcdefghij",
-    "bearer responsibilities-of-the-office", "basic requirements2024andmore", "-----BEGIN PUBLIC KEY----- MIIBIjANBgkqh",
+    "bearer responsibilities-of-the-office", "basic requirements2024andmore",
+    "-----BEGIN PUBLIC KEY----- MIIBIjANBgkqh",
     "GOCSPX-1", "Basic dXNlcjpwYXNzd29yZA==",
-    "d41d8cd98f00b204e9800998ecf8427e", "da39a3ee5e6b4b0d3255bfef95601890afd80709", "sha256:e3b0c44298fc1c149afbf4c8996fb924",
+    "d41d8cd98f00b204e9800998ecf8427e", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+    "sha256:e3b0c44298fc1c149afbf4c8996fb924",
     "123e4567-e89b-42d3-a456-426614174000", "commit 4f2a9c1e77", "#a1b2c3", "0x7f3a90b1c2d3",
 ]  # fmt: skip
-EMAILS = (
-    "jane@example.com jane.doe@example.com jane+tag@example.co.uk o'brien@example.ie JANE_DOE@EXAMPLE.COM j%x@example.org"
-    " 1@example.com jane@sub-domain.example.museum jörg@müller.de root@10.0.0.1 jane@192.168.17.4 x-y@e.io"
-).split()
+EMAILS = [
+    "jane@example.com",
+    "jane.doe@example.com",
+    "jane+tag@example.co.uk",
+    "o'brien@example.ie",
+    "JANE_DOE@EXAMPLE.COM",
+    "j%x@example.org",
+    "1@example.com",
+    "jane@sub-domain.example.museum",
+    "jörg@müller.de",
+    "root@10.0.0.1",
+    "jane@192.168.17.4",
+    "x-y@e.io",
+]
 WRONG_EMAILS = ["jane@example", "@example.com", "jane@", "5@3.50", "a @ b.com", "jane at example.com", "@home", "me@@x"]
-IPS = (
-    "8.8.8.8 192.168.17.4 10.0.0.255 255.255.255.255 010.001.002.003 2001:db8::8a2e:370:7334 fe80::1 ::ffff:10.1.2.3"
-    " 2001:0db8:85a3:0000:0000:8a2e:0370:7334 2001:DB8::1 64:ff9b::192.0.2.33 ::1234"
-).split()
+IPS = [
+    "8.8.8.8",
+    "192.168.17.4",
+    "10.0.0.255",
+    "255.255.255.255",
+    "010.001.002.003",
+    "2001:db8::8a2e:370:7334",
+    "fe80::1",
+    "::ffff:10.1.2.3",
+    "2001:0db8:85a3:0000:0000:8a2e:0370:7334",
+    "2001:DB8::1",
+    "64:ff9b::192.0.2.33",
+    "::1234",
+]
 WRONG_IPS = [
     *(
         f"{word} 10.2.3.4"
@@ -187,24 +215,45 @@ WRONG_IPS = [
     *("1:2:3:4:5:6:7:8:9", "f1:2001:db8::1::2"),
 ]
 PHONES = [
-    "+44 20 7946 0958", "+ 44 20 7946 0958", "+44 (0)20 7946 0958", "+1 (555) 123-4567", "+1.555.123.4567", "+4917112345678",
+    "+44 20 7946 0958", "+ 44 20 7946 0958", "+44 (0)20 7946 0958", "+1 (555) 123-4567", "+1.555.123.4567",
+    "+4917112345678",
     "+49/171/1234567", "+33 6 12 34 56 78", "+86 138 0013 8000", "+5511987654321", "+1234567890", "0049 30 1234567",
-    "00442079460958", "(555) 123-4567", "555-123-4567", "555.123.4567", "555 123 4567", "1-800-555-0199", "1 (800) 555-0199",
+    "00442079460958", "(555) 123-4567", "555-123-4567", "555.123.4567", "555 123 4567", "1-800-555-0199",
+    "1 (800) 555-0199",
     "020 7946 0958", "(020) 7946 0958", "07700900123", "07700 900123", "0171/1234567", "030 12345678", "06 12 34 56 78",
     "06.12.34.56.78", "06-12-34-56-78", *(f"555{dash}123{dash}4567" for dash in DASHES), "0301 234 567",
     *(f"+44{dash}20{dash}7946{dash}0958" for dash in DASHES), *(f"020{dash}7946{dash}0958" for dash in DASHES),
 ]  # fmt: skip
 WRONG_PHONES = [
     "+1", "+100 points", "+1234567", "555-1234", "5551234567", "1234567", "order 4821390127", "order #5551234567",
-    "0123 456", "0171 1234", "0171 1234567 8901", "00 1234", "012345678901", "100-200-3000", "155-123-4567", "555 123 456",
+    "0123 456", "0171 1234", "0171 1234567 8901", "00 1234", "012345678901", "100-200-3000", "155-123-4567",
+    "555 123 456",
     "2024-01-15", "15/01/2024", "15.01.2024", "01.02.2024 10:30", "05/06/2024", "01-02-2024", "2024 01 15", "01 02 24",
     "12 34 56 78", "1 234 567,89", "1,234,567.89", "$5551234", "\u20ac 12.50", "02139-4307", "0.123456789", "1999-2004",
     "ISBN 0-306-40615-2", "9780306406157", "1Z999AA10123456784", "v0.12.34.56", "3.14159265", "10-12", "24/7", "7:30",
     "#07700900123", "x07700900123", "07700900123x", "0171 1234567.5",
 ]  # fmt: skip
-CALLED = (
-    "phone telephone tel mobile mob cell cellphone landline pager hotline call text sms whatsapp viber telegram fax ring dial"
-).split()
+CALLED = [
+    "phone",
+    "telephone",
+    "tel",
+    "mobile",
+    "mob",
+    "cell",
+    "cellphone",
+    "landline",
+    "pager",
+    "hotline",
+    "call",
+    "text",
+    "sms",
+    "whatsapp",
+    "viber",
+    "telegram",
+    "fax",
+    "ring",
+    "dial",
+]
 SAID = [
     *(f"{word} {{}}" for word in CALLED),
     *(f"{word.upper()}: {{}}" for word in CALLED),
