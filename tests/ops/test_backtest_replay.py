@@ -66,9 +66,9 @@ def test_no_row_is_served_by_a_student_that_has_seen_its_label(bench: Bench, ask
     items = replay._items
     _, answers = replay.run(ask, unseen, lambda row, made: learned.append((row, frozen_items(made))))
     assert len(learned) >= 3
-    for number, (serves_from, rows) in enumerate(learned, start=1):
-        assert rows
-        assert rows <= set(items[:serves_from])
+    for number, (serves_from, made_of) in enumerate(learned, start=1):
+        assert made_of
+        assert made_of <= set(items[:serves_from])
         assert answers.version[serves_from - 1] != f"v{number}"  # the row that completed it was answered before it
         assert f"v{number}" in answers.version[serves_from : serves_from + 2]
     bought = [row for row, _ in learned if answers.by_teacher[row - 1]]

@@ -19,12 +19,14 @@ from prometheus_client import CollectorRegistry
 import serve.teacher.client
 import store.student.student
 from ops import wiring
+from ops.logs import lines
 from ops.open_log import open_appender
 from ops.processes import run
 from ops.settings import Settings
 from ops.site import Site
 from serve.app import build_app
 from serve.lifecycle import Gateway, OpenLane, Services
+from serve.teacher.wire import http_client
 from store.registry.moves import Standing
 from store.registry.versions import Versions
 from stream.ingest import Ingest
@@ -47,12 +49,12 @@ def write_settings(path: Path, values: Mapping[str, object]) -> Path:
         table, _, key = name.rpartition(".")
         if value is not None:
             tables.setdefault(table, {})[key] = value
-    lines: list[str] = []
+    text: list[str] = []
     for table in sorted(tables):
         if table:
-            lines.append("[[lanes]]" if table == "lanes" else f"[{table}]")
-        lines += [f"{key} = {_toml(value)}" for key, value in tables[table].items()]
-    path.write_text("\n".join(lines) + "\n", "utf-8")
+            text.append("[[lanes]]" if table == "lanes" else f"[{table}]")
+        text += [f"{key} = {_toml(value)}" for key, value in tables[table].items()]
+    path.write_text("\n".join(text) + "\n", "utf-8")
     return path
 
 
@@ -145,7 +147,7 @@ class Wired:
     def teachers_client(self) -> dict[str, Any]:
         """What the connection to the teacher's endpoint is made with."""
         seen: dict[str, Any] = {}
-        real = serve.teacher.client.http_client
+        real = http_client
 
         def record(**options: Any) -> Any:
             seen.update(options)
@@ -204,7 +206,7 @@ class Wired:
             self.patch.setattr(run, name, stub)
         for name in ("_refuse_eviction", "_make_topics", "import_module"):
             self.patch.setattr(run, name, lambda *_: None)
-        self.patch.setattr(run.logs, "show_debug", lambda _: seen.update(debug=True))
+        self.patch.setattr(lines, "show_debug", lambda _: seen.update(debug=True))
         with suppress(_StoppedError):
             {"serve": run.run_serve, "ingest": run.run_ingest, "train": run.run_train}[process](self.site, None)
         return seen

@@ -65,6 +65,14 @@ def test_a_damaged_item_is_kept_in_its_bytes_and_ranked_no_more(redis_client: re
     assert [(kept.count, kept.stratum) for kept in buffer.items(LANE)] == [(1, "cancel")]
 
 
+def test_what_stands_where_positions_belong_is_kept_aside(redis_client: redis.Redis) -> None:
+    redis_client.set("{support}:slots", "somebody's")
+    buffer = RedisBuffer(redis_client, 9)
+    assert Partition(buffer, 0).apply([escalation("a", number=1)]).outcome == "ok"
+    assert redis_client.get("{support}:slots:aside") == b"somebody's"
+    assert list(buffer.positions("support").values()) == ["1"]
+
+
 def test_who_owns_a_slot_is_written_for_people(redis_client: redis.Redis) -> None:
     reader = Partition(RedisBuffer(redis_client, 9), 0)
     position = position_key("support", reader.slot)
