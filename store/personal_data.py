@@ -60,7 +60,8 @@ def _digits(text: str) -> str:
 # Keys and tokens of well-known issuers, bearer tokens, JWTs, private keys.
 
 _KEY_SIGN: Final = (
-    r"sk-|k_live_|k_test_|AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|xox|AIza|hf_|npm_|eyJ|earer |-----BEGIN "
+    r"sk-|k_live_|k_test_|whsec_|AKIA|ASIA|gh[pousr]_|github_pat_|gl[a-z]{2,5}-|xox|xapp-|AIza|ya29\.|GOCSPX-|hf_|npm_"
+    r"|pypi-|do[opr]_v1_|SG\.|shp(?:at|ca|pa|ss)_|gsk_|xai-|eyJ|earer |asic |-----BEGIN "
 )
 _KEY_BEFORE: Final = r"(?<![A-Za-z0-9_-])"
 _KEY: Final = r"""
@@ -69,17 +70,25 @@ _KEY: Final = r"""
       | (?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])
       | gh[pousr]_[A-Za-z0-9]{20,}+
       | github_pat_[A-Za-z0-9_]{20,}+
-      | glpat-[A-Za-z0-9_-]{20,}+
+      | gl(?:pat|dt|rt|cbt|ptt|ft|soat|agent|imt|oas)-[A-Za-z0-9_-]{20,}+
       | xox[a-z]-[A-Za-z0-9-]{10,}+
+      | xapp-[A-Za-z0-9-]{10,}+
+      | whsec_[A-Za-z0-9+/=]{20,}+
       | AIza[A-Za-z0-9_-]{35}
-      | (?:hf|npm)_[A-Za-z0-9]{20,}+
+      | (?:ya29\.|GOCSPX-)[A-Za-z0-9_-]{20,}+
+      | (?:hf|npm|gsk)_[A-Za-z0-9]{20,}+
+      | (?:pypi|xai)-[A-Za-z0-9_-]{20,}+
+      | do[opr]_v1_[0-9a-f]{40,}+
+      | SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}+
+      | shp(?:at|ca|pa|ss)_[0-9A-Fa-f]{32}
       | eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+)?
       | [Bb]earer[ ][A-Za-z0-9._~+/=-]{15,}[A-Za-z0-9=]
+      | [Aa]uthorization:[ ]?[Bb]asic[ ][A-Za-z0-9+/]{8,}+={0,2}
 """
 _KEY_BLOCK: Final = r"""
       -----BEGIN[ ][A-Z ]{0,30}PRIVATE[ ]KEY-----[^<-]*+(?:-----END[ ][A-Z ]{0,30}PRIVATE[ ]KEY-----)?
 """
-_SURE_KEY: Final = ("AKIA", "ASIA", "-----")  # these forms cannot be words
+_SURE_KEY: Final = ("AKIA", "ASIA", "-----", "Authorization:", "authorization:")  # these forms cannot be words
 
 
 def _key(match: re.Match[str]) -> Value | None:
@@ -168,7 +177,7 @@ def _ipv4(match: re.Match[str]) -> Value | None:
     return Value(match.start(), match.end(), ".".join(str(int(octet)) for octet in match.group().split(".")))
 
 
-_IPV6_BEFORE: Final = r"(?<![\w:.])"
+_IPV6_BEFORE: Final = r"(?:(?<![\w:.])|(?<=[G-Zg-z]:))"  # "ip:fe80::1", and not from the middle of a longer one
 _IPV6: Final = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,45}+(?!\w)"
 _SURE_HEXTETS: Final = 3  # groups, or digits in a group: "10::30" and "a::b" are no addresses
 
@@ -190,8 +199,11 @@ def _ipv6(match: re.Match[str]) -> Value | None:
 
 _DASH: Final = "\u2010\u2011\u2012\u2013-"
 _CARD_BEFORE: Final = r"(?<![\w.,])"
-_CARD: Final = rf"[2-6]\d{{3}}(?:[ {_DASH}]?\d){{9,15}}(?!\d)"
-_CARD_SHAPES: Final = {(4, 4, 4, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (8, 8)}
+_CARD: Final = rf"[2-6]\d{{3}}(?:[ .{_DASH}]?\d){{9,15}}(?!\d)"
+_CARD_SHAPES: Final = {
+    (4, 4, 4, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (8, 8), (6, 13),
+    (4, 3, 3, 3),
+}  # fmt: skip
 _CARD_DIGITS: Final = range(13, 20)
 _GROUP: Final = re.compile(r"\d+")
 
@@ -227,9 +239,10 @@ _PHONE: Final = rf"""
 """
 _CALLED_BEFORE: Final = r"(?<!\w)"
 _CALLED: Final = r"""
-    (?i:phone|telephone|tel|mobile|cell|call|text|sms|whatsapp|fax|ring|dial|my[ ]number|contact[ ]number)\b
+    (?i:phone|telephone|tel|mobile|mob|cell|cellphone|landline|pager|hotline|call|text|sms|whatsapp|viber|telegram|fax
+      |ring|dial|my[ ]number|contact[ ]number|reach[ ](?:me|us|him|her))\b
     (?:\W{1,2}(?i:me|us|him|her|no|nr|num|number|is|was|at|on|to|my|back)\b){0,4}
-    [:.\s]{0,3}
+    [:.\s="']{0,4}
     (?P<number>\d(?:[ -]?\d){6,10})(?!\w)(?![.,:/]\d)
 """
 _DATE: Final = re.compile(
@@ -282,11 +295,11 @@ RULES: Final = (
     _rule("KEY", 0, _KEY_SIGN, _KEY_BEFORE, _KEY, _key, _ahead(64), anywhere=_KEY_BLOCK),
     _rule("EMAIL", 0, "@", _EMAIL_BEFORE, _EMAIL, _email, _email_start),
     _rule("IBAN", _IBAN_DIGITS, "[0-9]{2}[ ]?[A-Za-z0-9]{4}", _IBAN_BEFORE, _IBAN, _iban, _ahead(66)),
-    _rule("IP", 1, ":[0-9A-Fa-f]{0,4}:", _IPV6_BEFORE, _IPV6, _ipv6, _ahead(52)),
+    _rule("IP", 1, ":[0-9A-Fa-f]{0,4}:", _IPV6_BEFORE, _IPV6, _ipv6, _ahead(52), behind=2),
     _rule("IP", 4, r"[0-9]\.[0-9]{1,3}\.[0-9]", _IPV4_BEFORE, _IPV4, _ipv4, _ahead(18), behind=12, unless=_NUMBERED),
     _rule("CARD", _CARD_DIGITS.start, r"\d", _CARD_BEFORE, _CARD, _card, _ahead(36)),
     _rule("PHONE", _PHONE_DIGITS.start, r"\d", _PHONE_BEFORE, _PHONE, _phone, _ahead(132)),
-    _rule("PHONE", _PHONE_DIGITS.start, r"\d", _CALLED_BEFORE, _CALLED, _called, _ahead(76)),
+    _rule("PHONE", _PHONE_DIGITS.start, r"\d", _CALLED_BEFORE, _CALLED, _called, _ahead(80)),
 )
 
 

@@ -18,12 +18,16 @@ from store.buffer.memory import MemoryBuffer
 from store.policy import Allowance
 from store.student.student import Student
 from tests.ops.replays import LABELS, NEW_LABELS, PAGES, Bench, given, log_rows, unseen, with_another_future
+from trainer.attempt import Attempt
 
 ROWS = log_rows(400, noise=0.05)
 BUDGET_ONLY = Ask(budget=250, seed=0)
 PROMISE = Ask(budget=330, seed=0, target=0.8, audit_ratio=0.2)
 SOME = log_rows(120, unusable=0.1)
 ALL = (*LABELS, *NEW_LABELS)
+LEARNT = log_rows(160, seed=4, unusable=0.0)
+LEARNS = Ask(budget=90, seed=0, fine_tune=False)
+LEARNS_A_PROMISE = Ask(budget=150, seed=0, target=0.6, audit_ratio=0.2, fine_tune=False)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,40 @@ def test_what_comes_later_and_what_is_true_change_nothing_up_to_then(
     _, other = bench.run(other_rows, run.ask, min_new_labels=25)
     assert given(other, last + 1) == given(answers, last + 1)
     assert given(other) != given(answers)
+
+
+@pytest.mark.parametrize("ask", [LEARNS, LEARNS_A_PROMISE], ids=["budget", "promise"])
+def test_no_row_is_served_by_a_student_that_has_seen_its_label(bench: Bench, ask: Ask) -> None:
+    """At every version, in what it is made of, and by poisoning the label of the row that completed it."""
+    learned: list[tuple[int, frozenset[str]]] = []
+    replay = bench.replay(LEARNT, min_new_labels=8)
+    items = replay._items
+    _, answers = replay.run(ask, unseen, lambda row, made: learned.append((row, frozen_items(made))))
+    assert len(learned) >= 3
+    for number, (serves_from, made_of) in enumerate(learned, start=1):
+        assert made_of
+        assert made_of <= set(items[:serves_from])
+        assert answers.version[serves_from - 1] != f"v{number}"  # the row that completed it was answered before it
+        assert f"v{number}" in answers.version[serves_from : serves_from + 2]
+    bought = [row for row, _ in learned if answers.by_teacher[row - 1]]
+    assert len(bought) >= 2
+    for last in sorted({bought[0] - 1, bought[-1] - 1}):
+        rows = with_another_future(LEARNT, range(last + 1), labels=ALL, pages=PAGES)
+        rows[last] = replace(rows[last], label=next(label for label in LABELS if label != LEARNT[last].label))
+        _, other = bench.run(rows, ask, min_new_labels=8)
+        assert given(other, last) == given(answers, last)
+        assert decided(other, last) == decided(answers, last)
+
+
+def frozen_items(made: Attempt) -> frozenset[str]:
+    """Ids of all that a version was made of: learned from, certified on, or judged by."""
+    return frozenset(row.item_id for row in made.frozen.snapshot.rows)
+
+
+def decided(answers: Answers, row: int) -> tuple[object, ...]:
+    """What one row got, but for the words of whoever answered it."""
+    row_of, _, by_teacher, reason, propensity, confidence, version, student = given(answers, row + 1)[row]
+    return row_of, by_teacher, reason, propensity, confidence, version, student
 
 
 def test_true_labels_change_nothing_at_all(bench: Bench) -> None:

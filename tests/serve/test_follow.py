@@ -21,7 +21,7 @@ from tests.serve.fakes import BROKEN, LABELS, LANE, FakeRegistry, FakeStudent, W
 class Lab:
     """A follower without a gateway around it, stepped by hand."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, drain_s: float = 60.0) -> None:
         self.world = World(tmp_path)
         self.registry: FakeRegistry = self.world.registry
         self.slots = Slots()
@@ -31,7 +31,7 @@ class Lab:
             LANE,
             self.slots,
             self.registry.versions(),
-            GatewaySettings(retry_s=30.0, drain_s=0.2),
+            GatewaySettings(retry_s=30.0, drain_s=drain_s),
             metrics=ServeMetrics.create(self.world.prometheus),
             record=self.swaps.append,
             now=lambda: 1e9,
@@ -164,6 +164,84 @@ def test_a_version_is_refused_before_it_is_read_when_memory_is_short(lab: Lab) -
     assert "memory" in lab.swaps[0].error
 
 
+@pytest.mark.parametrize(
+    ("deviation", "serves"),
+    [(0.0, True), (0.02, True), (0.0201, False), (0.1, False), (float("inf"), False), (-0.0, True)],
+)
+def test_a_version_may_deviate_by_its_tolerance_and_by_no_more(lab: Lab, deviation: float, *, serves: bool) -> None:
+    lab.add("a")
+    student = lab.registry.students["a"]
+    assert isinstance(student, FakeStudent)
+    assert student.golden_tolerance == 0.02
+    student.deviation = deviation
+    lab.registry.move("a")
+    asyncio.run(lab.follow.step())
+    assert (lab.slots.version == "a") == serves
+
+
+@pytest.mark.parametrize(("spare_bytes", "loads"), [(1_500, True), (1_499, False)])
+def test_loading_takes_half_as_much_again_as_the_files_and_leaves_the_reserve(
+    lab: Lab, spare_bytes: int, *, loads: bool
+) -> None:
+    lab.add("a")
+    lab.registry.move("a")
+    lab.registry.size_bytes = 1_000
+    lab.registry.available_bytes = (256 << 20) + spare_bytes
+    asyncio.run(lab.follow.step())
+    assert (lab.slots.version == "a") == loads
+    assert (lab.registry.loads["a"] == 1) == loads
+
+
+def test_a_version_is_warm_before_it_serves_with_one_text_and_with_a_whole_batch(lab: Lab) -> None:
+    lab.add("a")
+    lab.registry.move("a")
+    asyncio.run(lab.follow.step())
+    student = lab.registry.students["a"]
+    assert isinstance(student, FakeStudent)
+    assert student.batches == [1, GatewaySettings().max_batch]
+    assert lab.slots.current is not None
+    assert lab.slots.current.text_s > 0.0
+
+
+def test_tries_of_a_version_that_fails_come_no_farther_apart_than_ten_times_the_first(lab: Lab) -> None:
+    lab.registry.students["a"] = OSError("disk")
+    lab.registry.move("a")
+
+    async def main() -> None:
+        due_s = 0.0
+        for tries, wait_s in enumerate((30.0, 60.0, 120.0, 240.0, 300.0, 300.0), start=1):
+            lab.now_s = due_s
+            await lab.follow.step()
+            assert lab.registry.loads["a"] == tries
+            lab.now_s = due_s + wait_s - 0.5
+            await lab.follow.step()
+            assert lab.registry.loads["a"] == tries
+            due_s += wait_s
+
+    asyncio.run(main())
+
+
+def test_a_version_with_requests_on_it_is_kept_until_its_drain_is_over(lab: Lab) -> None:
+    async def main() -> None:
+        lab.add("a", "b", "c")
+        for champion, previous in (("a", None), ("b", "a")):
+            lab.registry.move(champion, previous)
+            await lab.follow.step()
+        old = lab.slots.warm("a")
+        assert old is not None
+        old.pins += 2
+        lab.registry.move("c", "b")
+        await lab.follow.step()
+        old.unpin()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(lab.follow._retiring) == 1  # one request is on it still
+        old.unpin()
+        await eventually(lambda: not lab.follow._retiring)
+
+    asyncio.run(main())
+
+
 def test_a_permuted_label_map_is_refused_and_a_longer_one_is_not(lab: Lab) -> None:
     async def main() -> None:
         lab.add("a")
@@ -231,7 +309,7 @@ def test_a_replaced_version_is_freed_once_its_last_request_is_done(lab: Lab) -> 
             assert student() is not None
             assert len(lab.follow._retiring) == 1  # it waits, and will free the version in a thread
             del held
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while student() is not None:
                 gc.collect()
                 await asyncio.sleep(0.005)

@@ -1,6 +1,7 @@
 """Slots: pins, drains, and what a swap keeps."""
 
 import asyncio
+import contextlib
 
 from serve.student.slot import Slot, Slots
 from tests.serve.fakes import FakeStudent
@@ -47,3 +48,44 @@ def test_a_drain_ends_with_the_last_request_or_at_its_deadline() -> None:
         assert await waiting
 
     asyncio.run(main())
+
+
+def test_a_drain_goes_on_while_one_request_of_several_is_left() -> None:
+    async def main() -> None:
+        slots, old = Slots(), slot("a")
+        slots.publish(old)
+        with slots.pinned():
+            with slots.pinned():
+                pass  # one that was idle before: what it set must not count below
+            with slots.pinned():
+                waiting = asyncio.create_task(old.drained(60.0))
+                await asyncio.sleep(0)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert old.pins == 1
+            assert not waiting.done()
+        assert await waiting
+
+    asyncio.run(main())
+
+
+def test_a_drain_after_an_idle_moment_waits_for_the_request_that_came_since() -> None:
+    async def main() -> None:
+        slots, old = Slots(), slot("a")
+        slots.publish(old)
+        with slots.pinned():
+            first = asyncio.create_task(old.drained(60.0))
+            await asyncio.sleep(0)
+        assert await first
+        with slots.pinned():
+            assert not await old.drained(0.001)
+
+    asyncio.run(main())
+
+
+def test_a_request_that_fails_lets_its_slot_go() -> None:
+    slots, old = Slots(), slot("a")
+    slots.publish(old)
+    with contextlib.suppress(RuntimeError), slots.pinned():
+        raise RuntimeError
+    assert old.pins == 0

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.buffer.item import MAX_EVENT_IDS, Item, merge
@@ -48,6 +48,43 @@ def test_an_event_sent_twice_is_counted_once(sample: list[ClassifyEscalation]) -
     assert fold([*sample, *sample]) == once
     assert once is not None
     assert once.count == len({event.id for event in sample})
+
+
+@given(numbers=st.permutations(range(1, 41)))
+@settings(max_examples=10)
+def test_an_item_knows_when_it_was_first_and_last_asked_and_its_newest_events(numbers: list[int]) -> None:
+    """More events than are remembered, in any order: the oldest ids are forgotten, and nothing else is."""
+    ids = {number: new_event_id(float(number), random.Random(number)) for number in numbers}
+    item = fold([an_event(id=ids[number], time=utc(float(number)), subject=f"s{number % 3}") for number in numbers])
+    assert item is not None
+    assert (item.first_asked_s, item.last_asked_s, item.count) == (1.0, 40.0, 40)
+    assert item.event_ids == [(float(number), ids[number]) for number in range(9, 41)]
+    assert item.subjects == ["s0", "s1", "s2"]
+    assert item.tally == {"m@p": {"track": 40}}
+    assert item.stratum == "track"
+    newest = an_event(id=ids[40], time=utc(40.0))
+    assert merge(item, "id", newest) == (item, "repeat")
+
+
+def test_of_opinions_from_one_moment_the_one_of_the_lowest_id_is_kept() -> None:
+    low, high = sorted(new_event_id(1.0, random.Random(seed)) for seed in (1, 2))
+    events = [
+        an_event(id=own, time=utc(1.0), student=StudentOpinion(version=own, output="a", confidence=0.5))
+        for own in (high, low)
+    ]
+    for order in (events, events[::-1]):
+        item = fold(order)
+        assert item is not None
+        assert item.first_opinion is not None
+        assert item.first_opinion.opinion.version == low
+
+
+def test_an_audits_opinion_is_one_like_any_other() -> None:
+    audit = an_event(escalation=EscalationCause(reason="audit", threshold=0.9, propensity=0.05))
+    item = fold([audit])
+    assert item is not None
+    assert item.first_opinion is not None
+    assert (item.count, item.escalated) == (1, 0)
 
 
 def test_the_mass_is_the_number_of_requests_it_stands_for() -> None:

@@ -334,6 +334,23 @@ def test_served_parameters_counts_each_number_once(encoder: Encoder) -> None:
     assert student_on(encoder).served_parameters == base + head + layer + 3 * 33
 
 
+@pytest.mark.parametrize(("made_with", "allowed"), [("fp32", 0.05), ("bf16", 0.1), (None, 0.1)])
+def test_a_version_may_differ_by_rounding_alone(version: FakeVersion, made_with: str | None, allowed: float) -> None:
+    """Absolute: what a served probability may be off by, in the trainer's precision and in the other."""
+
+    def shifted(by: float) -> FakeVersion:
+        golden = [
+            msgspec.structs.replace(g, probs=[g.probs[0] + (by if place == 1 else 0.0), *g.probs[1:]])
+            for place, g in enumerate(version.manifest.golden)
+        ]
+        return version.saying(golden=golden, training={} if made_with is None else {"precision": made_with})
+
+    for by, fits in ((allowed - 0.002, True), (allowed + 0.002, False)):
+        student = load(shifted(by))
+        assert student.check_golden() == pytest.approx(by, abs=1e-4)
+        assert (student.check_golden() <= student.golden_tolerance) == fits
+
+
 def test_golden_outputs_notice_another_student(version: FakeVersion) -> None:
     wrong = [msgspec.structs.replace(g, probs=[*g.probs[1:], g.probs[0]]) for g in version.manifest.golden]
     assert load(version.saying(golden=wrong)).check_golden() > GOLDEN_TOLERANCE_SAME
