@@ -86,6 +86,11 @@ def present_prompt(section: LaneSection) -> str:
     )
 
 
+def tally_key(section: LaneSection) -> str:
+    """Under what an item keeps the answers that the lane's teacher gives now; errors as of `teacher_settings`."""
+    return f"{section.teacher.model}@{present_prompt(section)}"
+
+
 def lane_settings(section: LaneSection) -> LaneSettings:
     """The lane as the gateway sees it; errors as of `teacher_settings`."""
     return LaneSettings(
@@ -267,10 +272,19 @@ def lane_keys(site: Site, use_case: str) -> dict[Lane, LaneKeys]:
             task=section.task,
             training_permitted=section.training_permitted,
             labels=section.labels,
+            prompt=_key_if_known(section),
         )
         for section in site.settings.lanes
         if section.use_case == use_case
     }
+
+
+def _key_if_known(section: LaneSection) -> str:
+    """Under what the answers of the lane's teacher are kept now; none where ingest cannot read the prompt."""
+    try:
+        return tally_key(section)
+    except SettingsError:
+        return ""
 
 
 def _source(site: Site, client: redis.Redis, buffer: Buffer, use_case: str, owner: str) -> Source:
@@ -298,7 +312,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
             LaneTraining(
                 lane=section.lane,
                 task=section.task,
-                prompt_version=f"{section.teacher.model}@{present_prompt(section)}",
+                prompt_version=tally_key(section),
                 target=section.promise.target,
                 confidence=section.promise.confidence,
                 policy=section.policy,

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from store.errors import InvalidAnswerError, TooLaboriousError
-from store.event import ClassifyEscalation, Lane, Task, TextInput, Undecodable, decode
+from store.event import MAX_AHEAD_S, ClassifyEscalation, Lane, Task, TextInput, Undecodable, decode
 from store.labels import listed
 from store.redact import redact_input
 from store.secrets import item_id, subject_token, unit_hash
@@ -80,8 +80,8 @@ class Oracle:
             self._bury("unknown_lane")
         elif not isinstance(event, ClassifyEscalation) or self._rules[event.lane].task != "classify":
             self._bury("wrong_shape")
-        elif timestamp_ms / 1000 - event.time.timestamp() > self._max_age_s:
-            self._bury("too_old")
+        elif (misdated := self._misdated(event, timestamp_ms / 1000)) is not None:
+            self._bury(misdated)
         elif (label := _on_list(event.teacher.label, self._rules[event.lane].labels)) is None:
             self._bury("off_list")
         elif (redacted := self._redacted(event)) is None:
@@ -98,6 +98,13 @@ class Oracle:
                 self.lanes[event.lane].questions[name].subjects[event.subject] = token
             return event.lane, name
         return None
+
+    def _misdated(self, event: ClassifyEscalation, taken_s: float) -> str | None:
+        if taken_s <= 0:
+            return None
+        if taken_s - event.time.timestamp() > self._max_age_s:
+            return "too_old"
+        return "in_future" if event.time.timestamp() - taken_s > MAX_AHEAD_S else None
 
     def _redacted(self, event: ClassifyEscalation) -> TextInput | None:
         try:

@@ -16,6 +16,7 @@ from ops.cli.access import keys as cli_keys
 from ops.cli.options import EPILOG, Output
 from ops.cli.output import Format, emit_error, emit_json, emit_table, exit_code_of
 from ops.init import init as prepare
+from ops.letters import cli as cli_letters
 from ops.processes.leaving import leaving_at_once
 from ops.repair import cli as cli_repair
 from store.errors import UnderstudyError
@@ -86,7 +87,7 @@ app.add_typer(cli_run.app, name="run")
 app.add_typer(cli_lane.app)
 app.add_typer(cli_lane.cycle, name="cycle")
 app.add_typer(cli_data.app)
-app.add_typer(cli_data.dlq, name="dlq")
+app.add_typer(cli_letters.dlq, name="dlq")
 app.add_typer(cli_keys.keys, name="keys")
 app.add_typer(cli_repair.ingest, name="ingest")
 app.add_typer(cli_repair.buffer, name="buffer")

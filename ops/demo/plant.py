@@ -18,7 +18,7 @@ import msgspec
 
 from ops.settings import Settings
 from ops.site import Site
-from ops.wiring import cycle_settings, present_prompt
+from ops.wiring import cycle_settings, tally_key
 from store.errors import UnderstudyError
 from store.event import wall_clock_s
 from store.registry.manifest import Manifest
@@ -102,7 +102,7 @@ def _snapshot(site: Site, labels: tuple[str, ...]) -> Snapshot:
         items = list(site.buffer(client).items(section.lane))
     return freeze(
         items,
-        prompt_version=f"{section.teacher.model}@{present_prompt(section)}",
+        prompt_version=tally_key(section),
         labels_min=settings.min_items_per_label,
         split=settings.split,
         quarantine_s=settings.quarantine_s,
