@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,8 @@ def off_list(number: int = 0, text: str = "I am cross, write to ada@example.com"
 
 
 def add_the_label(stand: Stand) -> None:
-    text = stand.path.read_text("utf-8")
-    labels = stand.site.lane(None).labels
-    stand.path.write_text(
-        text.replace(json.dumps(list(labels)), json.dumps([*labels, ADDED])),
-        "utf-8",
-    )
-    assert ADDED in stand.path.read_text("utf-8")
+    text, labels = stand.path.read_text("utf-8"), list(stand.site.lane(None).labels)
+    stand.path.write_text(text.replace(json.dumps(labels), json.dumps([*labels, ADDED])), "utf-8")
 
 
 def test_letters_are_listed_by_kind_with_an_example_and_one_is_shown_redacted(stand: Stand) -> None:
@@ -95,8 +91,9 @@ def test_a_replay_waits_for_the_mend_and_happens_once(stand: Stand) -> None:
     (done,) = call(stand, "dlq", "replay", "--all", "--kind", "off_list", "-r", "the label was added")
     assert [letter["done"] for letter in done["letters"]] == [True, True]
     assert "no open dead letter" in call(stand, "dlq", "replay", "--all", "--kind", "off_list", "-r", "again", code=4)
-    stand.site.__dict__.clear()
-    with standing_again(stand) as again, again.ingesting():
+    with ExitStack() as stack:
+        again = Stand(stand.path, stack)  # under the settings as they are now
+        stack.enter_context(again.ingesting())
         until(lambda: again.counters.counted == 2)
         assert again.verify().ok
     assert stand.buffer.open_dead(LANE.use_case) == {"off_list": 0, "undecodable": 1}
@@ -104,18 +101,6 @@ def test_a_replay_waits_for_the_mend_and_happens_once(stand: Stand) -> None:
     assert (shown["letter"]["state"], shown["why"]) == ("replayed", "the label was added")
     assert shown["who"]
     assert call(stand, "status")["dead_letters"] == {"support": {"undecodable": 1}}
-
-
-def standing_again(stand: Stand) -> Any:
-    """The same installation under the settings as they are now."""
-    from contextlib import ExitStack, contextmanager
-
-    @contextmanager
-    def again() -> Iterator[Stand]:
-        with ExitStack() as stack:
-            yield Stand(stand.path, stack)
-
-    return again()
 
 
 def test_a_dropped_letter_is_named_no_longer_and_nothing_of_it_is_lost(stand: Stand) -> None:

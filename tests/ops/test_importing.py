@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from ops import wiring
-from ops.letters.reading import list_letters
 from ops.checks.verify import verify_site
 from ops.cli.app import app
 from ops.imports import importing
+from ops.letters.reading import list_letters
 from ops.open_log import ensure_topics, open_appender
 from ops.readers.columns import Columns
 from ops.site import Site
