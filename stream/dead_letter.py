@@ -129,14 +129,6 @@ def read_dead_letters(history: History, use_case: str, secret: DataSecret) -> It
                 yield letter
 
 
-def graves(history: History, use_case: str, secret: DataSecret) -> dict[tuple[Slot, int], str]:
-    """Where the records lie that have a dead letter, and the reason of each."""
-    return {
-        (Slot(letter.topic, letter.uuid, letter.partition), letter.offset): letter.reason
-        for letter in read_dead_letters(history, use_case, secret)
-    }
-
-
 def _headers(letter: Letter) -> Headers:
     """All that is kept in the clear."""
     record = letter.record

@@ -37,6 +37,12 @@ FRESH_ITEMS = Gauge(
     "Rows that a cycle would draw and none has drawn, at most. Worry when it grows while no cycle runs.",
     _LANE,
 )
+ITEMS = Gauge(
+    "understudy_items",
+    "Kept items by label and by how their answers are read today: fresh and quarantined ones are learned from, stale"
+    " (paid under another prompt), retired and off_list ones are not. Worry when stale or off_list is not 0.",
+    (*_LANE, "label", "state"),
+)
 PINNED = Gauge(
     "understudy_pinned",
     "1 while a rollback or a pin keeps automation from promoting; `understudy resume` ends it.",

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ops.checks.oracle import Grave, LaneRules, LaneTotals, Oracle, Question, as_kept, kept, rank
+from ops.checks.oracle import LaneRules, LaneTotals, Oracle, Question, as_kept, kept, rank
 from ops.cli.reports import Differing
 from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
@@ -95,18 +95,15 @@ def replay(
     *,
     max_age_s: float,
     skips: Collection[Skip] = (),
-    buried: Mapping[Grave, str] | None = None,
 ) -> Replay:
     """Read the log from its beginning up to the positions that were seen; what was skipped is left out.
-
-    What has a dead letter is dead for its reason, whatever the settings are now.
 
     Raises:
         LogUnavailableError: the log did not answer.
         DamagedRecordError: a record fails its checksum, and nobody has skipped it.
         PositionOutsideLogError: records disappeared while they were read.
     """
-    oracle = Oracle(use_case, rules, max_age_s=max_age_s, buried=buried)
+    oracle = Oracle(use_case, rules, max_age_s=max_age_s)
     slots = history.slots(topic_of(use_case))
     begins = {slot: history.bounds(slot)[0] for slot in slots}
     elsewhere = {slot for slot, at in seen.before.items() if at != BEGINNING}
@@ -148,7 +145,7 @@ def _feed(oracle: Oracle, history: History, slot: Slot, start: str, end: str) ->
     """Let the oracle read [start, end) of a slot; the questions that were asked there."""
     if int(end) <= int(start):
         return set()
-    asked = (oracle.feed(one.value, one.timestamp_ms, (slot, one.offset)) for one in history.read(slot, start, end))
+    asked = (oracle.feed(record.value, record.timestamp_ms) for record in history.read(slot, start, end))
     return {question for question in asked if question is not None}
 
 

@@ -11,15 +11,13 @@ from typing import Any, Final
 
 import msgspec
 
-from store.buffer.ledger import Slot
 from store.errors import InvalidAnswerError, TooLaboriousError
-from store.event import MAX_AHEAD_S, ClassifyEscalation, Escalation, Lane, Task, TextInput, Undecodable, decode
+from store.event import MAX_AHEAD_S, ClassifyEscalation, Lane, Task, TextInput, Undecodable, decode
 from store.labels import listed
 from store.redact import redact_input
 from store.secrets import item_id, subject_token, unit_hash
 
 REMEMBERED_EVENTS: Final = 32
-Grave = tuple[Slot, int]  # where a record lies that has a dead letter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,19 +59,8 @@ class LaneTotals:
 class Oracle:
     """Reads records, in the order of each partition, and knows what must have become of them."""
 
-    def __init__(
-        self,
-        use_case: str,
-        lanes: Mapping[Lane, LaneRules],
-        *,
-        max_age_s: float,
-        buried: Mapping[Grave, str] | None = None,
-    ) -> None:
-        """Start with nothing read; an event older than `max_age_s` when the log took it is dead.
-
-        So is what was `buried` under the settings of its day: a person replays it, or nobody does.
-        """
-        self._buried = buried or {}
+    def __init__(self, use_case: str, lanes: Mapping[Lane, LaneRules], *, max_age_s: float) -> None:
+        """Start with nothing read; an event older than `max_age_s` when the log took it is dead."""
         self._max_age_s = max_age_s
         self._use_case = use_case
         self._rules = lanes
@@ -81,15 +68,10 @@ class Oracle:
         self.dead: dict[str, int] = {}
         self.records = 0
 
-    def feed(self, value: bytes, timestamp_ms: int, where: Grave | None = None) -> tuple[Lane, str] | None:
-        """Take one record's value, its time and its place; the question it was about, if it was about one."""
+    def feed(self, value: bytes, timestamp_ms: int) -> tuple[Lane, str] | None:
+        """Take one record's value and time; the question it was about, if it was about one."""
         self.records += 1
-        if where is not None and (reason := self._buried.get(where)) is not None:
-            self._bury(reason)
-            return None
-        return self._judge(decode(value), timestamp_ms)
-
-    def _judge(self, event: Escalation | Undecodable, timestamp_ms: int) -> tuple[Lane, str] | None:
+        event = decode(value)
         if isinstance(event, Undecodable):
             self._bury(event.reason)
         elif event.use_case != self._use_case:

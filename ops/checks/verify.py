@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from ops.checks.compare import Findings, Replay, compare, dead_off, look, replay
-from ops.checks.oracle import Grave, LaneRules
+from ops.checks.oracle import LaneRules
 from ops.cli.reports import Differing, VerifyReport
 from ops.open_log import open_history
 from ops.site import Site
@@ -16,7 +16,6 @@ from store.buffer.repair.positions import Positions, Skip
 from store.errors import BadSignatureError, RegistryError
 from store.event import Lane
 from store.registry.versions import Registry
-from stream.dead_letter import graves
 from stream.ingest import IngestSettings
 from stream.log import History
 
@@ -45,7 +44,6 @@ def verify(
     items_per_stratum: int,
     max_age_s: float,
     skips: Mapping[str, Collection[Skip]] | None = None,
-    buried: Mapping[str, Mapping[Grave, str]] | None = None,
 ) -> VerifyReport:
     """Verify the chosen lanes.
 
@@ -58,7 +56,6 @@ def verify(
         items_per_stratum: how many the buffer keeps of each lane and stratum.
         max_age_s: an event older than this when the log took it is a dead letter.
         skips: by use case, where a person has decided to read on elsewhere.
-        buried: by use case, which records have a dead letter, and its reason.
 
     Raises:
         StoreUnavailableError, LogUnavailableError: Redis or the log did not answer.
@@ -72,13 +69,7 @@ def verify(
     for use_case in sorted({lane.use_case for lane in lanes}):
         seen = look(buffer, use_case, rules[use_case])
         said = replay(
-            use_case,
-            rules[use_case],
-            history,
-            seen,
-            max_age_s=max_age_s,
-            skips=(skips or {}).get(use_case, ()),
-            buried=(buried or {}).get(use_case),
+            use_case, rules[use_case], history, seen, max_age_s=max_age_s, skips=(skips or {}).get(use_case, ())
         )
         damaged += [f"{lane}: {name}" for lane in lanes if lane in seen.damaged for name in sorted(seen.damaged[lane])]
         replays.append(said)
@@ -116,7 +107,6 @@ def verify_site(site: Site, chosen: Iterable[Lane]) -> VerifyReport:
             items_per_stratum=site.settings.buffer.items_per_stratum,
             max_age_s=IngestSettings().max_age_s,
             skips={use_case: Positions(client).skips(use_case) for use_case in site.use_cases},
-            buried={use_case: graves(history, use_case, site.secret) for use_case in site.use_cases},
         )
 
 

@@ -14,7 +14,6 @@ from ops.repair.skip import apply, plan, survey
 from ops.site import Site
 from store.buffer.repair.positions import Positions
 from store.event import Lane, wall_clock_s
-from stream.dead_letter import graves
 from stream.ingest import IngestSettings
 from stream.log import History
 
@@ -55,7 +54,6 @@ def rebuild_site(site: Site, lanes: list[Lane], *, whole: bool, dry_run: bool, w
                 use_case=use_case,
                 keys=wiring.lane_keys(site, use_case),
                 history=history,
-                buried=partial(graves, history, use_case, site.secret),
                 k=site.settings.buffer.items_per_stratum,
                 max_age_s=IngestSettings().max_age_s,
             )

@@ -5,9 +5,9 @@ has: only what is damaged is mended then, as far as the log reaches, and what it
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 import redis
@@ -41,14 +41,12 @@ class Replayed:
     use_case: str
     keys: Mapping[Lane, LaneKeys]
     history: History
-    buried: Callable[[], Mapping[tuple[Slot, int], str]]  # which records have a dead letter by now, and its reason
     k: int
     max_age_s: float
     records: int = 0
     buffer: MemoryBuffer = field(init=False)
     _fences: dict[Slot, int] = field(default_factory=dict)
     _at: dict[Slot, str] = field(default_factory=dict)
-    _buried: Mapping[tuple[Slot, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Start with nothing read."""
@@ -61,7 +59,6 @@ class Replayed:
             RefusedError: one of them is not in the log.
             LogUnavailableError, PositionOutsideLogError, DamagedRecordError: see `History.read`.
         """
-        self._buried = self.buried()
         for slot, end in positions.items():
             begin, last = (int(bound) for bound in self.history.bounds(slot))
             if end == BEGINNING:
@@ -85,9 +82,6 @@ class Replayed:
         entries: list[Entry] = []
         dead: Counter[DeadReason] = Counter()
         for record in records:
-            if (reason := self._buried.get((slot, record.offset))) is not None:
-                dead[cast("DeadReason", reason)] += 1  # whatever the settings are now: a person replays it
-                continue
             found = triage(record, use_case=self.use_case, lanes=self.keys, max_age_s=self.max_age_s)
             if isinstance(found, Entry):
                 entries.append(found)
