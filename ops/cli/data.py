@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from ops.cli.options import EPILOG, Config, LaneName, Output, open_site, use_cases_of
 from ops.cli.output import FAILED_CHECK, UNAVAILABLE, Format, RefusedError, emit_fields, emit_json, emit_table
-from ops.cli.reports import ImportReport, VerifyReport
+from ops.cli.reports import ImportReport, ProducerShown, VerifyReport
 
 app = typer.Typer()
 
@@ -58,6 +58,43 @@ def lag(
         for one in found
     ]
     emit_table(["partition", "position", "log", "unread", "oldest unread"], rows)
+
+
+@app.command(epilog=EPILOG)
+def producers(config: Config = None, lane: LaneName = None, output: Output = Format.table) -> None:
+    """Say what another producer's events must name: the topic, and the lane's present model, prompt version and labels.
+
+    Example: understudy producers --lane acme/support -o json
+    """
+    from ops.wiring import present_prompt  # noqa: PLC0415 - as above
+    from stream.log import topic_of  # noqa: PLC0415 - as above
+
+    wanted = [
+        ProducerShown(
+            tenant=section.tenant,
+            use_case=section.use_case,
+            task=section.task,
+            topic=topic_of(section.use_case),
+            model=section.teacher.model,
+            prompt_version=present_prompt(section),
+            labels=list(section.labels),
+        )
+        for section in open_site(config).lanes(lane)
+    ]
+    if output is Format.json:
+        emit_json(wanted)
+        return
+    for one in wanted:
+        emit_fields(
+            {
+                "task": one.task,
+                "topic": one.topic,
+                "teacher.model": one.model,
+                "teacher.prompt_version": one.prompt_version,
+                "teacher.label": ", ".join(one.labels),
+            },
+            title=f"{one.tenant}/{one.use_case}",
+        )
 
 
 @app.command("import", epilog=EPILOG)

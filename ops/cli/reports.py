@@ -54,6 +54,18 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
+class ProducerShown(msgspec.Struct, frozen=True, kw_only=True):
+    """What another producer's events of a lane must name."""
+
+    tenant: str
+    use_case: str
+    task: str
+    topic: str
+    model: str
+    prompt_version: str
+    labels: list[str]
+
+
 class LetterShown(msgspec.Struct, frozen=True, kw_only=True):
     """One dead letter."""
 

@@ -47,6 +47,7 @@ COMMANDS = [
     ["dlq", "replay"],
     ["dlq", "drop"],
     ["lag"],
+    ["producers"],
     ["import"],
     ["ingest", "skip"],
     ["buffer", "rebuild"],
