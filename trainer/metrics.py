@@ -39,8 +39,8 @@ FRESH_ITEMS = Gauge(
 )
 ITEMS = Gauge(
     "understudy_items",
-    "Kept items by label and by how their answers are read today: fresh and quarantined ones are learned from, stale"
-    " (paid under another prompt), retired and off_list ones are not. Worry when stale or off_list is not 0.",
+    "Kept items by label: fresh ones have an answer under the present prompt, stale ones were paid under another and"
+    " are not learned from. Worry when stale is not 0.",
     (*_LANE, "label", "state"),
 )
 PINNED = Gauge(

@@ -26,7 +26,7 @@ from trainer.daemon.journal import Journal, summary_of
 from trainer.daemon.pulse import Age, Pulse, run_ticks
 from trainer.due import ScheduleSettings, due
 from trainer.news import Stock, items_at_most
-from trainer.watch import show_promise, show_schedule
+from trainer.watch import show_items, show_promise, show_schedule
 from trainer.work import CycleSettings, CycleWork, LaneTraining, Places
 from trainer.worker import Worker, WorkerStoppedError
 
@@ -36,6 +36,7 @@ _BACKOFF_S: Final = 30.0
 _MAX_BACKOFF_S: Final = 1800.0
 _AWAY_S: Final = 5.0
 _SILENT_S: Final = 60.0  # neither a tick nor a sign from a cycle in hand for so long: the schedule stands still
+_ITEMS_EVERY_S: Final = 60.0  # all items are read for the gauge
 _NOT_SEEN: Final = "not looked at yet"
 
 
@@ -68,6 +69,7 @@ class _LaneWatch:
     age: Age  # of the last cycle
     audited: Audited
     patience: _Patience = field(default_factory=_Patience)
+    items_after_s: float = 0.0  # monotonic: all items are not read again before then
     trouble: str | None = _NOT_SEEN  # why it could not be looked at the last time
 
 
@@ -198,6 +200,9 @@ class Trainer:
         known = watch.stock.known(state, counters, training.prompt_version)
         show_schedule(training, standing, state, items=known, every_s=self.schedule.every_s, since_s=self._started_s)
         show_promise(training, standing.champion, self.buffer, self.control, watch.audited)
+        if self.monotonic() >= watch.items_after_s:
+            show_items(training, self.buffer)
+            watch.items_after_s = self.monotonic() + _ITEMS_EVERY_S
         return Look(standing=standing, state=state, counters=counters)
 
     def _look(self, training: LaneTraining) -> None:

@@ -1,5 +1,6 @@
 """The live watch of a lane: the promise from its audits, and what the schedule stands at, as gauges."""
 
+from collections import Counter
 from typing import Final, get_args
 
 from store.buffer.ledger import Buffer
@@ -31,6 +32,17 @@ def show_schedule(
     metrics.FRESH_ITEMS.labels(*names).set(items - state.items_at_cycle)
     metrics.LAST_CYCLE.labels(*names).set(max(state.last_cycle_s, since_s))
     metrics.PINNED.labels(*names).set(standing.pinned)
+
+
+def show_items(training: LaneTraining, buffer: Buffer) -> None:
+    """Say how many kept items have an answer under the present prompt, by label; it reads all of them."""
+    states = ("fresh", "stale")
+    counted = Counter(
+        (item.stratum, states[not item.answers(training.prompt_version)]) for item in buffer.items(training.lane)
+    )
+    for label in {label for label, _ in counted} | set(training.labels):
+        for state in states:
+            metrics.ITEMS.labels(training.lane.tenant, training.lane.use_case, label, state).set(counted[label, state])
 
 
 def show_promise(
