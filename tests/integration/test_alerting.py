@@ -192,7 +192,7 @@ def too_much_is_asked(one: Rig, watch: Watch) -> None:
 
 
 def the_budget_is_gone(one: Rig, watch: Watch) -> None:
-    one.until("calls", lambda: one.metric("understudy_budget_used_calls", "serve") > 20, meanwhile=one.ask)
+    one.until("calls", lambda: one.metric("understudy_teacher_calls_total", "serve") > 200, meanwhile=one.ask)
     used = one.metric("understudy_budget_used_calls", "serve")
     one.change("calls_per_day = 1000000", f"calls_per_day = {int(used)}")
     one.kill("serve", signal.SIGHUP)
