@@ -270,10 +270,19 @@ def lane_keys(site: Site, use_case: str) -> dict[Lane, LaneKeys]:
             training_permitted=section.training_permitted,
             labels=section.labels,
             earlier=_earlier_labels(site, section.lane),
+            prompts=_counting(site, section),
         )
         for section in site.settings.lanes
         if section.use_case == use_case
     }
+
+
+def _counting(site: Site, section: LaneSection) -> tuple[str, ...]:
+    """Under what answers of the lane count, the present prompt first; none where ingest cannot tell."""
+    try:
+        return (Reading.of(section).key(), *sorted(site.rules(section.lane).prompts))
+    except (RegistryError, SettingsError, OSError):
+        return ()
 
 
 def _earlier_labels(site: Site, lane: Lane) -> tuple[str, ...]:

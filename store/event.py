@@ -18,6 +18,7 @@ import msgspec
 
 SCHEMA_VERSION: Final = 1
 MAX_EVENT_BYTES: Final = 1 << 20
+MAX_AHEAD_S: Final = 86_400.0  # an event dated further ahead of the log's own time would wait in quarantine until then
 MIN_PROPENSITY: Final = (
     1e-6  # rows weigh 1/propensity: one record must not be able to outweigh, or overflow, all others
 )
@@ -205,6 +206,7 @@ DeadReason = Literal[
     "oversized",
     "wrong_shape",
     "too_old",
+    "in_future",
     "unknown_lane",
     "wrong_use_case",
     "unredactable",
@@ -254,11 +256,16 @@ class _SchemaOnly(msgspec.Struct, rename={"schema_version": "schema"}):
     schema_version: Any = None
 
 
+class _TenantOnly(msgspec.Struct):
+    tenant: str
+
+
 _decoder: Final[msgspec.json.Decoder[Escalation]] = msgspec.json.Decoder(Escalation)
 _QUOTED_VALUE: Final = re.compile(r"value ['\"].*['\"]", re.DOTALL)  # Invalid enum value 'what was sent' - at `$.field`
 _SHOWN_SCHEMAS: Final = 1000  # a number past it is no version, and may be anything
 _schema_decoder: Final = msgspec.json.Decoder(_SchemaOnly)
 _envelope_decoder: Final = msgspec.json.Decoder(_Envelope)
+_tenant_decoder: Final = msgspec.json.Decoder(_TenantOnly)
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -286,6 +293,16 @@ def _of_a_task_to_come(value: bytes) -> UnknownTask | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return None if found.task in get_args(Task) else UnknownTask(task=found.task, use_case=found.use_case)
+
+
+def tenant_named(value: bytes) -> str | None:
+    """The tenant that a record names, valid or not; None where that cannot be read. It may be anything."""
+    if len(value) > MAX_EVENT_BYTES:
+        return None
+    try:
+        return _tenant_decoder.decode(value).tenant
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _invalid(value: bytes, detail: str) -> Undecodable:

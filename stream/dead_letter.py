@@ -36,6 +36,7 @@ class Letter:
     slot: Slot
     record: Record
     fault: Undecodable
+    tenant: str = ""  # that the record names, where it is one of the settings'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class DeadLetter:
     time: datetime  # when the log took the record, UTC
     size: int  # bytes of the record's value
     key_day: date
+    tenant: str = ""  # where the record names one of the settings'
     sealed: bytes = field(repr=False)
     secret: DataSecret = field(repr=False)
 
@@ -152,6 +154,7 @@ def _headers(letter: Letter) -> Headers:
         ("time_ms", str(record.timestamp_ms).encode()),
         ("size_bytes", str(len(record.value)).encode()),
         ("key_day", _time(record.timestamp_ms).date().isoformat().encode()),
+        ("tenant", letter.tenant.encode()),
     )
 
 
@@ -168,6 +171,7 @@ def _parse(record: Record, secret: DataSecret) -> DeadLetter | None:
             time=_time(int(headers["time_ms"])),
             size=int(headers["size_bytes"]),
             key_day=date.fromisoformat(headers["key_day"]),
+            tenant=headers.get("tenant", ""),
             sealed=record.value,
             secret=secret,
         )

@@ -18,6 +18,7 @@ import msgspec
 from store.buffer.ledger import Application, Buffer, Entry, Slot
 from store.errors import InvalidAnswerError, TooLaboriousError
 from store.event import (
+    MAX_AHEAD_S,
     ClassifyEscalation,
     DeadReason,
     Escalation,
@@ -26,6 +27,7 @@ from store.event import (
     Undecodable,
     UnknownTask,
     decode,
+    tenant_named,
     wall_clock_s,
 )
 from store.labels import listed
@@ -39,6 +41,8 @@ from stream.reading.standstill import Standstills
 from stream.writer import Backoff, Prepared, Writer
 
 _log = logger(__name__)
+_MAX_TOLD: Final = 100  # other prompts, each a log line
+_SHOWN_CHARS: Final = 200  # of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,7 @@ class LaneKeys:
     training_permitted: bool  # false: its events are counted, and not kept
     labels: tuple[str, ...] = ()  # that an answer may be; none: any
     earlier: tuple[str, ...] = ()  # that were on the list once, and are kept: rulings tell how they are read
+    prompts: tuple[str, ...] = ()  # `model@prompt version` that counts, the present one first; none: not compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +97,7 @@ def triage(
     event = read(record, use_case)
     if isinstance(event, Undecodable | UnknownTask):
         return event
-    fault = _fault(event, lanes) or _too_old(event, record, max_age_s)
+    fault = _fault(event, lanes) or _misdated(event, record, max_age_s)
     if fault is not None:
         return fault
     if not isinstance(event, ClassifyEscalation):
@@ -148,11 +153,19 @@ def _fault(event: Escalation, lanes: Mapping[Lane, LaneKeys]) -> Undecodable | N
     return None
 
 
-def _too_old(event: Escalation, record: Record, max_age_s: float) -> Undecodable | None:
-    age_s = record.timestamp_ms / 1000 - event.time_s
-    if age_s <= max_age_s:
+def _misdated(event: Escalation, record: Record, max_age_s: float) -> Undecodable | None:
+    """Why an event's time cannot be right; a producer may give its records no time, and then nobody can tell."""
+    if record.timestamp_ms <= 0:
         return None
-    return Undecodable(reason="too_old", detail=f"{age_s:.0f} s old when the log took it, {max_age_s:.0f} s allowed")
+    age_s = record.timestamp_ms / 1000 - event.time_s
+    if age_s > max_age_s:
+        return Undecodable(
+            reason="too_old", detail=f"{age_s:.0f} s old when the log took it, {max_age_s:.0f} s allowed"
+        )
+    if -age_s > MAX_AHEAD_S:
+        detail = f"dated {-age_s:.0f} s after the log took it, {MAX_AHEAD_S:.0f} s allowed"
+        return Undecodable(reason="in_future", detail=detail)
+    return None
 
 
 def _task(event: Escalation) -> str:
@@ -196,6 +209,7 @@ class Ingest:
         self._standing = Standstills(settings.backoff, rng)
         self._prepared: Prepared | None = None  # of the first that waits
         self._held: tuple[Slot, ...] | None = ()  # None: all
+        self._told: set[tuple[Lane, str]] = set()  # other prompts that the log names
         self._polled = False
         self._reporter = Reporter(
             source,
@@ -301,7 +315,9 @@ class Ingest:
                 case Entry():
                     entries.append(found)
                 case Undecodable():
-                    letters.append(Letter(slot=batch.slot, record=record, fault=found))
+                    tenant = tenant_named(record.value) or ""
+                    known = Lane(tenant, self._use_case) in self._lanes
+                    letters.append(Letter(slot=batch.slot, record=record, fault=found, tenant=tenant if known else ""))
         self._triaged = []
         dead: Counter[DeadReason] = Counter(letter.fault.reason for letter in letters)
         application = Application(
@@ -313,7 +329,28 @@ class Ingest:
             entries=tuple(entries),
             dead=dead,
         )
-        return Prepared(batch=batch, application=application, letters=tuple(letters))
+        others = self._of_other_prompts(entries)
+        return Prepared(batch=batch, application=application, letters=tuple(letters), other_prompts=others)
+
+    def _of_other_prompts(self, entries: list[Entry]) -> Counter[str]:
+        """How many answers were given under another prompt than the lane has now, by tenant; each is told once."""
+        found: Counter[str] = Counter()
+        for entry in entries:
+            prompts, teacher = self._lanes[entry.lane].prompts, entry.event.teacher
+            given = f"{teacher.model}@{teacher.prompt_version}"
+            if not prompts or given in prompts:
+                continue
+            found[entry.lane.tenant] += 1
+            if (entry.lane, given) not in self._told and len(self._told) < _MAX_TOLD:
+                self._told.add((entry.lane, given))
+                _log.warning(
+                    "answers of another prompt are kept, and not learned from: a producer sends another model or"
+                    " prompt_version than the settings come to, or ingest runs with older settings than the gateways",
+                    lane=str(entry.lane),
+                    given=given[:_SHOWN_CHARS],
+                    wanted=prompts[0],
+                )
+        return found
 
     def _settle(self, batch: Batch, outcome: Outcome) -> None:
         """Called by the writer."""

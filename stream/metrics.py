@@ -20,6 +20,8 @@ from stream.log import Dependency, Lag, Source
 
 _LAST_REPORT_S: Final = 2.0
 _FATES: Final = ("counted", "repeats", "ineligible", "evicted")
+UNREADABLE: Final = "-"  # for a tenant; no tenant is called so
+OTHER_PROMPT: Final = "other_prompt"
 _log = logger(__name__)
 _BATCH_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0)
 
@@ -31,6 +33,8 @@ class IngestMetrics:
     records: Counter
     events: Counter
     dead_letters: Counter
+    dead_letters_open: Gauge
+    unusable: Counter
     batch_seconds: Histogram
     refused: Counter
     retries: Counter
@@ -70,6 +74,21 @@ class IngestMetrics:
                 "Records that will never become items; worry at any steady flow: a producer speaks another schema.",
                 "use_case",
                 "reason",
+            ),
+            dead_letters_open=gauge(
+                "dead_letters_open",
+                "Dead letters that nobody has replayed or dropped yet, as Redis has them, all processes together; worry"
+                " at any: `understudy dlq list` says what they are.",
+                "use_case",
+                "reason",
+            ),
+            unusable=Counter(
+                "understudy_events_unusable",
+                "Records of producers that are not learned from, by why: the reason of a dead letter, or other_prompt"
+                " (kept, and of no use while the lane has its present prompt); tenant is - where it cannot be read."
+                " Worry at any steady flow.",
+                ("tenant", "use_case", "reason"),
+                registry=registry,
             ),
             batch_seconds=Histogram(
                 "understudy_ingest_batch_seconds",
@@ -274,6 +293,8 @@ class Reporter:
         self._partitions = owned
 
     def _show_buffer(self) -> None:
+        for reason, letters in self._buffer.open_dead(self._use_case).items():
+            self._metrics.dead_letters_open.labels(self._use_case, reason).set(letters)
         for lane in self._lanes:
             counters = self._buffer.counters(lane)
             labels = (lane.tenant, lane.use_case)

@@ -7,8 +7,8 @@ disk while the polling thread decodes the next batch.
 
 import contextlib
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from queue import Full, Queue
 from random import Random
 from time import monotonic
@@ -19,7 +19,7 @@ from store.errors import CorruptItemError, LogUnavailableError, StoreUnavailable
 from store.log.lazy import logger
 from stream.dead_letter import DeadLetters, Letter
 from stream.log import Batch, Dependency, Outcome
-from stream.metrics import IngestMetrics
+from stream.metrics import OTHER_PROMPT, UNREADABLE, IngestMetrics
 
 _QUEUE_BATCHES: Final = 2
 _LAST_CALL_S: Final = 10.0  # for a call that is under way when the grace is over; sockets time out sooner
@@ -33,6 +33,7 @@ class Prepared:
     batch: Batch
     application: Application
     letters: tuple[Letter, ...]
+    other_prompts: Mapping[str, int] = field(default_factory=dict)  # tenant -> answers under another prompt than now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,3 +146,7 @@ class Writer:
             self._metrics.events.labels(entry.lane.tenant, use_case).inc()
         for reason, count in application.dead.items():
             self._metrics.dead_letters.labels(use_case, reason).inc(count)
+        for letter in prepared.letters:
+            self._metrics.unusable.labels(letter.tenant or UNREADABLE, use_case, letter.fault.reason).inc()
+        for tenant, count in prepared.other_prompts.items():
+            self._metrics.unusable.labels(tenant, use_case, OTHER_PROMPT).inc(count)

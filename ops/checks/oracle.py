@@ -15,6 +15,7 @@ from store.buffer.ledger import Slot
 from store.buffer.repair.lists import LabelList, ListsHeld, list_at
 from store.errors import InvalidAnswerError, TooLaboriousError
 from store.event import (
+    MAX_AHEAD_S,
     ChatEscalation,
     ClassifyEscalation,
     Lane,
@@ -108,8 +109,8 @@ class Oracle:
             self._bury(UnknownTask.buried_as)  # an earlier release did not wait for one that reads it
         elif (fault := self._of_no_lane(event)) is not None:
             self._bury(fault)
-        elif timestamp_ms / 1000 - event.time.timestamp() > self._max_age_s:
-            self._bury("too_old")
+        elif (misdated := self._misdated(event, timestamp_ms / 1000)) is not None:
+            self._bury(misdated)
         elif (label := self._on_list(event, slot, offset)) is None:
             self._bury("off_list")
         elif (redacted := self._redacted(event)) is None:
@@ -142,6 +143,13 @@ class Oracle:
             return listed(event.teacher.label, held.labels, held.earlier)
         except InvalidAnswerError:
             return None
+
+    def _misdated(self, event: ClassifyEscalation, taken_s: float) -> str | None:
+        if taken_s <= 0:
+            return None
+        if taken_s - event.time.timestamp() > self._max_age_s:
+            return "too_old"
+        return "in_future" if event.time.timestamp() - taken_s > MAX_AHEAD_S else None
 
     def _redacted(self, event: ClassifyEscalation) -> TextInput | None:
         try:

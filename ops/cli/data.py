@@ -1,4 +1,4 @@
-"""Commands on data: check the buffer against the log, list dead letters, import a log."""
+"""Commands on data: check the buffer against the log, say how far ingest is behind, import a log."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +7,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ops.cli.options import EPILOG, Config, LaneName, Output, open_site
+from ops.cli.options import EPILOG, Config, LaneName, Output, open_site, use_cases_of
 from ops.cli.output import FAILED_CHECK, UNAVAILABLE, Format, RefusedError, emit_fields, emit_json, emit_table
-from ops.cli.reports import ImportReport, VerifyReport
+from ops.cli.reports import ImportReport, ProducerShown, VerifyReport
 
 app = typer.Typer()
-dlq = typer.Typer(no_args_is_help=True, help="Dead letters: records that will never become items.", epilog=EPILOG)
 
 
 @app.command(epilog=EPILOG)
@@ -38,33 +37,65 @@ def verify(config: Config = None, lane: LaneName = None, output: Output = Format
         raise typer.Exit(FAILED_CHECK)
 
 
-@dlq.command("list", epilog=EPILOG)
-def dlq_list(
+@app.command(epilog=EPILOG)
+def lag(
     config: Config = None,
     use_case: Annotated[str | None, typer.Option(help="Of this use case alone.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
     output: Output = Format.table,
 ) -> None:
-    """List dead letters: why, where the record came from, and when. Nothing of its content is shown.
+    """Say how far ingest is behind, partition by partition. One that lags alone has a hot key, or stands still.
 
-    Example: understudy dlq list --limit 20 -o json
+    Example: understudy lag --use-case support
     """
-    from ops.checks.dead_letters import list_letters  # noqa: PLC0415 - as above
+    from ops.checks.lag import lags_of  # noqa: PLC0415 - as above
 
     site = open_site(config)
-    if use_case is not None and use_case not in site.use_cases:
-        message = f"no use case {use_case}; there is {', '.join(site.use_cases)}"
-        raise typer.BadParameter(message, param_hint="--use-case")
-    report = list_letters(site, [use_case] if use_case else site.use_cases, limit)
+    found = lags_of(site, use_cases_of(site, use_case))
     if output is Format.json:
-        emit_json(report)
+        emit_json(found)
         return
     rows = [
-        (one.time, one.reason, f"{one.topic}/{one.partition}/{one.offset}", one.size_bytes, one.detail)
-        for one in report.letters
+        (f"{one.topic}/{one.partition}", one.position, f"{one.begin} to {one.end}", one.lag_records, one.oldest_unread)
+        for one in found
     ]
-    emit_table(["time", "reason", "origin", "bytes", "detail"], rows)
-    typer.echo(f"{report.total} dead letters in all")
+    emit_table(["partition", "position", "log", "unread", "oldest unread"], rows)
+
+
+@app.command(epilog=EPILOG)
+def producers(config: Config = None, lane: LaneName = None, output: Output = Format.table) -> None:
+    """Say what another producer's events must name: the topic, and the lane's present model, prompt version and labels.
+
+    Example: understudy producers --lane acme/support -o json
+    """
+    from ops.answers.reading import Reading  # noqa: PLC0415 - as above
+    from stream.log import topic_of  # noqa: PLC0415 - as above
+
+    wanted = [
+        ProducerShown(
+            tenant=section.tenant,
+            use_case=section.use_case,
+            task=section.task,
+            topic=topic_of(section.use_case),
+            model=section.teacher.model,
+            prompt_version=Reading.of(section).version(),
+            labels=list(section.labels),
+        )
+        for section in open_site(config).lanes(lane)
+    ]
+    if output is Format.json:
+        emit_json(wanted)
+        return
+    for one in wanted:
+        emit_fields(
+            {
+                "task": one.task,
+                "topic": one.topic,
+                "teacher.model": one.model,
+                "teacher.prompt_version": one.prompt_version,
+                "teacher.label": ", ".join(one.labels),
+            },
+            title=f"{one.tenant}/{one.use_case}",
+        )
 
 
 @app.command("import", epilog=EPILOG)

@@ -1,5 +1,7 @@
 """The options that every command takes in the same way."""
 
+import os
+import pwd
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -69,6 +71,43 @@ VersionName = Annotated[
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it is kept in the signed move.")]
 NO_REASON = "no reason given"
 EPILOG = EXIT_CODES
+
+
+def use_cases_of(site: "Site", name: str | None) -> list[str]:
+    """The use case of that name, or all of them.
+
+    Raises:
+        BadParameter: there is no such use case.
+    """
+    if name is not None and name not in site.use_cases:
+        message = f"no use case {name}; there is {', '.join(site.use_cases)}"
+        raise typer.BadParameter(message, param_hint="--use-case")
+    return site.use_cases if name is None else [name]
+
+
+def need_reason(reason: str, *, dry_run: bool) -> None:
+    """See that a decision is kept with why it was made.
+
+    Raises:
+        BadParameter: it would not be.
+    """
+    if not reason and not dry_run:
+        message = "say why: it is kept with the decision"
+        raise typer.BadParameter(message, param_hint="--reason")
+
+
+def at_the_terminal() -> str:
+    """Who sits there."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Why = Annotated[
+    str, typer.Option("--reason", "-r", help="Why; it is kept. Needed unless --dry-run.", show_default=False)
+]
 
 
 def open_site(config: Path | None) -> "Site":

@@ -56,10 +56,24 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
+class ProducerShown(msgspec.Struct, frozen=True, kw_only=True):
+    """What another producer's events of a lane must name."""
+
+    tenant: str
+    use_case: str
+    task: str
+    topic: str
+    model: str
+    prompt_version: str
+    labels: list[str]
+
+
 class LetterShown(msgspec.Struct, frozen=True, kw_only=True):
     """One dead letter."""
 
+    id: str  # what `dlq show`, `replay` and `drop` take, or the beginning of it
     use_case: str
+    tenant: str | None  # None: not readable, or none of the settings'
     reason: str
     detail: str
     topic: str
@@ -67,6 +81,22 @@ class LetterShown(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
     time: str  # when the log took the record, RFC 3339
     size_bytes: int
+    state: str  # open, replayed or dropped
+
+
+class LetterKind(msgspec.Struct, frozen=True, kw_only=True):
+    """The dead letters of one reason, with the newest as an example."""
+
+    use_case: str
+    tenant: str | None
+    reason: str
+    total: int = 0
+    open: int = 0
+    replayed: int = 0
+    dropped: int = 0
+    newest: str = ""  # RFC 3339
+    example: str = ""  # its id
+    detail: str = ""
 
 
 class DeadLetterReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +104,53 @@ class DeadLetterReport(msgspec.Struct, frozen=True, kw_only=True):
 
     total: int
     by_reason: dict[str, int]
+    kinds: list[LetterKind]
     letters: list[LetterShown]  # the newest of each use case, oldest first
+
+
+class LetterOpened(msgspec.Struct, frozen=True, kw_only=True):
+    """One dead letter with its content, and what was decided about it."""
+
+    letter: LetterShown
+    content: str | None  # redacted, and cut after 4,000 characters
+    why_no_content: str | None
+    who: str | None
+    why: str | None
+    at_s: float | None  # Unix seconds
+
+
+class LetterSettled(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one letter that was to be replayed or dropped."""
+
+    id: str
+    reason: str
+    topic: str
+    partition: int
+    offset: int
+    done: bool
+    why_not: str | None  # None on a dry run: it would be done
+
+
+class LettersSettled(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of all of them."""
+
+    use_case: str
+    letters: list[LetterSettled]
+    gone: int  # dropped by number: the log's retention has deleted them
+    dry_run: bool
+
+
+class PartitionLag(msgspec.Struct, frozen=True, kw_only=True):
+    """How far ingest is behind in one partition."""
+
+    use_case: str
+    topic: str
+    partition: int
+    position: str  # to read next; -1: it has not begun
+    begin: int  # of what the log keeps
+    end: int
+    lag_records: int  # at most: a log may have gaps
+    oldest_unread: str | None  # when the log took it, RFC 3339; None where there is none, or it cannot be read
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):

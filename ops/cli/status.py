@@ -21,7 +21,7 @@ from ops.processes.process import RunFile, read_run_file
 from ops.processes.redis_standing import standing_of
 from ops.sections import LaneSection
 from ops.site import Site
-from store.buffer.ledger import BEGINNING, AuditTally, Counters, Slot
+from store.buffer.ledger import AuditTally, Counters
 from store.control import LIVE_S, Control, CycleEnded, Heartbeat
 from store.cycles.signs import Signs, TrainerSign
 from store.errors import LogError, RegistryError, StoreError, StoreUnavailableError
@@ -31,7 +31,6 @@ from store.money.reckon import LaneMoney, reckon, total
 from store.policy import PolicyName
 from store.registry.lineage import Audited
 from store.registry.moves import Standing, fold
-from stream.log import History, topic_of
 
 PROCESSES: Final = ("serve", "ingest", "train")
 _SERVING_S: Final = 0.5  # of Redis: a promotion asks for the traffic
@@ -123,7 +122,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
 
     lanes: list[LaneStatus]
     processes: list[ProcessStatus]
-    dead_letters: dict[str, dict[str, int]]  # use case -> reason -> records
+    dead_letters: dict[str, dict[str, int]]  # use case -> reason -> records that nobody has replayed or dropped
     unavailable: list[str]  # what could not be read, and why
     warnings: list[str] = []  # what works now and loses something one day
     answering: bool = True  # whether any process of ours answered, or was heard over Redis
@@ -160,7 +159,7 @@ def collect(site: Site, sections: list[LaneSection]) -> StatusReport:
             for section in sections:
                 lives[section.lane] = _live(site, client, section, unavailable)
             for use_case in sorted({section.use_case for section in sections}):
-                dead[use_case] = dict(site.buffer(client).dead(use_case))
+                dead[use_case] = {why: n for why, n in site.buffer(client).open_dead(use_case).items() if n}
             lags = _lags(site, client, sorted(dead), unavailable)
     except StoreError as error:
         unavailable.append(f"Redis: {error}")
@@ -221,24 +220,19 @@ def _live(site: Site, client: redis.Redis, section: LaneSection, unavailable: li
 
 def _lags(site: Site, client: redis.Redis, use_cases: list[str], unavailable: list[str]) -> dict[str, int]:
     """Records that ingest has still to apply, by use case."""
-    from ops.open_log import open_history  # noqa: PLC0415 - a rollback asks this file for versions alone
+    from ops.checks.lag import partitions  # noqa: PLC0415 - a rollback asks this file for versions alone
+    from ops.open_log import open_history  # noqa: PLC0415 - as above
 
     buffer = site.buffer(client)
     try:
         with open_history(site, client) as history:
-            return {use_case: _lag(history, use_case, buffer.positions(use_case)) for use_case in use_cases}
+            return {
+                use_case: sum(one.lag_records for one in partitions(history, use_case, buffer.positions(use_case)))
+                for use_case in use_cases
+            }
     except LogError as error:
         unavailable.append(f"log: {error}")
         return {}
-
-
-def _lag(history: History, use_case: str, positions: Mapping[Slot, str]) -> int:
-    records = 0
-    for slot in history.slots(topic_of(use_case)):
-        begin, end = history.bounds(slot)
-        position = positions.get(slot, BEGINNING)
-        records += max(0, int(end) - int(position if position.isdecimal() else begin))  # "-1", or damaged
-    return records
 
 
 def _lane(

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
 import msgspec
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from serve.front.admission import from_no_page, known_host
@@ -30,6 +30,13 @@ _NO_DESCRIPTOR_S: Final = 0.05
 _MAX_UNREAD_BYTES: Final = 64 << 10
 _TEXT: Final = "text/plain; charset=utf-8"
 
+_INFO: Final = Gauge(
+    "understudy_process_info",
+    "1 for as long as this process runs, under its name (serve, ingest or train); worry when it is gone: the other"
+    " series of a process vanish with it, and no rule on those can fire.",
+    ("process",),
+)
+
 Check = Callable[[], bool]
 
 
@@ -42,6 +49,11 @@ class Probes:
     why: Callable[[], str] = lambda: "no"  # why it is not ready, for a person: a line each
     degraded: Callable[[], Sequence[str]] = tuple  # what a ready process does without; it stays ready
     lanes: Callable[[], Any] = dict  # for `status` and `rollback` while Redis is down: lane -> what is served
+
+
+def name_process(name: str) -> None:
+    """Say in the metrics which process this is."""
+    _INFO.labels(name).set(1)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from ops.answers.standing import tell_at_start
 from ops.cli.output import RefusedError
 from ops.logs import lines as logs
 from ops.open_log import ensure_topics, open_appender
-from ops.processes.admin import Probes, admin_server
+from ops.processes.admin import Probes, admin_server, name_process
 from ops.processes.limits import raise_file_limit
 from ops.processes.private_redis import PrivateRedis
 from ops.processes.process import Daemon, RunFile, daemon, exclusive, keep_trying, ticks_of, write_run_file
@@ -281,6 +281,7 @@ def _redis_of_our_own(site: Site, stop: threading.Event) -> Iterator[Callable[[]
 
 def _daemon(name: str, site: Site, lifeline: int | None) -> AbstractContextManager[Daemon]:
     raise_file_limit()
+    name_process(name)
     return daemon(
         name,
         site.settings.state_dir,

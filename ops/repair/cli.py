@@ -1,24 +1,17 @@
 """Commands that mend: read on past what the log has lost, and work the buffer out anew from the log."""
 
-import os
-import pwd
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from ops.cli.options import EPILOG, Config, LaneName, Output, open_site
+from ops.cli.options import EPILOG, Config, DryRun, LaneName, Output, Why, at_the_terminal, need_reason, open_site
 from ops.cli.output import FAILED_CHECK, Format, emit_json, emit_table
 from ops.cli.reports import Rebuilt, Skipped
 from ops.site import Site
 
 ingest = typer.Typer(no_args_is_help=True, help="Ingest: escalations from the log into the buffer.", epilog=EPILOG)
 buffer = typer.Typer(no_args_is_help=True, help="The replay buffer: what is kept of the log.", epilog=EPILOG)
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-Why = Annotated[
-    str, typer.Option("--reason", "-r", help="Why; it is kept. Needed unless --dry-run.", show_default=False)
-]
 
 
 @ingest.command("skip", epilog=EPILOG)
@@ -50,10 +43,10 @@ def skip(
     """
     from ops.repair.command import skip_site  # noqa: PLC0415 - a rollback need not wait for what other commands need
 
-    _need_reason(reason, dry_run=dry_run)
+    need_reason(reason, dry_run=dry_run)
     site = open_site(config)
     chosen = _use_case(site, use_case)
-    found = skip_site(site, chosen, partition, to=to, dry_run=dry_run, who=_who(), why=reason)
+    found = skip_site(site, chosen, partition, to=to, dry_run=dry_run, who=at_the_terminal(), why=reason)
     if output is Format.json:
         emit_json(found)
     else:
@@ -84,23 +77,17 @@ def rebuild(
     """
     from ops.repair.command import rebuild_site  # noqa: PLC0415 - as above
 
-    _need_reason(reason, dry_run=dry_run)
+    need_reason(reason, dry_run=dry_run)
     site = open_site(config)
     lanes = [section.lane for section in site.lanes(lane)]
     with Console(stderr=True).status("reading the log"):
-        found = rebuild_site(site, lanes, whole=whole, dry_run=dry_run, who=_who(), why=reason)
+        found = rebuild_site(site, lanes, whole=whole, dry_run=dry_run, who=at_the_terminal(), why=reason)
     if output is Format.json:
         emit_json(found)
     else:
         _show_rebuilt(found)
     if any(report.lost for report in found):
         raise typer.Exit(FAILED_CHECK)
-
-
-def _need_reason(reason: str, *, dry_run: bool) -> None:
-    if not reason and not dry_run:
-        message = "say why: it is kept with the decision"
-        raise typer.BadParameter(message, param_hint="--reason")
 
 
 def _use_case(site: Site, name: str | None) -> str:
@@ -111,14 +98,6 @@ def _use_case(site: Site, name: str | None) -> str:
         message = f"which one? {known}" if name is None else f"no use case {name}; there is {known}"
         raise typer.BadParameter(message, param_hint="--use-case")
     return name
-
-
-def _who() -> str:
-    """Who sits at the terminal."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
 
 
 def _show_skipped(found: list[Skipped]) -> None:

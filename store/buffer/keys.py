@@ -25,6 +25,11 @@ def position_key(use_case: str, slot: Slot) -> str:
     return f"{{{use_case}}}:pos:{slot.uuid}:{slot.partition}"
 
 
+def settled_key(use_case: str) -> str:
+    """The hash of dead letters that were dealt with: reason -> how many."""
+    return f"{{{use_case}}}:letters:settled"
+
+
 def script_of(name: str) -> str:
     """One of the Lua scripts beside this file."""
     return (files("store.buffer") / name).read_text("utf-8")

@@ -113,5 +113,8 @@ class Buffer(Protocol):
     def dead(self, use_case: str) -> Mapping[str, int]:
         """Dead letters by reason."""
 
+    def open_dead(self, use_case: str) -> Mapping[str, int]:
+        """Dead letters that nobody has dealt with, by reason; one that has none left is 0."""
+
     def audits(self, lane: Lane) -> Mapping[str, AuditTally]:
         """Audits by version of the student."""

@@ -17,7 +17,16 @@ import redis
 
 from store.buffer.effects import ItemKey, LaneEffects, effects, keys_read, retention_rank
 from store.buffer.item import Item
-from store.buffer.keys import available, is_of_another_kind, lane_prefix, position_key, script_of, slot_of, text_of
+from store.buffer.keys import (
+    available,
+    is_of_another_kind,
+    lane_prefix,
+    position_key,
+    script_of,
+    settled_key,
+    slot_of,
+    text_of,
+)
 from store.buffer.ledger import BEGINNING, Application, Applied, AuditTally, Claim, Counters, Slot
 from store.buffer.stored import CHECKSUM_BYTES, decode_item, encode_item
 from store.errors import DamagedItemError, StoreUnavailableError
@@ -120,6 +129,11 @@ class RedisBuffer:
     def dead(self, use_case: str) -> Mapping[str, int]:
         """Dead letters by reason."""
         return self._read_counts(f"{{{use_case}}}:dead")[0]
+
+    def open_dead(self, use_case: str) -> Mapping[str, int]:
+        """Dead letters that nobody has dealt with, by reason."""
+        settled = self._read_counts(settled_key(use_case))[0]
+        return {reason: max(0, count - settled.get(reason, 0)) for reason, count in self.dead(use_case).items()}
 
     def audits(self, lane: Lane) -> Mapping[str, AuditTally]:
         """Audits by version of the student."""

@@ -13,6 +13,7 @@ import redis
 from prometheus_client import CollectorRegistry, generate_latest
 
 from ops import wiring
+from ops.answers.reading import Reading
 from ops.init import init
 from ops.open_log import ensure_topics, open_appender
 from ops.settings import Settings
@@ -116,7 +117,7 @@ class Chain:
     def event(self, text: str, label: str, *, number: int = 0, eligible: bool = True) -> ClassifyEscalation:
         """An event of today's teacher and prompt that has not come through our gateway."""
         section = self.site().settings.lanes[0]
-        teacher = LabelAnswer(model="big", prompt_version=wiring.present_prompt(section), label=label)
+        teacher = LabelAnswer(model="big", prompt_version=Reading.of(section).version(), label=label)
         made = escalation(text, number=number, eligible=eligible)
         return msgspec.structs.replace(made, teacher=teacher)
 
@@ -147,7 +148,7 @@ class Chain:
         section = site.settings.lanes[0]
         return freeze(
             site.buffer(self.client).items(LANE),
-            prompt_version=f"{section.teacher.model}@{wiring.present_prompt(section)}",
+            prompt_version=Reading.of(section).key(),
             labels_min=1,
             split=SplitSettings(salt="test", calibrate_ratio=0.0, judge_ratio=0.0),
             quarantine_s=0.0,

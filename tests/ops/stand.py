@@ -7,9 +7,11 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from ops import wiring
+from ops.answers.reading import Reading
 from ops.checks.verify import verify_site
 from ops.cli.reports import VerifyReport
 from ops.open_log import ensure_topics, open_appender
@@ -54,6 +56,8 @@ class Stand:
         self.buffer: RedisBuffer = self.site.buffer(self.client)
         self.registry = CollectorRegistry()
         self.metrics = IngestMetrics.create(self.registry)
+        section = self.site.lane(None)
+        self.model, self.prompt_version = section.teacher.model, Reading.of(section).version()
         self.sent = 0
         self.ingests: list[Ingest] = []
 
@@ -64,7 +68,9 @@ class Stand:
             self.sent += 1
             question = f"question {number % questions}"
             reason: Any = "audit" if number % 5 == 0 else "low_confidence"
-            value = encode(escalation(question, number=number, label=label, reason=reason))
+            event = escalation(question, number=number, label=label, reason=reason)
+            teacher = msgspec.structs.replace(event.teacher, model=self.model, prompt_version=self.prompt_version)
+            value = encode(msgspec.structs.replace(event, teacher=teacher))
             until(lambda: self.appender.append(TOPIC, key=question.encode(), value=value).result(10) is None)  # noqa: B023
 
     @contextmanager

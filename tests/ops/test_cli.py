@@ -45,6 +45,11 @@ COMMANDS = [
     ["cycle", "start"],
     ["verify"],
     ["dlq", "list"],
+    ["dlq", "show"],
+    ["dlq", "replay"],
+    ["dlq", "drop"],
+    ["lag"],
+    ["producers"],
     ["import"],
     ["ingest", "skip"],
     ["buffer", "rebuild"],
@@ -343,7 +348,12 @@ def test_verify_ends_with_0_when_sound_with_1_when_not_and_with_3_without_redis(
 
 
 def test_dlq_list_of_an_empty_log_is_empty_and_knows_the_use_cases(with_redis: Path) -> None:
-    assert answer(call("dlq", "list", "-c", with_redis, "-o", "json")) == {"total": 0, "by_reason": {}, "letters": []}
+    assert answer(call("dlq", "list", "-c", with_redis, "-o", "json")) == {
+        "total": 0,
+        "by_reason": {},
+        "kinds": [],
+        "letters": [],
+    }
     assert call("dlq", "list", "-c", with_redis, "--use-case", "other").exit_code == 2
 
 

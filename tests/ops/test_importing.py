@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from ops import wiring
-from ops.checks.dead_letters import list_letters
 from ops.checks.verify import verify_site
 from ops.cli.app import app
 from ops.imports import importing
+from ops.letters.reading import list_letters
 from ops.open_log import ensure_topics, open_appender
 from ops.readers.columns import Columns
 from ops.site import Site
@@ -128,6 +128,8 @@ def test_every_kind_of_dead_letter_is_counted_alike_by_ingest_and_oracle_and_lis
         encode(escalation("old", number=2, time_s=1_000_000_000.0)),
         encode(escalation("off", number=3, label="angry customer")),
         encode(escalation("spelled", number=4, label="Refund ")),
+        encode(escalation("far ahead", number=5, time_s=1_700_000_000.0 + 2 * 86_400)),
+        encode(escalation("a clock that goes fast", number=6, time_s=1_700_000_000.0 + 3600)),
     ]
     with ingesting(site, redis_client), closing(open_appender(site, redis_client)) as appender:
         for value in values:
@@ -144,10 +146,11 @@ def test_every_kind_of_dead_letter_is_counted_alike_by_ingest_and_oracle_and_lis
         "oversized": 1,
         "too_old": 1,
         "off_list": 1,
+        "in_future": 1,
     }
     assert letters.by_reason == expected == dict(buffer.dead(LANE.use_case))
-    assert [letter.offset for letter in letters.letters] == [1, 2, 3, 4, 5, 6, 7, 9, 10]
+    assert [letter.offset for letter in letters.letters] == [1, 2, 3, 4, 5, 6, 7, 9, 10, 12]
     report = verify_site(site, [LANE])
     assert report.ok, report
-    assert (report.expected, report.records) == (2, len(values))
+    assert (report.expected, report.records) == (3, len(values))
     assert {label for item in buffer.items(LANE) for tally in item.tally.values() for label in tally} == {"refund"}

@@ -1,0 +1,1 @@
+"""Dead letters: what people see of them, and what they decide about them."""

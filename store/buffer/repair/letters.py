@@ -1,0 +1,96 @@
+"""What people decided about dead letters: each is replayed or dropped once, and who, why and when is kept.
+
+The letters themselves stay where they are: these are notes beside the counts of them.
+"""
+
+from typing import Final, Literal, cast
+
+import msgspec
+import redis
+import structlog
+
+from store.buffer.keys import available, script_of, settled_key, text_of
+
+_log = structlog.get_logger(__name__)
+_ABANDONED_S: Final = 120.0  # a replay that began so long ago was killed half way: longer than a log takes to answer
+Outcome = Literal["replayed", "dropped"]
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one dead letter."""
+
+    outcome: Outcome
+    who: str
+    why: str
+    at_s: float  # Unix seconds
+
+
+class LetterBook:
+    """The decisions of an installation. Every method raises StoreUnavailableError while Redis does not answer."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        """Use an open client with `decode_responses` off."""
+        self._redis = client
+        self._settle = client.register_script(script_of("repair/settle.lua"))
+
+    def decisions(self, use_case: str) -> dict[str, Decision]:
+        """What was decided, by the letter's id; a note that cannot be read is left out, aloud."""
+        with available():
+            found = cast("dict[bytes, bytes]", self._redis.hgetall(_decided_key(use_case)))
+        decided: dict[str, Decision] = {}
+        for letter, value in found.items():
+            try:
+                decided[text_of(letter)] = msgspec.json.decode(value, type=Decision)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                _log.error("a note on a dead letter cannot be read", letter=text_of(letter), why=str(error))
+        return decided
+
+    def begin(self, use_case: str, letter: str, decision: Decision) -> bool:
+        """Take a letter to replay it; False while somebody else is at it, or it was decided.
+
+        One that was begun and never settled (its replay was killed) may be taken again after two minutes: its event's
+        id makes a repeat harmless.
+        """
+        begun, value = _begun_key(use_case), msgspec.json.encode(decision)
+        with available():
+            if self._redis.hexists(_decided_key(use_case), letter):
+                return False
+            if self._redis.hsetnx(begun, letter, value):
+                return True
+            earlier = cast("bytes | None", self._redis.hget(begun, letter))
+            try:
+                since_s = msgspec.json.decode(earlier or b"", type=Decision).at_s
+            except msgspec.MsgspecError:
+                since_s = 0.0
+            if decision.at_s - since_s < _ABANDONED_S:
+                return False
+            self._redis.hset(begun, letter, value)
+        return True
+
+    def give_up(self, use_case: str, letter: str) -> None:
+        """A replay that has begun came to nothing: the letter may be taken again."""
+        with available():
+            self._redis.hdel(_begun_key(use_case), letter)
+
+    def settle(self, use_case: str, letter: str, reason: str, decision: Decision, *, count: int = 1) -> bool:
+        """Note a decision; False when there is one already, which stays.
+
+        Args:
+            use_case: of the letter.
+            letter: its id.
+            reason: why it is dead: the count of these goes down.
+            decision: what was decided.
+            count: how many letters it stands for.
+        """
+        keys = [_decided_key(use_case), settled_key(use_case), _begun_key(use_case)]
+        arguments: list[str | bytes] = [letter, msgspec.json.encode(decision), reason, str(count)]
+        with available():
+            return bool(self._settle(keys=keys, args=arguments))
+
+
+def _decided_key(use_case: str) -> str:
+    return f"{{{use_case}}}:letters"
+
+
+def _begun_key(use_case: str) -> str:
+    return f"{{{use_case}}}:letters:begun"
