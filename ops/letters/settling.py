@@ -21,7 +21,7 @@ from ops.site import Site
 from store.buffer.ledger import Entry
 from store.buffer.repair.letters import Decision, LetterBook, Outcome
 from store.errors import LogError, LogUnavailableError
-from store.event import Undecodable, wall_clock_s
+from store.event import Undecodable, UnknownTask, wall_clock_s
 from stream.dead_letter import DeadLetter, read_dead_letters
 from stream.ingest import IngestSettings, triage
 from stream.log import Appender, Record, topic_of
@@ -109,6 +109,8 @@ def _replay(site: Site, book: LetterBook, appender: Appender, order: Order, lett
     )
     if isinstance(found, Undecodable):
         return f"it would die again, {found.reason}: {found.detail}"
+    if isinstance(found, UnknownTask):
+        return f"its task, {found.task}, is not kept by this release: its partition would stand still until the upgrade"
     if order.dry_run:
         return None
     return _append(book, appender, order, letter, record, found)

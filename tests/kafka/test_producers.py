@@ -13,10 +13,10 @@ import pytest
 from kafka import KafkaProducer
 from typer.testing import CliRunner
 
+from ops.brokers.kafka import kafka_settings
 from ops.checks.lag import lags_of
 from ops.cli.app import app
 from ops.letters.reading import list_letters
-from ops.open_log import kafka_settings
 from stream.kafka.cluster import admin
 from stream.log import dead_topic_of
 from tests.kafka.broker import Broker

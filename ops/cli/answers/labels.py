@@ -9,7 +9,7 @@ import typer
 from ops.answers.decide import Decided, Decision, Labels, sign, told
 from ops.answers.standing import census_of
 from ops.cli.answers.shown import label_columns, label_rows
-from ops.cli.options import EPILOG, Config, LaneName, Output, open_site
+from ops.cli.options import EPILOG, Config, DryRun, LaneName, Output, Why, need_reason, open_site
 from ops.cli.output import Format, emit_json, emit_table, time_of
 from ops.sections import LaneSection
 from ops.site import Site
@@ -25,10 +25,6 @@ labels = typer.Typer(
     epilog=EPILOG,
 )
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and sign nothing.")]
-Why = Annotated[
-    str, typer.Option("--reason", "-r", help="Why; it is kept. Needed unless --dry-run.", show_default=False)
-]
 Label = Annotated[str, typer.Argument(metavar="LABEL", help="As it is on the list, or was.")]
 
 
@@ -157,13 +153,6 @@ def undo(
     Example: understudy labels undo 3 --reason "it was the wrong label"
     """
     _decide(config, lane, lambda found: found.undo(number), reason, dry_run=dry_run, output=output)
-
-
-def need_reason(reason: str, *, dry_run: bool) -> None:
-    """See that a decision comes with its reason."""
-    if not reason and not dry_run:
-        message = "say why: it is kept with the decision"
-        raise typer.BadParameter(message, param_hint="--reason")
 
 
 def report(found: Decided, output: Format) -> None:

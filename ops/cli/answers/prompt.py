@@ -14,8 +14,8 @@ from ops.answers.decide import Decision, Prompts, sign
 from ops.answers.reading import Reading
 from ops.answers.sample import Quote, questions
 from ops.answers.standing import census_of
-from ops.cli.answers.labels import need_reason, report, show_rulings
-from ops.cli.options import EPILOG, Config, LaneName, Output, open_site
+from ops.cli.answers.labels import report, show_rulings
+from ops.cli.options import EPILOG, Config, LaneName, Output, Why, need_reason, open_site
 from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_json, emit_table, ratio_of, time_of
 from ops.sections import LaneSection
 from ops.site import Site
@@ -101,9 +101,7 @@ def accept(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and cost, and do nothing.")
     ] = False,
-    reason: Annotated[
-        str, typer.Option("--reason", "-r", help="Why; it is kept. Needed unless --dry-run.", show_default=False)
-    ] = "",
+    reason: Why = "",
     output: Output = Format.table,
 ) -> None:
     """Let the answers that were paid under an older prompt count again, from the next cycle on.

@@ -68,7 +68,17 @@ COMMANDS: Final[dict[str, Place]] = {
     ),
     "run": Place(module="ops.cli.run", group="app", help="Run a process until it is stopped."),
     "cycle": Place(module="ops.cli.lane", group="cycle", help="Ask for a cycle."),
-    "dlq": Place(module="ops.cli.data", group="dlq", help="Dead letters: records that will never become items."),
+    "lag": Place(
+        module="ops.cli.data",
+        help="Say how far ingest is behind, partition by partition. One that lags alone has a hot key, or stands"
+        " still.",
+    ),
+    "producers": Place(
+        module="ops.cli.data",
+        help="Say what another producer's events must name: the topic, and the lane's present model, prompt version and"
+        " labels.",
+    ),
+    "dlq": Place(module="ops.letters.cli", group="dlq", help="Dead letters: records that will never become items."),
     "keys": Place(
         module="ops.cli.access.keys", group="keys", help="Keys: who may publish versions and move the champion."
     ),

@@ -7,11 +7,11 @@ from typing import Final, Literal, cast
 
 import msgspec
 import redis
-import structlog
 
 from store.buffer.keys import available, script_of, settled_key, text_of
+from store.log.lazy import logger
 
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 _ABANDONED_S: Final = 120.0  # a replay that began so long ago was killed half way: longer than a log takes to answer
 Outcome = Literal["replayed", "dropped"]
 
