@@ -322,6 +322,7 @@ CHECKS: Final[dict[str, Check]] = {
     "trainer.fine_tune": Check(False, schedule("fine_tune"), both(False)),
     "trainer.fine_tune_growth_ratio": Check(3.0, schedule("fine_tune_growth_ratio"), both(3.0)),
     "trainer.cycle_timeout_s": Check(90.0, schedule("cycle_timeout_s"), both(90.0)),
+    "trainer.usd_per_hour": Check(3.5, lambda w: w.trainer.lanes[0].prices.usd_per_training_hour),
     "trainer.quarantine_s": Check(
         5.0,
         lambda w: (w.work.settings.quarantine_s, w.trainer._conductor.drawing(w.work.training, 9.0).quarantine_s),

@@ -34,13 +34,13 @@ print(json.dumps([code, sorted(sys.modules)]))
 """
 
 
-def imported(*arguments: str | Path, code: int = 0) -> set[str]:
-    """What a command has imported once it has ended with that exit code."""
+def imported(*arguments: str | Path, code: int | None = 0) -> set[str]:
+    """What a command has imported once it has ended, with that exit code where it is certain."""
     words = json.dumps(["understudy", *map(str, arguments)])
     command = [sys.executable, "-c", PROGRAM, words]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     ended, modules = json.loads(done.stdout.splitlines()[-1])
-    assert ended == code, done.stderr
+    assert code in {ended, None}, done.stderr
     return set(modules)
 
 
@@ -58,7 +58,7 @@ def test_status_of_a_lane_that_serves_imports_only_what_it_asks(
     version = publish(path, b"one")[0]
     EmbeddedLog(redis_client).ensure(topic_of(LANE.use_case), 1)
     Control(redis_client).announce(LANE, "one", beat(version, at_s=wall_clock_s()))
-    found = imported("status", "-c", path)
+    found = imported("status", "-c", path, code=None)  # on a slow machine the beat is too old by now
     assert {"redis", "store.promise"} <= found, "it has asked Redis, and weighed the audits"
     assert not found & {*LEARNING, *SERVING, "structlog"}
 

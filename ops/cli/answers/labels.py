@@ -216,7 +216,7 @@ def _census(site: Site, section: LaneSection) -> Census | None:
         with site.redis_client() as client:
             return census_of(site, client, section)
     except StoreUnavailableError as error:
-        typer.echo(f"not available: Redis: {error}", err=True)
+        typer.echo(f"not available: {error}", err=True)
         return None
 
 

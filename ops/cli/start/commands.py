@@ -35,7 +35,8 @@ class Place:
 COMMANDS: Final[dict[str, Place]] = {
     "init": Place(module="ops.cli.start.begin", help="Write a commented settings file, the keys and the data secret."),
     "status": Place(
-        module="ops.cli.lane", help="Show where every lane stands; what cannot be read is left out, and named."
+        module="ops.cli.lane",
+        help="Show where every lane stands, and what it spent and saved; what cannot be read is left out, and named.",
     ),
     "history": Place(
         module="ops.cli.lane", help="List the moves of a lane, its versions, and what became of its cycles."
