@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from ops.cli.options import EPILOG, Config, LaneName, Output, open_site
 from ops.cli.output import FAILED_CHECK, UNAVAILABLE, Format, RefusedError, emit_fields, emit_json, emit_table
-from ops.cli.reports import ImportReport, VerifyReport
+from ops.cli.reports import DeadLetterReport, ImportReport, VerifyReport
 
 app = typer.Typer()
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: records that will never become items.", epilog=EPILOG)
@@ -58,13 +58,8 @@ def dlq_list(
     report = list_letters(site, [use_case] if use_case else site.use_cases, limit)
     if output is Format.json:
         emit_json(report)
-        return
-    rows = [
-        (one.time, one.reason, f"{one.topic}/{one.partition}/{one.offset}", one.size_bytes, one.detail)
-        for one in report.letters
-    ]
-    emit_table(["time", "reason", "origin", "bytes", "detail"], rows)
-    typer.echo(f"{report.total} dead letters in all")
+    else:
+        _show_letters(report)
 
 
 @app.command("import", epilog=EPILOG)
@@ -106,6 +101,15 @@ def import_log(
         task = progress.add_task("publishing", total=count_lines(path))
         report = importing.import_file(site, section, path, columns, seen=lambda: progress.advance(task))
     _end_import(report, output)
+
+
+def _show_letters(report: DeadLetterReport) -> None:
+    rows = [
+        (one.time, one.reason, f"{one.topic}/{one.partition}/{one.offset}", one.size_bytes, one.detail)
+        for one in report.letters
+    ]
+    emit_table(["time", "reason", "origin", "bytes", "detail"], rows)
+    typer.echo(f"{report.total} dead letters in all")
 
 
 def _end_import(report: ImportReport, output: Format) -> None:
