@@ -61,6 +61,11 @@ def test_what_fits_no_table_is_told_row_by_row() -> None:
     assert body[-4:] == ["", "version  x", "other    y", "why      z"]
 
 
+def test_a_table_takes_all_of_the_width_and_no_cell_more() -> None:
+    assert table(["a", "b"], [["x" * 39, "y" * 39]], WIDTH)[1] == [f"{'x' * 39}  {'y' * 39}"]
+    assert table(["a", "b"], [["x" * 40, "y" * 39]], WIDTH) == ([], [f"a  {'x' * 40}", f"b  {'y' * 39}"])
+
+
 def test_a_name_that_takes_half_the_line_stands_above_its_value() -> None:
     lines = fields([("gateway " + "g" * 50, "serves nothing: cold"), ("to", "v")], WIDTH)
     assert lines == ["gateway " + "g" * 50, "  serves nothing: cold", "to  v"]
