@@ -1,15 +1,15 @@
 """What the CLI prints: tables for people, one JSON value for programs, and the meaning of each exit code."""
 
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
 
+from ops.show import columns as layout
 from store.errors import (
     AlreadyRunningError,
     BadSignatureError,
@@ -80,28 +80,23 @@ def emit_json(value: Any) -> None:
 
 
 def emit_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
-    """Print a table; cells are shown as they are, never as markup."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_shown(cell)) for cell in row))
-    Console().print(table)
+    """Print a table that fits the terminal (80 columns where there is none); cells are shown as they are."""
+    width = _emit_title(title)
+    head, lines = layout.table(columns, [[_shown(cell) for cell in row] for row in rows], width)
+    _emit_lines(typer.style(line, bold=True) for line in head)
+    _emit_lines(lines)
 
 
 def emit_fields(fields: Mapping[str, object], *, title: str | None = None) -> None:
     """Print names and values, one a line."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name, value in fields.items():
-        table.add_row(Text(name), Text(_shown(value)))
-    Console().print(table)
+    width = _emit_title(title)
+    _emit_lines(layout.fields([(name, _shown(value)) for name, value in fields.items()], width))
 
 
 def emit_error(error: UnderstudyError) -> None:
     """Say on standard error why a command ended."""
-    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+    typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    typer.echo(str(error), err=True)
 
 
 def time_of(unix_s: float) -> str:
@@ -112,6 +107,17 @@ def time_of(unix_s: float) -> str:
 def ratio_of(value: float | None) -> str:
     """A ratio for people."""
     return "-" if value is None else f"{value:.1%}"
+
+
+def _emit_title(title: str | None) -> int:
+    width = shutil.get_terminal_size().columns
+    _emit_lines(layout.wrapped(layout.printable(title), width) if title else [])
+    return width
+
+
+def _emit_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 def _shown(cell: object) -> str:

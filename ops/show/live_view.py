@@ -29,7 +29,8 @@ _COLOURS: Final = {
     "rollback": "magenta",
     "topic": "white",
 }
-_SPARK: Final = 40
+_SPARK: Final = 40  # values of a curve at most
+_BESIDE: Final = 58  # cells that a curve's name, its latest value and the frame take
 _LOW: Final = 0.5  # agreements are drawn from here to 1
 _SHOWN_MARKS: Final = 9
 _PLAIN_EVERY: Final = 250  # requests between two plain lines
@@ -53,11 +54,11 @@ def live_view(console: Console) -> Iterator[Show]:
         yield _Plain(console).show
         return
     with Live(console=console, refresh_per_second=4, transient=False) as live:
-        yield lambda board: live.update(render(board))
+        yield lambda board: live.update(render(board, console.width))
 
 
-def render(board: Board) -> RenderableType:
-    """The whole screen."""
+def render(board: Board, width: int) -> RenderableType:
+    """The whole screen, so many cells wide."""
     picture = board.picture
     progress = Table.grid(expand=True, padding=(0, 1))
     progress.add_column(no_wrap=True)
@@ -71,33 +72,37 @@ def render(board: Board) -> RenderableType:
     )
     return Group(
         progress,
-        Panel(_curves(picture), title="rolling, last 250 requests, 95 % intervals", title_align="left"),
+        Panel(
+            _curves(picture, max(1, min(_SPARK, width - _BESIDE))),
+            title="rolling, last 250 requests, 95 % intervals",
+            title_align="left",
+        ),
         Columns([_promise(board), _counts(board)], expand=True),
         Panel(_happened(picture.marks), title="cycles and swaps", title_align="left"),
     )
 
 
-def sparkline(values: Sequence[float | None], *, low: float) -> str:
+def sparkline(values: Sequence[float | None], *, low: float, length: int = _SPARK) -> str:
     """The last values between `low` and 1 as blocks; a gap where there is none."""
-    return "".join(" " if value is None else _block((value - low) / (1 - low)) for value in values[-_SPARK:])
+    return "".join(" " if value is None else _block((value - low) / (1 - low)) for value in values[-length:])
 
 
 def _block(height: float) -> str:
     return _BLOCKS[max(0, min(len(_BLOCKS) - 1, int(height * len(_BLOCKS))))]
 
 
-def _curves(picture: Picture) -> Table:
+def _curves(picture: Picture, length: int) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, colour, found in (
         ("student agreement", "cyan", [one.student_agreement for one in picture.curve]),
         ("answered agreement", "green", [one.answered_agreement for one in picture.curve]),
         ("system agreement", "blue", [one.system_agreement for one in picture.curve]),
     ):
-        line = sparkline([None if one is None else one.value for one in found], low=_LOW)
-        table.add_row(name, Text(line.rjust(_SPARK), colour), shown(found[-1] if found else None))
+        line = sparkline([None if one is None else one.value for one in found], low=_LOW, length=length)
+        table.add_row(name, Text(line.rjust(length), colour), shown(found[-1] if found else None))
     ratios = [one.escalated_ratio for one in picture.curve]
     last = f"{ratios[-1]:.1%}" if ratios and ratios[-1] is not None else "-"
-    table.add_row("escalated", Text(sparkline(ratios, low=0.0).rjust(_SPARK), "yellow"), last)
+    table.add_row("escalated", Text(sparkline(ratios, low=0.0, length=length).rjust(length), "yellow"), last)
     return table
 
 
@@ -119,7 +124,7 @@ def _counts(board: Board) -> Panel:
     table.add_row("withheld", f"{requests['withheld']:,}")
     table.add_row("failed", Text(f"{requests['failed']:,}", "bold red" if requests["failed"] else "green"))
     if board.failure is not None:
-        table.add_row("", Text(board.failure, "red", overflow="ellipsis", no_wrap=True))
+        table.add_row("", Text(board.failure, "red"))
     return Panel(table, title="answered by", title_align="left")
 
 
@@ -127,7 +132,7 @@ def _happened(marks: Sequence[Mark]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
-    table.add_column(overflow="ellipsis", no_wrap=True)
+    table.add_column()  # the one that wraps
     for mark in marks[-_SHOWN_MARKS:]:
         table.add_row(f"{mark.at:,}", Text(_kind(mark), _COLOURS[mark.kind]), mark.text)
     return table

@@ -42,6 +42,7 @@ td,li{overflow-wrap:anywhere}
 table.rows thead{display:none}table.rows tr{display:block;padding:8px 0;border-bottom:1px solid var(--line)}
 table.rows tr td{display:flex;justify-content:space-between;gap:16px;padding:2px 0;border:0;text-align:right;
 white-space:normal}
+table.rows tr .n+td:not(.n){padding-left:0}
 table.rows td::before{content:attr(data-head);color:var(--soft);text-align:left;flex:none;max-width:50%}
 table.rows td:empty{display:none}}
 """

@@ -150,7 +150,7 @@ def _cycles(cycles: Sequence[Mapping[str, Any]]) -> str:
                 _signed(cycle["difference"]),
                 _signed(cycle["lower"]),
                 f"{100 * cycle['delta']:.0f}",
-                f"{told}{who}",
+                f"<div>{told}{who}</div>",
             ]
         )
     head = ["verdict", "version", "rows judged", "difference, points", "lower bound", "margin", "reasons"]

@@ -45,16 +45,17 @@ def open_site(path: Path) -> Site:
     return Site(Settings.load(path))
 
 
-def publish(path: Path, *heads: bytes, promoted: bool = True) -> list[str]:
+def publish(path: Path, *heads: bytes, promoted: bool = True, lane: Lane = LANE, **manifest: Any) -> list[str]:
     """Versions signed by the trainer, each promoted in turn."""
     site = open_site(path)
     key = SigningKey.load(site.settings.keys.trainer)
     versions = []
     for head in heads:
         draft = make_draft(path.parent / f"draft-{head.hex()}", head=head)
-        version = site.registry.versions(LANE).publish(draft, make_manifest(lane=LANE, policy=CERTIFIED), key)
+        described = make_manifest(lane=lane, policy=CERTIFIED, **manifest)
+        version = site.registry.versions(lane).publish(draft, described, key)
         if promoted:
-            site.registry.moves(LANE).append(
+            site.registry.moves(lane).append(
                 "promote", version=version, who=key.name, why="passed", key=key, now_s=1_700_000_000.0
             )
         versions.append(version)

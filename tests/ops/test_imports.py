@@ -15,6 +15,7 @@ from store.control import Control
 from store.event import wall_clock_s
 from stream.embedded.log import EmbeddedLog
 from stream.log import topic_of
+from tests.bench.start import measure
 from tests.ops.children import REPOSITORY
 from tests.ops.sites import LANE, make_site, publish
 from tests.ops.test_status import beat
@@ -61,6 +62,12 @@ def test_status_of_a_lane_that_serves_imports_only_what_it_asks(
     found = imported("status", "-c", path, code=None)  # on a slow machine the beat is too old by now
     assert {"redis", "store.promise"} <= found, "it has asked Redis, and weighed the audits"
     assert not found & {*LEARNING, *SERVING, "structlog"}
+
+
+def test_what_the_start_takes_can_be_measured(tmp_path: Path) -> None:
+    found = measure(tmp_path, runs=1)
+    assert found["pass_cpu_s"] > 0
+    assert found["status"] > found["import_typer"] > 1
 
 
 def test_a_command_shows_what_the_list_shows_of_it() -> None:

@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -17,10 +18,10 @@ def board(shown: Picture, **changes: str | None) -> Board:
     return Board(elapsed_s=12.0, picture=shown, **(found | changes))  # type: ignore[arg-type]
 
 
-def screen(shown: Board) -> str:
-    console = Console(file=io.StringIO(), width=140, force_terminal=False)
+def screen(shown: Board, width: int = 140) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
     with console.capture() as captured:
-        console.print(render(shown))
+        console.print(render(shown, width))
     return captured.get()
 
 
@@ -42,6 +43,17 @@ def test_the_screen_shows_all_that_is_promised() -> None:
 
 def test_a_failure_is_shown_with_its_words() -> None:
     assert "HTTP 503" in screen(board(picture(), failure="HTTP 503: overloaded"))
+
+
+@pytest.mark.parametrize("width", [64, 80, 140])
+def test_on_a_narrow_terminal_nothing_is_cut_and_the_newest_values_are_drawn(width: int) -> None:
+    shown = board(picture(), failure="HTTP 503: the student is overloaded and says so in a sentence that is long")
+    text = screen(shown, width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    student = [one.student_agreement.value for one in picture().curve if one.student_agreement is not None]
+    assert f"{sparkline(student, low=0.5)[-6:]}  94.0% [90.3%, 96.3%] of 250" in text
+    assert "1,081" in text
 
 
 def test_a_board_before_the_first_request_can_be_shown() -> None:

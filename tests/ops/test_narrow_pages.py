@@ -40,6 +40,14 @@ def test_each_chart_is_there_twice_and_each_cell_has_its_name(tmp_path: Path, na
     assert "min-width:760px" not in html
 
 
+@pytest.mark.parametrize("name", ["demo", "backtest"])
+def test_a_cell_is_one_piece_since_a_narrow_row_would_set_pieces_side_by_side(tmp_path: Path, name: str) -> None:
+    html = pages(tmp_path)[name]
+    for table in re.findall(r'<table class="rows">.*?</table>', html):
+        for cell in re.findall(r"<td[^>]*>(.*?)</td>", table):
+            assert re.fullmatch(r"[^<]*|<(\w+)[^>]*>.*</\1>", cell), cell
+
+
 def test_of_the_numbers_below_a_narrow_frame_as_many_are_shown_as_fit() -> None:
     plot = Plot(across=(0, 10), up=(0.0, 1.0), height=200)
     plot.feet(range(0, 12, 2), lambda value: f"{value:,.0f} and some words")

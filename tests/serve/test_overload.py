@@ -63,6 +63,21 @@ def let_go(student: FakeStudent) -> None:
     student.gate.set()
 
 
+def test_a_busy_gateway_still_tells_a_load_balancer_that_it_is_well(tmp_path: Path) -> None:
+    world, student = busy_world(tmp_path)
+
+    async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
+        held = await hold(client, gateway, student)
+        refused, *told = await asyncio.gather(ask(client, LIST), client.get("/healthz"), client.head("/readyz"))
+        assert refused.status_code == 429
+        assert [answer.status_code for answer in told] == [200, 200]
+        assert stands_still(gateway)
+        let_go(student)
+        assert (await held).status_code == 200
+
+    run(world, step)
+
+
 @pytest.mark.parametrize("policy", ["promise", "budget"])
 def test_a_busy_student_refuses_early_and_whole_and_nobody_is_paid(tmp_path: Path, policy: str) -> None:
     world, student = busy_world(tmp_path, policy=policy)
