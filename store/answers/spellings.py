@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Final
 
 from store.answers.unwrap import QUOTES, clean
@@ -9,6 +10,20 @@ from store.answers.unwrap import QUOTES, clean
 _GAPS: Final = r"[\s_\-‐‑‒–—]+"  # noqa: RUF001 - every dash
 _SPACED: Final = re.compile(rf"(?<=[^\W\d_]){_GAPS}(?=[^\W_])|(?<=[^\W_]){_GAPS}(?=[^\W\d_])")  # not 1-2 and 12
 _JOINED: Final = re.compile(rf"(?<=[^\W\d_]){_GAPS}(?=[^\W\d_])")
+
+
+def wrong_labels(labels: Sequence[str]) -> str | None:
+    """What is wrong with a list of labels, for a person; None: nothing."""
+    seen: dict[str, str] = {}
+    for place, label in enumerate(labels, 1):
+        if not squeezed(label) or any(unicodedata.category(letter) == "Cc" for letter in label):
+            return f"label {place} is empty, or holds a character that cannot be seen"
+        same = seen.setdefault(joined(label), label)
+        if same == label and label in labels[: place - 1]:
+            return f"a label is there twice: {label!r}"
+        if same != label:
+            return f"{same!r} and {label!r} are one label in two spellings: an answer may be either; take one away"
+    return None
 
 
 def squeezed(text: str) -> str:
