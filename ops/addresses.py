@@ -27,16 +27,20 @@ _ESCAPES: Final = "in a password # is written %23, ? %3F, / %2F, @ %40 and % %25
 
 def wrong_redis_url(url: str) -> str | None:
     """What is wrong with the address of a Redis; None: nothing. It quotes no part of it."""
-    if re.match(r"rediss?://|unix://", url) is None:
-        return "it begins with redis://, rediss:// or unix://"
-    if "#" in url:
-        return f"it holds a #, and what follows it would be cut off: {_ESCAPES}"
-    if re.search(r"%(?![0-9A-Fa-f]{2})", url):
-        return f"a % in it is followed by no two digits: {_ESCAPES}"
-    if "${" in url:
-        return "it holds ${…}, which nobody fills in: set the variable UNDERSTUDY_REDIS__URL to the whole address"
-    if "," in url.rpartition("@")[2].partition("?")[0] and not url.startswith("unix:"):
-        return "it names several hosts: give one, of the primary or of a proxy in front of it"
+    behind = url.rpartition("@")[2].partition("?")[0]
+    wrong = {
+        "it begins with redis://, rediss:// or unix://": re.match(r"rediss?://|unix://", url) is None,
+        f"it holds a #, and what follows it would be cut off: {_ESCAPES}": "#" in url,
+        f"a % in it is followed by no two digits: {_ESCAPES}": re.search(r"%(?![0-9A-Fa-f]{2})", url) is not None,
+        "it holds ${…}, which nobody fills in: set the variable UNDERSTUDY_REDIS__URL to the whole address": (
+            "${" in url
+        ),
+        "it names several hosts: give one, of the primary or of a proxy in front of it": (
+            "," in behind and not url.startswith("unix:")
+        ),
+    }
+    if (first := next((why for why, there in wrong.items() if there), None)) is not None:
+        return first
     parts = _split(url)
     if parts is None:
         if (port := _PORT.match(url.rpartition("@")[2])) is not None and not _is_port(port[1]):
