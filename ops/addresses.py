@@ -20,17 +20,31 @@ _OPTIONS: Final = {  # of redis.url, as redis-py reads them; those that we set o
     "ssl_certfile": re.compile(r".+"),
     "ssl_keyfile": re.compile(r".+"),
 }
+_PORT: Final = re.compile(r"(?:rediss?://)?(?:\[[^\]]*\]|[^:/?\[]*):([^/?]*)")  # behind the host
+_LAST_PORT: Final = 65535
 _ESCAPES: Final = "in a password # is written %23, ? %3F, / %2F, @ %40 and % %25"
 
 
 def wrong_redis_url(url: str) -> str | None:
     """What is wrong with the address of a Redis; None: nothing. It quotes no part of it."""
-    if "#" in url:
-        return f"it holds a #, and what follows it would be cut off: {_ESCAPES}"
-    if re.search(r"%(?![0-9A-Fa-f]{2})", url):
-        return f"a % in it is followed by no two digits: {_ESCAPES}"
+    behind = url.rpartition("@")[2].partition("?")[0]
+    wrong = {
+        "it begins with redis://, rediss:// or unix://": re.match(r"rediss?://|unix://", url) is None,
+        f"it holds a #, and what follows it would be cut off: {_ESCAPES}": "#" in url,
+        f"a % in it is followed by no two digits: {_ESCAPES}": re.search(r"%(?![0-9A-Fa-f]{2})", url) is not None,
+        "it holds ${…}, which nobody fills in: set the variable UNDERSTUDY_REDIS__URL to the whole address": (
+            "${" in url
+        ),
+        "it names several hosts: give one, of the primary or of a proxy in front of it": (
+            "," in behind and not url.startswith("unix:")
+        ),
+    }
+    if (first := next((why for why, there in wrong.items() if there), None)) is not None:
+        return first
     parts = _split(url)
     if parts is None:
+        if (port := _PORT.match(url.rpartition("@")[2])) is not None and not _is_port(port[1]):
+            return f"its port is no number from 1 to 65535, as redis://host:6379/0: {_ESCAPES}"
         return f"it cannot be taken apart as scheme://user:password@host:port/database: {_ESCAPES}"
     return _wrong_place(parts) or _wrong_option(parts.query)
 
@@ -39,11 +53,17 @@ def _wrong_place(parts: SplitResult) -> str | None:
     if "@" in parts.path or "@" in parts.query or parts.netloc.count("@") > 1:
         return f"there is a @ behind the host: {_ESCAPES}"
     if parts.scheme == "unix":
+        if parts.netloc.rpartition("@")[2]:
+            return "unix:// is followed by a third /: the path of a socket is absolute, as unix:///run/redis/redis.sock"
         there = bool(parts.path.strip("/"))
         return None if there else "unix:// wants the path of a socket, as unix:///run/redis/redis.sock"
-    if re.fullmatch(r"/?|/\d{1,4}", parts.path):
+    if re.fullmatch(r"/?|/[0-9]{1,4}", parts.path):
         return None
     return "its path is no number of a database, as redis://host:6379/0"
+
+
+def _is_port(said: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", said) is not None and 0 < int(said) <= _LAST_PORT
 
 
 def _split(url: str) -> SplitResult | None:

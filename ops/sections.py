@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ops.addresses import wrong_redis_url
 from serve.teacher.parameters import check_call
+from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
 from store.event import Lane
 
@@ -94,7 +95,7 @@ class LogSection(Section):
 class RedisSection(Section):
     """The replay buffer's store, and what the processes agree on."""
 
-    url: Annotated[str, Field(pattern=r"^($|rediss?://|unix://)", repr=False)] = ""
+    url: Annotated[str, Field(repr=False)] = ""
     """redis://, rediss:// or unix:// of a Redis 6.2 or later with appendonly yes and noeviction; in a password # is
     written %23, ? %3F, / %2F and % %25. Empty: a private server in state_dir, which `understudy run all` starts and
     stops."""
@@ -329,8 +330,8 @@ class LaneSection(Section):
         if self.task == "classify" and bool(self.labels) == (self.labels_file is not None):
             message = "labels: give either labels or labels_file"
             raise ValueError(message)
-        if len(set(self.labels)) != len(self.labels):
-            message = "labels: a label is there twice"
+        if (wrong := wrong_labels(self.labels)) is not None:
+            message = f"labels: {wrong}"
             raise ValueError(message)
         if self.metric == "balanced_accuracy" and self.policy != "budget":
             message = 'metric: balanced_accuracy needs policy = "budget"; a promise counts each question alike'

@@ -35,7 +35,8 @@ from ops.sections import (
     SpoolSection,
     TrainerSection,
 )
-from serve.teacher.parameters import checked_key
+from serve.teacher.parameters import checked_key, wrong_prompt
+from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
 from store.event import Lane
 from store.student.folder import check_encoder
@@ -174,7 +175,12 @@ def read_text(path: Path) -> str:
     """
     raw = path.read_bytes()
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if raw.startswith(mark)), "utf-8")
-    return raw.decode(encoding).replace("\r\n", "\n")
+    try:
+        return raw.decode(encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:  # whose text shows bytes
+        line = raw.count(b"\n", 0, error.start) + 1
+        message = f"line {line} is not {error.encoding.upper()}: save the file as UTF-8"
+        raise ValueError(message) from None
 
 
 def read_prompt(lane: LaneSection) -> str:
@@ -280,9 +286,9 @@ def _anchored(model: Model, folder: Path) -> Model:
 
 def _with_files(file: Path, index: int, lane: LaneSection) -> LaneSection:
     """A lane with the labels that its file lists, once its prompt is known to be there."""
-    prompt, problems = lane.teacher.prompt_file, []
-    if not prompt.is_file():
-        problems.append(f"{file}: lanes.{index}.teacher.prompt_file: there is no file {prompt}")
+    problems = []
+    if (wrong := _wrong_prompt_file(lane.teacher.prompt_file)) is not None:
+        problems.append(f"{file}: lanes.{index}.teacher.prompt_file: {wrong}")
     try:
         lane = lane if lane.labels_file is None else _with_labels(file, index, lane, lane.labels_file)
     except SettingsError as error:
@@ -290,6 +296,16 @@ def _with_files(file: Path, index: int, lane: LaneSection) -> LaneSection:
     if problems:
         raise SettingsError("\n".join(problems))
     return lane
+
+
+def _wrong_prompt_file(prompt: Path) -> str | None:
+    if not prompt.is_file():
+        return f"there is no file {prompt}"
+    try:
+        wrong = wrong_prompt(read_text(prompt))
+    except (OSError, ValueError) as error:
+        return f"{prompt}: {error}"
+    return None if wrong is None else f"{prompt} {wrong}"
 
 
 def _with_labels(file: Path, index: int, lane: LaneSection, labels_file: Path) -> LaneSection:
@@ -300,8 +316,9 @@ def _with_labels(file: Path, index: int, lane: LaneSection, labels_file: Path) -
         message = f"{file}: lanes.{index}.labels_file: {error}"
         raise SettingsError(message) from error
     labels = tuple(line for line in lines if line)
-    if not labels or len(set(labels)) != len(labels):
-        message = f"{file}: lanes.{index}.labels_file: {labels_file} holds {'a label twice' if labels else 'none'}"
+    wrong = wrong_labels(labels) if labels else "it holds none"
+    if wrong is not None:
+        message = f"{file}: lanes.{index}.labels_file: {labels_file}: {wrong}"
         raise SettingsError(message)
     return lane.model_copy(update={"labels": labels})
 

@@ -4,17 +4,14 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from string import Template
-from typing import Any, Final
+from typing import Any
 
 from serve.pace import Metric
-from serve.teacher.parameters import check_call, checked_key
+from serve.teacher.parameters import check_call, checked_key, wrong_prompt
 from store.errors import SettingsError
 from store.event import MIN_PROPENSITY, Lane
 from store.labels import AnswerFormat
 from store.policy import PolicyName
-
-_PROMPT_NAMES: Final = frozenset({"text", "labels"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +63,8 @@ class TeacherSettings:
             SettingsError: the prompt's `$text` is missing, or there is a place-holder that nobody fills; or something
                 cannot be sent.
         """
-        template = Template(self.prompt)
-        names = set(template.get_identifiers())
-        if not template.is_valid() or "text" not in names or names - _PROMPT_NAMES:
-            message = "teacher.prompt_file: needs $text, may hold $labels and nothing else; a dollar sign is written $$"
+        if (wrong := wrong_prompt(self.prompt)) is not None:
+            message = f"teacher.prompt_file: {wrong}"
             raise SettingsError(message)
         try:
             checked_key(self.api_key)

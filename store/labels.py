@@ -4,9 +4,9 @@ An answer is read as one label of the lane's list or as an error, never as a gue
 trained on. Gateway, ingest, import and backtest all read answers here.
 """
 
+import html
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,19 @@ from functools import lru_cache
 from typing import Final, Literal, NoReturn
 
 from store.answers.label_field import cut_short, labels_in
-from store.answers.unwrap import QUOTES, clean, explains, is_rule, keyed, stages, trails_off, without_thinking
+from store.answers.listed import LISTED, doubts
+from store.answers.spellings import accentless, bare, caseless, joined, spaced, squeezed
+from store.answers.unwrap import (
+    Stage,
+    apart,
+    clean,
+    explains,
+    is_rule,
+    keyed,
+    stages,
+    trails_off,
+    without_thinking,
+)
 from store.errors import AnswerFault, InvalidAnswerError, SwapRefusedError
 
 AnswerFormat = Literal["text", "json"]
@@ -24,9 +36,6 @@ _LONGEST_SPELLING_CHARS: Final = 500  # of an answer that is folded without a li
 _MOST_LINES: Final = 40
 _MENTIONS_CHARS: Final = 1_000  # that are searched for labels, only to say what is wrong
 _SPELLED: Final = 16  # a letter in its decomposed and escaped forms, at most
-_GAPS: Final = r"[\s_\-‐‑‒–—]+"  # noqa: RUF001 - every dash
-_SPACED: Final = re.compile(rf"(?<=[^\W\d_]){_GAPS}(?=[^\W_])|(?<=[^\W_]){_GAPS}(?=[^\W\d_])")  # not 1-2 and 12
-_JOINED: Final = re.compile(rf"(?<=[^\W\d_]){_GAPS}(?=[^\W\d_])")
 _PROBLEMS: Final[Mapping[AnswerFault, str]] = {
     "empty": "is empty",
     "off_list": "is not on the list of labels",
@@ -132,19 +141,28 @@ class _Known:
     labels: tuple[str, ...]
     looks: tuple[tuple[Callable[[str], str], Mapping[str, tuple[str, ...]]], ...]  # the strictest first
     longest: int  # characters; what is longer is no spelling of any of them
+    words: frozenset[str]  # of all labels
+    has_asides: bool  # a label has parentheses itself
 
 
 @lru_cache(maxsize=64)
 def _known(labels: tuple[str, ...]) -> _Known:
     looks = []
-    for look, of_label in ((str, str), (_squeezed, _squeezed), (_caseless, _caseless), (_spaced, _spaced),
-                           (_joined, _joined), (_spaced, lambda label: _spaced(_bare(label)))):  # fmt: skip
+    for look, of_label in ((str, str), (squeezed, squeezed), (caseless, caseless), (spaced, spaced),
+                           (joined, joined), (spaced, lambda label: spaced(bare(label))),
+                           (accentless, accentless)):  # fmt: skip
         found: dict[str, tuple[str, ...]] = {}
         for label in dict.fromkeys(labels):
             if key := of_label(label):
                 found[key] = (*found.get(key, ()), label)
         looks.append((look, found))
-    return _Known(labels=labels, looks=tuple(looks), longest=_SPELLED * max(map(len, labels), default=0) + _SPELLED)
+    return _Known(
+        labels=labels,
+        looks=tuple(looks),
+        longest=_SPELLED * max(map(len, labels), default=0) + _SPELLED,
+        words=frozenset(word for label in labels for word in spaced(label).split()),
+        has_asides=any("(" in label for label in labels),
+    )
 
 
 def _found(text: str, known: _Known) -> str | None:
@@ -155,39 +173,54 @@ def _found(text: str, known: _Known) -> str | None:
     """
     if len(text) > _LONGEST_ANSWER_CHARS:
         return None
-    layers = [layer for layer in stages(text) if len(layer.text) <= known.longest]
+    layers = [layer for layer in stages(text, LISTED) if len(layer.text) <= known.longest]
     for look, found in known.looks:
         for layer in layers:
             matches = found.get(look(layer.text), ())
             if len(matches) > 1:
                 _refuse(text, "several")
             if matches and not (layer.is_open and _goes_on(matches[0], known)):
-                return matches[0]
+                return matches[0] if _is_apart(layer, matches[0], known) else None
     return None
+
+
+def _is_apart(layer: Stage, label: str, known: _Known) -> bool:
+    """Whether what stood in parentheses behind a label leaves it that label: no doubt, and no word of another one."""
+    if not layer.aside:
+        return True
+    if known.has_asides or doubts(layer.aside):
+        return False
+    return set(spaced(layer.aside).split()).isdisjoint(known.words - set(spaced(label).split()))
 
 
 def _goes_on(label: str, known: _Known) -> bool:
     """Whether another label begins with this one, so that what may have been cut may have been either."""
-    return any(other != label and _caseless(other).startswith(_caseless(label)) for other in known.labels)
+    return any(other != label and caseless(other).startswith(caseless(label)) for other in known.labels)
 
 
 def _of_lines(answer: str, said: str, known: _Known) -> str | None:
-    """The label of an answer of several lines: each is the same label, or says of itself that it is a reason."""
-    text = said
-    for layer in stages(said):
+    """The label of an answer of several lines: each is the same label, or says of itself that it is a reason.
+
+    Lines before the first that says of itself that it is the label may be anything but another label.
+    """
+    text = apart(said)
+    for layer in stages(text):
         text = layer.text if "\n" in layer.text else text
     lines = text.split("\n")
     if not 1 < len(lines) <= _MOST_LINES:
         return None
     found: list[str | None] = []
-    explaining = False
+    explaining = told = False
     for line in lines:
         if not line.strip() or is_rule(line):
             continue
         if explains(line):
             explaining = True
-        elif keyed(line) or not explaining:
-            explaining = False
+        elif keyed(line):
+            found = found if told else [label for label in found if label is not None]
+            explaining, told = False, True
+            found.append(_found(line, known))
+        elif not explaining:
             found.append(_found(line, known))
         elif (named := _found(line, known)) is not None:
             found.append(named)
@@ -220,8 +253,8 @@ def _fault(said: str, labels: Sequence[str]) -> AnswerFault:
         last = layer.text
     if not last:
         return "empty"
-    spaced = _spaced(said[:_MENTIONS_CHARS])
-    named = [key for label in labels if (key := _spaced(label)) and _mentions(spaced, key)]
+    text = spaced(said[:_MENTIONS_CHARS])
+    named = [key for label in labels if (key := spaced(label)) and _mentions(text, key)]
     if any(one not in other and other not in one for one in named for other in named):
         return "several"
     return "truncated" if trails_off(said) else "off_list"
@@ -238,7 +271,11 @@ def _refuse(answer: str, kind: AnswerFault) -> NoReturn:
 
 
 def _unquoted(text: str) -> str:
-    """The text of an answer that is one JSON string, as an endpoint that encodes twice sends it."""
+    """The text of an answer that is one JSON string, as an endpoint that encodes twice sends it, or of HTML."""
+    if "&quot;" in text and '"' not in text:
+        return html.unescape(text)
+    if text[:2] in ("{\\", "[{") and '\\"' in text and text.count('"') == text.count('\\"'):
+        text = f'"{text}"'
     if len(text) > 1 and text[0] == text[-1] == '"' and "\\" in text:
         try:
             decoded = json.loads(text, strict=False)
@@ -248,34 +285,9 @@ def _unquoted(text: str) -> str:
     return text
 
 
-def _squeezed(text: str) -> str:
-    """NFC, without what cannot be seen, each run of blanks as one."""
-    return " ".join(unicodedata.normalize("NFC", clean(text)).split())
-
-
-def _caseless(text: str) -> str:
-    """As `_squeezed`, with compatible letters and case as one."""
-    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", clean(text)).casefold()).split())
-
-
-def _spaced(text: str) -> str:
-    """As `_caseless`, with every gap between words as a blank."""
-    return _SPACED.sub(" ", _caseless(text))
-
-
-def _joined(text: str) -> str:
-    """As `_caseless`, with no gaps between words."""
-    return _JOINED.sub("", _caseless(text))
-
-
-def _bare(label: str) -> str:
-    """A label without quotes and stops at its ends, as a teacher may write it."""
-    return label.strip(QUOTES + " .,;:!?")
-
-
 def _normal(answer: str) -> str:
     """What all spellings of one label have in common, where there is no list of labels."""
-    return _spaced(_plain(answer)) or answer
+    return spaced(_plain(answer)) or answer
 
 
 def _plain(answer: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.readers.columns import ID_COLUMNS, LABEL, TEXT, Sought, Survey, id_of, label_of, text_of, value_at
+from ops.readers.columns import ID_COLUMNS, LABEL, TEXT, Sought, Survey, id_of, label_of, nothing_in, text_of, value_at
 from ops.readers.files import BadRow, rows_of
 from ops.readers.times import READABLE_TIMES, TIME_COLUMNS, moment_of
 from store.answers.rules import NO_RULES, Rules
@@ -25,6 +25,7 @@ GOLD: Final = Sought(
 )
 MAX_DAYS: Final = 3660.0  # ten years: a log that seems longer has a wrong time in it
 _CHECKED_CHARS: Final = 10_000  # a shorter text can be redacted, whatever it is
+_SHORTEST_DAYS: Final = 0.5  # of a log that says what a day costs
 _DAY_S: Final = 86_400.0
 _START_S: Final = 1_767_225_600.0  # of logs that say no time: the first day of 2026, UTC
 
@@ -211,7 +212,8 @@ def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[
 
 
 def _log(path: Path, lines: list[_Line], bad: list[BadRow], days: float | None) -> Log:
-    timed = all(line.time_s is not None for line in lines)
+    moments = {line.time_s for line in lines}
+    timed = None not in moments and (len(moments) > 1 or len(lines) == 1)
     times_s: NDArray[np.float64] = _START_S + np.arange(len(lines), dtype=np.float64) * (
         (days or 1.0) * _DAY_S / len(lines)
     )
@@ -227,7 +229,7 @@ def _log(path: Path, lines: list[_Line], bad: list[BadRow], days: float | None) 
         ids=[line.id or f"line-{line.number}" for line in lines],
         times_s=times_s,
         timed=timed,
-        per_day=timed or days is not None,
+        per_day=days is not None or (timed and float(times_s[-1] - times_s[0]) >= _SHORTEST_DAYS * _DAY_S),
         skipped=len(bad),
         bad=bad,
         untimed_why=_untimed_why(lines),
@@ -250,7 +252,14 @@ def _untimed_why(lines: list[_Line]) -> str | None:
     """Why the times are not the log's own, by the first line that spoils them; None: they are, or there are none."""
     column = next((line.time_column for line in lines if line.time_column is not None), None)
     without = [line for line in lines if line.time_s is None]
-    if column is None or not without:
+    if column is None:
+        return None
+    if not without and len(lines) > 1 and len({line.time_s for line in lines}) == 1:
+        return (
+            f"every row has the same time under {column}, as of an export: the log's times are not used, its rows are"
+            " spread evenly over --days"
+        )
+    if not without:
         return None
     first = next((line for line in without if line.time_column is not None), without[0])
     what = f"no time, though other rows have one under {column}"
@@ -266,7 +275,7 @@ def _text(line: int, value: Any, column: str) -> str | BadRow:
         return BadRow(line=line, why="not a JSON object")
     found = text_of(value_at(value, column))
     if found is None:
-        return BadRow(line=line, why=f"no text in {column}")
+        return BadRow(line=line, why=nothing_in(column, value_at(value, column), "text"))
     try:
         if len(found) > _CHECKED_CHARS:
             redact(found, b"")

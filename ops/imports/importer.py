@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from ops.cli.reports import ImportReport
 from ops.imports.told import Told
-from ops.readers.columns import Columns, id_of, label_of, text_of, value_at
+from ops.readers.columns import Columns, id_of, label_of, nothing_in, text_of, value_at
 from ops.readers.files import BadRow, rows_of
 from ops.readers.times import moment_of
 from store.answers.rules import NO_RULES, Rules
@@ -103,10 +103,10 @@ def read_rows(
         held = value_at(value, columns.text), value_at(value, columns.label)
         text, said = text_of(held[0]), label_of(held[1])
         if text is None:
-            yield BadRow(line=line, why=f"no text in {columns.text}")
+            yield BadRow(line=line, why=nothing_in(columns.text, held[0], "text"))
             continue
         if said is None:
-            yield BadRow(line=line, why=f"no label in {columns.label}")
+            yield BadRow(line=line, why=nothing_in(columns.label, held[1], "label"))
             continue
         label = _label(said, known, rules)
         if isinstance(label, InvalidAnswerError):

@@ -1,7 +1,8 @@
 """Chats in a log: what the user asked last, and what the assistant answered, in the shapes that exports have.
 
-Read are OpenAI's requests and responses (chat, responses, batches), fine-tuning rows, LiteLLM's and Langfuse's logs,
-NVIDIA's data-flywheel rows, ShareGPT's conversations, and Anthropic's and Google's bodies.
+Read are OpenAI's and Azure's requests and responses (chat, responses, batches), fine-tuning rows, calls of tools,
+LiteLLM's, Langfuse's, LangSmith's, Helicone's and Bedrock's logs, NVIDIA's data-flywheel rows, ShareGPT's
+conversations, and Anthropic's and Google's bodies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,16 @@ from typing import Any, Final
 
 import msgspec
 
-_INNER_QUESTIONS: Final = ("messages", "body", "request", "input", "contents", "conversations", "prompt", "kwargs")
-_INNER_ANSWERS: Final = ("body", "response", "choices", "message", "output", "candidates", "generations", "messages")
+_INNER_QUESTIONS: Final = (
+    *("messages", "body", "request", "input", "contents", "conversations", "prompt", "kwargs", "params", "value"),
+    *("requestBody", "request_body", "inputBodyJson", "question", "query", "user_input", "text"),
+)
+_INNER_ANSWERS: Final = (
+    *("body", "response", "choices", "message", "output", "candidates", "generations", "messages", "kwargs", "value"),
+    *("responseBody", "response_body", "outputBodyJson", "answer"),
+)
+_CUT: Final = ("length", "max_tokens", "content_filter", "refusal")  # how an answer ends that is not whole
+_ROLES_AS_TYPES: Final = ("human", "user", "ai", "assistant", "system")
 _USER: Final = ("user", "human")
 _ASSISTANT: Final = ("assistant", "gpt", "model", "ai", "bot")
 _DEEPEST: Final = 6
@@ -27,6 +36,8 @@ def question_of(value: Any, depth: int = 0) -> str | None:
         if _role(value) in _USER:
             return _text(value)
         return _first(question_of(value[name], depth + 1) for name in _INNER_QUESTIONS if name in value)
+    if isinstance(value, list) and value and isinstance(value[0], list):  # a batch of one
+        return question_of(value[0], depth + 1)
     turns = [turn for turn in value if isinstance(turn, Mapping)] if isinstance(value, Sequence) else []
     return next((_text(turn) for turn in reversed(turns) if _role(turn) in _USER), None)
 
@@ -40,19 +51,43 @@ def answer_of(value: Any, depth: int = 0) -> str | None:
         return value if depth else None
     if isinstance(value, Mapping):
         return _answer_in(value, depth)
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return answer_of(value[0], depth + 1)
     items = [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
     if any(_role(item) for item in items):
-        return _text(items[-1]) if _role(items[-1]) in _ASSISTANT else None
+        return _said(items[-1]) if _role(items[-1]) in _ASSISTANT else None
     return answer_of(items[0], depth + 1) if items else None
 
 
 def _answer_in(value: Mapping[str, Any], depth: int) -> str | None:
+    if any(value.get(name) in _CUT for name in ("finish_reason", "stop_reason")):
+        return None
     if _role(value) in _ASSISTANT or "content" in value:
-        return _text(value)
+        return _said(value)
     for name in ("output_text", *(("text",) if depth else ())):
         if isinstance(value.get(name), str):
             return str(value[name])
     return _first(answer_of(value[name], depth + 1) for name in _INNER_ANSWERS if name in value)
+
+
+def _said(turn: Mapping[str, Any]) -> str | None:
+    """What the assistant said in a turn, or with what it called a tool."""
+    said = _text(turn)
+    if said:
+        return said
+    content = turn.get("content")
+    calls = [turn.get("function_call"), *_mappings(turn.get("tool_calls")), *_mappings(content)]
+    for call in calls:
+        if isinstance(call, Mapping):
+            function = call.get("function", call)
+            given = next((function[name] for name in ("arguments", "input", "args") if function.get(name)), None)
+            if given is not None:
+                return given if isinstance(given, str) else msgspec.json.encode(given).decode()
+    return said
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def has_system(value: Any) -> bool:
@@ -70,12 +105,18 @@ def _first(found: Any) -> str | None:
 
 def _role(turn: Mapping[str, Any]) -> str:
     role = turn.get("role", turn.get("from"))
+    if role is None and turn.get("type") in _ROLES_AS_TYPES:  # as LangChain writes it
+        role = turn["type"]
+    if role is None and isinstance(name := turn.get("id"), list) and name:
+        role = str(name[-1]).removesuffix("Chunk").removesuffix("Message")
     return role.lower() if isinstance(role, str) else ""
 
 
 def _text(turn: Mapping[str, Any]) -> str | None:
     """A turn's text, its parts one after another."""
-    content = next((turn[name] for name in ("content", "value", "parts", "text") if turn.get(name) is not None), None)
+    content = next(
+        (turn[name] for name in ("content", "value", "parts", "text", "kwargs") if turn.get(name) is not None), None
+    )
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping):

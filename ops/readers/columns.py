@@ -42,6 +42,13 @@ def label_of(value: Any) -> str | None:
     return text.strip() or None if text is not None and _is_unicode(text) else None
 
 
+def nothing_in(column: str, value: Any, what: str) -> str:
+    """Why a row is bad that has no text or label in a column."""
+    if isinstance(value, str) and not _is_unicode(value):
+        return f"{column} is not in UTF-8"
+    return f"no {what} in {column}"
+
+
 def id_of(row: Mapping[str, Any], names: Sequence[str] = ID_COLUMNS) -> str | None:
     """The row's own id; an empty one is none."""
     found = (value_at(row, name) for name in names)
@@ -84,7 +91,11 @@ class Sought:
 TEXT: Final = Sought(
     flag="--text",
     what="text",
-    names=("text", "input", "query", "question", "prompt", "request", "utterance", "messages", "conversations", "body"),
+    names=(
+        *("text", "input", "query", "question", "prompt", "request", "utterance", "messages", "conversations", "body"),
+        *("user_input", "inputs", "request_body", "requestBody", "proxy_server_request", "params", "contents"),
+        *("sentence", "message", "content", "instruction", "attributes.input", "attributes.input.value"),
+    ),
     read=text_of,
     in_most_rows=True,
 )
@@ -93,7 +104,8 @@ LABEL: Final = Sought(
     what="label (a text, a whole number, true or false)",
     names=(
         *("teacher.label", "label", "answer", "teacher", "intent", "category", "response", "completion", "output"),
-        *("messages", "conversations", "choices"),
+        *("outputs", "response_body", "responseBody", "result", "messages", "conversations", "choices", "contents"),
+        *("attributes.output", "attributes.output.value"),
     ),
     read=label_of,
 )
@@ -105,12 +117,14 @@ class _Tally:
 
     there: int = 0  # rows with anything but null and blanks
     usable: int = 0
+    garbled: int = 0  # texts that are no valid Unicode
     one: str | None = None  # of the usable values
     differ: bool = False  # there is another
 
     def add(self, value: Any, usable: str | None) -> None:
         """Count a row's value."""
         self.there += not is_missing(value)
+        self.garbled += usable is None and isinstance(value, str) and not _is_unicode(value)
         if usable is not None:
             self.usable += 1
             self.differ = self.differ or usable != (self.one or usable)
@@ -162,6 +176,13 @@ class Survey:
             return found
         seen = ", ".join(sorted(self._seen)[:_SHOWN_COLUMNS]) or "no JSON objects"
         what = f"no {sought.what} under any usual name: name the column with {sought.flag}"
+        if any(self._tallies[sought.flag, name].garbled for name in sought.names):
+            what = (
+                f"the {sought.what} is not in UTF-8: Latin-1 or Windows-1252, perhaps: iconv -f WINDOWS-1252 -t UTF-8"
+                " makes it UTF-8"
+            )
+        elif "custom_id" in self._seen:
+            what = "it has one half of a batch alone: join the batch's input and its output by custom_id, a row each"
         if sought.named:
             what = f"{sought.flag} {sought.names[0]}: no row has a {sought.what} there"
         message = f"{self._path}: {what} (found: {seen})"

@@ -3,13 +3,15 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from ops.readers.shapes import begins_whole, row_of, rows_in
 from ops.readers.streams import HEAD_BYTES, open_log
 from store.errors import SettingsError
 from store.event import MAX_EVENT_BYTES
@@ -18,7 +20,9 @@ _MAX_LINE_BYTES: Final = MAX_EVENT_BYTES
 _MOST_WHOLE_BYTES: Final = 1 << 30  # of a document that is read at once
 _TRIED_LINES: Final = 200
 _DELIMITERS: Final = ",\t;|"
-_ROWS_UNDER: Final = ("data", "rows", "items", "records", "results", "examples", "traces", "observations")
+_PYTHON: Final = re.compile(rb"[\s\[]*\{\s*'")
+_MARK: Final = b"\xef\xbb\xbf"
+_NOTHING: Final = b" \t\r\n\0\x1a"  # a line that a crash left behind, or that ends a file of DOS
 _MOST_DIGITS: Final = 4000
 
 Rows = Iterator[tuple[int, Any]]
@@ -75,7 +79,10 @@ def _kind(path: Path, head: bytes) -> str:
             raise SettingsError(message)
         return "lines"
     lines = [line for line in head.split(b"\n")[:_TRIED_LINES] if line.strip()]
-    if start[:1] == b"[":
+    if _PYTHON.match(head):
+        message = f"{path} is in Python's own spelling, with single quotes: write it with json.dumps, a row a line"
+        raise SettingsError(message)
+    if start[:1] == b"[" or (start[:1] == b"{" and len(lines) == 1 and begins_whole(_decoded(0, lines[0]), lines[0])):
         return "document"
     if any(isinstance(_decoded(0, line), dict) for line in lines):
         return "lines"
@@ -103,14 +110,16 @@ def _delimiter(head: bytes) -> str | None:
         return first.strip()[-1]
     best = max(_DELIMITERS, key=first.count)
     try:
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=best) if row]
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=best, skipinitialspace=True) if row]
     except csv.Error:
         return None
-    if len(rows) < 2 or not first.count(best):  # noqa: PLR2004 - names, and a row
+    is_cut = len(head) >= HEAD_BYTES and len(rows) == 1  # in the middle of the first row
+    if not first.count(best) or not (len(rows) > 1 or is_cut):
         return None
     names, widths = [name.strip() for name in rows[0]], [len(row) for row in rows[1:_TRIED_LINES]]
     fitting = sum(width == len(names) for width in widths)
-    return best if all(names) and len(set(names)) == len(names) and 2 * fitting > len(widths) else None
+    named = sum(map(bool, names))
+    return best if named > 1 and named + 1 >= len(names) and (is_cut or 2 * fitting > len(widths)) else None
 
 
 def _lines(stream: io.BufferedReader) -> Rows:
@@ -121,8 +130,8 @@ def _lines(stream: io.BufferedReader) -> Rows:
             while (more := stream.readline(_MAX_LINE_BYTES)) and not more.endswith(b"\n"):
                 pass
             yield line, BadRow(line=line, why=f"longer than {_MAX_LINE_BYTES} bytes")
-        elif raw.strip():
-            yield line, _decoded(line, raw)
+        elif raw.strip(_NOTHING):
+            yield line, row_of(_decoded(line, raw))
 
 
 def _decoded(line: int, raw: bytes) -> Any:
@@ -131,8 +140,10 @@ def _decoded(line: int, raw: bytes) -> Any:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
+    while raw.startswith(_MARK):  # of files that were put one behind another
+        raw = raw.removeprefix(_MARK)
     try:
-        return _WIDE.decode(raw.decode("utf-8", "surrogateescape").strip())
+        return _WIDE.decode(raw.decode("utf-8", "surrogateescape").strip(" \t\r\n\x1e").removesuffix(","))
     except (ValueError, RecursionError):
         return BadRow(line=line, why="not JSON in UTF-8")
 
@@ -161,7 +172,7 @@ def _document(path: Path, stream: io.BufferedReader) -> Rows:
         if isinstance(value, BadRow):
             yield number, BadRow(line=number, why=value.why)
             return
-        for nested in _nested(value):
+        for nested in rows_in(value):
             yield number, nested
 
 
@@ -182,22 +193,12 @@ def _values(text: str) -> Iterator[tuple[int, Any]]:
         place = after
 
 
-def _nested(value: Any) -> list[Any]:
-    """The rows of an export that wraps them in one object; else the value itself."""
-    if isinstance(value, Mapping):
-        for name in _ROWS_UNDER:
-            rows = value.get(name)
-            if isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows):
-                return rows
-    return [value]
-
-
 def _table(stream: io.BufferedReader, delimiter: str) -> Rows:
     """A table's rows as objects; a name is there in small letters, too."""
     text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
     csv.field_size_limit(_MAX_LINE_BYTES)
     try:
-        yield from _rows(csv.reader(text, delimiter=delimiter))
+        yield from _rows(csv.reader(text, delimiter=delimiter, skipinitialspace=True))
     finally:
         text.detach()  # whoever opened the stream closes it
 
@@ -219,9 +220,18 @@ def _rows(reader: Any) -> Rows:
         if not row or (names is None and ",".join(row).lower().startswith("sep=")):
             continue
         if names is None:
-            names = [name.strip() for name in row]
+            names = _names(row)
         elif len(row) != len(names):
             yield line, BadRow(line=line, why=f"{len(row)} columns, the first line names {len(names)}")
         else:
             small = {name.lower(): value for name, value in zip(names, row, strict=True)}
             yield line, small | dict(zip(names, row, strict=True))
+
+
+def _names(row: list[str]) -> list[str]:
+    """The names of a table's columns: one without a name (an index, a comma at the end) has its place for one."""
+    names: list[str] = []
+    for place, name in enumerate(map(str.strip, row), 1):
+        again = sum(name == one or one.startswith(f"{name}.") for one in names)
+        names.append(f"column {place}" if not name else f"{name}.{again}" if name in names else name)
+    return names

@@ -10,12 +10,20 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 _KEY: Final = "label"
+_CALLS: Final = ("function", "tool_calls", "arguments", "parameters", "input")  # on the way into a call of a tool
+_CALLED: Final = frozenset(("name", "function", "tool_calls"))
+_DEEPEST_CALL: Final = 4
 _MARK: Final = re.compile(r'\\.|["{}]', re.DOTALL)
 _UNCLOSED_TRIES: Final = 4  # a brace in the prose before an object; more of them are no answer
 _LONGEST_SCANNED_CHARS: Final = 1 << 17  # for objects; a longer text is one object, or none
 _LOOSE: Final = re.compile(
-    r"""(?<![\w.])["'“‘]?label["'”’]?\s{0,20}[:=]\s{0,20}(?:"([^"\n\\]{1,500})"|'([^'\n\\]{1,500})'|“([^”\n]{1,500})”)""",  # noqa: RUF001 - typographic ones, too
+    r"""(?<![\w.])["'“‘]?label["'”’]?\s{0,20}[:=]\s{0,20}(?:"([^"\n\\]{1,500})"|'([^'\n\\]{1,500})'|“([^”\n]{1,500})”|`([^`\n\\]{1,500})`)""",  # noqa: RUF001 - typographic ones, too
     re.IGNORECASE,
+)
+_BARE: Final = re.compile(  # as YAML has it, or an object without quotes
+    r"""^[\s{]{0,20}(?:-\ )?["'“‘]?label["'”’]?[ \t]{0,20}:[ \t]{1,20}
+    ([^\s"'“‘`{}\[\],][^"“‘`{}\[\],\n]{0,200})[ \t]{0,20}(?=[,}\n]|\Z)""",  # noqa: RUF001 - as above
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _SEEN: Final = re.compile(r"""["'“‘{]\s{0,20}label["'”’]?\s{0,20}[:=]""", re.IGNORECASE)  # noqa: RUF001 - as above
 _decoder: Final = json.JSONDecoder(
@@ -37,14 +45,26 @@ def labels_in(text: str) -> list[str]:
         except (ValueError, RecursionError):
             found += _loosely(body[:_LONGEST_SCANNED_CHARS])
             continue
-        if isinstance(pairs, list):
-            found += [
-                spelled
-                for key, value in filter(_is_pair, pairs)
-                if key.strip().casefold() == _KEY
-                if (spelled := _spelled(value))
-            ]
+        found += _fields(pairs, 0)
     return found if found or read else _loosely(text[:_LONGEST_SCANNED_CHARS])
+
+
+def _fields(value: Any, depth: int) -> list[str]:
+    """The labels of an object, or of the call of a tool that it is."""
+    if isinstance(value, str) and depth:  # a call's arguments are JSON inside of a string
+        return labels_in(value) if depth <= _DEEPEST_CALL and value.lstrip().startswith("{") else []
+    if not isinstance(value, list) or depth > _DEEPEST_CALL:
+        return []
+    pairs = [pair for pair in value if _is_pair(pair)]
+    found = [spelled for key, one in pairs if key.strip().casefold() == _KEY if (spelled := _spelled(one))]
+    if found or not (_CALLED & {key for key, _ in pairs}):
+        return found
+    inner = [one for key, one in pairs if key in _CALLS]
+    return [label for one in inner for part in (one if _is_array(one) else [one]) for label in _fields(part, depth + 1)]
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, list) and not any(map(_is_pair, value))
 
 
 def cut_short(text: str) -> bool:
@@ -66,7 +86,8 @@ def _spelled(value: Any) -> str | None:
 
 
 def _loosely(text: str) -> list[str]:
-    return [next(value for value in found if value) for found in _LOOSE.findall(text)]
+    quoted = [next(value for value in found if value) for found in _LOOSE.findall(text)]
+    return quoted or _BARE.findall(text)
 
 
 def _objects(text: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ is left once it is short enough to be a label. So reading is linear in whatever 
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +32,7 @@ _BLANKS: Final = re.compile(r"[^\S\n]+")
 _LINE_ENDS: Final = re.compile(r" ?\n[\n ]*")
 _THINKING: Final = re.compile(
     r"<(/?)(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratch_?pad|analysis|cot)"
-    r"(?: [^<>\n]{0,100})?>|\[(/?)THINK\]|◁(/?)think▷",
+    r"(?: [^<>\n]{0,100})?/?>|\[(/?)THINK\]|◁(/?)think▷|<\|(?:begin|(end))_of_thought\|>|(\.\.\.done thinking\.)",
     re.IGNORECASE,
 )
 _FINAL_CHANNEL: Final = re.compile(r"<\|channel\|> ?final(?: [^<]{0,40})?<\|message\|>")
@@ -75,29 +75,36 @@ _EMPHASIS: Final = "*_~=`"
 _LINE_MARK: Final = re.compile(
     r"(?:#{1,6}|[-*+–—]|>{1,3}|\(?\d{1,3}[.):]|\(?[A-Za-z]\)|\[[ xX✓]\]) |(?:[•◦‣·→⇒➡➜👉✅✔☑✓]|-{1,2}>|=>) ?"  # noqa: RUF001 - dashes, too
 )
+_BULLETS: Final = ("* ", "- ", "+ ")
 _TICKS: Final = "✅✔☑✓ "
 _KEYS: Final = (
     "labels?|categor(?:y|ies)|class(?:es|ification)?|intents?|answer|output|result|response|prediction|sentiment|topic"
     "|type|tags?|emotion|verdict|decision|choice|étiquette|catégorie|réponse|etiqueta|categoría|respuesta|kategorie"
-    "|antwort|klasse|etichetta|risposta|标签|类别|答案|分类|ラベル|カテゴリ|回答"
+    "|antwort|klasse|etichetta|risposta|rótulo|categoria|resposta|categorie|antwoord|etykieta|kategoria|odpowiedź|etiket"
+    "|метка|категория|ответ|标签|类别|答案|分类|ラベル|カテゴリ|回答|라벨|분류|카테고리|답변|التصنيف|الفئة"
 )
 _QUALIFIERS: Final = (
-    "final|correct|best|right|predicted|chosen|selected|assigned|appropriate|likely|most appropriate|most likely"
+    "final|correct|best|right|predicted|chosen|selected|assigned|appropriate|likely|most[ ]appropriate|most[ ]likely"
 )
 _KEYED: Final = re.compile(
     rf"""["'`*_]*(?:(?:sure|certainly|of course|ok(?:ay)?|absolutely|great|done)\b[ !,.:-]*)?
-    (?:here(?:['\u2019]s|\ is)\ )?(?:(?:the|my|your)\ )?(?:(?:{_QUALIFIERS})\ )*(?:{_KEYS})
-    (?:\ (?:you\ asked\ for|for\ (?:this|the)\ (?:message|text|input|question|request|ticket)))?(?:\ (?:is|would\ be))?
-    ["'`*_]*\ ?(?:[:=]|-{{1,2}}>|=>|[→⇒➡]|\ ?[-\u2013\u2014]\ |\n)["'*_]*[ \n]?""",
+    (?:(?:so|therefore|thus|hence),?\ )?(?:here(?:['\u2019]s|\ is)\ )?(?:(?:the|my|your)\ )?(?:(?:{_QUALIFIERS})\ )*
+    (?:{_KEYS}|(?:assistant|model|bot|ai)(?=\ ?[:\n]))(?:\(s\))?
+    (?:\ (?:you\ asked\ for|for\ (?:this|the)\ (?:message|text|input|question|request|ticket)))?
+    (?:\ (?:is|would\ be))?
+    (?:["'`*_]*\ ?(?:[:=]|-{{1,2}}>|=>|[→⇒➡]|\ ?[-\u2013\u2014]\ |\n)["'*_]*[ \n]?|(?<=\ is)\ |(?<=\ be)\ )""",
     re.IGNORECASE | re.VERBOSE,
 )
 _EXPLAINS: Final = re.compile(
-    r"[#>*_`\"' -]*(?:reason(?:ing|s)?|explanation|rationale|justification|why|because|confidence|probability|score"
-    r"|certainty|notes?|comment|evidence|analysis|thoughts?|begründung|raison|motivo|explicación|理由)[*_`\"']* ?[:=]",
+    r"[#>*_`\"' -]*<?(?:reason(?:ing|s)?|think(?:ing)?|thought process|step \d{1,2}"
+    r"|explanation|rationale|justification|why|because|confidence|probability|score"
+    r"|certainty|notes?|comment|evidence|analysis|thoughts?|begründung|raison|motivo|explicación|理由)[*_`\"']* ?[:=>]",
     re.IGNORECASE,
 )
-_RULE: Final = re.compile(r"[-*_=]{3,}")
+_RULE: Final = re.compile(r"[-*_=#]{3,}")
 _LAYERS: Final = 40
+_BESIDE: Final = re.compile(r"(</[A-Za-z][\w:.-]{0,40}>)[ \n]?(<[A-Za-z])")
+_CDATA: Final = re.compile(r"<!\[CDATA\[(.*)\]\]>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +113,10 @@ class Stage:
 
     text: str
     is_open: bool = False  # a layer that was taken off had no end: what is left may have been cut
+    aside: str = ""  # what stood behind it in parentheses
+
+
+Layer = Callable[[str], Stage | None]  # a text with that layer off; None, or the same text: it has none
 
 
 def clean(text: str) -> str:
@@ -124,7 +135,12 @@ def without_thinking(text: str) -> str | None:
     said: list[str] = []
     thinking, place = False, 0
     for tag in _THINKING.finditer(text):
-        if not (tag[1] or tag[2] or tag[3]):
+        if tag[0].endswith("/>"):
+            if not thinking:
+                said.append(text[place : tag.start()])
+                place = tag.end()
+            continue
+        if not any(tag.groups()):
             if not thinking:
                 said.append(text[place : tag.start()])
             thinking = True
@@ -135,15 +151,17 @@ def without_thinking(text: str) -> str | None:
     return None if thinking else "".join([*said, text[place:]]).strip()
 
 
-def stages(text: str) -> Iterator[Stage]:
-    """The text, then with one layer more taken off each time, while there is one."""
+def stages(text: str, more: Sequence[Layer] = ()) -> Iterator[Stage]:
+    """The text, then with one layer more taken off each time, while there is one; `more` layers are tried last."""
     stage = Stage(text=text)
     for _ in range(_LAYERS):
         yield stage
-        inner = _peeled(stage.text)
+        inner = _peeled(stage.text, more)
         if inner is None or inner.text == stage.text:
             return
-        stage = Stage(text=inner.text, is_open=stage.is_open or inner.is_open)
+        stage = Stage(
+            text=inner.text, is_open=stage.is_open or inner.is_open, aside=f"{stage.aside} {inner.aside}".strip()
+        )
 
 
 def keyed(line: str) -> bool:
@@ -166,13 +184,18 @@ def trails_off(text: str) -> bool:
     return text.rstrip(QUOTES + " ").endswith(("..", "…"))
 
 
-def _peeled(text: str) -> Stage | None:
+def apart(text: str) -> str:
+    """The text with each of several elements of XML, side by side, on a line of its own."""
+    return _BESIDE.sub(r"\1\n\2", text)
+
+
+def _peeled(text: str, more: Sequence[Layer]) -> Stage | None:
     """One layer less; None: there is none."""
     if (stripped := text.strip()) != text:
         return Stage(text=stripped)
     if not text:
         return None
-    for layer in (_tokens, _fence, _tags, _emphasis, _key, _quotes, _brackets, _marks, _stops, _entities):
+    for layer in (*_ALWAYS, *more):
         found = layer(text)
         if found is not None and found.text != text:
             return found
@@ -212,8 +235,8 @@ def _tags(text: str) -> Stage | None:
     last = text.rfind("<")
     if last > 0 and _VOID_TAG.fullmatch(text, last):
         return Stage(text=text[:last])
-    if latex := _LATEX.fullmatch(text):
-        return Stage(text=latex[1])
+    if inner := _LATEX.fullmatch(text) or _CDATA.fullmatch(text):
+        return Stage(text=inner[1])
     return None
 
 
@@ -222,13 +245,13 @@ def _quotes(text: str) -> Stage | None:
 
 
 def _emphasis(text: str) -> Stage | None:
-    if len(text) > 2 and text[0] == text[-1] and text[0] in _EMPHASIS:  # noqa: PLR2004 - something between the two
+    if len(text) > 2 and text[0] == text[-1] and text[0] in _EMPHASIS and text[1] != " ":  # noqa: PLR2004 - "* a" is a list
         return Stage(text=text[1:-1])
     return None
 
 
 def _brackets(text: str) -> Stage | None:
-    if len(text) > 2 and _BRACKETS.get(text[0]) == text[-1]:  # noqa: PLR2004 - as above
+    if len(text) > 2 and _BRACKETS.get(text[0]) == text[-1] and not (text[0] == "<" and "<" in text[1:]):  # noqa: PLR2004
         return Stage(text=text[1:-1])
     return None
 
@@ -250,3 +273,11 @@ def _stops(text: str) -> Stage | None:
 
 def _entities(text: str) -> Stage:
     return Stage(text=html.unescape(text))
+
+
+def _bullet(text: str) -> Stage | None:
+    """Of `* **refund**`: the mark of the list before the emphasis."""
+    return Stage(text=text[2:]) if text[:2] in _BULLETS else None
+
+
+_ALWAYS: Final = (_tokens, _fence, _tags, _bullet, _emphasis, _key, _quotes, _brackets, _marks, _stops, _entities)

@@ -66,7 +66,7 @@ def test_columns_are_named_and_a_dot_goes_into_an_object(tmp_path: Path) -> None
             "in": {"q": f"q{row}"},
             "out": {"a": {"l": "ab"[row]}},
             "me": {"id": f"n{row}"},
-            "t.s": 50 - row,
+            "t.s": 1_800_000_050 - row,
         }
         for row in range(2)
     ]
@@ -74,7 +74,7 @@ def test_columns_are_named_and_a_dot_goes_into_an_object(tmp_path: Path) -> None
     log = read(tmp_path, lines, columns)
     assert (log.texts, log.labels, log.ids) == (["q1", "q0"], ["b", "a"], ["n1", "n0"])
     assert log.gold == ["not this", "not this"]
-    assert log.times_s.tolist() == [49, 50]
+    assert log.times_s.tolist() == [1_800_000_049, 1_800_000_050]
 
 
 @pytest.mark.parametrize("flag", ["--text", "--label", "--gold", "--id", "--time"])
@@ -159,7 +159,7 @@ def test_a_named_column_may_come_late(tmp_path: Path) -> None:
     assert not log.timed
 
 
-@pytest.mark.parametrize("moment", ["yesterday", "2026-01-01T00:00:00", 1_800_000_000_000_000, True])
+@pytest.mark.parametrize("moment", ["yesterday", "2026-01-01T00:00:00", 1e20, 46_023.5, 20_260_101, True])
 def test_a_named_time_that_cannot_be_read_is_refused_not_made_up(tmp_path: Path, moment: Any) -> None:
     with pytest.raises(SettingsError, match=r"--time when: .*ISO 8601"):
         read(tmp_path, rows(3, when=moment), ColumnNames(time="when"))
@@ -236,17 +236,19 @@ def test_one_row_without_a_time_spreads_all_and_says_that_the_times_are_not_the_
 
 def test_a_log_without_times_has_nothing_to_say_of_them(tmp_path: Path) -> None:
     assert read(tmp_path, rows(3)).untimed_why is None
-    assert read(tmp_path, rows(3, time=1_800_000_000)).untimed_why is None
+    assert read(tmp_path, [{**row, "time": 1_800_000_000 + n} for n, row in enumerate(rows(3))]).untimed_why is None
     assert read(tmp_path, rows(3, time=None, created=" ")).untimed_why is None
 
 
-@pytest.mark.parametrize("moment", ["2026-01-01T00:00:00", "noon", 0, 1e14, True, [1_800_000_000]])
+@pytest.mark.parametrize(
+    "moment", ["2026-01-01T00:00:00", "noon", 0, 1e20, 46_023.5, 20_260_101, True, [1_800_000_000]]
+)
 def test_times_that_cannot_be_read_are_told_with_column_and_line(tmp_path: Path, moment: Any) -> None:
     lines = [*rows(1), {"label": "no text"}, *rows(1, created_at=1_800_000_000), *rows(2, created_at=moment)]
     log = read(tmp_path, lines)
     assert not log.timed
     assert log.untimed_why is not None
-    assert log.untimed_why.startswith("line 4: what is under created_at is no time that can be read (Unix seconds or")
+    assert log.untimed_why.startswith("line 4: what is under created_at is no time that can be read (Unix seconds, ")
     assert log.untimed_why.endswith("its rows are spread evenly over --days")
     assert "noon" not in log.untimed_why
 
@@ -262,16 +264,44 @@ def test_milliseconds_are_read_as_milliseconds(tmp_path: Path) -> None:
     log = read(tmp_path, [{**row, "time": moment} for row, moment in zip(rows(2), moments, strict=False)])
     assert log.timed
     assert log.times_s.tolist() == [1_800_000_000, 1_800_000_000.5]
-    assert read(tmp_path, rows(2, time=moments[2])).times_s.tolist() == [99_999_999_999.999] * 2
-    assert read(tmp_path, rows(2, time=1e11)).times_s.tolist() == [1e8] * 2
-    assert read(tmp_path, rows(2, time=9.9e10)).times_s.tolist() == [9.9e10] * 2
+    assert (
+        read(tmp_path, rows(1, time=moments[2]) + rows(1, label="b", time=99_999_999_999)).times_s[-1]
+        == 99_999_999_999.999
+    )
+    assert read(tmp_path, [{**row, "time": 1e11 + n} for n, row in enumerate(rows(2))]).times_s.tolist() == [
+        1e8,
+        1e8 + 1e-3,
+    ]
+    assert read(tmp_path, [{**row, "time": 9.9e10 + n} for n, row in enumerate(rows(2))]).times_s[0] == 9.9e10
+
+
+@pytest.mark.parametrize(
+    ("step_s", "days", "timed", "per_day"),
+    [
+        (0.0, None, False, False),
+        (0.0, 22.0, False, True),
+        (60.0, None, True, False),
+        (60.0, 22.0, True, True),
+        (DAY_S, None, True, True),
+    ],
+)
+def test_a_day_is_spoken_of_where_the_times_cover_one(
+    tmp_path: Path, step_s: float, days: float | None, *, timed: bool, per_day: bool
+) -> None:
+    lines = [{**row, "time": 1_800_000_000 + n * step_s} for n, row in enumerate(rows(4))]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log = read_log(path, ColumnNames(), days)
+    assert (log.timed, log.per_day) == (timed, per_day)
+    assert (log.untimed_why is not None) == (not timed)
+    assert log.days == pytest.approx(3.0 if step_s == DAY_S else 16.5 if not timed and days else 1.0)
 
 
 def test_a_log_of_more_than_ten_years_is_refused_with_its_earliest_line(tmp_path: Path) -> None:
     first, second = rows(2, time=1_800_000_000)
     assert read(tmp_path, [{**second, "time": 1_800_000_000 + 3660 * DAY_S}, first]).days == 3660
-    with pytest.raises(SettingsError, match=r"span 20,833 days, .*: line 4 is the earliest.*: correct time there, or"):
-        read(tmp_path, [*rows(3, time=1_800_000_000), *rows(2, time=1)])
+    with pytest.raises(SettingsError, match=r"span 19,676 days, .*: line 4 is the earliest.*: correct time there, or"):
+        read(tmp_path, [*rows(3, time=1_800_000_000), *rows(2, time=100_000_000)])
 
 
 @pytest.mark.parametrize("days", [0.0, -1.0, float("nan"), float("inf"), 3660.1, 1e12])

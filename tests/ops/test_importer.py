@@ -191,10 +191,12 @@ def test_a_log_that_does_not_take_a_row_ends_the_import(tmp_path: Path) -> None:
 
 
 def test_rows_that_would_be_dead_letters_for_their_age_are_skipped(tmp_path: Path) -> None:
-    path = write(tmp_path / "log", [{"text": "a", "label": "refund", "timestamp": 5}])
+    path = write(tmp_path / "log", [{"text": "a", "label": "refund", "timestamp": 1_000_000_005}])
     log = MemoryLog()
     log.ensure(topic_of(LANE.use_case), 1)
-    published, bad = publish_rows(iter(rows_of(path)), INTO, log, undated_s=9.0, oldest_s=6.0, seen=lambda: None)
+    published, bad = publish_rows(
+        iter(rows_of(path)), INTO, log, undated_s=1_000_000_009.0, oldest_s=1_000_000_006.0, seen=lambda: None
+    )
     assert (published, [row.why for row in bad]) == (0, ["too old to be learned from"])
 
 

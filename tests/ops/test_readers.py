@@ -1,12 +1,15 @@
 """A log is read where it is certain what it is, and named where it is something else."""
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 import math
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +63,50 @@ WAYS: dict[str, bytes] = {
     "csv with capitals": table(",", names=("Text", "Label")).encode(),
     "csv with sep": b"sep=;\r\n" + table(";").encode(),
     "tsv": table("\t").encode(),
+    "utf-32 without a mark": LINES.encode("utf-32-be"),
+    "utf-16 without a mark, a table": table(",").encode("utf-16-be"),
+    "line ends of an old Mac": LINES.replace("\n", "\r").encode(),
+    "a table of an old Mac": table(",").replace("\r\n", "\r").encode(),
+    "files with marks, one behind another": "".join(f"\ufeff{line}\n" for line in LINES.splitlines()).encode(),
+    "two marks": b"\xef\xbb\xbf" * 2 + LINES.encode(),
+    "the end of a DOS file": LINES.encode() + b"\x1a",
+    "a crash's zeros": LINES.encode() + bytes(300),
+    "record separators": "".join(f"\x1e{line}\n" for line in LINES.splitlines()).encode(),
+    "commas between lines": LINES.replace("\n", ",\n").encode(),
+    "objects on a line": LINES.replace("\n", "").encode(),
+    "gzip in pieces": gzip.compress(LINES[:300].encode()) + gzip.compress(LINES[300:].encode()) + bytes(64),
+    "an export on a line": json.dumps({"data": ROWS, "meta": {"page": 1}}).encode(),
+    "an export on a long line": json.dumps(
+        {"meta": {"page": 1}, "data": [{**row, "x": "y" * 9000} for row in ROWS]}
+    ).encode(),
+    "a data set's viewer": json.dumps({"rows": [{"row_idx": n, "row": row} for n, row in enumerate(ROWS)]}).encode(),
+    "a dictionary of data sets": json.dumps({"train": ROWS, "test": []}).encode(),
+    "a search": json.dumps({"took": 1, "hits": {"hits": [{"_id": "1", "_source": row} for row in ROWS]}}).encode(),
+    "a search's hits": "".join(json.dumps({"_id": "1", "_source": row}) + "\n" for row in ROWS).encode(),
+    "a frame by columns": json.dumps(
+        {name: {str(n): row[name] for n, row in enumerate(ROWS)} for name in ROWS[0]}
+    ).encode(),
+    "a long frame by columns": json.dumps(
+        {name: {str(n): row[name] for n, row in enumerate(ROWS)} | {} for name in ROWS[0]}
+        | {"x": {str(n): "y" * 9000 for n in range(12)}}
+    ).encode(),
+    "a frame by rows": json.dumps({str(n): row for n, row in enumerate(ROWS)}).encode(),
+    "a split frame": json.dumps(
+        {"columns": ["text", "label"], "index": [*range(12)], "data": [[*row.values()] for row in ROWS]}
+    ).encode(),
+    "a frame of lists": json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]}).encode(),
+    "csv with an index": "\n".join(
+        [",text,label", *(f"{n},{row['text']},{row['label']}" for n, row in enumerate(ROWS))]
+    ).encode(),
+    "csv with commas at the ends": table(",").replace("\r\n", ",\r\n").encode(),
+    "csv with a name twice": table(",", names=("text", "label"))
+    .replace("\r\n", ",x\r\n")
+    .replace("label,x", "label,label")
+    .encode(),
+    "csv with blanks": "\n".join(["text, label", *(f'"{row["text"]}", "{row["label"]}"' for row in ROWS)]).encode(),
+    "csv with a long first row": (
+        "text,label,x\n" + "".join(f'{row["text"]},{row["label"]},"{"y, " * 25_000}"\n' for row in ROWS)
+    ).encode(),
 }
 
 
@@ -94,7 +141,17 @@ def zipped(name: str) -> bytes:
         (b"<?xml version='1.0'?><a/>", "XML"),
         (b"SQLite format 3\0", "an SQLite database"),
         (b"BZh91AY", "packed with bzip2"),
-        (b"\x28\xb5\x2f\xfd\0", "packed with zstd"),
+        (b"\x28\xb5\x2f\xfd\0", r"packed with zstd \(unpack it: zstd -d\)"),
+        (b"\xfd7zXZ\0\0", r"packed with xz \(unpack it: xz -d\)"),
+        (lzma.compress(LINES.encode(), lzma.FORMAT_ALONE), "packed with LZMA"),
+        (zlib.compress(LINES.encode()), "packed with zlib"),
+        (gzip.compress(gzip.compress(LINES.encode())), "packed with gzip twice"),
+        (gzip.compress(bz2.compress(LINES.encode())), "packed with bzip2"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a pointer of Git LFS"),
+        (repr(ROWS).encode(), "Python's own spelling"),
+        ("\n".join(map(repr, ROWS)).encode(), "Python's own spelling"),
+        (b"- text: a\n  label: b\n- text: c\n  label: d\n", "plain text"),
+        (b"| text | label |\n|---|---|\n| a | b |\n", "plain text"),
         (b"%PDF-1.7", "a PDF"),
         (b"\x7fELF\x02", "a program"),
         (bytes(range(256)), "not a text"),
@@ -131,6 +188,7 @@ EARLIER = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "
 SAID = {"role": "assistant", "content": "refund"}
 COMPLETION = {"id": "c", "created": 1_700_000_000, "choices": [{"index": 0, "message": SAID}]}
 PARTS = {"role": "user", "content": [{"type": "text", "text": "where is it?"}]}
+CALL = {"type": "function", "function": {"name": "c", "arguments": '{"label": "refund"}'}}
 CHATS: dict[str, dict[str, Any]] = {
     "fine-tuning": {"messages": [SYSTEM, USER, SAID]},
     "fine-tuning of several turns": {"messages": [SYSTEM, *EARLIER, USER, SAID]},
@@ -170,6 +228,41 @@ CHATS: dict[str, dict[str, Any]] = {
         },
     },
     "Anthropic": {"request": {"messages": [USER]}, "response": {"content": [{"type": "text", "text": "refund"}]}},
+    "a call of a tool": {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
+    "Anthropic's call of a tool": {
+        "messages": [USER],
+        "response": {"role": "assistant", "content": [{"type": "tool_use", "name": "c", "input": {"label": "refund"}}]},
+    },
+    "Anthropic's batch": {"custom_id": "1", "params": {"messages": [USER]}, "result": {"message": SAID}},
+    "Azure behind a gateway": {
+        "requestBody": json.dumps({"messages": [SYSTEM, USER]}),
+        "responseBody": json.dumps(COMPLETION),
+    },
+    "Bedrock": {
+        "input": {"inputBodyJson": {"messages": [{"role": "user", "content": [{"text": "where is it?"}]}]}},
+        "output": {"outputBodyJson": {"output": {"message": {"role": "assistant", "content": [{"text": "refund"}]}}}},
+    },
+    "LiteLLM's request as it came": {
+        "messages": {},
+        "proxy_server_request": {"messages": [USER]},
+        "response": COMPLETION,
+    },
+    "LangSmith": {
+        "inputs": {"messages": [[{"id": ["langchain", "HumanMessage"], "kwargs": {"content": "where is it?"}}]]},
+        "outputs": {"generations": [[{"text": "refund"}]]},
+    },
+    "LangSmith's data set": {"inputs": {"question": "where is it?"}, "outputs": {"answer": "refund"}},
+    "Ragas": {"question": "where is it?", "answer": "refund", "contexts": ["a"], "ground_truth": "other"},
+    "Ragas of today": {"user_input": "where is it?", "response": "refund", "reference": "other"},
+    "Helicone": {"request_body": {"messages": [USER]}, "response_body": COMPLETION},
+    "Phoenix": {"attributes": {"input": {"value": "where is it?"}, "output": {"value": "refund"}}},
+    "Dolly": {"instruction": "where is it?", "context": "", "response": "refund"},
+    "Vertex's fine-tuning": {
+        "contents": [
+            {"role": "user", "parts": [{"text": "where is it?"}]},
+            {"role": "model", "parts": [{"text": "refund"}]},
+        ]
+    },
     "Google": {
         "request": {"contents": [{"role": "user", "parts": [{"text": "where is it?"}]}]},
         "response": {"candidates": [{"content": {"role": "model", "parts": [{"text": "refund"}]}}]},
@@ -183,6 +276,40 @@ def test_an_export_of_chats_is_found_by_itself(tmp_path: Path, export: str) -> N
     path.write_text((json.dumps(CHATS[export]) + "\n") * 3)
     found = list(read_rows(path, find_columns(path, text=None, label=None), ("refund", "cancel")))
     assert [(row.text, row.label) for row in found if isinstance(row, Row)] == [("where is it?", "refund")] * 3
+
+
+@pytest.mark.parametrize("ended", ["length", "content_filter"])
+def test_an_answer_that_was_cut_is_none(ended: str) -> None:
+    assert label_of({"choices": [{"message": SAID, "finish_reason": "stop"}]}) == "refund"
+    assert label_of({"choices": [{"message": SAID, "finish_reason": ended}]}) is None
+
+
+@pytest.mark.parametrize("export", [{"custom_id": "1", "response": {"status_code": 200, "body": COMPLETION}},
+                                    {"custom_id": "1", "method": "POST", "body": {"messages": [USER]}}])  # fmt: skip
+def test_one_half_of_a_batch_is_told_to_be_that(tmp_path: Path, export: dict[str, Any]) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text((json.dumps(export) + "\n") * 3)
+    with pytest.raises(SettingsError, match=r"one half of a batch alone: join .* by custom_id"):
+        find_columns(path, text=None, label=None)
+
+
+@pytest.mark.parametrize("content", [LINES.encode("latin-1"), table(";").encode("latin-1"), LINES.encode("cp850")])
+def test_a_file_that_is_not_in_utf_8_is_told_to_be_that(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"the text is not in UTF-8: .*iconv"):
+        find_columns(path, text=None, label=None)
+
+
+def test_a_row_that_is_not_in_utf_8_or_holds_a_zero_costs_that_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    lines = LINES.encode().splitlines()
+    lines[3], lines[5] = lines[3].decode().encode("latin-1"), b'{"text": "a", "label": \0\0\0\0}'
+    path.write_bytes(b"\n".join(lines))
+    columns = find_columns(path, text=None, label=None)
+    bad = [(row.line, row.why) for row in read_rows(path, columns, ("refund", "cancel")) if isinstance(row, BadRow)]
+    assert bad == [(4, "text is not in UTF-8"), (6, "not JSON in UTF-8")]
+    assert [row.why for row in read_log(path, ColumnNames(), 1.0).bad] == [why for _, why in bad]
 
 
 def test_of_a_chat_it_is_said_what_is_taken(tmp_path: Path) -> None:
@@ -261,7 +388,30 @@ def test_a_row_whose_time_is_outside_of_all_years_is_one_bad_row(tmp_path: Path,
         (1_700_000_000, 1_700_000_000.0, None),
         ("1700000000", 1_700_000_000.0, None),
         ("1700000000123", 1_700_000_000.123, None),
+        (1_767_225_600_000_000, 1_767_225_600.0, None),
+        ("1767225600000000000", 1_767_225_600.0, None),
+        ("1.7672256e9", 1_767_225_600.0, None),
         ("2026-01-01T00:00:00Z", 1_767_225_600.0, None),
+        ("2026-01-01T00:00:00z", 1_767_225_600.0, None),
+        ("2026-01-01 00:00:00 UTC", 1_767_225_600.0, None),
+        ("2026-01-01T00:00:00GMT", 1_767_225_600.0, None),
+        ("2026-01-01 05:30:00 +0530", 1_767_225_600.0, None),
+        ("2026-01-01 00:00:00.000000001 +0000 UTC", 1_767_225_600.0, None),
+        ("2025-12-31T19:00:00\u221205:00", 1_767_225_600.0, None),
+        ("2026-01-01T01:00:00+01:00[Europe/Paris]", 1_767_225_600.0, None),
+        ("2026/01/01 00:00:00Z", 1_767_225_600.0, None),
+        ("Thu, 01 Jan 2026 00:00:00 GMT", 1_767_225_600.0, None),
+        ("Wed, 31 Dec 2025 19:00:00 -0500", 1_767_225_600.0, None),
+        ({"$date": "2026-01-01T00:00:00Z"}, 1_767_225_600.0, None),
+        ({"$date": 1_767_225_600_000}, 1_767_225_600.0, None),
+        (20_260_101, None, "unreadable"),  # a date
+        ("20260101", None, "unreadable"),
+        (46_023.5, None, "unreadable"),  # a day of Excel
+        (17, None, "unreadable"),  # a place in the file
+        (1e300, None, "unreadable"),
+        ("01/02/2026 00:00", None, "unreadable"),
+        ("2026-01-01T00:00:00[Europe/Paris]", None, "naive"),
+        ("Thu Jan  1 00:00:00 2026", None, "naive"),
         ("2026-01-01 00:00:00", None, "naive"),
         ("2026-01-01", None, "naive"),
         ("noon", None, "unreadable"),
@@ -314,7 +464,7 @@ def test_an_empty_id_is_none_and_ids_that_repeat_are_said(tmp_path: Path) -> Non
     events, notes = published(tmp_path, same)
     assert len({event.id for event in events}) == 5
     events, notes = published(
-        tmp_path, [{"id": 1, "text": f"q{n // 2}", "label": "refund", "time": 5} for n in range(6)]
+        tmp_path, [{"id": 1, "text": f"q{n // 2}", "label": "refund", "time": 1_700_000_005} for n in range(6)]
     )
     assert len({event.id for event in events}) == 3
     assert "3 rows have id and text of an earlier one: they count once" in notes
@@ -332,7 +482,9 @@ def test_answers_are_read_as_the_gateway_reads_them(tmp_path: Path) -> None:
         "angry",
         "refund or cancel",
     ]
-    events, notes = published(tmp_path, [{"text": f"q{n}", "label": one, "time": 5} for n, one in enumerate(said)])
+    events, notes = published(
+        tmp_path, [{"text": f"q{n}", "label": one, "time": 1_700_000_005} for n, one in enumerate(said)]
+    )
     assert [event.teacher.label for event in events] == ["refund"] * 6
     assert notes == [
         "4 answers in label were in another spelling than the lane's list",

@@ -102,6 +102,24 @@ def test_production_needs_no_more_than_a_lane(tmp_path: Path) -> None:
         ("lanes.0.tenant", "../x", "lanes.0.tenant: "),
         ("lanes.0.labels", [], "lanes.0.labels: give either"),
         ("lanes.0.labels", ["a", "a"], "lanes.0.labels: a label is there twice"),
+        (
+            "lanes.0.labels",
+            ["refund", "Refund"],
+            "lanes.0.labels: 'refund' and 'Refund' are one label in two spellings",
+        ),
+        (
+            "lanes.0.labels",
+            ["refund", "refund\u200b"],
+            "lanes.0.labels: 'refund' and 'refund\\u200b' are one label in two spellings",
+        ),
+        (
+            "lanes.0.labels",
+            ["order status", "order_status"],
+            "lanes.0.labels: 'order status' and 'order_status' are one label in two spellings",
+        ),
+        ("lanes.0.labels", ["a", "\u200b"], "lanes.0.labels: label 2 is empty"),
+        ("lanes.0.labels", ["a", "b\nc"], "lanes.0.labels: label 2 is empty, or holds a character"),
+        ("lanes.0.labels", ["a", ""], "lanes.0.labels.1: "),
         ("lanes.0.labels_file", "labels.txt", "lanes.0.labels: give either"),
         ("lanes.0.promise.target", 1.0, "lanes.0.promise.target: "),
         ("lanes.0.promise.target", float("nan"), "lanes.0.promise.target: "),
@@ -122,7 +140,7 @@ def test_production_needs_no_more_than_a_lane(tmp_path: Path) -> None:
         ("_env_file", ".env", "_env_file: there is no such key"),
         ("split.calibrate_ratio", 0.9, "split.judge_ratio: must leave"),
         ("gateway.port", 65536, "gateway.port: "),
-        ("redis.url", "http://x", "redis.url: "),
+        ("redis.url", "http://x", "redis.url: it begins with redis://"),
         ("log.kind", "rabbit", "log.kind: "),
         ("log.kind", "kafka", "log.bootstrap: required"),
         ("log.security_protocol", "SASL_SSL", "log.sasl_username: required"),
@@ -303,7 +321,13 @@ def test_labels_come_from_a_file_in_its_order(tmp_path: Path) -> None:
     file = tmp_path / "labels.txt"
     file.write_text("refund\n\n  où est ma carte \nother\n")
     assert Settings.load(written(tmp_path, values)).lanes[0].labels == ("refund", "où est ma carte", "other")
-    for content, reason in (("\n", "none"), ("a\na\n", "twice")):
+    for content, reason in (
+        ("\n", "none"),
+        ("a\na\n", "twice"),
+        ("Ab c\nab_C\n", "one label in two"),
+        ("a\nb\0\n", "cannot be seen"),
+        ("é\ne\u0301\n", "two spellings"),
+    ):
         file.write_text(content)
         assert re.search(rf"lanes\.0\.labels_file: .*{reason}", refused(tmp_path, values))
     file.unlink()
@@ -345,9 +369,19 @@ SECRET = "hunter2"  # noqa: S105 - of nobody
         (f"redis://:{SECRET}/more@host:6379/0", "%2F"),
         (f"redis://:{SECRET}@more@host:6379/0", "%40"),
         (f"redis://:{SECRET}%zz@host:6379/0", "%25"),
-        (f"redis://:{SECRET}@host:notaport/0", "cannot be taken apart"),
-        (f"redis://:{SECRET}@host:99999/0", "cannot be taken apart"),
-        (f"redis://:{SECRET}@host:/0", "cannot be taken apart"),
+        (f"redis://:{SECRET}@host:notaport/0", "port is no number"),
+        (f"redis://:{SECRET}@host:99999/0", "port is no number"),
+        (f"redis://:{SECRET}@host:65536/0", "port is no number"),
+        (f"redis://:{SECRET}@host:-1/0", "port is no number"),
+        (f"redis://:{SECRET}@host:0", "port is no number"),
+        (f"redis://:{SECRET}@host:/0", "port is no number"),
+        (f"redis://:{SECRET}@one:6379,two:6379/0", "several hosts"),
+        (f"redis://one,{SECRET}/0", "several hosts"),
+        ("redis://:${REDIS_PASSWORD}@host/0", "UNDERSTUDY_REDIS__URL"),
+        ("unix://run/redis.sock", "third /"),
+        (f"unix://:{SECRET}@run/redis.sock", "third /"),
+        ("redis://host/-1", "no number of a database"),
+        ("redis://host/０", "no number of a database"),  # noqa: RUF001 - full width
         (f"redis://:{SECRET}@[::1/0", "cannot be taken apart"),
         (f"redis://:{SECRET} more@host/0", "cannot be taken apart"),
         (f"redis://:{SECRET}@host:6379/notanumber", "no number of a database"),
@@ -402,6 +436,30 @@ def test_settings_labels_and_prompt_may_begin_with_a_byte_order_mark(tmp_path: P
     (lane,) = Settings.load(file).lanes
     assert lane.labels == ("refund", "réclamation")
     assert read_prompt(lane) == "$text é\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "said"),
+    [
+        ("prompt.txt", b"caf\xe9 $text", "prompt_file: .*line 1 is not UTF-8: save the file as UTF-8"),
+        ("prompt.txt", b"say $labels", "prompt_file: .*needs \\$text"),
+        ("prompt.txt", b"", "prompt_file: .*needs \\$text"),
+        ("prompt.txt", b"it costs $5: $text", "prompt_file: .*a dollar sign is written"),
+        ("labels.txt", b"refund\ncaf\xe9\n", "labels_file: line 2 is not UTF-8: save the file as UTF-8"),
+        ("labels.txt", "refund\nother\n".encode("utf-16-le"), "labels_file: .*label 1 is empty, or holds a character"),
+        ("understudy.toml", b"# caf\xe9\n", "understudy.toml: line 1 is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_before_anything_starts(
+    tmp_path: Path, name: str, raw: bytes, said: str
+) -> None:
+    values = changed("lanes.0.labels", None)
+    values["lanes"][0]["labels_file"] = "labels.txt"
+    file = written(tmp_path, values)
+    (tmp_path / "labels.txt").write_text("refund\nother\n")
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(SettingsError, match=said):
+        Settings.load(file)
 
 
 def test_what_is_wrong_with_files_and_variables_is_told_at_once_for_every_lane(

@@ -107,6 +107,38 @@ WRAPPERS = (
     "Label: {}\nReason: it is no delivery",
     "Label: {}\nConfidence: 0.9",
     "Reason: money\nback\nLabel: {}",
+    "The label is {}.",
+    "the most likely category would be **{}**",
+    "So, the answer is \\boxed{{{}}}.",
+    "Label: {} (confidence 0.9)",
+    "{} (90%)",
+    "**{}** (the customer waits for money)",
+    "💰 {}",
+    "{} 📦📦",
+    "▪ {}",
+    "{}\\n",
+    "* **{}**",
+    "* **Label:** `{}`",
+    "a. {}",
+    "#{}",
+    "① {}",
+    "{}\n###",
+    "{}###",
+    "{}</answer>",
+    "<![CDATA[{}]]>",
+    "<label>{}</label><confidence>0.9</confidence>",
+    "<result>\n <label>{}</label>\n <confidence>0.9</confidence>\n</result>",
+    "<think/>{}",
+    "Thinking...\nmaybe delivery\n...done thinking.\n\n{}",
+    "<|begin_of_thought|>delivery?<|end_of_thought|><|begin_of_solution|>{}<|end_of_solution|>",
+    "**Thinking:** it is about money\n\n**Answer:** {}",
+    "The customer is angry. So it is about money.\n\nFinal answer: {}",
+    "```yaml\nlabel: {}\nconfidence: 0.9\n```",
+    "---\nlabel: {}\n---",
+    "Метка: {}",
+    "Rótulo: {}",
+    "Assistant: {}",
+    '<tool_call>{{"name": "classify", "arguments": {{"label": "{}"}}}}</tool_call>',
 )
 JSON_WRAPPERS = (
     '{{"label": "{}"}}',
@@ -134,6 +166,17 @@ JSON_WRAPPERS = (
     '{{"why": "not \\"label\\": \\"other\\"", "label": "{}"}}',
     '{{"label": "{0}"}} {{"label": "{0}"}}',
     '\ufeff{{\u00a0"label": "{}"}}',
+    "label: {}",
+    "```yaml\nlabel: {}\nreason: money\n```",
+    "{{label: {}, p: 1}}",
+    '{{"label": {}}}',
+    '{{"label": `{}`}}',
+    '{{"label": "{} (money)"}}',
+    '{{\\"label\\": \\"{}\\"}}',
+    "{{&quot;label&quot;: &quot;{}&quot;}}",
+    '{{"name": "classify", "arguments": {{"label": "{}"}}}}',
+    '{{"name": "classify", "arguments": "{{\\"label\\": \\"{}\\"}}"}}',
+    '{{"tool_calls": [{{"type": "function", "function": {{"name": "c", "arguments": {{"label": "{}"}}}}}}]}}',
 )
 
 
@@ -155,7 +198,7 @@ def test_an_answer_is_read_through_quotes_case_and_a_full_stop(answer: str, labe
     assert parse_label(answer, LABELS) == label
 
 
-@pytest.mark.parametrize("answer", ["", "anger", "Joy and Card lost", "The label is Joy", "Joy...", "C"])
+@pytest.mark.parametrize("answer", ["", "anger", "Joy and Card lost", "The label is not Joy", "Joy...", "C"])
 def test_an_answer_off_the_list_is_invalid(answer: str) -> None:
     with pytest.raises(InvalidAnswerError):
         parse_label(answer, LABELS)
@@ -196,6 +239,11 @@ def test_wrappers_in_wrappers_never_give_another_label(inner: str, outer: str, l
         ("refund pending", "refund_pending"),
         ("REFUND-PENDING.", "refund_pending"),
         ("&quot;refund&quot;", "refund"),
+        ("r\\u00e9clamation", "réclamation"),
+        ('"r\\u00e9clamation"', "réclamation"),
+        ("r&eacute;clamation", "réclamation"),
+        ("Reclamation", "réclamation"),
+        ("refund_pending (approved soon)", "refund_pending"),
         ('"{\\"label\\": \\"refund\\"}"', "refund"),
     ],
 )
@@ -232,6 +280,21 @@ def test_spellings_of_one_label_are_that_label(answer: str, label: str) -> None:
         ("Reason: money\ndelivery\nLabel: refund", "several"),
         ("<answer>refund</answer><answer>delivery</answer>", "several"),
         ('{"label": "refund", "label": "delivery"}', "several"),
+        ("refund (pending)", "off_list"),
+        ("refund (or delivery)", "several"),
+        ("refund (not delivery)", "several"),
+        ("refund (not sure)", "off_list"),
+        ("refund (maybe)", "off_list"),
+        ("refund (80%), delivery (20%)", "several"),
+        ("The label is not refund.", "off_list"),
+        ("The answer is that I would not call it a refund", "off_list"),
+        ("This is about a refund.", "off_list"),
+        ("I cannot classify this as a refund, sorry", "off_list"),
+        ("I am not sure, refund?\nAnswer: none of them", "off_list"),
+        ("delivery\nThe customer waits.\nLabel: refund", "several"),
+        ("Label: refund\nThat is what I would say", "off_list"),
+        ("<answer>refund", "off_list"),  # of "refund_pending"
+        ('["refund", "delivery"]', "several"),
         ("x" * (1 << 20), "off_list"),
     ],
 )
@@ -312,6 +375,13 @@ ADVERSARIES = {
     "blanks": " ",
     "marks": "\u0301\u0316",
     "thinking": "<think>",
+    "half tags": "</b>",
+    "asides": "a (b) ",
+    "pictures": "💰",
+    "bare fields": "label: ",
+    "calls": '{"name": {"input": ',
+    "escaped": "\\u0061",
+    "beside": "</a><a>",
     "tags": "<b>",
     "tokens": "<|x|>",
     "fields": '{"label": "',
@@ -349,6 +419,13 @@ def test_without_a_list_spellings_of_one_label_are_one() -> None:
     assert set(found) == set(said)
     assert {found[one] for one in said} == {"refund", "Order status", "C++", "C"}
     assert len(set(folded(["S. aureus", "M. aureus", ">5", "5", "-1", "1", "1-2", "12"]).values())) == 8
+
+
+def test_what_tells_labels_apart_is_no_aside() -> None:
+    assert parse_label("refund (approved)", ("refund (approved)", "refund (denied)")) == "refund (approved)"
+    with pytest.raises(InvalidAnswerError):
+        parse_label("refund (late)", ("refund", "refund (denied)"))
+    assert len(set(folded(["Apple (fruit)", "Apple (company)", "☀ day", "🌙 day", "#1", "1", "B. 1"]).values())) == 7
 
 
 def test_case_is_not_ignored_where_it_tells_labels_apart() -> None:

@@ -18,8 +18,9 @@ def warnings(backtest: Backtest) -> list[str]:
     if backtest.untimed_why is not None:
         found.append(f"{backtest.untimed_why[0].upper()}{backtest.untimed_why[1:]}.")
     if not backtest.per_day:
+        why = "cover only a part of a day" if backtest.timed else "could not be read"
         found.append(
-            "Nothing is told for a day: the log's times could not be read, so all figures are for the log as a whole."
+            f"Nothing is told for a day: the log's times {why}, so all figures are for the log as a whole."
             " Say with --days how many days it covers."
         )
     if backtest.spellings > backtest.labels:
