@@ -20,8 +20,18 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 WORK: Final = ROOT / ".cache" / "mutants"
 JUDGED: Final = Path(__file__).with_name("mutants_judged.json")
-LEAST_NOTICED: Final = 0.9
+LEAST_DIFFS: Final = """
+import json, sys
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+print(json.dumps([get_diff_for_mutant(name) for name in sys.argv[1:]]))
+"""
+_NOTICED: Final = 0.9
 _ENDED: Final = re.compile(r"^ *(\S+__mutmut_\d+): (.+)$", re.MULTILINE)
+_DIFFS: Final = """
+import json, sys
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+print(json.dumps([get_diff_for_mutant(name) for name in sys.argv[1:]]))
+"""
 _NOTICED: Final = frozenset({"killed", "timeout", "caught by type check"})
 
 
@@ -53,7 +63,7 @@ def main() -> int:
     if done.returncode or not ended or any(status == "not checked" for status in ended.values()):
         print(f"mutmut ended with {done.returncode} and did not try all mutants: see {log}", file=sys.stderr)  # noqa: T201
         return 2
-    survivors = [_survivor(name) for name, status in ended.items() if status not in _NOTICED]
+    survivors = _survivors([name for name, status in ended.items() if status not in _NOTICED])
     judged = {(one["where"], one["was"], one["becomes"]) for one in json.loads(JUDGED.read_text("utf-8"))}
     holes = [one for one in survivors if (one.where, one.was, one.becomes) not in judged]
     ratio = 1 - len(survivors) / len(ended)
@@ -92,9 +102,13 @@ def _mutmut(*arguments: str, **streams: object) -> subprocess.CompletedProcess[b
     return subprocess.run([program, *arguments], cwd=WORK, check=False, **streams)  # type: ignore[call-overload,no-any-return]
 
 
-def _survivor(name: str) -> Survivor:
-    shown = _mutmut("show", name, stdout=subprocess.PIPE).stdout.decode()
-    lines = list(_changed(shown))
+def _survivors(names: Sequence[str]) -> list[Survivor]:
+    done = subprocess.run([sys.executable, "-c", _DIFFS, *names], cwd=WORK, check=True, stdout=subprocess.PIPE)
+    return [_survivor(name, diff) for name, diff in zip(names, json.loads(done.stdout), strict=True)]
+
+
+def _survivor(name: str, diff: str) -> Survivor:
+    lines = list(_changed(diff))
     return Survivor(
         where=re.sub(r"\.x[_ǁ]+|ǁ", ".", name.rpartition("__mutmut_")[0]),
         was=" ".join(line for sign, line in lines if sign == "-"),
@@ -102,8 +116,8 @@ def _survivor(name: str) -> Survivor:
     )
 
 
-def _changed(shown: str) -> Iterator[tuple[str, str]]:
-    for line in shown.splitlines():
+def _changed(diff: str) -> Iterator[tuple[str, str]]:
+    for line in diff.splitlines():
         if line[:1] in {"-", "+"} and not line.startswith(("---", "+++")):
             yield line[0], line[1:].strip()
 

@@ -1,8 +1,11 @@
 """Calibration: a threshold is rarely certified that should not be, and often one that should."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import stats
 
 from trainer.judge.calibrate import UNKNOWN_LABEL, calibrate, evened, fit_temperature, rows_to_certify
 
@@ -182,6 +185,8 @@ def test_evened_weights_keep_each_group_s_total() -> None:
     trusted = np.array([True, True, True, False, False])
     even = evened(np.array([1.0, 1.0, 7.0, 1.0, 2.0]), trusted)
     assert even.tolist() == [3.0, 3.0, 3.0, 1.5, 1.5]
+    assert evened(np.array([1, 2, 4]), np.array([True, True, False])).tolist() == [1.5, 1.5, 4.0]  # of counts, too
+    assert evened(np.array([1.0, 3.0]), np.array([False, False])).tolist() == [2.0, 2.0]
 
 
 def test_the_temperature_cools_the_overconfident_and_warms_the_timid() -> None:
@@ -205,6 +210,15 @@ def test_rows_to_certify_are_enough_at_half_the_allowed_error() -> None:
     )
     assert policy.threshold is not None
     assert needed < 150
+
+
+@pytest.mark.parametrize("target", [0.7, 0.8, 0.9, 0.95, 0.98])
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.9, 0.95, 0.99])
+def test_rows_to_certify_are_the_fewest_that_the_binomial_test_lets_through(target: float, confidence: float) -> None:
+    rows = np.arange(1, 3000)
+    errors = np.array([math.ceil(count * (1 - target) / 2) for count in rows])
+    proven = stats.binom.sf(rows - errors - 1, rows, target) <= 1 - confidence
+    assert rows_to_certify(target, confidence) == rows[np.argmax(proven)]
 
 
 def test_questions_off_every_topic_among_the_rows_do_not_make_such_questions_look_usual() -> None:
