@@ -1,8 +1,8 @@
 """Are the tests able to notice? `make mutants` breaks the pure modules in hundreds of small ways and counts.
 
-mutmut makes the mutants in a copy, `.cache/mutants`, and runs for each the tests that reach its function. A survivor that
-changes nothing a caller can see is named in `tests/mutants_judged.json` with the reason; the others are holes in the
-tests, and are printed. One module at a time while working on it: `python -m tests.mutants 'trainer.due.*'`.
+mutmut makes the mutants in a copy, `.cache/mutants`, and runs for each the tests that reach its function. A survivor
+that changes nothing a caller can see is named in `tests/mutants_judged.json` with the reason; the others are holes in
+the tests, and are printed. One module at a time while working on it: `python -m tests.mutants 'trainer.due.*'`.
 """
 
 import argparse
@@ -20,12 +20,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 WORK: Final = ROOT / ".cache" / "mutants"
 JUDGED: Final = Path(__file__).with_name("mutants_judged.json")
-LEAST_DIFFS: Final = """
-import json, sys
-from mutmut.mutation.diff_apply import get_diff_for_mutant
-print(json.dumps([get_diff_for_mutant(name) for name in sys.argv[1:]]))
-"""
-_NOTICED: Final = 0.9
+LEAST_NOTICED: Final = 0.9
 _ENDED: Final = re.compile(r"^ *(\S+__mutmut_\d+): (.+)$", re.MULTILINE)
 _DIFFS: Final = """
 import json, sys

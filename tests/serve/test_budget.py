@@ -122,7 +122,9 @@ def test_closing_gives_back_to_redis_what_was_leased_and_not_spent(redis_client:
 
 @given(costs=lists(floats(0.0, 0.9), max_size=60))
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_dollars_are_never_exceeded_in_redis_while_the_bound_is_one(redis_client: redis.Redis, costs: list[float]) -> None:
+def test_dollars_are_never_exceeded_in_redis_while_the_bound_is_one(
+    redis_client: redis.Redis, costs: list[float]
+) -> None:
     redis_client.flushall()
     limits = BudgetSettings(calls_per_day=1000, usd_per_day=10.0, audit_reserve_ratio=0.0)
     ledger = RedisLedger(redis_client, LANE, limits)

@@ -235,6 +235,7 @@ def test_a_quarter_of_the_budget_is_bought_outright_and_a_twentieth_of_the_quest
     assert after(outright - 1)
     assert not after(outright)
     assert outright_calls(calls, None) == calls / 4
+    assert outright_calls(0, None) == 0.0
 
 
 NOBODY = BudgetView(may_escalate=False, may_audit=False)

@@ -74,6 +74,11 @@ def test_rows_that_a_competitor_was_trained_on_or_that_are_linked_to_such_are_le
     assert pairs.clusters.tolist() == [2]
 
 
+def test_a_row_that_was_learned_is_left_out_whatever_is_known_of_its_links() -> None:
+    pairs = paired(None, SAYS_A_B_C, ROWS, challenger_labels=("a", "b", "c"), trained={"i"}, clusters={})
+    assert pairs.item_ids == ("j", "k")
+
+
 def test_what_was_only_ever_audited_is_not_hard() -> None:
     rows = [row("i", "a", 0, asked_a_student=True, escalated=0), row("j", "b", 1, asked_a_student=True, escalated=2)]
     pairs = paired(None, np.eye(2), rows, challenger_labels=("a", "b"), trained=(), clusters={})

@@ -115,6 +115,7 @@ def test_a_version_that_nobody_has_judged_or_that_was_made_elsewhere_has_no_say(
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A version in memory is its id: no weights are read."""
+
     def by_id(opened: OpenVersion, _: CycleWork) -> Rival:
         return cast("Rival", opened.id)
 
@@ -135,7 +136,9 @@ def test_the_anchor_is_loaded_where_it_is_another_version_than_the_champion(past
 
 def test_a_rival_has_learned_the_training_rows_of_its_snapshot(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cycle.Student, "load", lambda *_, **__: None)
-    rows = [{"id": f"{number}", "split": split} for number, split in enumerate(("train", "judge", "calibrate", "train"))]
+    rows = [
+        {"id": f"{number}", "split": split} for number, split in enumerate(("train", "judge", "calibrate", "train"))
+    ]
     snapshot = msgspec.json.encode({"rows": rows})
     version = past.publish(4, {cycle.SNAPSHOT_NAME: snapshot})
     rival = past.lineage(champion=version).champion

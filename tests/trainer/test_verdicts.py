@@ -121,9 +121,7 @@ def in_spellings() -> Frozen:
     )
 
 
-def lineage(
-    champion: Rival | None = None, anchor: Rival | None = None, history: Sequence[Judged] = ()
-) -> Lineage:
+def lineage(champion: Rival | None = None, anchor: Rival | None = None, history: Sequence[Judged] = ()) -> Lineage:
     return Lineage(champion=champion, anchor=anchor, history=history, label_maps={})
 
 
