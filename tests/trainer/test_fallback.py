@@ -107,9 +107,15 @@ def test_the_threshold_is_the_one_that_the_procedure_finds_slowly(
     assert policy.lower >= target - 1e-9
 
 
+def falling(rows: int, wrong: list[int]) -> list[Question]:
+    """Questions of falling confidence, one of them certain for every place that the scale has."""
+    return [(120 - place * 120 // rows, place not in wrong, False) for place in range(rows)]
+
+
 @pytest.mark.parametrize(
     ("rows", "wrong", "certified"),
     [
+        (80, [0], 80),  # three fifths of 80 are 48 rows, which have room for an error
         (28, [], 0),  # .9^28 > .05
         (29, [], 29),
         (40, [], 40),
@@ -123,10 +129,23 @@ def test_the_threshold_is_the_one_that_the_procedure_finds_slowly(
 def test_how_many_rows_of_falling_confidence_are_certified_at_nine_in_ten(
     rows: int, wrong: list[int], certified: int
 ) -> None:
-    questions = [(120 - place * 120 // rows, place not in wrong, False) for place in range(rows)]
+    questions = falling(rows, wrong)
     found = reference(questions, 0.9, 0.05)
     assert (found[1] if found else 0) == certified
     assert policy_of(questions, 0.9, 0.05).rows == certified
+
+
+def test_a_start_lies_at_its_share_of_the_rows_and_not_beyond() -> None:
+    questions = falling(160, list(range(24, 160)))  # 24 are 15 %, and what follows is all wrong
+    assert reference(questions, 0.6, 0.05) is not None
+    assert policy_of(questions, 0.6, 0.05).rows == 24
+
+
+@pytest.mark.parametrize(("usual", "novel"), [(100, 150), (100, 700), (30, 400)])
+def test_where_most_questions_are_novel_the_others_can_be_certified(usual: int, novel: int) -> None:
+    questions = [*falling(usual, []), *((60, True, True) for _ in range(novel))]
+    found = reference(questions, 0.9, 0.05)
+    assert policy_of(questions, 0.9, 0.05).rows == (found[1] if found else 0) == usual
 
 
 def test_without_rows_the_policy_answers_nothing_and_still_says_what_it_was_to_promise() -> None:

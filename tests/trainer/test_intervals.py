@@ -157,6 +157,30 @@ def test_the_bootstrap_has_the_bca_interval_of_an_independent_library(seed: int)
     assert abs(plain.confidence_interval.low - other.low) > 0.04 * width  # so that its corrections are seen at all
 
 
+@pytest.mark.parametrize("seed", [4, 5])
+def test_with_weights_and_clusters_it_is_the_bca_interval_of_a_ratio_of_sums(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    clusters = np.sort(rng.integers(0, 60, 150))
+    weights = rng.choice([1.0, 3.0, 20.0], 150, p=[0.6, 0.3, 0.1])
+    differences = skewed(seed, 60)[clusters] * rng.choice([0.5, 1.0], 150)
+    found = np.unique(clusters)
+    mass = np.array([weights[clusters == one].sum() for one in found])
+    sums = np.array([(weights * differences)[clusters == one].sum() for one in found])
+    other = stats.bootstrap(
+        (sums, mass),
+        lambda s, m, axis: s.sum(axis=axis) / m.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        confidence_level=0.9,
+        n_resamples=40_000,
+        method="BCa",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    low, high = bca(differences, weights, clusters, 0.1, seed=0, draws=40_000)
+    assert low == pytest.approx(other.low, abs=0.03 * (other.high - other.low))
+    assert high == pytest.approx(other.high, abs=0.03 * (other.high - other.low))
+
+
 def test_one_heavy_cluster_that_differs_is_one_observation() -> None:
     """Kish 1965: sum(w)^2 / sum(w^2) rows of equal weight; what differs counts for no more than it is made of."""
     mass = np.array([1.0] * 50 + [30.0])

@@ -288,6 +288,8 @@ def test_audits_of_what_the_champion_trusts_are_evened_so_that_a_few_do_not_outw
     assert rows_kept(rival(policy=POLICY, confident=dict.fromkeys(audited + others, 0.8))) == every
     assert rows_kept(rival(policy=msgspec.structs.replace(POLICY, novelty_threshold=None))) == every
     assert rows_kept(rival(policy=POLICY, novelty=dict.fromkeys(audited + others, 0.5))) == every
+    assert rows_kept(rival(policy=POLICY, confident=dict.fromkeys(audited, 0.8))) == every  # the threshold itself
+    assert rows_kept(rival(policy=POLICY, novelty=dict.fromkeys(audited, 0.5))) == every  # the limit itself
     # one by one: whoever is audited is one group, and the rest the other, so that nothing evens them
     few = [
         rows_kept(None),
@@ -301,6 +303,18 @@ def test_audits_of_what_the_champion_trusts_are_evened_so_that_a_few_do_not_outw
     assert max(few) < every / 2
     blind = msgspec.structs.replace(POLICY, novelty_threshold=None)
     assert rows_kept(rival(policy=blind, novelty=dict.fromkeys(others, 9.0))) == every
+
+
+def test_a_question_counts_once_towards_a_threshold_however_often_it_is_asked() -> None:
+    """The promise is about questions; agreement of all traffic is compared by requests."""
+    frozen = rows_of([item(f"what is thing {n}", {RIGHT: 40 if n % 10 == 0 else 1}) for n in range(300)])
+    policy, _, _ = judged(frozen, rival(), lineage(rival()))
+    assert policy.rows == len(trials(frozen.snapshot, ()))
+    often = [row.text for row in frozen.snapshot.split("judge") if row.count > 1]
+    assert often
+    _, verdict, _ = judged(frozen, rival(), lineage(rival(wrong=often)))
+    requests = sum(row.requests for row in frozen.snapshot.split("judge"))
+    assert verdict.difference == pytest.approx(40 * len(often) / requests)
 
 
 def test_a_lane_that_only_has_a_budget_judges_what_the_champion_has_not_learned_in_any_spelling() -> None:
