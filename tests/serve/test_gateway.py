@@ -1,6 +1,7 @@
 """Laws of the way of one question: propensities are real, and what was paid for is kept."""
 
 import asyncio
+import math
 from pathlib import Path
 from random import Random
 
@@ -65,6 +66,26 @@ def test_an_audit_that_cannot_be_paid_or_queued_has_propensity_zero(tmp_path: Pa
 
     asyncio.run(main())
     assert world.sink.events == []
+
+
+def test_while_no_audit_can_be_paid_none_is_claimed_of_the_answers_that_were_not_drawn(tmp_path: Path) -> None:
+    world = World(tmp_path, audit_ratio=0.5)
+    world.serve()
+
+    async def main() -> None:
+        async with world.running() as (_, gateway):
+            service, rng = gateway.lanes[0].service, Random(1)
+            before = [await service.answer(question("sure", rng)) for _ in range(20)]
+            world.ledger.left = 0
+            service.budget._leases.clear()
+            service.budget._ask_at_s["audit"] = math.inf  # the last one was refused just now
+            after = [await service.answer(question("sure", rng)) for _ in range(20)]
+            for found, propensities in ((before, {0.5}), (after, {0.0})):
+                answers = [answer for answer in found if isinstance(answer, Answer)]
+                assert {answer.propensity for answer in answers} == propensities
+                assert {answer.reason for answer in answers} == ({None, "audit"} if 0.5 in propensities else {None})
+
+    asyncio.run(main())
 
 
 def test_a_full_audit_queue_draws_no_audit(tmp_path: Path) -> None:

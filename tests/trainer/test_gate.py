@@ -161,6 +161,10 @@ def test_growth_lasts_until_a_strict_pass_and_opens_again_at_half_more_labels() 
     assert phase_of([loose, strict], champion=True, labels=1499, limits=LIMITS) == "strict"
     assert phase_of([loose, strict], champion=True, labels=1500, limits=LIMITS) == "growth"
     assert phase_of([strict, loose], champion=True, labels=1200, limits=LIMITS) == "strict"
+    later = replace(strict, labels=2000)
+    assert phase_of([strict, later], champion=True, labels=2999, limits=LIMITS) == "strict"
+    assert phase_of([strict, later], champion=True, labels=3000, limits=LIMITS) == "growth"
+    assert phase_of([], champion=True, labels=0, limits=LIMITS) == "growth"
 
 
 def test_a_first_version_has_not_passed_strict() -> None:

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import bdtrc
+from scipy.special import bdtrc, softmax
 
 from store.policy import Policy
 from trainer.judge.intervals import clopper_pearson_lower
@@ -143,8 +143,8 @@ def rows_to_certify(target: float, confidence: float) -> int:
 
 def _tempered(probs: npt.NDArray[np.floating], temperature: float) -> Floats:
     logs = np.log(np.maximum(probs.astype(np.float64), _SMALLEST_PROBABILITY)) / temperature
-    raised = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float64)
+    tempered: Floats = softmax(logs, axis=1)
+    return tempered
 
 
 def _lowest_certified(scores: Floats, agreed: Bools, target: float, alpha: float) -> tuple[float, float] | None:
