@@ -272,6 +272,8 @@ def test_where_nobody_can_answer_the_decision_says_why_it_would_have_gone_to_the
     assert route(None, None, NOBODY) == expected
     assert by_budget(None, NOBODY, cold=True) == expected
     assert by_budget(None, NOBODY).reason == "student_down"
+    down = Decision(route="nobody", reason="student_down", propensity=0.0, withheld=True)
+    assert route(POLICY, None, NOBODY) == down
 
 
 @pytest.mark.parametrize("required", ["forced", "too_long", "unsupported"])

@@ -141,6 +141,16 @@ def test_a_start_lies_at_its_share_of_the_rows_and_not_beyond() -> None:
     assert policy_of(questions, 0.6, 0.05).rows == 24
 
 
+def test_the_lower_bound_is_at_the_share_of_the_error_that_the_threshold_was_certified_with() -> None:
+    questions = falling(800, list(range(20)))  # the starts at 120 and 240 rows fail, the one at 400 does not
+    found = reference(questions, 0.9, 0.05)
+    assert found is not None
+    assert found[3] == pytest.approx(0.05 / 3)
+    policy = policy_of(questions, 0.9, 0.05)
+    assert policy.rows == found[1] == 800
+    assert policy.lower == pytest.approx(stats.beta.ppf(0.05 / 3, 780, 21))
+
+
 @pytest.mark.parametrize(("usual", "novel"), [(100, 150), (100, 700), (30, 400)])
 def test_where_most_questions_are_novel_the_others_can_be_certified(usual: int, novel: int) -> None:
     questions = [*falling(usual, []), *((60, True, True) for _ in range(novel))]

@@ -44,7 +44,39 @@ def test_tango_holds_the_difference_and_turns_with_the_sides(n11: int, n10: int,
     assert (turned_low, turned_high) == pytest.approx((-high, -low), abs=1e-6)
 
 
-@pytest.mark.parametrize(("n10", "n01", "n", "delta"), [(8, 3, 60, -0.05), (0, 4, 50, 0.02), (12, 12, 100, 0.1)])
+@pytest.mark.parametrize(
+    ("n11", "n10", "n01", "n00"),
+    [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 5, 0, 0), (0, 0, 5, 0), (3, 2, 0, 0), (9, 0, 3, 1), (40, 0, 0, 2)],
+)
+def test_tango_holds_each_difference_that_its_score_does_not_reject_and_no_other(
+    n11: int, n10: int, n01: int, n00: int
+) -> None:
+    low, high = tango(n11, n10, n01, n00, 0.1)
+    assert -1.0 <= low <= high <= 1.0
+    for delta in np.linspace(-0.999, 0.999, 1999):
+        kept = abs(tango_score(n10, n01, n11 + n10 + n01 + n00, float(delta))) <= 1.6448536269514722
+        assert kept == (low <= delta <= high) or min(abs(delta - low), abs(delta - high)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("n10", "n01", "n", "delta", "score"),
+    [
+        (0, 0, 5, 1.0, -np.inf),  # there is no chance left, and it is not what was seen
+        (0, 0, 5, -1.0, np.inf),
+        (5, 0, 5, 1.0, 0.0),
+        (0, 0, 5, 0.0, 0.0),
+    ],
+)
+def test_where_nothing_is_left_to_chance_the_score_is_nothing_or_without_bounds(
+    n10: int, n01: int, n: int, delta: float, score: float
+) -> None:
+    assert tango_score(n10, n01, n, delta) == score
+
+
+@pytest.mark.parametrize(
+    ("n10", "n01", "n", "delta"),
+    [(1, 0, 2, 0.1), (1, 1, 3, -0.2), (8, 3, 60, -0.05), (0, 4, 50, 0.02), (12, 12, 100, 0.1)],
+)
 def test_the_score_uses_the_most_likely_discordance(n10: int, n01: int, n: int, delta: float) -> None:
     def unlikely(p01: float) -> float:
         p10 = p01 + delta
@@ -121,6 +153,9 @@ def test_a_proportion_stays_within_0_and_1() -> None:
     assert wilson(0, 3)[0] == 0.0
     assert wilson(3, 3)[1] == 1.0
     assert wilson(0, -1.0) == (0.0, 1.0)
+    for n in range(1, 400):
+        assert wilson(0, n)[0] >= 0.0
+        assert wilson(n, n)[1] <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -134,6 +169,15 @@ def test_tango_ends_where_the_score_reaches_the_quantile_of_half_the_error(
     n = n11 + n10 + n01 + n00
     assert tango_score(n10, n01, n, low) == pytest.approx(z, abs=1e-5)
     assert tango_score(n10, n01, n, high) == pytest.approx(-z, abs=1e-5)
+
+
+@pytest.mark.parametrize("draws", [1, 256, 257])
+def test_the_bootstrap_is_made_of_as_many_draws_as_were_asked_for(draws: int) -> None:
+    """Of means that lie between .5 and 1, whatever is drawn."""
+    differences = np.linspace(0.5, 1.0, 40)
+    low, high = bca(differences, np.ones(40), np.arange(40), 0.001, seed=3, draws=draws)
+    assert 0.5 <= low <= high <= 1.0
+    assert (low == high) == (draws == 1)
 
 
 def skewed(seed: int, rows: int) -> np.ndarray:

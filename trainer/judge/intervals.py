@@ -122,9 +122,8 @@ def _effective_tango(sums: Floats, mass: Floats, alpha: float) -> tuple[float, f
 
 def _drawn_means(sums: Floats, mass: Floats, rng: np.random.Generator, draws: int) -> Floats:
     n = len(mass)
-    means = np.empty(draws)
+    blocks = []
     for start in range(0, draws, _BLOCK_DRAWS):
-        size = min(_BLOCK_DRAWS, draws - start)
-        chosen = rng.integers(0, n, (size, n))
-        means[start : start + size] = sums[chosen].sum(axis=1) / mass[chosen].sum(axis=1)
-    return means
+        chosen = rng.integers(0, n, (min(_BLOCK_DRAWS, draws - start), n))
+        blocks.append(sums[chosen].sum(axis=1) / mass[chosen].sum(axis=1))
+    return np.concatenate(blocks)
