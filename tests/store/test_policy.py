@@ -234,6 +234,7 @@ def test_a_quarter_of_the_budget_is_bought_outright_and_a_twentieth_of_the_quest
 
     assert after(outright - 1)
     assert not after(outright)
+    assert not Allowance(calls_left=0, rows_left=9.0, bought=0, first=first).outright  # another replica spent them
     assert outright_calls(calls, None) == calls / 4
     assert outright_calls(0, None) == 0.0
 

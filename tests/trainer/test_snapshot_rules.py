@@ -219,7 +219,7 @@ def test_only_classify_is_frozen() -> None:
     class Other(msgspec.Struct):
         text: str
 
-    one = msgspec.structs.replace(item("where is my parcel"), input=Other(text="x"))  # type: ignore[arg-type]
+    one = msgspec.structs.replace(item("where is my parcel"), input=Other(text="x"))
     with pytest.raises(NotImplementedError, match="only classify"):
         frozen([one])
 
