@@ -179,6 +179,7 @@ def test_a_refused_lease_is_given_back_at_the_next_beat() -> None:
     assert not desk.ask(usd=0.03)  # two cents are granted, and a call may cost three
     assert desk.budget.binds
     assert desk.used() == (1 + 10, 100 * CENT)
+    assert desk.calls.count("lease") == 1
     run(desk.budget.tick())
     assert desk.used() == (1, 98 * CENT)
 

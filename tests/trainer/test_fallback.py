@@ -83,7 +83,7 @@ QUESTIONS: Final = st.tuples(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     levels=st.integers(1, 121),
     drawn=st.lists(QUESTIONS, min_size=1, max_size=150),
