@@ -112,6 +112,25 @@ def test_a_call_without_an_answer_costs_its_bound_if_it_may_have_been_billed(
     assert found.used_usd_micro == (math.ceil(bounds_usd[0] * 1e6) if billed else 0)
 
 
+def test_a_call_that_was_answered_costs_what_it_cost(tmp_path: Path) -> None:
+    limits = BudgetSettings(calls_per_day=1000, usd_per_day=1.0, audit_reserve_ratio=0.0)
+    world = World(tmp_path, changes={"budget": limits})
+    world.serve()
+    bounds_usd: list[float] = []
+
+    async def main() -> None:
+        async with world.running() as (_, gateway):
+            service = gateway.lanes[0].service
+            bounds_usd.append(service.teacher.cost_bound_usd("unsure"))
+            await service.answer(question("unsure", Random(1)))
+
+    asyncio.run(main())
+    cost_usd = world.metric("understudy_teacher_usd_total")
+    found = world.ledger.used(NOBODY)
+    assert found.used_calls == 1
+    assert found.used_usd_micro == math.ceil(cost_usd * 1e6) < bounds_usd[0] * 1e6
+
+
 def test_a_full_audit_queue_draws_no_audit(tmp_path: Path) -> None:
     world = World(tmp_path, audit_ratio=1.0)
     world.serve()
