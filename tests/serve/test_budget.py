@@ -206,6 +206,7 @@ def test_a_ledger_that_hangs_is_waited_for_once_and_its_lease_is_used_when_it_co
         started_s = time.monotonic()
         await budget.prepare("escalation", 0.0)
         waited_s = time.monotonic() - started_s
+        assert budget.silent
         assert not budget.allows("escalation", 0.0)
         async with asyncio.timeout(0.5):
             for _ in range(5):

@@ -28,6 +28,7 @@ class Desk:
         self.clock = Clock()
         self.ledger = ledger or MemoryLedger(limits, now=self.clock)
         self.lease_takes_s = 0.0
+        self.meanwhile: Callable[[], None] = lambda: None  # while a lease is asked for
         self.calls: list[str] = []
         numbers = count()
         self.budget = Budget(
@@ -45,6 +46,7 @@ class Desk:
         found = function(*arguments, **named)
         if function.__name__ == "lease":
             self.clock.now_s += self.lease_takes_s
+            self.meanwhile()
         return found
 
     def ask(self, kind: Kind = "escalation", usd: float = 0.0) -> bool:
@@ -230,7 +232,7 @@ def test_a_lease_of_the_other_kind_is_not_spent() -> None:
     desk = Desk(calls_only(1000))
     assert desk.ask("audit")
     assert not desk.budget.allows("escalation", 0.0)
-    assert desk.ledger._audits.total("calls") == 10  # type: ignore[attr-defined]
+    assert desk.ledger._audits.total("calls") == 10
 
 
 def test_a_call_in_flight_keeps_its_lease_and_no_other() -> None:
@@ -305,11 +307,43 @@ def test_the_other_limits_hold_from_the_next_call_on() -> None:
 def test_a_refusal_under_the_old_limits_says_nothing_of_the_new_ones() -> None:
     desk = Desk(calls_only(10), FakeLedger(calls=0))
     assert not desk.ask()
-    assert desk.budget.binds
+    before = (desk.budget.binds, desk.budget.exhausted("escalation"))
     desk.budget.change(calls_only(1000), MemoryLedger(calls_only(1000), now=desk.clock))
-    assert not desk.budget.binds
-    assert not desk.budget.exhausted("escalation")
+    after = (desk.budget.binds, desk.budget.exhausted("escalation"))
+    assert (before, after) == ((True, True), (False, False))
     assert desk.ask()
+
+
+def test_before_anything_was_asked_nothing_is_suspended() -> None:
+    budget = Desk(calls_only(1000)).budget
+    assert (budget.binds, budget.silent, budget.suspended) == (False, False, False)
+
+
+def test_a_lease_that_was_asked_for_before_a_second_change_is_given_back_unused() -> None:
+    desk = Desk(calls_only(1000))
+    desk.budget.change(calls_only(1500), desk.ledger)
+
+    def change_again() -> None:
+        desk.meanwhile = lambda: None
+        desk.budget.change(calls_only(300), desk.ledger)
+
+    desk.meanwhile = change_again
+    assert desk.ask()
+    assert desk.calls.count("lease") == 2
+    assert desk.used() == (3, 0)
+
+
+def test_a_beat_that_is_answered_again_ends_the_silence_where_a_lease_is_left() -> None:
+    ledger = FakeLedger(calls=1000)
+    desk = Desk(calls_only(1000), ledger)
+    assert desk.spend()
+    ledger.down = True
+    with pytest.raises(StoreUnavailableError):
+        run(desk.budget.tick())
+    ledger.down = False
+    run(desk.budget.tick())
+    assert not desk.budget.silent
+    assert desk.calls.count("lease") == 1
 
 
 def test_a_ledger_that_does_not_answer_leaves_the_lease_and_then_suspends() -> None:
