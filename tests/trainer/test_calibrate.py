@@ -203,7 +203,7 @@ def test_the_temperature_cools_the_overconfident_and_warms_the_timid() -> None:
 def test_the_temperature_stays_between_a_tenth_and_ten() -> None:
     always_right = fit_temperature(np.tile([0.6, 0.4], (50, 1)), np.zeros(50, np.int64), np.ones(50))
     by_chance = fit_temperature(np.tile([0.999, 0.001], (50, 1)), np.arange(50) % 2, np.ones(50))
-    assert (always_right, by_chance) == (pytest.approx(0.1, rel=1e-3), pytest.approx(10.0, rel=1e-3))
+    assert [always_right, by_chance] == pytest.approx([0.1, 10.0], rel=1e-3)
 
 
 def test_rows_to_certify_are_enough_at_half_the_allowed_error() -> None:

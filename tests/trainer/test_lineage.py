@@ -7,13 +7,14 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from store.registry.manifest import SnapshotRecord, Verdict
+from store.registry.manifest import SNAPSHOT_NAME, SnapshotRecord, Verdict
 from store.registry.signing import SigningKey
 from store.registry.versions import OpenVersion, Registry, Versions
+from store.student.student import Student
 from tests.store.drafts import LANE, make_draft, make_keys, make_manifest
 from trainer import cycle
 from trainer.judge.gate import Judged
-from trainer.judge.verdicts import Rival
+from trainer.judge.verdicts import Lineage, Rival
 from trainer.work import CycleWork, LaneTraining
 
 
@@ -44,7 +45,7 @@ class Past:
             kind, version=version, anchor=anchor, who="trainer", why="test", key=self.key, now_s=1.0
         )
 
-    def lineage(self, champion: str | None = None, anchor: str | None = None) -> cycle.Lineage:
+    def lineage(self, champion: str | None = None, anchor: str | None = None) -> Lineage:
         settings = SimpleNamespace(device="cpu", precision="fp32")
         training = LaneTraining(lane=LANE, task="classify", prompt_version="m@p", target=0.9, confidence=0.95)
         work = SimpleNamespace(training=training, settings=settings, champion=champion, anchor=anchor)
@@ -135,12 +136,12 @@ def test_the_anchor_is_loaded_where_it_is_another_version_than_the_champion(past
 
 
 def test_a_rival_has_learned_the_training_rows_of_its_snapshot(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cycle.Student, "load", lambda *_, **__: None)
+    monkeypatch.setattr(Student, "load", lambda *_, **__: None)
     rows = [
         {"id": f"{number}", "split": split} for number, split in enumerate(("train", "judge", "calibrate", "train"))
     ]
     snapshot = msgspec.json.encode({"rows": rows})
-    version = past.publish(4, {cycle.SNAPSHOT_NAME: snapshot})
+    version = past.publish(4, {SNAPSHOT_NAME: snapshot})
     rival = past.lineage(champion=version).champion
     assert rival is not None
     assert rival.trained == {"0", "3"}
