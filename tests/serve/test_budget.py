@@ -220,6 +220,54 @@ def test_a_ledger_that_hangs_is_waited_for_once_and_its_lease_is_used_when_it_co
     asyncio.run(main())
 
 
+def test_a_ledger_that_hung_once_is_waited_for_again() -> None:
+    async def main() -> None:
+        clock, ledger = Clock(), FakeLedger(calls=1000)
+        ledger.hang = threading.Event()
+        budget = replica(ledger, BudgetSettings(calls_per_day=1000), clock)
+        await budget.prepare("escalation", 0.0)
+        ledger.hang.set()
+        await eventually(lambda: budget.allows("escalation", 0.0))
+        clock.now_s += BUCKET_S
+        await budget.prepare("escalation", 0.0)
+        assert budget.allows("escalation", 0.0)
+
+    asyncio.run(main())
+
+
+def test_a_stop_waits_a_moment_for_a_lease_that_was_asked_for_and_no_longer() -> None:
+    async def main() -> None:
+        ledger = FakeLedger(calls=1000)
+        ledger.hang = threading.Event()
+        budget = replica(ledger, BudgetSettings(calls_per_day=1000))
+        asking = asyncio.create_task(budget.prepare("escalation", 0.0))
+        await eventually(lambda: bool(budget._refills))
+        closing = asyncio.create_task(budget.close())
+        await asyncio.wait({closing}, timeout=8.0)
+        done = closing.done()
+        ledger.hang.set()
+        await asking
+        await closing
+        assert done  # the ledger answers after 10 s
+
+    asyncio.run(main())
+
+
+def test_a_stop_gives_back_the_lease_that_comes_while_it_waits() -> None:
+    async def main() -> None:
+        ledger = FakeLedger(calls=1000)
+        ledger.hang = threading.Event()
+        budget = replica(ledger, BudgetSettings(calls_per_day=1000))
+        asking = asyncio.create_task(budget.prepare("escalation", 0.0))
+        await eventually(lambda: bool(budget._refills))
+        closing = asyncio.create_task(budget.close())
+        ledger.hang.set()
+        await asyncio.gather(asking, closing)
+        assert ledger.left == 1000
+
+    asyncio.run(main())
+
+
 def test_many_who_wait_for_a_lease_are_all_served_by_leases_in_turn() -> None:
     async def main() -> int:
         budget = replica(FakeLedger(calls=1000), BudgetSettings(calls_per_day=1000))

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import BUCKET_S, Budget, Kind
+from serve.teacher.budget import BUCKET_S, Budget, Grant, Kind
 from serve.teacher.memory_ledger import MemoryLedger
 from store.errors import StoreUnavailableError
 from tests.serve.fakes import FakeLedger
@@ -218,6 +218,7 @@ def test_what_comes_back_is_what_was_not_spent_to_the_millionth() -> None:
         assert desk.spend(usd=0.03, cost_usd=cost)
     run(desk.budget.close())
     assert desk.used() == (3, CENT + 1 + 5 * CENT)
+    assert desk.budget._closing == []  # nothing is given back twice
 
 
 def test_dollars_are_not_counted_where_they_are_not_limited() -> None:
@@ -365,6 +366,36 @@ def test_a_ledger_that_does_not_answer_leaves_the_lease_and_then_suspends() -> N
     assert desk.budget.allows("escalation", 0.0)
 
 
+def test_the_lease_that_proves_it_takes_no_dollars_and_none_is_asked_for_where_one_is_left() -> None:
+    for spent, used in ((False, (10, 0)), (True, (10, 30 * CENT))):
+        ledger = FakeLedger(calls=1000)
+        desk = Desk(with_dollars(5.0), ledger)
+        if spent:
+            assert desk.spend(usd=0.03)
+        ledger.down = True
+        with pytest.raises(StoreUnavailableError):
+            run(desk.budget.tick())
+        ledger.down = False
+        run(desk.budget.tick())
+        assert (desk.budget.silent, desk.used()) == (False, used)
+
+
+def test_a_lease_under_limits_that_have_changed_waits_for_the_next_beat_where_nobody_takes_it() -> None:
+    ledger = FakeLedger(calls=1000)
+    desk = Desk(calls_only(1000), ledger)
+
+    def change_and_go() -> None:
+        desk.meanwhile = lambda: None
+        ledger.down = True
+        desk.budget.change(calls_only(300), ledger)
+
+    desk.meanwhile = change_and_go
+    assert not desk.ask()
+    ledger.down = False
+    run(desk.budget.tick())
+    assert ledger.left == 1000
+
+
 def test_a_beat_asks_for_no_lease_while_all_is_well() -> None:
     desk = Desk(calls_only(1000))
     run(desk.budget.tick())
@@ -400,7 +431,15 @@ def test_the_witness_is_heard_with_every_word_to_the_ledger() -> None:
     heard: list[int] = []
 
     class Listening(MemoryLedger):
-        def used(self, witness: Any) -> Any:
+        def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Any) -> Grant:
+            heard.append(witness.calls)
+            return super().lease(lease_id, kind, calls=calls, usd_micro=usd_micro, witness=witness)
+
+        def settle(self, lease_id: str, *, calls: int, usd_micro: int, witness: Any) -> Grant:
+            heard.append(witness.calls)
+            return super().settle(lease_id, calls=calls, usd_micro=usd_micro, witness=witness)
+
+        def used(self, witness: Any) -> Grant:
             heard.append(witness.calls)
             return super().used(witness)
 
@@ -412,6 +451,6 @@ def test_the_witness_is_heard_with_every_word_to_the_ledger() -> None:
     run(desk.budget.tick())
     desk.clock.now_s += BUCKET_S
     run(desk.budget.tick())
-    assert heard == [0, 10, 1]
+    assert heard == [0, 0, 10, 1, 1]  # a beat, a lease, a beat; a lease that goes home, and its beat
     assert desk.budget._own.witness().leases == 1
     assert desk.budget._own.witness().clock_s == clock()
