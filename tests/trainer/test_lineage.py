@@ -126,13 +126,15 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("loaded")
 def test_the_anchor_is_loaded_where_it_is_another_version_than_the_champion(past: Past) -> None:
     one, two = past.publish(100), past.publish(200)
-    both = past.lineage(champion=two, anchor=one)
-    assert (both.champion, both.anchor) == (two, one)
-    same = past.lineage(champion=two, anchor=two)
-    assert (same.champion, same.anchor) == (two, None)
-    alone = past.lineage(champion=two)
-    assert (alone.champion, alone.anchor) == (two, None)
-    assert (past.lineage().champion, past.lineage().anchor) == (None, None)
+
+    def loaded(champion: str | None = None, anchor: str | None = None) -> list[object]:
+        found = past.lineage(champion, anchor)
+        return [found.champion, found.anchor]
+
+    assert loaded(champion=two, anchor=one) == [two, one]
+    assert loaded(champion=two, anchor=two) == [two, None]
+    assert loaded(champion=two) == [two, None]
+    assert loaded() == [None, None]
 
 
 def test_a_rival_has_learned_the_training_rows_of_its_snapshot(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
