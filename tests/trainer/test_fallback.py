@@ -116,6 +116,7 @@ def falling(rows: int, wrong: list[int]) -> list[Question]:
 @pytest.mark.parametrize(
     ("rows", "wrong", "certified"),
     [
+        (110, [0, 1], 110),  # and three fifths of 110 have room for two
         (80, [0], 80),  # three fifths of 80 are 48 rows, which have room for an error
         (28, [], 0),  # .9^28 > .05
         (29, [], 29),
@@ -150,6 +151,14 @@ def test_the_lower_bound_is_at_the_share_of_the_error_that_the_threshold_was_cer
     policy = policy_of(questions, 0.9, 0.05)
     assert policy.rows == found[1] == 800
     assert policy.lower == pytest.approx(stats.beta.ppf(0.05 / 3, 780, 21))
+
+
+def test_starts_that_fall_on_one_threshold_have_their_shares_together() -> None:
+    questions = [(100 if place < 240 else 50, True, False) for place in range(400)]
+    found = reference(questions, 0.9, 0.05)
+    assert found is not None
+    assert found[3] == pytest.approx(0.05)
+    assert policy_of(questions, 0.9, 0.05).lower == pytest.approx(stats.beta.ppf(0.05, 400, 1))
 
 
 @pytest.mark.parametrize(("usual", "novel"), [(100, 150), (100, 700), (30, 400)])

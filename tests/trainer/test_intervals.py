@@ -201,6 +201,28 @@ def test_the_bootstrap_has_the_bca_interval_of_an_independent_library(seed: int)
     assert abs(plain.confidence_interval.low - other.low) > 0.04 * width  # so that its corrections are seen at all
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_draws_that_equal_the_estimate_are_halved_as_an_independent_library_does(seed: int) -> None:
+    differences = np.random.default_rng(seed).choice([-1.0, 0.0, 1.0], 30, p=[0.1, 0.5, 0.4])
+    other = stats.bootstrap(
+        (differences,), np.mean, confidence_level=0.9, n_resamples=20_000, method="BCa", rng=np.random.default_rng(0)
+    ).confidence_interval
+    found = bca(differences, np.ones(30), np.arange(30), 0.1, seed=0, draws=20_000)
+    assert found == pytest.approx((other.low, other.high), abs=1e-9)  # both are among the few values that means have
+
+
+def test_rows_that_are_all_alike_have_an_interval_of_one_point() -> None:
+    assert bca(np.full(40, 0.5), np.ones(40), np.arange(40), 0.1, seed=1) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(("discordant", "counted"), [(9, True), (10, False)])
+def test_from_ten_that_differ_on_the_bootstrap_knows_enough(discordant: int, *, counted: bool) -> None:
+    differences = np.where(np.arange(200) < discordant, -1.0, 0.0)
+    score = tango(200 - discordant, 0, discordant, 0, 0.1)
+    found = bca(differences, np.ones(200), np.arange(200), 0.1, seed=1)
+    assert (found == pytest.approx(score, abs=1e-6)) == counted
+
+
 @pytest.mark.parametrize("seed", [4, 5])
 def test_with_weights_and_clusters_it_is_the_bca_interval_of_a_ratio_of_sums(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -92,7 +92,7 @@ def bca(
     _, index = np.unique(clusters, return_inverse=True)
     mass = np.asarray(np.bincount(index, weights), np.float64)
     sums = np.asarray(np.bincount(index, weights * differences), np.float64)
-    if len(mass) == 0 or np.count_nonzero(sums) < FEW_DISCORDANT:
+    if np.count_nonzero(sums) < FEW_DISCORDANT:
         return _effective_tango(sums, mass, alpha)
     estimate = sums.sum() / mass.sum()
     drawn = _drawn_means(sums, mass, np.random.default_rng(seed), draws)
