@@ -13,6 +13,9 @@ from store.buffer.server import private_redis
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # noqa: TID251 - before any library reads it
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # noqa: TID251
 
+hypothesis.settings.register_profile(  # of `make mutants`: that a test fails is enough, and it is to fail again
+    "mutants", deadline=None, derandomize=True, phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate)
+)
 if "CI" not in os.environ:  # noqa: TID251 - hypothesis has a profile of its own for CI: derandomised, without deadlines
     hypothesis.settings.register_profile("desk", deadline=None)
     hypothesis.settings.load_profile("desk")

@@ -52,7 +52,7 @@ def test_the_budget_survives_a_restart_of_redis(tmp_path: Path) -> None:
             assert ledger.used(NOBODY).used_calls == (60, 100)[round_number]
 
 
-def test_concurrent_replicas_never_exceed_the_limit(redis_url: str) -> None:
+def test_concurrent_replicas_on_one_redis_never_exceed_the_limit(redis_url: str) -> None:
     limits = BudgetSettings(calls_per_day=200, audit_reserve_ratio=0.1)
     taken: list[int] = []
 
@@ -73,7 +73,7 @@ def test_concurrent_replicas_never_exceed_the_limit(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("stops", [False, True])
-def test_a_lease_that_comes_after_a_change_of_the_limits_is_given_back_unused(
+def test_a_lease_that_comes_after_a_change_of_the_limits_is_given_back_to_redis_unused(
     redis_client: redis.Redis, *, stops: bool
 ) -> None:
     before = BudgetSettings(calls_per_day=2_000, audit_reserve_ratio=0.0)
@@ -110,7 +110,7 @@ def test_a_lease_that_comes_after_a_change_of_the_limits_is_given_back_unused(
     asyncio.run(main())
 
 
-def test_closing_gives_back_what_was_leased_and_not_spent(redis_client: redis.Redis) -> None:
+def test_closing_gives_back_to_redis_what_was_leased_and_not_spent(redis_client: redis.Redis) -> None:
     limits = BudgetSettings(calls_per_day=1000)
     ledger = RedisLedger(redis_client, LANE, limits)
     budget = replica(ledger, limits)
@@ -122,7 +122,9 @@ def test_closing_gives_back_what_was_leased_and_not_spent(redis_client: redis.Re
 
 @given(costs=lists(floats(0.0, 0.9), max_size=60))
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_dollars_are_never_exceeded_while_the_bound_is_one(redis_client: redis.Redis, costs: list[float]) -> None:
+def test_dollars_are_never_exceeded_in_redis_while_the_bound_is_one(
+    redis_client: redis.Redis, costs: list[float]
+) -> None:
     redis_client.flushall()
     limits = BudgetSettings(calls_per_day=1000, usd_per_day=10.0, audit_reserve_ratio=0.0)
     ledger = RedisLedger(redis_client, LANE, limits)
@@ -149,7 +151,7 @@ def test_a_lease_that_is_too_old_is_not_spent() -> None:
     assert ledger.left == 1000 - 2 - 10  # the old lease came back but for what was spent, the new one is out
 
 
-def test_with_redis_down_a_replica_spends_what_it_had_leased_and_no_more() -> None:
+def test_with_the_ledger_down_a_replica_spends_what_it_had_leased_and_no_more() -> None:
     clock, ledger = Clock(), FakeLedger(calls=1000)
     budget = replica(ledger, BudgetSettings(calls_per_day=1000), clock)
     assert spend(budget)
@@ -196,7 +198,7 @@ def test_a_refusal_is_asked_again_after_a_second_and_lifts_the_suspension() -> N
     assert not budget.binds
 
 
-def test_a_redis_that_hangs_is_waited_for_once_and_its_lease_is_used_when_it_comes() -> None:
+def test_a_ledger_that_hangs_is_waited_for_once_and_its_lease_is_used_when_it_comes() -> None:
     async def main() -> None:
         ledger = FakeLedger(calls=1000)
         ledger.hang = threading.Event()
@@ -204,6 +206,7 @@ def test_a_redis_that_hangs_is_waited_for_once_and_its_lease_is_used_when_it_com
         started_s = time.monotonic()
         await budget.prepare("escalation", 0.0)
         waited_s = time.monotonic() - started_s
+        assert budget.silent
         assert not budget.allows("escalation", 0.0)
         async with asyncio.timeout(0.5):
             for _ in range(5):
@@ -212,6 +215,54 @@ def test_a_redis_that_hangs_is_waited_for_once_and_its_lease_is_used_when_it_com
         ledger.hang.set()
         await eventually(lambda: budget.allows("escalation", 0.0))
         await budget.close()
+        assert ledger.left == 1000
+
+    asyncio.run(main())
+
+
+def test_a_ledger_that_hung_once_is_waited_for_again() -> None:
+    async def main() -> None:
+        clock, ledger = Clock(), FakeLedger(calls=1000)
+        ledger.hang = threading.Event()
+        budget = replica(ledger, BudgetSettings(calls_per_day=1000), clock)
+        await budget.prepare("escalation", 0.0)
+        ledger.hang.set()
+        await eventually(lambda: budget.allows("escalation", 0.0))
+        clock.now_s += BUCKET_S
+        await budget.prepare("escalation", 0.0)
+        assert budget.allows("escalation", 0.0)
+
+    asyncio.run(main())
+
+
+def test_a_stop_waits_a_moment_for_a_lease_that_was_asked_for_and_no_longer() -> None:
+    async def main() -> None:
+        ledger = FakeLedger(calls=1000)
+        ledger.hang = threading.Event()
+        budget = replica(ledger, BudgetSettings(calls_per_day=1000))
+        asking = asyncio.create_task(budget.prepare("escalation", 0.0))
+        await eventually(lambda: bool(budget._refills))
+        closing = asyncio.create_task(budget.close())
+        await asyncio.wait({closing}, timeout=8.0)
+        done = closing.done()
+        ledger.hang.set()
+        await asking
+        await closing
+        assert done  # the ledger answers after 10 s
+
+    asyncio.run(main())
+
+
+def test_a_stop_gives_back_the_lease_that_comes_while_it_waits() -> None:
+    async def main() -> None:
+        ledger = FakeLedger(calls=1000)
+        ledger.hang = threading.Event()
+        budget = replica(ledger, BudgetSettings(calls_per_day=1000))
+        asking = asyncio.create_task(budget.prepare("escalation", 0.0))
+        await eventually(lambda: bool(budget._refills))
+        closing = asyncio.create_task(budget.close())
+        ledger.hang.set()
+        await asyncio.gather(asking, closing)
         assert ledger.left == 1000
 
     asyncio.run(main())

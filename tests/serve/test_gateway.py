@@ -1,15 +1,17 @@
 """Laws of the way of one question: propensities are real, and what was paid for is kept."""
 
 import asyncio
+import math
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from serve.escalation import Answer, Question
-from serve.settings import GatewaySettings
+from serve.settings import BudgetSettings, GatewaySettings
 from store.event import TextInput, new_event_id
 from tests.serve.fakes import World, eventually
+from tests.serve.ledgers import NOBODY
 
 
 def question(text: str, rng: Random, *, forced: bool = False) -> Question:
@@ -65,6 +67,68 @@ def test_an_audit_that_cannot_be_paid_or_queued_has_propensity_zero(tmp_path: Pa
 
     asyncio.run(main())
     assert world.sink.events == []
+
+
+def test_while_no_audit_can_be_paid_none_is_claimed_of_the_answers_that_were_not_drawn(tmp_path: Path) -> None:
+    world = World(tmp_path, audit_ratio=0.5)
+    world.serve()
+
+    async def main() -> None:
+        async with world.running() as (_, gateway):
+            service, rng = gateway.lanes[0].service, Random(1)
+            before = [await service.answer(question("sure", rng)) for _ in range(20)]
+            world.ledger.left = 0
+            service.budget._leases.clear()
+            service.budget._ask_at_s["audit"] = math.inf  # the last one was refused just now
+            after = [await service.answer(question("sure", rng)) for _ in range(20)]
+            for found, propensities in ((before, {0.5}), (after, {0.0})):
+                answers = [answer for answer in found if isinstance(answer, Answer)]
+                assert {answer.propensity for answer in answers} == propensities
+                assert {answer.reason for answer in answers} == ({None, "audit"} if 0.5 in propensities else {None})
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("status", "billed"), [(500, True), (503, False)])
+def test_a_call_without_an_answer_costs_its_bound_if_it_may_have_been_billed(
+    tmp_path: Path, status: int, *, billed: bool
+) -> None:
+    limits = BudgetSettings(calls_per_day=1000, usd_per_day=1.0, audit_reserve_ratio=0.0)
+    world = World(tmp_path, changes={"budget": limits})
+    world.serve()
+    world.endpoint.status = status
+    bounds_usd: list[float] = []
+
+    async def main() -> None:
+        async with world.running() as (_, gateway):
+            service = gateway.lanes[0].service
+            bounds_usd.append(service.teacher.cost_bound_usd("unsure"))
+            await service.answer(question("unsure", Random(1)))
+
+    asyncio.run(main())
+    found = world.ledger.used(NOBODY)
+    assert bounds_usd[0] > 0.0
+    assert found.used_calls == int(billed)
+    assert found.used_usd_micro == (math.ceil(bounds_usd[0] * 1e6) if billed else 0)
+
+
+def test_a_call_that_was_answered_costs_what_it_cost(tmp_path: Path) -> None:
+    limits = BudgetSettings(calls_per_day=1000, usd_per_day=1.0, audit_reserve_ratio=0.0)
+    world = World(tmp_path, changes={"budget": limits})
+    world.serve()
+    bounds_usd: list[float] = []
+
+    async def main() -> None:
+        async with world.running() as (_, gateway):
+            service = gateway.lanes[0].service
+            bounds_usd.append(service.teacher.cost_bound_usd("unsure"))
+            await service.answer(question("unsure", Random(1)))
+
+    asyncio.run(main())
+    cost_usd = world.metric("understudy_teacher_usd_total")
+    found = world.ledger.used(NOBODY)
+    assert found.used_calls == 1
+    assert found.used_usd_micro == math.ceil(cost_usd * 1e6) < bounds_usd[0] * 1e6
 
 
 def test_a_full_audit_queue_draws_no_audit(tmp_path: Path) -> None:

@@ -234,7 +234,9 @@ def test_a_quarter_of_the_budget_is_bought_outright_and_a_twentieth_of_the_quest
 
     assert after(outright - 1)
     assert not after(outright)
+    assert not Allowance(calls_left=0, rows_left=9.0, bought=0, first=first).outright  # another replica spent them
     assert outright_calls(calls, None) == calls / 4
+    assert outright_calls(0, None) == 0.0
 
 
 NOBODY = BudgetView(may_escalate=False, may_audit=False)
@@ -271,6 +273,8 @@ def test_where_nobody_can_answer_the_decision_says_why_it_would_have_gone_to_the
     assert route(None, None, NOBODY) == expected
     assert by_budget(None, NOBODY, cold=True) == expected
     assert by_budget(None, NOBODY).reason == "student_down"
+    down = Decision(route="nobody", reason="student_down", propensity=0.0, withheld=True)
+    assert route(POLICY, None, NOBODY) == down
 
 
 @pytest.mark.parametrize("required", ["forced", "too_long", "unsupported"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import integrate, stats
 
 from store.promise import bounds, promise_state
 
@@ -21,7 +22,10 @@ def test_before_any_audit_nothing_is_known() -> None:
         (200, 194, False, "held"),
         (200, 194, True, "suspended"),
         (60, 57, False, "unproven"),
+        (60, 52, False, "unproven"),  # the estimate is below the target, and that may be chance
         (200, 140, False, "broken"),
+        (200, 140, True, "suspended"),
+        (0, 0, True, "suspended"),
     ],
 )
 def test_each_state_has_its_audits(audits: int, agreed: int, suspended: bool, expected: str) -> None:  # noqa: FBT001
@@ -35,6 +39,48 @@ def test_audits_short_is_what_it_takes_and_no_more() -> None:
     assert promise_state(enough, round(enough * 0.95), 0.9, 0.95, suspended=False).low == pytest.approx(0.9, abs=0.002)
     assert promise_state(200, 194, 0.9, 0.95, suspended=False).audits_short == 0
     assert promise_state(200, 150, 0.9, 0.95, suspended=False).audits_short is None
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 0), (1, 1), (12, 12), (60, 52), (200, 194), (300, 150)])
+@pytest.mark.parametrize("guess", [0.5, 0.9])
+def test_the_bounds_are_where_the_wealth_of_the_mixture_by_quadrature_reaches_one_over_alpha(
+    n: int, k: int, guess: float
+) -> None:
+    """Robbins 1970: the mean likelihood over a prior beta(a, 1), whose mean is the guess, against that of one truth."""
+    prior = stats.beta(guess / (1 - guess), 1)
+    likeliest = k / n
+
+    def relative(p: float) -> float:
+        return float(stats.binom.pmf(k, n, p) / stats.binom.pmf(k, n, likeliest))
+
+    mixed = integrate.quad(lambda p: relative(p) * prior.pdf(p), 0, 1, points=[likeliest], limit=200)[0]
+    low, high = bounds(n, k, 0.05, guess=guess)
+    if low > 0:
+        assert mixed / relative(low) == pytest.approx(20.0, rel=1e-4)
+    else:
+        assert mixed / max(relative(1e-9), 1e-300) < 20.0
+    if high < 1:
+        assert mixed / relative(high) == pytest.approx(20.0, rel=1e-4)
+    else:
+        assert mixed / max(relative(1 - 1e-9), 1e-300) < 20.0
+
+
+def test_at_97_of_100_a_promise_of_90_is_19_audits_short_and_the_state_is_that_of_its_interval() -> None:
+    state = promise_state(100, 97, 0.9, 0.95, suspended=False)
+    assert (state.audits_short, state.estimate, state.n) == (19, 0.97, 100)
+    assert (state.low, state.high) == bounds(100, 97, 0.05, guess=0.9)
+
+
+@given(n=st.integers(0, 400), share=st.floats(0, 1), target=st.floats(0.5, 0.99), suspended=st.booleans())
+def test_a_promise_is_held_above_the_target_broken_below_it_and_else_unproven(
+    n: int, share: float, target: float, *, suspended: bool
+) -> None:
+    k = round(n * share)
+    state = promise_state(n, k, target, 0.9, suspended=suspended)
+    low, high = bounds(n, k, 1 - 0.9, guess=target)
+    expected = "held" if low >= target else "broken" if high < target else "unproven"
+    assert state.state == ("suspended" if suspended else expected)
+    assert (state.audits_short is None) == (n > 0 and k / n <= target)
 
 
 @given(

@@ -1,8 +1,11 @@
 """Calibration: a threshold is rarely certified that should not be, and often one that should."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import stats
 
 from trainer.judge.calibrate import UNKNOWN_LABEL, calibrate, evened, fit_temperature, rows_to_certify
 
@@ -182,6 +185,8 @@ def test_evened_weights_keep_each_group_s_total() -> None:
     trusted = np.array([True, True, True, False, False])
     even = evened(np.array([1.0, 1.0, 7.0, 1.0, 2.0]), trusted)
     assert even.tolist() == [3.0, 3.0, 3.0, 1.5, 1.5]
+    assert evened(np.array([1, 2, 4]), np.array([True, True, False])).tolist() == [1.5, 1.5, 4.0]  # of counts, too
+    assert evened(np.array([1.0, 3.0]), np.array([False, False])).tolist() == [2.0, 2.0]
 
 
 def test_the_temperature_cools_the_overconfident_and_warms_the_timid() -> None:
@@ -195,6 +200,12 @@ def test_the_temperature_cools_the_overconfident_and_warms_the_timid() -> None:
     assert fit_temperature(np.tile([0.9, 0.1], (5, 1)), np.full(5, UNKNOWN_LABEL), np.ones(5)) == 1
 
 
+def test_the_temperature_stays_between_a_tenth_and_ten() -> None:
+    always_right = fit_temperature(np.tile([0.6, 0.4], (50, 1)), np.zeros(50, np.int64), np.ones(50))
+    by_chance = fit_temperature(np.tile([0.999, 0.001], (50, 1)), np.arange(50) % 2, np.ones(50))
+    assert [always_right, by_chance] == pytest.approx([0.1, 10.0], rel=1e-3)
+
+
 def test_rows_to_certify_are_enough_at_half_the_allowed_error() -> None:
     needed = rows_to_certify(0.9, 0.95)
     probs = np.stack([np.linspace(0.99, 0.6, needed), np.linspace(0.01, 0.4, needed)], axis=1)
@@ -205,6 +216,15 @@ def test_rows_to_certify_are_enough_at_half_the_allowed_error() -> None:
     )
     assert policy.threshold is not None
     assert needed < 150
+
+
+@pytest.mark.parametrize("target", [0.7, 0.8, 0.9, 0.95, 0.98])
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.9, 0.95, 0.99])
+def test_rows_to_certify_are_the_fewest_that_the_binomial_test_lets_through(target: float, confidence: float) -> None:
+    rows = np.arange(1, 3000)
+    errors = np.array([math.ceil(count * (1 - target) / 2) for count in rows])
+    proven = stats.binom.sf(rows - errors - 1, rows, target) <= 1 - confidence
+    assert rows_to_certify(target, confidence) == rows[np.argmax(proven)]
 
 
 def test_questions_off_every_topic_among_the_rows_do_not_make_such_questions_look_usual() -> None:

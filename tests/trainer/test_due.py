@@ -143,6 +143,32 @@ def test_by_time_only_where_there_is_anything_new() -> None:
     assert kind(1000, now_s=1e6 + 4000) is None
     assert kind(1001, now_s=1e6 + 3599) is None
     assert kind(1001, now_s=1e6 + 3600) == "head"
+    assert kind(1001, state=replace_state(last_cycle_s=0.0), now_s=9e9) is None  # none has been that one could wait for
+    assert kind(1001, state=replace_state(last_cycle_s=1.0), now_s=9e9) == "head"
+
+
+def test_fine_tuning_waits_for_one_new_item_and_for_no_second() -> None:
+    assert kind(1500, state=replace_state(items_at_cycle=1500)) is None
+    assert kind(1500, state=replace_state(items_at_cycle=1499)) == "fine_tune"
+
+
+def test_a_member_that_was_made_within_a_second_is_old_after_as_little() -> None:
+    state = replace_state(first_cycle_s=1e6, fine_tuned_s=1e6 + 1.0, last_cycle_s=1e6 + 1.5)
+    assert kind(1042, state=state, now_s=1e6 + 1.7) == "head"
+    assert kind(1042, state=state, now_s=1e6 + 1.75) == "fine_tune"
+
+
+def test_a_candidate_s_cycle_has_learned_nothing() -> None:
+    before = replace_state(labels=9, learned_labels=8, fine_tuned_s=3.0, first_cycle_s=2.0)
+    found = after(before, "candidate", items=1400, label_items=of(20, learned=20), now_s=2e6)
+    assert found == msgspec.structs.replace(before, last_cycle_s=2e6)
+
+
+def test_a_cycle_remembers_what_it_began_with() -> None:
+    head = after(SEEN, "head", items=1100, label_items=of(2, learned=2), now_s=2e6)
+    assert (head.items_at_cycle, head.items_at_fine_tune, head.last_cycle_s) == (1100, 1000, 2e6)
+    tuned = after(SEEN, "fine_tune", items=1100, label_items=of(2, learned=2), now_s=2e6)
+    assert (tuned.items_at_cycle, tuned.items_at_fine_tune, tuned.fine_tuned_s) == (1100, 1100, 2e6)
 
 
 def test_a_pause_stops_the_schedule_and_not_a_person() -> None:
@@ -249,11 +275,18 @@ def test_a_pass_counts_while_nothing_has_moved() -> None:
     assert settle(result("pass"), standing, standing) == ("pass", [])
 
 
-@pytest.mark.parametrize("now", [Standing(champion="a", pinned=True), Standing(champion="b")])
-def test_a_pass_is_held_where_a_person_has_moved_meanwhile(now: Standing) -> None:
-    outcome, refusals = settle(result("pass"), Standing(champion="a"), now)
-    assert outcome == "held"
-    assert len(refusals) == 1
+@pytest.mark.parametrize(
+    ("now", "why"),
+    [
+        (
+            Standing(champion="a", pinned=True),
+            "passed, but the champion is pinned; `understudy resume` lets automation promote again",
+        ),
+        (Standing(champion="b"), "passed against a, but b is the champion now"),
+    ],
+)
+def test_a_pass_is_held_where_a_person_has_moved_meanwhile(now: Standing, why: str) -> None:
+    assert settle(result("pass"), Standing(champion="a"), now) == ("held", [why])
 
 
 @pytest.mark.parametrize("outcome", ["fail", "inconclusive"])

@@ -11,7 +11,9 @@ from trainer.snapshot import Row
 OPINION = FirstOpinion(time_s=0.0, event_id="e", opinion=StudentOpinion(version="v", output="a", confidence=0.5))
 
 
-def row(name: str, label: str, cluster: int, *, requests: float = 1.0, asked_a_student: bool = False) -> Row:
+def row(
+    name: str, label: str, cluster: int, *, requests: float = 1.0, asked_a_student: bool = False, escalated: int = 1
+) -> Row:
     return Row(
         item_id=name,
         text=name,
@@ -25,7 +27,7 @@ def row(name: str, label: str, cluster: int, *, requests: float = 1.0, asked_a_s
         cluster=cluster,
         conflicted=False,
         asked_s=0.0,
-        escalated=1,
+        escalated=escalated,
         first_opinion=OPINION if asked_a_student else None,
     )
 
@@ -70,6 +72,17 @@ def test_rows_that_a_competitor_was_trained_on_or_that_are_linked_to_such_are_le
     assert pairs.champion is None
     assert pairs.challenger.tolist() == [True]
     assert pairs.clusters.tolist() == [2]
+
+
+def test_a_row_that_was_learned_is_left_out_whatever_is_known_of_its_links() -> None:
+    pairs = paired(None, SAYS_A_B_C, ROWS, challenger_labels=("a", "b", "c"), trained={"i"}, clusters={})
+    assert pairs.item_ids == ("j", "k")
+
+
+def test_what_was_only_ever_audited_is_not_hard() -> None:
+    rows = [row("i", "a", 0, asked_a_student=True, escalated=0), row("j", "b", 1, asked_a_student=True, escalated=2)]
+    pairs = paired(None, np.eye(2), rows, challenger_labels=("a", "b"), trained=(), clusters={})
+    assert pairs.hard.tolist() == [False, True]
 
 
 def test_no_rows_are_no_error_and_a_wrong_shape_is() -> None:

@@ -95,7 +95,9 @@ def test_harm_fails_even_without_a_threshold() -> None:
 def test_a_version_without_a_threshold_never_replaces_one_that_has_one(phase: Phase) -> None:
     verdict = verdict_of(pairs(900, 60, 5), phase, certified=False)
     assert verdict.outcome == "inconclusive"
-    assert "the champion's is certified and stays" in verdict.refusals[0]
+    assert verdict.refusals == [
+        "no threshold could be certified: the student may not answer on its own; the champion's is certified and stays"
+    ]
 
 
 def test_strict_passes_on_shown_non_inferiority_alone() -> None:
@@ -159,6 +161,10 @@ def test_growth_lasts_until_a_strict_pass_and_opens_again_at_half_more_labels() 
     assert phase_of([loose, strict], champion=True, labels=1499, limits=LIMITS) == "strict"
     assert phase_of([loose, strict], champion=True, labels=1500, limits=LIMITS) == "growth"
     assert phase_of([strict, loose], champion=True, labels=1200, limits=LIMITS) == "strict"
+    later = replace(strict, labels=2000)
+    assert phase_of([strict, later], champion=True, labels=2999, limits=LIMITS) == "strict"
+    assert phase_of([strict, later], champion=True, labels=3000, limits=LIMITS) == "growth"
+    assert phase_of([], champion=True, labels=0, limits=LIMITS) == "growth"
 
 
 def test_a_first_version_has_not_passed_strict() -> None:
@@ -232,10 +238,28 @@ def test_a_pass_counts_as_strict_only_with_rows_bounds_and_every_slice_shown() -
     assert not passed_strict(replace_verdict(good, lower=-LIMITS.delta - 1e-9), LIMITS)
     assert not passed_strict(replace_verdict(good, rows_judged=LIMITS.min_rows - 1), LIMITS)
     assert not passed_strict(replace_verdict(good, outcome="inconclusive"), LIMITS)
-    for index, worse in enumerate(({"lower": -0.5}, {"lower": -0.1, "difference": -0.01})):
+    no_better = {"lower": 0.0, "difference": LIMITS.hard_gain - 1e-9}  # not shown to be superior
+    for index, worse in ((0, {"lower": -0.5}), (1, {"lower": -0.1, "difference": -0.01}), (1, no_better)):
         part = structs.replace(good.slices[index], **worse)
         slices = [part if at == index else other for at, other in enumerate(good.slices)]
         assert not passed_strict(replace_verdict(good, slices=slices), LIMITS)
+
+
+def test_the_margin_itself_is_allowed() -> None:
+    scores = pairs(900, 10, 60)
+    seen = verdict_of(scores, "strict")
+    assert seen.lower is not None
+    assert seen.upper is not None
+    assert verdict_of(scores, "strict", limits=replace(LIMITS, delta=-seen.lower)).outcome == "pass"
+    assert verdict_of(scores, "strict", limits=replace(LIMITS, delta=-seen.lower - 1e-9)).outcome == "inconclusive"
+    assert verdict_of(scores, "strict", limits=replace(LIMITS, delta=-seen.upper)).outcome == "inconclusive"
+    assert verdict_of(scores, "strict", limits=replace(LIMITS, delta=-seen.upper - 1e-9)).outcome == "fail"
+
+
+def test_without_a_row_nothing_is_claimed_of_anybody() -> None:
+    (part,) = verdict_of(pairs(0, 0, 0), "growth").slices
+    assert (part.rows, part.champion_agreement, part.challenger_agreement, part.difference) == (0, 0.0, 0.0, 0.0)
+    assert (part.lower, part.upper) == (-1.0, 1.0)
 
 
 def test_the_anchor_binds_in_strict_alone() -> None:
@@ -268,6 +292,7 @@ def test_doubt_is_told_with_how_far_agreement_may_have_fallen() -> None:
 def test_where_the_champion_is_not_certified_either_nothing_is_said_of_it() -> None:
     verdict = verdict_of(pairs(900, 60, 5), "growth", certified=False, champion_certified=False)
     assert verdict.refusals == ["no threshold could be certified: the student may not answer on its own"]
+    assert verdict.rows_needed == 0  # nobody has said how many a threshold takes
 
 
 def test_rows_needed_follow_the_discordance_that_was_seen_and_the_weights() -> None:

@@ -44,7 +44,39 @@ def test_tango_holds_the_difference_and_turns_with_the_sides(n11: int, n10: int,
     assert (turned_low, turned_high) == pytest.approx((-high, -low), abs=1e-6)
 
 
-@pytest.mark.parametrize(("n10", "n01", "n", "delta"), [(8, 3, 60, -0.05), (0, 4, 50, 0.02), (12, 12, 100, 0.1)])
+@pytest.mark.parametrize(
+    ("n11", "n10", "n01", "n00"),
+    [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 5, 0, 0), (0, 0, 5, 0), (3, 2, 0, 0), (9, 0, 3, 1), (40, 0, 0, 2)],
+)
+def test_tango_holds_each_difference_that_its_score_does_not_reject_and_no_other(
+    n11: int, n10: int, n01: int, n00: int
+) -> None:
+    low, high = tango(n11, n10, n01, n00, 0.1)
+    assert -1.0 <= low <= high <= 1.0
+    for delta in np.linspace(-0.999, 0.999, 1999):
+        kept = abs(tango_score(n10, n01, n11 + n10 + n01 + n00, float(delta))) <= 1.6448536269514722
+        assert kept == (low <= delta <= high) or min(abs(delta - low), abs(delta - high)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("n10", "n01", "n", "delta", "score"),
+    [
+        (0, 0, 5, 1.0, -np.inf),  # there is no chance left, and it is not what was seen
+        (0, 0, 5, -1.0, np.inf),
+        (5, 0, 5, 1.0, 0.0),
+        (0, 0, 5, 0.0, 0.0),
+    ],
+)
+def test_where_nothing_is_left_to_chance_the_score_is_nothing_or_without_bounds(
+    n10: int, n01: int, n: int, delta: float, score: float
+) -> None:
+    assert tango_score(n10, n01, n, delta) == score
+
+
+@pytest.mark.parametrize(
+    ("n10", "n01", "n", "delta"),
+    [(1, 0, 2, 0.1), (1, 1, 3, -0.2), (8, 3, 60, -0.05), (0, 4, 50, 0.02), (12, 12, 100, 0.1)],
+)
 def test_the_score_uses_the_most_likely_discordance(n10: int, n01: int, n: int, delta: float) -> None:
     def unlikely(p01: float) -> float:
         p10 = p01 + delta
@@ -121,6 +153,9 @@ def test_a_proportion_stays_within_0_and_1() -> None:
     assert wilson(0, 3)[0] == 0.0
     assert wilson(3, 3)[1] == 1.0
     assert wilson(0, -1.0) == (0.0, 1.0)
+    for n in range(1, 400):
+        assert wilson(0, n)[0] >= 0.0
+        assert wilson(n, n)[1] <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -134,6 +169,15 @@ def test_tango_ends_where_the_score_reaches_the_quantile_of_half_the_error(
     n = n11 + n10 + n01 + n00
     assert tango_score(n10, n01, n, low) == pytest.approx(z, abs=1e-5)
     assert tango_score(n10, n01, n, high) == pytest.approx(-z, abs=1e-5)
+
+
+@pytest.mark.parametrize("draws", [1, 256, 257])
+def test_the_bootstrap_is_made_of_as_many_draws_as_were_asked_for(draws: int) -> None:
+    """Of means that lie between .5 and 1, whatever is drawn."""
+    differences = np.linspace(0.5, 1.0, 40)
+    low, high = bca(differences, np.ones(40), np.arange(40), 0.001, seed=3, draws=draws)
+    assert 0.5 <= low <= high <= 1.0
+    assert (low == high) == (draws == 1)
 
 
 def skewed(seed: int, rows: int) -> np.ndarray:
@@ -155,6 +199,52 @@ def test_the_bootstrap_has_the_bca_interval_of_an_independent_library(seed: int)
         (differences,), np.mean, confidence_level=0.9, n_resamples=40_000, method="percentile", rng=0
     )
     assert abs(plain.confidence_interval.low - other.low) > 0.04 * width  # so that its corrections are seen at all
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_draws_that_equal_the_estimate_are_halved_as_an_independent_library_does(seed: int) -> None:
+    differences = np.random.default_rng(seed).choice([-1.0, 0.0, 1.0], 30, p=[0.1, 0.5, 0.4])
+    other = stats.bootstrap(
+        (differences,), np.mean, confidence_level=0.9, n_resamples=20_000, method="BCa", rng=np.random.default_rng(0)
+    ).confidence_interval
+    found = bca(differences, np.ones(30), np.arange(30), 0.1, seed=0, draws=20_000)
+    assert found == pytest.approx((other.low, other.high), abs=1e-9)  # both are among the few values that means have
+
+
+def test_rows_that_are_all_alike_have_an_interval_of_one_point() -> None:
+    assert bca(np.full(40, 0.5), np.ones(40), np.arange(40), 0.1, seed=1) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(("discordant", "counted"), [(9, True), (10, False)])
+def test_from_ten_that_differ_on_the_bootstrap_knows_enough(discordant: int, *, counted: bool) -> None:
+    differences = np.where(np.arange(200) < discordant, -1.0, 0.0)
+    score = tango(200 - discordant, 0, discordant, 0, 0.1)
+    found = bca(differences, np.ones(200), np.arange(200), 0.1, seed=1)
+    assert (found == pytest.approx(score, abs=1e-6)) == counted
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_with_weights_and_clusters_it_is_the_bca_interval_of_a_ratio_of_sums(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    clusters = np.sort(rng.integers(0, 60, 150))
+    weights = rng.choice([1.0, 3.0, 20.0], 150, p=[0.6, 0.3, 0.1])
+    differences = skewed(seed, 60)[clusters] * rng.choice([0.5, 1.0], 150)
+    found = np.unique(clusters)
+    mass = np.array([weights[clusters == one].sum() for one in found])
+    sums = np.array([(weights * differences)[clusters == one].sum() for one in found])
+    other = stats.bootstrap(
+        (sums, mass),
+        lambda s, m, axis: s.sum(axis=axis) / m.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        confidence_level=0.9,
+        n_resamples=40_000,
+        method="BCa",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    low, high = bca(differences, weights, clusters, 0.1, seed=0, draws=40_000)
+    assert low == pytest.approx(other.low, abs=0.03 * (other.high - other.low))
+    assert high == pytest.approx(other.high, abs=0.03 * (other.high - other.low))
 
 
 def test_one_heavy_cluster_that_differs_is_one_observation() -> None:

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import bdtrc
+from scipy.special import bdtrc, softmax
 
 from store.policy import Policy
 from trainer.judge.intervals import clopper_pearson_lower
@@ -30,7 +30,7 @@ Bools = npt.NDArray[np.bool_]
 
 NOVELTY_QUANTILE: Final = 0.99
 UNKNOWN_LABEL: Final = -1
-_STEP_RATIO: Final = 0.05  # thresholds are tried at each twentieth of the rows
+_STEPS: Final = 20  # thresholds are tried at each twentieth of the rows
 _START_RATIOS: Final = (0.15, 0.3, 0.5)
 _ROOM_FOR_ERRORS: Final = 3  # a start has rows enough to be certified in spite of so many disagreements
 _STRICT_RATIO: Final = 0.6  # a single start lies among the most confident rows, if there are enough of them
@@ -162,7 +162,7 @@ def fit_temperature(
         return float(-(weights[known] * np.log(likely)).sum())
 
     low, high = map(math.log, _TEMPERATURES)
-    return math.exp(float(minimize_scalar(loss, bounds=(low, high), method="bounded").x))
+    return math.exp(float(minimize_scalar(loss, bounds=(low, high)).x))
 
 
 def _weighted_quantile(values: npt.NDArray[np.floating], weights: npt.NDArray[np.floating], ratio: float) -> float:
@@ -184,13 +184,13 @@ def rows_to_certify(target: float, confidence: float) -> int:
 
 def _tempered(probs: npt.NDArray[np.floating], temperature: float) -> Floats:
     logs = np.log(np.maximum(probs.astype(np.float64), _SMALLEST_PROBABILITY)) / temperature
-    raised = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float64)
+    tempered: Floats = softmax(logs, axis=1)
+    return tempered
 
 
 def _lowest_certified(scores: Floats, agreed: Bools, target: float, alpha: float) -> tuple[float, float] | None:
     """(threshold, the error it was certified at), or None."""
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores)
     falling, right = scores[order], np.cumsum(agreed[order])
     steps = _steps(falling)
     budget = _starts(steps, len(falling), target, alpha)
@@ -207,7 +207,7 @@ def _lowest_certified(scores: Floats, agreed: Bools, target: float, alpha: float
 def _steps(falling: Floats) -> list[int]:
     """How many rows are at or above each threshold that is tried, ascending; ties are never split, novel rows out."""
     answerable = int(np.count_nonzero(falling >= 0))
-    wanted = {math.ceil(len(falling) * _STEP_RATIO * i) for i in range(1, round(1 / _STEP_RATIO) + 1)}
+    wanted = {math.ceil(len(falling) * twentieth / _STEPS) for twentieth in range(1, _STEPS + 1)}
     counts = {
         int(np.searchsorted(-falling, -falling[min(w, answerable) - 1], side="right")) for w in wanted if answerable
     }
@@ -235,7 +235,7 @@ def _first(steps: list[int], least: float) -> int:
 
 
 def _certifiable(rows: int, errors: int, target: float, alpha: float) -> bool:
-    return rows > errors and _chance(rows - errors, rows, target) <= alpha
+    return _chance(rows - errors, rows, target) <= alpha
 
 
 def _chance(right: int, rows: int, target: float) -> float:

@@ -119,9 +119,7 @@ def judge(
         lower=retained.lower if retained else None,
         upper=retained.upper if retained else None,
         delta=limits.delta,
-        rows_needed=_missing_decision(
-            pairs, outcome, certified=certified, phase=phase, certify_rows=certify_rows, limits=limits
-        ),
+        rows_needed=_missing_decision(pairs, outcome, phase=phase, certify_rows=certify_rows, limits=limits),
         slices=[structs.replace(part, refused=part.name in harm or part.name in doubts) for part in slices],
     )
 
@@ -196,18 +194,17 @@ def _uncertified(*, champion_certified: bool) -> str:
 
 
 def _missing_decision(
-    pairs: PairedScores, outcome: Outcome, *, certified: bool, phase: Phase, certify_rows: int, limits: GateLimits
+    pairs: PairedScores, outcome: Outcome, *, phase: Phase, certify_rows: int, limits: GateLimits
 ) -> int:
     """Rows that a decision would have taken; 0 when there were enough."""
     if outcome != "inconclusive":
         return 0
     if phase != "strict":
-        return 0 if certified else certify_rows
+        return certify_rows  # only a missing threshold leaves it undecided there
     discordance = PLANNED_DISCORDANCE
     if pairs.champion is not None and pairs.rows >= _ENOUGH_TO_ESTIMATE:
         discordance = max(float((pairs.champion != pairs.challenger).mean()), 1 / pairs.rows)
-    effective = pairs.weights.sum() ** 2 / (pairs.weights**2).sum() if pairs.rows else 1.0
-    spread = pairs.rows / effective if pairs.rows else 1.0
+    spread = pairs.rows * (pairs.weights**2).sum() / pairs.weights.sum() ** 2 if pairs.rows else 1.0
     return max(math.ceil(rows_needed(limits.delta, limits.alpha, discordance=discordance) * spread), limits.min_rows)
 
 

@@ -92,7 +92,7 @@ def bca(
     _, index = np.unique(clusters, return_inverse=True)
     mass = np.asarray(np.bincount(index, weights), np.float64)
     sums = np.asarray(np.bincount(index, weights * differences), np.float64)
-    if len(mass) == 0 or np.count_nonzero(sums) < FEW_DISCORDANT:
+    if np.count_nonzero(sums) < FEW_DISCORDANT:
         return _effective_tango(sums, mass, alpha)
     estimate = sums.sum() / mass.sum()
     drawn = _drawn_means(sums, mass, np.random.default_rng(seed), draws)
@@ -122,9 +122,8 @@ def _effective_tango(sums: Floats, mass: Floats, alpha: float) -> tuple[float, f
 
 def _drawn_means(sums: Floats, mass: Floats, rng: np.random.Generator, draws: int) -> Floats:
     n = len(mass)
-    means = np.empty(draws)
+    blocks = []
     for start in range(0, draws, _BLOCK_DRAWS):
-        size = min(_BLOCK_DRAWS, draws - start)
-        chosen = rng.integers(0, n, (size, n))
-        means[start : start + size] = sums[chosen].sum(axis=1) / mass[chosen].sum(axis=1)
-    return means
+        chosen = rng.integers(0, n, (min(_BLOCK_DRAWS, draws - start), n))
+        blocks.append(sums[chosen].sum(axis=1) / mass[chosen].sum(axis=1))
+    return np.concatenate(blocks)
