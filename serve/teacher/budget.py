@@ -114,6 +114,7 @@ class RedisLedger:
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Lease:
     lease_id: str
+    kind: Kind
     calls: int
     usd_micro: int
     granted_s: float  # monotonic
@@ -304,7 +305,7 @@ class Budget:
         finally:
             self._slow.discard(kind)
         self._unheard = False
-        lease = _Lease(lease_id=lease_id, calls=grant.calls, usd_micro=grant.usd_micro, granted_s=asked_s)
+        lease = _Lease(lease_id=lease_id, kind=kind, calls=grant.calls, usd_micro=grant.usd_micro, granted_s=asked_s)
         if changes != self._changes:  # it was asked for under other limits, and says nothing about these
             self._closing.append(lease)
             with suppress(StoreUnavailableError):  # then the next beat gives it back

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from store.answers.rules import Drawing, answer_of
 from store.buffer.item import FirstOpinion, Item
 from store.event import StudentOpinion
 from store.secrets import unit_hash
 from tests.trainer.test_snapshot import NOW_S, SPLIT, frozen, ids_of, item
-from trainer.snapshot import Drawing, LeftOut, SplitSettings, answer_of, freeze, split_of, trials
+from trainer.snapshot import LeftOut, SplitSettings, freeze, split_of, trials
 
 DAY_S: Final = 86_400.0
 
