@@ -120,7 +120,7 @@ def pack_registry(root: Path, target: Path) -> None:
     shutil.copytree(root / "blobs", target / "blobs")
     for path in sorted(root.rglob("*.json")) + sorted(root.rglob("*.sig")):
         inside = path.relative_to(root)
-        if path.name in {MANIFEST_NAME, "manifest.sig"} or inside.parts[-2] == "moves":
+        if path.name in {MANIFEST_NAME, "manifest.sig"} or inside.parts[-2] in {"moves", "rulings"}:
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / inside)
 
