@@ -287,7 +287,7 @@ def _counting(site: Site, section: LaneSection, held: Sequence[ListsHeld]) -> tu
 
 
 def _lists_held(client: redis.Redis, use_case: str) -> list[ListsHeld]:
-    """None while Redis does not answer: ingest then tells of answers that it need not tell of, and keeps all the same."""
+    """None while Redis does not answer: ingest then warns of answers that count, and keeps them all the same."""
     try:
         return Lists(client).held(use_case)
     except StoreUnavailableError:

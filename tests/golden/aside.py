@@ -32,6 +32,7 @@ from store.registry.durable import append_line
 from tests.golden.events import LANE, asked
 from tests.golden.fixed import NOW_S, OWNER
 from tests.golden.scene import work
+from tests.golden.stored import hold
 from tests.serve.ledgers import Clock, ClockedRedisLedger
 from trainer.daemon.journal import Journal
 from trainer.news import drawn
@@ -98,6 +99,7 @@ def control(client: redis.Redis, site: Site) -> None:
             teacher_unread=1,
         ),
     )
+    hold(client)
     said.request_cycle(LANE, CycleRequest(kind="candidate", who="ada", why="try", at_s=NOW_S, candidate="a" * 16))
     said.request_cycle(LANE, CycleRequest(kind="fine_tune", who="ada", why="now", at_s=NOW_S + 1, id="waited-for"))
     cycle = work(site, client, "head", champion=None, at_s=NOW_S)
@@ -118,6 +120,7 @@ def control(client: redis.Redis, site: Site) -> None:
     )
     said.remember(LANE, state, rows.digests)
     assert said.acquire(LANE, OWNER, 30.0) is not None
+    hold(client)
 
 
 def letters(client: redis.Redis, site: Site) -> None:
@@ -155,6 +158,7 @@ def signs(client: redis.Redis) -> None:
     )
     said.give(RETURNS, TrainerSign(owner=OWNER, at_s=NOW_S, busy_with=str(RETURNS), cycle=running))
     said.import_goes_on(RETURNS)
+    hold(client)
     census = Census(
         at_s=NOW_S,
         took_s=0.5,

@@ -18,6 +18,7 @@ class Facts:
     positions: tuple[str, str]  # of the partitions, up to which its ingest has read
     dead: int  # letters in `dead_letters.json`: the first so many of `scene.DEAD`
     rulings: int
+    first: bool = False  # it stored none of the kinds in `test_kinds`
 
     @property
     def key(self) -> str:
@@ -27,7 +28,14 @@ class Facts:
 
 _FACTS: Final = {
     "0.1.0": Facts(
-        prompt=LISTED_PROMPT, records=116, items=109, counted=111, positions=("58", "58"), dead=11, rulings=0
+        prompt=LISTED_PROMPT,
+        records=116,
+        items=109,
+        counted=111,
+        positions=("58", "58"),
+        dead=11,
+        rulings=0,
+        first=True,
     ),
     "0.2.0": Facts(prompt=PROMPT, records=119, items=112, counted=114, positions=("60", "59"), dead=12, rulings=6),
 }

@@ -50,7 +50,9 @@ def test_every_event_means_what_it_meant_and_lies_where_it_lay(golden: Path, hom
     for line in sent(golden):
         event = read(line["value"])
         assert event == known[line["name"]], line["name"]
-        assert line["key"] == scene.key_of(home, event), line["name"]
+        old_rank = facts.of(golden).first and event.__struct_config__.tag == "rank"
+        if not old_rank:  # the order of the documents was part of its id; no release has kept one of them
+            assert line["key"] == scene.key_of(home, event), line["name"]
         assert line["topic"] == "understudy.support"
     assert [line["headers"] for line in sent(golden)[:3]] == [{}, {"traceparent": scene.TRACEPARENT}, {}]
 

@@ -1,4 +1,4 @@
-"""Kinds that releases from 0.2.0 on store, read for what they mean; of an older installation they are simply not there."""
+"""Kinds that releases store from 0.2.0 on, read for what they mean; of an older installation they are not there."""
 
 from pathlib import Path
 
@@ -30,16 +30,16 @@ LABELS = ("delivery", "login", "refund")
 
 
 @pytest.fixture
-def old(golden: Path) -> bool:
-    """Whether the release knew none of these kinds."""
-    return golden.name == "0.1.0"
+def known(golden: Path) -> facts.Facts:
+    """What is known of the release."""
+    return facts.of(golden)
 
 
-def test_rulings_say_what_they_said(old: bool, site: Site, redis_client: redis.Redis) -> None:
+def test_rulings_say_what_they_said(known: facts.Facts, site: Site, redis_client: redis.Redis) -> None:
     found = site.registry.rulings(LANE).read()
     rules = scene.work(site, redis_client, "head", champion=None, at_s=NOW_S).training.rules
     counting = {f"{MODEL}@{PROMPT}", f"{MODEL}@{LISTED_PROMPT}"}
-    if old:
+    if known.first:
         assert found == []
         assert rules == Rules(prompts=frozenset(counting))
         return
@@ -56,18 +56,15 @@ def test_rulings_say_what_they_said(old: bool, site: Site, redis_client: redis.R
     assert rules.labels == {"parcel": "delivery", "chargeback": "refund", "money back": "refund", "weather": None}
 
 
-def test_rulings_are_how_older_answers_are_read(old: bool, site: Site, redis_client: redis.Redis) -> None:
+def test_rulings_are_how_older_answers_are_read(known: facts.Facts, site: Site, redis_client: redis.Redis) -> None:
     cycle = scene.work(site, redis_client, "head", champion=None, at_s=NOW_S)
     drawing = drawing_of(cycle.training, cycle.settings, NOW_S)
     items = {item.item_id: item for item in site.buffer(redis_client).items(LANE)}
     key = site.secret.lane_key(LANE)
-    texts = {
-        "the van never came": "delivery",
-        "you billed me two times": "refund",
-        "the reset mail never came": "login",
-    }
+    said = ("the van never came", "you billed me two times", "the reset mail never came")
+    texts = dict(zip(said, ("delivery", "refund", "login"), strict=True))
     found = {text: items.get(item_id(key, "classify", TextInput(text=text))) for text in texts}
-    if old:
+    if known.first:
         assert set(found.values()) == {None}
         return
     assert {text: dict(drawing.answers(item)) for text, item in found.items() if item} == {
@@ -75,63 +72,66 @@ def test_rulings_are_how_older_answers_are_read(old: bool, site: Site, redis_cli
     }
 
 
-def test_lists_of_labels_were_noted_at_the_claims(old: bool, site: Site, redis_client: redis.Redis) -> None:
+def test_lists_of_labels_were_noted_at_the_claims(known: facts.Facts, site: Site, redis_client: redis.Redis) -> None:
     held = Lists(redis_client).held(LANE.use_case)
-    assert lists_of(held, LANE) == ([] if old else [LABELS])
+    assert lists_of(held, LANE) == ([] if known.first else [LABELS])
     slots = set(site.buffer(redis_client).positions(LANE.use_case))
-    assert {one.slot for one in held} == (set() if old else slots)
+    assert {one.slot for one in held} == (set() if known.first else slots)
     earlier = ["parcel", "chargeback", "money back", "weather"]
     for one in held:
         assert (one.fence, one.position, one.at_s) == (1, BEGINNING, NOW_S)
         assert one.lists[str(LANE)] == LabelList(labels=list(LABELS), earlier=earlier)
 
 
-def test_books_go_on(old: bool, site: Site, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_books_go_on(
+    known: facts.Facts, site: Site, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(redis_client, "time", lambda: (int(aside.BOOKS_S), 0))
-    books, done = Books(redis_client), Deeds() if old else aside.DEEDS
+    books, done = Books(redis_client), Deeds() if known.first else aside.DEEDS
     book = books.read(LANE)
     assert (book.ever, book.today, book.month) == (done, done, done)
-    assert book.since_s == (None if old else aside.BOOKS_S)
+    assert book.since_s == (None if known.first else aside.BOOKS_S)
 
     def no_name() -> str:
-        assert old
+        assert known.first
         return "replica-2"
 
     tally = Tally(no_name, site.run_directory / "tally-acme.support.json")
-    assert tally.pending is not old
+    assert tally.pending is not known.first
     for _ in range(2):
         tally.flush(books.write, LANE)
-        assert books.read(LANE).ever == (done if old else done + aside.UNWRITTEN + aside.UNWRITTEN)
-    if not old:
+        assert books.read(LANE).ever == (done if known.first else done + aside.UNWRITTEN + aside.UNWRITTEN)
+    if not known.first:
         assert book.ever.calls_nano_usd == 7_750_000
         assert not (site.run_directory / "tally-acme.support.json").exists()
 
 
-def test_letters_that_were_dealt_with(old: bool, site: Site, redis_client: redis.Redis) -> None:
+def test_letters_that_were_dealt_with(known: facts.Facts, site: Site, redis_client: redis.Redis) -> None:
     report = list_letters(site, [LANE.use_case], 10)
     states = {letter.reason: letter.state for letter in report.letters}
-    settled = "open" if old else "dropped"
+    settled = "open" if known.first else "dropped"
     assert states == {"undecodable": settled, "unknown_schema": "open", "unknown_lane": "open"}
     still_open = site.buffer(redis_client).open_dead(LANE.use_case)
-    assert still_open == {"undecodable": int(old), "unknown_lane": 1, "unknown_schema": 1}
+    assert still_open == {"undecodable": int(known.first), "unknown_lane": 1, "unknown_schema": 1}
     book = LetterBook(redis_client)
     again = Decision(outcome="replayed", who="bob", why="again", at_s=NOW_S + 60)
-    if not old:
+    if not known.first:
         (dropped,) = book.decisions(LANE.use_case).values()
         assert dropped == Decision(outcome="dropped", who="ada", why="a test producer", at_s=NOW_S)
         (replayed,) = book.decisions("returns").values()
         assert (replayed.outcome, replayed.why) == ("replayed", "labels added")
-    assert book.begin("returns", "a" * 12, again) is old
-    assert book.begin("returns", "b" * 12, again) is old  # its replay may be under way
+    assert book.begin("returns", "a" * 12, again) is known.first
+    assert book.begin("returns", "b" * 12, again) is known.first  # its replay may be under way
     later = msgspec.structs.replace(again, at_s=NOW_S + 200)
     assert book.begin("returns", "b" * 12, later)
 
 
-def test_signs_and_a_count(old: bool, redis_client: redis.Redis) -> None:
+def test_signs_and_a_count(known: facts.Facts, site: Site, redis_client: redis.Redis) -> None:
     signs, census = Signs(redis_client), Control(redis_client).census(aside.RETURNS)
+    assert len(list(site.buffer(redis_client).items(LANE))) == known.items  # the installation is there
     sign = signs.of(aside.RETURNS)
-    assert signs.importing(aside.RETURNS) is not old
-    if old:
+    assert signs.importing(aside.RETURNS) is not known.first
+    if known.first:
         assert (sign, census) == (None, None)
         return
     assert sign is not None

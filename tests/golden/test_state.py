@@ -101,7 +101,7 @@ def test_what_processes_said_to_one_another(golden: Path, site: Site, redis_clie
     second = control.next_cycle_request(LANE)
     assert second is not None
     assert (second.kind, second.candidate, second.at_s) == ("fine_tune", None, NOW_S + 1)
-    assert (first.id, second.id) == ("", "" if golden.name == "0.1.0" else "waited-for")
+    assert (first.id, second.id) == ("", "" if facts.of(golden).first else "waited-for")
 
 
 def test_training_state_its_rows_and_the_lease(golden: Path, site: Site, redis_client: redis.Redis) -> None:
@@ -118,8 +118,10 @@ def test_training_state_its_rows_and_the_lease(golden: Path, site: Site, redis_c
     buffer, drawing = site.buffer(redis_client), drawing_of(cycle.training, cycle.settings, NOW_S)
     assert drawn(buffer.items(LANE), drawing).digests == rows
     most = items_at_most(state, buffer.counters(LANE), drawing.digest)
-    assert most == (UNKNOWN if golden.name == "0.1.0" else known.items + known.counted - 90)
-    seen = Stock(buffer, control).seen(LANE, drawing, state, buffer.counters(LANE))
+    assert most == (UNKNOWN if facts.of(golden).first else known.items + known.counted - 90)
+    seen = Stock(buffer, control, monotonic=lambda: 0.0, alive=lambda: None).seen(
+        LANE, drawing, state, buffer.counters(LANE)
+    )
     assert items_with(seen, seen.drawn.digests) == state.items_at_cycle  # nothing is new to learn from
     assert control.acquire(LANE, "another", 30.0) is None
     held = control.acquire(LANE, OWNER, 30.0)
@@ -143,7 +145,7 @@ def test_cycles_that_ended(golden: Path, site: Site, redis_client: redis.Redis) 
         )
         assert good.why == "12 judged rows, 300 needed; no threshold could be certified"
         assert (bad.id, bad.verdict, bad.version, bad.next_try_s) == ("golden-2", "error", None, NOW_S + 10)
-        waited_for = ("", False) if golden.name == "0.1.0" else ("asked-1", True)
+        waited_for = ("", False) if facts.of(golden).first else ("asked-1", True)
         assert (good.request, good.nothing_new) == waited_for
         assert (bad.request, bad.nothing_new) == ("", False)
 
