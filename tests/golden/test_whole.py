@@ -12,9 +12,12 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from ops import wiring
+from ops.answers.reading import Reading
 from ops.cli.output import UNAVAILABLE
 from ops.open_log import open_appender
 from ops.site import Site
+from store.buffer.ledger import Claim
+from store.buffer.repair.lists import LabelList, Lists
 from store.event import TextInput, encode
 from store.registry.moves import fold
 from stream.metrics import IngestMetrics
@@ -184,12 +187,21 @@ def test_new_events_are_counted_and_a_next_cycle_learns_from_old_and_new(
     assert (found["ok"], found["versions"], found["moves"]) == (True, 3, 10)
 
 
-def test_ingest_tells_of_no_answer_that_counts(golden: Path, site: Site) -> None:
-    """A gateway of the release before is at work until it is restarted, too."""
-    prompts = wiring.lane_keys(site, LANE.use_case)[LANE].prompts
+def test_ingest_warns_of_no_answer_that_counts(golden: Path, site: Site, redis_client: redis.Redis) -> None:
+    """A gateway of the release before may be at work still, and may have had another list of labels."""
+    lists, (slot, *_) = Lists(redis_client), site.buffer(redis_client).positions(LANE.use_case)
+    shorter = ("delivery", "login")
+    claim, noted = Claim(fence=2, position="7"), {LANE: LabelList(labels=list(shorter))}
+    lists.note(LANE.use_case, slot, claim, noted, now_s=NOW_S)
+    with closing(open_appender(site, redis_client)) as appender:
+        metrics = IngestMetrics.create(CollectorRegistry())
+        ingest = wiring.ingest(site, redis_client, appender, LANE.use_case, "next", metrics)
+    prompts = ingest._lanes[LANE].prompts
     assert prompts[0] == f"{MODEL}@{PROMPT}"
+    counting = {f"{MODEL}@{PROMPT}", f"{MODEL}@{LISTED_PROMPT}", Reading.of(site.lane(None)).key(shorter)}
     accepted = {f"{MODEL}@{scene.ACCEPTED}"} if facts.of(golden).rulings else set()
-    assert set(prompts) == {f"{MODEL}@{PROMPT}", f"{MODEL}@{LISTED_PROMPT}"} | accepted
+    assert len(counting) == 3
+    assert set(prompts) == counting | accepted
 
 
 @pytest.mark.parametrize("name", ["trainer", "operator"])
