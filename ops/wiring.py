@@ -2,7 +2,7 @@
 
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version as installed_version
@@ -32,10 +32,10 @@ from serve.student.follow import Versions
 from serve.student.slot import Student
 from serve.teacher.budget import RedisLedger
 from store.buffer.ledger import Buffer, Claim, Slot
-from store.buffer.repair.lists import LabelList, Lists
+from store.buffer.repair.lists import LabelList, Lists, ListsHeld
 from store.control import Control
 from store.cycles.signs import Signs
-from store.errors import RegistryError, SettingsError
+from store.errors import RegistryError, SettingsError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
 from store.log.lazy import logger
 from store.money.books import Books
@@ -245,7 +245,7 @@ def ingest(
     site: Site, client: redis.Redis, appender: Appender, use_case: str, owner: str, metrics: IngestMetrics
 ) -> Ingest:
     """One use case's ingest loop."""
-    buffer, lanes = site.buffer(client), lane_keys(site, use_case)
+    buffer, lanes = site.buffer(client), lane_keys(site, use_case, _lists_held(client, use_case))
     return Ingest(
         _source(site, client, buffer, use_case, owner, lanes),
         buffer,
@@ -259,8 +259,8 @@ def ingest(
     )
 
 
-def lane_keys(site: Site, use_case: str) -> dict[Lane, LaneKeys]:
-    """What ingest has to know of the lanes of a use case."""
+def lane_keys(site: Site, use_case: str, held: Sequence[ListsHeld] = ()) -> dict[Lane, LaneKeys]:
+    """What ingest has to know of the lanes of a use case; `held` as of `Reading.rules`."""
     return {
         section.lane: LaneKeys(
             lane_key=site.secret.lane_key(section.lane),
@@ -270,19 +270,28 @@ def lane_keys(site: Site, use_case: str) -> dict[Lane, LaneKeys]:
             training_permitted=section.training_permitted,
             labels=section.labels,
             earlier=_earlier_labels(site, section.lane),
-            prompts=_counting(site, section),
+            prompts=_counting(site, section, held),
         )
         for section in site.settings.lanes
         if section.use_case == use_case
     }
 
 
-def _counting(site: Site, section: LaneSection) -> tuple[str, ...]:
+def _counting(site: Site, section: LaneSection, held: Sequence[ListsHeld]) -> tuple[str, ...]:
     """Under what answers of the lane count, the present prompt first; none where ingest cannot tell."""
     try:
-        return (Reading.of(section).key(), *sorted(site.rules(section.lane).prompts))
+        reading = Reading.of(section)
+        return (reading.key(), *sorted(reading.rules(site, held).prompts - {reading.key()}))
     except (RegistryError, SettingsError, OSError):
         return ()
+
+
+def _lists_held(client: redis.Redis, use_case: str) -> list[ListsHeld]:
+    """None while Redis does not answer: ingest then warns of answers that count, and keeps them all the same."""
+    try:
+        return Lists(client).held(use_case)
+    except StoreUnavailableError:
+        return []
 
 
 def _earlier_labels(site: Site, lane: Lane) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from typing import Any, Final
 import msgspec
 import redis
 
+from ops.letters.reading import Choice
+from ops.letters.settling import Order, settle_letters
 from ops.processes.process import RunFile, write_run_file
 from ops.site import Site
 from serve.escalation import Answer
@@ -15,14 +17,22 @@ from serve.front.once import Given, Once
 from serve.settings import BudgetSettings
 from serve.student.follow import SwapRecord
 from serve.teacher.spent import OwnSpending
+from store.answers.census import Census, PromptCount
 from store.buffer.ledger import Application, Entry, Slot
+from store.buffer.repair.letters import Decision, LetterBook
 from store.buffer.repair.positions import Positions, Skip
 from store.control import Control, CycleEnded, CycleRequest, Heartbeat, TrainingState
+from store.cycles.signs import CycleRunning, Signs, TrainerSign
 from store.event import Lane
+from store.money import books
+from store.money.books import Books
+from store.money.deeds import Deeds
+from store.money.tally import Tally
 from store.registry.durable import append_line
 from tests.golden.events import LANE, asked
 from tests.golden.fixed import NOW_S, OWNER
 from tests.golden.scene import work
+from tests.golden.stored import hold
 from tests.serve.ledgers import Clock, ClockedRedisLedger
 from trainer.daemon.journal import Journal
 from trainer.news import drawn
@@ -30,6 +40,24 @@ from trainer.work import CycleReport, drawing_of
 
 RETURNS: Final = Lane("acme", "returns")  # beside the settings: nothing of the other lane is mixed with it
 REPLICA: Final = "gateway-1-ab12"
+BOOKS_S: Final = 1_000_000_000.0  # 2001-09-09
+DEEDS: Final = Deeds(
+    student=70,
+    teacher=30,
+    cached=2,
+    unanswered=1,
+    refused=3,
+    calls=31,
+    calls_nano_usd=7_750_000,
+    audits=4,
+    audits_nano_usd=1_000_000,
+    bounded=1,
+    bounded_nano_usd=250_000,
+    chars=4200,
+    cycles=2,
+    training_ms=13_000,
+)
+UNWRITTEN: Final = Deeds(student=5, chars=200)
 KEY, BODY = "order-17", {"input": "where is my parcel"}
 
 
@@ -71,10 +99,12 @@ def control(client: redis.Redis, site: Site) -> None:
             teacher_unread=1,
         ),
     )
+    hold(client)
     said.request_cycle(LANE, CycleRequest(kind="candidate", who="ada", why="try", at_s=NOW_S, candidate="a" * 16))
-    said.request_cycle(LANE, CycleRequest(kind="fine_tune", who="ada", why="now", at_s=NOW_S + 1))
-    cycle = work(site, "head", champion=None, at_s=NOW_S)
-    rows = drawn(site.buffer(client).items(LANE), drawing_of(cycle.training, cycle.settings, NOW_S))
+    said.request_cycle(LANE, CycleRequest(kind="fine_tune", who="ada", why="now", at_s=NOW_S + 1, id="waited-for"))
+    cycle = work(site, client, "head", champion=None, at_s=NOW_S)
+    drawing = drawing_of(cycle.training, cycle.settings, NOW_S)
+    rows = drawn(site.buffer(client).items(LANE), drawing)
     state = TrainingState(
         items_at_cycle=len(rows.digests) // 8,
         items_at_fine_tune=60,
@@ -86,10 +116,81 @@ def control(client: redis.Redis, site: Site) -> None:
         fine_tuned_s=NOW_S - 500,
         counted_at_cycle=90,
         waiting_at_cycle=rows.waiting,
-        prompt_version=cycle.training.prompt_version,
+        prompt_version=drawing.digest,
     )
     said.remember(LANE, state, rows.digests)
     assert said.acquire(LANE, OWNER, 30.0) is not None
+    hold(client)
+
+
+def letters(client: redis.Redis, site: Site) -> None:
+    """Dead letters that were dealt with: one kind dropped; beside the log one replayed, and one replay killed."""
+    order = Order(
+        use_case=LANE.use_case,
+        choice=Choice(kind="undecodable"),
+        outcome="dropped",
+        dry_run=False,
+        who="ada",
+        why="a test producer",
+    )
+    assert len(settle_letters(site, order).letters) == 1
+    book, replayed = LetterBook(client), Decision(outcome="replayed", who="ada", why="labels added", at_s=NOW_S)
+    for letter in ("a" * 12, "b" * 12):
+        assert book.begin("returns", letter, replayed)
+    assert book.settle("returns", "a" * 12, "off_list", replayed)
+
+
+def signs(client: redis.Redis) -> None:
+    """What a trainer says while it is at a cycle, an import that goes on, and a count of the lane's answers."""
+    said = Signs(client)
+    running = CycleRunning(
+        id="golden-3",
+        kind="fine_tune",
+        at_s=NOW_S,
+        request="waited-for",
+        stage="fine_tuning",
+        number=4,
+        stages=7,
+        done_ratio=0.25,
+        elapsed_s=30.5,
+        left_s=91.5,
+        left_by="steps",
+    )
+    said.give(RETURNS, TrainerSign(owner=OWNER, at_s=NOW_S, busy_with=str(RETURNS), cycle=running))
+    said.import_goes_on(RETURNS)
+    hold(client)
+    census = Census(
+        at_s=NOW_S,
+        took_s=0.5,
+        reading="gpt@0+1",
+        counted=2,
+        items=1,
+        labels={"login": {"fresh": 1}},
+        prompts={"gpt@0": PromptCount(items=1, counts=True, first_s=NOW_S - 9, last_s=NOW_S)},
+        quarantine_s=60.0,
+    )
+    Control(client).keep_census(RETURNS, msgspec.json.encode(census))
+
+
+class _BooksOfOld(Books):
+    """Books whose Redis lives at a time that no test is run at: what they say of today and this month is nothing."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__(client)
+        clock = "redis.call('TIME')[1]"
+        assert books._SCRIPT.count(clock) == 1
+        self._script = client.register_script(books._SCRIPT.replace(clock, f"'{BOOKS_S:.0f}'"))
+
+
+def money(client: redis.Redis, run: Path) -> None:
+    """Books with a batch of a replica, and what it could not write any more before it was stopped."""
+    tally = Tally(lambda: "replica-1", run / "tally-acme.support.json")
+    tally.add(DEEDS)
+    tally.flush(_BooksOfOld(client).write, LANE)
+    tally.add(UNWRITTEN)
+    tally.next_batch()
+    tally.add(UNWRITTEN)
+    tally.keep()
 
 
 def cycles(client: redis.Redis, run: Path) -> None:
@@ -110,6 +211,8 @@ def cycles(client: redis.Redis, run: Path) -> None:
             lower=-0.125,
             rows_needed=288,
             version="a" * 16,
+            request="asked-1",
+            nothing_new=True,
             **common,
         ),
     )

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from store.event import (
     ChatAnswer,
     ChatEscalation,
@@ -26,7 +28,8 @@ from tests.golden.fixed import NOW_S
 
 LANE = Lane("acme", "support")
 VERSION = "0123456789abcdef"
-PROMPT = "cbe43a54c24988a4"  # of the prompt that `init` writes, with the lane's labels
+PROMPT = "3cf4cb315bab13a2"  # of the prompt that `init` writes
+LISTED_PROMPT = "cbe43a54c24988a4"  # of the same, as 0.1.0 named it: with the lane's labels
 MODEL = "gpt-4o-mini"
 REASONS: tuple[Reason, ...] = (
     "cold",
@@ -65,12 +68,12 @@ def asked(number: int, text: str, label: str, **fields: Any) -> ClassifyEscalati
         subject=fields.pop("subject", None),
         eligible=fields.pop("eligible", True),
         input=TextInput(text=text),
-        teacher=LabelAnswer(model=MODEL, prompt_version=PROMPT, label=label, **fields),
+        teacher=LabelAnswer(model=MODEL, prompt_version=fields.pop("prompt", PROMPT), label=label, **fields),
     )
 
 
-def every_event() -> dict[str, Escalation]:
-    """By name; all of one lane."""
+def every_event(prompt: str = PROMPT) -> dict[str, Escalation]:
+    """By name; all of one lane, answered under one prompt version."""
     events: dict[str, Escalation] = {
         f"reason {reason}": asked(number, f"my parcel is late {number}", "delivery", reason=reason)
         for number, reason in enumerate(REASONS)
@@ -145,4 +148,10 @@ def every_event() -> dict[str, Escalation]:
             **common,
         ),
     }
-    return events
+    return {name: answered_under(prompt, event) for name, event in events.items()}
+
+
+def answered_under(prompt: str, event: Escalation) -> Escalation:
+    """The same event with another prompt version."""
+    teacher: Any = msgspec.structs.replace(event.teacher, prompt_version=prompt)
+    return msgspec.structs.replace(event, teacher=teacher)

@@ -25,6 +25,7 @@ from ops.init import init
 from ops.open_log import ensure_topics, open_appender
 from ops.settings import Settings
 from ops.site import Site
+from store.answers.rulings import Sample
 from store.buffer.ledger import Slot
 from store.control import CycleKind
 from store.event import DeadReason, Escalation, Undecodable, encode
@@ -39,16 +40,17 @@ from stream.memory import MemoryLog
 from stream.metrics import IngestMetrics
 from stream.publisher import Publisher
 from stream.spool import Spool
-from tests.golden.events import LANE, PROMPT, asked, every_event
+from tests.golden.events import LANE, LISTED_PROMPT, MODEL, PROMPT, asked, every_event
 from tests.golden.fixed import NOW_S, OWNER, fixed_keys
 from tests.tiny import questions
 from trainer.cycle import run_cycle
 from trainer.judge.gate import GateLimits
-from trainer.work import CycleWork, LaneTraining
+from trainer.work import CycleWork
 
 TOPIC: Final = topic_of(LANE.use_case)
 PARTITIONS: Final = 2
 QUESTIONS: Final = 90
+ACCEPTED: Final = "1" * 16  # an older prompt version whose answers were accepted
 TRACEPARENT: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 _DEADLINE_S: Final = 120.0
 _SETTINGS: Final = {
@@ -170,13 +172,20 @@ DEAD: Final[tuple[tuple[DeadReason, str, bytes], ...]] = (
     # What this release would not bury any more: earlier ones did, of tasks that they did not know or keep.
     ("wrong_shape", "Invalid value - at `$.task`", b""),
     ("wrong_shape", "rank events are not kept by this release", encode(every_event()["rank, order"])),
+    # From 0.2.0 on.
+    (
+        "in_future",
+        "dated 100000 s after the log took it, 86400 s allowed",
+        encode(asked(406, "e", "login", time_s=NOW_S + 100_000)),
+    ),
 )
+TOLD_TENANT: Final = {"in_future": LANE.tenant}  # of the letters that name it
 
 
-def dead_values() -> list[bytes]:
-    """The original records of `DEAD`."""
+def dead_values(prompt: str = PROMPT) -> list[bytes]:
+    """The original records of `DEAD`, as answered under a prompt version."""
     to_come = encode(asked(405, "good day", "login")).replace(b'"classify"', b'"translate"', 1)
-    return [value or to_come for _, _, value in DEAD]
+    return [(value or to_come).replace(PROMPT.encode(), prompt.encode()) for _, _, value in DEAD]
 
 
 def dead_letters(site: Site) -> list[dict[str, Any]]:
@@ -196,7 +205,8 @@ def dead_letters(site: Site) -> list[dict[str, Any]]:
             timestamp_ms=int(NOW_S * 1000) + offset,
         )
         fault = Undecodable(reason=reason, detail=detail)
-        letters.append(Letter(slot=Slot(TOPIC, "golden-uuid", 1), record=record, fault=fault))
+        slot, tenant = Slot(TOPIC, "golden-uuid", 1), TOLD_TENANT.get(reason, "")
+        letters.append(Letter(slot=slot, record=record, fault=fault, tenant=tenant))
     DeadLetters(log, site.secret).write(LANE.use_case, letters)
     (slot,) = log.slots(topic)
     return [
@@ -206,6 +216,31 @@ def dead_letters(site: Site) -> list[dict[str, Any]]:
             "sealed": found.value.hex(),
         }
         for found in log.read(slot, *log.bounds(slot))
+    ]
+
+
+def rulings(site: Site) -> None:
+    """Every kind of ruling. What they tell of is in the log: `of_rulings`."""
+    chain, key = site.registry.rulings(LANE), site.operator_key()
+    present = Reading.of(site.lane(str(LANE))).key()
+    sample = Sample(asked=20, agreed=19, low=0.75, high=0.96875)
+    common: dict[str, Any] = {"who": "ada", "key": key, "now_s": NOW_S}
+    chain.append("rename", why="one name: Zażółć", labels=["parcel"], to="delivery", **common)
+    chain.append("merge", why="both are refunds", labels=["chargeback", "money back"], to="refund", **common)
+    chain.append("retire", why="nobody answers these", labels=["weather"], **common)
+    chain.append(
+        "accept", why="wording alone", prompt=f"{MODEL}@{ACCEPTED}", under=present, sample=sample, expected=4, **common
+    )
+    chain.append("retire", why="a slip", labels=["chargeback"], **common)
+    chain.append("undo", why="it was a slip", undoes=5, **common)
+
+
+def of_rulings() -> list[Escalation]:
+    """An answer under an older label, one under an accepted prompt, one as the release before named the present one."""
+    return [
+        asked(2100, "the van never came", "parcel"),
+        asked(2101, "you billed me two times", "refund", prompt=ACCEPTED),
+        asked(2102, "the reset mail never came", "login", prompt=LISTED_PROMPT),
     ]
 
 
@@ -224,7 +259,7 @@ def streamed(site: Site, client: redis.Redis, folder: Path) -> None:
         )
         for number, (text, label) in enumerate(zip(texts, labels, strict=True))
     ]
-    again = [asked(2000, texts[0], labels[0]), asked(2001, texts[0], "login"), bulk[3]]
+    again = [asked(2000, texts[0], labels[0]), asked(2001, texts[0], "login"), bulk[3], *of_rulings()]
     own = [event for event in every_event().values() if event.__struct_config__.tag == "classify"]
     with closing(open_appender(site, client)) as appender:
         published(site, Noted(appender), folder / "spool-of-streams", [*own, *bulk, *again])
@@ -259,7 +294,8 @@ def versions(site: Site, client: redis.Redis, kept: Path | None) -> list[str]:
     items = list(site.buffer(client).items(LANE))
     kinds: tuple[CycleKind, ...] = ("head", "fine_tune")
     for number, kind in enumerate(kinds):
-        result = run_cycle(work(site, kind, champion=None, at_s=NOW_S + number), items, positions(site, client))
+        todo = work(site, client, kind, champion=None, at_s=NOW_S + number)
+        result = run_cycle(todo, items, positions(site, client))
         assert result.version is not None, result.verdict
         published_ids.append(result.version)
     return published_ids
@@ -275,19 +311,13 @@ def positions(site: Site, client: redis.Redis) -> dict[str, str]:
     return {f"{slot.uuid}/{slot.partition}": at for slot, at in found.items()}
 
 
-def work(site: Site, kind: CycleKind, *, champion: str | None, at_s: float) -> CycleWork:
-    """A cycle as the daemon hands it to its process."""
-    section = site.lane(str(LANE))
+def work(site: Site, client: redis.Redis, kind: CycleKind, *, champion: str | None, at_s: float) -> CycleWork:
+    """A cycle as the daemon hands it to its process: by the settings, and by the rules of its look at the lane."""
+    trainer = wiring.trainer(site, client, OWNER)
+    (training,) = trainer.lanes
     return CycleWork(
         cycle_id=f"golden-{kind}",
-        training=LaneTraining(
-            lane=LANE,
-            task="classify",
-            prompt_version=Reading.of(section).key(),
-            target=section.promise.target,
-            confidence=0.8,
-            labels=section.labels,
-        ),
+        training=replace(training, rules=trainer.rules(LANE), confidence=0.8),
         kind=kind,
         candidate=None,
         champion=champion,
@@ -300,7 +330,7 @@ def work(site: Site, kind: CycleKind, *, champion: str | None, at_s: float) -> C
         trusted_keys=site.settings.keys.trusted,
         signing_key=site.settings.keys.trainer,
         cache=site.settings.state_dir / "cache",
-        code_version="0.1.0",
+        code_version=trainer.places.code_version,
     )
 
 

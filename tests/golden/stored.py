@@ -34,6 +34,13 @@ def dump(client: redis.Redis) -> dict[str, Any]:
     return _without_times(found, client)
 
 
+def hold(client: redis.Redis) -> None:
+    """Let what would be gone in seconds stay until it is written down, on whatever machine."""
+    for name in cast("list[bytes]", client.keys("*")):
+        if client.pttl(name) > 0:
+            client.expire(name, _KEPT_S)
+
+
 def load(client: redis.Redis, stored: dict[str, Any]) -> None:
     """Put a dump into an empty Redis."""
     now_s = _now_s(client)
@@ -104,6 +111,15 @@ def _without_times(found: dict[str, Any], client: redis.Redis) -> dict[str, Any]
     return cast("dict[str, Any]", json.loads(text))
 
 
+def common(old: Any, new: Any) -> Any:
+    """The new value without the fields that the old one does not have, as a reader of the old one sees it."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {name: common(old[name], one) for name, one in new.items() if name in old}
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [common(one, other) for one, other in zip(old, new, strict=True)]
+    return new
+
+
 def write_json(path: Path, value: Any) -> None:
     """One key or element a line where it is long: a difference shows where it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +136,7 @@ def pack_registry(root: Path, target: Path) -> None:
     shutil.copytree(root / "blobs", target / "blobs")
     for path in sorted(root.rglob("*.json")) + sorted(root.rglob("*.sig")):
         inside = path.relative_to(root)
-        if path.name in {MANIFEST_NAME, "manifest.sig"} or inside.parts[-2] == "moves":
+        if path.name in {MANIFEST_NAME, "manifest.sig"} or inside.parts[-2] in {"moves", "rulings"}:
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / inside)
 

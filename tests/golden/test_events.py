@@ -17,17 +17,18 @@ from stream.dead_letter import DeadLetter, read_dead_letters
 from stream.ingest import triage
 from stream.log import Record, dead_topic_of
 from stream.memory import MemoryLog
-from tests.golden import scene
+from tests.golden import facts, scene
 from tests.golden.events import LANE, every_event
 from tests.golden.fixed import NOW_S
 from tests.golden.stored import read_json
+from tests.golden.whole import put_back
 from tests.golden.write import HERE
 
 
 @pytest.fixture
 def home(golden: Path, tmp_path: Path) -> Site:
     """The keys and settings of the release, without a Redis."""
-    scene.initialised(tmp_path / "site")
+    put_back(golden, tmp_path / "site")
     return scene.in_use(tmp_path / "site", "unix:///nowhere", tmp_path)
 
 
@@ -44,11 +45,14 @@ def read(value: str) -> Escalation:
 
 
 def test_every_event_means_what_it_meant_and_lies_where_it_lay(golden: Path, home: Site) -> None:
-    known = every_event()
+    known = every_event(facts.of(golden).prompt)
+    assert [line["name"] for line in sent(golden)] == list(known)
     for line in sent(golden):
         event = read(line["value"])
         assert event == known[line["name"]], line["name"]
-        assert line["key"] == scene.key_of(home, event), line["name"]
+        old_rank = facts.of(golden).first and event.__struct_config__.tag == "rank"
+        if not old_rank:  # the order of the documents was part of its id; no release has kept one of them
+            assert line["key"] == scene.key_of(home, event), line["name"]
         assert line["topic"] == "understudy.support"
     assert [line["headers"] for line in sent(golden)[:3]] == [{}, {"traceparent": scene.TRACEPARENT}, {}]
 
@@ -109,10 +113,13 @@ def letters(golden: Path, home: Site) -> list[DeadLetter]:
 
 def test_every_dead_letter_is_its_original_with_its_reason(golden: Path, home: Site) -> None:
     found = letters(golden, home)
+    count = facts.of(golden).dead
     assert [(letter.reason, letter.detail) for letter in found] == [
-        (reason, detail) for reason, detail, _ in scene.DEAD
+        (reason, detail) for reason, detail, _ in scene.DEAD[:count]
     ]
-    for offset, (letter, value) in enumerate(zip(found, scene.dead_values(), strict=True)):
+    values = scene.dead_values(facts.of(golden).prompt)[:count]
+    for offset, (letter, value) in enumerate(zip(found, values, strict=True)):
+        assert letter.tenant == scene.TOLD_TENANT.get(letter.reason, "")
         assert (letter.topic, letter.uuid, letter.partition, letter.offset) == (scene.TOPIC, "golden-uuid", 1, offset)
         assert (letter.size, letter.time.timestamp()) == (len(value), NOW_S + offset / 1000)
         if letter.reason == "oversized":

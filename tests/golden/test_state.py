@@ -29,32 +29,36 @@ from store.student.student import Student
 from stream.memory import MemoryLog
 from stream.publisher import Publisher
 from stream.spool import Spool
-from tests.golden import aside, scene
-from tests.golden.events import LANE, PROMPT, VERSION, event_id
+from tests.golden import aside, facts, scene
+from tests.golden.events import LANE, VERSION, event_id
 from tests.golden.fixed import NOW_S, OWNER
 from tests.tiny import questions
-from trainer.news import drawn
+from trainer.news import UNKNOWN, Stock, drawn, items_at_most, items_with
 from trainer.work import drawing_of
 
 HALF_DAY_S = 43_200.0
 
 
-def test_items_lane_keys_and_positions(site: Site, redis_client: redis.Redis) -> None:
+def test_items_lane_keys_and_positions(golden: Path, site: Site, redis_client: redis.Redis) -> None:
+    known = facts.of(golden)
     buffer = site.buffer(redis_client)
     items = {item.item_id: item for item in buffer.items(LANE)}
-    assert len(items) == 109
-    assert buffer.counters(LANE) == Counters(counted=111, repeats=1, ineligible=1, evicted=0, new_items=109)
+    assert len(items) == known.items
+    assert buffer.counters(LANE) == Counters(
+        counted=known.counted, repeats=1, ineligible=1, evicted=0, new_items=known.items
+    )
     assert buffer.audits(LANE) == {VERSION: AuditTally(audits=11, agreed=1)}
     assert buffer.dead(LANE.use_case) == {"undecodable": 1, "unknown_lane": 1, "unknown_schema": 1}
     assert buffer.damaged(LANE) == frozenset()
     positions = buffer.positions(LANE.use_case)
     assert [(slot.topic, slot.partition, at) for slot, at in sorted(positions.items())] == [
-        (scene.TOPIC, 0, "58"),
-        (scene.TOPIC, 1, "58"),
+        (scene.TOPIC, 0, known.positions[0]),
+        (scene.TOPIC, 1, known.positions[1]),
     ]
     texts, labels = questions(scene.QUESTIONS, seed=3)
     item = items[item_id(site.secret.lane_key(LANE), "classify", TextInput(text=texts[0]))]
-    (answers,) = item.tally.values()
+    ((prompt, answers),) = item.tally.items()
+    assert prompt == known.key
     assert item.input == TextInput(text=texts[0])
     assert sum(answers.values()) == item.count == 3
     assert (answers["login"], item.stratum, item.task) == (1 + 2 * (labels[0] == "login"), labels[0], "classify")
@@ -66,10 +70,11 @@ def test_items_lane_keys_and_positions(site: Site, redis_client: redis.Redis) ->
     assert item.subjects == [subject_token(site.secret.subject_key(LANE), "user 0")]
 
 
-def test_slots_go_on_under_the_next_fence(site: Site, redis_client: redis.Redis) -> None:
+def test_slots_go_on_under_the_next_fence(golden: Path, site: Site, redis_client: redis.Redis) -> None:
     buffer = site.buffer(redis_client)
     for slot in buffer.positions(LANE.use_case):
-        assert buffer.claim(LANE.use_case, slot, "next") == (2, "58")
+        position = facts.of(golden).positions[slot.partition]
+        assert buffer.claim(LANE.use_case, slot, "next") == (2, position)
 
 
 def test_a_skip_and_what_was_found_damaged(site: Site, redis_client: redis.Redis) -> None:
@@ -81,7 +86,7 @@ def test_a_skip_and_what_was_found_damaged(site: Site, redis_client: redis.Redis
     assert (skip.unread, skip.again, skip.who, skip.why, skip.at_s) == ((2, 5), (5, 5), "ada", "retention", NOW_S)
 
 
-def test_what_processes_said_to_one_another(site: Site, redis_client: redis.Redis) -> None:
+def test_what_processes_said_to_one_another(golden: Path, site: Site, redis_client: redis.Redis) -> None:
     control = Control(redis_client)
     beat = control.heartbeats(aside.RETURNS)[aside.REPLICA]
     assert (beat.version, beat.requests, beat.escalated, beat.withheld) == (VERSION, 100, 20, 1)
@@ -96,21 +101,28 @@ def test_what_processes_said_to_one_another(site: Site, redis_client: redis.Redi
     second = control.next_cycle_request(LANE)
     assert second is not None
     assert (second.kind, second.candidate, second.at_s) == ("fine_tune", None, NOW_S + 1)
+    assert (first.id, second.id) == ("", "" if facts.of(golden).first else "waited-for")
 
 
-def test_training_state_its_rows_and_the_lease(site: Site, redis_client: redis.Redis) -> None:
-    control = Control(redis_client)
+def test_training_state_its_rows_and_the_lease(golden: Path, site: Site, redis_client: redis.Redis) -> None:
+    control, known = Control(redis_client), facts.of(golden)
     state = control.training_state(LANE)
-    assert (state.items_at_cycle, state.items_at_fine_tune, state.waiting_at_cycle) == (109, 60, 0)
+    assert (state.items_at_cycle, state.items_at_fine_tune, state.waiting_at_cycle) == (known.items, 60, 0)
     assert (state.labels, state.learned_labels, state.learned_at_fine_tune) == (3, 3, 2)
     assert (state.last_cycle_s, state.first_cycle_s, state.fine_tuned_s) == (NOW_S - 10, NOW_S - 1000, NOW_S - 500)
-    assert (state.counted_at_cycle, state.prompt_version) == (90, f"gpt-4o-mini@{PROMPT}")
+    assert (state.counted_at_cycle, state.prompt_version.split("+")[0]) == (90, known.key)
     rows = control.drawn(LANE)
     assert rows is not None
-    assert len(rows) == 8 * 109
-    cycle = scene.work(site, "head", champion=None, at_s=NOW_S)
-    again = drawn(site.buffer(redis_client).items(LANE), drawing_of(cycle.training, cycle.settings, NOW_S))
-    assert again.digests == rows  # nothing is new to learn from
+    assert len(rows) == 8 * known.items
+    cycle = scene.work(site, redis_client, "head", champion=None, at_s=NOW_S)
+    buffer, drawing = site.buffer(redis_client), drawing_of(cycle.training, cycle.settings, NOW_S)
+    assert drawn(buffer.items(LANE), drawing).digests == rows
+    most = items_at_most(state, buffer.counters(LANE), drawing.digest)
+    assert most == (UNKNOWN if facts.of(golden).first else known.items + known.counted - 90)
+    seen = Stock(buffer, control, monotonic=lambda: 0.0, alive=lambda: None).seen(
+        LANE, drawing, state, buffer.counters(LANE)
+    )
+    assert items_with(seen, seen.drawn.digests) == state.items_at_cycle  # nothing is new to learn from
     assert control.acquire(LANE, "another", 30.0) is None
     held = control.acquire(LANE, OWNER, 30.0)
     assert held is not None
@@ -121,7 +133,7 @@ def test_training_state_its_rows_and_the_lease(site: Site, redis_client: redis.R
     assert taken.fence == 2
 
 
-def test_cycles_that_ended(site: Site, redis_client: redis.Redis) -> None:
+def test_cycles_that_ended(golden: Path, site: Site, redis_client: redis.Redis) -> None:
     for ended in (Control(redis_client).ended_cycles(LANE), logged_cycles(site, LANE)):
         good, bad = ended
         assert (good.id, good.kind, good.verdict, good.seconds, good.version) == (
@@ -133,6 +145,9 @@ def test_cycles_that_ended(site: Site, redis_client: redis.Redis) -> None:
         )
         assert good.why == "12 judged rows, 300 needed; no threshold could be certified"
         assert (bad.id, bad.verdict, bad.version, bad.next_try_s) == ("golden-2", "error", None, NOW_S + 10)
+        waited_for = ("", False) if facts.of(golden).first else ("asked-1", True)
+        assert (good.request, good.nothing_new) == waited_for
+        assert (bad.request, bad.nothing_new) == ("", False)
 
 
 def test_what_was_spent_is_counted_on(site: Site, redis_client: redis.Redis) -> None:
@@ -248,7 +263,8 @@ def test_the_moves_lead_where_they_led(site: Site) -> None:
     assert (standing.pinned, standing.paused, standing.candidates) == (False, False, ())
 
 
-def test_both_versions_answer_as_they_were_trained_to(site: Site) -> None:
+def test_both_versions_answer_as_they_were_trained_to(golden: Path, site: Site) -> None:
+    known = facts.of(golden)
     versions = site.registry.versions(LANE)
     standing = fold(site.registry.moves(LANE).read())
     for version, kind, members in ((standing.previous, "head", 1), (standing.champion, "fine_tune", 2)):
@@ -258,13 +274,13 @@ def test_both_versions_answer_as_they_were_trained_to(site: Site) -> None:
         assert (opened.signed_by, manifest.kind, manifest.task) == ("trainer", kind, "classify")
         assert (manifest.labels, manifest.code_version, manifest.parent) == (
             ["delivery", "login", "refund"],
-            "0.1.0",
+            golden.name,
             None,
         )
         assert manifest.snapshot is not None
-        assert manifest.snapshot.rows == 109
-        assert set(manifest.snapshot.positions.values()) == {"58"}
-        assert manifest.snapshot.prompt_version == f"gpt-4o-mini@{PROMPT}"
+        assert manifest.snapshot.rows == known.items
+        assert set(manifest.snapshot.positions.values()) == set(known.positions)
+        assert manifest.snapshot.prompt_version == known.key
         assert manifest.policy is not None
         assert (manifest.policy.target, manifest.policy.confidence_level) == (0.4, 0.8)
         assert manifest.verdict is not None
@@ -273,5 +289,5 @@ def test_both_versions_answer_as_they_were_trained_to(site: Site) -> None:
         assert student.check_golden() <= student.golden_tolerance
         assert student.predict(["my parcel is late"]).members.shape == (members, 1, 3)
         rows = msgspec.json.decode(opened.read("snapshot.json"))["rows"]
-        assert len(rows) == 109
+        assert len(rows) == known.items
         assert {row["split"] for row in rows} == {"train", "calibrate", "judge"}

@@ -21,15 +21,20 @@ _COMMANDS: Final = {
     "dlq-list": ("dlq", "list"),
     "keys-list": ("keys", "list"),
 }
-_VOLATILE: Final = {"warnings"}  # of this machine's Redis and folders
+_VOLATILE: Final = {"warnings", "today", "month"}  # of this machine's Redis and folders, and of this day
 
 
-def installed(golden: Path, folder: Path, redis_url: str) -> Path:
-    """Put a golden installation into an empty folder and an empty Redis; its settings file."""
+def put_back(golden: Path, folder: Path) -> None:
+    """Put what `init` had made into an empty folder: settings, prompts, secret and keys."""
     copytree(golden / "site", folder)
     (folder / "dot-gitignore").rename(folder / ".gitignore")
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o700 if path.is_dir() else 0o600)  # git keeps no modes
+
+
+def installed(golden: Path, folder: Path, redis_url: str) -> Path:
+    """Put a golden installation into an empty folder and an empty Redis; its settings file."""
+    put_back(golden, folder)
     state = folder / "state"
     unpack_registry(golden / "registry", state / "registry")
     copytree(golden / "run", state / "run")
