@@ -171,6 +171,25 @@ def test_the_limit_falls_as_calls_are_added_and_nothing_is_dearer_than_the_deare
         assert limit == 0.0
 
 
+@pytest.mark.parametrize(
+    ("calls", "rows", "limit"),
+    [
+        (1, 1.0, 0.0),
+        (1, 0.5, 0.0),
+        (5, 5.0, 0.0),
+        (6, 5.0, 0.0),
+        (0, 5.0, 0.9),
+        (0, 0.0, 0.9),
+        (1, 2.0, 0.9 - 0.4 * 0.5**0.65),
+    ],
+)
+def test_where_there_is_a_call_for_every_question_all_are_bought_and_without_one_only_the_dearest(
+    calls: int, rows: float, limit: float
+) -> None:
+    found = escalation_limit([0.5, 0.9], Allowance(calls_left=calls, rows_left=rows, bought=0))
+    assert found == pytest.approx(limit)
+
+
 def buy(calls: int, rows: int, *, told: float, rng: random.Random, recurring: bool = False) -> list[int]:
     """The rows that a stream of random uncertainties buys when it believes that `told` rows will come."""
     recent: deque[float] = deque(maxlen=200)
