@@ -19,6 +19,8 @@ from ops.answers.standing import tell_at_start
 from ops.cli.app import app
 from store.answers.rulings import Ruling
 from store.event import LabelAnswer, encode
+from store.money.books import Books
+from store.money.reckon import Prices, reckon
 from store.registry.moves import fold
 from tests.contracts.escalations import escalation
 from tests.ops.sites import LANE, open_site
@@ -329,6 +331,8 @@ def test_a_sample_is_priced_paid_from_the_budget_kept_and_accepted_where_it_agre
         assert teacher.asked == []
         signed = accept(stand, "--yes", "--at-least", "0.8")
         assert len(teacher.asked) == 20
+    money = reckon(Books(stand.client).read(LANE), Prices()).today
+    assert (money.calls, money.teacher, money.spent_usd > 0) == (20, 0, True), "in the books as in the budget"
     assert signed["sample"]["asked"] == signed["sample"]["agreed"] == 20
     assert 0.8 < signed["sample"]["low"] < 0.9
     ruling = stand.site.registry.rulings(LANE).read()[0]
