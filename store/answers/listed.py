@@ -14,7 +14,7 @@ _ASIDE: Final = re.compile(r"[^()\n]+ \(([^()\n]{1,400})\)", re.DOTALL)
 _DOUBTS: Final = re.compile(
     r"n['\u2019]t\b|\b(?:not|no|non|or|nor|vs|versus|maybe|perhaps|possibly|probably|unsure|uncertain|unclear|wrong"
     r"|incorrect|instead|rather|either|neither|except|unless|unlikely|if|but|never|cannot|could|might|may|doubt(?:s|ful)?"
-    r"|false|reject(?:ed)?|excluded?|ruled out|alternatively|however|although)\b|\?|\b0+(?:[.,]0+)? ?%",
+    r"|false|reject(?:ed)?|excluded?|ruled out|alternatively|however|although)\b|\?|(?<![\d.,])0+(?:[.,]0+)? ?%",
     re.IGNORECASE,
 )
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([nrt\"'/]))")

@@ -234,6 +234,7 @@ def test_an_edited_prompt_is_told_accepted_by_a_person_and_the_acceptance_undone
     assert answers(stand)["fresh"] == 0
     signed = run(stand, "prompt", "accept", "--from", version[:5], "--reason", "a blank at the end")
     assert (signed["ruling"], signed["prompt"], signed["items"]) == (1, old, 6)
+    assert "restart ingest" in signed["notes"][-1]
     assert (answers(stand)["fresh"], answers(stand)["advice"]) == (6, [])
     assert old in Reading.of(stand.site.lane(None)).drawing(stand.site, stand.client, NOW_S).rules.prompts
     assert "count already" in run(stand, "prompt", "accept", "--from", version, "--reason", "x", code=4)

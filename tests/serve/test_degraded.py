@@ -36,9 +36,7 @@ def test_an_item_that_nobody_can_answer_does_not_take_the_others_with_it(world: 
     run(world, step)
 
 
-@pytest.mark.parametrize(
-    ("name", "labels"), [("escalations_dropped", {}), ("swaps", {"outcome": "failed"})], ids=str
-)
+@pytest.mark.parametrize(("name", "labels"), [("escalations_dropped", {}), ("swaps", {"outcome": "failed"})], ids=str)
 def test_what_an_alert_counts_begins_at_zero_so_that_the_first_is_a_rise(
     world: World, name: str, labels: dict[str, str]
 ) -> None:

@@ -244,6 +244,8 @@ def test_wrappers_in_wrappers_never_give_another_label(inner: str, outer: str, l
         ("r&eacute;clamation", "réclamation"),
         ("Reclamation", "réclamation"),
         ("refund_pending (approved soon)", "refund_pending"),
+        ("delivery (90.0%)", "delivery"),
+        ("delivery (100%)", "delivery"),
         ('"{\\"label\\": \\"refund\\"}"', "refund"),
     ],
 )
@@ -305,6 +307,7 @@ def test_spellings_of_one_label_are_that_label(answer: str, label: str) -> None:
         ("- [ ] delivery", "off_list"),
         ("☐ delivery", "off_list"),
         ("delivery (0%)", "off_list"),
+        ("delivery (0.0 %)", "off_list"),
         ("delivery (rejected)", "off_list"),
         ("delivery (never)", "off_list"),
         ("delivery (could be shipping)", "off_list"),
