@@ -5,7 +5,7 @@ from typing import Literal
 from uuid import uuid4
 
 from store.control import REMEMBERED_REQUESTS, REMEMBERED_S, Heartbeat
-from store.money.deeds import Deeds, nano
+from store.money.deeds import Deeds, call_of
 from store.money.tally import Tally
 
 ServedBy = Literal["student", "teacher", "nobody"]
@@ -55,9 +55,7 @@ class Counts:
 
     def paid(self, usd: float, *, audit: bool, bounded: bool) -> None:
         """Count one call of the teacher that was or may have been billed; `bounded`: by the most it can have cost."""
-        cost = nano(usd)
-        kind = Deeds(audits=1, audits_nano_usd=cost) if audit else Deeds(calls=1, calls_nano_usd=cost)
-        self.tally.add(kind + Deeds(bounded=1, bounded_nano_usd=cost) if bounded else kind)
+        self.tally.add(call_of(usd, audit=audit, bounded=bounded))
 
     def heard(self, *, readable: bool) -> None:
         """Count one answer of the teacher, audits included."""

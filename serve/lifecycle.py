@@ -235,7 +235,9 @@ class Gateway:
         teacher = Teacher(settings.teacher, settings.labels, monotonic=monotonic, client=parts.teacher_client)
         horizon = _horizon(settings, budget)
         metrics = services.metrics
-        metrics.dropped.labels(settings.lane.tenant, settings.lane.use_case)  # from 0 on, or the first one is no rise
+        names = (settings.lane.tenant, settings.lane.use_case)
+        metrics.dropped.labels(*names)  # from 0 on, or the first one is no rise
+        metrics.swaps.labels(*names, "failed")
         service = LaneService(
             settings,
             slots=slots,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, NoReturn
 
-from store.answers.label_field import cut_short, labels_in
+from store.answers.label_field import cut_short, labels_in, unsaid
 from store.answers.listed import LISTED, doubts
 from store.answers.spellings import accentless, bare, caseless, joined, spaced, squeezed
 from store.answers.unwrap import (
@@ -35,6 +35,7 @@ _LONGEST_ANSWER_CHARS: Final = 4_000  # past the thinking; beside it only JSON m
 _LONGEST_SPELLING_CHARS: Final = 500  # of an answer that is folded without a list
 _MOST_LINES: Final = 40
 _MENTIONS_CHARS: Final = 1_000  # that are searched for labels, only to say what is wrong
+_DASHES: Final = "-–—"  # noqa: RUF001 - typographic ones, too
 _SPELLED: Final = 16  # a letter in its decomposed and escaped forms, at most
 _PROBLEMS: Final[Mapping[AnswerFault, str]] = {
     "empty": "is empty",
@@ -69,6 +70,8 @@ def parse_label(answer: str, labels: Sequence[str], *, answer_format: AnswerForm
     if said is None:
         _refuse(answer, "truncated")
     fields = labels_in(_unquoted(said)) if answer_format == "json" or "{" in said else []
+    if fields and unsaid(said):
+        _refuse(answer, "off_list")
     if fields:
         return _of_fields(answer, list(dict.fromkeys(fields)), known)
     if answer_format == "json":
@@ -185,12 +188,21 @@ def _found(text: str, known: _Known) -> str | None:
 
 
 def _is_apart(layer: Stage, label: str, known: _Known) -> bool:
-    """Whether what stood in parentheses behind a label leaves it that label: no doubt, and no word of another one."""
+    """Whether what stood around a label leaves it that label: no doubt, and nothing of another one."""
+    if any(_is_part(mark, label, known) for mark in layer.marks):
+        return False
     if not layer.aside:
         return True
     if known.has_asides or doubts(layer.aside):
         return False
     return set(spaced(layer.aside).split()).isdisjoint(known.words - set(spaced(label).split()))
+
+
+def _is_part(mark: str, label: str, known: _Known) -> bool:
+    """Whether what looked like a mark is a label itself, as in `1. 2`, or makes another one: `- 1`, `C##`."""
+    others = {caseless(other) for other in known.labels if other != label}
+    alone, beside = caseless(mark.strip("()[].:#")), {mark, "-" if mark in _DASHES else mark}
+    return alone in others or any(caseless(made) in others for one in beside for made in (one + label, label + one))
 
 
 def _goes_on(label: str, known: _Known) -> bool:

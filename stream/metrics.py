@@ -211,6 +211,8 @@ class Reporter:
 
     def start(self) -> None:
         """Start the thread."""
+        for lane in self._lanes:  # from 0 on, or what comes before the first scrape is no rise
+            self._metrics.unusable.labels(lane.tenant, lane.use_case, OTHER_PROMPT)
         self.progressed()
         self._thread.start()
 

@@ -226,6 +226,7 @@ class Prompts:
         notes = (
             f"{found.alone} items have no other answer and count again",
             "from the next cycle on, of a trainer that runs with the present settings",
+            "where answers still come in under it, restart ingest: till then it names them as of another prompt",
         )
         return Decision(kind="accept", prompt=prompt, under=self.present, items=found.items, notes=notes)
 

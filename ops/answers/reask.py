@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from random import Random
 from typing import Final, assert_never
+from uuid import uuid4
 
 import redis
 
@@ -31,6 +32,9 @@ from store.event import (
     utc,
     wall_clock_s,
 )
+from store.money.books import Books
+from store.money.deeds import call_of
+from store.money.tally import Tally
 from stream.log import Appender, topic_of
 from trainer.judge.intervals import wilson
 
@@ -53,7 +57,7 @@ def quote(section: LaneSection, found: Sequence[Question], of: int) -> Quote:
 def ask_again(
     site: Site, client: redis.Redis, section: LaneSection, found: Sequence[Question], *, seen: Callable[[], None]
 ) -> Asked:
-    """Ask, count each call in the lane's budget, and publish what was said.
+    """Ask, count each call in the lane's budget and its books, and publish what was said.
 
     Args:
         site: where the events go.
@@ -68,17 +72,21 @@ def ask_again(
         SettingsError: the teacher's prompt or key is missing.
     """
     ensure_topics(site, client)
-    settings = wiring.lane_settings(section)
+    settings, tally = wiring.lane_settings(section), Tally(lambda: uuid4().hex)
     with closing(open_appender(site, client)) as appender:
-        replies = asyncio.run(
-            _ask_all(
-                section,
-                found,
-                ledger=wiring.lane_ledger(client, settings),
-                publish=lambda question, answer: _publish(section, appender, question, answer),
-                seen=seen,
+        try:
+            replies = asyncio.run(
+                _ask_all(
+                    section,
+                    found,
+                    ledger=wiring.lane_ledger(client, settings),
+                    tally=tally,
+                    publish=lambda question, answer: _publish(section, appender, question, answer),
+                    seen=seen,
+                )
             )
-        )
+        finally:
+            tally.flush(Books(client).write, section.lane)
     return _judged(found, replies)
 
 
@@ -87,6 +95,7 @@ async def _ask_all(
     found: Sequence[Question],
     *,
     ledger: Ledger,
+    tally: Tally,
     publish: Callable[[Question, LabelAnswer], None],
     seen: Callable[[], None],
 ) -> list[Reply]:
@@ -105,7 +114,7 @@ async def _ask_all(
         if (why := await _leased(budget, bound_usd)) is not None:
             return Unavailable(detail=why, billed=False)
         spend = budget.take("escalation", bound_usd)
-        reply = await _paid(teacher, budget, spend, question, bound_usd)
+        reply = await _paid(teacher, budget, tally, spend, question, bound_usd)
         if isinstance(reply, Answered):
             await asyncio.to_thread(publish, question, reply.answer)
         seen()
@@ -138,15 +147,34 @@ async def _leased(budget: Budget, bound_usd: float) -> str | None:
         await asyncio.sleep(_AGAIN_S)
 
 
-async def _paid(teacher: Teacher, budget: Budget, spend: Spend, question: Question, bound_usd: float) -> Reply:
+async def _paid(
+    teacher: Teacher, budget: Budget, tally: Tally, spend: Spend, question: Question, bound_usd: float
+) -> Reply:
     """Ask, and settle what it cost; a call that is cancelled midway counts in full: it may have been billed."""
     try:
         reply = await teacher.ask(question.text)
     except BaseException:
         budget.settle(spend, bound_usd)
+        tally.add(call_of(bound_usd, bounded=True))
         raise
-    budget.settle(spend, _cost_usd(reply, bound_usd))
+    usd = _cost_usd(reply, bound_usd)
+    budget.settle(spend, usd)
+    if usd is not None:
+        tally.add(call_of(usd, bounded=not _tokens(reply)))
     return reply
+
+
+def _tokens(reply: Reply) -> int | None:
+    """Of the prompt, as the endpoint counted them."""
+    match reply:
+        case Answered(answer=answer):
+            return answer.usage.prompt_tokens
+        case Invalid(usage=usage):
+            return usage.prompt_tokens
+        case Unavailable():
+            return None
+        case _:
+            assert_never(reply)
 
 
 def _cost_usd(reply: Reply, bound_usd: float) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from store.buffer.ledger import Slot
-from store.buffer.repair.lists import LabelList, ListsHeld, list_at
+from store.buffer.repair.lists import LabelList, ListsHeld, lane_at, list_at
 from store.errors import InvalidAnswerError, TooLaboriousError
 from store.event import (
     MAX_AHEAD_S,
@@ -107,7 +107,7 @@ class Oracle:
             self._bury("wrong_use_case")
         elif isinstance(event, UnknownTask | RankEscalation | ChatEscalation):
             self._bury(UnknownTask.buried_as)  # an earlier release did not wait for one that reads it
-        elif (fault := self._of_no_lane(event)) is not None:
+        elif (fault := self._of_no_lane(event, slot, offset)) is not None:
             self._bury(fault)
         elif (misdated := self._misdated(event, timestamp_ms / 1000)) is not None:
             self._bury(misdated)
@@ -128,9 +128,9 @@ class Oracle:
             return event.lane, name
         return None
 
-    def _of_no_lane(self, event: ClassifyEscalation) -> str | None:
+    def _of_no_lane(self, event: ClassifyEscalation, slot: Slot, offset: int) -> str | None:
         rules = self._rules.get(event.lane)
-        if rules is None:
+        if rules is None or not lane_at(self._held, slot, offset, event.lane):
             return "unknown_lane"
         return None if rules.task == "classify" else "wrong_shape"
 

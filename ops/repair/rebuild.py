@@ -18,7 +18,7 @@ from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, Application, AuditTally, Counters, Entry, Slot
 from store.buffer.memory import MemoryBuffer
 from store.buffer.redis import RedisBuffer
-from store.buffer.repair.lists import LabelList, ListsHeld, list_at, lists_of
+from store.buffer.repair.lists import LabelList, ListsHeld, lane_at, list_at, lists_of
 from store.buffer.repair.positions import Positions
 from store.buffer.repair.rebuild import Staging, stage_dead, swap
 from store.errors import PositionOutsideLogError, StoreUnavailableError
@@ -110,9 +110,11 @@ class Replayed:
         )
 
     def _judged_by(self, slot: Slot, offset: int) -> dict[Lane, LaneKeys]:
-        """The lanes with the lists of labels that held when a record was applied."""
+        """The lanes that there were when a record was applied, with the lists of labels that held then."""
         judged: dict[Lane, LaneKeys] = {}
         for lane, keys in self.keys.items():
+            if not lane_at(self.held, slot, offset, lane):
+                continue  # it was put into the settings later: the record was a dead letter
             today = LabelList(labels=list(keys.labels), earlier=list(keys.earlier))
             at = list_at(self.held, slot, offset, lane, today)
             judged[lane] = replace(keys, labels=tuple(at.labels), earlier=tuple(at.earlier))

@@ -26,6 +26,16 @@ _BARE: Final = re.compile(  # as YAML has it, or an object without quotes
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _SEEN: Final = re.compile(r"""["'“‘{]\s{0,20}label["'”’]?\s{0,20}[:=]""", re.IGNORECASE)  # noqa: RUF001 - as above
+_UNSAID_BEFORE: Final = re.compile(
+    r"(?:\b(?:not|never|than|instead of|for example|e\.g\.|such as)|n['\u2019]t(?: be)?)"
+    r"[\s:,`]{0,10}(?:json)?[\s`]{0,10}\Z",
+    re.IGNORECASE,
+)
+_UNSAID_AFTER: Final = re.compile(
+    r"\A[\s`]{0,10}(?:(?:is|was|would be)(?: the)? (?:not|wrong|incorrect|false)|(?:isn|wasn|wouldn)['\u2019]t)\b",
+    re.IGNORECASE,
+)
+_BESIDE_CHARS: Final = 60
 _decoder: Final = json.JSONDecoder(
     strict=False,  # line ends inside strings
     parse_int=str,  # as they are spelled: a number with a million digits is read by nobody
@@ -47,6 +57,13 @@ def labels_in(text: str) -> list[str]:
             continue
         found += _fields(pairs, 0)
     return found if found or read else _loosely(text[:_LONGEST_SCANNED_CHARS])
+
+
+def unsaid(text: str) -> bool:
+    """Whether the prose right beside an object takes it back, or says that it is only an example."""
+    start, end = text.find("{"), text.rfind("}") + 1
+    before, after = text[max(start - _BESIDE_CHARS, 0) : max(start, 0)], text[end : end + _BESIDE_CHARS]
+    return _UNSAID_BEFORE.search(before) is not None or (end > 0 and _UNSAID_AFTER.search(after) is not None)
 
 
 def _fields(value: Any, depth: int) -> list[str]:

@@ -13,7 +13,8 @@ _ESCAPED: Final = {"n": "\n", "r": "\n", "t": " ", '"': '"', "'": "'", "/": "/"}
 _ASIDE: Final = re.compile(r"[^()\n]+ \(([^()\n]{1,400})\)", re.DOTALL)
 _DOUBTS: Final = re.compile(
     r"n['\u2019]t\b|\b(?:not|no|non|or|nor|vs|versus|maybe|perhaps|possibly|probably|unsure|uncertain|unclear|wrong"
-    r"|incorrect|instead|rather|either|neither|except|unless|unlikely|if|but)\b|\?",
+    r"|incorrect|instead|rather|either|neither|except|unless|unlikely|if|but|never|cannot|could|might|may|doubt(?:s|ful)?"
+    r"|false|reject(?:ed)?|excluded?|ruled out|alternatively|however|although)\b|\?|(?<![\d.,])0+(?:[.,]0+)? ?%",
     re.IGNORECASE,
 )
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([nrt\"'/]))")
@@ -22,6 +23,9 @@ _CLOSING_TAG: Final = re.compile(r"</([A-Za-z][\w:.-]{0,40})>\Z")
 _OPENING_TAG: Final = re.compile(
     r"<(?:label|answer|output|result|response|category|class|classification|intent|final)>", re.IGNORECASE
 )
+
+
+_CROSSES: Final = frozenset("❌❎✗✘✖☒☐⬜□◻🚫⛔👎🛑")  # they say that it is not the answer
 
 
 def doubts(aside: str) -> bool:
@@ -40,7 +44,7 @@ def _pictures(text: str) -> Stage:
 
 
 def _is_picture(character: str) -> bool:
-    return character == " " or unicodedata.category(character) in ("So", "Sk")
+    return character == " " or (character not in _CROSSES and unicodedata.category(character) in ("So", "Sk"))
 
 
 def _half_tags(text: str) -> Stage | None:
@@ -56,7 +60,8 @@ def _options(text: str) -> Stage | None:
     """Marks of a choice or a heading that stand close: `B. refund`, `#refund`; and `refund##`."""
     mark = _OPTION.match(text)
     text = text[mark.end() :] if mark else text
-    return Stage(text=text.rstrip("#") if text.endswith("##") else text)
+    closed = ("#",) if text.endswith("##") else ()
+    return Stage(text=text.rstrip("#") if closed else text, marks=(*((mark[0].strip(),) if mark else ()), *closed))
 
 
 def _escapes(text: str) -> Stage:

@@ -68,12 +68,15 @@ _LANGUAGES: Final = frozenset(
     )
 )
 _TAG: Final = re.compile(r"<([A-Za-z][\w:.-]{0,40})(?: [^<>]{0,200})?>")
+_TAKEN_BACK: Final = frozenset(
+    ("del", "strike", "not", "wrong", "incorrect", "rejected", "alternative", "alternatives")
+)  # tags
 _VOID_TAG: Final = re.compile(r"<(?:br|hr|p|/p) ?/?>", re.IGNORECASE)
 _LATEX: Final = re.compile(r"\\(?:boxed|text(?:bf|it|tt|rm)?|mathrm|mathbf|fbox) ?\{(.*)\}", re.DOTALL)
 _BRACKETS: Final = {"(": ")", "[": "]", "{": "}", "<": ">", "【": "】", "〈": "〉", "《": "》", "$": "$", "|": "|"}
 _EMPHASIS: Final = "*_~=`"
 _LINE_MARK: Final = re.compile(
-    r"(?:#{1,6}|[-*+–—]|>{1,3}|\(?\d{1,3}[.):]|\(?[A-Za-z]\)|\[[ xX✓]\]) |(?:[•◦‣·→⇒➡➜👉✅✔☑✓]|-{1,2}>|=>) ?"  # noqa: RUF001 - dashes, too
+    r"(?:#{1,6}|[-*+–—]|>{1,3}|\(?\d{1,3}[.):]|\(?[A-Za-z]\)|\[[xX✓]\]) |(?:[•◦‣·→⇒➡➜👉✅✔☑✓]|-{1,2}>|=>) ?"  # noqa: RUF001 - dashes, too
 )
 _BULLETS: Final = ("* ", "- ", "+ ")
 _TICKS: Final = "✅✔☑✓ "
@@ -114,6 +117,7 @@ class Stage:
     text: str
     is_open: bool = False  # a layer that was taken off had no end: what is left may have been cut
     aside: str = ""  # what stood behind it in parentheses
+    marks: tuple[str, ...] = ()  # of a list, a heading or a choice, that were taken off
 
 
 Layer = Callable[[str], Stage | None]  # a text with that layer off; None, or the same text: it has none
@@ -160,7 +164,10 @@ def stages(text: str, more: Sequence[Layer] = ()) -> Iterator[Stage]:
         if inner is None or inner.text == stage.text:
             return
         stage = Stage(
-            text=inner.text, is_open=stage.is_open or inner.is_open, aside=f"{stage.aside} {inner.aside}".strip()
+            text=inner.text,
+            is_open=stage.is_open or inner.is_open,
+            aside=f"{stage.aside} {inner.aside}".strip(),
+            marks=(*stage.marks, *inner.marks),
         )
 
 
@@ -226,7 +233,9 @@ def _fence(text: str) -> Stage | None:
 
 
 def _tags(text: str) -> Stage | None:
-    if opened := _TAG.match(text):
+    if (opened := _TAG.match(text)) and opened[1].casefold() in _TAKEN_BACK:
+        return None
+    if opened:
         end = f"</{opened[1]}>"
         if text.casefold().endswith(end.casefold()):
             return Stage(text=text[opened.end() : -len(end)])
@@ -245,6 +254,8 @@ def _quotes(text: str) -> Stage | None:
 
 
 def _emphasis(text: str) -> Stage | None:
+    if text.startswith("~~"):
+        return None  # struck out: it is not the answer
     if len(text) > 2 and text[0] == text[-1] and text[0] in _EMPHASIS and text[1] != " ":  # noqa: PLR2004 - "* a" is a list
         return Stage(text=text[1:-1])
     return None
@@ -259,7 +270,7 @@ def _brackets(text: str) -> Stage | None:
 def _marks(text: str) -> Stage | None:
     mark = _LINE_MARK.match(text)
     text = text[mark.end() :] if mark else text
-    return Stage(text=text.lstrip("¡¿").rstrip(_TICKS))
+    return Stage(text=text.lstrip("¡¿").rstrip(_TICKS), marks=(mark[0].strip(),) if mark else ())
 
 
 def _key(text: str) -> Stage | None:
@@ -277,7 +288,7 @@ def _entities(text: str) -> Stage:
 
 def _bullet(text: str) -> Stage | None:
     """Of `* **refund**`: the mark of the list before the emphasis."""
-    return Stage(text=text[2:]) if text[:2] in _BULLETS else None
+    return Stage(text=text[2:], marks=(text[0],)) if text[:2] in _BULLETS else None
 
 
 _ALWAYS: Final = (_tokens, _fence, _tags, _bullet, _emphasis, _key, _quotes, _brackets, _marks, _stops, _entities)

@@ -31,6 +31,13 @@ class Deeds(msgspec.Struct, frozen=True, kw_only=True):
         return self == Deeds()
 
 
+def call_of(usd: float, *, audit: bool = False, bounded: bool) -> Deeds:
+    """One call of the teacher that was or may have been billed; `bounded`: by the most it can have cost."""
+    cost = nano(usd)
+    kind = Deeds(audits=1, audits_nano_usd=cost) if audit else Deeds(calls=1, calls_nano_usd=cost)
+    return kind + Deeds(bounded=1, bounded_nano_usd=cost) if bounded else kind
+
+
 def nano(usd: float) -> int:
     """Dollars in billionths."""
     return round(usd * 1e9)

@@ -19,6 +19,8 @@ from ops.answers.standing import tell_at_start
 from ops.cli.app import app
 from store.answers.rulings import Ruling
 from store.event import LabelAnswer, encode
+from store.money.books import Books
+from store.money.reckon import Prices, reckon
 from store.registry.moves import fold
 from tests.contracts.escalations import escalation
 from tests.ops.sites import LANE, open_site
@@ -232,6 +234,7 @@ def test_an_edited_prompt_is_told_accepted_by_a_person_and_the_acceptance_undone
     assert answers(stand)["fresh"] == 0
     signed = run(stand, "prompt", "accept", "--from", version[:5], "--reason", "a blank at the end")
     assert (signed["ruling"], signed["prompt"], signed["items"]) == (1, old, 6)
+    assert "restart ingest" in signed["notes"][-1]
     assert (answers(stand)["fresh"], answers(stand)["advice"]) == (6, [])
     assert old in Reading.of(stand.site.lane(None)).drawing(stand.site, stand.client, NOW_S).rules.prompts
     assert "count already" in run(stand, "prompt", "accept", "--from", version, "--reason", "x", code=4)
@@ -329,6 +332,8 @@ def test_a_sample_is_priced_paid_from_the_budget_kept_and_accepted_where_it_agre
         assert teacher.asked == []
         signed = accept(stand, "--yes", "--at-least", "0.8")
         assert len(teacher.asked) == 20
+    money = reckon(Books(stand.client).read(LANE), Prices()).today
+    assert (money.calls, money.teacher, money.spent_usd > 0) == (20, 0, True), "in the books as in the budget"
     assert signed["sample"]["asked"] == signed["sample"]["agreed"] == 20
     assert 0.8 < signed["sample"]["low"] < 0.9
     ruling = stand.site.registry.rulings(LANE).read()[0]

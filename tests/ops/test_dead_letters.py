@@ -1,6 +1,7 @@
 """Dead letters as people deal with them: listed, opened, replayed once, dropped; on the embedded log."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from ops.checks.lag import lags_of
+from ops.checks.verify import verify_site
 from ops.cli.app import app
 from ops.letters.reading import list_letters
 from store.buffer.repair.letters import Decision, LetterBook
-from store.event import encode
+from store.event import Lane, encode
 from tests.contracts.escalations import escalation
-from tests.ops.sites import LANE
+from tests.ops.sites import LANE, open_site
 from tests.ops.stand import TOPIC, Stand, standing, until
 
 ADDED = "angry customer"  # a label that the lane does not have at first
@@ -98,6 +100,29 @@ def test_a_replay_waits_for_the_mend_and_happens_once(stand: Stand) -> None:
     assert call(stand, "status", code=3)["dead_letters"] == {"support": {"undecodable": 1}}
 
 
+def test_letters_of_a_lane_that_is_added_later_are_replayed_and_history_is_judged_by_the_lanes_there_were(
+    stand: Stand,
+) -> None:
+    newco = Lane("newco", LANE.use_case)
+    bury(stand, *(encode(escalation(f"question {number}", number=number, lane=newco)) for number in range(3)))
+    assert stand.buffer.open_dead(LANE.use_case) == {"unknown_lane": 3}
+    text = stand.path.read_text("utf-8")
+    lanes = text[text.index("[[lanes]]") :]
+    more = re.sub(r"(?m)^tenant = .*$", 'tenant = "newco"', lanes.partition("\n[processes")[0])
+    stand.path.write_text(f"{text}\n{more}", "utf-8")
+    stand.site = open_site(stand.path)
+    call(stand, "dlq", "replay", "--all", "-r", "the lane was added")
+    with stand.ingesting():
+        until(lambda: stand.buffer.counters(newco).counted == 3)
+        until(lambda: not any(one.lag_records for one in lags_of(stand.site, [LANE.use_case])))
+    report = verify_site(stand.site, [LANE, newco])
+    assert report.ok, report
+    call(stand, "buffer", "rebuild", "-r", "to see")
+    assert stand.buffer.dead(LANE.use_case) == {"unknown_lane": 3}
+    assert (stand.buffer.counters(newco).counted, stand.buffer.counters(newco).repeats) == (3, 0)
+    assert verify_site(stand.site, [LANE, newco]).ok
+
+
 def test_a_dropped_letter_is_named_no_longer_and_nothing_of_it_is_lost(stand: Stand) -> None:
     bury(stand, b"junk", b"more junk", off_list())
     one = call(stand, "dlq", "list")["letters"][0]["id"]
@@ -155,6 +180,11 @@ def test_what_is_wrong_is_counted_by_tenant_and_answers_of_another_prompt_are_to
     assert stand.metric("events_unusable_total", tenant="-", reason="undecodable") == 1
     assert stand.counters.counted == 2
     assert len(list_letters(stand.site, [LANE.use_case], 10).letters) == 2
+
+
+def test_what_an_alert_counts_begins_at_zero_so_that_the_first_burst_is_a_rise(stand: Stand) -> None:
+    with stand.ingesting():
+        until(lambda: stand.metric("events_unusable_total", tenant="acme", reason="other_prompt") == 0)
 
 
 def test_lag_is_told_by_partition(stand: Stand) -> None:

@@ -36,6 +36,17 @@ def test_an_item_that_nobody_can_answer_does_not_take_the_others_with_it(world: 
     run(world, step)
 
 
+@pytest.mark.parametrize(("name", "labels"), [("escalations_dropped", {}), ("swaps", {"outcome": "failed"})], ids=str)
+def test_what_an_alert_counts_begins_at_zero_so_that_the_first_is_a_rise(
+    world: World, name: str, labels: dict[str, str]
+) -> None:
+    async def step(_client: httpx.AsyncClient, _: Gateway) -> None:
+        names = {"tenant": "acme", "use_case": "intent", **labels}
+        assert world.prometheus.get_sample_value(f"understudy_{name}_total", names) == 0
+
+    run(world, step)
+
+
 def test_a_call_that_may_have_been_billed_counts(world: World) -> None:
     world.serve()
     world.endpoint.status = 500

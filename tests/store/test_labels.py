@@ -34,7 +34,7 @@ WRAPPERS = (
     "*{}*",
     "__{}__",
     "_{}_",
-    "~~{}~~",
+    "~{}~",
     "# {}",
     "### {}",
     "- {}",
@@ -244,6 +244,8 @@ def test_wrappers_in_wrappers_never_give_another_label(inner: str, outer: str, l
         ("r&eacute;clamation", "réclamation"),
         ("Reclamation", "réclamation"),
         ("refund_pending (approved soon)", "refund_pending"),
+        ("delivery (90.0%)", "delivery"),
+        ("delivery (100%)", "delivery"),
         ('"{\\"label\\": \\"refund\\"}"', "refund"),
     ],
 )
@@ -295,6 +297,21 @@ def test_spellings_of_one_label_are_that_label(answer: str, label: str) -> None:
         ("Label: refund\nThat is what I would say", "off_list"),
         ("<answer>refund", "off_list"),  # of "refund_pending"
         ('["refund", "delivery"]', "several"),
+        ("~~refund~~", "off_list"),
+        ("**~~refund~~**", "off_list"),
+        ("<del>refund</del>", "off_list"),
+        ("<wrong>refund</wrong>", "off_list"),
+        ("❌ refund", "off_list"),
+        ("delivery ✗", "off_list"),
+        ("[ ] delivery", "off_list"),
+        ("- [ ] delivery", "off_list"),
+        ("☐ delivery", "off_list"),
+        ("delivery (0%)", "off_list"),
+        ("delivery (0.0 %)", "off_list"),
+        ("delivery (rejected)", "off_list"),
+        ("delivery (never)", "off_list"),
+        ("delivery (could be shipping)", "off_list"),
+        ("refund (false)", "off_list"),
         ("x" * (1 << 20), "off_list"),
     ],
 )
@@ -316,6 +333,10 @@ def test_what_is_no_label_is_refused_by_its_kind(answer: str, kind: AnswerFault)
         ('{"label": "refund"} {"label": "delivery"}', "several"),
         ('{"label": "refund or delivery"}', "several"),
         ('{"label": "not a refund"}', "off_list"),
+        ('It is not {"label": "refund"}.', "off_list"),
+        ('It isn\'t\n```json\n{"label": "refund"}\n```', "off_list"),
+        ('Answer with the label, for example {"label": "refund"}', "off_list"),
+        ('{"label": "refund"} would be wrong', "off_list"),
         ("", "empty"),
     ],
 )
@@ -323,6 +344,28 @@ def test_json_without_one_label_is_refused_by_its_kind(answer: str, kind: Answer
     with pytest.raises(InvalidAnswerError) as caught:
         parse_label(answer, DESK, answer_format="json")
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("answer", "labels"),
+    [
+        ("1. 2", ("1", "2", "3")),
+        ("(1) 2", ("1", "2", "3")),
+        ("1: 2", ("1", "2", "3")),
+        ("① 2", ("1", "2", "3")),
+        ('{"label": "1) 2"}', ("1", "2", "3")),
+        ("a) b", ("a", "b")),
+        ("A. B", ("a", "b")),
+        ("- 1", ("-1", "0", "1")),
+        ("— 1", ("-1", "0", "1")),
+        ("Label: - 1", ("-1", "0", "1")),
+        ("> 5", (">5", "5")),
+        ("C##", ("C", "C++", "C#")),
+    ],
+)
+def test_a_mark_that_is_a_label_or_part_of_one_never_comes_off(answer: str, labels: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidAnswerError):
+        parse_label(answer, labels)
 
 
 @pytest.mark.parametrize("label", ODD)

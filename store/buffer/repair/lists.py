@@ -83,6 +83,12 @@ def list_at(held: Iterable[ListsHeld], slot: Slot, offset: int, lane: Lane, toda
     return LabelList(labels=first.labels, earlier=list(dict.fromkeys([*first.earlier, *today.earlier])))
 
 
+def lane_at(held: Iterable[ListsHeld], slot: Slot, offset: int, lane: Lane) -> bool:
+    """Whether a lane was in the settings when a record was judged; it was where nobody noted it."""
+    at = [one for one in held if one.slot == slot and _start(one) <= offset]
+    return not at or str(lane) in at[-1].lists
+
+
 def _start(held: ListsHeld) -> int:
     """The first offset that is read by it."""
     return int(held.position) if held.position.isdecimal() else int(BEGINNING)
