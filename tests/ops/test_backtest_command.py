@@ -53,7 +53,7 @@ def test_a_backtest_prints_tables_and_writes_a_figure_a_page_and_its_json(log: P
     result = call(log, out, "--budget", "100,450", "--seeds", "2", "--usd-per-call", "0.001")
     assert result.exit_code == 0, result.output
     first = result.stdout.splitlines()[0]
-    assert first.startswith("Asking the teacher 450 of 1,000 questions (45%) would save $0.55 of $1.00 over the log")
+    assert first.startswith("Asking the teacher 450 of 1,000 questions would save $0.55 of $1.00 over the log")
     assert "! Nothing is told for a day: the log's times could not be read" in result.stdout
     assert re.search(r"^450 \* +450 +45% +\$0\.45 +\d\d\.\d% \[\d\d\.\d, \d\d\.\d\] +-\d", result.stdout, re.MULTILINE)
     assert re.search(r"^100 +100 +10%", result.stdout, re.MULTILINE)
