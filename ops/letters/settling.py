@@ -21,9 +21,9 @@ from ops.site import Site
 from store.buffer.ledger import Entry
 from store.buffer.repair.letters import Decision, LetterBook, Outcome
 from store.errors import LogError, LogUnavailableError
-from store.event import Undecodable, UnknownTask, wall_clock_s
+from store.event import Lane, Undecodable, UnknownTask, wall_clock_s
 from stream.dead_letter import DeadLetter, read_dead_letters
-from stream.ingest import IngestSettings, triage
+from stream.ingest import IngestSettings, LaneKeys, triage
 from stream.log import Appender, Record, topic_of
 
 _ACK_S: Final = 30.0
@@ -56,8 +56,9 @@ def settle_letters(site: Site, order: Order) -> LettersSettled:
         book = LetterBook(client)
         dead = site.buffer(client).dead(order.use_case)  # before the letters: one that comes meanwhile is not gone
         chosen = list(_open_ones(site, client, book, order))
+        lanes = wiring.lane_keys(site, order.use_case) if chosen and order.outcome == "replayed" else {}
         with closing(open_appender(site, client)) as appender:
-            found = [_settled(site, book, appender, order, letter) for letter in chosen]
+            found = [_settled(lanes, book, appender, order, letter) for letter in chosen]
         gone = _settle_gone(site, client, book, order, dead, chosen) if order.outcome == "dropped" else 0
     return LettersSettled(use_case=order.use_case, letters=found, gone=gone, dry_run=order.dry_run)
 
@@ -70,8 +71,10 @@ def _open_ones(site: Site, client: redis.Redis, book: LetterBook, order: Order) 
                 yield letter
 
 
-def _settled(site: Site, book: LetterBook, appender: Appender, order: Order, letter: DeadLetter) -> LetterSettled:
-    why_not = _replay(site, book, appender, order, letter) if order.outcome == "replayed" else None
+def _settled(
+    lanes: Mapping[Lane, LaneKeys], book: LetterBook, appender: Appender, order: Order, letter: DeadLetter
+) -> LetterSettled:
+    why_not = _replay(lanes, book, appender, order, letter) if order.outcome == "replayed" else None
     if why_not is None and not order.dry_run:
         book.settle(order.use_case, id_of(letter), letter.reason, order.decision())
     return LetterSettled(
@@ -85,7 +88,9 @@ def _settled(site: Site, book: LetterBook, appender: Appender, order: Order, let
     )
 
 
-def _replay(site: Site, book: LetterBook, appender: Appender, order: Order, letter: DeadLetter) -> str | None:
+def _replay(
+    lanes: Mapping[Lane, LaneKeys], book: LetterBook, appender: Appender, order: Order, letter: DeadLetter
+) -> str | None:
     """Put the record on its topic again, under its question's key; why that was not done, else None."""
     try:
         value = letter.raw()
@@ -104,7 +109,7 @@ def _replay(site: Site, book: LetterBook, appender: Appender, order: Order, lett
     found = triage(
         record,
         use_case=order.use_case,
-        lanes=wiring.lane_keys(site, order.use_case),
+        lanes=lanes,
         max_age_s=IngestSettings().max_age_s,
     )
     if isinstance(found, Undecodable):
