@@ -4,7 +4,6 @@ It goes out in numbered batches. One that may or may not have arrived is sent ag
 number. Where they are away for longer, a small file keeps what waits, so that a restart loses nothing of it.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
@@ -15,6 +14,7 @@ from store.errors import StoreUnavailableError
 from store.event import Lane
 from store.log.lazy import logger
 from store.money.deeds import Deeds
+from store.registry.durable import replace
 
 _log: Final = logger(__name__)
 _MOST_BYTES: Final = 1 << 16
@@ -88,7 +88,7 @@ class Tally:
             return
         try:
             if content:
-                _replace(self._path, content)
+                replace(self._path, content)
             else:
                 self._path.unlink(missing_ok=True)
         except OSError as error:
@@ -106,14 +106,6 @@ class Tally:
             self.keep()
             raise
         self.keep()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_suffix(".new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as file:  # noqa: PTH123 - of a descriptor
-        file.write(content)
-    beside.replace(path)
 
 
 def _read(path: Path) -> _Kept | None:

@@ -15,7 +15,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtri
 
 from store.student.encoder import FloatArray
-from store.student.rank.head import MAX_ITEMS, RankHead, pair_features
+from store.student.rank.head import RankHead, pair_features
 
 Floats = npt.NDArray[np.float64]
 
@@ -105,7 +105,7 @@ class _Design:
         features = np.concatenate([_centred(pair_features(one.query, one.documents)) for one in lists])
         self._unit = float(features.std()) or 1.0
         counts = Counter(key for one in lists for key in set(one.keys))
-        repeated = [key for key, count in counts.most_common(min(_MOST_ITEMS, MAX_ITEMS)) if count > 1]
+        repeated = [key for key, count in counts.most_common(_MOST_ITEMS) if count > 1]
         self.items = sorted(repeated)
         self.features = features.shape[1]
         self._columns = np.concatenate([features / self._unit, self._one_hot(lists)], axis=1).astype(np.float32)
