@@ -257,11 +257,17 @@ class TeacherSection(Section):
     """Up to and including /v1."""
     model: Annotated[Text, Field(examples=["gpt-4o-mini"])]
     """The model's name there."""
-    prompt_file: Annotated[Path, Field(examples=["prompts/classify.txt"])]
-    """Text in which $text and $labels are filled in; a changed one makes older answers stale: `understudy prompt`."""
+    prompt_file: Annotated[Path | None, Field(examples=["prompts/classify.txt"], json_schema_extra={SHOWN: True})] = (
+        None
+    )
+    """Text in which $text and $labels are filled in (rank: $query and $documents); a changed one makes older answers
+    stale: `understudy prompt`. Of a chat teacher."""
     parameters: dict[str, Any] = {"temperature": 0}
     """Of the request's body, as the endpoint knows them: top_k and the like, too. extra_headers and extra_query are
     tables of their own."""
+    kind: Literal["chat", "rerank"] = "chat"
+    """chat: a language model with a prompt, at /chat/completions. rerank: a reranker without one, at /rerank, for the
+    task rank."""
     parser: Literal["text", "json"] = "text"
     """text: the answer is the label; json: an object with the field label."""
     api_key_env: Annotated[str | None, Field(examples=["OPENAI_API_KEY"])] = None
@@ -279,11 +285,38 @@ class TeacherSection(Section):
 
     @model_validator(mode="after")
     def _can_be_sent(self) -> Self:
+        if (self.kind == "chat") != (self.prompt_file is not None):
+            message = 'prompt_file: a teacher of kind "chat" needs one, and one of kind "rerank" has none'
+            raise ValueError(message)
         try:
             check_call(base_url=self.base_url, model=self.model, proxy=self.proxy, parameters=self.parameters)
         except SettingsError as error:
             raise ValueError(str(error)) from None
         return self
+
+
+class RankSection(Section):
+    """What the lane calls the same ranking: set before any coverage is looked at, and printed with the promise."""
+
+    k: Annotated[int, Field(ge=1, le=100)] = 1
+    """First places that count."""
+    epsilon: Annotated[float, Field(ge=0.0)] = 0.05
+    """What a place may lose, in the teacher's own scores. A teacher that only gives an order knows no distance."""
+
+
+class LaneStudentSection(Section):
+    """The lane's own student, where it is another than [trainer] says."""
+
+    encoder: Literal["minilm"] | Path | None = None
+    """As trainer.encoder; unset: that one."""
+    max_tokens: Annotated[Annotated[int, Field(ge=8, le=8192)] | None, Field(examples=[128])] = None
+    """As trainer.max_tokens; for rank, of a document."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """As trainer.device."""
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    """As trainer.precision."""
+    threads: Annotated[Count | None, Field(examples=[2])] = None
+    """As trainer.threads."""
 
 
 class LaneSection(Section):
@@ -317,6 +350,8 @@ class LaneSection(Section):
     audit_ratio: Ratio = 0.05
     """Share of the student's answers that the teacher checks in the background. Reloaded on SIGHUP."""
     promise: PromiseSection = PromiseSection()
+    rank: RankSection = RankSection()
+    student: LaneStudentSection = LaneStudentSection()
     budget: BudgetSection
     teacher: TeacherSection
 
@@ -329,6 +364,9 @@ class LaneSection(Section):
     def _fits_together(self) -> Self:
         if self.task == "classify" and bool(self.labels) == (self.labels_file is not None):
             message = "labels: give either labels or labels_file"
+            raise ValueError(message)
+        if self.task != "rank" and self.teacher.kind == "rerank":
+            message = f"teacher.kind: a reranker teaches the task rank alone, not {self.task}"
             raise ValueError(message)
         if (wrong := wrong_labels(self.labels)) is not None:
             message = f"labels: {wrong}"

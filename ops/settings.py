@@ -184,11 +184,13 @@ def read_text(path: Path) -> str:
 
 
 def read_prompt(lane: LaneSection) -> str:
-    """The text of a lane's prompt file.
+    """The text of a lane's prompt file; empty where its teacher, a reranker, has none.
 
     Raises:
         SettingsError: it cannot be read.
     """
+    if lane.teacher.prompt_file is None:
+        return ""
     try:
         return read_text(lane.teacher.prompt_file)
     except (OSError, ValueError) as error:
@@ -287,7 +289,8 @@ def _anchored(model: Model, folder: Path) -> Model:
 def _with_files(file: Path, index: int, lane: LaneSection) -> LaneSection:
     """A lane with the labels that its file lists, once its prompt is known to be there."""
     problems = []
-    if (wrong := _wrong_prompt_file(lane.teacher.prompt_file)) is not None:
+    prompt = lane.teacher.prompt_file
+    if prompt is not None and (wrong := _wrong_prompt_file(prompt)) is not None:
         problems.append(f"{file}: lanes.{index}.teacher.prompt_file: {wrong}")
     try:
         lane = lane if lane.labels_file is None else _with_labels(file, index, lane, lane.labels_file)

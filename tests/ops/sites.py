@@ -26,7 +26,7 @@ CERTIFIED = Policy(
 
 
 def make_site(folder: Path, **values: Any) -> Path:
-    """Run `init` and set top-level keys of any table; the settings file."""
+    """Run `init` and set keys, each in the first table that has it; the settings file."""
     init(folder)
     path = folder / "understudy.toml"
     text = path.read_text("utf-8")
@@ -34,7 +34,7 @@ def make_site(folder: Path, **values: Any) -> Path:
     for name in ("serve_port", "ingest_port", "train_port"):
         settings.setdefault(name, "0")
     for name, value in settings.items():
-        text, found = re.subn(rf"(?m)^#?{name} = .*$", f"{name} = {value}", text)
+        text, found = re.subn(rf"(?m)^#?{name} = .*$", f"{name} = {value}", text, count=1)  # [trainer] before lanes
         assert found == 1, f"{name} is there {found} times"
     path.write_text(text, "utf-8")
     return path

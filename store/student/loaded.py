@@ -1,0 +1,78 @@
+"""What a loaded version is to a gateway and a trainer, whatever its task: it looks at inputs, and answers them.
+
+Looking gives confidence and novelty; a student that answers in the same pass (`classify`, `rank`) says its answer with
+them. Whoever decides reads `Opinion` alone; only a task's own file knows which of its kinds it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from store.event import TaskInput
+from store.policy import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """What a student makes of one input, as plain numbers."""
+
+    output: str  # its answer as an event records it: a label, or places of documents as JSON, best first
+    confidence: float  # that the teacher says the same, by the lane's definition of agreement; in [0, 1]
+    uncertainty: float  # what a budget is spent by, in [0, 1]: the surer, the less
+    novelty: float  # distance to the nearest reference vector
+    members: list[list[float]]  # each member's own output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelOpinion(Opinion):
+    """Of `classify`: `output` is the label, `uncertainty` 1 - (p1 - p2)."""
+
+    probs: list[float]
+    labels: tuple[str, ...]  # what `probs` are of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankOpinion(Opinion):
+    """Of `rank`: `uncertainty` is 1 - `confidence`."""
+
+    scores: list[float]  # in the order of the documents; higher is better
+    order: list[int]  # places of the documents, best first
+
+
+class Loaded(Protocol):
+    """A version in memory. Immutable; several threads may ask it at once."""
+
+    @property
+    def policy(self) -> Policy | None:
+        """What was calibrated for this version; None: it may answer nothing by itself."""
+
+    @property
+    def golden_tolerance(self) -> float:
+        """The largest deviation from the golden outputs that rounding explains."""
+
+    @property
+    def served_parameters(self) -> int:
+        """How many distinct numbers are in service."""
+
+    def look(self, inputs: Sequence[TaskInput]) -> Sequence[Opinion]:
+        """One opinion for each redacted input, in their order. Inputs do not influence one another, up to rounding.
+
+        Raises:
+            ValueError: a number is not finite: the student is broken.
+        """
+
+    def too_long(self, value: TaskInput) -> bool:
+        """Whether truncation would cut it."""
+
+    def tokens(self, value: TaskInput) -> int:
+        """About how many tokens a forward pass for it reads; what is cached costs none."""
+
+    def check_golden(self) -> float:
+        """The largest deviation from what the trainer saw; infinite where one is no number."""
+
+    def check_follows(self, serving: Self | None, *, removal_declared: bool) -> None:
+        """See that clients of the serving version can live with this one.
+
+        Raises:
+            SwapRefusedError: labels would change places, say; the message says what to do.
+        """
