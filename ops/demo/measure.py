@@ -20,9 +20,8 @@ class Outcome:
 
     index: int
     at_s: float  # sent, Unix seconds
-    expected: str  # the teacher's recorded answer
     item_id: str
-    label: str | None  # None: the request failed
+    agreed: bool | None  # what came back with the teacher's recorded answer; None: the request failed
     served_by: Literal["student", "teacher"] | None
     version: str | None  # the version that the request pinned
     event_id: str | None
@@ -35,9 +34,8 @@ class Outcome:
 class Logged:
     """What the log says of one escalation."""
 
-    output: str | None  # the student's answer from before the teacher's was known
+    agreed: bool | None  # the student's answer, from before the teacher's was known, with it; None: it had none
     audit: bool
-    label: str  # the teacher's
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,19 +83,18 @@ def judge(outcome: Outcome, logged: Logged | None, trained: Collection[str]) -> 
         logged: the event, where the teacher was asked.
         trained: item ids that the serving version was trained on.
     """
-    if outcome.label is None:
+    if outcome.agreed is None:
         return None
     own = outcome.served_by == "student"
-    said = outcome.label if own else logged.output if logged is not None else None
     trusted = own and not outcome.withheld and not outcome.degraded
     return Judged(
         at_s=outcome.at_s,
         trained=outcome.item_id in trained,
         escalated=not own,
-        student=None if said is None else said == outcome.expected,
-        answered=outcome.label == outcome.expected if trusted else None,
-        system=outcome.label == outcome.expected,
-        audit=logged.output == logged.label if logged is not None and logged.audit else None,
+        student=outcome.agreed if own else logged.agreed if logged is not None else None,
+        answered=outcome.agreed if trusted else None,
+        system=outcome.agreed,
+        audit=logged.agreed if logged is not None and logged.audit else None,
     )
 
 
@@ -168,7 +165,7 @@ def requests_of(outcomes: Sequence[Outcome]) -> dict[str, int]:
         "student": sum(one.served_by == "student" for one in outcomes),
         "teacher": sum(one.served_by == "teacher" for one in outcomes),
         "withheld": sum(one.withheld for one in outcomes),
-        "failed": sum(one.label is None for one in outcomes),
+        "failed": sum(one.agreed is None for one in outcomes),
     }
 
 

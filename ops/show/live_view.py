@@ -40,6 +40,7 @@ _PLAIN_EVERY: Final = 250  # requests between two plain lines
 class Board:
     """What is shown at one moment."""
 
+    lane: str
     phase: str  # what the demo is doing, for a person
     elapsed_s: float
     picture: Picture
@@ -49,16 +50,26 @@ class Board:
 
 @contextmanager
 def live_view(console: Console) -> Iterator[Show]:
-    """A function that shows a board; the screen is given back with the context."""
+    """A function that shows a lane's board beside the others'; the screen is given back with the context."""
     if not console.is_terminal:
         yield _Plain(console).show
         return
+    boards: dict[str, Board] = {}
     with Live(console=console, refresh_per_second=4, transient=False) as live:
-        yield lambda board: live.update(render(board, console.width))
+
+        def show(board: Board) -> None:
+            boards[board.lane] = board
+            live.update(render(list(boards.values()), console.width))
+
+        yield show
 
 
-def render(board: Board, width: int) -> RenderableType:
-    """The whole screen, so many cells wide."""
+def render(boards: Sequence[Board], width: int) -> RenderableType:
+    """The whole screen, so many cells wide: one lane below the other."""
+    return Group(*(_lane(board, width, named=len(boards) > 1) for board in boards))
+
+
+def _lane(board: Board, width: int, *, named: bool) -> RenderableType:
     picture = board.picture
     progress = Table.grid(expand=True, padding=(0, 1))
     progress.add_column(no_wrap=True)
@@ -66,7 +77,7 @@ def render(board: Board, width: int) -> RenderableType:
     progress.add_column(justify="right", no_wrap=True)
     sent = picture.requests["sent"]
     progress.add_row(
-        Text(board.phase, "bold"),
+        Text(f"{board.lane}  {board.phase}" if named else board.phase, "bold"),
         ProgressBar(total=picture.total, completed=sent),
         f"{sent:,}/{picture.total:,} requests · {board.elapsed_s:.0f} s",
     )
@@ -148,36 +159,49 @@ def _kind(mark: Mark) -> str:
 
 
 class _Plain:
-    """Lines for a log: one every 250 requests, one for each thing that happens."""
+    """Lines for a log: for each lane one every 250 requests, one for each thing that happens."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._phase = ""
-        self._told: Counter[tuple[str, str]] = Counter()  # a mark's place may still move by a few requests
-        self._next = _PLAIN_EVERY
-        self._failed = False
+        self._told: dict[str, _Told] = {}
 
     def show(self, board: Board) -> None:
         """Print what is new."""
+        told = self._told.setdefault(board.lane, _Told())
+        for line in told.news(board):
+            self._console.print(
+                f"{board.elapsed_s:5.0f} s  {board.lane}  {line}", highlight=False, markup=False, soft_wrap=True
+            )
+
+
+class _Told:
+    """What was told of one lane."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._marks: Counter[tuple[str, str]] = Counter()  # a mark's place may still move by a few requests
+        self._next = _PLAIN_EVERY
+        self._failed = False
+
+    def news(self, board: Board) -> Iterator[str]:
+        """What is new, a line each."""
         if board.phase != self._phase:
             self._phase = board.phase
-            self._line(f"{board.elapsed_s:5.0f} s  {board.phase}")
+            yield board.phase
         if board.failure is not None and not self._failed:
             self._failed = True
-            self._line(f"{board.elapsed_s:5.0f} s  a request failed: {board.failure}")
+            yield f"a request failed: {board.failure}"
         seen: Counter[tuple[str, str]] = Counter()
         for mark in board.picture.marks:
-            seen[_kind(mark), mark.text] += 1
-            if seen[_kind(mark), mark.text] > self._told[_kind(mark), mark.text]:
-                self._told[_kind(mark), mark.text] += 1
-                self._line(f"{board.elapsed_s:5.0f} s  {_kind(mark)} after {mark.at} requests: {mark.text}")
+            name = (_kind(mark), mark.text)
+            seen[name] += 1
+            if seen[name] > self._marks[name]:
+                self._marks[name] += 1
+                yield f"{_kind(mark)} after {mark.at} requests: {mark.text}"
         sent = board.picture.requests["sent"]
         if sent >= self._next and board.picture.curve:
             self._next = (sent // _PLAIN_EVERY + 1) * _PLAIN_EVERY
-            self._line(f"{board.elapsed_s:5.0f} s  {_window_line(sent, board.picture, board.picture.curve[-1])}")
-
-    def _line(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            yield _window_line(sent, board.picture, board.picture.curve[-1])
 
 
 def _window_line(sent: int, picture: Picture, last: Window) -> str:

@@ -32,17 +32,15 @@ def played(seed: int = 1) -> tuple[list[Outcome], dict[str, Logged]]:
         right = rng.random() < skill
         confident = version is not None and (right or rng.random() < 0.3) and rng.random() < 0.4 + 0.5 * index / TOTAL
         audited = confident and rng.random() < 0.15
-        said = "refund" if right else "cancel"
         event_id = f"event-{index}" if audited or not confident else None
         if event_id is not None:
-            log[event_id] = Logged(output=None if version is None else said, audit=audited, label="refund")
+            log[event_id] = Logged(agreed=None if version is None else right, audit=audited)
         outcomes.append(
             Outcome(
                 index=index,
                 at_s=_START_S + index / 14,
-                expected="refund",
                 item_id=f"item-{index}",
-                label=said if confident else "refund",
+                agreed=right if confident else True,
                 served_by="student" if confident else "teacher",
                 version=version,
                 event_id=event_id,
