@@ -1,14 +1,19 @@
 """A whole run of the demo, simulated: a student that learns, a planted challenger that is refused, a rollback."""
 
+from pathlib import Path
 from random import Random
 from typing import Any
 
+from store.tasks.tasks import LaneTerms
+
 from ops.demo.measure import Judged, Logged, Outcome, judge_all, windows
-from ops.demo.plan import Traffic
-from ops.demo.summary import Ledger, Measured, Rollback, build
+from ops.demo.summary import Ledger, Measured, Rollback, Run, build
+from ops.demo.tasks.play import Request, Traffic
 from ops.show.picture import Picture, draw
+from store.event import Lane, TextInput
 from store.money.reckon import Money
 
+NAME = "demo/support"
 TOTAL = 1200
 PLANTED = "bad0bad0bad0bad0"
 VERSIONS = ("aaaa0000aaaa0000", "bbbb1111bbbb1111", "cccc2222cccc2222")
@@ -105,7 +110,7 @@ def picture() -> Picture:
         swaps=swaps(),
         planted=PLANTED,
         rollback=ROLLBACK,
-        late_topic=True,
+        late="a new topic appears",
     )
 
 
@@ -129,15 +134,27 @@ def money(outcomes: list[Outcome]) -> Money:
     )
 
 
+def traffic(use_case: str = "support", *, generated: bool = True) -> Traffic:
+    """What was sent."""
+    return Traffic(
+        lane=Lane("demo", use_case),
+        task="classify",
+        terms=LaneTerms(labels=("refund", "cancel")),
+        path="<made up>",
+        sha256="0" * 64,
+        file=Path("traffic.jsonl"),
+        requests=(Request(value=TextInput(text="text"), recorded="refund"),) * TOTAL,
+        skipped=(),
+        generated=generated,
+    )
+
+
 def measured(**changes: Any) -> Measured:
-    """The run when everything has stopped, with some of it changed."""
+    """One lane when everything has stopped, with some of it changed."""
     outcomes, log = played()
     found: dict[str, Any] = {
-        "settings_changed": {"trainer.fine_tune": [True, False]},
-        "traffic": Traffic(path="<made up>", sha256="0" * 64, requests=(("text", "refund"),) * TOTAL, skipped=()),
-        "generated": True,
-        "wall_s": 230.0,
-        "children_left": 0,
+        "traffic": traffic(),
+        "acts": True,
         "outcomes": outcomes,
         "judged": judged(),
         "windows": windows(judged(), 12),
@@ -149,15 +166,37 @@ def measured(**changes: Any) -> Measured:
         "planted": PLANTED,
         "swaps": swaps(),
         "rollback": ROLLBACK,
-        "verified": True,
         "bought": [
             {"calls": 150, "system_agreement": 0.91, "random_agreement": 0.83, "oracle_agreement": 0.97},
         ],
-        "figures": [],
     }
     return Measured(**(found | changes))
 
 
+def run(*lanes: Measured, **changes: Any) -> Run:
+    """The whole run, with some of it changed."""
+    found: dict[str, Any] = {
+        "settings_changed": {"trainer.fine_tune": [True, False]},
+        "wall_s": 230.0,
+        "children_left": 0,
+        "verified": True,
+        "figures": [],
+    }
+    return Run(lanes=lanes or (measured(),), **(found | changes))
+
+
 def summary(**changes: Any) -> dict[str, Any]:
-    """The summary of the run."""
-    return build(measured(**changes))
+    """The summary of a run of one lane; the changes are of the run or of its lane."""
+    of_run = {name: value for name, value in changes.items() if name in Run.__slots__}
+    return build(run(measured(**{name: changes[name] for name in changes.keys() - of_run.keys()}), **of_run))
+
+
+def lane(**changes: Any) -> dict[str, Any]:
+    """The one lane's part of that summary."""
+    found: dict[str, Any] = summary(**changes)["lanes"][NAME]
+    return found
+
+
+def pictures() -> dict[str, Picture]:
+    """The pictures of a run of one lane."""
+    return {NAME: picture()}
