@@ -232,8 +232,8 @@ def test_shuffling_permutes_the_training_rows_labels_and_touches_nothing_else() 
 
 
 def test_the_arguments_are_those_that_make_passes_on() -> None:
-    words = "--task rank --traffic f.jsonl --target .75 --file-order --seed 2 --requests 99 --text-column t --label-column a.b"
-    plan = parse(words.split())
+    words = "--traffic f.jsonl --target .75 --file-order --seed 2 --requests 99 --text-column t --label-column a.b"
+    plan = parse([*words.split(), "--task", "rank"])
     assert plan.tasks == ("rank",)
     assert (plan.traffic, plan.target, plan.file_order, plan.seed) == (Path("f.jsonl"), 0.75, True, 2)
     assert (plan.requests, plan.text_column, plan.label_column) == (99, "t", "a.b")
