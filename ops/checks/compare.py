@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ops.checks.oracle import LaneRules, LaneTotals, Oracle, Question, as_kept, kept, rank
-from ops.cli.reports import Differing
+from ops.reports import Differing
 from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
 from store.buffer.repair.lists import ListsHeld

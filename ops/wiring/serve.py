@@ -11,13 +11,11 @@ from prometheus_client import CollectorRegistry
 
 from ops.addresses import port_names
 from ops.open_log import log_login
-from ops.processes.limits import connection_limit
 from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.site import Site
 from ops.wiring.checks import every
 from ops.wiring.lanes import lane_ledger, lane_settings
-from serve.front.connections import ConnectionLimits, Connections
 from serve.front.kept import RedisAnswers
 from serve.lifecycle import LaneParts, Services
 from serve.metrics import ServeMetrics
@@ -67,13 +65,6 @@ def gateway_settings(settings: Settings) -> GatewaySettings:
         allowed_hosts=port_names(gateway.host, gateway.allowed_hosts),
         allowed_origins=frozenset(origin.lower() for origin in gateway.allowed_origins),
     )
-
-
-def connections(settings: Settings, metrics: ServeMetrics, files: int) -> Connections:
-    """The connections of the gateway's port, as many as `files` leaves room for."""
-    teacher_calls = sum(section.teacher.concurrency for section in settings.lanes)
-    limits = ConnectionLimits(connections=connection_limit(files, teacher_calls))
-    return Connections(limits, metrics.connections, metrics.connections_closed)
 
 
 def services(site: Site, client: redis.Redis, sink: EventSink, registry: CollectorRegistry) -> Services:

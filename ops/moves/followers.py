@@ -8,10 +8,10 @@ from typing import Final
 
 import msgspec
 
-from ops.cli.actions import Followers
-from ops.cli.status import ask_process
-from ops.processes.process import read_run_file
+from ops.checks.probe import ask_process
+from ops.moves.operator import Followers
 from ops.site import Site
+from ops.state.run_files import read_run_file
 from store.control import LIVE_S
 from store.errors import StoreUnavailableError
 from store.event import Lane

@@ -15,8 +15,10 @@ from ops.cli.options import (
     open_site,
     use_cases_of,
 )
-from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_fields, emit_json, emit_table, time_of
-from ops.cli.reports import DeadLetterReport, LetterOpened, LettersSettled
+from ops.cli.output import Format, emit_fields, emit_json, emit_table
+from ops.exits import FAILED_CHECK, RefusedError
+from ops.reports import DeadLetterReport, LetterOpened, LettersSettled
+from ops.show.values import time_of
 from store.buffer.repair.letters import Outcome
 
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: records that will never become items.", epilog=EPILOG)

@@ -3,7 +3,7 @@
 It stands where a real endpoint would: the gateway reaches it with its real client, prompt file and parser. It listens
 on loopback alone, takes a moment for each answer and counts tokens.
 
-Run as `python -m ops.recorded_teacher --table FILE.jsonl --prompt-file FILE --run-folder FOLDER`.
+Run as `python -m ops.demo.traffic.recorded_teacher --table FILE.jsonl --prompt-file FILE --run-folder FOLDER`.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ops.imports.importer import Row, read_rows
-from ops.processes.process import RunFile, ticks_of, write_run_file
 from ops.readers.columns import find_columns
+from ops.state.run_files import RunFile, ticks_of, write_run_file
 from store.errors import SettingsError
 from store.event import canonical_text, wall_clock_s
 from store.secrets import unit_hash

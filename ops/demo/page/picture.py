@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ops.demo.measure import Estimate, Judged, Outcome, Window, estimate, requests_of, rolling
-from ops.demo.summary import Rollback
+from ops.demo.measures.measure import Estimate, Judged, Outcome, Window, estimate, requests_of, rolling
+from ops.demo.measures.summary import Rollback
 
 WIDTH = 250  # requests that a point of a curve looks back over
 STEP = 50

@@ -6,12 +6,12 @@ from pathlib import Path
 from string import Template
 from typing import Any, Final
 
-from ops.demo.measure import Estimate
+from ops.demo.measures.measure import Estimate
+from ops.demo.page.charts import CURVES, agreements, escalations
+from ops.demo.page.picture import Picture, duration, headline
 from ops.demo.plan import INPUT_USD_PER_MTOK, OUTPUT_USD_PER_MTOK
 from ops.money.dollars import usd
-from ops.show.charts import CURVES, agreements, escalations
 from ops.show.markup import document, note, pairs, table, tile
-from ops.show.picture import Picture, duration, headline
 
 _PRICES: Final = (
     f"Dollars are at assumed prices, ${INPUT_USD_PER_MTOK:g} for a million tokens in and ${OUTPUT_USD_PER_MTOK:g} out;"
@@ -39,7 +39,7 @@ def write_report(summary: Mapping[str, Any], picture: Picture, path: Path) -> No
     """Write the page.
 
     Args:
-        summary: of `ops.demo.summary.build`.
+        summary: of `ops.demo.measures.summary.build`.
         picture: the same run as curves and marks.
         path: where to; its folder exists.
     """

@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import redis
 
-from ops.answers.sample import Asked, Question, Quote
-from ops.cli.output import RefusedError
+from ops.exits import RefusedError
 from ops.open_log import ensure_topics, open_appender
+from ops.rulings.sample import Asked, Question, Quote
 from ops.sections import LaneSection
 from ops.site import Site
 from ops.wiring.lanes import lane_ledger, lane_settings, teacher_settings

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ops.demo.measure import Judged, Outcome, Window, estimate, plain, requests_of
+from ops.demo.measures.measure import Judged, Outcome, Window, estimate, plain, requests_of
 from ops.demo.plan import Traffic
 from store.money.reckon import Money
 

@@ -6,8 +6,9 @@ import typer
 from rich.console import Console
 
 from ops.cli.options import EPILOG, Config, DryRun, LaneName, Output, Why, at_the_terminal, need_reason, open_site
-from ops.cli.output import FAILED_CHECK, Format, emit_json, emit_table
-from ops.cli.reports import Rebuilt, Skipped
+from ops.cli.output import Format, emit_json, emit_table
+from ops.exits import FAILED_CHECK
+from ops.reports import Rebuilt, Skipped
 from ops.site import Site
 
 ingest = typer.Typer(no_args_is_help=True, help="Ingest: escalations from the log into the buffer.", epilog=EPILOG)

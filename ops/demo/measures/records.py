@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
-from ops.cli.status import LaneStatus, StatusReport, collect
-from ops.demo.measure import Logged
+from ops.demo.measures.measure import Logged
 from ops.open_log import open_history
 from ops.site import Site
+from ops.status.collect import collect
+from ops.status.report import LaneStatus, StatusReport
 from store.errors import RegistryError, UnderstudyError
 from store.event import ClassifyEscalation, Lane, TextInput, canonical_text, decode
 from store.redact import redact_input

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
-from ops.demo.measure import Estimate, Window
-from ops.show.picture import Mark, Picture, points
+from ops.demo.measures.measure import Estimate, Window
+from ops.demo.page.picture import Mark, Picture, points
 from ops.show.plot import Plot, ticks
 
 _FEW_LINES: Final = 0.7  # an agreement below it asks for fewer lines

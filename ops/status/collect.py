@@ -6,21 +6,21 @@ Each source may be down; what could not be read is null, and `unavailable` says 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from typing import Final
 
 import msgspec
 import redis
 
-from ops.checks.concerns import LanePromise, Traffic
+from ops.checks.concerns import LanePromise, Traffic, traffic_of
 from ops.checks.cycles import logged_cycles
-from ops.cli.actions import traffic_of
-from ops.cli.answers.shown import AnswersShown, answers_of
+from ops.checks.probe import ask_process
+from ops.checks.redis_standing import standing_of
 from ops.money.prices import prices_of
-from ops.processes.process import RunFile, read_run_file
-from ops.processes.redis_standing import standing_of
 from ops.sections import LaneSection
 from ops.site import Site
+from ops.state.run_files import read_run_file
+from ops.status.answers import AnswersShown, answers_of
+from ops.status.report import BudgetShown, BufferShown, LaneStatus, MoveShown, ProcessStatus, PromiseShown, StatusReport
 from store.buffer.ledger import AuditTally, Counters
 from store.control import LIVE_S, Control, CycleEnded, Heartbeat
 from store.cycles.signs import Signs, TrainerSign
@@ -28,105 +28,11 @@ from store.errors import LogError, RegistryError, StoreError, StoreUnavailableEr
 from store.event import Lane
 from store.money.books import Books
 from store.money.reckon import LaneMoney, reckon, total
-from store.policy import PolicyName
 from store.registry.lineage import Audited
 from store.registry.moves import Standing, fold
 
 PROCESSES: Final = ("serve", "ingest", "train")
 _SERVING_S: Final = 0.5  # of Redis: a promotion asks for the traffic
-_PROBE_S: Final = 2.0
-_MAX_ANSWER_BYTES: Final = 1 << 20
-
-
-class MoveShown(msgspec.Struct, frozen=True, kw_only=True):
-    """The latest move."""
-
-    number: int
-    kind: str
-    version: str | None
-    who: str
-    why: str
-    time_s: float
-
-
-class PromiseShown(msgspec.Struct, frozen=True, kw_only=True):
-    """The promise and its meter, from the audits of the champion."""
-
-    target: float | None  # None: the lane only has a budget and promises nothing
-    state: str | None  # held, suspended, unproven, broken or, without a target, none; None: Redis does not answer
-    estimate: float | None
-    low: float | None
-    high: float | None
-    audits: int | None
-    audits_short: int | None
-
-
-class BudgetShown(msgspec.Struct, frozen=True, kw_only=True):
-    """Teacher calls of the last 24 hours."""
-
-    used: int | None
-    limit: int
-
-
-class BufferShown(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the lane's records went, and how far ingest is behind."""
-
-    counted: int
-    repeats: int
-    ineligible: int
-    evicted: int
-    items_ever: int
-    lag_records: int | None  # of the use case's topic
-
-
-class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One lane."""
-
-    lane: str
-    policy: PolicyName
-    served: dict[str, str | None]  # replica -> version; empty while no gateway is alive
-    champion: str | None
-    previous: str | None
-    anchor: str | None
-    pinned: bool
-    paused: bool
-    candidates: list[str]
-    moves_ok: bool  # false: the chain does not verify, and what it says is left out
-    last_move: MoveShown | None
-    promise: PromiseShown
-    budget: BudgetShown
-    escalated_ratio: float | None  # of the last minutes' requests
-    buffer: BufferShown | None
-    training_permitted: bool
-    unread_ratio: float | None = None  # of the teacher's answers since the gateways started: no label could be read
-    last_cycle: CycleEnded | None = None  # what became of it; verdict "error": it came to none
-    answers: AnswersShown | None = None  # how the kept items are read today; None: it cannot be told
-    trainer: TrainerSign | None = None  # what it says of itself, and of the cycle in hand; None: nobody was heard
-    money: LaneMoney | None = None  # None: Redis does not answer
-
-
-class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One process on this machine."""
-
-    name: str
-    pid: int | None  # None: it does not run here
-    port: int | None
-    admin_port: int | None
-    started_s: float | None
-    ready: bool | None
-    why: list[str] = []  # what it says of itself besides "ok": what it waits for, what is degraded
-
-
-class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything."""
-
-    lanes: list[LaneStatus]
-    processes: list[ProcessStatus]
-    dead_letters: dict[str, dict[str, int]]  # use case -> reason -> records that nobody has replayed or dropped
-    unavailable: list[str]  # what could not be read, and why
-    warnings: list[str] = []  # what works now and loses something one day
-    answering: bool = True  # whether any process of ours answered, or was heard over Redis
-    money: LaneMoney | None = None  # of all lanes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,21 +261,3 @@ def _process(site: Site, name: str) -> ProcessStatus:
         ready=answer[0] == HTTPStatus.OK if answer else None,
         why=[line for line in answer[1].decode(errors="replace").splitlines() if line != "ok"] if answer else [],
     )
-
-
-def ask_process(
-    site: Site, found: RunFile | None, path: str, *, timeout_s: float = _PROBE_S
-) -> tuple[int, bytes] | None:
-    """A process's answer on its admin port: status and body; None when it does not run or does not answer."""
-    if found is None or found.admin_port is None:
-        return None
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(site.settings.admin.host, site.settings.admin.host)  # noqa: S104
-    connection = HTTPConnection(host, found.admin_port, timeout=timeout_s)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read(_MAX_ANSWER_BYTES)
-    except (OSError, HTTPException):
-        return None
-    finally:
-        connection.close()

@@ -7,8 +7,8 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MultipleLocator, PercentFormatter
 
+from ops.demo.page.picture import Mark, Picture, headline, points
 from ops.show.canvas import FAINT, INK, figure, label_ends
-from ops.show.picture import Mark, Picture, headline, points
 
 STUDENT: Final = "#0f7fa8"
 ANSWERED: Final = "#1f8a4c"

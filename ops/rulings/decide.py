@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from ops.cli.output import RefusedError
+from ops.exits import RefusedError
 from ops.sections import LaneSection
 from store.answers.census import Census
 from store.answers.rulings import Ruling, RulingKind, Rulings, Sample, in_force, rules_of

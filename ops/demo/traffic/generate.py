@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Literal
 
-from ops.support_desk import INTENTS, LATE, OFF_TOPIC, OFF_TOPIC_TALK, PAIRS, RULES
+from ops.demo.traffic.support_desk import INTENTS, LATE, OFF_TOPIC, OFF_TOPIC_TALK, PAIRS, RULES
 from store.event import canonical_text
 from store.secrets import unit_hash
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import httpx
 
-from ops.demo.measure import Outcome
+from ops.demo.measures.measure import Outcome
 from store.event import wall_clock_s
 
 CONCURRENCY: Final = 64  # requests in flight, at most

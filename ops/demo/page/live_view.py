@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ops.demo.measure import Estimate, Window
-from ops.show.picture import Mark, Picture
+from ops.demo.measures.measure import Estimate, Window
+from ops.demo.page.picture import Mark, Picture
 
 Show = Callable[["Board"], None]
 

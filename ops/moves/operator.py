@@ -4,7 +4,6 @@ Every move is signed with the operator's key and says why.
 """
 
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -13,17 +12,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from ops.checks.concerns import LanePromise, Traffic, concerns, remarks
-from ops.cli.output import RefusedError
-from store.control import (
-    REMEMBERED_REQUESTS,
-    REMEMBERED_S,
-    Control,
-    CycleEnded,
-    CycleKind,
-    CycleRequest,
-    Heartbeat,
-)
+from ops.checks.concerns import LanePromise, concerns, remarks
+from ops.exits import RefusedError
 from store.errors import RegistryError
 from store.event import Lane
 from store.registry.moves import Move, Standing, fold
@@ -32,7 +22,6 @@ from store.registry.versions import Registry
 
 FOLLOW_S: Final = 5.0
 _POLL_S: Final = 0.05
-_DAY_S: Final = 86_400.0
 
 
 class MoveReport(msgspec.Struct, frozen=True, kw_only=True, rename={"before": "from", "after": "to"}):
@@ -49,16 +38,6 @@ class MoveReport(msgspec.Struct, frozen=True, kw_only=True, rename={"before": "f
     silent: list[str]  # replicas that run, or did before the move, and did not answer
     redis_answered: bool  # false: gateways of other machines could not be heard
     warnings: list[str] = []  # what is to be expected of the version
-
-
-class CycleAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """A cycle was asked for; the trainer begins it at its next look."""
-
-    lane: str
-    kind: CycleKind
-    candidate: str | None
-    request: str = ""  # its id
-    ended: CycleEnded | None = None  # what came of it, where somebody waited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,25 +205,3 @@ class Operator:
             if followed or time.monotonic() >= deadline_s:
                 return found, followed
             time.sleep(_POLL_S)
-
-
-def traffic_of(heartbeats: Mapping[str, Heartbeat]) -> Traffic | None:
-    """The traffic that the replicas remember; None while there is none of them."""
-    if not heartbeats:
-        return None
-    recent = sum(beat.recent_requests for beat in heartbeats.values())
-    full = any(beat.recent_requests >= REMEMBERED_REQUESTS for beat in heartbeats.values())
-    return Traffic(requests_per_day=recent / REMEMBERED_S * _DAY_S, at_least=full)
-
-
-def ask_for_cycle(
-    control: Control, lane: Lane, *, kind: CycleKind, candidate: str | None, why: str, now_s: float
-) -> CycleAsked:
-    """Ask the trainer for a cycle.
-
-    Raises:
-        StoreUnavailableError: Redis did not answer.
-    """
-    request = CycleRequest(kind=kind, who="operator", why=why, at_s=now_s, candidate=candidate, id=uuid.uuid4().hex)
-    control.request_cycle(lane, request)
-    return CycleAsked(lane=str(lane), kind=kind, candidate=candidate, request=request.id)
