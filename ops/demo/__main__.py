@@ -19,25 +19,25 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from ops.cli.status import collect
-from ops.demo.client import Client
 from ops.demo.command import run_json
-from ops.demo.measure import windows
+from ops.demo.measures.measure import windows
+from ops.demo.measures.records import Records
+from ops.demo.measures.summary import Measured, Run, build
+from ops.demo.page.figures import draw_run
+from ops.demo.page.live_view import Show, live_view
+from ops.demo.page.report import write_report
 from ops.demo.plan import RATE, TARGET, WINDOWS, Plan, prepare_traffic, rate_of
 from ops.demo.processes import DemoError, Descendants, explain_end, running
-from ops.demo.records import Records
 from ops.demo.site import configure, make_site
 from ops.demo.stage import Stage
-from ops.demo.summary import Measured, Run, build
 from ops.demo.tasks.play import Traffic
 from ops.demo.tasks.tasks import TASKS
-from ops.processes.process import read_run_file
-from ops.recorded_teacher import RUN_NAME
+from ops.demo.traffic.client import Client
+from ops.demo.traffic.recorded_teacher import RUN_NAME
 from ops.settings import Settings
-from ops.show.figures import draw_run
-from ops.show.live_view import Show, live_view
-from ops.show.report import write_report
 from ops.site import Site
+from ops.state.run_files import read_run_file
+from ops.status.collect import collect
 from store.errors import SettingsError, UnderstudyError
 
 BAD_ARGUMENTS: Final = 2
@@ -209,7 +209,7 @@ class Demo:
         folder, log = state / f"teacher-{traffic.task}", logs / f"teacher-{traffic.task}.log"
         folder.mkdir()
         command = (
-            *("ops.recorded_teacher", "--table", str(traffic.file.resolve())),
+            *("ops.demo.traffic.recorded_teacher", "--table", str(traffic.file.resolve())),
             *("--prompt-file", str(state / "prompts" / "classify.txt"), "--run-folder", str(folder)),
         )
         teacher = stack.enter_context(running(name, command, folder=state, log=log))

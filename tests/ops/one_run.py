@@ -4,14 +4,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from store.tasks.tasks import LaneTerms
-
-from ops.demo.measure import Judged, Logged, Outcome, judge_all, windows
-from ops.demo.summary import Ledger, Measured, Rollback, Run, build
+from ops.demo.measures.measure import Judged, Logged, Outcome, judge_all, windows
+from ops.demo.measures.summary import Ledger, Measured, Rollback, Run, build
+from ops.demo.page.picture import Picture, draw
 from ops.demo.tasks.play import Request, Traffic
-from ops.show.picture import Picture, draw
 from store.event import Lane, TextInput
 from store.money.reckon import Money
+from store.tasks.tasks import LaneTerms
 
 NAME = "demo/support"
 TOTAL = 1200

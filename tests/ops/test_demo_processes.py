@@ -22,12 +22,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ops.demo.__main__ import parse
-from ops.demo.client import Client, schedule_s
 from ops.demo.command import run_json
 from ops.demo.plant import shuffle_labels
 from ops.demo.processes import DemoError, Descendants, explain_end, running
 from ops.demo.tasks.play import Request
 from ops.demo.tasks.tasks import TASKS
+from ops.demo.traffic.client import Client, schedule_s
 from store.event import TaskInput, TextInput
 from tests.ops.children import REPOSITORY, gone, until
 from tests.ops.one_run import traffic

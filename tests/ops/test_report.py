@@ -5,11 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from ops.demo.summary import build
+from ops.demo.measures.summary import build
+from ops.demo.page.charts import agreements, escalations
+from ops.demo.page.picture import headline
+from ops.demo.page.report import page, write_report
 from ops.money.dollars import usd
-from ops.show.charts import agreements, escalations
-from ops.show.picture import headline
-from ops.show.report import page, write_report
 from tests.ops.one_run import NAME, PLANTED, measured, money, picture, pictures, played, run, summary, traffic
 from tests.ops.pages import assert_offline, assert_well_formed, heights
 
