@@ -35,7 +35,7 @@ from store.log.lazy import logger
 from store.redact import redact_input
 from store.secrets import DataSecret, item_id, subject_token
 from stream.dead_letter import DeadLetters, Letter
-from stream.log import Appender, Batch, Outcome, Record, Source
+from stream.log import Appender, Batch, CommitOutcome, Record, Source
 from stream.metrics import IngestMetrics, Reporter
 from stream.reading.standstill import Standstills
 from stream.writer import Backoff, Prepared, Writer
@@ -352,7 +352,7 @@ class Ingest:
                 )
         return found
 
-    def _settle(self, batch: Batch, outcome: Outcome) -> None:
+    def _settle(self, batch: Batch, outcome: CommitOutcome) -> None:
         """Called by the writer."""
         self._source.done(batch, outcome)
         if outcome == "ok":

@@ -18,7 +18,7 @@ from store.buffer.ledger import Application, Applied, Buffer
 from store.errors import CorruptItemError, LogUnavailableError, StoreUnavailableError
 from store.log.lazy import logger
 from stream.dead_letter import DeadLetters, Letter
-from stream.log import Batch, Dependency, Outcome
+from stream.log import Batch, CommitOutcome, Dependency
 from stream.metrics import OTHER_PROMPT, UNREADABLE, IngestMetrics
 
 _QUEUE_BATCHES: Final = 2
@@ -55,7 +55,7 @@ class Writer:
         self,
         buffer: Buffer,
         dead_letters: DeadLetters,
-        settled: Callable[[Batch, Outcome], None],
+        settled: Callable[[Batch, CommitOutcome], None],
         *,
         metrics: IngestMetrics,
         backoff: Backoff,

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ops.checks.oracle import LaneRules, LaneTotals, Oracle, Question, as_kept, kept, rank
+from ops.checks.oracle import CountedQuestion, LaneRules, LaneTotals, Oracle, as_kept, kept, rank
 from ops.reports import Differing
 from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
@@ -35,7 +35,7 @@ class LookedAt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
+class Reread:
     """What the log says, at the positions before and after the look."""
 
     from_offset: int  # the highest beginning of any partition; 0 when nothing was cut
@@ -97,7 +97,7 @@ def replay(
     max_age_s: float,
     skips: Collection[Skip] = (),
     held: Sequence[ListsHeld] = (),
-) -> Replay:
+) -> Reread:
     """Read the log from its beginning up to the positions that were seen; what was skipped is left out.
 
     Raises:
@@ -123,7 +123,7 @@ def replay(
         start = _within(history, slot, seen.before.get(slot, BEGINNING))
         start = begins[slot] if start == BEGINNING else start
         asked |= _feed(oracle, history, slot, start, _within(history, slot, seen.after.get(slot, BEGINNING)))
-    return Replay(
+    return Reread(
         from_offset=max((int(begin) for begin in begins.values()), default=0),
         complete=not lost and not skips and not any(int(begin) for begin in begins.values()),
         offsets={f"{slot.uuid}/{slot.partition}": position for slot, position in sorted(seen.before.items())},
@@ -153,7 +153,7 @@ def _feed(oracle: Oracle, history: History, slot: Slot, start: str, end: str) ->
     return {question for question in asked if question is not None}
 
 
-def compare(lane: Lane, seen: LookedAt, said: Replay, items_per_stratum: int) -> Findings:
+def compare(lane: Lane, seen: LookedAt, said: Reread, items_per_stratum: int) -> Findings:
     """Compare one lane. With an incomplete log only what must be there whatever came before is looked for.
 
     A question that was evicted and then asked again, with an answer of another class, comes back in that class's
@@ -198,7 +198,7 @@ def _has_returned(lane: Lane, item: Item, totals: LaneTotals, edges: Mapping[str
     )
 
 
-def dead_off(seen: LookedAt, said: Replay) -> list[str]:
+def dead_off(seen: LookedAt, said: Reread) -> list[str]:
     """The reasons whose dead letters were counted wrongly."""
     reasons = seen.dead.keys() | said.high_dead.keys()
     return [
@@ -216,7 +216,7 @@ def _edges(lane: Lane, items: Mapping[str, Item], items_per_stratum: int) -> dic
     return {stratum: max(ranks) for stratum, ranks in strata.items() if len(ranks) >= items_per_stratum}
 
 
-def _fields_off(item: Item, low: Question | None, high: Question | None, *, moving: bool) -> list[str]:
+def _fields_off(item: Item, low: CountedQuestion | None, high: CountedQuestion | None, *, moving: bool) -> list[str]:
     """The fields of an item that are not what its events make them."""
     least, most = as_kept(low) if low else None, as_kept(high) if high else None
     found = _plain(item)
@@ -248,7 +248,7 @@ def _plain(item: Item) -> dict[str, Any]:
     }
 
 
-def _counters_off(lane: Lane, seen: LookedAt, said: Replay, items_per_stratum: int) -> list[str]:
+def _counters_off(lane: Lane, seen: LookedAt, said: Reread, items_per_stratum: int) -> list[str]:
     """The counters of a lane that are out of their bounds.
 
     Once a stratum has overflowed, a repeat of an event whose item was evicted counts as counted and evicted again, and

@@ -47,7 +47,7 @@ class LaneRules:
 
 
 @dataclass(slots=True)
-class Question:
+class CountedQuestion:
     """Everything that was ever counted for one question."""
 
     stratum: str
@@ -63,7 +63,7 @@ class Question:
 class LaneTotals:
     """One lane's questions and where its records went."""
 
-    questions: dict[str, Question] = field(default_factory=dict)
+    questions: dict[str, CountedQuestion] = field(default_factory=dict)
     counted: int = 0
     repeats: int = 0
     ineligible: int = 0
@@ -164,7 +164,7 @@ class Oracle:
     def _count(totals: LaneTotals, name: str, event: ClassifyEscalation, text: str) -> None:
         question = totals.questions.get(name)
         if question is None:
-            question = totals.questions[name] = Question(event.teacher.label, text)
+            question = totals.questions[name] = CountedQuestion(event.teacher.label, text)
         question.asked += 1
         question.labels.add(event.teacher.label)
         if event.id in [known for _, known in question.newest]:
@@ -184,19 +184,19 @@ def rank(lane: Lane, name: str) -> float:
     return unit_hash(f"keep/{lane}", name)
 
 
-def kept(lane: Lane, totals: LaneTotals, items_per_stratum: int) -> dict[str, Question]:
+def kept(lane: Lane, totals: LaneTotals, items_per_stratum: int) -> dict[str, CountedQuestion]:
     """The questions that must be in the buffer: of each stratum those with the smallest rank."""
     strata: dict[str, list[tuple[float, str]]] = {}
     for name, question in totals.questions.items():
         strata.setdefault(question.stratum, []).append((rank(lane, name), name))
-    chosen: dict[str, Question] = {}
+    chosen: dict[str, CountedQuestion] = {}
     for ranked in strata.values():
         for _, name in sorted(ranked)[:items_per_stratum]:
             chosen[name] = totals.questions[name]
     return chosen
 
 
-def as_kept(question: Question) -> dict[str, Any]:
+def as_kept(question: CountedQuestion) -> dict[str, Any]:
     """The fields of the item that a question's events make, as plain values."""
     tally: dict[str, dict[str, int]] = {}
     propensities: dict[str, int] = {}

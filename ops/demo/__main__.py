@@ -26,10 +26,10 @@ from ops.demo.measures.summary import Measured, build
 from ops.demo.page.figures import draw_run
 from ops.demo.page.live_view import live_view
 from ops.demo.page.report import write_report
-from ops.demo.plan import LANE, RATE, TARGET, WINDOWS, Plan, Traffic, prepare_traffic
+from ops.demo.plan import LANE, RATE, TARGET, WINDOWS, DemoPlan, DemoTraffic, prepare_traffic
 from ops.demo.processes import DemoError, Descendants, explain_end, running
 from ops.demo.site import configure, make_site
-from ops.demo.stage import Stage
+from ops.demo.stage import DemoRun
 from ops.demo.traffic.client import Client
 from ops.demo.traffic.recorded_teacher import RUN_NAME
 from ops.settings import Settings
@@ -52,7 +52,7 @@ _BACKTEST_S: Final = 240.0
 class Demo:
     """One demo, start to end."""
 
-    plan: Plan
+    plan: DemoPlan
     console: Console
     started_s: float = field(default_factory=time.monotonic)
     descendants: Descendants = field(default_factory=Descendants)
@@ -97,7 +97,7 @@ class Demo:
         (self.plan.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         return summary
 
-    async def _play(self, traffic: Traffic) -> tuple[Stage, dict[str, Any]]:
+    async def _play(self, traffic: DemoTraffic) -> tuple[DemoRun, dict[str, Any]]:
         """Start the processes, play, and stop them whatever happens."""
         logs = self.plan.out / "logs"
         logs.mkdir(exist_ok=True)
@@ -128,7 +128,7 @@ class Demo:
             records = Records(site=site, lane=LANE)
             client = Client(f"http://127.0.0.1:{port}", LANE.use_case, records.item_id_of)
             with live_view(self.console) as show:
-                stage = Stage(
+                stage = DemoRun(
                     plan=self.plan,
                     traffic=traffic,
                     config=config,
@@ -145,7 +145,7 @@ class Demo:
             self.descendants.look()
         return stage, changed
 
-    async def _backtest(self, traffic: Traffic) -> list[dict[str, Any]]:
+    async def _backtest(self, traffic: DemoTraffic) -> list[dict[str, Any]]:
         """What `understudy backtest` says of the same traffic at three budgets.
 
         Raises:
@@ -207,7 +207,7 @@ class Demo:
 
         return await _wait_for(port, "gateway, ingest and trainer")
 
-    def _say_traffic(self, traffic: Traffic) -> None:
+    def _say_traffic(self, traffic: DemoTraffic) -> None:
         self._say(f"traffic: {len(traffic.requests):,} requests, {len(traffic.labels)} labels, {traffic.path}")
         for bad in traffic.skipped[:_NAMED_BAD]:
             self._say(f"  line {bad.line} skipped: {bad.why}")
@@ -261,7 +261,7 @@ async def _run_until_signal(demo: Demo) -> dict[str, Any] | None:
         return None
 
 
-def parse(arguments: Sequence[str] | None = None) -> Plan:
+def parse(arguments: Sequence[str] | None = None) -> DemoPlan:
     """The plan that the arguments describe."""
     parser = argparse.ArgumentParser(prog="python -m ops.demo", description="The whole loop on one machine, measured.")
     parser.add_argument("--traffic", type=Path, help="JSONL with a text and a teacher's recorded answer a row")
@@ -280,7 +280,7 @@ def parse(arguments: Sequence[str] | None = None) -> Plan:
         parser.error("--target: a share between 0 and 1, such as .9")
     if found.rate <= 0 or (found.requests is not None and found.requests < WINDOWS):
         parser.error(f"--rate must be above 0 and --requests {WINDOWS} or more")
-    return Plan(**vars(found))
+    return DemoPlan(**vars(found))
 
 
 def main() -> int:

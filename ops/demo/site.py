@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ops.demo.plan import INPUT_USD_PER_MTOK, LANE, OUTPUT_USD_PER_MTOK, Plan, Traffic
+from ops.demo.plan import INPUT_USD_PER_MTOK, LANE, OUTPUT_USD_PER_MTOK, DemoPlan, DemoTraffic
 from ops.init import init
 from ops.sections import SHOWN
 from ops.settings import SETTINGS_NAME, Settings
@@ -20,7 +20,7 @@ TEACHER_MODEL: Final = "recorded"
 _CALLS_PER_DAY: Final = 20_000
 
 
-def make_site(plan: Plan) -> Path:
+def make_site(plan: DemoPlan) -> Path:
     """A fresh installation; its settings file.
 
     The folder is removed first: a demo that found an older demo's student would measure nothing.
@@ -30,7 +30,7 @@ def make_site(plan: Plan) -> Path:
     return plan.state / SETTINGS_NAME
 
 
-def configure(file: Path, plan: Plan, traffic: Traffic, teacher_url: str) -> dict[str, Any]:
+def configure(file: Path, plan: DemoPlan, traffic: DemoTraffic, teacher_url: str) -> dict[str, Any]:
     """Set what the demo sets; every setting that now differs from its default, as {name: [production's, demo's]}."""
     production = Settings.load(file)
     text = file.read_text("utf-8")
@@ -40,7 +40,7 @@ def configure(file: Path, plan: Plan, traffic: Traffic, teacher_url: str) -> dic
     return differences(production, Settings.load(file))
 
 
-def _wanted(plan: Plan, traffic: Traffic, teacher_url: str) -> dict[tuple[str, str], Any]:
+def _wanted(plan: DemoPlan, traffic: DemoTraffic, teacher_url: str) -> dict[tuple[str, str], Any]:
     """What the demo sets: who the lane is, and what five minutes ask for."""
     return {
         ("gateway", "port"): 0,

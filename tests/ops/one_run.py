@@ -3,10 +3,10 @@
 from random import Random
 from typing import Any
 
-from ops.demo.measures.measure import Judged, Logged, Outcome, judge_all, windows
-from ops.demo.measures.summary import Ledger, Measured, Rollback, build
+from ops.demo.measures.measure import Exchange, Logged, Marked, judge_all, windows
+from ops.demo.measures.summary import EventCount, Measured, Rollback, build
 from ops.demo.page.picture import Picture, draw
-from ops.demo.plan import Traffic
+from ops.demo.plan import DemoTraffic
 from store.money.reckon import Money
 
 TOTAL = 1200
@@ -23,9 +23,9 @@ def version_at(index: int) -> str | None:
     return VERSIONS[1] if index >= 0.9 * TOTAL else VERSIONS[min(2, (index - TOTAL // 4) * 4 // TOTAL)]
 
 
-def played(seed: int = 1) -> tuple[list[Outcome], dict[str, Logged]]:
+def played(seed: int = 1) -> tuple[list[Exchange], dict[str, Logged]]:
     """The client's answers and the log."""
-    rng, outcomes, log = Random(seed), list[Outcome](), dict[str, Logged]()
+    rng, outcomes, log = Random(seed), list[Exchange](), dict[str, Logged]()
     for index in range(TOTAL):
         version = version_at(index)
         skill = 0.7 + 0.25 * index / TOTAL
@@ -37,7 +37,7 @@ def played(seed: int = 1) -> tuple[list[Outcome], dict[str, Logged]]:
         if event_id is not None:
             log[event_id] = Logged(output=None if version is None else said, audit=audited, label="refund")
         outcomes.append(
-            Outcome(
+            Exchange(
                 index=index,
                 at_s=_START_S + index / 14,
                 expected="refund",
@@ -89,7 +89,7 @@ def swaps() -> list[dict[str, Any]]:
     ]
 
 
-def judged() -> list[Judged | None]:
+def judged() -> list[Marked | None]:
     """Every request against the record."""
     outcomes, log = played()
     return judge_all(outcomes, log, {})
@@ -111,7 +111,7 @@ def picture() -> Picture:
     )
 
 
-def money(outcomes: list[Outcome]) -> Money:
+def money(outcomes: list[Exchange]) -> Money:
     """What the lane's books come to."""
     student = sum(one.served_by == "student" for one in outcomes)
     teacher = len(outcomes) - student
@@ -136,7 +136,7 @@ def measured(**changes: Any) -> Measured:
     outcomes, log = played()
     found: dict[str, Any] = {
         "settings_changed": {"trainer.fine_tune": [True, False]},
-        "traffic": Traffic(path="<made up>", sha256="0" * 64, requests=(("text", "refund"),) * TOTAL, skipped=()),
+        "traffic": DemoTraffic(path="<made up>", sha256="0" * 64, requests=(("text", "refund"),) * TOTAL, skipped=()),
         "generated": True,
         "wall_s": 230.0,
         "children_left": 0,
@@ -144,7 +144,7 @@ def measured(**changes: Any) -> Measured:
         "judged": judged(),
         "windows": windows(judged(), 12),
         "first_agreement": None,
-        "ledger": Ledger(accepted=len(log), ingested=len(log), dead=0, repeats=0, lost=0, twice=0),
+        "ledger": EventCount(accepted=len(log), ingested=len(log), dead=0, repeats=0, lost=0, twice=0),
         "money": money(outcomes),
         "promise": {"target": 0.8, "state": "held", "n": 40, "low": 0.86},
         "cycles": cycles(),

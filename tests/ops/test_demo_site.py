@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ops.demo.plan import Plan, prepare_traffic
+from ops.demo.plan import DemoPlan, prepare_traffic
 from ops.demo.site import configure, differences, make_site, set_key
 from ops.settings import Settings, example_toml
 from store.errors import SettingsError
 
 
-def plan(tmp_path: Path, **changes: object) -> Plan:
-    return Plan(**({"out": tmp_path} | changes))  # type: ignore[arg-type]
+def plan(tmp_path: Path, **changes: object) -> DemoPlan:
+    return DemoPlan(**({"out": tmp_path} | changes))  # type: ignore[arg-type]
 
 
 def file_of(tmp_path: Path, *rows: object) -> Path:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ops.demo.measures.measure import Judged, Outcome, Window, estimate, plain, requests_of
-from ops.demo.plan import Traffic
+from ops.demo.measures.measure import Exchange, Marked, Window, estimate, plain, requests_of
+from ops.demo.plan import DemoTraffic
 from store.money.reckon import Money
 
 ROLLBACK_S: Final = 5.0
@@ -25,7 +25,7 @@ class Rollback:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
+class EventCount:
     """Where the events went, from the client's answers, the log and the buffer."""
 
     accepted: int  # named in answers: the gateway promised that they are kept
@@ -41,15 +41,15 @@ class Measured:
     """The demo when everything has stopped."""
 
     settings_changed: Mapping[str, Any]
-    traffic: Traffic
+    traffic: DemoTraffic
     generated: bool
     wall_s: float
     children_left: int
-    outcomes: Sequence[Outcome]
-    judged: Sequence[Judged | None]
+    outcomes: Sequence[Exchange]
+    judged: Sequence[Marked | None]
     windows: Sequence[Window]
     first_agreement: float | None  # of the first version ever made, served or not, on its judged rows
-    ledger: Ledger
+    ledger: EventCount
     promise: Mapping[str, Any]
     money: Money | None  # of the whole run, by the lane's books
     cycles: Sequence[Mapping[str, Any]]
@@ -63,7 +63,7 @@ class Measured:
 
 def ledger(
     accepted: set[str], copies: Mapping[str, int], *, counted: int, ineligible: int, repeats: int, dead: int
-) -> Ledger:
+) -> EventCount:
     """Compare what was promised with the log, and the log with what ingest counted.
 
     Args:
@@ -76,7 +76,7 @@ def ledger(
     """
     distinct = len(copies)
     known = counted + ineligible
-    return Ledger(
+    return EventCount(
         accepted=len(accepted),
         ingested=known,
         dead=dead,
@@ -110,7 +110,7 @@ def build(measured: Measured) -> dict[str, Any]:
         "wall_s": measured.wall_s,
         "children_left": measured.children_left,
         "requests": requests_of(measured.outcomes),
-        "events": {name: getattr(measured.ledger, name) for name in Ledger.__slots__},
+        "events": {name: getattr(measured.ledger, name) for name in EventCount.__slots__},
         "windows": list(measured.windows),
         "answered_agreement": answered,
         "money": measured.money,

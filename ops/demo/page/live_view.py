@@ -17,7 +17,7 @@ from rich.text import Text
 from ops.demo.measures.measure import Estimate, Window
 from ops.demo.page.picture import Mark, Picture
 
-Show = Callable[["Board"], None]
+DemoShow = Callable[["DemoBoard"], None]
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _COLOURS: Final = {
@@ -37,7 +37,7 @@ _PLAIN_EVERY: Final = 250  # requests between two plain lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
+class DemoBoard:
     """What is shown at one moment."""
 
     phase: str  # what the demo is doing, for a person
@@ -48,7 +48,7 @@ class Board:
 
 
 @contextmanager
-def live_view(console: Console) -> Iterator[Show]:
+def live_view(console: Console) -> Iterator[DemoShow]:
     """A function that shows a board; the screen is given back with the context."""
     if not console.is_terminal:
         yield _Plain(console).show
@@ -57,7 +57,7 @@ def live_view(console: Console) -> Iterator[Show]:
         yield lambda board: live.update(render(board, console.width))
 
 
-def render(board: Board, width: int) -> RenderableType:
+def render(board: DemoBoard, width: int) -> RenderableType:
     """The whole screen, so many cells wide."""
     picture = board.picture
     progress = Table.grid(expand=True, padding=(0, 1))
@@ -106,7 +106,7 @@ def _curves(picture: Picture, length: int) -> Table:
     return table
 
 
-def _promise(board: Board) -> Panel:
+def _promise(board: DemoBoard) -> Panel:
     picture = board.picture
     table = Table.grid(padding=(0, 2))
     table.add_row("promised", f"{picture.target:.0%} of the student's own answers")
@@ -116,7 +116,7 @@ def _promise(board: Board) -> Panel:
     return Panel(table, title="the promise", title_align="left")
 
 
-def _counts(board: Board) -> Panel:
+def _counts(board: DemoBoard) -> Panel:
     requests = board.picture.requests
     table = Table.grid(padding=(0, 2))
     table.add_row("student", f"{requests['student']:,}")
@@ -157,7 +157,7 @@ class _Plain:
         self._next = _PLAIN_EVERY
         self._failed = False
 
-    def show(self, board: Board) -> None:
+    def show(self, board: DemoBoard) -> None:
         """Print what is new."""
         if board.phase != self._phase:
             self._phase = board.phase

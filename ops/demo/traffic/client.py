@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import httpx
 
-from ops.demo.measures.measure import Outcome
+from ops.demo.measures.measure import Exchange
 from store.event import wall_clock_s
 
 CONCURRENCY: Final = 64  # requests in flight, at most
@@ -33,7 +33,7 @@ class Client:
             use_case: the `model` that is asked for.
             item_ids: a text's item id, as the product computes it.
         """
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[Exchange] = []
         self._url = url
         self._use_case = use_case
         self._item_ids = item_ids
@@ -63,7 +63,7 @@ class Client:
         finally:
             self._turns.release()
         self.outcomes.append(
-            Outcome(
+            Exchange(
                 index=index,
                 at_s=at_s,
                 expected=expected,
