@@ -33,12 +33,13 @@ from store.event import (
 from store.labels import listed
 from store.log.lazy import logger
 from store.redact import redact_input
+from store.retry.backoff import Backoff
 from store.secrets import DataSecret, item_id, subject_token
 from stream.dead_letter import DeadLetters, Letter
 from stream.log import Appender, Batch, CommitOutcome, Record, Source
 from stream.metrics import IngestMetrics, Reporter
 from stream.reading.standstill import Standstills
-from stream.writer import Backoff, Prepared, Writer
+from stream.writer import Prepared, Writer
 
 _log = logger(__name__)
 _MAX_TOLD: Final = 100  # other prompts, each a log line
