@@ -30,7 +30,7 @@ from trainer.daemon.pulse import Age, Pulse, run_ticks
 from trainer.daemon.purse import Purse
 from trainer.due import ScheduleSettings, due
 from trainer.news import Stock, items_at_most
-from trainer.watch import AnswersShown, show_promise, show_schedule
+from trainer.watch import AnswersGauge, show_promise, show_schedule
 from trainer.work import CycleSettings, CycleWork, LaneTraining, Places
 from trainer.worker import Worker, WorkerStoppedError
 
@@ -71,7 +71,7 @@ class _LaneWatch:
     stock: Stock
     age: Age  # of the last cycle
     audited: Audited
-    answers: AnswersShown
+    answers: AnswersGauge
     patience: _Patience = field(default_factory=_Patience)
     trouble: str | None = _NOT_SEEN  # why it could not be looked at the last time
 
@@ -132,7 +132,7 @@ class Trainer:
                 stock=Stock(self.buffer, self.control, monotonic=self.monotonic, alive=self._pulse.beat),
                 age=Age(self.monotonic),
                 audited=Audited(self.registry.versions(training.lane)),
-                answers=AnswersShown(self.buffer, self.control, alive=self._pulse.beat),
+                answers=AnswersGauge(self.buffer, self.control, alive=self._pulse.beat),
             )
             for training in self.lanes
         }

@@ -115,6 +115,9 @@ def backtest(
     from ops.readers.files import look  # noqa: PLC0415 - as below
 
     look(log)  # what is no log is said before anything else is imported
+    from ops.show.needed import need_figures  # noqa: PLC0415 - as below
+
+    need_figures("understudy backtest")
     from ops.backtest.command import Options, run_backtest  # noqa: PLC0415 - other commands start without what it needs
     from ops.backtest.log import ColumnNames  # noqa: PLC0415 - as above
     from ops.show.progress import row_progress  # noqa: PLC0415 - as above

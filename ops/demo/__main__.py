@@ -24,13 +24,13 @@ from ops.demo.measures.measure import windows
 from ops.demo.measures.records import Records
 from ops.demo.measures.summary import Measured, Run, build
 from ops.demo.page.figures import draw_run
-from ops.demo.page.live_view import Show, live_view
+from ops.demo.page.live_view import DemoShow, live_view
 from ops.demo.page.report import write_report
-from ops.demo.plan import RATE, TARGET, WINDOWS, Plan, prepare_traffic, rate_of
+from ops.demo.plan import RATE, TARGET, WINDOWS, DemoPlan, prepare_traffic, rate_of
 from ops.demo.processes import DemoError, Descendants, explain_end, running
 from ops.demo.site import configure, make_site
-from ops.demo.stage import Stage
-from ops.demo.tasks.play import Traffic
+from ops.demo.stage import DemoRun
+from ops.demo.tasks.play import DemoTraffic
 from ops.demo.tasks.tasks import TASKS
 from ops.demo.traffic.client import Client
 from ops.demo.traffic.recorded_teacher import RUN_NAME
@@ -55,7 +55,7 @@ BACKTESTED: Final = frozenset({"classify"})
 class Demo:
     """One demo, start to end."""
 
-    plan: Plan
+    plan: DemoPlan
     console: Console
     started_s: float = field(default_factory=time.monotonic)
     descendants: Descendants = field(default_factory=Descendants)
@@ -87,7 +87,7 @@ class Demo:
         (self.plan.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         return summary
 
-    async def _play(self, traffic: Sequence[Traffic]) -> tuple[list[Stage], dict[str, Any], bool]:
+    async def _play(self, traffic: Sequence[DemoTraffic]) -> tuple[list[DemoRun], dict[str, Any], bool]:
         """Start the processes, play, and stop them whatever happens."""
         logs = self.plan.out / "logs"
         logs.mkdir(exist_ok=True)
@@ -131,18 +131,18 @@ class Demo:
 
     def _stage(
         self,
-        one: Traffic,
-        traffic: Sequence[Traffic],
+        one: DemoTraffic,
+        traffic: Sequence[DemoTraffic],
         *,
         site: Site,
         config: Path,
         port: int,
-        show: Show,
+        show: DemoShow,
         check: Callable[[], None],
-    ) -> Stage:
+    ) -> DemoRun:
         """One lane's; the first has the planted challenger and the rollback."""
         records = Records(site=site, lane=one.lane, rules=one.rules)
-        return Stage(
+        return DemoRun(
             plan=self.plan,
             traffic=one,
             rate=rate_of(self.plan, one, traffic),
@@ -156,7 +156,7 @@ class Demo:
             started_s=self.started_s,
         )
 
-    async def _verify(self, stages: Sequence[Stage], config: Path, show: Show) -> bool:
+    async def _verify(self, stages: Sequence[DemoRun], config: Path, show: DemoShow) -> bool:
         """What `understudy verify` says of everything."""
         for stage in stages:
             stage.phase = "verifying"
@@ -168,7 +168,7 @@ class Demo:
             show(stage.board())
         return ran.code == 0 and ran.answer.get("ok") is True
 
-    async def _backtest(self, traffic: Traffic) -> list[dict[str, Any]]:
+    async def _backtest(self, traffic: DemoTraffic) -> list[dict[str, Any]]:
         """What `understudy backtest` says of the same traffic at three budgets.
 
         Raises:
@@ -202,7 +202,7 @@ class Demo:
         return points
 
     async def _start_teacher(
-        self, stack: ExitStack, traffic: Traffic, logs: Path
+        self, stack: ExitStack, traffic: DemoTraffic, logs: Path
     ) -> tuple[subprocess.Popen[bytes], str, Path]:
         """A lane's recorded teacher: its process, its address, and its log."""
         state, name = self.plan.state.resolve(), f"the recorded teacher of {traffic.lane}"
@@ -234,7 +234,7 @@ class Demo:
 
         return await _wait_for(port, "gateway, ingest and trainer")
 
-    def _say_traffic(self, traffic: Traffic) -> None:
+    def _say_traffic(self, traffic: DemoTraffic) -> None:
         self._say(f"traffic of {traffic.lane}: {len(traffic.requests):,} requests, {traffic.path}")
         for bad in traffic.skipped[:_NAMED_BAD]:
             self._say(f"  line {bad.line} skipped: {bad.why}")
@@ -251,7 +251,7 @@ class Demo:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def measured(stage: Stage, bought: Sequence[Mapping[str, Any]]) -> Measured:
+def measured(stage: DemoRun, bought: Sequence[Mapping[str, Any]]) -> Measured:
     """What there is to say of a lane when everything has stopped."""
     judged, records = stage.judged(), stage.records
     return Measured(
@@ -309,7 +309,7 @@ async def _run_until_signal(demo: Demo) -> dict[str, Any] | None:
         return None
 
 
-def parse(arguments: Sequence[str] | None = None) -> Plan:
+def parse(arguments: Sequence[str] | None = None) -> DemoPlan:
     """The plan that the arguments describe."""
     parser = argparse.ArgumentParser(prog="python -m ops.demo", description="The whole loop on one machine, measured.")
     parser.add_argument(
@@ -331,7 +331,7 @@ def parse(arguments: Sequence[str] | None = None) -> Plan:
         parser.error("--target: a share between 0 and 1, such as .9")
     if found.rate <= 0 or (found.requests is not None and found.requests < WINDOWS):
         parser.error(f"--rate must be above 0 and --requests {WINDOWS} or more")
-    return Plan(**vars(found))
+    return DemoPlan(**vars(found))
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ops.demo.tasks.play import Source, Traffic
+from ops.demo.tasks.play import DemoTraffic, Source
 from ops.demo.tasks.tasks import TASKS
 from store.event import Task
 
@@ -19,7 +19,7 @@ OUTPUT_USD_PER_MTOK: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class DemoPlan:
     """The demo's arguments."""
 
     out: Path = Path("out/demo")
@@ -50,7 +50,7 @@ class Plan:
         return self.out / f"traffic-{task}.jsonl"
 
 
-def prepare_traffic(plan: Plan) -> list[Traffic]:
+def prepare_traffic(plan: DemoPlan) -> list[DemoTraffic]:
     """Generate or read each lane's traffic, and write what is sent.
 
     Raises:
@@ -59,7 +59,7 @@ def prepare_traffic(plan: Plan) -> list[Traffic]:
     return list(_traffic(plan))
 
 
-def _traffic(plan: Plan) -> Iterator[Traffic]:
+def _traffic(plan: DemoPlan) -> Iterator[DemoTraffic]:
     for task in plan.tasks:
         source = Source(
             file=plan.traffic,
@@ -72,6 +72,6 @@ def _traffic(plan: Plan) -> Iterator[Traffic]:
         yield TASKS[task].traffic(source, plan.traffic_file(task))
 
 
-def rate_of(plan: Plan, traffic: Traffic, everything: Sequence[Traffic]) -> float:
+def rate_of(plan: DemoPlan, traffic: DemoTraffic, everything: Sequence[DemoTraffic]) -> float:
     """Requests a second of one lane, such that all lanes end at about the same time."""
     return plan.rate * len(traffic.requests) / sum(len(one.requests) for one in everything)

@@ -10,8 +10,8 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ops.demo.plan import INPUT_USD_PER_MTOK, OUTPUT_USD_PER_MTOK, Plan
-from ops.demo.tasks.play import Traffic
+from ops.demo.plan import INPUT_USD_PER_MTOK, OUTPUT_USD_PER_MTOK, DemoPlan
+from ops.demo.tasks.play import DemoTraffic
 from ops.demo.tasks.tasks import TASKS
 from ops.init import init
 from ops.sections import SHOWN
@@ -22,7 +22,7 @@ TEACHER_MODEL: Final = "recorded"
 _CALLS_PER_DAY: Final = 20_000
 
 
-def make_site(plan: Plan) -> Path:
+def make_site(plan: DemoPlan) -> Path:
     """A fresh installation; its settings file.
 
     The folder is removed first: a demo that found an older demo's student would measure nothing.
@@ -32,7 +32,7 @@ def make_site(plan: Plan) -> Path:
     return plan.state / SETTINGS_NAME
 
 
-def configure(file: Path, plan: Plan, lanes: Sequence[tuple[Traffic, str]]) -> dict[str, Any]:
+def configure(file: Path, plan: DemoPlan, lanes: Sequence[tuple[DemoTraffic, str]]) -> dict[str, Any]:
     """Set what the demo sets; every setting that now differs from its default, as {name: [production's, demo's]}.
 
     Args:
@@ -64,7 +64,7 @@ _SHARED: Final[Mapping[tuple[str, str], Any]] = {  # what five minutes ask for
 }
 
 
-def _lane(lane: str, mark: str, plan: Plan, traffic: Traffic, teacher_url: str) -> str:
+def _lane(lane: str, mark: str, plan: DemoPlan, traffic: DemoTraffic, teacher_url: str) -> str:
     """One lane's tables, its own mark left out."""
     wanted: dict[tuple[str, str], Any] = {
         ("lanes", "tenant"): traffic.lane.tenant,

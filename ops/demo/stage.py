@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from ops.demo.command import run_json
-from ops.demo.measures.measure import Judged, judge_all
+from ops.demo.measures.measure import Marked, judge_all
 from ops.demo.measures.records import Records
-from ops.demo.measures.summary import Ledger, Rollback, ledger
-from ops.demo.page.live_view import Board, Show
+from ops.demo.measures.summary import EventCount, Rollback, ledger
+from ops.demo.page.live_view import DemoBoard, DemoShow
 from ops.demo.page.picture import Picture, draw
-from ops.demo.plan import Plan
+from ops.demo.plan import DemoPlan
 from ops.demo.processes import DemoError, Descendants
-from ops.demo.tasks.play import Traffic
+from ops.demo.tasks.play import DemoTraffic
 from ops.demo.tasks.tasks import TASKS
 from ops.demo.traffic.client import Client, schedule_s
 from store.event import wall_clock_s
@@ -30,18 +30,18 @@ _PLANT_S: Final = 300.0  # a fresh process that imports torch and embeds every r
 
 
 @dataclass(kw_only=True)
-class Stage:
+class DemoRun:
     """Everything that the running demo knows of a lane."""
 
-    plan: Plan
-    traffic: Traffic
+    plan: DemoPlan
+    traffic: DemoTraffic
     rate: float  # requests a second
     acts: bool  # a challenger is planted in it, and its champion is rolled back
     config: Path
     records: Records
     client: Client
     descendants: Descendants
-    show: Show
+    show: DemoShow
     check: Callable[[], None]  # raises where one of the demo's processes has ended
     started_s: float = field(default_factory=time.monotonic)
     phase: str = "starting"
@@ -72,10 +72,10 @@ class Stage:
         """Read the processes' records once more."""
         await self._look()
 
-    def board(self) -> Board:
+    def board(self) -> DemoBoard:
         """What the live view shows now."""
         lane = self.records.lane_status
-        return Board(
+        return DemoBoard(
             lane=str(self.traffic.lane),
             phase=self.phase,
             elapsed_s=time.monotonic() - self.started_s,
@@ -84,7 +84,7 @@ class Stage:
             failure=next((one.error for one in self.client.outcomes if one.error is not None), None),
         )
 
-    def judged(self) -> list[Judged | None]:
+    def judged(self) -> list[Marked | None]:
         """Every answered request against the record, in the order of sending."""
         outcomes = sorted(self.client.outcomes, key=lambda one: one.index)
         return judge_all(outcomes, self.records.log, self.records.trained)
@@ -103,7 +103,7 @@ class Stage:
             late=TASKS[self.traffic.task].late if self.traffic.generated else None,
         )
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> EventCount:
         """Where the events went."""
         lane = self.records.lane_status
         buffer = lane.buffer if lane is not None else None

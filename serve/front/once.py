@@ -39,7 +39,7 @@ _NAME_BYTES: Final = 16
 T = TypeVar("T")
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What a request came to."""
 
     first_id: str  # event id of its first text, which names the response
@@ -168,13 +168,13 @@ class Once:
         if not any(answers):
             await self._ask(lambda shared: shared.release(name, owner))
             return given
-        outcome = Outcome(first_id=given.first_id, at_s=given.at_s, found=answers)
+        outcome = KeptAnswer(first_id=given.first_id, at_s=given.at_s, found=answers)
         self._remember(name, request, outcome)
         value, complete = _write(outcome), None not in answers
         kept = await self._ask(lambda shared: shared.keep(name, request, owner, value, complete=complete))
         return replace(given, shared=bool(kept))
 
-    def _remember(self, name: str, request: str, outcome: Outcome) -> None:
+    def _remember(self, name: str, request: str, outcome: KeptAnswer) -> None:
         until_s, complete = self._monotonic() + KEEP_S, None not in outcome.found
         self._memory.put(name, Remembered(request=request, answers=_write(outcome), complete=complete, until_s=until_s))
 
@@ -196,23 +196,23 @@ class Once:
         return hmac.digest(self._key, b"idempotency/" + purpose.encode() + b"\0" + value, "sha256")
 
 
-def _again(outcome: Outcome) -> Given:
+def _again(outcome: KeptAnswer) -> Given:
     return Given(
         first_id=outcome.first_id, at_s=outcome.at_s, found=[one for one in outcome.found if one], replayed=True
     )
 
 
-def _write(outcome: Outcome) -> bytes:
+def _write(outcome: KeptAnswer) -> bytes:
     body = msgspec.json.encode(outcome)
     return zlib.crc32(body).to_bytes(_CRC_BYTES, "big") + body
 
 
-def _read(value: bytes) -> Outcome | None:
+def _read(value: bytes) -> KeptAnswer | None:
     """What was kept; None where it is nothing, damaged, or of another release."""
     if len(value) < _CRC_BYTES or zlib.crc32(value[_CRC_BYTES:]).to_bytes(_CRC_BYTES, "big") != value[:_CRC_BYTES]:
         return None
     try:
-        return msgspec.json.decode(value[_CRC_BYTES:], type=Outcome)
+        return msgspec.json.decode(value[_CRC_BYTES:], type=KeptAnswer)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 

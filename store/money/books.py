@@ -15,7 +15,7 @@ import redis
 from store.errors import StoreUnavailableError
 from store.event import Lane
 from store.money.deeds import Deeds
-from store.money.tally import Batch
+from store.money.tally import DeedBatch
 
 _DAY_S: Final = 86_400
 _KEEP_DAYS_S: Final = 62 * _DAY_S  # the longest month, and one more
@@ -52,7 +52,7 @@ class Books:
         self._redis = client
         self._script = client.register_script(_SCRIPT)
 
-    def write(self, lane: Lane, batch: Batch) -> None:
+    def write(self, lane: Lane, batch: DeedBatch) -> None:
         """Add a batch; again: nothing."""
         counts = [(name, value) for name, value in msgspec.to_builtins(batch.deeds).items() if value]
         keys = [_key(lane, "ever"), _key(lane, "day:"), _key(lane, f"of:{batch.writer}")]

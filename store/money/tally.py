@@ -20,7 +20,7 @@ _log: Final = logger(__name__)
 _MOST_BYTES: Final = 1 << 16
 
 
-class Batch(msgspec.Struct, frozen=True, kw_only=True):
+class DeedBatch(msgspec.Struct, frozen=True, kw_only=True):
     """Deeds under a number that their writer uses once."""
 
     writer: Annotated[str, msgspec.Meta(pattern="^[0-9A-Za-z-]{1,64}$")]
@@ -31,11 +31,11 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     """The file."""
 
-    sent: Batch  # may have arrived
+    sent: DeedBatch  # may have arrived
     waiting: Deeds  # has not
 
 
-Write = Callable[[Lane, Batch], None]
+Write = Callable[[Lane, DeedBatch], None]
 """Writes a batch into the books once, however often it is called; StoreUnavailableError while they are away."""
 
 
@@ -66,11 +66,11 @@ class Tally:
         """Whether anything is to be written."""
         return self._sent is not None or not self._waiting.empty
 
-    def next_batch(self) -> Batch | None:
+    def next_batch(self) -> DeedBatch | None:
         """What is to be written now: the last batch again until it is `written`; None where there is nothing."""
         if self._sent is None and not self._waiting.empty:
             self._number += 1
-            self._sent = Batch(writer=self._writer, number=self._number, deeds=self._waiting)
+            self._sent = DeedBatch(writer=self._writer, number=self._number, deeds=self._waiting)
             self._waiting = Deeds()
         return self._sent
 

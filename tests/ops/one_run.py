@@ -4,10 +4,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ops.demo.measures.measure import Judged, Logged, Outcome, judge_all, windows
-from ops.demo.measures.summary import Ledger, Measured, Rollback, Run, build
+from ops.demo.measures.measure import Exchange, Logged, Marked, judge_all, windows
+from ops.demo.measures.summary import EventCount, Measured, Rollback, Run, build
 from ops.demo.page.picture import Picture, draw
-from ops.demo.tasks.play import Request, Traffic
+from ops.demo.tasks.play import DemoTraffic, Request
 from store.event import Lane, TextInput
 from store.money.reckon import Money
 from store.tasks.tasks import LaneTerms
@@ -27,9 +27,9 @@ def version_at(index: int) -> str | None:
     return VERSIONS[1] if index >= 0.9 * TOTAL else VERSIONS[min(2, (index - TOTAL // 4) * 4 // TOTAL)]
 
 
-def played(seed: int = 1) -> tuple[list[Outcome], dict[str, Logged]]:
+def played(seed: int = 1) -> tuple[list[Exchange], dict[str, Logged]]:
     """The client's answers and the log."""
-    rng, outcomes, log = Random(seed), list[Outcome](), dict[str, Logged]()
+    rng, outcomes, log = Random(seed), list[Exchange](), dict[str, Logged]()
     for index in range(TOTAL):
         version = version_at(index)
         skill = 0.7 + 0.25 * index / TOTAL
@@ -40,7 +40,7 @@ def played(seed: int = 1) -> tuple[list[Outcome], dict[str, Logged]]:
         if event_id is not None:
             log[event_id] = Logged(agreed=None if version is None else right, audit=audited)
         outcomes.append(
-            Outcome(
+            Exchange(
                 index=index,
                 at_s=_START_S + index / 14,
                 item_id=f"item-{index}",
@@ -91,7 +91,7 @@ def swaps() -> list[dict[str, Any]]:
     ]
 
 
-def judged() -> list[Judged | None]:
+def judged() -> list[Marked | None]:
     """Every request against the record."""
     outcomes, log = played()
     return judge_all(outcomes, log, {})
@@ -113,7 +113,7 @@ def picture() -> Picture:
     )
 
 
-def money(outcomes: list[Outcome]) -> Money:
+def money(outcomes: list[Exchange]) -> Money:
     """What the lane's books come to."""
     student = sum(one.served_by == "student" for one in outcomes)
     teacher = len(outcomes) - student
@@ -133,9 +133,9 @@ def money(outcomes: list[Outcome]) -> Money:
     )
 
 
-def traffic(use_case: str = "support", *, generated: bool = True) -> Traffic:
+def traffic(use_case: str = "support", *, generated: bool = True) -> DemoTraffic:
     """What was sent."""
-    return Traffic(
+    return DemoTraffic(
         lane=Lane("demo", use_case),
         task="classify",
         terms=LaneTerms(labels=("refund", "cancel")),
@@ -158,7 +158,7 @@ def measured(**changes: Any) -> Measured:
         "judged": judged(),
         "windows": windows(judged(), 12),
         "first_agreement": None,
-        "ledger": Ledger(accepted=len(log), ingested=len(log), dead=0, repeats=0, lost=0, twice=0),
+        "ledger": EventCount(accepted=len(log), ingested=len(log), dead=0, repeats=0, lost=0, twice=0),
         "money": money(outcomes),
         "promise": {"target": 0.8, "state": "held", "n": 40, "low": 0.86},
         "cycles": cycles(),

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.demo.measures.measure import (
-    Judged,
+    Exchange,
     Logged,
-    Outcome,
+    Marked,
     estimate,
     judge,
     judge_all,
@@ -20,7 +20,7 @@ from ops.demo.measures.measure import (
 from tests.ops.one_run import TOTAL, judged, played
 
 
-def outcome(**changes: object) -> Outcome:
+def outcome(**changes: object) -> Exchange:
     found: dict[str, object] = {
         "index": 0,
         "at_s": 1.0,
@@ -30,10 +30,10 @@ def outcome(**changes: object) -> Outcome:
         "version": "v1",
         "event_id": None,
     }
-    return Outcome(**(found | changes))  # type: ignore[arg-type]
+    return Exchange(**(found | changes))  # type: ignore[arg-type]
 
 
-def judged_as(one: Outcome, logged: Logged | None = None, trained: tuple[str, ...] = ()) -> Judged:
+def judged_as(one: Exchange, logged: Logged | None = None, trained: tuple[str, ...] = ()) -> Marked:
     found = judge(one, logged, trained)
     assert found is not None
     return found

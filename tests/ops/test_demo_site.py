@@ -7,27 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from ops.demo.plan import Plan, rate_of
+from ops.demo.plan import DemoPlan, rate_of
 from ops.demo.plan import prepare_traffic as prepare_all
 from ops.demo.site import configure, differences, make_site, set_key
-from ops.demo.tasks.play import Traffic
+from ops.demo.tasks.play import DemoTraffic
 from ops.settings import Settings, example_toml
 from store.errors import SettingsError
 from store.event import RankInput, TextInput
 
 
-def plan(tmp_path: Path, **changes: object) -> Plan:
+def plan(tmp_path: Path, **changes: object) -> DemoPlan:
     tmp_path.mkdir(exist_ok=True)
-    return Plan(**({"out": tmp_path} | changes))  # type: ignore[arg-type]
+    return DemoPlan(**({"out": tmp_path} | changes))  # type: ignore[arg-type]
 
 
-def prepare_traffic(plan: Plan) -> Traffic:
+def prepare_traffic(plan: DemoPlan) -> DemoTraffic:
     """The support desk's alone."""
     (found,) = prepare_all(replace(plan, task="classify"))
     return found
 
 
-def asked(traffic: Traffic) -> list[tuple[str, str]]:
+def asked(traffic: DemoTraffic) -> list[tuple[str, str]]:
     found = []
     for request in traffic.requests:
         assert isinstance(request.value, TextInput)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.demo.measures.measure import windows
-from ops.demo.measures.summary import Ledger, build, ledger
+from ops.demo.measures.summary import EventCount, build, ledger
 from tests.ops.one_run import (
     PLANTED,
     ROLLBACK,
@@ -62,7 +62,7 @@ def test_the_planted_challenger_is_marked_and_nobody_else_is() -> None:
 
 def events(**changes: int) -> dict[str, Any]:
     found = {"accepted": 9, "ingested": 9, "dead": 0, "repeats": 0, "lost": 0, "twice": 0}
-    return {"ledger": Ledger(**(found | changes))}
+    return {"ledger": EventCount(**(found | changes))}
 
 
 def failed_request() -> dict[str, Any]:
@@ -88,11 +88,11 @@ def never_better() -> dict[str, Any]:
         (failed_request(), ["1 requests failed", "HTTP 503: no"]),
         ({"outcomes": played()[0][:-1]}, [f"{TOTAL - 1} requests were sent"]),
         (
-            {"ledger": Ledger(accepted=9, ingested=8, dead=0, repeats=0, lost=1, twice=0)},
+            {"ledger": EventCount(accepted=9, ingested=8, dead=0, repeats=0, lost=1, twice=0)},
             ["1 accepted events were lost"],
         ),
         (
-            {"ledger": Ledger(accepted=9, ingested=9, dead=2, repeats=0, lost=0, twice=0)},
+            {"ledger": EventCount(accepted=9, ingested=9, dead=2, repeats=0, lost=0, twice=0)},
             ["2 events became dead letters"],
         ),
         ({"verified": False}, ["understudy verify"]),

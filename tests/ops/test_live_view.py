@@ -8,24 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ops.demo.page.live_view import Board, live_view, render, sparkline
+from ops.demo.page.live_view import DemoBoard, live_view, render, sparkline
 from ops.demo.page.picture import Picture, headline
 from tests.ops.one_run import picture
 
 
-def board(shown: Picture, **changes: str | None) -> Board:
+def board(shown: Picture, **changes: str | None) -> DemoBoard:
     found: dict[str, str | None] = {"phase": "sending", "promise_state": "held", "failure": None}
-    return Board(lane="demo/support", elapsed_s=12.0, picture=shown, **(found | changes))  # type: ignore[arg-type]
+    return DemoBoard(lane="demo/support", elapsed_s=12.0, picture=shown, **(found | changes))  # type: ignore[arg-type]
 
 
-def screen(shown: Board, width: int = 140) -> str:
+def screen(shown: DemoBoard, width: int = 140) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
     with console.capture() as captured:
         console.print(render([shown], width))
     return captured.get()
 
 
-def plain(*boards: Board) -> list[str]:
+def plain(*boards: DemoBoard) -> list[str]:
     file = io.StringIO()
     with live_view(Console(file=file, width=200, force_terminal=False)) as show:
         for one in boards:

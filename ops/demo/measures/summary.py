@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ops.demo.measures.measure import Estimate, Judged, Outcome, Window, estimate, plain, requests_of
-from ops.demo.tasks.play import Traffic
+from ops.demo.measures.measure import Estimate, Exchange, Marked, Window, estimate, plain, requests_of
+from ops.demo.tasks.play import DemoTraffic
 from store.money.reckon import Money
 
 ROLLBACK_S: Final = 5.0
@@ -25,7 +25,7 @@ class Rollback:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
+class EventCount:
     """Where the events went, from the client's answers, the log and the buffer."""
 
     accepted: int  # named in answers: the gateway promised that they are kept
@@ -40,13 +40,13 @@ class Ledger:
 class Measured:
     """One lane when everything has stopped."""
 
-    traffic: Traffic
+    traffic: DemoTraffic
     acts: bool  # a challenger was to be planted in it, and its champion rolled back
-    outcomes: Sequence[Outcome]
-    judged: Sequence[Judged | None]
+    outcomes: Sequence[Exchange]
+    judged: Sequence[Marked | None]
     windows: Sequence[Window]
     first_agreement: float | None  # of the first version ever made, served or not, on its judged rows
-    ledger: Ledger
+    ledger: EventCount
     promise: Mapping[str, Any]
     money: Money | None  # of the whole run, by the lane's books
     cycles: Sequence[Mapping[str, Any]]
@@ -70,7 +70,7 @@ class Run:
 
 def ledger(
     accepted: set[str], copies: Mapping[str, int], *, counted: int, ineligible: int, repeats: int, dead: int
-) -> Ledger:
+) -> EventCount:
     """Compare what was promised with the log, and the log with what ingest counted.
 
     Args:
@@ -83,7 +83,7 @@ def ledger(
     """
     distinct = len(copies)
     known = counted + ineligible
-    return Ledger(
+    return EventCount(
         accepted=len(accepted),
         ingested=known,
         dead=dead,
@@ -126,7 +126,7 @@ def _lane(measured: Measured) -> dict[str, Any]:
             "skipped": len(traffic.skipped),
         },
         "requests": requests_of(measured.outcomes),
-        "events": {name: getattr(measured.ledger, name) for name in Ledger.__slots__},
+        "events": {name: getattr(measured.ledger, name) for name in EventCount.__slots__},
         "windows": list(measured.windows),
         "answered_agreement": _answered(measured),
         "money": measured.money,

@@ -17,7 +17,7 @@ from rich.text import Text
 from ops.demo.measures.measure import Estimate, Window
 from ops.demo.page.picture import Mark, Picture
 
-Show = Callable[["Board"], None]
+DemoShow = Callable[["DemoBoard"], None]
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _COLOURS: Final = {
@@ -37,7 +37,7 @@ _PLAIN_EVERY: Final = 250  # requests between two plain lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
+class DemoBoard:
     """What is shown at one moment."""
 
     lane: str
@@ -49,27 +49,27 @@ class Board:
 
 
 @contextmanager
-def live_view(console: Console) -> Iterator[Show]:
+def live_view(console: Console) -> Iterator[DemoShow]:
     """A function that shows a lane's board beside the others'; the screen is given back with the context."""
     if not console.is_terminal:
         yield _Plain(console).show
         return
-    boards: dict[str, Board] = {}
+    boards: dict[str, DemoBoard] = {}
     with Live(console=console, refresh_per_second=4, transient=False) as live:
 
-        def show(board: Board) -> None:
+        def show(board: DemoBoard) -> None:
             boards[board.lane] = board
             live.update(render(list(boards.values()), console.width))
 
         yield show
 
 
-def render(boards: Sequence[Board], width: int) -> RenderableType:
+def render(boards: Sequence[DemoBoard], width: int) -> RenderableType:
     """The whole screen, so many cells wide: one lane below the other."""
     return Group(*(_lane(board, width, named=len(boards) > 1) for board in boards))
 
 
-def _lane(board: Board, width: int, *, named: bool) -> RenderableType:
+def _lane(board: DemoBoard, width: int, *, named: bool) -> RenderableType:
     picture = board.picture
     progress = Table.grid(expand=True, padding=(0, 1))
     progress.add_column(no_wrap=True)
@@ -117,7 +117,7 @@ def _curves(picture: Picture, length: int) -> Table:
     return table
 
 
-def _promise(board: Board) -> Panel:
+def _promise(board: DemoBoard) -> Panel:
     picture = board.picture
     table = Table.grid(padding=(0, 2))
     table.add_row("promised", f"{picture.target:.0%} of the student's own answers")
@@ -127,7 +127,7 @@ def _promise(board: Board) -> Panel:
     return Panel(table, title="the promise", title_align="left")
 
 
-def _counts(board: Board) -> Panel:
+def _counts(board: DemoBoard) -> Panel:
     requests = board.picture.requests
     table = Table.grid(padding=(0, 2))
     table.add_row("student", f"{requests['student']:,}")
@@ -165,7 +165,7 @@ class _Plain:
         self._console = console
         self._told: dict[str, _Told] = {}
 
-    def show(self, board: Board) -> None:
+    def show(self, board: DemoBoard) -> None:
         """Print what is new."""
         told = self._told.setdefault(board.lane, _Told())
         for line in told.news(board):
@@ -183,7 +183,7 @@ class _Told:
         self._next = _PLAIN_EVERY
         self._failed = False
 
-    def news(self, board: Board) -> Iterator[str]:
+    def news(self, board: DemoBoard) -> Iterator[str]:
         """What is new, a line each."""
         if board.phase != self._phase:
             self._phase = board.phase

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ops.demo.measures.measure import Estimate, Judged, Outcome, Window, estimate, requests_of, rolling
+from ops.demo.measures.measure import Estimate, Exchange, Marked, Window, estimate, requests_of, rolling
 from ops.demo.measures.summary import Rollback
 
 WIDTH = 250  # requests that a point of a curve looks back over
@@ -43,8 +43,8 @@ def draw(
     *,
     total: int,
     target: float,
-    outcomes: Sequence[Outcome],
-    judged: Sequence[Judged | None],
+    outcomes: Sequence[Exchange],
+    judged: Sequence[Marked | None],
     cycles: Sequence[Mapping[str, Any]],
     swaps: Sequence[Mapping[str, Any]],
     planted: str | None,

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from store.tasks.rules import TaskRules
-from store.tasks.tasks import TASKS, LaneTerms
-
 from ops.readers.files import BadRow
 from store.event import Lane, Task, TaskInput
+from store.tasks.rules import TaskRules
+from store.tasks.tasks import TASKS, LaneTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +33,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traffic:
+class DemoTraffic:
     """One lane's requests in the order of sending."""
 
     lane: Lane
@@ -64,20 +63,20 @@ class Play(Protocol):
     def late(self) -> str:
         """What the generated traffic brings half way, for a person."""
 
-    def traffic(self, source: Source, file: Path) -> Traffic:
+    def traffic(self, source: Source, file: Path) -> DemoTraffic:
         """Generate or read the requests and write what is sent to `file`.
 
         Raises:
             SettingsError: the file cannot be used; the message says why.
         """
 
-    def settings(self, traffic: Traffic) -> Mapping[tuple[str, str], Any]:
+    def settings(self, traffic: DemoTraffic) -> Mapping[tuple[str, str], Any]:
         """What the task sets in its lane, beside what all lanes of the demo set: (table, key) -> value."""
 
     def ask(self, use_case: str, value: TaskInput) -> tuple[str, dict[str, Any]]:
         """The path and the body of a request."""
 
-    def agreed(self, traffic: Traffic, request: Request, body: dict[str, Any]) -> bool:
+    def agreed(self, traffic: DemoTraffic, request: Request, body: dict[str, Any]) -> bool:
         """Whether an answer's body is the recorded answer, by the lane's definition.
 
         Raises:

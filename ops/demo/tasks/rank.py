@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from ops.demo.tasks.play import Request, Source, Traffic, sha256_of
+from ops.demo.tasks.play import DemoTraffic, Request, Source, sha256_of
 from ops.demo.traffic.shop import ShopSettings, generate, to_jsonl
 from ops.readers.files import BadRow
 from store.errors import SettingsError
@@ -27,7 +27,7 @@ class Shop:
     lane: Final = Lane("demo", "shop")
     late: Final = "a new season's things come in"
 
-    def traffic(self, source: Source, file: Path) -> Traffic:
+    def traffic(self, source: Source, file: Path) -> DemoTraffic:
         """The shop's lists, or a file's."""
         if source.file is None:
             offers = generate(ShopSettings(seed=source.seed, rows=source.rows or ROWS))
@@ -36,7 +36,7 @@ class Shop:
         if source.file is not None:
             with file.open("wb") as out:
                 out.writelines(msgspec.json.encode(_line(request)) + b"\n" for request in requests)
-        return Traffic(
+        return DemoTraffic(
             lane=self.lane,
             task="rank",
             terms=LaneTerms(tolerance=_TOLERANCE if source.file is None else _FILE_TOLERANCE),
@@ -48,7 +48,7 @@ class Shop:
             generated=source.file is None,
         )
 
-    def settings(self, traffic: Traffic) -> Mapping[tuple[str, str], Any]:
+    def settings(self, traffic: DemoTraffic) -> Mapping[tuple[str, str], Any]:
         """What is called the same ranking; a reranker teaches, and has no prompt."""
         return {
             ("lanes.rank", "k"): traffic.terms.tolerance.k,
@@ -62,7 +62,7 @@ class Shop:
         listed = _list(value)
         return "/v1/rerank", {"model": use_case, "query": listed.query, "documents": listed.documents}
 
-    def agreed(self, traffic: Traffic, request: Request, body: dict[str, Any]) -> bool:
+    def agreed(self, traffic: DemoTraffic, request: Request, body: dict[str, Any]) -> bool:
         """The same ranking, by the lane's tolerance."""
         order = [one["index"] for one in body.get("results") or []]
         if len(order) != len(request.recorded):

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import httpx
 
-from ops.demo.measures.measure import Outcome
-from ops.demo.tasks.play import Play, Request, Traffic
+from ops.demo.measures.measure import Exchange
+from ops.demo.tasks.play import DemoTraffic, Play, Request
 from store.event import TaskInput, wall_clock_s
 
 CONCURRENCY: Final = 64  # requests in flight, at most
@@ -26,7 +26,7 @@ def schedule_s(requests: int, rate: float, seed: int) -> list[float]:
 class Client:
     """Sends one lane's requests and records what came back."""
 
-    def __init__(self, url: str, traffic: Traffic, play: Play, item_ids: Callable[[TaskInput], str]) -> None:
+    def __init__(self, url: str, traffic: DemoTraffic, play: Play, item_ids: Callable[[TaskInput], str]) -> None:
         """Prepare.
 
         Args:
@@ -35,7 +35,7 @@ class Client:
             play: how its task is asked.
             item_ids: a question's item id, as the product computes it.
         """
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[Exchange] = []
         self._url = url
         self._traffic = traffic
         self._play = play
@@ -75,7 +75,7 @@ class Client:
         finally:
             self._turns.release()
         self.outcomes.append(
-            Outcome(
+            Exchange(
                 index=index,
                 at_s=at_s,
                 item_id=self._item_ids(request.value),

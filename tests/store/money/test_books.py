@@ -13,7 +13,7 @@ from store.event import Lane
 from store.money.books import Book, Books
 from store.money.deeds import Deeds, nano
 from store.money.reckon import LaneMoney, Prices, reckon, total
-from store.money.tally import Batch, Tally
+from store.money.tally import DeedBatch, Tally
 
 LANE = Lane("acme", "support")
 DAY_S = 86_400
@@ -28,7 +28,7 @@ class Flaky:
         self.silent = 0
         self.away = False
 
-    def write(self, lane: Lane, batch: Batch) -> None:
+    def write(self, lane: Lane, batch: DeedBatch) -> None:
         if not self.away:
             self.books.write(lane, batch)
         if self.away or self.silent > 0:
