@@ -85,7 +85,7 @@ def test_what_the_student_should_not_answer_goes_to_the_teacher(world: World, te
 
 def test_the_event_is_redacted_and_the_teacher_reads_the_original(world: World) -> None:
     run(world, lambda client, _: ask(client, "card  4111 lost"))
-    assert only_event(world).input.text == "card <CARD:0> lost"
+    assert only_event(world).input.text == "card  <CARD:0> lost"
     assert world.endpoint.bodies[0]["messages"][0]["content"] == "One of:\nyes\nno\nmaybe\nText: card  4111 lost"
     assert world.endpoint.bodies[0]["max_tokens"] == 8
 

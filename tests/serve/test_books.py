@@ -87,7 +87,7 @@ def test_what_the_endpoint_does_not_price_counts_at_its_bound_and_is_said_to(
     bounds = list[float]()
 
     async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
-        bounds.append(gateway.lanes[0].teacher.cost_bound_usd("unsure"))
+        bounds.append(gateway.lanes[0].teacher.cost_bound_usd(text_input("unsure")))
         await ask(client, "unsure")
         world.endpoint.status = 500  # it may have been billed
         await ask(client, "unsure")
