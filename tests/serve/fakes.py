@@ -24,7 +24,9 @@ from serve.lifecycle import Gateway
 from serve.metrics import ServeMetrics
 from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
 from serve.student.loads import Versions
+from serve.teacher.ask.classify import AskForLabel
 from serve.teacher.budget import Grant, Kind
+from serve.teacher.client import Teacher
 from serve.teacher.memory_ledger import MemoryLedger
 from serve.teacher.spent import Witness
 from store.control import Heartbeat
@@ -115,6 +117,16 @@ class FakeStudent:
 
     def check_follows(self, serving: Any, *, removal_declared: bool) -> None:
         check_label_map(() if serving is None else serving.labels, self.labels, removal_declared=removal_declared)
+
+
+def teacher_of(settings: TeacherSettings, **rest: Any) -> Teacher:
+    """A teacher that names labels."""
+    return Teacher(settings, AskForLabel(settings, LABELS), **rest)
+
+
+def text_input(text: str) -> TaskInput:
+    """A question of `classify`."""
+    return TextInput(text=text)
 
 
 def text_of(value: TaskInput) -> str:

@@ -16,7 +16,7 @@ from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.tally import Batch
 from tests.serve.client import ask, run
-from tests.serve.fakes import LANE, World, eventually
+from tests.serve.fakes import LANE, World, eventually, text_input
 
 CALL_NANO = 24_000  # 20 tokens in at 1 $ and 2 out at 2 $ for a million
 

@@ -62,10 +62,10 @@ def test_a_batch_never_mixes_versions_and_each_text_gets_its_own_answer() -> Non
         async with batcher(max_batch=16) as made:
             texts = [("unsure" if index % 2 else "sure", index % 3) for index in range(60)]
             found = await asyncio.gather(*(made.ask(slots[which], text(said)) for said, which in texts))
-        for (text, which), outcome in zip(texts, found, strict=True):
+        for (said, which), outcome in zip(texts, found, strict=True):
             assert isinstance(outcome, Opinion)
             assert outcome.novelty == pytest.approx(which / 10)
-            assert outcome.confidence == pytest.approx(0.5 if text == "unsure" else 0.95)
+            assert outcome.confidence == pytest.approx(0.5 if said == "unsure" else 0.95)
 
     asyncio.run(main())
     assert [sum(student.batches) for student in students] == [20, 20, 20]
@@ -163,12 +163,12 @@ def test_a_text_that_the_student_fails_on_fails_alone() -> None:
     async def main() -> None:
         async with batcher() as made:
             texts = ["sure", "bad", "unsure", "sure", "bad too", "sure", "long", "sure"]
-            asked = [asyncio.create_task(made.ask(slot, text(said))) for text in texts]
+            asked = [asyncio.create_task(made.ask(slot, text(said))) for said in texts]
             await asyncio.sleep(0)
             assert student.gate is not None
             student.gate.set()
-            for text, outcome in zip(texts, await asyncio.gather(*asked, return_exceptions=True), strict=True):
-                wanted = StudentFailedError if text.startswith("bad") else TooLong if text == "long" else Opinion
+            for said, outcome in zip(texts, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+                wanted = StudentFailedError if said.startswith("bad") else TooLong if said == "long" else Opinion
                 assert isinstance(outcome, wanted)
 
     asyncio.run(main())

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis.strategies import binary, booleans, lists, one_of, sampled_from, text
 
 from serve.settings import TeacherSettings
-from serve.teacher.client import Answered, Breaker, Invalid, Reply, Teacher, Unavailable
+from serve.teacher.breaker import Breaker
+from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from store.answers.prompt import prompt_version
 from store.errors import SettingsError
-from tests.serve.fakes import LABELS, TEACHER, FakeEndpoint, eventually
+from tests.serve.fakes import TEACHER, FakeEndpoint, eventually, teacher_of, text_input
 
 
 def ask(endpoint: FakeEndpoint, text: str = "hello", settings: TeacherSettings = TEACHER) -> Reply:
@@ -324,9 +325,8 @@ def test_parameters_go_into_the_body_whether_the_client_knows_them_or_not() -> N
 
 
 def test_a_limit_that_is_set_beside_the_rest_bounds_the_cost() -> None:
-    teacher = Teacher(
+    teacher = teacher_of(
         replace(TEACHER, parameters={"extra_body": {"max_tokens": 1_000_000}}),
-        LABELS,
         monotonic=lambda: 0.0,
         client=FakeEndpoint().client(),
     )
@@ -410,7 +410,7 @@ def test_what_a_question_brought_on_itself_is_no_fault_of_the_settings(
     async def main() -> None:
         endpoint = FakeEndpoint()
         endpoint.status, endpoint.raw = status, json.dumps(body).encode()
-        teacher = Teacher(TEACHER, LABELS, monotonic=lambda: 0.0, client=endpoint.client())
+        teacher = teacher_of(TEACHER, monotonic=lambda: 0.0, client=endpoint.client())
         for _ in range(6):
             reply = await teacher.ask(text_input("a"))
             assert isinstance(reply, Unavailable)

@@ -16,7 +16,7 @@ from serve.settings import BudgetSettings, TeacherSettings
 from serve.teacher.budget import Budget
 from serve.teacher.client import Answered, Reply, Teacher, Unavailable
 from serve.teacher.wire import MAX_ANSWER_BYTES, BoundedTransport
-from tests.serve.fakes import LABELS, TEACHER, FakeLedger
+from tests.serve.fakes import TEACHER, FakeLedger, teacher_of, text_input
 from tests.serve.ledgers import Clock
 from tests.serve.tcp_endpoint import (
     GOOD,

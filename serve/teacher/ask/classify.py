@@ -8,6 +8,7 @@ from serve.settings import TeacherSettings
 from serve.teacher.ask.asking import Signal, Tab, Talk
 from serve.teacher.ask.chat import ChatModel, size_bytes
 from store.answers.prompt import prompt_version
+from store.errors import SettingsError
 from store.event import LabelAnswer, TaskInput, TextInput
 from store.labels import parse_label
 
@@ -18,7 +19,14 @@ class AskForLabel:
     answer_type: Final = LabelAnswer
 
     def __init__(self, settings: TeacherSettings, labels: Sequence[str]) -> None:
-        """Prepare the prompt for the lane's list of labels."""
+        """Prepare the prompt for the lane's list of labels.
+
+        Raises:
+            SettingsError: there are none.
+        """
+        if not labels:
+            message = "lanes.labels: there are none"
+            raise SettingsError(message)
         self._chat = ChatModel(settings)
         self._labels = tuple(labels)
         self._format = settings.answer_format
