@@ -7,7 +7,8 @@ import typer
 from rich.console import Console
 
 from ops.cli.options import EPILOG, Output
-from ops.cli.output import UNAVAILABLE, Format, emit_json, emit_table
+from ops.cli.output import Format, emit_json, emit_table
+from ops.exits import UNAVAILABLE
 from store.errors import SettingsError
 
 app = typer.Typer()

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ops.cli.options import EPILOG, Config, LaneName, Output, open_site, use_cases_of
-from ops.cli.output import FAILED_CHECK, UNAVAILABLE, Format, RefusedError, emit_fields, emit_json, emit_table
-from ops.cli.reports import ImportReport, ProducerShown, VerifyReport
+from ops.cli.output import Format, emit_fields, emit_json, emit_table
+from ops.exits import FAILED_CHECK, UNAVAILABLE, RefusedError
+from ops.reports import ImportReport, ProducerShown, VerifyReport
 
 app = typer.Typer()
 

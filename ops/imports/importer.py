@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ops.cli.reports import ImportReport
 from ops.imports.told import Told
 from ops.readers.columns import Columns, id_of, label_of, nothing_in, text_of, value_at
 from ops.readers.files import BadRow, rows_of
 from ops.readers.times import moment_of
+from ops.reports import ImportReport
 from store.answers.rules import NO_RULES, Rules
 from store.buffer.ledger import BEGINNING, Slot
 from store.errors import InvalidAnswerError, LogUnavailableError, TooLaboriousError
