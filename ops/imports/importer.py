@@ -36,6 +36,7 @@ from store.event import (
 )
 from store.labels import listed
 from store.secrets import item_id
+from store.tasks.classify import ClassifyRules
 from stream.log import Appender, topic_of
 
 _NAMESPACE: Final = uuid.UUID("b54a5b0e-6d1e-5c5f-8f43-6c9a4d0b7a02")
@@ -172,7 +173,7 @@ def publish_rows(
             why = "too old to be learned from" if event.time_s < oldest_s else f"{len(value)} bytes as an event"
             bad.append(BadRow(line=row.line, why=why))
             continue
-        key = item_id(lane.lane_key, "classify", event.input).encode()
+        key = item_id(lane.lane_key, ClassifyRules(), event.input).encode()
         in_flight.append((row.line, appender.append(topic_of(lane.lane.use_case), key=key, value=value)))
         published += 1
         if len(in_flight) >= _IN_FLIGHT:

@@ -31,7 +31,7 @@ from store.control import Control
 from store.cycles.signs import Signs
 from store.errors import StoreUnavailableError
 from store.event import Lane, wall_clock_s
-from store.redact import redact_input
+from store.tasks.classify import ClassifyRules
 from stream.ingest import IngestSettings
 from stream.log import Appender, Headers, topic_of
 
@@ -123,7 +123,7 @@ def _publish(
         lane=lane,
         labels=section.labels,
         lane_key=site.secret.lane_key(lane),
-        redact=lambda value: redact_input(value, redaction_key),
+        redact=lambda value: ClassifyRules().redact(value, redaction_key),
         model=section.teacher.model,
         prompt_version=Reading.of(section).version(),
     )
