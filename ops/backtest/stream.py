@@ -20,8 +20,8 @@ from store.buffer.ledger import Slot as LogSlot
 from store.buffer.memory import MemoryBuffer
 from store.event import ClassifyEscalation, Escalation, LabelAnswer, Lane, Usage
 from store.policy import Allowance, outright_calls
+from store.student.classify import Student
 from store.student.encoder import Encoder, FloatArray, TokenIds
-from store.student.student import Student
 from store.student.tuned import Tuned
 from store.tasks.classify import ClassifyRules
 

@@ -243,6 +243,7 @@ def _read(slot: Slot, values: Sequence[TaskInput]) -> list[Outcome]:
     """One forward pass over the questions that fit."""
     long = [slot.student.too_long(value) for value in values]
     short = [value for value, cut in zip(values, long, strict=True) if not cut]
+    slot.ready()
     found = list(slot.student.look(short)) if short else []
     if len(found) != len(short):
         message = f"a student had {len(found)} opinions of {len(short)} questions"

@@ -43,6 +43,7 @@ class Versions:
     available_bytes: Callable[[], int]  # memory free for a second version
     prepare: Callable[[], None] = lambda: None  # what takes seconds of the first load and needs no version: imports
     device: Callable[[], str] = lambda: "cpu"  # where the lane's students compute; asked once one is loaded
+    ready: Callable[[], None] = lambda: None  # before one computes: threads are the process', and lanes may differ
 
 
 class AbandonedError(Exception):
@@ -106,6 +107,7 @@ class Loads:
             raise SwapRefusedError(message)
         student = self._versions.load(version)
         device = self._versions.device()
+        self._versions.ready()
         started_s = time.perf_counter()
         for count in (_ALONE, self._settings.max_batch):
             _go_on(abandoned)
@@ -119,7 +121,14 @@ class Loads:
             raise SwapRefusedError(message)
         _go_on(abandoned)
         tokens = max(1, student.tokens(self._sample))
-        return Slot(version=version, student=student, device=device, token_s=question_s / tokens, tokens=tokens)
+        return Slot(
+            version=version,
+            student=student,
+            device=device,
+            ready=self._versions.ready,
+            token_s=question_s / tokens,
+            tokens=tokens,
+        )
 
 
 def _go_on(abandoned: threading.Event) -> None:

@@ -5,7 +5,7 @@ Everything here runs on the event loop's thread, which is why an assignment is a
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ class Slot:
     version: str
     student: Loaded
     device: str = "cpu"  # where it computes
+    ready: Callable[[], None] = lambda: None  # called before it computes
     token_s: float = 0.0  # what one token of a full batch took when it was warmed up; 0: not known
     tokens: float = 1.0  # that a question had there
     pins: int = 0
