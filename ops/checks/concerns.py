@@ -1,14 +1,14 @@
 """What a person should hear before a version is made the champion by hand: pure, in whole sentences."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from store.control import REMEMBERED_REQUESTS, REMEMBERED_S, Heartbeat
 from store.errors import SwapRefusedError
-from store.labels import check_label_map
 from store.policy import PolicyName
 from store.registry.manifest import Manifest
+from store.registry.records import StudentRecord
 
 _DAY_S: Final = 86_400.0
 
@@ -33,7 +33,7 @@ class LanePromise:
 
 
 def concerns(
-    version: str, manifest: Manifest, promise: LanePromise, *, serving: Sequence[str], removal_declared: bool
+    version: str, manifest: Manifest, promise: LanePromise, *, serving: StudentRecord | None, removal_declared: bool
 ) -> list[str]:
     """What would go wrong in service: a promotion waits for `--force`.
 
@@ -41,7 +41,7 @@ def concerns(
         version: its id.
         manifest: what it says of itself.
         promise: the lane's.
-        serving: the champion's label map; empty where there is none.
+        serving: the champion's record; None where there is none.
         removal_declared: labels may go: a person has moved the lane back, or is about to.
     """
     return [
@@ -93,9 +93,9 @@ def _weaker(version: str, manifest: Manifest, promise: LanePromise) -> str | Non
     )
 
 
-def _unserved(version: str, manifest: Manifest, serving: Sequence[str], *, removal_declared: bool) -> str | None:
+def _unserved(version: str, manifest: Manifest, serving: StudentRecord | None, *, removal_declared: bool) -> str | None:
     try:
-        check_label_map(serving, manifest.labels, removal_declared=removal_declared)
+        manifest.student.check_follows(serving, removal_declared=removal_declared)
     except SwapRefusedError as error:
         return f"no gateway that serves the champion will take {version} into service: {error}"
     return None

@@ -79,7 +79,7 @@ class Traffic:
 
 
 class DayHorizon:
-    """Satisfies `serve.pace.Horizon` for a budget of any 24 hours.
+    """Satisfies `serve.routing.budget.Horizon` for a budget of any 24 hours.
 
     Each replica plans for itself, with the calls that all of them have used. Measured traffic is the replica's own:
     with n replicas it is an n-th of the lane's, the plan wants n times too much, and nothing holds it back but how much

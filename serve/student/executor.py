@@ -1,9 +1,9 @@
-"""One thread runs every forward pass: texts that arrive together share one, and a batch never mixes versions.
+"""One thread runs every forward pass of a device: questions that arrive together share one; versions are never mixed.
 
-Three things can go wrong, and they are told apart. A student that *fails* on a text (raises, or gives no numbers) fails
-that text alone: the rest of its batch is computed again without it. One that *hangs* in a forward pass is down for
-everybody until it returns, and nobody waits for it a second time. One that is merely *busy* is no reason to pay anybody
-else: who waits in vain is refused.
+Three things can go wrong, and they are told apart. A student that *fails* on a question (raises, or gives no numbers)
+fails that question alone: the rest of its batch is computed again without it. One that *hangs* in a forward pass is
+down for everybody until it returns, and nobody waits for it a second time. One that is merely *busy* is no reason to
+pay anybody else: who waits in vain is refused.
 """
 
 import asyncio
@@ -13,61 +13,68 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from serve.student.line import Job, Line, Outcome, Ticket, TooLong
-from serve.student.slot import Slot, opinions
+from serve.student.pace import ReadingPace
+from serve.student.slot import Slot
+from store.event import TaskInput
 from store.log.lazy import logger
 
 _log: Final = logger(__name__)
-_PASS_SHARE: Final = 0.05  # of the time-out that one forward pass should take at most; slow students get small batches
 _HANGS: Final = 10.0  # times what a pass should have taken, and the time-out at least: then it hangs
-_PATIENCE: Final = 8.0  # times what a request's own texts take, and the time-out: so long may they wait
+_PATIENCE: Final = 8.0  # times what a request's own questions take, and the time-out: so long may they wait
 _TICK_S: Final = 0.25
 _LOG_EVERY_S: Final = 10.0
-_FORGET: Final = 0.8  # of what earlier passes took, with each new one
 
 
 class StudentFailedError(Exception):
-    """The student failed on this text, or hangs. Ask the teacher."""
+    """The student failed on this question, or hangs. Ask the teacher."""
 
 
 class StudentBusyError(Exception):
-    """The text waited in vain behind others. Refuse it: a busy student is no reason to pay the teacher."""
+    """The question waited in vain behind others. Refuse it: a busy student is no reason to pay the teacher."""
 
     def __init__(self, wait_s: float) -> None:
         """Say how long the line is, in seconds."""
-        super().__init__(f"the student is busy: {wait_s:.1f} s of texts wait")
+        super().__init__(f"the student is busy: {wait_s:.1f} s of questions wait")
         self.wait_s = wait_s
 
 
-class Batcher:
-    """Collects texts for a few milliseconds and hands each slot's share to its student at once."""
+class Executor:
+    """Collects questions for a few milliseconds and hands each slot's share to its student at once."""
 
     def __init__(
-        self, *, max_batch: int, wait_s: float, timeout_s: float, observe: Callable[[int, float], None]
+        self,
+        *,
+        max_batch: int,
+        max_tokens: int,
+        wait_s: float,
+        timeout_s: float,
+        observe: Callable[[int, int, float], None],
+        name: str = "",
     ) -> None:
         """Prepare the threads.
 
         Args:
-            max_batch: texts in one forward pass.
+            max_batch: questions in one forward pass.
+            max_tokens: of these together, unless one has more.
             wait_s: how long a batch that is not full waits for more.
-            timeout_s: after which a forward pass hangs, unless as many texts always take longer.
-            observe: told of each forward pass: texts and seconds.
+            timeout_s: after which a forward pass hangs, unless as much always takes longer.
+            observe: told of each forward pass: questions, tokens and seconds.
+            name: of the device, for its threads.
         """
-        self.turn = max(1, max_batch // 2)  # texts of one request in a batch while others wait
-        self._max_batch = max_batch
+        self.pace = ReadingPace(max_batch=max_batch, max_tokens=max_tokens, timeout_s=timeout_s)
         self._wait_s = wait_s
         self._timeout_s = timeout_s
         self._observe = observe
         self._wake = threading.Condition()  # guards all that follows
-        self._line = Line(self.turn)
+        self._line = Line()
         self._closing = False
         self._running: list[Job] = []
         self._passes = 0
         self._clock_s = 0.0  # seconds of the watch's own: a process that was frozen has not waited
         self._stuck_s = 0.0  # of these, what the forward pass that runs has taken
-        self._seconds, self._texts = 0.0, 0.0  # of the last forward passes, the older the less
         self._log_again_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="forward", daemon=True)
-        self._watch_thread = threading.Thread(target=self._watch, name="forward-watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"forward-{name}", daemon=True)
+        self._watch_thread = threading.Thread(target=self._watch, name=f"forward-watch-{name}", daemon=True)
         self._closed = threading.Event()
 
     def start(self) -> None:
@@ -91,27 +98,28 @@ class Batcher:
             self._watch_thread.join(self._timeout_s)
 
     @property
-    def waiting(self) -> int:
-        """Texts in the line."""
-        return len(self._line)
+    def turn(self) -> int:
+        """Tokens of one request that go before the next one has its turn."""
+        return self.pace.turn
 
     @property
-    def text_s(self) -> float:
-        """What one text has taken of late, in seconds; 0 before the first."""
-        return self._seconds / self._texts if self._texts else 0.0
+    def waiting(self) -> int:
+        """Questions in the line."""
+        return len(self._line)
 
     @property
     def hangs_s(self) -> float:
         """For how long the student has hung in a forward pass; 0 while it does not."""
         return self._stuck_s if self._stuck_s >= self._hang_s() else 0.0
 
-    def expect(self, text_s: float) -> None:
-        """What one text will take, until a forward pass has been measured."""
-        if not self._texts:
-            self._seconds, self._texts = text_s, 1.0
+    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> Outcome:
+        """The pinned student's opinion of one redacted question.
 
-    async def ask(self, slot: Slot, text: str, ticket: Ticket | None = None) -> Outcome:
-        """The pinned student's output for one redacted text; `ticket` is its request's.
+        Args:
+            slot: with the version.
+            value: the question.
+            ticket: its request's; what the student has read of it is taken off.
+            tokens: about how many it reads.
 
         Raises:
             StudentFailedError: the student failed on it, or hangs.
@@ -119,16 +127,20 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
-        place = ticket or Ticket(texts=1)
+        place = ticket or Ticket(tokens=tokens)
         with self._wake:  # while the student hangs, the next look of the watch tells
-            expires_s = self._clock_s + self._timeout_s + _PATIENCE * place.texts * self.text_s
-            self._line.put(Job(slot=slot, text=text, ticket=place, expires_s=expires_s, loop=loop, future=future))
-            if len(self._line) in {1, self._limit()}:
+            expires_s = self._clock_s + self._timeout_s + _PATIENCE * max(place.tokens, tokens) * self.pace.token_s
+            job = Job(
+                slot=slot, value=value, tokens=tokens, ticket=place, expires_s=expires_s, loop=loop, future=future
+            )
+            filled = self._line.fills(self.pace.load)
+            self._line.put(job)
+            if len(self._line) == 1 or (not filled and self._line.fills(self.pace.load)):
                 self._wake.notify()
         try:
             return await future
         finally:
-            place.texts -= 1
+            place.tokens -= tokens
 
     def _run(self) -> None:
         while self._turn():
@@ -147,18 +159,10 @@ class Batcher:
             while not self._line and not self._closing:
                 self._wake.wait()
             deadline_s = time.monotonic() + self._wait_s
-            while len(self._line) < self._limit() and not self._closing:
+            while not self._line.fills(self.pace.load) and not self._closing:
                 if not self._wake.wait(max(0.0, deadline_s - time.monotonic())):
                     break
-            return self._line.take(self._limit())
-
-    def _limit(self) -> int:
-        """Texts in one forward pass: as many as it may have and can read in good time."""
-        text_s = self.text_s
-        return self._max_batch if text_s == 0.0 else max(1, min(self._max_batch, int(self._pass_s() / text_s)))
-
-    def _pass_s(self) -> float:
-        return _PASS_SHARE * self._timeout_s
+            return self._line.take(self.pace.load)
 
     def _forward(self, jobs: Sequence[Job]) -> None:
         """Run one slot's share of a batch. Whatever a student raises reaches the requests, never the thread."""
@@ -167,17 +171,17 @@ class Batcher:
         started_s = time.monotonic()
         _deliver(jobs, self._outcomes(jobs, give_up_s=started_s + self._timeout_s))
         seconds = time.monotonic() - started_s
+        tokens = _tokens(jobs)
         with self._wake:
             self._running, self._stuck_s = [], 0.0
-            self._seconds = _FORGET * self._seconds + min(seconds, self._timeout_s)
-            self._texts = _FORGET * self._texts + len(jobs)
-        self._observe(len(jobs), seconds)
+            self.pace.took(min(seconds, self._timeout_s), questions=len(jobs), tokens=tokens)
+        self._observe(len(jobs), tokens, seconds)
 
     def _outcomes(self, jobs: Sequence[Job], *, give_up_s: float) -> list[Outcome | StudentFailedError]:
-        """What the student makes of each text; one that it fails on is found by halving, within a bounded time."""
+        """What the student makes of each question; one that it fails on is found by halving, within a bounded time."""
         slot = jobs[0].slot
         try:
-            return list(_read(slot, [job.text for job in jobs]))
+            return list(_read(slot, [job.value for job in jobs]))
         except Exception as error:  # noqa: BLE001 - whatever a student raises, the thread serves on
             if len(jobs) == 1 or time.monotonic() > give_up_s:
                 self._log_failure(slot, len(jobs))
@@ -189,11 +193,11 @@ class Batcher:
             *self._outcomes(jobs[half:], give_up_s=give_up_s),
         ]
 
-    def _log_failure(self, slot: Slot, texts: int) -> None:
-        """Within an `except`: where it failed, now and then; each failed text is counted by its answer."""
+    def _log_failure(self, slot: Slot, questions: int) -> None:
+        """Within an `except`: where it failed, now and then; each failed question is counted by its answer."""
         if time.monotonic() >= self._log_again_s:
             self._log_again_s = time.monotonic() + _LOG_EVERY_S
-            _log.exception("the student failed", version=slot.version, texts=texts)
+            _log.exception("the student failed", version=slot.version, questions=questions)
 
     def _watch(self) -> None:
         """Tell who waits when the student hangs, or when it has been too busy for them."""
@@ -215,28 +219,37 @@ class Batcher:
         if hung:
             self._say_that_it_hangs(hung)
         if late:
-            _deliver(late, [StudentBusyError(len(late) * self.text_s) for _ in late])
+            _deliver(late, [StudentBusyError(_tokens(late) * self.pace.token_s) for _ in late])
         return watched
 
     def _say_that_it_hangs(self, jobs: Sequence[Job]) -> None:
         waiting = [job for job in jobs if not job.future.done()]
         if waiting:
-            _log.error("the student hangs", version=waiting[0].slot.version, texts=len(waiting))
+            _log.error("the student hangs", version=waiting[0].slot.version, questions=len(waiting))
             _deliver(waiting, [self._hanging() for _ in waiting])
 
     def _hanging(self) -> StudentFailedError:
         return StudentFailedError(f"the student gave no answer within {self._timeout_s} s")
 
     def _hang_s(self) -> float:
-        return max(self._timeout_s, _HANGS * len(self._running) * self.text_s)
+        return max(self._timeout_s, _HANGS * _tokens(self._running) * self.pace.token_s)
 
 
-def _read(slot: Slot, texts: Sequence[str]) -> list[Outcome]:
-    """One forward pass over the texts that fit."""
-    long = [slot.student.too_long(text) for text in texts]
-    short = [text for text, cut in zip(texts, long, strict=True) if not cut]
-    found = iter(opinions(slot.student.predict(short), slot.student.labels, len(short)) if short else [])
-    return [TooLong() if cut else next(found) for cut in long]
+def _tokens(jobs: Sequence[Job]) -> int:
+    return sum(job.tokens for job in jobs)
+
+
+def _read(slot: Slot, values: Sequence[TaskInput]) -> list[Outcome]:
+    """One forward pass over the questions that fit."""
+    long = [slot.student.too_long(value) for value in values]
+    short = [value for value, cut in zip(values, long, strict=True) if not cut]
+    slot.ready()
+    found = list(slot.student.look(short)) if short else []
+    if len(found) != len(short):
+        message = f"a student had {len(found)} opinions of {len(short)} questions"
+        raise ValueError(message)
+    rest = iter(found)
+    return [TooLong() if cut else next(rest) for cut in long]
 
 
 def _failure(error: Exception, slot: Slot) -> StudentFailedError:
@@ -265,4 +278,4 @@ def _deliver(jobs: Sequence[Job], outcomes: Sequence[Outcome | StudentFailedErro
     try:
         jobs[0].loop.call_soon_threadsafe(settle)
     except RuntimeError:  # the loop is closed: nobody waits any more
-        _log.warning("a forward pass ended after the gateway had stopped", texts=len(jobs))
+        _log.warning("a forward pass ended after the gateway had stopped", questions=len(jobs))
