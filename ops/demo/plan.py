@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from ops.imports.importer import Row, read_rows
+from ops.readers.classify import TextRow, read_rows
 from ops.readers.columns import Columns, find_columns
 from ops.readers.files import BadRow
 from ops.traffic import TrafficSettings, generate, to_jsonl
@@ -101,7 +101,7 @@ def _read(plan: Plan, source: Path) -> tuple[list[tuple[str, str]], list[BadRow]
         flags = str(error).replace("--text", "TEXT_COLUMN=").replace("--label", "LABEL_COLUMN=")
         raise SettingsError(flags) from error
     found = list(_rows(source, columns))
-    good = [row for row in found if isinstance(row, Row)]
+    good = [row for row in found if isinstance(row, TextRow)]
     if not plan.file_order:
         random.Random(f"understudy-demo/{plan.seed}").shuffle(good)  # noqa: S311 - an order, no secret
     recorded: dict[str, str] = {}
@@ -109,10 +109,10 @@ def _read(plan: Plan, source: Path) -> tuple[list[tuple[str, str]], list[BadRow]
     return requests[: plan.requests], [row for row in found if isinstance(row, BadRow)]
 
 
-def _rows(source: Path, columns: Columns) -> Iterator[Row | BadRow]:
+def _rows(source: Path, columns: Columns) -> Iterator[TextRow | BadRow]:
     """Every row; whatever answers the teacher gave are the labels."""
     for row in read_rows(source, columns, None):
-        if isinstance(row, Row) and len(row.text) > MAX_TEXT_CHARS:
+        if isinstance(row, TextRow) and len(row.text) > MAX_TEXT_CHARS:
             yield BadRow(line=row.line, why=f"{len(row.text)} characters, the gateway takes {MAX_TEXT_CHARS}")
         else:
             yield row
