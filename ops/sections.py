@@ -10,6 +10,8 @@ from serve.teacher.parameters import check_call
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
 from store.event import Lane
+from store.tasks.rank import Tolerance
+from store.tasks.tasks import LaneTerms
 
 STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
 
@@ -359,6 +361,11 @@ class LaneSection(Section):
     def lane(self) -> Lane:
         """Who and what it is for."""
         return Lane(self.tenant, self.use_case)
+
+    def terms(self, earlier: tuple[str, ...] = ()) -> LaneTerms:
+        """By what its answers are read; `earlier` are the labels that rulings tell of."""
+        tolerance = Tolerance(k=self.rank.k, epsilon=self.rank.epsilon)
+        return LaneTerms(labels=self.labels, earlier=earlier, tolerance=tolerance)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

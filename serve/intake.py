@@ -13,6 +13,7 @@ from typing import Final
 from store.errors import TooLaboriousError
 from store.event import TextInput, canonical_text
 from store.secrets import item_id
+from store.tasks.classify import ClassifyRules
 
 _SHORT_CHARS: Final = 4_000  # of all texts of a request
 _TURN_CHARS: Final = 20_000  # of a long request, before another has its turn; one text at least
@@ -113,5 +114,5 @@ def _named(texts: Sequence[str], redact: Callable[[str], str], lane_key: bytes) 
             redacted = TextInput(text=redact(canonical_text(text)))
         except TooLaboriousError as error:
             return Laborious(place=len(named), why=str(error))
-        named.append(Named(redacted=redacted, item_id=item_id(lane_key, "classify", redacted)))
+        named.append(Named(redacted=redacted, item_id=item_id(lane_key, ClassifyRules(), redacted)))
     return named

@@ -243,7 +243,7 @@ class Play:
         started_s = time.process_time()
         label_items: Mapping[str, int] = {}
         try:
-            label_items = self._cycle_of(kind, row).draft.training["label_items"]
+            label_items = self._cycle_of(kind, row).draft.record.label_items
         except NotEnoughLabelsError:
             pass  # the same verdict as in the service: wait for more
         finally:

@@ -17,7 +17,7 @@ from store.buffer.topics import find_topics
 from store.control import CycleKind
 from store.event import StudentOpinion
 from store.redact import redact
-from store.student.student import Student
+from store.student.classify import Student
 from trainer.attempt import Attempt
 
 Words = NDArray[np.object_]

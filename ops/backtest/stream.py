@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from serve.student.line import Outcome, Ticket, TooLong
 from serve.student.slot import Opinion, Slot, opinions
 from serve.teacher.client import Answered, Invalid, Reply
-from store.buffer.ledger import Application, Counters, Entry
+from store.buffer.item import Entry
+from store.buffer.ledger import Application, Counters
 from store.buffer.ledger import Slot as LogSlot
 from store.buffer.memory import MemoryBuffer
 from store.event import ClassifyEscalation, Escalation, LabelAnswer, Lane, Usage
 from store.policy import Allowance, outright_calls
+from store.student.classify import Student
 from store.student.encoder import Encoder, FloatArray, TokenIds
-from store.student.student import Student
 from store.student.tuned import Tuned
+from store.tasks.classify import ClassifyRules
 
 MODEL: Final = "recorded"
 PROMPT: Final = "log"
@@ -181,7 +183,7 @@ class BufferSink:
                 fence=self._fence,
                 start=start,
                 next=str(self._next),
-                entries=(Entry(lane=self.lane, item_id=item_id, event=event),),
+                entries=(Entry.of(event, item_id, ClassifyRules()),),
             )
         )
         if applied.outcome != "ok":

@@ -9,13 +9,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from ops.checks.oracle import LaneRules, LaneTotals, Oracle, Question, as_kept, kept, rank
 from ops.cli.reports import Differing
 from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
 from store.buffer.repair.lists import ListsHeld
 from store.buffer.repair.positions import Skip
-from store.event import Lane
+from store.event import Lane, canonical_text
 from stream.log import History, topic_of
 
 _LOOKS: Final = 10
@@ -192,7 +194,7 @@ def _has_returned(lane: Lane, item: Item, totals: LaneTotals, edges: Mapping[str
     return (
         question is not None
         and item.stratum != question.stratum
-        and item.stratum in question.labels
+        and item.stratum in question.strata
         and item.count < question.asked
         and rank(lane, item.item_id) > edges.get(question.stratum, 1.0)
     )
@@ -223,6 +225,7 @@ def _fields_off(item: Item, low: Question | None, high: Question | None, *, movi
     if low is not None or high is not None:
         tokens = (low.subjects if low else {}) | (high.subjects if high else {})  # earlier releases kept clear subjects
         found["subjects"] = sorted({tokens.get(subject, subject) for subject in item.subjects})
+        found["input"] = _as_expected(found["input"], least or most or {}, high or low)
     if not moving:
         expected = least or most or {}
         return [name for name, value in found.items() if expected.get(name) != value]
@@ -231,11 +234,30 @@ def _fields_off(item: Item, low: Question | None, high: Question | None, *, movi
     return []
 
 
+def _as_expected(kept: Any, expected: Mapping[str, Any], question: Question | None) -> Any:
+    """The expected input, where the kept one is another spelling of it that a release has kept.
+
+    Earlier releases kept the canonical form, without its layout, and never changed an input that was there.
+    """
+    written = [msgspec.to_builtins(event.input) for event, _ in question.events] if question is not None else []
+    known = kept in written or kept in map(_canonical, written)
+    return expected.get("input") if known else kept
+
+
+def _canonical(value: Any) -> Any:
+    """Every text of an input in canonical form; lists stay in their order, which is that of their canonical texts."""
+    if isinstance(value, str):
+        return canonical_text(value)
+    if isinstance(value, dict):
+        return {name: _canonical(one) for name, one in value.items()}
+    return [_canonical(one) for one in value] if isinstance(value, list) else value
+
+
 def _plain(item: Item) -> dict[str, Any]:
     first = item.first_opinion
     return {
         "stratum": item.stratum,
-        "text": getattr(item.input, "text", None),
+        "input": msgspec.to_builtins(item.input),
         "tally": item.tally,
         "count": item.count,
         "escalated": item.escalated,

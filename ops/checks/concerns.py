@@ -1,12 +1,12 @@
 """What a person should hear before a version is made the champion by hand: pure, in whole sentences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from store.errors import SwapRefusedError
-from store.labels import check_label_map
 from store.policy import PolicyName
 from store.registry.manifest import Manifest
+from store.registry.records import StudentRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class LanePromise:
 
 
 def concerns(
-    version: str, manifest: Manifest, promise: LanePromise, *, serving: Sequence[str], removal_declared: bool
+    version: str, manifest: Manifest, promise: LanePromise, *, serving: StudentRecord | None, removal_declared: bool
 ) -> list[str]:
     """What would go wrong in service: a promotion waits for `--force`.
 
@@ -37,7 +37,7 @@ def concerns(
         version: its id.
         manifest: what it says of itself.
         promise: the lane's.
-        serving: the champion's label map; empty where there is none.
+        serving: the champion's record; None where there is none.
         removal_declared: labels may go: a person has moved the lane back, or is about to.
     """
     return [
@@ -89,9 +89,9 @@ def _weaker(version: str, manifest: Manifest, promise: LanePromise) -> str | Non
     )
 
 
-def _unserved(version: str, manifest: Manifest, serving: Sequence[str], *, removal_declared: bool) -> str | None:
+def _unserved(version: str, manifest: Manifest, serving: StudentRecord | None, *, removal_declared: bool) -> str | None:
     try:
-        check_label_map(serving, manifest.labels, removal_declared=removal_declared)
+        manifest.student.check_follows(serving, removal_declared=removal_declared)
     except SwapRefusedError as error:
         return f"no gateway that serves the champion will take {version} into service: {error}"
     return None

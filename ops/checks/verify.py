@@ -142,8 +142,7 @@ def _rules(site: Site) -> dict[str, dict[Lane, LaneRules]]:
                 subject_key=site.secret.subject_key(section.lane),
                 task=section.task,
                 training_permitted=section.training_permitted,
-                labels=section.labels,
-                earlier=site.rules(section.lane).earlier,
+                terms=section.terms(site.rules(section.lane).earlier),
             )
             for section in site.settings.lanes
             if section.use_case == use_case

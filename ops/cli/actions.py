@@ -27,6 +27,7 @@ from store.control import (
 from store.errors import RegistryError
 from store.event import Lane
 from store.registry.moves import Move, Standing, fold
+from store.registry.records import StudentRecord
 from store.registry.signing import SigningKey
 from store.registry.versions import Registry
 
@@ -164,10 +165,10 @@ class Operator:
     def _concerns(self, lane: Lane, version: str, standing: Standing, *, removal_declared: bool) -> list[str]:
         """What would go wrong with the version in service; a damaged champion stands in nobody's way."""
         versions = self.registry.versions(lane)
-        serving: list[str] = []
+        serving: StudentRecord | None = None
         if standing.champion is not None:
             with suppress(RegistryError):
-                serving = versions.manifest(standing.champion).labels
+                serving = versions.manifest(standing.champion).student
         manifest = versions.manifest(version)
         return concerns(version, manifest, self.promise(lane), serving=serving, removal_declared=removal_declared)
 

@@ -32,6 +32,7 @@ from store.errors import RegistryError
 from store.event import Lane, wall_clock_s
 from store.registry.manifest import Manifest, Verdict
 from store.registry.moves import Move, fold
+from store.registry.records import ClassifyRecord, RankRecord, StudentRecord
 
 app = typer.Typer()
 cycle = typer.Typer(no_args_is_help=True, help="Ask for a cycle.", epilog=EPILOG)
@@ -123,7 +124,7 @@ def show(version: VersionName, config: Config = None, lane: LaneName = None, out
     versions = site.registry.versions(where)
     opened = versions.open(versions.resolve(version))
     if output is Format.json:
-        emit_json({"id": opened.id, "signed_by": opened.signed_by, **msgspec.to_builtins(opened.manifest)})
+        emit_json({"id": opened.id, "signed_by": opened.signed_by, **msgspec.json.decode(opened.signed)})
         return
     emit_fields(_version_fields(opened.id, opened.signed_by, opened.manifest), title=f"version {opened.id} of {where}")
     if opened.manifest.topics:
@@ -379,6 +380,14 @@ def _show_processes(report: StatusReport) -> None:
         typer.echo(f"not available: {why}", err=True)
 
 
+def _student_fields(student: StudentRecord) -> dict[str, object]:
+    match student:
+        case ClassifyRecord(labels=labels, pool_weights=weights):
+            return {"labels": len(labels), "weights in the pool": " and ".join(f"{one:.2f}" for one in weights)}
+        case RankRecord(k=k, epsilon=epsilon, tuned_share=share):
+            return {"agreement": f"the first {k} within {epsilon:g}", "fine-tuned share of a score": f"{share:.2f}"}
+
+
 def _version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[str, object]:
     policy, snapshot = manifest.policy, manifest.snapshot
     return {
@@ -388,8 +397,7 @@ def _version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[st
         "kind": manifest.kind,
         "parent": manifest.parent,
         "encoder": f"{manifest.base.name}, {manifest.served_parameters:,} parameters served",
-        "labels": len(manifest.labels),
-        "weights in the pool": " and ".join(f"{weight:.2f}" for weight in manifest.pool_weights),
+        **_student_fields(manifest.student),
         "snapshot": f"{snapshot.train} train, {snapshot.calibrate} calibrate, {snapshot.judge} judge rows"
         if snapshot
         else None,

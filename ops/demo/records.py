@@ -15,8 +15,8 @@ from ops.open_log import open_history
 from ops.site import Site
 from store.errors import RegistryError, UnderstudyError
 from store.event import ClassifyEscalation, Lane, TextInput, canonical_text, decode
-from store.redact import redact_input
 from store.secrets import item_id
+from store.tasks.classify import ClassifyRules
 from stream.log import topic_of
 
 SNAPSHOT_NAME: Final = "snapshot.json"
@@ -83,8 +83,10 @@ class Records:
 
     def item_id_of(self, text: str) -> str:
         """A text's item id, by the product's own functions."""
-        redacted = redact_input(TextInput(text=canonical_text(text)), self.site.secret.redaction_key(self.lane))
-        return item_id(self.site.secret.lane_key(self.lane), "classify", redacted)
+        redacted = ClassifyRules().redact(
+            TextInput(text=canonical_text(text)), self.site.secret.redaction_key(self.lane)
+        )
+        return item_id(self.site.secret.lane_key(self.lane), ClassifyRules(), redacted)
 
     def _read_log(self) -> None:
         with self.site.redis_client() as client, open_history(self.site, client) as history:

@@ -20,8 +20,9 @@ from ops.readers.files import BadRow
 from ops.readers.rows import LogRow, Published, Told
 from store.buffer.ledger import BEGINNING, Slot
 from store.errors import LogUnavailableError, TooLaboriousError
-from store.event import MAX_EVENT_BYTES, Escalation, EscalationCause, Lane, Task, TaskInput, encode, utc
+from store.event import MAX_EVENT_BYTES, Escalation, EscalationCause, Lane, encode, utc
 from store.secrets import item_id
+from store.tasks.rules import TaskRules
 from stream.log import Appender, topic_of
 
 _NAMESPACE: Final = uuid.UUID("b54a5b0e-6d1e-5c5f-8f43-6c9a4d0b7a02")
@@ -35,9 +36,9 @@ class ImportLane:
     """The lane that the rows go to."""
 
     lane: Lane
-    task: Task
+    rules: TaskRules
     lane_key: bytes = field(repr=False)
-    redact: Callable[[TaskInput], TaskInput]
+    redaction_key: bytes = field(repr=False)
     model: str
     prompt_version: str
 
@@ -89,7 +90,7 @@ def publish_rows(
             why = "too old to be learned from" if event.time_s < oldest_s else f"{len(value)} bytes as an event"
             bad.append(BadRow(line=row.line, why=why))
             continue
-        key = item_id(lane.lane_key, lane.task, event.input).encode()
+        key = item_id(lane.lane_key, lane.rules, event.input).encode()
         in_flight.append((row.line, appender.append(topic_of(lane.lane.use_case), key=key, value=value)))
         published += 1
         if len(in_flight) >= _IN_FLIGHT:
@@ -126,6 +127,7 @@ def to_event(row: LogRow, lane: ImportLane, at_s: float) -> Escalation:
 
     Raises:
         TooLaboriousError: the question cannot be redacted.
+        InvalidAnswerError, WrongShapeError: the answer is none that the lane takes.
     """
     facts = Published(
         id=str(uuid.uuid5(_NAMESPACE, f"{lane.lane}\x1f{row.key}")),
@@ -135,7 +137,7 @@ def to_event(row: LogRow, lane: ImportLane, at_s: float) -> Escalation:
         prompt_version=lane.prompt_version,
         cause=EscalationCause(reason="cold", threshold=None, propensity=1.0),
     )
-    return row.event(lane.redact(row.input), facts)
+    return lane.rules.normal(row.event(facts), lane.redaction_key)
 
 
 def report(

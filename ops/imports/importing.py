@@ -29,7 +29,7 @@ from store.control import Control
 from store.cycles.signs import Signs
 from store.errors import StoreUnavailableError
 from store.event import Lane, wall_clock_s
-from store.redact import redact_input
+from store.tasks.tasks import TASKS
 from stream.ingest import IngestSettings
 from stream.log import Appender, Headers, topic_of
 
@@ -115,12 +115,11 @@ def _publish(
 ) -> tuple[int, list[BadRow]]:
     """Read and publish; (published, bad rows)."""
     now_s, lane = wall_clock_s(), section.lane
-    redaction_key = site.secret.redaction_key(lane)
     into = ImportLane(
         lane=lane,
-        task=section.task,
+        rules=TASKS[section.task](section.terms(site.rules(lane).earlier)),
         lane_key=site.secret.lane_key(lane),
-        redact=lambda value: redact_input(value, redaction_key),
+        redaction_key=site.secret.redaction_key(lane),
         model=section.teacher.model,
         prompt_version=Reading.of(section).version(),
     )

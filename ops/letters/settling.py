@@ -18,7 +18,7 @@ from ops.letters.reading import Choice, id_of
 from ops.open_log import open_appender, open_history
 from ops.site import Site
 from ops.wiring.ingest import lane_keys
-from store.buffer.ledger import Entry
+from store.buffer.item import Entry
 from store.buffer.repair.letters import Decision, LetterBook, Outcome
 from store.errors import LogError, LogUnavailableError
 from store.event import Lane, Undecodable, UnknownTask, wall_clock_s

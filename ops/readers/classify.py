@@ -13,7 +13,7 @@ from ops.readers.rows import Published, Told, key_of
 from ops.readers.times import moment_of
 from store.answers.rules import NO_RULES, Rules
 from store.errors import InvalidAnswerError
-from store.event import ClassifyEscalation, LabelAnswer, TaskInput, TextInput, canonical_text
+from store.event import ClassifyEscalation, LabelAnswer, TextInput, canonical_text
 from store.labels import listed
 
 _SHOWN_SAID: Final = 40
@@ -38,22 +38,14 @@ class TextRow:
     label: str
     time_s: float | None
 
-    @property
-    def input(self) -> TextInput:
-        """The question as it stands there."""
-        return TextInput(text=self.text)
-
-    def event(self, value: TaskInput, facts: Published) -> ClassifyEscalation:
+    def event(self, facts: Published) -> ClassifyEscalation:
         """See `LogRow`."""
-        if not isinstance(value, TextInput):
-            message = "a text's escalation holds a text"
-            raise TypeError(message)
         return ClassifyEscalation(
             id=facts.id,
             time=facts.time,
             use_case=facts.lane.use_case,
             tenant=facts.lane.tenant,
-            input=value,
+            input=TextInput(text=self.text),
             teacher=LabelAnswer(model=facts.model, prompt_version=facts.prompt_version, label=self.label),
             student=None,
             escalation=facts.cause,

@@ -10,7 +10,6 @@ from ops.readers.lists.rows import ListRow, read_lists
 from ops.readers.lists.spread import Spread
 from ops.readers.rows import Told
 from store.answers.rules import Rules
-from store.event import canonical_input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,7 @@ class ListReader:
                 told.row(row.moment)
                 lists += 1
                 orders += row.said.scores is None
-                spread.add(canonical_input("rank", row.input).decode(), row.documents, row.said)
+                spread.add(row.question, row.documents, row.said)
                 cut += row.said.order is not None and len(row.said.order) < len(row.documents)
             yield row
         told.remarks.update(

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from ops.readers.files import BadRow
 from ops.readers.times import READABLE_TIMES, Moment
-from store.event import Escalation, EscalationCause, Lane, TaskInput, canonical_text
+from store.event import Escalation, EscalationCause, Lane, canonical_text
 
 _MOST_IDS: Final = 1_000_000  # that are remembered
 
@@ -40,12 +40,8 @@ class LogRow(Protocol):
     def time_s(self) -> float | None:
         """When it was, Unix seconds; None: it does not say."""
 
-    @property
-    def input(self) -> TaskInput:
-        """The question as it stands there."""
-
-    def event(self, value: TaskInput, facts: Published) -> Escalation:
-        """The escalation that the row stands for, with the redacted question."""
+    def event(self, facts: Published) -> Escalation:
+        """The escalation that the row stands for, its question as it stands there: to be redacted."""
 
 
 class Reader(Protocol):

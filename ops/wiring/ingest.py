@@ -60,8 +60,7 @@ def lane_keys(site: Site, use_case: str, held: Sequence[ListsHeld] = ()) -> dict
             subject_key=site.secret.subject_key(section.lane),
             task=section.task,
             training_permitted=section.training_permitted,
-            labels=section.labels,
-            earlier=_earlier_labels(site, section.lane),
+            terms=section.terms(_earlier_labels(site, section.lane)),
             prompts=_counting(site, section, held),
         )
         for section in site.settings.lanes
@@ -99,7 +98,7 @@ def _source(
     site: Site, client: redis.Redis, buffer: Buffer, use_case: str, owner: str, lanes: Mapping[Lane, LaneKeys]
 ) -> Source:
     topic, lists = topic_of(use_case), Lists(client)
-    read_by = {lane: LabelList(labels=list(keys.labels), earlier=list(keys.earlier)) for lane, keys in lanes.items()}
+    read_by = {lane: LabelList.of(keys.terms) for lane, keys in lanes.items()}
 
     def claim(slot: Slot) -> Claim:
         claimed = buffer.claim(use_case, slot, owner)

@@ -113,14 +113,14 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
     def load(version: str) -> Student:
         import torch  # noqa: PLC0415 - late, as everything that needs it
 
-        from store.student.student import Student as TorchStudent  # noqa: PLC0415
+        from store.student.classify import Student as TorchStudent  # noqa: PLC0415
 
         torch.set_num_threads(settings.trainer.threads)  # as in training: bf16 sums depend on how they are split
         opened = versions.open(version)
         return TorchStudent.load(opened, device=settings.trainer.device, precision=settings.trainer.precision)
 
     def prepare() -> None:
-        import_module("store.student.student")
+        import_module("store.student.classify")
 
     return Versions(
         standing=lambda: fold(moves.read()),

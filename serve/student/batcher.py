@@ -14,6 +14,7 @@ from typing import Final
 
 from serve.student.line import Job, Line, Outcome, Ticket, TooLong
 from serve.student.slot import Slot, opinions
+from store.event import TextInput
 from store.log.lazy import logger
 
 _log: Final = logger(__name__)
@@ -233,7 +234,7 @@ class Batcher:
 
 def _read(slot: Slot, texts: Sequence[str]) -> list[Outcome]:
     """One forward pass over the texts that fit."""
-    long = [slot.student.too_long(text) for text in texts]
+    long = [slot.student.too_long(TextInput(text=text)) for text in texts]
     short = [text for text, cut in zip(texts, long, strict=True) if not cut]
     found = iter(opinions(slot.student.predict(short), slot.student.labels, len(short)) if short else [])
     return [TooLong() if cut else next(found) for cut in long]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from store.event import TaskInput
 from store.policy import Policy
 
 
@@ -50,7 +51,7 @@ class Student(Protocol):
     def predict(self, texts: Sequence[str]) -> Predictions:
         """The student's output for redacted texts."""
 
-    def too_long(self, text: str) -> bool:
+    def too_long(self, value: TaskInput) -> bool:
         """Whether truncation would cut the text."""
 
     def check_golden(self) -> float:

@@ -77,7 +77,7 @@ def _misled(train: Callable[..., Any]) -> Callable[..., Any]:
 
 def _averaged(members: Sequence[NDArray[np.float32]], _weights: Sequence[float]) -> NDArray[np.float32]:
     """A linear opinion pool."""
-    from store.student.student import tempered  # noqa: PLC0415 - torch, late
+    from store.student.classify import tempered  # noqa: PLC0415 - torch, late
 
     head, *tuned = members
     return (head + tempered(tuned[0], 2.0)) / np.float32(2.0) if tuned else head
@@ -154,7 +154,7 @@ def ablations() -> Mapping[str, Variant]:
         "members always weighed as at first": Variant(what="no weights from opinions before the label", parts=always),
         "members averaged, not pooled": Variant(
             what="an arithmetic mean, half each, the fine-tuned member at temperature 2",
-            parts={"store.student.student:pool": _averaged, **always},
+            parts={"store.student.classify:pool": _averaged, **always},
         ),
         "the fine-tuned member misled": Variant(what="fine-tuning on labels dealt out anew", parts=misled),
         "the fine-tuned member misled, members weighed as at first": Variant(

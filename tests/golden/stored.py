@@ -145,7 +145,7 @@ def unpack_registry(packed: Path, root: Path) -> None:
     """Make the registry again, its versions' files as hard links of the blobs."""
     shutil.copytree(packed, root)
     for path in sorted(root.glob(f"*/*/versions/*/{MANIFEST_NAME}")):
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = decode_manifest(path.read_bytes())
         for name, entry in manifest.files.items():
             target = path.parent / name
             target.parent.mkdir(parents=True, exist_ok=True)

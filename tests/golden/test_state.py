@@ -24,8 +24,9 @@ from store.buffer.repair.positions import Positions
 from store.control import Control
 from store.event import TextInput, decode
 from store.registry.moves import fold
+from store.registry.records import ClassifyRecord
 from store.secrets import item_id, subject_token
-from store.student.student import Student
+from store.student.classify import Student
 from stream.memory import MemoryLog
 from stream.publisher import Publisher
 from stream.spool import Spool
@@ -272,7 +273,8 @@ def test_both_versions_answer_as_they_were_trained_to(golden: Path, site: Site) 
         opened = versions.open(version)
         manifest = opened.manifest
         assert (opened.signed_by, manifest.kind, manifest.task) == ("trainer", kind, "classify")
-        assert (manifest.labels, manifest.code_version, manifest.parent) == (
+        assert isinstance(manifest.student, ClassifyRecord)
+        assert (manifest.student.labels, manifest.code_version, manifest.parent) == (
             ["delivery", "login", "refund"],
             golden.name,
             None,

@@ -33,7 +33,8 @@ UNCERTIFIED = msgspec.structs.replace(CERTIFIED, threshold=None)
 
 
 def said(manifest: Manifest, promise: LanePromise = PROMISE, *, serving: tuple[str, ...] = ()) -> str:
-    return "; ".join(concerns("v1", manifest, promise, serving=serving, removal_declared=False))
+    before = make_manifest(labels=list(serving)).student if serving else None
+    return "; ".join(concerns("v1", manifest, promise, serving=before, removal_declared=False))
 
 
 def of(policy: Policy | None, **changes: Any) -> Manifest:

@@ -21,9 +21,9 @@ from ops.readers.files import BadRow
 from store.answers.rules import Rules
 from store.buffer.ledger import Slot
 from store.errors import LogUnavailableError, SettingsError
-from store.event import ClassifyEscalation, LabelAnswer, Lane, TextInput, decode
-from store.redact import redact_input
+from store.event import ClassifyEscalation, LabelAnswer, Lane, decode
 from store.secrets import DataSecret, item_id
+from store.tasks.classify import ClassifyRules
 from stream.log import topic_of
 from stream.memory import MemoryLog
 
@@ -32,9 +32,9 @@ SECRET = DataSecret(bytes(32))
 LABELS = frozenset({"refund", "cancel"})
 INTO = ImportLane(
     lane=LANE,
-    task="classify",
+    rules=ClassifyRules(),
     lane_key=SECRET.lane_key(LANE),
-    redact=lambda value: redact_input(value, SECRET.redaction_key(LANE)),
+    redaction_key=SECRET.redaction_key(LANE),
     model="big",
     prompt_version="p1",
 )
@@ -166,7 +166,7 @@ def test_events_are_eligible_cold_and_redacted_and_keyed_by_their_item(tmp_path:
     assert event.student is None
     assert (event.escalation.reason, event.escalation.propensity) == ("cold", 1.0)
     assert event.time.isoformat() == "2026-01-02T03:04:05+00:00"
-    assert records[0].key == item_id(INTO.lane_key, "classify", event.input).encode()
+    assert records[0].key == item_id(INTO.lane_key, ClassifyRules(), event.input).encode()
 
 
 def test_a_row_that_cannot_be_redacted_is_a_bad_row(tmp_path: Path) -> None:
@@ -213,10 +213,6 @@ def test_the_report_counts_every_row_and_lists_a_few(tmp_path: Path) -> None:
     bad = [BadRow(line=n, why="w") for n in range(50)]
     found = report(tmp_path, LANE, {"text": "t", "label": "l"}, 7, bad)
     assert (found.rows, found.published, found.skipped, len(found.bad)) == (57, 7, 50, 20)
-
-
-def test_redaction_keeps_the_type() -> None:
-    assert isinstance(INTO.redact(TextInput(text="a")), TextInput)
 
 
 @pytest.mark.parametrize(("name", "rows"), [("isear", 3833), ("banking77", 13083)])

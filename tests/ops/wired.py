@@ -17,7 +17,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 import serve.teacher.client
-import store.student.student
+import store.student.classify
 from ops.logs import lines
 from ops.open_log import open_appender
 from ops.processes.run import ingest as run_ingest
@@ -169,7 +169,7 @@ class Wired:
         seen: dict[str, Any] = {}
         self.patch.setattr(Versions, "open", lambda *_: None)
         self.patch.setattr(
-            store.student.student.Student, "load", staticmethod(lambda _, **options: seen.update(options))
+            store.student.classify.Student, "load", staticmethod(lambda _, **options: seen.update(options))
         )
         self.patch.setattr("torch.set_num_threads", lambda threads: seen.update(threads=threads))
         self.lane.parts.versions.load("a version")

@@ -30,7 +30,7 @@ from serve.teacher.memory_ledger import MemoryLedger
 from serve.teacher.spent import Witness
 from store.control import Heartbeat
 from store.errors import BrokenChainError, StoreUnavailableError
-from store.event import Escalation, Lane
+from store.event import Escalation, Lane, TaskInput, TextInput
 from store.money.tally import Write
 from store.policy import Policy
 
@@ -92,8 +92,8 @@ class FakeStudent:
         novelty = np.asarray([0.9 if text.startswith("novel") else self.stamp for text in texts], dtype=np.float32)
         return FakePredictions(np.stack([probs, probs]), probs, novelty)
 
-    def too_long(self, text: str) -> bool:
-        return text.startswith("long")
+    def too_long(self, value: TaskInput) -> bool:
+        return isinstance(value, TextInput) and value.text.startswith("long")
 
     def check_golden(self) -> float:
         return self.deviation

@@ -20,7 +20,8 @@ from ops.readers.lists.values import (
 )
 from ops.readers.rows import Published, Told, key_of
 from ops.readers.times import TIME_COLUMNS, Moment, moment_of
-from store.event import RankAnswer, RankEscalation, RankInput, TaskInput, canonical_input
+from store.event import RankAnswer, RankEscalation, RankInput
+from store.tasks.rank import RankRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +46,23 @@ class ListRow:
         """The question as it stands there."""
         return RankInput(query=self.query, documents=list(self.documents))
 
-    def event(self, value: TaskInput, facts: Published) -> RankEscalation:
+    @property
+    def question(self) -> str:
+        """The same for two lists that are one question."""
+        return "\x1f".join(RankRules().parts(self.input))
+
+    def event(self, facts: Published) -> RankEscalation:
         """See `LogRow`."""
-        if not isinstance(value, RankInput) or self.said is None:
-            message = "a list's escalation holds a list and its answer"
-            raise TypeError(message)
+        if self.said is None:
+            message = "a list without an answer is no escalation"
+            raise ValueError(message)
         scores, order = self.said.scores, self.said.order
         return RankEscalation(
             id=facts.id,
             time=facts.time,
             use_case=facts.lane.use_case,
             tenant=facts.lane.tenant,
-            input=value,
+            input=self.input,
             teacher=RankAnswer(
                 model=facts.model,
                 prompt_version=facts.prompt_version,
@@ -94,8 +100,7 @@ def read_lists(
             why = f"the time in {row.moment.column} is outside of the years 1 to 9999, UTC"
             yield BadRow(line=row.line, why=why)
         else:
-            question = canonical_input("rank", row.input).decode()
-            yield replace(row, key=key_of(row.id, question, repr(row.said), seen, told))
+            yield replace(row, key=key_of(row.id, row.question, repr(row.said), seen, told))
 
 
 def _listed(

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import sqrt
+from statistics import quantiles
 from typing import Final
-
-import numpy as np
 
 from ops.readers.lists.values import Said
 from store.tasks.rank import document_key
@@ -41,15 +41,17 @@ class Spread:
     @property
     def sigma(self) -> float | None:
         """How far the teacher's score of a document lies from one time to the next; None: no question came twice."""
-        return float(np.sqrt(self._squares / self._pairs / 2.0)) if self._pairs else None
+        return sqrt(self._squares / self._pairs / 2.0) if self._pairs else None
 
     @property
     def range(self) -> tuple[float, float] | None:
         """The first and the last percentile of its scores; None: it gave none."""
         if not self._scores:
             return None
-        low, high = np.percentile(self._scores, [1.0, 99.0])
-        return float(low), float(high)
+        if len(self._scores) == 1:
+            return self._scores[0], self._scores[0]
+        hundredths = quantiles(self._scores, n=100, method="inclusive")
+        return hundredths[0], hundredths[-1]
 
     @property
     def epsilon(self) -> float | None:

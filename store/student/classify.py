@@ -1,8 +1,8 @@
-"""The student: texts in, label probabilities and novelty out. Trainer and gateway run this same code."""
+"""The student of `classify`: texts in, label probabilities and novelty out. Trainer and gateway run this same code."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -10,11 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from store.errors import CorruptVersionError, SwapRefusedError
+from store.event import TaskInput, TextInput
+from store.labels import check_label_map
 from store.policy import Policy
-from store.registry.manifest import Golden, Manifest
+from store.registry.manifest import Manifest
+from store.registry.records import ClassifyRecord, Golden
 from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, shared_encoder
 from store.student.folder import ENCODER_FILES
 from store.student.head import Head
+from store.student.loaded import LabelOpinion
 from store.student.tuned import Tuned, pool, spread
 
 HEAD_NAME: Final = "head.safetensors"
@@ -23,7 +27,6 @@ REFERENCE_NAME: Final = "reference.safetensors"
 REFERENCE_TENSOR: Final = "reference"
 ENCODER_FOLDER: Final = "encoder/"
 MAX_REFERENCES: Final = 4096
-PRECISION_KEY: Final = "precision"  # in a manifest's training: the precision its golden outputs were made with
 
 GOLDEN_TOLERANCE_SAME: Final = 0.05  # the same precision, other hardware, batches or threads (measured: 0.017, bf16)
 GOLDEN_TOLERANCE_MIXED: Final = 0.1  # one computes in fp32, the other in bf16 (measured: 0.019 over 400 texts)
@@ -72,7 +75,8 @@ class Student:
     pool_weights: tuple[float, ...]
     reference: Tensor  # [references, hidden], each of length 1
     policy: Policy | None
-    training: Mapping[str, Any]  # the manifest's record of how it was made
+    made_in: Literal["fp32", "bf16"] | None  # precision of the golden outputs
+    tuned_rows: int | None = None  # that the fine-tuned member was last trained on
     golden: tuple[Golden, ...] = ()
 
     @staticmethod
@@ -84,7 +88,7 @@ class Student:
             SwapRefusedError: this release cannot run such a student here.
         """
         manifest = opened.manifest
-        _check(manifest)
+        record = _check(manifest)
         encoder = shared_encoder(
             {name: manifest.files[ENCODER_FOLDER + name].sha256 for name in ENCODER_FILES},
             lambda name: opened.read(ENCODER_FOLDER + name),
@@ -92,21 +96,22 @@ class Student:
             precision=precision,
             max_tokens=manifest.preprocessing.max_tokens,
         )
-        labels = len(manifest.labels)
+        labels = len(record.labels)
         tensors = read_tensors(HEAD_NAME, opened.read(HEAD_NAME))
         tuned = None
         if TUNED_NAME in manifest.files:
             tuned = Tuned.of(read_tensors(TUNED_NAME, opened.read(TUNED_NAME)), encoder=encoder, labels=labels)
         return Student(
             encoder=encoder,
-            labels=tuple(manifest.labels),
+            labels=tuple(record.labels),
             head=Head.of(tensors, labels=labels, feature_size=encoder.feature_size),
             tuned=tuned,
-            pool_weights=tuple(manifest.pool_weights),
+            pool_weights=tuple(record.pool_weights),
             reference=_reference(read_tensors(REFERENCE_NAME, opened.read(REFERENCE_NAME)), encoder.hidden_size),
             policy=manifest.policy,
-            training=manifest.training,
-            golden=tuple(manifest.golden),
+            made_in=record.precision,
+            tuned_rows=record.tuned_rows,
+            golden=tuple(record.golden),
         )
 
     @property
@@ -118,7 +123,7 @@ class Student:
     @property
     def golden_tolerance(self) -> float:
         """The largest deviation from the golden outputs that rounding explains; a temperature below 1 sharpens it."""
-        same = self.training.get(PRECISION_KEY) == self.encoder.precision
+        same = self.made_in == self.encoder.precision
         sharpness = min(1.0, self.policy.temperature) if self.policy is not None else 1.0
         return (GOLDEN_TOLERANCE_SAME if same else GOLDEN_TOLERANCE_MIXED) / sharpness
 
@@ -147,9 +152,21 @@ class Student:
         """The fine-tuned member's logits for `predict_from`: [n, labels it knows]; None when there is none."""
         return self.tuned.logits(self.encoder.tokenise(texts)) if self.tuned is not None else None
 
-    def too_long(self, text: str) -> bool:
+    def look(self, inputs: Sequence[TaskInput]) -> list[LabelOpinion]:
+        """See `store.student.loaded.Loaded`."""
+        predictions = self.predict([text_of(value) for value in inputs])
+        if not all(np.isfinite(part).all() for part in (predictions.members, predictions.probs, predictions.novelty)):
+            message = "the student says what is no number"
+            raise ValueError(message)
+        return [self._opinion(predictions, row) for row in range(len(inputs))]
+
+    def too_long(self, value: TaskInput) -> bool:
         """Whether the student would not read all of it."""
-        return self.encoder.too_long(text)
+        return self.encoder.too_long(text_of(value))
+
+    def tokens(self, value: TaskInput) -> int:
+        """About how many tokens a forward pass reads."""
+        return self.encoder.about_tokens(text_of(value))
 
     def with_policy(self, policy: Policy | None) -> "Student":
         """The same student under another policy."""
@@ -162,15 +179,39 @@ class Student:
 
     def check_golden(self) -> float:
         """The largest deviation from the probabilities that the trainer saw; infinite when one is no number."""
-        probs = self.predict([golden.text for golden in self.golden]).probs
-        deviation = np.abs(probs - np.asarray([golden.probs for golden in self.golden])).max(initial=0.0)
+        probs = self.predict([one.text for one in self.golden]).probs
+        deviation = np.abs(probs - np.asarray([one.probs for one in self.golden])).max(initial=0.0)
         return float(deviation) if np.isfinite(deviation) else float("inf")
+
+    def check_follows(self, serving: Self | None, *, removal_declared: bool) -> None:
+        """See `store.student.loaded.Loaded`: labels keep their places, and none goes unless a person declared it."""
+        check_label_map(serving.labels if serving is not None else (), self.labels, removal_declared=removal_declared)
+
+    def _opinion(self, said: Predictions, row: int) -> LabelOpinion:
+        best = int(said.probs[row].argmax())
+        probs = _shown(said.probs[row])
+        low, high = sorted(probs)[-2:]
+        return LabelOpinion(
+            output=self.labels[best],
+            confidence=min(1.0, max(0.0, float(said.probs[row, best]))),
+            uncertainty=1.0 - (high - low),
+            novelty=float(said.novelty[row]),
+            members=[_shown(member[row]) for member in said.members],
+            probs=probs,
+            labels=self.labels,
+        )
 
     def _novelty(self, features: FloatArray) -> FloatArray:
         pooled = torch.from_numpy(features[:, -self.encoder.hidden_size :])
         nearest = (pooled @ self.reference.T).max(dim=1).values if len(features) else pooled.new_empty(0)
         result: FloatArray = (1.0 - nearest).clamp(min=0.0).numpy()
         return result
+
+
+def _shown(probs: FloatArray) -> list[float]:
+    """Probabilities as an event keeps them."""
+    shown: list[float] = np.clip(probs.astype(np.float64), 0.0, 1.0).round(6).tolist()
+    return shown
 
 
 def tempered(probs: FloatArray, temperature: float) -> FloatArray:
@@ -180,16 +221,29 @@ def tempered(probs: FloatArray, temperature: float) -> FloatArray:
     return result
 
 
-def _check(manifest: Manifest) -> None:
-    """Refuse a manifest that contradicts itself, before a file is read."""
-    if manifest.task != "classify":
-        message = f"this release serves classify, not {manifest.task}"
-        raise SwapRefusedError(message)
-    if not manifest.pool_weights:
+def text_of(value: TaskInput) -> str:
+    """The text of an input of `classify`.
+
+    Raises:
+        TypeError: it is another task's.
+    """
+    if not isinstance(value, TextInput):
+        message = f"a student of classify was handed a {type(value).__name__}"
+        raise TypeError(message)
+    return value.text
+
+
+def _check(manifest: Manifest) -> ClassifyRecord:
+    """The record, of a manifest that does not contradict itself; no file is read."""
+    record = manifest.student
+    if not isinstance(record, ClassifyRecord):
+        message = f"a version of {record.task} was taken for one of classify"
+        raise CorruptVersionError(message)
+    if not record.pool_weights:
         message = "it mixes its members as an earlier release did: this release does not serve it"
         raise SwapRefusedError(message)
     needed = [*(ENCODER_FOLDER + name for name in ENCODER_FILES), HEAD_NAME, REFERENCE_NAME]
-    weights, labels = manifest.pool_weights, manifest.labels
+    weights, labels = record.pool_weights, record.labels
     members = 2 if TUNED_NAME in manifest.files else 1
     problems = {
         f"it lacks {', '.join(name for name in needed if name not in manifest.files)}": any(
@@ -201,8 +255,8 @@ def _check(manifest: Manifest) -> None:
         f"its pool weights {weights} do not fit {members} members": len(weights) != members
         or not all(0.0 <= weight <= 1.0 for weight in weights)
         or abs(sum(weights) - 1.0) > _WEIGHT_SUM_TOLERANCE,
-        "its golden outputs do not fit its labels": not manifest.golden
-        or any(len(golden.probs) != len(labels) for golden in manifest.golden),
+        "its golden outputs do not fit its labels": not record.golden
+        or any(len(golden.probs) != len(labels) for golden in record.golden),
         "its temperature is not above 0": manifest.policy is not None
         and not 0.0 < manifest.policy.temperature < float("inf"),
         "its longest input is under 8 tokens": manifest.preprocessing.max_tokens < 8,  # noqa: PLR2004 - [CLS], [SEP], text
@@ -211,6 +265,12 @@ def _check(manifest: Manifest) -> None:
         if found:
             message = f"a version cannot be loaded: {problem}"
             raise CorruptVersionError(message)
+    check_base(manifest)
+    return record
+
+
+def check_base(manifest: Manifest) -> None:
+    """Refuse a version whose encoder is another than it says."""
     weights_hash = manifest.files[ENCODER_FOLDER + ENCODER_FILES[-1]].sha256
     if manifest.base.sha256 != weights_hash:
         message = f"a version's encoder is {weights_hash[:12]}, not its base {manifest.base.sha256[:12]}"
