@@ -11,9 +11,9 @@ from typing import Final
 
 import redis
 
-from ops.processes.process import read_run_file, run_directory
 from ops.sections import LaneSection
 from ops.settings import Settings
+from ops.state.run_files import read_run_file, run_directory
 from store.answers.rules import NO_RULES, Rules
 from store.answers.rulings import rules_of
 from store.buffer.connect import connect

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ops.checks.oracle import LaneRules, LaneTotals, Oracle, Question, as_kept, kept, rank
-from ops.cli.reports import Differing
+from ops.reports import Differing
 from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
 from store.buffer.repair.lists import ListsHeld

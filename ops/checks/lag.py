@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ops.cli.reports import PartitionLag
 from ops.open_log import open_history
+from ops.reports import PartitionLag
 from ops.site import Site
 from store.buffer.ledger import BEGINNING, Slot
 from store.errors import DamagedRecordError

@@ -8,8 +8,8 @@ import msgspec
 
 from ops.checks.compare import Findings, Replay, compare, dead_off, look, replay
 from ops.checks.oracle import LaneRules
-from ops.cli.reports import Differing, VerifyReport
 from ops.open_log import open_history
+from ops.reports import Differing, VerifyReport
 from ops.site import Site
 from store.buffer.ledger import Buffer, Slot
 from store.buffer.repair.lists import Lists, ListsHeld

@@ -7,8 +7,9 @@ from rich.console import Console
 
 from ops.backtest.options import Options
 from ops.cli.options import EPILOG, Output
-from ops.cli.output import UNAVAILABLE, Format, emit_json, emit_table
+from ops.cli.output import Format, emit_json, emit_table
 from ops.cli.signature import takes
+from ops.exits import UNAVAILABLE
 
 app = typer.Typer()
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells say it

@@ -22,8 +22,9 @@ from ops.cli.options import (
     open_site,
     use_cases_of,
 )
-from ops.cli.output import FAILED_CHECK, UNAVAILABLE, Format, RefusedError, emit_fields, emit_json, emit_table
-from ops.cli.reports import ImportReport, ProducerShown, VerifyReport
+from ops.cli.output import Format, emit_fields, emit_json, emit_table
+from ops.exits import FAILED_CHECK, UNAVAILABLE, RefusedError
+from ops.reports import ImportReport, ProducerShown, VerifyReport
 
 app = typer.Typer()
 

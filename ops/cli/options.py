@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ops.cli.output import EXIT_CODES, Format
+from ops.cli.output import Format
+from ops.exits import EXIT_CODES
 from ops.state.private_files import write_for_owner_alone
 from store.errors import UnderstudyError
 

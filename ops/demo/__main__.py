@@ -19,23 +19,23 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from ops.cli.status import collect
-from ops.demo.client import Client
 from ops.demo.command import run_json
-from ops.demo.measure import windows
+from ops.demo.measures.measure import windows
+from ops.demo.measures.records import Records
+from ops.demo.measures.summary import Measured, build
+from ops.demo.page.figures import draw_run
+from ops.demo.page.live_view import live_view
+from ops.demo.page.report import write_report
 from ops.demo.plan import LANE, RATE, TARGET, WINDOWS, Plan, Traffic, prepare_traffic
 from ops.demo.processes import DemoError, Descendants, explain_end, running
-from ops.demo.records import Records
 from ops.demo.site import configure, make_site
 from ops.demo.stage import Stage
-from ops.demo.summary import Measured, build
-from ops.processes.process import read_run_file
-from ops.recorded_teacher import RUN_NAME
+from ops.demo.traffic.client import Client
+from ops.demo.traffic.recorded_teacher import RUN_NAME
 from ops.settings import Settings
-from ops.show.figures import draw_run
-from ops.show.live_view import live_view
-from ops.show.report import write_report
 from ops.site import Site
+from ops.state.run_files import read_run_file
+from ops.status.collect import collect
 from store.errors import SettingsError, UnderstudyError
 
 BAD_ARGUMENTS: Final = 2
@@ -182,7 +182,7 @@ class Demo:
         """The recorded teacher's process and its address."""
         state = self.plan.state.resolve()
         command = (
-            *("ops.recorded_teacher", "--table", str(self.plan.traffic_file.resolve())),
+            *("ops.demo.traffic.recorded_teacher", "--table", str(self.plan.traffic_file.resolve())),
             *("--prompt-file", str(state / "prompts" / "classify.txt"), "--run-folder", str(state)),
         )
         teacher = stack.enter_context(running("the recorded teacher", command, folder=state, log=log))

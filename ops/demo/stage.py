@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ops.demo.client import Client, schedule_s
 from ops.demo.command import run_json
-from ops.demo.measure import Judged, judge_all
+from ops.demo.measures.measure import Judged, judge_all
+from ops.demo.measures.records import Records
+from ops.demo.measures.summary import Ledger, Rollback, ledger
+from ops.demo.page.live_view import Board, Show
+from ops.demo.page.picture import Picture, draw
 from ops.demo.plan import Plan, Traffic
 from ops.demo.processes import DemoError, Descendants
-from ops.demo.records import Records
-from ops.demo.summary import Ledger, Rollback, ledger
-from ops.show.live_view import Board, Show
-from ops.show.picture import Picture, draw
+from ops.demo.traffic.client import Client, schedule_s
 from store.event import wall_clock_s
 from store.money.reckon import Money
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ops.cli.reports import ImportReport
 from ops.readers.files import BadRow
 from ops.readers.rows import LogRow, Published, Told
+from ops.reports import ImportReport
 from store.buffer.ledger import BEGINNING, Slot
 from store.errors import LogUnavailableError, TooLaboriousError
 from store.event import MAX_EVENT_BYTES, Escalation, EscalationCause, Lane, encode, utc

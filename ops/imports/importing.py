@@ -11,8 +11,7 @@ from typing import Final
 import msgspec
 
 from ops.answers.reading import Reading
-from ops.cli.actions import ask_for_cycle
-from ops.cli.reports import ImportReport
+from ops.cycles.asking import ask_for_cycle
 from ops.imports.importer import (
     ImportLane,
     await_applied,
@@ -22,6 +21,7 @@ from ops.imports.importer import (
 from ops.open_log import ensure_topics, open_appender, open_history
 from ops.readers.files import BadRow
 from ops.readers.rows import Reader, Told
+from ops.reports import ImportReport
 from ops.sections import LaneSection
 from ops.site import Site
 from store.buffer.ledger import Slot

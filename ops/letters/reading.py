@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from ops.cli.output import RefusedError
-from ops.cli.reports import DeadLetterReport, LetterKind, LetterOpened, LetterShown
+from ops.exits import RefusedError
 from ops.open_log import open_history
+from ops.reports import DeadLetterReport, LetterKind, LetterOpened, LetterShown
 from ops.site import Site
 from store.buffer.repair.letters import Decision, LetterBook
 from store.errors import LogError, TooLaboriousError

@@ -13,9 +13,9 @@ from typing import Final
 
 import redis
 
-from ops.cli.reports import LetterSettled, LettersSettled
 from ops.letters.reading import Choice, id_of
 from ops.open_log import open_appender, open_history
+from ops.reports import LetterSettled, LettersSettled
 from ops.site import Site
 from ops.wiring.ingest import lane_keys
 from store.buffer.item import Entry

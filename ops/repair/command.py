@@ -6,10 +6,10 @@ from functools import partial
 
 import redis
 
-from ops.cli.reports import Rebuilt, Skipped
 from ops.open_log import open_history
 from ops.repair.rebuild import Rebuild, Replayed
 from ops.repair.skip import apply, plan, survey
+from ops.reports import Rebuilt, Skipped
 from ops.site import Site
 from ops.wiring.ingest import lane_keys
 from store.buffer.repair.lists import Lists

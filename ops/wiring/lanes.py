@@ -1,9 +1,12 @@
 """A lane as its settings have it, for whoever asks its teacher: the gateway, and the commands that ask again."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import redis
 
 from ops.sections import LaneSection
-from ops.settings import read_api_key, read_prompt
+from ops.settings import Settings, read_api_key, read_prompt
 from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
 from serve.teacher.budget import RedisLedger
 
@@ -16,6 +19,7 @@ def teacher_settings(section: LaneSection) -> TeacherSettings:
     """
     teacher, prompt = section.teacher, read_prompt(section)
     return TeacherSettings(
+        kind=teacher.kind,
         base_url=teacher.base_url,
         model=teacher.model,
         prompt=prompt,
@@ -26,6 +30,8 @@ def teacher_settings(section: LaneSection) -> TeacherSettings:
         concurrency=teacher.concurrency,
         input_usd_per_mtok=teacher.input_usd_per_mtok,
         output_usd_per_mtok=teacher.output_usd_per_mtok,
+        search_usd=teacher.search_usd,
+        window_documents=teacher.window_documents,
         proxy=teacher.proxy,
     )
 
@@ -34,7 +40,8 @@ def lane_settings(section: LaneSection) -> LaneSettings:
     """The lane as the gateway sees it; errors as of `teacher_settings`."""
     return LaneSettings(
         lane=section.lane,
-        labels=section.labels,
+        task=section.task,
+        terms=section.terms(),
         training_permitted=section.training_permitted,
         teacher=teacher_settings(section),
         budget=BudgetSettings(
@@ -53,3 +60,22 @@ def lane_settings(section: LaneSection) -> LaneSettings:
 def lane_ledger(client: redis.Redis, settings: LaneSettings) -> RedisLedger:
     """What the lane's replicas count their spending in."""
     return RedisLedger(client, settings.lane, settings.budget)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnStudent:
+    """Where and how a lane's student computes: as the lane says, and else as the trainer does."""
+
+    device: str
+    precision: Literal["auto", "fp32", "bf16"]
+    threads: int
+
+
+def own_student(section: LaneSection, settings: Settings) -> OwnStudent:
+    """The lane's own student."""
+    own, usual = section.student, settings.trainer
+    return OwnStudent(
+        device=own.device or usual.device,
+        precision=own.precision or usual.precision,
+        threads=own.threads or usual.threads,
+    )

@@ -11,26 +11,25 @@ from prometheus_client import CollectorRegistry
 
 from ops.addresses import port_names
 from ops.open_log import log_login
-from ops.processes.limits import connection_limit
 from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.site import Site
 from ops.wiring.checks import every
-from ops.wiring.lanes import lane_ledger, lane_settings
-from serve.front.connections import ConnectionLimits, Connections
+from ops.wiring.lanes import lane_ledger, lane_settings, own_student
 from serve.front.kept import RedisAnswers
-from serve.lifecycle import LaneParts, Services
+from serve.lane.parts import LaneParts, Services
 from serve.metrics import ServeMetrics
 from serve.request.parts import EventSink
 from serve.settings import GatewaySettings
-from serve.student.follow import Versions
-from serve.student.slot import Student
+from serve.student.loads import Versions
+from serve.tasks.tasks import TASKS
 from store.control import Control
 from store.errors import SettingsError
 from store.money.books import Books
 from store.redact import redact
 from store.registry.moves import fold
 from store.registry.versions import Registry
+from store.student.loaded import Loaded
 
 
 def check_serve(site: Site) -> None:
@@ -39,13 +38,16 @@ def check_serve(site: Site) -> None:
     Raises:
         SettingsError: something cannot; the message names every such key, a line each.
     """
-    lanes = [section for section in site.settings.lanes if section.task == "classify"]
     every(
         lambda: site.secret,
         lambda: site.registry,
         lambda: log_login(site),
-        *(partial(_check_lane, one) for one in lanes),
+        *(partial(_check_lane, section) for section in _served(site.settings)),
     )
+
+
+def _served(settings: Settings) -> list[LaneSection]:
+    return [section for section in settings.lanes if section.task in TASKS]
 
 
 def _check_lane(section: LaneSection) -> None:
@@ -69,18 +71,11 @@ def gateway_settings(settings: Settings) -> GatewaySettings:
     )
 
 
-def connections(settings: Settings, metrics: ServeMetrics, files: int) -> Connections:
-    """The connections of the gateway's port, as many as `files` leaves room for."""
-    teacher_calls = sum(section.teacher.concurrency for section in settings.lanes)
-    limits = ConnectionLimits(connections=connection_limit(files, teacher_calls))
-    return Connections(limits, metrics.connections, metrics.connections_closed)
-
-
 def services(site: Site, client: redis.Redis, sink: EventSink, registry: CollectorRegistry) -> Services:
-    """Everything the gateway needs; only lanes of `classify` are served."""
+    """Everything the gateway needs; lanes of a task that this release does not serve are left out."""
     control = Control(client)
     return Services(
-        lanes=[_lane_parts(site, client, section) for section in site.settings.lanes if section.task == "classify"],
+        lanes=[_lane_parts(site, client, section) for section in _served(site.settings)],
         sink=sink,
         announce=lambda lane, heartbeat: control.announce(lane, site.replica, heartbeat),
         swaps_path=site.run_directory / "swaps.jsonl",
@@ -110,17 +105,25 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
     """How the gateway reads a lane's registry."""
     versions, moves = registry.versions(section.lane), registry.moves(section.lane)
 
-    def load(version: str) -> Student:
-        import torch  # noqa: PLC0415 - late, as everything that needs it
+    own = own_student(section, settings)
 
-        from store.student.classify import Student as TorchStudent  # noqa: PLC0415
+    def load(version: str) -> Loaded:
+        from store.student.tasks import load as load_version  # noqa: PLC0415 - late, as everything that needs torch
 
-        torch.set_num_threads(settings.trainer.threads)  # as in training: bf16 sums depend on how they are split
-        opened = versions.open(version)
-        return TorchStudent.load(opened, device=settings.trainer.device, precision=settings.trainer.precision)
+        return load_version(versions.open(version), device=own.device, precision=own.precision)
 
     def prepare() -> None:
-        import_module("store.student.classify")
+        import_module("store.student.tasks")
+
+    def device() -> str:
+        from store.student.encoder import resolve_device  # noqa: PLC0415 - as above
+
+        return str(resolve_device(own.device))
+
+    def ready() -> None:
+        import torch  # noqa: PLC0415 - as above
+
+        torch.set_num_threads(own.threads)  # as in training: bf16 sums depend on how they are split
 
     return Versions(
         standing=lambda: fold(moves.read()),
@@ -128,4 +131,6 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
         load=load,
         available_bytes=lambda: int(psutil.virtual_memory().available),
         prepare=prepare,
+        device=device,
+        ready=ready,
     )

@@ -17,16 +17,17 @@ import httpx
 import msgspec
 import psutil
 
-from ops.cli.status import LaneStatus, collect, local_versions
 from ops.demo.site import set_key
+from ops.demo.traffic.generate import Row, TrafficSettings, generate, to_jsonl
+from ops.demo.traffic.recorded_teacher import RUN_NAME
 from ops.imports.importing import import_file
 from ops.init import init
-from ops.processes.process import read_run_file
 from ops.readers.tasks import open_reader
-from ops.recorded_teacher import RUN_NAME
 from ops.settings import SETTINGS_NAME, Settings
 from ops.site import Site
-from ops.traffic import Row, TrafficSettings, generate, to_jsonl
+from ops.state.run_files import read_run_file
+from ops.status.collect import collect, local_versions
+from ops.status.report import LaneStatus
 from store.event import Lane, TextInput
 from store.redact import redact
 from store.registry.moves import fold
@@ -262,7 +263,9 @@ def _crown_the_first(made: Installation, deadline_s: float) -> None:
 def _teacher(folder: Path) -> Iterator[int]:
     """The recorded teacher; its port."""
     places = ("--table", str(folder / "teacher.jsonl"), "--prompt-file", str(folder / "prompts" / "classify.txt"))
-    with _running(folder, folder / "teacher.log", "ops.recorded_teacher", *places, "--run-folder", str(folder)):
+    with _running(
+        folder, folder / "teacher.log", "ops.demo.traffic.recorded_teacher", *places, "--run-folder", str(folder)
+    ):
         deadline_s = time.monotonic() + 30.0
         while (found := read_run_file(folder, RUN_NAME)) is None or found.port is None:
             if time.monotonic() > deadline_s:

@@ -9,8 +9,8 @@ import redis
 
 from ops.letters.reading import Choice
 from ops.letters.settling import Order, settle_letters
-from ops.processes.process import RunFile, write_run_file
 from ops.site import Site
+from ops.state.run_files import RunFile, write_run_file
 from serve.escalation import Answer
 from serve.front.kept import RedisAnswers
 from serve.front.once import Given, Once

@@ -31,8 +31,9 @@ from store.buffer.ledger import Slot
 from store.control import CycleKind
 from store.event import DeadReason, Escalation, Undecodable, encode
 from store.redact import redact_input
-from store.registry.manifest import MANIFEST_NAME, Manifest
+from store.registry.manifest import MANIFEST_NAME
 from store.registry.moves import Move
+from store.registry.sealed import decode_manifest
 from store.registry.signing import SigningKey
 from store.secrets import item_id
 from stream.dead_letter import DeadLetters, Letter
@@ -287,7 +288,7 @@ def versions(site: Site, client: redis.Redis, kept: Path | None) -> list[str]:
     if kept is not None:
         folders = sorted((kept / "registry" / LANE.tenant / LANE.use_case / "versions").iterdir(), key=_made_at)
         for folder in folders:
-            manifest = msgspec.json.decode((folder / MANIFEST_NAME).read_bytes(), type=Manifest)
+            manifest = decode_manifest((folder / MANIFEST_NAME).read_bytes())
             draft = site.settings.state_dir / f"draft-{folder.name}"
             for name, entry in manifest.files.items():
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
@@ -305,7 +306,7 @@ def versions(site: Site, client: redis.Redis, kept: Path | None) -> list[str]:
 
 
 def _made_at(folder: Path) -> float:
-    return msgspec.json.decode((folder / MANIFEST_NAME).read_bytes(), type=Manifest).created_s
+    return decode_manifest((folder / MANIFEST_NAME).read_bytes()).created_s
 
 
 def positions(site: Site, client: redis.Redis) -> dict[str, str]:

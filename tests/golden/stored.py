@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import redis
 
 from serve.teacher.budget import BUCKET_S
-from store.registry.manifest import MANIFEST_NAME, Manifest
+from store.registry.manifest import MANIFEST_NAME
+from store.registry.sealed import decode_manifest
 from tests.golden.fixed import NOW_S
 
 _KEPT_S = 600  # for keys that expire

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from ops.checks.cycles import logged_cycles
-from ops.processes.process import RunFile
 from ops.site import Site
+from ops.state.run_files import RunFile
 from serve.escalation import Answer
 from serve.front.errors import ApiError
 from serve.front.once import Given

@@ -12,7 +12,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from ops.answers.reading import Reading
-from ops.cli.output import UNAVAILABLE
+from ops.exits import UNAVAILABLE
 from ops.open_log import open_appender
 from ops.site import Site
 from ops.wiring import ingest as ingest_wiring

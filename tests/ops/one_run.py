@@ -3,10 +3,10 @@
 from random import Random
 from typing import Any
 
-from ops.demo.measure import Judged, Logged, Outcome, judge_all, windows
+from ops.demo.measures.measure import Judged, Logged, Outcome, judge_all, windows
+from ops.demo.measures.summary import Ledger, Measured, Rollback, build
+from ops.demo.page.picture import Picture, draw
 from ops.demo.plan import Traffic
-from ops.demo.summary import Ledger, Measured, Rollback, build
-from ops.show.picture import Picture, draw
 from store.money.reckon import Money
 
 TOTAL = 1200

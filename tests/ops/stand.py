@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from ops.answers.reading import Reading
 from ops.checks.verify import verify_site
-from ops.cli.reports import VerifyReport
 from ops.open_log import ensure_topics, open_appender
+from ops.reports import VerifyReport
 from ops.site import Site
 from ops.wiring import ingest as wiring
 from store.buffer.item import Item

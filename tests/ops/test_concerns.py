@@ -9,8 +9,7 @@ import pytest
 import redis
 from typer.testing import CliRunner, Result
 
-from ops.checks.concerns import LanePromise, Traffic, concerns, remarks
-from ops.cli.actions import traffic_of
+from ops.checks.concerns import LanePromise, Traffic, concerns, remarks, traffic_of
 from ops.cli.app import app
 from store.control import REMEMBERED_REQUESTS, Control, CycleEnded, Heartbeat
 from store.policy import Policy

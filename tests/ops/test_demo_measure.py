@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.demo.measure import (
+from ops.demo.measures.measure import (
     Judged,
     Logged,
     Outcome,

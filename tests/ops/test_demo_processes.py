@@ -21,10 +21,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ops.demo.__main__ import parse
-from ops.demo.client import Client, schedule_s
 from ops.demo.command import run_json
 from ops.demo.plant import shuffle_labels
 from ops.demo.processes import DemoError, Descendants, explain_end, running
+from ops.demo.traffic.client import Client, schedule_s
 from tests.ops.children import REPOSITORY, gone, until
 from trainer.snapshot import Row
 

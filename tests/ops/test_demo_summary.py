@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.demo.measure import windows
-from ops.demo.summary import Ledger, ledger
+from ops.demo.measures.measure import windows
+from ops.demo.measures.summary import Ledger, ledger
 from tests.ops.one_run import PLANTED, ROLLBACK, TOTAL, cycles, judged, measured, played, summary, swaps
 
 KEYS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from ops.show.figures import draw_run
-from ops.show.picture import Mark, Picture
+from ops.demo.page.figures import draw_run
+from ops.demo.page.picture import Mark, Picture
 from tests.ops.one_run import picture
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ops.show.live_view import Board, live_view, render, sparkline
-from ops.show.picture import Picture, headline
+from ops.demo.page.live_view import Board, live_view, render, sparkline
+from ops.demo.page.picture import Picture, headline
 from tests.ops.one_run import picture
 
 

@@ -9,8 +9,8 @@ from typing import Final
 import pytest
 
 from ops.backtest.report.page import page as backtest_page
+from ops.demo.page.report import page as demo_page
 from ops.show.plot import Plot
-from ops.show.report import page as demo_page
 from tests.ops.backtests import backtest
 from tests.ops.one_run import picture, summary
 

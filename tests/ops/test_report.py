@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+from ops.demo.page.charts import agreements, escalations
+from ops.demo.page.picture import headline
+from ops.demo.page.report import page, write_report
 from ops.money.dollars import usd
-from ops.show.charts import agreements, escalations
-from ops.show.picture import headline
-from ops.show.report import page, write_report
 from tests.ops.one_run import PLANTED, picture, summary
 from tests.ops.pages import assert_offline, assert_well_formed, heights
 

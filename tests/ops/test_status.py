@@ -9,12 +9,12 @@ import redis
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from ops.checks.followers import followers
 from ops.cli.app import app
-from ops.cli.status import collect
+from ops.moves.followers import followers
 from ops.processes.admin import Probes, admin_server
-from ops.processes.process import RunFile, write_run_file
 from ops.site import Site
+from ops.state.run_files import RunFile, write_run_file
+from ops.status.collect import collect
 from store.buffer.redis import RedisBuffer
 from store.control import Control, Heartbeat
 from store.cycles.signs import CycleRunning, Signs, TrainerSign

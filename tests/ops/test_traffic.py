@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.support_desk import INTENTS, LATE, OFF_TOPIC, OFF_TOPIC_TALK, PAIRS
-from ops.traffic import Row, TrafficSettings, expand, generate, teacher_label, to_jsonl
+from ops.demo.traffic.generate import Row, TrafficSettings, expand, generate, teacher_label, to_jsonl
+from ops.demo.traffic.support_desk import INTENTS, LATE, OFF_TOPIC, OFF_TOPIC_TALK, PAIRS
 from store.event import canonical_text
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from serve.settings import BudgetSettings
 from serve.teacher.budget import Budget, Kind
-from serve.teacher.horizon import DayHorizon
+from serve.routing.horizon import DayHorizon
 from serve.teacher.memory_ledger import MemoryLedger
 from store.policy import BudgetView, Decision, decide_by_budget, escalation_limit
 

@@ -16,7 +16,7 @@ from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.tally import Batch
 from tests.serve.client import ask, run
-from tests.serve.fakes import LANE, World, eventually
+from tests.serve.fakes import LANE, World, eventually, text_input
 
 CALL_NANO = 24_000  # 20 tokens in at 1 $ and 2 out at 2 $ for a million
 
@@ -87,7 +87,7 @@ def test_what_the_endpoint_does_not_price_counts_at_its_bound_and_is_said_to(
     bounds = list[float]()
 
     async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
-        bounds.append(gateway.lanes[0].teacher.cost_bound_usd("unsure"))
+        bounds.append(gateway.lanes[0].teacher.cost_bound_usd(text_input("unsure")))
         await ask(client, "unsure")
         world.endpoint.status = 500  # it may have been billed
         await ask(client, "unsure")

@@ -12,6 +12,7 @@ import redis
 
 from serve.front.kept import Claim, RedisAnswers, Shared
 from serve.front.once import Once
+from serve.tasks.classify import LabelledAnswer
 from serve.lifecycle import Gateway
 from store.errors import StoreUnavailableError
 from tests.ops.children import until
@@ -332,7 +333,7 @@ def test_a_store_that_does_not_answer_is_left_alone_for_a_while() -> None:
 
     async def main() -> None:
         shared: Shared = Hanging()
-        once = Once(shared, b"k" * 32, new_id=lambda: "id", monotonic=lambda: 0.0)
+        once = Once(shared, b"k" * 32, answer_type=LabelledAnswer, new_id=lambda: "id", monotonic=lambda: 0.0)
         assert await once._ask(lambda one: one.claim("a", "r", "o", 1.0)) is None
         assert await once._ask(lambda one: one.claim("b", "r", "o", 1.0)) is None
         await once.close()

@@ -11,7 +11,7 @@ from typing import Final
 
 from ops.processes.limits import raise_file_limit
 from ops.processes.private_redis import PrivateRedis
-from ops.processes.process import RunFile, exclusive, keep_trying, ticks_of, write_run_file
+from ops.processes.process import exclusive, keep_trying
 from ops.processes.run.start import GRACE_S, PATIENCE_S
 from ops.processes.run.waiting import patiently, refuse_evicting
 from ops.processes.signals import listen
@@ -19,6 +19,7 @@ from ops.processes.supervisor import ChildSpec, RestartPolicy, Supervisor
 from ops.site import REDIS_RUN_NAME, Site
 from ops.state.disk import refusal
 from ops.state.private_files import tighten
+from ops.state.run_files import RunFile, ticks_of, write_run_file
 from ops.wiring.checks import every
 from ops.wiring.ingest import check_ingest
 from ops.wiring.serve import check_serve

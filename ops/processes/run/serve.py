@@ -12,22 +12,24 @@ import uvicorn
 from prometheus_client import REGISTRY
 
 from ops.answers.standing import tell_at_start
-from ops.cli.output import RefusedError
+from ops.exits import RefusedError
 from ops.logs import lines as logs
 from ops.open_log import open_appender
 from ops.processes.admin import Probes
-from ops.processes.limits import raise_file_limit
+from ops.processes.limits import connection_limit, raise_file_limit
 from ops.processes.reload import reload_gateway
 from ops.processes.run.start import WATCH_S, admin, process_of, watch
 from ops.processes.run.topics import make_topics
 from ops.processes.run.waiting import refuse_evicting
+from ops.settings import Settings
 from ops.site import Site
 from ops.wiring import serve as wiring
 from serve.app import build_app
 from serve.drain import Drain
-from serve.front.connections import Connections, protocol_of
+from serve.front.connections import ConnectionLimits, Connections, protocol_of
 from serve.front.listener import Listener
 from serve.lifecycle import Gateway
+from serve.metrics import ServeMetrics
 from store.errors import UnderstudyError
 from stream.publisher import Publisher
 from stream.spool import Spool
@@ -72,7 +74,7 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
         )
         admin_port = stack.enter_context(admin(site, settings.admin.serve_port, probes))
         drain = Drain(app)
-        connections = wiring.connections(settings, services.metrics, raise_file_limit())
+        connections = _connections(settings, services.metrics, raise_file_limit())
         listener = stack.enter_context(closing(_listen(settings.gateway.host, settings.gateway.port, connections)))
         config = uvicorn.Config(
             drain,
@@ -105,6 +107,13 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
         if not asked:
             message = "the gateway ended unasked: the lines above say why"
             raise UnderstudyError(message)
+
+
+def _connections(settings: Settings, metrics: ServeMetrics, files: int) -> Connections:
+    """The connections of the gateway's port, as many as `files` leaves room for."""
+    teacher_calls = sum(section.teacher.concurrency for section in settings.lanes)
+    limits = ConnectionLimits(connections=connection_limit(files, teacher_calls))
+    return Connections(limits, metrics.connections, metrics.connections_closed)
 
 
 def _listen(host: str, port: int, connections: Connections) -> Listener:

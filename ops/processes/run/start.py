@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final
 
 from ops.addresses import port_names
-from ops.cli.output import RefusedError
+from ops.exits import RefusedError
 from ops.processes.admin import Probes, admin_server, name_process
 from ops.processes.limits import raise_file_limit
 from ops.processes.process import Daemon, daemon

@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 
 import redis
 
-from ops.processes.redis_standing import refuse_eviction
+from ops.checks.redis_standing import refuse_eviction
 from ops.site import Site
 from store.errors import (
     LogUnavailableError,
