@@ -96,7 +96,7 @@ class Worker:
             self._process.join(_END_S)
             code = self._process.exitcode
             self.close()
-            message = f"the training process died (exit code {code})"
+            message = f"the process died (exit code {code})"
             raise WorkerDiedError(message) from error
         except BaseException:
             self.close()  # what it is still busy with is of no use any more

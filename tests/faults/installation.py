@@ -22,7 +22,7 @@ from ops.demo.traffic.generate import TrafficRow, TrafficSettings, generate, to_
 from ops.demo.traffic.recorded_teacher import RUN_NAME
 from ops.imports.importing import import_file
 from ops.init import init
-from ops.readers.columns import find_columns
+from ops.readers.tasks import open_reader
 from ops.settings import SETTINGS_NAME, Settings
 from ops.site import Site
 from ops.state.run_files import read_run_file
@@ -119,8 +119,8 @@ class Installation:
         path, section = self.folder / f"import-{number}.jsonl", self.site.lane(None)
         rows = list(self.known[number * _IMPORTED : (number + 1) * _IMPORTED])
         path.write_text("".join(f"{line}\n" for line in to_jsonl(rows)), "utf-8")
-        columns = find_columns(path, text=None, label=None)
-        report = import_file(self.site, section, path, columns, seen=lambda: None)
+        reader = open_reader(section.task, path, {}, labels=section.labels)
+        report = import_file(self.site, section, path, reader, seen=lambda: None)
         if not report.cycle_asked or report.published != _IMPORTED:
             message = f"the import did not come through: {report}"
             raise self.failed(message)

@@ -9,7 +9,7 @@ import msgspec
 
 from ops.demo.tasks.play import DemoTraffic, Request, Source, sha256_of
 from ops.demo.traffic.generate import TrafficSettings, generate, to_jsonl
-from ops.imports.importer import Row, read_rows
+from ops.readers.classify import TextRow, read_rows
 from ops.readers.columns import Columns, find_columns
 from ops.readers.files import BadRow
 from store.errors import SettingsError
@@ -91,7 +91,7 @@ def _read(source: Source, path: Path) -> tuple[list[tuple[str, str]], list[BadRo
         flags = str(error).replace("--text", "TEXT_COLUMN=").replace("--label", "LABEL_COLUMN=")
         raise SettingsError(flags) from error
     found = list(_rows(path, columns))
-    good = [row for row in found if isinstance(row, Row)]
+    good = [row for row in found if isinstance(row, TextRow)]
     if not source.file_order:
         random.Random(f"understudy-demo/{source.seed}").shuffle(good)  # noqa: S311 - an order, no secret
     recorded: dict[str, str] = {}
@@ -99,10 +99,10 @@ def _read(source: Source, path: Path) -> tuple[list[tuple[str, str]], list[BadRo
     return requests[: source.rows], [row for row in found if isinstance(row, BadRow)]
 
 
-def _rows(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
+def _rows(path: Path, columns: Columns) -> Iterator[TextRow | BadRow]:
     """Every row; whatever answers the teacher gave are the labels."""
     for row in read_rows(path, columns, None):
-        if isinstance(row, Row) and len(row.text) > MAX_TEXT_CHARS:
+        if isinstance(row, TextRow) and len(row.text) > MAX_TEXT_CHARS:
             yield BadRow(line=row.line, why=f"{len(row.text)} characters, the gateway takes {MAX_TEXT_CHARS}")
         else:
             yield row
