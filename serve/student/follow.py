@@ -58,7 +58,7 @@ class SwapRecord(msgspec.Struct, frozen=True, kw_only=True, rename={"before": "f
 class Versions:
     """How a lane's registry is read. Each call blocks and raises a RegistryError for what is not to be trusted."""
 
-    standing: Callable[[], Standing]  # the whole chain verified
+    standing: Callable[[], Standing]  # what is new verified at each look, the whole chain once a minute
     size_bytes: Callable[[str], int]  # of a version's files, from its signed manifest
     load: Callable[[str], Student]  # signature, every hash, architecture and shapes checked
     available_bytes: Callable[[], int]  # memory free for a second version
