@@ -2,7 +2,6 @@
 
 import secrets
 import socket
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -41,6 +40,7 @@ from store.event import Lane, wall_clock_s
 from store.log.lazy import logger
 from store.money.books import Books
 from store.redact import redact
+from store.registry.moves import fold
 from store.registry.versions import Registry
 from stream.embedded.log import EmbeddedLog
 from stream.ingest import Ingest, IngestSettings, LaneKeys
@@ -233,7 +233,7 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
         import_module("store.student.student")
 
     return Versions(
-        standing=lambda: moves.standing(time.monotonic()),
+        standing=lambda: fold(moves.read()),
         size_bytes=lambda version: sum(entry.size_bytes for entry in versions.manifest(version).files.values()),
         load=load,
         available_bytes=lambda: int(psutil.virtual_memory().available),
