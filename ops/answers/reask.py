@@ -13,12 +13,12 @@ from uuid import uuid4
 
 import redis
 
-from ops import wiring
 from ops.answers.sample import Asked, Question, Quote
 from ops.cli.output import RefusedError
 from ops.open_log import ensure_topics, open_appender
 from ops.sections import LaneSection
 from ops.site import Site
+from ops.wiring.lanes import lane_ledger, lane_settings, teacher_settings
 from serve.teacher.budget import Budget, Ledger, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Teacher, Unavailable
 from store.answers.rulings import Sample
@@ -72,14 +72,14 @@ def ask_again(
         SettingsError: the teacher's prompt or key is missing.
     """
     ensure_topics(site, client)
-    settings, tally = wiring.lane_settings(section), Tally(lambda: uuid4().hex)
+    settings, tally = lane_settings(section), Tally(lambda: uuid4().hex)
     with closing(open_appender(site, client)) as appender:
         try:
             replies = asyncio.run(
                 _ask_all(
                     section,
                     found,
-                    ledger=wiring.lane_ledger(client, settings),
+                    ledger=lane_ledger(client, settings),
                     tally=tally,
                     publish=lambda question, answer: _publish(section, appender, question, answer),
                     seen=seen,
@@ -102,7 +102,7 @@ async def _ask_all(
     rng = Random()  # noqa: S311 - names of leases
     teacher = _teacher(section)
     budget = Budget(
-        wiring.lane_settings(section).budget,
+        lane_settings(section).budget,
         ledger,
         now=wall_clock_s,
         monotonic=time.monotonic,
@@ -229,4 +229,4 @@ def _judged(found: Sequence[Question], replies: Sequence[Reply]) -> Asked:
 
 
 def _teacher(section: LaneSection) -> Teacher:
-    return Teacher(wiring.teacher_settings(section), section.labels, monotonic=time.monotonic)
+    return Teacher(teacher_settings(section), section.labels, monotonic=time.monotonic)

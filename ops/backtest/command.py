@@ -241,7 +241,7 @@ def _configured(settings: Settings | None) -> dict[str, Any]:
     """How the lane's trainer is set, as options of a replay; without settings it has its own."""
     if settings is None:
         return {}
-    from ops.wiring import cycle_settings, schedule_settings  # noqa: PLC0415 - it imports the log's client and more
+    from ops.wiring.train import cycle_settings, schedule_settings  # noqa: PLC0415 - it imports the log's client and more
 
     return {"cycle": cycle_settings(settings), "schedule": schedule_settings(settings)}
 

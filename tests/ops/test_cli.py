@@ -20,7 +20,7 @@ from ops.cli.app import app
 from ops.cli.output import exit_code_of
 from ops.cli.status import promise_of
 from ops.processes.process import RunFile, exclusive, write_run_file
-from ops.processes.run import run_all
+from ops.processes.run.all import run_all
 from store.buffer.server import private_redis
 from store.control import Control, Heartbeat
 from store.errors import AlreadyRunningError, MoveConflictError
@@ -373,7 +373,7 @@ def test_an_import_without_one_good_row_is_no_success(settings: Path, tmp_path: 
 
 
 def test_a_second_run_all_on_the_same_state_is_refused(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ops.processes.run._PATIENCE_S", 0.0)
+    monkeypatch.setattr("ops.processes.run.all.PATIENCE_S", 0.0)
     site = open_site(settings)
     with (
         exclusive(site.run_directory, "all", patience_s=0.0),

@@ -11,7 +11,6 @@ import redis
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from ops import wiring
 from ops.checks.verify import verify_site
 from ops.cli.app import app
 from ops.imports import importing
@@ -19,6 +18,7 @@ from ops.letters.reading import list_letters
 from ops.open_log import ensure_topics, open_appender
 from ops.readers.columns import Columns
 from ops.site import Site
+from ops.wiring import ingest as wiring
 from store.control import Control
 from store.event import encode, wall_clock_s
 from stream.log import topic_of

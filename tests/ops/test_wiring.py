@@ -7,8 +7,8 @@ import pytest
 import redis
 from prometheus_client import CollectorRegistry
 
-from ops import wiring
 from ops.site import Site
+from ops.wiring import serve, train
 from serve.lifecycle import Gateway
 from tests.ops.sites import make_site, open_site
 from tests.serve.fakes import FakeSink
@@ -23,7 +23,7 @@ def site_of(folder: Path, **values: Any) -> Site:
 
 def test_a_lanes_policy_metric_and_forecast_reach_the_gateway(tmp_path: Path) -> None:
     site = site_of(tmp_path, **BUDGET_ONLY)
-    (parts,) = wiring.services(site, NOWHERE, FakeSink(), CollectorRegistry()).lanes
+    (parts,) = serve.services(site, NOWHERE, FakeSink(), CollectorRegistry()).lanes
     settings = parts.settings
     assert (settings.policy, settings.metric, settings.rows_per_day) == ("budget", "balanced_accuracy", 500.0)
     assert settings.budget.calls_per_day == 200
@@ -32,8 +32,8 @@ def test_a_lanes_policy_metric_and_forecast_reach_the_gateway(tmp_path: Path) ->
 @pytest.mark.parametrize(("values", "plans"), [({}, False), (BUDGET_ONLY, True)])
 def test_only_a_lane_without_a_promise_plans_its_budget(tmp_path: Path, values: dict[str, str], plans: bool) -> None:  # noqa: FBT001 - a column of the table
     site = site_of(tmp_path, **values)
-    services = wiring.services(site, NOWHERE, FakeSink(), CollectorRegistry())
-    (lane,) = Gateway(services, wiring.gateway_settings(site.settings)).lanes
+    services = serve.services(site, NOWHERE, FakeSink(), CollectorRegistry())
+    (lane,) = Gateway(services, serve.gateway_settings(site.settings)).lanes
     assert (lane.horizon is not None) == plans
     if lane.horizon is not None:
         assert lane.horizon.allowance().rows_left == pytest.approx(500.0)
@@ -41,5 +41,5 @@ def test_only_a_lane_without_a_promise_plans_its_budget(tmp_path: Path, values: 
 
 @pytest.mark.parametrize(("values", "policy"), [({}, "promise"), (BUDGET_ONLY, "budget")])
 def test_the_trainer_is_told_the_lanes_policy(tmp_path: Path, values: dict[str, str], policy: str) -> None:
-    (training,) = wiring.trainer(site_of(tmp_path, **values), NOWHERE, "me").lanes
+    (training,) = train.trainer(site_of(tmp_path, **values), NOWHERE, "me").lanes
     assert training.policy == policy

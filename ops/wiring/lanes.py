@@ -1,0 +1,55 @@
+"""A lane as its settings have it, for whoever asks its teacher: the gateway, and the commands that ask again."""
+
+import redis
+
+from ops.sections import LaneSection
+from ops.settings import read_api_key, read_prompt
+from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
+from serve.teacher.budget import RedisLedger
+
+
+def teacher_settings(section: LaneSection) -> TeacherSettings:
+    """The lane's teacher.
+
+    Raises:
+        SettingsError: the prompt or the key's variable is missing.
+    """
+    teacher, prompt = section.teacher, read_prompt(section)
+    return TeacherSettings(
+        base_url=teacher.base_url,
+        model=teacher.model,
+        prompt=prompt,
+        parameters=teacher.parameters,
+        answer_format=teacher.parser,
+        api_key=read_api_key(section) or "none",
+        timeout_s=teacher.timeout_s,
+        concurrency=teacher.concurrency,
+        input_usd_per_mtok=teacher.input_usd_per_mtok,
+        output_usd_per_mtok=teacher.output_usd_per_mtok,
+        proxy=teacher.proxy,
+    )
+
+
+def lane_settings(section: LaneSection) -> LaneSettings:
+    """The lane as the gateway sees it; errors as of `teacher_settings`."""
+    return LaneSettings(
+        lane=section.lane,
+        labels=section.labels,
+        training_permitted=section.training_permitted,
+        teacher=teacher_settings(section),
+        budget=BudgetSettings(
+            calls_per_day=section.budget.calls_per_day,
+            usd_per_day=section.budget.usd_per_day,
+            audit_reserve_ratio=section.budget.audit_reserve_ratio,
+        ),
+        policy=section.policy,
+        metric=section.metric,
+        rows_per_day=section.rows_per_day,
+        audit_ratio=section.audit_ratio,
+        api_keys=section.api_keys,
+    )
+
+
+def lane_ledger(client: redis.Redis, settings: LaneSettings) -> RedisLedger:
+    """What the lane's replicas count their spending in."""
+    return RedisLedger(client, settings.lane, settings.budget)
