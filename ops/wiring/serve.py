@@ -1,6 +1,7 @@
 """Puts the gateway together: its settings, its lanes, and the versions that it loads. torch is imported late."""
 
 import secrets
+import time
 from functools import partial
 from importlib import import_module
 from random import Random
@@ -29,7 +30,6 @@ from store.control import Control
 from store.errors import SettingsError
 from store.money.books import Books
 from store.redact import redact
-from store.registry.moves import fold
 from store.registry.versions import Registry
 
 
@@ -123,7 +123,7 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
         import_module("store.student.student")
 
     return Versions(
-        standing=lambda: fold(moves.read()),
+        standing=lambda: moves.standing(time.monotonic()),
         size_bytes=lambda version: sum(entry.size_bytes for entry in versions.manifest(version).files.values()),
         load=load,
         available_bytes=lambda: int(psutil.virtual_memory().available),
