@@ -14,10 +14,9 @@ from store.errors import StoreUnavailableError
 from store.event import Lane
 from store.log.lazy import logger
 from store.money.deeds import Deeds
-from store.registry.durable import replace
+from store.registry.durable import read_kept, replace
 
 _log: Final = logger(__name__)
-_MOST_BYTES: Final = 1 << 16
 
 
 class DeedBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +49,7 @@ class Tally:
             path: where what waits is kept while the books are away; None: it ends with the process.
         """
         self._path = path
-        kept = _read(path) if path is not None else None
+        kept = read_kept(path, _Kept) if path is not None else None
         self._sent = kept.sent if kept is not None else None
         self._waiting = kept.waiting if kept is not None else Deeds()
         self._writer = kept.sent.writer if kept is not None else new_name()
@@ -106,14 +105,3 @@ class Tally:
             self.keep()
             raise
         self.keep()
-
-
-def _read(path: Path) -> _Kept | None:
-    try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_MOST_BYTES), type=_Kept)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
-        _log.warning("the record of what waits for the books is unreadable", path=str(path), error=type(error).__name__)
-        return None
