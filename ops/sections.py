@@ -10,6 +10,8 @@ from serve.teacher.parameters import check_call
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
 from store.event import Lane
+from store.tasks.rank import Tolerance
+from store.tasks.tasks import LaneTerms
 
 STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
 
@@ -280,6 +282,10 @@ class TeacherSection(Section):
     """Dollars for a million tokens in."""
     output_usd_per_mtok: Annotated[float, Field(ge=0.0)] = 0.0
     """Dollars for a million tokens out."""
+    search_usd: Annotated[float, Field(ge=0.0)] = 0.0
+    """Dollars for a search of a reranker that is paid so: a call, for each hundred documents of it."""
+    window_documents: Annotated[int, Field(ge=2, le=1000)] = 50
+    """Documents that a chat model ranks at once; a longer list is read in windows that overlap by half, a call each."""
     proxy: Annotated[str | None, Field(repr=False, examples=["http://proxy.example.com:3128"])] = None
     """The proxy to the endpoint; the variables HTTP_PROXY and HTTPS_PROXY are not read, lest questions go astray."""
 
@@ -359,6 +365,11 @@ class LaneSection(Section):
     def lane(self) -> Lane:
         """Who and what it is for."""
         return Lane(self.tenant, self.use_case)
+
+    def terms(self, earlier: tuple[str, ...] = ()) -> LaneTerms:
+        """By what its answers are read; `earlier` are the labels that rulings tell of."""
+        tolerance = Tolerance(k=self.rank.k, epsilon=self.rank.epsilon)
+        return LaneTerms(labels=self.labels, earlier=earlier, tolerance=tolerance)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -9,12 +9,10 @@ since that rule's last pass. So the work grows with the text, not with the numbe
 """
 
 import hmac
-from typing import Final, NamedTuple, assert_never, overload
-
-import msgspec
+from typing import Final, NamedTuple
 
 from store.errors import TooLaboriousError
-from store.event import ChatInput, RankInput, TaskInput, TextInput, canonical_text
+from store.event import canonical_text
 from store.personal_data import RULES, SHORTEST, TOKEN, Kind, Rule, Value, count_digits, may_hold
 
 MAX_WORK: Final = 200_000  # candidates tried in one input: about a second, and 40,000 values
@@ -65,34 +63,6 @@ def redact(text: str, key: bytes, purse: Purse | None = None) -> str:
         parts += (canonical[kept : value.start], f"<{kind}:{digest}>")
         kept = value.end
     return "".join([*parts, canonical[kept:]]) if parts else canonical
-
-
-@overload
-def redact_input(value: TextInput, key: bytes) -> TextInput: ...
-@overload
-def redact_input(value: RankInput, key: bytes) -> RankInput: ...
-@overload
-def redact_input(value: ChatInput, key: bytes) -> ChatInput: ...
-def redact_input(value: TaskInput, key: bytes) -> TaskInput:
-    """The input with every text in it redacted, and so canonical.
-
-    Raises:
-        TooLaboriousError: its texts together need more work than any question of a person would.
-    """
-    purse = Purse()
-    match value:
-        case TextInput(text=text):
-            return TextInput(text=redact(text, key, purse))
-        case RankInput(query=query, documents=documents):
-            return RankInput(
-                query=redact(query, key, purse), documents=[redact(each, key, purse) for each in documents]
-            )
-        case ChatInput(messages=messages):
-            return ChatInput(
-                messages=[msgspec.structs.replace(each, content=redact(each.content, key, purse)) for each in messages]
-            )
-        case _:
-            assert_never(value)
 
 
 class _Field(NamedTuple):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from msgspec import structs
 
 from store.buffer.item import Item
 from store.control import CycleKind
@@ -148,7 +149,7 @@ def _cross_fitted(frozen: Frozen, draft: Draft, lineage: Lineage) -> CrossFitted
         if tuned is not None and draft.tuned is not None:
             recipe = replace(draft, tuned=tuned)
         else:
-            recipe = replace(draft, tuned=None, pool_weights=(1.0,))
+            recipe = replace(draft, tuned=None, record=structs.replace(draft.record, pool_weights=[1.0]))
         result = np.empty((len(places), len(draft.labels)), np.float32)
         halves = _halves([frozen.snapshot.rows[place].cluster for place in places])
         parts = [[places[index] for index in half] for half in halves]

@@ -26,16 +26,16 @@ from store.errors import (
     SwapRefusedError,
     UnknownVersionError,
 )
-from store.labels import check_label_map
 from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
+from store.registry.records import ClassifyRecord
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import OpenVersion, Registry, Versions
+from store.student.classify import Student
 from store.student.encoder import Encoder, FloatArray, Precision
-from store.student.student import PRECISION_KEY, Student
 from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.calibrate import rows_to_certify
-from trainer.judge.equal import RECIPE_KEY, answers_alike, nothing_new, recipe_of
+from trainer.judge.equal import answers_alike, nothing_new, recipe_of
 from trainer.judge.gate import Judged
 from trainer.judge.verdicts import Frozen, Lineage, Rival, decide
 from trainer.learn.features import BaseEncoder, FeatureCache
@@ -97,7 +97,7 @@ def run_cycle(
         made = attempt(work.kind, frozen, lineage, training=work.training, settings=work.settings, tell=tell)
     except NotEnoughLabelsError as error:
         return CycleResult(version=None, verdict=_nothing_to_learn(error, items, work), anchor=False, drawn=rows)
-    label_items = made.draft.training["label_items"]
+    label_items = made.draft.record.label_items
     tell("publishing", None)
     try:
         folder.mkdir(parents=True)
@@ -134,7 +134,6 @@ def _manifest(work: CycleWork, made: Attempt, folder: Path, recipe: str) -> Mani
     parts = made.draft.write(folder, made.policy)
     return Manifest(
         lane=work.training.lane,
-        task=work.training.task,
         kind=parts.kind,
         parent=work.champion,
         created_s=work.now_s,
@@ -142,15 +141,12 @@ def _manifest(work: CycleWork, made: Attempt, folder: Path, recipe: str) -> Mani
         seed=work.settings.seed,
         base=parts.base,
         served_parameters=parts.served_parameters,
-        labels=parts.labels,
         preprocessing=parts.preprocessing,
-        pool_weights=parts.pool_weights,
-        training={**parts.training, RECIPE_KEY: recipe},
+        student=msgspec.structs.replace(parts.student, recipe=recipe),
         snapshot=made.frozen.snapshot.record,
         verdict=made.verdict,
         policy=made.policy,
         topics=_topics(work, made.frozen),
-        golden=parts.golden,
         files={},
     )
 
@@ -178,7 +174,9 @@ def _label_maps(versions: Versions, frozen: Frozen) -> dict[str, Sequence[str]]:
     found: dict[str, Sequence[str]] = {}
     for version in sorted(opinions & set(versions.list())):
         with suppress(RegistryError):  # its opinions cannot be read, and are left out
-            found[version] = versions.manifest(version).labels
+            record = versions.manifest(version).student
+            if isinstance(record, ClassifyRecord):
+                found[version] = record.labels
     return found
 
 
@@ -220,8 +218,8 @@ def _judge_candidate(
     try:
         opened = versions.open(work.candidate)
         candidate = _rival(opened, work)
-        if champion is not None:  # no gateway would take it into service
-            check_label_map(champion.manifest.labels, opened.manifest.labels, removal_declared=False)
+        if lineage.champion is not None:  # no gateway would take it into service
+            candidate.student.check_follows(lineage.champion.student, removal_declared=False)
     except (CorruptVersionError, BadSignatureError, UnknownVersionError, SwapRefusedError) as error:
         verdict = msgspec.structs.replace(_refused(f"the candidate cannot be served: {error}", work), outcome="fail")
         return CycleResult(version=work.candidate, verdict=verdict, anchor=False)
@@ -234,9 +232,12 @@ def _judge_candidate(
         created_s=work.now_s,
         verdict=verdict,
         policy=policy,
-        training={**opened.manifest.training, PRECISION_KEY: candidate.student.encoder.precision},
+        student=msgspec.structs.replace(
+            opened.manifest.student,
+            precision=candidate.student.encoder.precision,
+            golden=candidate.student.with_policy(policy).golden_outputs(),
+        ),
         topics=_topics(work, frozen),
-        golden=candidate.student.with_policy(policy).golden_outputs(),
     )
     if champion is not None and (why := answers_alike(opened.folder, manifest, champion)) is not None:
         return CycleResult(version=work.candidate, verdict=_refused(why, work), anchor=False)

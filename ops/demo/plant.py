@@ -19,7 +19,7 @@ import msgspec
 from ops.answers.reading import Reading
 from ops.settings import Settings
 from ops.site import Site
-from ops.wiring import cycle_settings
+from ops.wiring.train import cycle_settings
 from store.errors import UnderstudyError
 from store.event import wall_clock_s
 from store.registry.manifest import Manifest
@@ -43,7 +43,7 @@ def plant(site: Site, seed: int) -> str:
     Raises:
         UnderstudyError: there is no champion to be unlike, or too little to learn from.
     """
-    from store.student.student import Student  # noqa: PLC0415 - torch
+    from store.student.classify import Student  # noqa: PLC0415 - torch
     from trainer.learn.features import BaseEncoder  # noqa: PLC0415 - torch
     from trainer.learn.fit import FitSettings, fit  # noqa: PLC0415 - torch
 
@@ -74,7 +74,6 @@ def plant(site: Site, seed: int) -> str:
         (Path(folder) / SNAPSHOT_NAME).write_bytes(snapshot.content)
         manifest = Manifest(
             lane=section.lane,
-            task=section.task,
             kind="candidate",
             parent=champion,
             created_s=wall_clock_s(),
@@ -82,15 +81,12 @@ def plant(site: Site, seed: int) -> str:
             seed=seed,
             base=parts.base,
             served_parameters=parts.served_parameters,
-            labels=parts.labels,
             preprocessing=parts.preprocessing,
-            pool_weights=parts.pool_weights,
-            training=parts.training,
+            student=parts.student,
             snapshot=snapshot.record,
             verdict=None,
             policy=None,
             topics=[],
-            golden=parts.golden,
             files={},
         )
         return versions.publish(Path(folder), manifest, site.operator_key())

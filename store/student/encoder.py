@@ -36,6 +36,7 @@ DEFAULT_MAX_TOKENS: Final = 256
 _BATCH_ROWS: Final = 32
 _STEADY_ROWS: Final = 16  # in a batch of a fixed shape
 _SHAPE_STEP: Final = 16  # tokens
+_CHARS_PER_TOKEN: Final = 4
 
 _loaded: "WeakValueDictionary[str, Encoder]" = WeakValueDictionary()
 _loading = threading.Lock()  # also because transformers switches weight initialisation off for the whole process
@@ -121,6 +122,10 @@ class Encoder:
     def too_long(self, text: str) -> bool:
         """Whether `tokenise` would cut something off."""
         return bool(self._tokenizer.encode(canonical_text(text)).overflowing)
+
+    def about_tokens(self, text: str) -> int:
+        """About how many tokens a text takes, from its length alone."""
+        return min(self.max_tokens, len(text) // _CHARS_PER_TOKEN + 2)
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, [batch, longest row] each, on the encoder's device."""

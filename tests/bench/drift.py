@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ops.backtest.log import ColumnNames, Log, read_log
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import Replay
-from store.student.student import Student
+from store.student.classify import Student
 from trainer.attempt import Attempt
 from trainer.learn.fit import FineTuneMode, FitSettings, fit
 
@@ -212,7 +212,7 @@ def forgetting(
         "rows": len(rows),
         "new_rows": len(fresh),
         "fine_tuned": [
-            {"row": row, "rows": one.draft.training["tuned_rows"], "labels": len(one.draft.labels)}
+            {"row": row, "rows": one.draft.record.tuned_rows, "labels": len(one.draft.labels)}
             for row, one in made
             if one.draft.kind == "fine_tune"
         ],

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 
 from ops.backtest.replay import Replay
-from ops.traffic import TrafficSettings, generate
+from ops.demo.traffic.generate import TrafficSettings, generate
 from trainer.learn.draft import reference_vectors
 
 _OFF_TOPIC: Final = 400

@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.backtest.records import Ask
-from serve.pace import Look, Pace
+from serve.routing.budget import BudgetRouting
+from serve.routing.routing import Choice
+from store.policy import Policy
+from store.student.loaded import Opinion
 from trainer.due import ScheduleSettings
 
 NEVER: Final = 1e9
@@ -46,18 +49,23 @@ def swapped(parts: Mapping[str, Any]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-class RandomPace(Pace):
-    """Spends at the same pace, on questions drawn at random."""
+class RandomRouting(BudgetRouting):
+    """Spends at the same pace, on questions drawn at random: by an uncertainty that says nothing."""
 
     _chance: np.random.Generator | None = None
+    _drawn: float = 0.0
 
-    def see(self, probs: Any, version: str) -> Look:
-        """The student's answer, with an uncertainty that says nothing."""
+    def see(self, opinion: Opinion, version: str) -> None:
+        """Draw one for this question."""
         if self._chance is None:
             self._chance = np.random.default_rng(0)
-        look = replace(super().see(probs, version), uncertainty=float(self._chance.random()))
-        self._recent[-1] = look.uncertainty
-        return look
+        self._drawn = float(self._chance.random())
+        super().see(replace(opinion, uncertainty=self._drawn), version)
+
+    def choose(self, policy: Policy | None, opinion: Opinion | None, **rest: Any) -> Choice:
+        """By what was drawn."""
+        drawn = None if opinion is None else replace(opinion, uncertainty=self._drawn)
+        return super().choose(policy, drawn, **rest)
 
 
 def _fresh(fit: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +85,7 @@ def _misled(train: Callable[..., Any]) -> Callable[..., Any]:
 
 def _averaged(members: Sequence[NDArray[np.float32]], _weights: Sequence[float]) -> NDArray[np.float32]:
     """A linear opinion pool."""
-    from store.student.student import tempered  # noqa: PLC0415 - torch, late
+    from store.student.classify import tempered  # noqa: PLC0415 - torch, late
 
     head, *tuned = members
     return (head + tempered(tuned[0], 2.0)) / np.float32(2.0) if tuned else head
@@ -122,7 +130,8 @@ def _head_alone(ask: Ask) -> Ask:
 OURS: Final = Variant(what="as the service runs it")
 BASELINES: Final[Mapping[str, Variant]] = {
     "random_escalation": Variant(
-        what="the same learner and pace, questions bought at random", parts={"ops.backtest.play:Pace": RandomPace}
+        what="the same learner and pace, questions bought at random",
+        parts={"ops.backtest.play:BudgetRouting": RandomRouting},
     ),
     "head_trained_once": Variant(
         what="half of the budget first, the head trained once, the rest spent by its margin",
@@ -154,7 +163,7 @@ def ablations() -> Mapping[str, Variant]:
         "members always weighed as at first": Variant(what="no weights from opinions before the label", parts=always),
         "members averaged, not pooled": Variant(
             what="an arithmetic mean, half each, the fine-tuned member at temperature 2",
-            parts={"store.student.student:pool": _averaged, **always},
+            parts={"store.student.classify:pool": _averaged, **always},
         ),
         "the fine-tuned member misled": Variant(what="fine-tuning on labels dealt out anew", parts=misled),
         "the fine-tuned member misled, members weighed as at first": Variant(

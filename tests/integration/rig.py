@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import httpx
 
 from ops.open_log import open_appender
-from ops.processes.process import read_run_file
+from ops.state.run_files import read_run_file
 from store.buffer.server import private_redis
 from tests.integration.alerting import FOLDER, Watch, free_port, promised_s, sped_up
 from tests.ops.children import REPOSITORY

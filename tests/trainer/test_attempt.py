@@ -132,15 +132,15 @@ def test_the_same_items_make_the_same_student_and_the_same_verdict(base: BaseEnc
     lineage = succeeded(made(base, pairs_of(0, 60)))
     first, again = (made(base, pairs_of(0, 120), lineage, kind="fine_tune") for _ in range(2))
     assert again.verdict == first.verdict
-    assert again.draft.pool_weights == first.draft.pool_weights
+    assert again.draft.record == first.draft.record
     texts = [text for text, _ in pairs_of(120, 140)]
     assert np.array_equal(again.draft.student().predict(texts).probs, first.draft.student().predict(texts).probs)
 
 
 def test_fine_tuning_goes_on_from_the_champions_member_where_there_is_one(base: BaseEncoder) -> None:
     fresh = made(base, pairs_of(0, 60), kind="fine_tune")
-    assert fresh.draft.training["fine_tune"] == "fresh"
-    assert made(base, pairs_of(0, 90), succeeded(fresh), kind="fine_tune").draft.training["fine_tune"] == "warm"
+    assert fresh.draft.record.fine_tune == "fresh"
+    assert made(base, pairs_of(0, 90), succeeded(fresh), kind="fine_tune").draft.record.fine_tune == "warm"
     assert made(base, pairs_of(0, 90), succeeded(fresh)).draft.tuned is fresh.draft.tuned
 
 

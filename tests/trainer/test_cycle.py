@@ -14,12 +14,13 @@ from store.buffer.item import Item
 from store.cycles.signs import Stage
 from store.errors import RegistryError
 from store.policy import PolicyName
+from store.registry.records import ClassifyRecord
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry, Versions
-from store.student.student import Student
+from store.student.classify import Student
 from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item, items, questions
 from trainer.cycle import run_cycle
-from trainer.judge.equal import RECIPE_KEY, nothing_new
+from trainer.judge.equal import nothing_new
 from trainer.judge.gate import GateLimits
 from trainer.learn.fine_tune import FineTuneSettings
 from trainer.learn.fit import FitSettings
@@ -238,7 +239,7 @@ def test_a_fine_tuning_cycle_on_a_heads_rows_has_something_to_learn(first: tuple
     work, result = first
     assert result.version is not None
     champion = registry(work).versions(LANE).open(result.version)
-    recipe = champion.manifest.training[RECIPE_KEY]
+    recipe = champion.manifest.student.recipe
     rows = freeze(
         items(600),
         prompt_version=PROMPT_VERSION,
@@ -277,7 +278,10 @@ def test_a_candidate_whose_labels_no_gateway_would_take_fails(first: tuple[Cycle
     work, result = first
     after = promote(work, result)
     twin = registry(work).versions(LANE).open(result.version or "")
-    turned = msgspec.structs.replace(twin.manifest, labels=list(reversed(twin.manifest.labels)), kind="candidate")
+    record = twin.manifest.student
+    assert isinstance(record, ClassifyRecord)
+    student = msgspec.structs.replace(record, labels=list(reversed(record.labels)))
+    turned = msgspec.structs.replace(twin.manifest, student=student, kind="candidate")
     candidate = registry(work).versions(LANE).publish(twin.folder, turned, SigningKey.load(work.signing_key))
     judged = run_cycle(replace(after, kind="candidate", candidate=candidate), items(600), {})
     assert (judged.version, judged.verdict.outcome) == (candidate, "fail")

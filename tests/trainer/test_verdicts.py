@@ -16,7 +16,7 @@ from store.buffer.item import Item
 from store.event import Lane
 from store.policy import Policy, PolicyName
 from store.registry.manifest import SliceResult, Verdict
-from store.student.student import Predictions, Student
+from store.student.classify import Predictions, Student
 from tests.trainer.test_snapshot import NOW_S, SPLIT, item
 from trainer.judge.calibrate import rows_to_certify
 from trainer.judge.gate import GateLimits, Judged

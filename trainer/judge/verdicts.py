@@ -11,8 +11,8 @@ import numpy as np
 
 from store.policy import Policy
 from store.registry.manifest import Verdict
+from store.student.classify import Predictions, Student
 from store.student.encoder import FloatArray
-from store.student.student import Predictions, Student
 from trainer.judge.calibrate import UNKNOWN_LABEL, calibrate, evened, rows_to_certify
 from trainer.judge.evaluate import PairedScores, paired
 from trainer.judge.gate import Judged, Phase, judge, phase_of

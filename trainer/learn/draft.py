@@ -1,11 +1,11 @@
 """A fitted student that is not yet a version: it answers in memory, and writes a version's files."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+import msgspec
 import numpy as np
 import safetensors.torch
 import torch
@@ -13,11 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from store.policy import Policy
-from store.registry.manifest import BaseModel, Golden, Preprocessing
-from store.student.encoder import FloatArray
-from store.student.folder import ENCODER_FILES
-from store.student.head import Head
-from store.student.student import (
+from store.registry.manifest import BaseModel, Preprocessing
+from store.registry.records import ClassifyRecord
+from store.student.classify import (
     ENCODER_FOLDER,
     HEAD_NAME,
     MAX_REFERENCES,
@@ -26,6 +24,9 @@ from store.student.student import (
     TUNED_NAME,
     Student,
 )
+from store.student.encoder import FloatArray
+from store.student.folder import ENCODER_FILES
+from store.student.head import Head
 from store.student.tuned import Tuned
 from trainer.learn.features import BaseEncoder
 
@@ -43,11 +44,8 @@ class ManifestParts:
     kind: Literal["head", "fine_tune"]
     base: BaseModel
     served_parameters: int
-    labels: list[str]
     preprocessing: Preprocessing
-    pool_weights: list[float]
-    training: dict[str, Any]
-    golden: list[Golden]
+    student: ClassifyRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,12 +54,15 @@ class Draft:
 
     kind: Literal["head", "fine_tune"]
     base: BaseEncoder
-    labels: tuple[str, ...]
     head: Head
     tuned: Tuned | None
-    pool_weights: tuple[float, ...]
     reference: Tensor  # [references, hidden], float16
-    training: Mapping[str, Any]
+    record: ClassifyRecord  # without the golden outputs, which depend on the policy
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label map."""
+        return tuple(self.record.labels)
 
     def student(self, policy: Policy | None = None) -> Student:
         """The student in memory, as a gateway will load it."""
@@ -70,10 +71,11 @@ class Draft:
             labels=self.labels,
             head=self.head,
             tuned=self.tuned,
-            pool_weights=self.pool_weights,
+            pool_weights=tuple(self.record.pool_weights),
             reference=functional.normalize(self.reference.float(), dim=-1),
             policy=policy,
-            training=self.training,
+            made_in=self.record.precision,
+            tuned_rows=self.record.tuned_rows,
         )
 
     def write(self, directory: Path, policy: Policy | None = None) -> ManifestParts:
@@ -98,11 +100,8 @@ class Draft:
             kind=self.kind,
             base=self.base.record,
             served_parameters=student.served_parameters,
-            labels=list(self.labels),
             preprocessing=Preprocessing(redacted=True, max_tokens=self.base.encoder.max_tokens),
-            pool_weights=list(self.pool_weights),
-            training=dict(self.training),
-            golden=student.golden_outputs(),
+            student=msgspec.structs.replace(self.record, golden=student.golden_outputs()),
         )
 
 

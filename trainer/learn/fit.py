@@ -5,15 +5,16 @@ The same rows, seed and number of threads give the same bytes.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import torch
 
 from store.errors import UnderstudyError
+from store.registry.records import ClassifyRecord, Mode
+from store.student.classify import Student
 from store.student.encoder import FloatArray
 from store.student.head import Head
-from store.student.student import PRECISION_KEY, Student
 from store.student.tuned import Tuned
 from trainer.learn.draft import Draft, reference_vectors
 from trainer.learn.features import BaseEncoder
@@ -26,7 +27,6 @@ from trainer.work import Tell, tell_nobody
 
 FineTuneMode = Literal["none", "fresh", "warm"]
 
-HEAD_SCALE_KEY: Final = "head_scale"
 _TWO: Final = 2
 
 
@@ -97,7 +97,7 @@ def fit(
     _check_labels(labels, previous)
     earlier = previous if previous is not None and previous.encoder.fingerprint == base.encoder.fingerprint else None
     data = _training_data(rows, features, labels)
-    tuned, tuning = _slow_member(
+    member = _slow_member(
         data, base=base, earlier=earlier, settings=settings.tuning, seed=seed, fine_tune=fine_tune, tell=tell
     )
     tell("fitting", None)
@@ -106,20 +106,22 @@ def fit(
     return Draft(
         kind="head" if fine_tune == "none" else "fine_tune",
         base=base,
-        labels=tuple(labels),
         head=fit_head(data.features, data.targets, weights=data.weights, scale=scale),
-        tuned=tuned,
-        pool_weights=(1.0,) if tuned is None else (1.0 - mix.share, mix.share),
+        tuned=member.tuned,
         reference=reference_vectors(data.features[:, -base.encoder.hidden_size :], seed=seed),
-        training={
-            PRECISION_KEY: base.encoder.precision,
-            "threads": settings.threads,
-            "rows": len(data.rows),
-            "label_items": {label: sum(row.label == label for row in data.rows) for label in labels},
-            HEAD_SCALE_KEY: scale,
-            "mix_opinions": mix.opinions,
-            **tuning,
-        },
+        record=ClassifyRecord(
+            labels=list(labels),
+            pool_weights=[1.0] if member.tuned is None else [1.0 - mix.share, mix.share],
+            golden=[],
+            precision=base.encoder.precision,
+            threads=settings.threads,
+            rows=len(data.rows),
+            label_items={label: sum(row.label == label for row in data.rows) for label in labels},
+            head_scale=scale,
+            mix_opinions=mix.opinions,
+            fine_tune=member.mode,
+            tuned_rows=member.rows,
+        ),
     )
 
 
@@ -134,11 +136,15 @@ def cross_fit(
         parts: places to leave out, one part at a time. Linked rows belong in one part.
         draft: the fit whose labels and scale are used.
     """
+    scale = draft.record.head_scale
+    if scale is None:
+        message = "a draft without its head's scale was not fitted here"
+        raise ValueError(message)
     for part in parts:
         left_out = set(part)
         kept = [place for place in range(len(rows)) if place not in left_out]
         data = _training_data([rows[place] for place in kept], features[kept], draft.labels)
-        yield fit_head(data.features, data.targets, weights=data.weights, scale=draft.training[HEAD_SCALE_KEY])
+        yield fit_head(data.features, data.targets, weights=data.weights, scale=scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +185,15 @@ def _training_data(rows: Sequence[TrainingRow], features: FloatArray, labels: Se
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    """The slow one, with how it came about."""
+
+    tuned: Tuned | None
+    mode: Mode
+    rows: int | None  # that it was last trained on
+
+
 def _slow_member(
     data: _Data,
     *,
@@ -188,12 +203,12 @@ def _slow_member(
     seed: int,
     fine_tune: FineTuneMode,
     tell: Tell,
-) -> tuple[Tuned | None, dict[str, Any]]:
-    """The fine-tuned member, new, trained on, or kept as it is, with what the manifest records of it."""
+) -> _Member:
+    """The fine-tuned member: new, trained on, or kept as it is."""
     kept = earlier.tuned if earlier is not None else None
     if fine_tune == "none":
-        rows = earlier.training.get("tuned_rows") if earlier is not None and kept is not None else None
-        return kept, {"fine_tune": "kept" if kept is not None else "none", "tuned_rows": rows}
+        rows = earlier.tuned_rows if earlier is not None and kept is not None else None
+        return _Member(tuned=kept, mode="kept" if kept is not None else "none", rows=rows)
     start: Probe | Tuned
     if kept is not None and fine_tune == "warm":
         start = kept  # over fewer labels than there are now, it is widened where it is trained
@@ -209,4 +224,4 @@ def _slow_member(
         seed=seed,
         progress=lambda done, steps: tell("fine_tuning", done / steps),
     )
-    return tuned, {"fine_tune": "warm" if isinstance(start, Tuned) else "fresh", "tuned_rows": len(data.rows)}
+    return _Member(tuned=tuned, mode="warm" if isinstance(start, Tuned) else "fresh", rows=len(data.rows))

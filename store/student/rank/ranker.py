@@ -8,7 +8,8 @@ import numpy as np
 from store.student.encoder import FloatArray
 from store.student.rank.head import RankHead, confidence
 from store.student.rank.vectors import VectorCache, sentence_vectors
-from store.tasks.rank import Places, Tolerance, best_first
+from store.tasks.measures import Places, best_first
+from store.tasks.rank import Tolerance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
