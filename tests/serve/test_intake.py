@@ -16,6 +16,7 @@ from store.errors import TooLaboriousError
 from store.event import ClassifyEscalation, TextInput, canonical_text
 from store.redact import redact
 from store.secrets import item_id
+from store.tasks.classify import ClassifyRules
 from tests.serve.client import ask, only_event, run
 from tests.serve.fakes import TEACHER, World, eventually
 
@@ -56,7 +57,7 @@ def test_texts_come_back_redacted_and_named_in_their_order_from_another_thread()
         assert isinstance(found, list)
         wanted = [TextInput(text=canonical_text(text).replace("4111", "<CARD:0>")) for text in texts]
         assert [one.redacted for one in found] == wanted
-        assert [one.item_id for one in found] == [item_id(KEY, "classify", text) for text in wanted]
+        assert [one.item_id for one in found] == [item_id(KEY, ClassifyRules(), text) for text in wanted]
         intake.close()
 
     asyncio.run(main())
