@@ -1,4 +1,4 @@
-"""A reranker that repeats what was recorded: `/rerank` over a table of lists and the scores that a teacher gave them."""
+"""A reranker that repeats what was recorded: `/rerank` over lists and the scores that a teacher gave them."""
 
 import asyncio
 from collections.abc import Callable, Mapping

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -205,7 +206,7 @@ def test_windows_cover_a_list_from_its_end_to_its_front_and_overlap(documents: i
     assert spans[0][1] == documents
     assert spans[-1][0] == 0
     assert all(0 < last - first <= window for first, last in spans)
-    assert all(later[1] > earlier[0] for earlier, later in zip(spans, spans[1:], strict=False))
+    assert all(later[1] > earlier[0] for earlier, later in pairwise(spans))
 
 
 def test_all_that_shapes_an_answer_is_in_the_prompt_version() -> None:
