@@ -47,11 +47,12 @@ from stream.ingest import Ingest, IngestSettings, LaneKeys
 from stream.kafka.source import KafkaSource
 from stream.log import Appender, Source, topic_of
 from stream.metrics import IngestMetrics
+from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
 from trainer.schedule import Trainer
 from trainer.snapshot import SplitSettings
-from trainer.work import CycleSettings, LaneTraining, Places
+from trainer.work import CycleSettings, LaneTraining, Places, StudentSettings
 from trainer.worker import Worker
 
 _log = logger(__name__)
@@ -241,6 +242,18 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
     )
 
 
+def student_settings(section: LaneSection) -> StudentSettings:
+    """What a lane says of its own student."""
+    own = section.student
+    return StudentSettings(
+        encoder=None if own.encoder is None else str(own.encoder),
+        device=own.device,
+        precision=own.precision,
+        threads=own.threads,
+        max_tokens=own.max_tokens,
+    )
+
+
 def ingest(
     site: Site, client: redis.Redis, appender: Appender, use_case: str, owner: str, metrics: IngestMetrics
 ) -> Ingest:
@@ -337,7 +350,9 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
                 target=section.promise.target,
                 confidence=section.promise.confidence,
                 policy=section.policy,
-                labels=section.labels,
+                terms=section.terms(),
+                metric=section.metric,
+                student=student_settings(section),
                 prices=prices_of(settings, section),
             )
             for section in settings.lanes
@@ -350,7 +365,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         signs=Signs(client),
         books=Books(client),
         key=site.trainer_key(),
-        worker=Worker(CYCLE_ENTRY),
+        queues=DeviceQueues(lambda: Worker(CYCLE_ENTRY)),
         owner=owner,
         schedule=schedule_settings(settings),
         cycle=cycle_settings(settings),

@@ -11,6 +11,7 @@ from typing import Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from store.balance import balanced
 from store.policy import Allowance
 
 Metric = Literal["accuracy", "balanced_accuracy"]
@@ -18,7 +19,6 @@ Metric = Literal["accuracy", "balanced_accuracy"]
 RECENT: Final = 200
 RECENT_AFTER_SWAP: Final = 50  # another student's scores have another scale; some are better than none
 PRIOR_ROWS: Final = 1500
-_SMALLEST_SHARE: Final = 1e-4
 
 
 class Horizon(Protocol):
@@ -88,7 +88,4 @@ class Pace:
             gone = self._said.popleft()
             self._sum[: len(gone)] -= gone
             self._rows[: len(gone)] -= 1
-        prior = np.maximum(self._sum[: len(values)] / self._rows[: len(values)], _SMALLEST_SHARE)
-        divided = values / prior
-        result: NDArray[np.float64] = divided / divided.sum()
-        return result
+        return balanced(values, self._sum[: len(values)] / self._rows[: len(values)])
