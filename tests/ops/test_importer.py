@@ -23,8 +23,8 @@ from store.answers.rules import Rules
 from store.buffer.ledger import Slot
 from store.errors import LogUnavailableError, SettingsError
 from store.event import ClassifyEscalation, LabelAnswer, Lane, TextInput, decode
-from store.redact import redact_input
 from store.secrets import DataSecret, item_id
+from store.tasks.classify import ClassifyRules
 from stream.log import topic_of
 from stream.memory import MemoryLog
 
@@ -35,7 +35,7 @@ INTO = ImportLane(
     lane=LANE,
     labels=LABELS,
     lane_key=SECRET.lane_key(LANE),
-    redact=lambda value: redact_input(value, SECRET.redaction_key(LANE)),
+    redact=lambda value: ClassifyRules().redact(value, SECRET.redaction_key(LANE)),
     model="big",
     prompt_version="p1",
 )
@@ -164,7 +164,7 @@ def test_events_are_eligible_cold_and_redacted_and_keyed_by_their_item(tmp_path:
     assert event.student is None
     assert (event.escalation.reason, event.escalation.propensity) == ("cold", 1.0)
     assert event.time.isoformat() == "2026-01-02T03:04:05+00:00"
-    assert records[0].key == item_id(INTO.lane_key, "classify", event.input).encode()
+    assert records[0].key == item_id(INTO.lane_key, ClassifyRules(), event.input).encode()
 
 
 def test_a_row_that_cannot_be_redacted_is_a_bad_row(tmp_path: Path) -> None:
