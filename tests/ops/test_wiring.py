@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from ops.site import Site
 from ops.wiring import serve, train
 from serve.lifecycle import Gateway
+from serve.routing.budget import BudgetRouting
 from tests.ops.sites import make_site, open_site
 from tests.serve.fakes import FakeSink
 
@@ -34,9 +35,10 @@ def test_only_a_lane_without_a_promise_plans_its_budget(tmp_path: Path, values: 
     site = site_of(tmp_path, **values)
     services = serve.services(site, NOWHERE, FakeSink(), CollectorRegistry())
     (lane,) = Gateway(services, serve.gateway_settings(site.settings)).lanes
-    assert (lane.horizon is not None) == plans
-    if lane.horizon is not None:
-        assert lane.horizon.allowance().rows_left == pytest.approx(500.0)
+    routing = lane.service.routing
+    assert routing.promises != plans
+    if isinstance(routing, BudgetRouting):
+        assert routing.horizon.allowance().rows_left == pytest.approx(500.0)
 
 
 @pytest.mark.parametrize(("values", "policy"), [({}, "promise"), (BUDGET_ONLY, "budget")])

@@ -11,10 +11,10 @@ from hypothesis.strategies import integers, lists, sampled_from, text
 
 from serve.settings import TeacherSettings
 from serve.teacher.ask.asking import Asking, Tab
+from serve.teacher.ask.prompts import wrong_prompt
 from serve.teacher.ask.rank import AskForOrder, windows
 from serve.teacher.ask.rerank import AskForScores
 from serve.teacher.client import Answered, Invalid, Reply, Teacher, Unavailable
-from serve.teacher.prompts import wrong_prompt
 from store.event import RankAnswer, RankInput
 from tests.serve.fakes import FakeEndpoint
 from tests.serve.rank.fakes import DOCUMENTS, LLM, RERANKER, FakeListwise, FakeReranker, worth
