@@ -282,6 +282,10 @@ class TeacherSection(Section):
     """Dollars for a million tokens in."""
     output_usd_per_mtok: Annotated[float, Field(ge=0.0)] = 0.0
     """Dollars for a million tokens out."""
+    search_usd: Annotated[float, Field(ge=0.0)] = 0.0
+    """Dollars for a search of a reranker that is paid so: a call, for each hundred documents of it."""
+    window_documents: Annotated[int, Field(ge=2, le=1000)] = 50
+    """Documents that a chat model ranks at once; a longer list is read in windows that overlap by half, a call each."""
     proxy: Annotated[str | None, Field(repr=False, examples=["http://proxy.example.com:3128"])] = None
     """The proxy to the endpoint; the variables HTTP_PROXY and HTTPS_PROXY are not read, lest questions go astray."""
 

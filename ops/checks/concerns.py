@@ -1,16 +1,20 @@
 """What a person should hear before a version is made the champion by hand: pure, in whole sentences."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
+from store.control import REMEMBERED_REQUESTS, REMEMBERED_S, Heartbeat
 from store.errors import SwapRefusedError
 from store.policy import PolicyName
 from store.registry.manifest import Manifest
 from store.registry.records import StudentRecord
 
+_DAY_S: Final = 86_400.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traffic:
+class LaneTraffic:
     """The present traffic of a lane, by what its gateways remember of the last minutes."""
 
     requests_per_day: float
@@ -25,7 +29,7 @@ class LanePromise:
     target: float
     confidence: float
     calls_per_day: int
-    traffic: Callable[[], Traffic | None]  # asked only where it matters; None: nobody can tell
+    traffic: Callable[[], LaneTraffic | None]  # asked only where it matters; None: nobody can tell
 
 
 def concerns(
@@ -95,3 +99,12 @@ def _unserved(version: str, manifest: Manifest, serving: StudentRecord | None, *
     except SwapRefusedError as error:
         return f"no gateway that serves the champion will take {version} into service: {error}"
     return None
+
+
+def traffic_of(heartbeats: Mapping[str, Heartbeat]) -> LaneTraffic | None:
+    """The traffic that the replicas remember; None while there is none of them."""
+    if not heartbeats:
+        return None
+    recent = sum(beat.recent_requests for beat in heartbeats.values())
+    full = any(beat.recent_requests >= REMEMBERED_REQUESTS for beat in heartbeats.values())
+    return LaneTraffic(requests_per_day=recent / REMEMBERED_S * _DAY_S, at_least=full)

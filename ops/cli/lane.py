@@ -6,26 +6,20 @@ import msgspec
 import typer
 
 from ops.checks.cycles import ended_cycles
-from ops.checks.followers import followers
-from ops.cli.actions import CycleAsked, MoveReport, Operator, ask_for_cycle
 from ops.cli.answers.shown import answers_line, show_answers
 from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, VersionName, open_site
-from ops.cli.output import (
-    FAILED_CHECK,
-    UNAVAILABLE,
-    Format,
-    RefusedError,
-    emit_fields,
-    emit_json,
-    emit_table,
-    ratio_of,
-    time_of,
-)
-from ops.cli.status import LaneStatus, PromiseShown, StatusReport, collect, promise_of
+from ops.cli.output import Format, emit_fields, emit_json, emit_table
+from ops.cycles.asking import CycleAsked, ask_for_cycle
 from ops.cycles.shown import cycle_now
 from ops.cycles.waiting import await_cycle, exit_code_of_cycle, verdict_line
+from ops.exits import FAILED_CHECK, UNAVAILABLE, RefusedError
 from ops.money.shown import money_fields
+from ops.moves.followers import followers
+from ops.moves.operator import MoveReport, Operator
+from ops.show.values import ratio_of, time_of
 from ops.site import Site
+from ops.status.collect import collect, promise_of
+from ops.status.report import LaneStatus, PromiseShown, StatusReport
 from store.control import Control, CycleEnded, CycleKind
 from store.cycles.signs import Signs
 from store.errors import RegistryError

@@ -19,7 +19,7 @@ import msgspec
 from ops.answers.reading import Reading
 from ops.settings import Settings
 from ops.site import Site
-from ops.wiring import cycle_settings
+from ops.wiring.train import cycle_settings
 from store.errors import UnderstudyError
 from store.event import wall_clock_s
 from store.registry.manifest import Manifest

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from ops import wiring
 from ops.cli.app import main
-from ops.processes import run
-from serve.student.follow import Versions
+from ops.processes.run import serve as run
+from ops.wiring import serve as wiring
+from serve.student.loads import Versions
 from tests.serve.fakes import FakePredictions, FakeStanding, FakeStudent
 
 VERSION = "slow"

@@ -19,12 +19,13 @@ import msgspec
 import redis
 from prometheus_client import CollectorRegistry
 
-from ops import wiring
 from ops.answers.reading import Reading
 from ops.init import init
 from ops.open_log import ensure_topics, open_appender
 from ops.settings import Settings
 from ops.site import Site
+from ops.wiring import ingest as ingest_wiring
+from ops.wiring import train as train_wiring
 from store.answers.rulings import Sample
 from store.buffer.ledger import Slot
 from store.control import CycleKind
@@ -266,7 +267,9 @@ def streamed(site: Site, client: redis.Redis, folder: Path) -> None:
         published(site, Noted(appender), folder / "spool-of-streams", [*own, *bulk, *again])
         for value in (b"not json", b'{"schema":2}', encode(asked(3000, "lost", "login", tenant="nobody"))):
             appender.append(TOPIC, key=b"0", value=value).result(_DEADLINE_S)
-        ingest = wiring.ingest(site, client, appender, LANE.use_case, OWNER, IngestMetrics.create(CollectorRegistry()))
+        ingest = ingest_wiring.ingest(
+            site, client, appender, LANE.use_case, OWNER, IngestMetrics.create(CollectorRegistry())
+        )
         stop = threading.Event()
         thread = threading.Thread(target=ingest.run, args=(stop,))
         thread.start()
@@ -314,7 +317,7 @@ def positions(site: Site, client: redis.Redis) -> dict[str, str]:
 
 def work(site: Site, client: redis.Redis, kind: CycleKind, *, champion: str | None, at_s: float) -> CycleWork:
     """A cycle as the daemon hands it to its process: by the settings, and by the rules of its look at the lane."""
-    trainer = wiring.trainer(site, client, OWNER)
+    trainer = train_wiring.trainer(site, client, OWNER)
     (training,) = trainer.lanes
     return CycleWork(
         cycle_id=f"golden-{kind}",
@@ -324,7 +327,7 @@ def work(site: Site, client: redis.Redis, kind: CycleKind, *, champion: str | No
         champion=champion,
         anchor=None,
         now_s=at_s,
-        settings=replace(wiring.cycle_settings(site.settings), limits=GateLimits(delta=0.05, min_rows=10)),
+        settings=replace(train_wiring.cycle_settings(site.settings), limits=GateLimits(delta=0.05, min_rows=10)),
         redis_url="",
         items_per_stratum=1000,
         registry_root=site.registry_root,

@@ -11,11 +11,12 @@ import pytest
 import redis
 from prometheus_client import CollectorRegistry
 
-from ops import wiring
 from ops.answers.reading import Reading
-from ops.cli.output import UNAVAILABLE
+from ops.exits import UNAVAILABLE
 from ops.open_log import open_appender
 from ops.site import Site
+from ops.wiring import ingest as ingest_wiring
+from ops.wiring.serve import lane_versions
 from store.buffer.ledger import Claim
 from store.buffer.repair.lists import LabelList, Lists
 from store.event import TextInput, encode
@@ -40,7 +41,9 @@ AGAIN = "the stored format changed: if that is meant, `python -m tests.golden.wr
 @contextmanager
 def ingesting(site: Site, client: redis.Redis, appender: Any) -> Iterator[None]:
     """Ingest at work."""
-    ingest = wiring.ingest(site, client, appender, LANE.use_case, "next", IngestMetrics.create(CollectorRegistry()))
+    ingest = ingest_wiring.ingest(
+        site, client, appender, LANE.use_case, "next", IngestMetrics.create(CollectorRegistry())
+    )
     stop = threading.Event()
     thread = threading.Thread(target=ingest.run, args=(stop,))
     thread.start()
@@ -94,7 +97,7 @@ def test_a_rollback_and_a_return(settings: Path, redis_client: redis.Redis) -> N
 
 
 def test_a_gateway_takes_the_champion_into_service_and_the_one_before_it(site: Site) -> None:
-    versions = wiring.lane_versions(site.registry, site.lane(None), site.settings)
+    versions = lane_versions(site.registry, site.lane(None), site.settings)
     standing = versions.standing()
     for version in (standing.champion, standing.previous):
         assert version is not None
@@ -196,7 +199,7 @@ def test_ingest_warns_of_no_answer_that_counts(golden: Path, site: Site, redis_c
     lists.note(LANE.use_case, slot, claim, noted, now_s=NOW_S)
     with closing(open_appender(site, redis_client)) as appender:
         metrics = IngestMetrics.create(CollectorRegistry())
-        ingest = wiring.ingest(site, redis_client, appender, LANE.use_case, "next", metrics)
+        ingest = ingest_wiring.ingest(site, redis_client, appender, LANE.use_case, "next", metrics)
     prompts = ingest._lanes[LANE].prompts
     assert prompts[0] == f"{MODEL}@{PROMPT}"
     counting = {f"{MODEL}@{PROMPT}", f"{MODEL}@{LISTED_PROMPT}", Reading.of(site.lane(None)).key(shorter)}

@@ -12,12 +12,13 @@ import msgspec
 import redis
 from prometheus_client import CollectorRegistry, generate_latest
 
-from ops import wiring
 from ops.answers.reading import Reading
 from ops.init import init
 from ops.open_log import ensure_topics, open_appender
 from ops.settings import Settings
 from ops.site import Site
+from ops.wiring import ingest as ingest_wiring
+from ops.wiring import serve as serve_wiring
 from serve.app import build_app
 from store.event import ClassifyEscalation, LabelAnswer, Lane, wall_clock_s
 from stream.metrics import IngestMetrics
@@ -90,12 +91,12 @@ class Chain:
         async def run() -> list[httpx.Response]:
             spool = Spool(site.settings.state_dir / "spool", site.settings.spool.max_bytes)
             publisher = Publisher(open_appender(site, self.client), spool, ack_timeout_s=30.0)
-            services = wiring.services(site, self.client, publisher, self._registry())
+            services = serve_wiring.services(site, self.client, publisher, self._registry())
             lanes = [
                 replace(parts, teacher_client=self.endpoint.client(), versions=found.versions())
                 for parts in services.lanes
             ]
-            app = build_app(replace(services, lanes=lanes), wiring.gateway_settings(site.settings))
+            app = build_app(replace(services, lanes=lanes), serve_wiring.gateway_settings(site.settings))
             transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             async with (
@@ -127,7 +128,7 @@ class Chain:
         ensure_topics(site, self.client)
         appender, stop = open_appender(site, self.client), threading.Event()
         metrics = IngestMetrics.create(self._registry())
-        ingest = wiring.ingest(site, self.client, appender, LANE.use_case, "me", metrics)
+        ingest = ingest_wiring.ingest(site, self.client, appender, LANE.use_case, "me", metrics)
         thread = threading.Thread(target=ingest.run, args=(stop,))
         thread.start()
         try:

@@ -19,7 +19,7 @@ from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import DEFAULT_CYCLE, DEFAULT_SCHEDULE
 from ops.sections import GateSection, SplitSection, TrainerSection
 from ops.settings import Settings
-from ops.wiring import cycle_settings, schedule_settings
+from ops.wiring.train import cycle_settings, schedule_settings
 from serve.teacher.budget import Budget
 from serve.teacher.memory_ledger import MemoryLedger
 from store.buffer.memory import MemoryBuffer

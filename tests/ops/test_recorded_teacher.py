@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.demo.processes import running
-from ops.processes.process import read_run_file
-from ops.recorded_teacher import RUN_NAME, Frame, build_app, latency_s, read_table
+from ops.demo.traffic.recorded_teacher import RUN_NAME, Frame, build_app, latency_s, read_table
+from ops.state.run_files import read_run_file
 from store.errors import SettingsError
 from store.event import canonical_text
 from tests.ops.children import until
@@ -91,7 +91,7 @@ def test_the_process_listens_on_loopback_and_says_where(tmp_path: Path) -> None:
     table, prompt = tmp_path / "table.jsonl", tmp_path / "prompt.txt"
     table.write_text('{"text": "where is it", "label": "track"}\n')
     prompt.write_text(PROMPT)
-    command = ("ops.recorded_teacher", "--table", str(table), "--prompt-file", str(prompt))
+    command = ("ops.demo.traffic.recorded_teacher", "--table", str(table), "--prompt-file", str(prompt))
     root = Path(__file__).parents[2]
     with running("teacher", (*command, "--run-folder", str(tmp_path)), folder=root, log=tmp_path / "log") as process:
         until(lambda: read_run_file(tmp_path, RUN_NAME) is not None or process.poll() is not None)

@@ -11,9 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from ops import wiring
-from ops.cli.actions import ask_for_cycle
 from ops.cli.app import app
+from ops.cycles.asking import ask_for_cycle
+from ops.wiring import train as wiring
 from store.control import Control
 from store.errors import LogUnavailableError
 from store.event import Lane, encode, wall_clock_s

@@ -18,12 +18,17 @@ from prometheus_client import CollectorRegistry
 
 import serve.teacher.client
 import store.student.classify
-from ops import wiring
 from ops.logs import lines
 from ops.open_log import open_appender
-from ops.processes import run
+from ops.processes.run import ingest as run_ingest
+from ops.processes.run import serve as run_serve
+from ops.processes.run import start
+from ops.processes.run import train as run_train
 from ops.settings import Settings
 from ops.site import Site
+from ops.wiring import ingest as ingest_wiring
+from ops.wiring import serve as serve_wiring
+from ops.wiring import train as train_wiring
 from serve.app import build_app
 from serve.lifecycle import Gateway, OpenLane, Services
 from serve.teacher.wire import http_client
@@ -84,11 +89,11 @@ class Wired:
         return redis.Redis.from_url(self.site.settings.redis.url or NOWHERE)
 
     def services(self) -> Services:
-        return wiring.services(self.site, self.client, FakeSink(), CollectorRegistry())
+        return serve_wiring.services(self.site, self.client, FakeSink(), CollectorRegistry())
 
     @cached_property
     def gateway(self) -> Gateway:
-        return Gateway(self.services(), wiring.gateway_settings(self.site.settings))
+        return Gateway(self.services(), serve_wiring.gateway_settings(self.site.settings))
 
     @property
     def lane(self) -> OpenLane:
@@ -99,11 +104,13 @@ class Wired:
     def ingest(self) -> Ingest:
         (use_case,) = self.site.use_cases
         metrics = IngestMetrics.create(CollectorRegistry())
-        return wiring.ingest(self.site, self.client, open_appender(self.site, self.client), use_case, "me", metrics)
+        return ingest_wiring.ingest(
+            self.site, self.client, open_appender(self.site, self.client), use_case, "me", metrics
+        )
 
     @cached_property
     def trainer(self) -> Trainer:
-        return wiring.trainer(self.site, self.client, "me")
+        return train_wiring.trainer(self.site, self.client, "me")
 
     @property
     def work(self) -> CycleWork:
@@ -114,7 +121,7 @@ class Wired:
     def kafka_source(self) -> dict[str, Any]:
         """What ingest's reader of Kafka is made with."""
         seen: dict[str, Any] = {}
-        self.patch.setattr(wiring, "KafkaSource", lambda settings, *_, **__: seen.update(settings=settings))
+        self.patch.setattr("stream.kafka.source.KafkaSource", lambda settings, *_, **__: seen.update(settings=settings))
         _ = self.ingest
         return seen
 
@@ -122,7 +129,7 @@ class Wired:
         """What becomes of a question from this machine that nobody can answer: the code of the refusal."""
 
         async def post() -> str:
-            app = build_app(self.services(), wiring.gateway_settings(self.site.settings))
+            app = build_app(self.services(), serve_wiring.gateway_settings(self.site.settings))
             transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=named) as client:
@@ -195,18 +202,21 @@ class Wired:
 
         seen["metrics"] = CollectorRegistry()
         stubs: dict[str, Any] = {
-            "_daemon": daemon,
+            "process_of": daemon,
             "admin_server": admin_server,
             "_listen": listen,
             "Publisher": publisher,
             "REGISTRY": seen["metrics"],
             "raise_file_limit": lambda: 100_000,
         }
+        module = {"serve": run_serve, "ingest": run_ingest, "train": run_train}[process]
+        for name in ("refuse_evicting", "make_topics", "import_module"):
+            stubs[name] = lambda *_: None
         for name, stub in stubs.items():
-            self.patch.setattr(run, name, stub)
-        for name in ("_refuse_eviction", "_make_topics", "import_module"):
-            self.patch.setattr(run, name, lambda *_: None)
+            for place in (module, start):
+                if hasattr(place, name):
+                    self.patch.setattr(place, name, stub)
         self.patch.setattr(lines, "show_debug", lambda _: seen.update(debug=True))
         with suppress(_StoppedError):
-            {"serve": run.run_serve, "ingest": run.run_ingest, "train": run.run_train}[process](self.site, None)
+            getattr(module, f"run_{process}")(self.site, None)
         return seen

@@ -15,6 +15,7 @@ from serve.settings import GatewaySettings
 from serve.student.follow import Follow, SwapRecord
 from serve.student.slot import Slots
 from store.errors import BadSignatureError, CorruptVersionError
+from store.event import TextInput
 from tests.serve.fakes import BROKEN, LABELS, LANE, FakeRegistry, FakeStudent, World, eventually
 
 
@@ -32,6 +33,7 @@ class Lab:
             self.slots,
             self.registry.versions(),
             GatewaySettings(retry_s=30.0, drain_s=drain_s),
+            sample=TextInput(text="a text to warm up with"),
             metrics=ServeMetrics.create(self.world.prometheus),
             record=self.swaps.append,
             now=lambda: 1e9,
@@ -200,7 +202,7 @@ def test_a_version_is_warm_before_it_serves_with_one_text_and_with_a_whole_batch
     assert isinstance(student, FakeStudent)
     assert student.batches == [1, GatewaySettings().max_batch]
     assert lab.slots.current is not None
-    assert lab.slots.current.text_s > 0.0
+    assert lab.slots.current.token_s > 0.0
 
 
 def test_tries_of_a_version_that_fails_come_no_farther_apart_than_ten_times_the_first(lab: Lab) -> None:
@@ -370,10 +372,8 @@ class Stamped(FakeStudent):
         super().__init__()
         self.number = number
 
-    def predict(self, texts: Any) -> Any:
-        found = super().predict(texts)
-        found.probs[:, 0] = 0.9 + self.number / 10_000
-        return found
+    def confidence(self, text: str) -> float:
+        return 0.9 + self.number / 10_000
 
 
 def test_a_cold_gateway_prepares_for_its_first_version_once_and_one_that_serves_does_not(tmp_path: Path) -> None:
