@@ -181,6 +181,9 @@ class World:
     def reports(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
+    def reports_so_far(self) -> list[dict[str, Any]]:
+        return self.reports() if self.log.exists() else []
+
     def quarantine(self, seconds: float) -> None:
         """Set the trainer's quarantine."""
         self.trainer.cycle = replace(CYCLE, quarantine_s=seconds)
