@@ -132,7 +132,12 @@ def tasks_seen(wired: Wired) -> object:
 def labels_seen(wired: Wired) -> object:
     (keys,) = wired.ingest._lanes.values()
     shown = wired.ask_teacher("gone")[0]["messages"][0]["content"]
-    return isinstance(wired.ask_teacher("gone")[1], Answered), "gone" in shown, keys.labels, wired.work.training.labels
+    return (
+        isinstance(wired.ask_teacher("gone")[1], Answered),
+        "gone" in shown,
+        keys.terms.labels,
+        wired.work.training.labels,
+    )
 
 
 def permitted(wired: Wired) -> object:

@@ -15,7 +15,8 @@ import structlog
 from prometheus_client import REGISTRY
 
 from store.answers.rules import Rules
-from store.buffer.ledger import Application, Entry, Slot
+from store.buffer.item import Entry
+from store.buffer.ledger import Application, Slot
 from store.buffer.memory import MemoryBuffer
 from store.control import Control, CycleEnded, CycleRequest
 from store.cycles.signs import Signs, TrainerSign
@@ -26,6 +27,7 @@ from store.money.deeds import Deeds
 from store.registry.moves import Move, Standing, fold
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry
+from store.tasks.classify import ClassifyRules
 from stream.memory import MemoryLog
 from tests.store.test_event import an_event
 from tests.trainer.questions import LANE
@@ -124,10 +126,8 @@ class World:
         slot = a_slot()
         claim = self.buffer.claim(LANE.use_case, slot, "test")
         entries = tuple(
-            Entry(
-                lane=LANE,
-                item_id=f"{n:032x}",
-                event=an_event(
+            Entry.of(
+                an_event(
                     f"question {n}",
                     id=new_event_id(float(n + 1), Random(n)),
                     time=utc(self.now_s + self.wall_step_s - age_s),
@@ -135,6 +135,8 @@ class World:
                     escalation=EscalationCause(reason="cold", threshold=None, propensity=1.0),
                     input=TextInput(text=f"question {n}"),
                 ),
+                f"{n:032x}",
+                ClassifyRules(),
             )
             for n in range(first, first + count)
         )
