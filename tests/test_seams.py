@@ -10,9 +10,12 @@ import pytest
 from store.event import Task
 
 ROOT: Final = Path(__file__).parent.parent
-ROOMS: Final = ("store", "stream")
-THEIR_OWN: Final = ("store/event.py", "store/tasks/*.py", "store/student/**/*.py")
-"""The event's codec, each task's rules, each task's student."""
+ROOMS: Final = ("store", "stream", "serve")
+THEIR_OWN: Final = (
+    *("store/event.py", "store/tasks/*.py", "store/student/**/*.py"),
+    *("serve/tasks/*.py", "serve/teacher/ask/*.py"),
+)
+"""The event's codec, each task's rules and student; each task's face at the gateway, and how its teacher is asked."""
 TYPES: Final = frozenset(
     {"TextInput", "RankInput", "ChatInput", "LabelAnswer", "RankAnswer", "ChatAnswer"}
     | {"ClassifyEscalation", "RankEscalation", "ChatEscalation", "ClassifyRules", "RankRules", "ChatRules"}
