@@ -18,7 +18,7 @@ _FENCE: Final = re.compile(r"\A(`{3,}|~{3,})[^\n`~]*\n(.*?)\n?\1\Z", re.DOTALL)
 _SPECIAL: Final = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>")
 _KEY: Final = re.compile(r"\A(?:final )?(?:ranking|order|answer|output|result)s?\s*[:=]\s*", re.IGNORECASE)
 _NUMBER: Final = r"(?:\[\s*(\d{1,6})\s*\]|(?<![\d.])(\d{1,6})(?![\d.]*\d))"
-_CHAIN: Final = re.compile(rf"\s*{_NUMBER}(?:\s*(?:>|>>|,|;|→|->|⇒|≻)\s*{_NUMBER})*\s*[.]?\s*")  # noqa: RUF001
+_CHAIN: Final = re.compile(rf"\s*{_NUMBER}(?:\s*(?:>|>>|,|;|→|->|⇒|≻)\s*{_NUMBER})*\s*[.]?\s*")
 _LINE: Final = re.compile(rf"\s*(?:[-*•+]\s+)?{_NUMBER}\s*[.,;)]?\s*")
 _NUMBERED_LINE: Final = re.compile(r"\s*\d{1,6}[.):]\s+\[\s*(\d{1,6})\s*\].*")
 _ECHO_LINE: Final = re.compile(r"\s*(?:[-*•+]\s+)?\[\s*(\d{1,6})\s*\]\s+\S.*")
