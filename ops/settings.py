@@ -35,10 +35,11 @@ from ops.sections import (
     SpoolSection,
     TrainerSection,
 )
-from serve.teacher.parameters import checked_key, wrong_prompt
+from serve.teacher.parameters import checked_key
+from serve.teacher.prompts import wrong_prompt
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
-from store.event import Lane
+from store.event import Lane, Task
 from store.student.folder import check_encoder
 
 SETTINGS_NAME: Final = "understudy.toml"
@@ -290,7 +291,7 @@ def _with_files(file: Path, index: int, lane: LaneSection) -> LaneSection:
     """A lane with the labels that its file lists, once its prompt is known to be there."""
     problems = []
     prompt = lane.teacher.prompt_file
-    if prompt is not None and (wrong := _wrong_prompt_file(prompt)) is not None:
+    if prompt is not None and (wrong := _wrong_prompt_file(prompt, lane.task)) is not None:
         problems.append(f"{file}: lanes.{index}.teacher.prompt_file: {wrong}")
     try:
         lane = lane if lane.labels_file is None else _with_labels(file, index, lane, lane.labels_file)
@@ -301,11 +302,11 @@ def _with_files(file: Path, index: int, lane: LaneSection) -> LaneSection:
     return lane
 
 
-def _wrong_prompt_file(prompt: Path) -> str | None:
+def _wrong_prompt_file(prompt: Path, task: Task) -> str | None:
     if not prompt.is_file():
         return f"there is no file {prompt}"
     try:
-        wrong = wrong_prompt(read_text(prompt))
+        wrong = wrong_prompt(read_text(prompt), task)
     except (OSError, ValueError) as error:
         return f"{prompt}: {error}"
     return None if wrong is None else f"{prompt} {wrong}"

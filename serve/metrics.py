@@ -104,7 +104,7 @@ class ServeMetrics:
             ),
             invalid_answers=counter(
                 "invalid_answers",
-                "Answers of the teacher that were paid for and cannot be read; worry above a few in a hundred: the prompt"
+                "Answers of the teacher that were paid for and are none; worry above a few in a hundred: the prompt"
                 " or the parser does not fit the teacher.",
                 "kind",
             ),

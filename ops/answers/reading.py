@@ -8,6 +8,7 @@ import redis
 from ops.sections import LaneSection
 from ops.settings import read_prompt
 from ops.site import Site
+from serve.teacher.prompts import shaped_beside
 from store.answers.prompt import prompt_version
 from store.answers.rules import Drawing, Rules
 from store.answers.rulings import rules_of
@@ -39,6 +40,7 @@ class Reading:
             parameters=teacher.parameters,
             answer_format=teacher.parser,
             labels=labels,
+            beside=shaped_beside(self.section.task, teacher.kind, window_documents=teacher.window_documents),
         )
 
     def key(self, labels: Sequence[str] | None = None) -> str:

@@ -24,13 +24,15 @@ from ops.backtest.stream import (
     Stream,
 )
 from serve.counts import Counts
-from serve.escalation import Answer, Question
+from serve.escalation import Question
 from serve.gateway import LaneService
 from serve.metrics import ServeMetrics
-from serve.pace import Pace
-from serve.request.parts import Plan
+from serve.routing.budget import BudgetRouting
+from serve.routing.pace import Pace
+from serve.routing.promise import PromiseRouting
 from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
 from serve.student.slot import Slot, Slots
+from serve.tasks.classify import Classify, LabelledAnswer
 from serve.teacher.audit import Audits
 from serve.teacher.budget import BUCKET_S, Budget
 from serve.teacher.memory_ledger import MemoryLedger
@@ -39,6 +41,8 @@ from store.control import CycleKind, TrainingState
 from store.event import Lane, TextInput
 from store.registry.moves import Standing
 from store.secrets import unit_hash
+from store.tasks.classify import ClassifyRules
+from store.tasks.tasks import LaneTerms
 from trainer.attempt import Attempt, Features, attempt, freeze_rows
 from trainer.due import ScheduleSettings, after, due
 from trainer.judge.gate import Judged
@@ -133,7 +137,10 @@ class Play:
         )
         settings = LaneSettings(
             lane=LANE,
-            labels=self._log.label_set,
+            task="classify",
+            terms=LaneTerms(labels=self._log.label_set),
+            policy=ask.policy,
+            metric=ask.metric,
             training_permitted=True,
             teacher=TeacherSettings(base_url="http://localhost", model="recorded", prompt="$text"),
             budget=limits,
@@ -157,10 +164,15 @@ class Play:
             teacher=self._teacher,
             cursor=self._cursor,
         )
+        routing = BudgetRouting(horizon, Pace()) if ask.policy == "budget" else PromiseRouting()
+        forward = ReplayedForward(stream, self._cursor)
         service = LaneService(
             settings,
+            face=Classify(),
+            rules=ClassifyRules(labels=self._log.label_set),
+            routing=routing,
             slots=self._slots,
-            batcher=ReplayedForward(stream, self._cursor),
+            forward=lambda _: forward,
             teacher=self._teacher,
             budget=budget,
             audits=Audits(size=8, workers=1),
@@ -169,7 +181,6 @@ class Play:
             counts=Counts(),
             monotonic=now,
             draw=lambda question: unit_hash(_DRAW_SALT, question.event_id),
-            plan=Plan(pace=Pace(ask.metric), horizon=horizon) if ask.policy == "budget" else None,
         )
         return budget, service
 
@@ -208,7 +219,7 @@ class Play:
 
     async def _answer(self, row: int) -> RowAnswer:
         question = Question(
-            text=self._stream.texts[row],
+            value=TextInput(text=self._stream.texts[row]),
             redacted=TextInput(text=self._stream.texts[row]),
             item_id=self._stream.item_ids[row],
             event_id=str(uuid.uuid5(_NAMESPACE, f"{self._ask.seed}/{self._stream.places[row]}")),
@@ -221,7 +232,7 @@ class Play:
         await self._service.audits.settled()
         published = self._sink.take()
         return RowAnswer(
-            answer=found if isinstance(found, Answer) else None,
+            answer=found if isinstance(found, LabelledAnswer) else None,
             opinion=published.student if published is not None else None,
             called=self._teacher.calls > calls,
         )

@@ -17,7 +17,8 @@ from ops.settings import Settings
 from ops.site import Site
 from ops.wiring.lanes import lane_ledger
 from serve.front.directory import Directory
-from serve.lifecycle import Gateway, OpenLane
+from serve.lane.opened import OpenLane
+from serve.lifecycle import Gateway
 from serve.settings import BudgetSettings
 from store.errors import SettingsError
 from store.log.lazy import logger

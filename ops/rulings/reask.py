@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from random import Random
-from typing import Final, assert_never
+from typing import Final, assert_never, cast
 from uuid import uuid4
 
 import redis
@@ -18,7 +18,8 @@ from ops.open_log import ensure_topics, open_appender
 from ops.rulings.sample import Asked, Question, Quote
 from ops.sections import LaneSection
 from ops.site import Site
-from ops.wiring.lanes import lane_ledger, lane_settings, teacher_settings
+from ops.wiring.lanes import lane_ledger, lane_settings
+from serve.teacher.ask.tasks import asking_of
 from serve.teacher.budget import Budget, Ledger, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Teacher, Unavailable
 from store.answers.rulings import Sample
@@ -51,7 +52,8 @@ def quote(section: LaneSection, found: Sequence[Question], of: int) -> Quote:
         SettingsError: the teacher's prompt or key is missing.
     """
     teacher = _teacher(section)
-    return Quote(questions=tuple(found), of=of, usd_at_most=sum(teacher.cost_bound_usd(one.text) for one in found))
+    bound_usd = sum(teacher.cost_bound_usd(TextInput(text=one.text)) for one in found)
+    return Quote(questions=tuple(found), of=of, usd_at_most=bound_usd)
 
 
 def ask_again(
@@ -110,13 +112,13 @@ async def _ask_all(
     )
 
     async def one(question: Question) -> Reply:
-        bound_usd = teacher.cost_bound_usd(question.text)
+        bound_usd = teacher.cost_bound_usd(TextInput(text=question.text))
         if (why := await _leased(budget, bound_usd)) is not None:
             return Unavailable(detail=why, billed=False)
         spend = budget.take("escalation", bound_usd)
         reply = await _paid(teacher, budget, tally, spend, question, bound_usd)
         if isinstance(reply, Answered):
-            await asyncio.to_thread(publish, question, reply.answer)
+            await asyncio.to_thread(publish, question, label_of(reply))
         seen()
         return reply
 
@@ -152,7 +154,7 @@ async def _paid(
 ) -> Reply:
     """Ask, and settle what it cost; a call that is cancelled midway counts in full: it may have been billed."""
     try:
-        reply = await teacher.ask(question.text)
+        reply = await teacher.ask(TextInput(text=question.text))
     except BaseException:
         budget.settle(spend, bound_usd)
         tally.add(call_of(bound_usd, bounded=True))
@@ -210,7 +212,7 @@ def _publish(section: LaneSection, appender: Appender, question: Question, answe
 
 def _judged(found: Sequence[Question], replies: Sequence[Reply]) -> Asked:
     answered = [
-        (question.label, reply.answer.label)
+        (question.label, label_of(reply).label)
         for question, reply in zip(found, replies, strict=True)
         if isinstance(reply, Answered)
     ]
@@ -228,5 +230,11 @@ def _judged(found: Sequence[Question], replies: Sequence[Reply]) -> Asked:
     )
 
 
+def label_of(reply: Answered) -> LabelAnswer:
+    """What a teacher that names labels has answered."""
+    return cast("LabelAnswer", reply.answer)
+
+
 def _teacher(section: LaneSection) -> Teacher:
-    return Teacher(teacher_settings(section), section.labels, monotonic=time.monotonic)
+    settings = lane_settings(section)
+    return Teacher(settings.teacher, asking_of(settings), monotonic=time.monotonic)

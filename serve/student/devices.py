@@ -1,4 +1,4 @@
-"""One executor a device, and the line before it: lanes that compute in one place share it, others do not wait for it."""
+"""One executor a device, and the line before it: lanes that compute in one place share it, others do not wait."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

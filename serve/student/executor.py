@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from serve.student.line import Job, Line, Load, Outcome, Ticket, TooLong
+from serve.student.line import Job, Line, Outcome, Ticket, TooLong
 from serve.student.pace import ReadingPace
 from serve.student.slot import Slot
 from store.event import TaskInput

@@ -187,9 +187,7 @@ class Follow:
             if slot is None:
                 slot = await self._loads.load(version)
             serving = self._slots.current  # it may be another by now
-            slot.student.check_follows(
-                None if serving is None else serving.student, removal_declared=standing.pinned
-            )
+            slot.student.check_follows(None if serving is None else serving.student, removal_declared=standing.pinned)
         except AbandonedError:
             _log.info("a load was stopped by a newer move", lane=str(self._lane), version=version)
             return

@@ -84,9 +84,7 @@ class Rank:
         (value,) = asked.values
         query, documents = _input(value).query, _input(value).documents
         if not 1 <= len(documents) <= limits.max_documents:
-            raise invalid(
-                field="documents", message=f"{len(documents)} documents, 1 to {limits.max_documents} allowed"
-            )
+            raise invalid(field="documents", message=f"{len(documents)} documents, 1 to {limits.max_documents} allowed")
         if not query.strip():
             raise invalid(field="query", message="an empty text")
         if not any(document.strip() for document in documents):

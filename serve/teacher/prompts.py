@@ -1,9 +1,9 @@
-"""What a prompt file may hold: each task's place-holders, and what is wrong with a prompt."""
+"""What a prompt file may hold, and what of the settings shapes an answer beside it: task by task."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from string import Template
-from typing import Final
+from typing import Any, Final, Literal
 
 from store.event import Task
 
@@ -39,3 +39,15 @@ def wrong_prompt(prompt: str, task: Task) -> str | None:
     if not template.is_valid() or not found.issuperset(names.needed) or found - known:
         return f"needs {names}; a dollar sign is written $$"
     return None
+
+
+_BESIDE: Final[Mapping[tuple[Task, str], Callable[[int], Mapping[str, Any]]]] = {
+    ("rank", "chat"): lambda window_documents: {"window_documents": window_documents},
+    ("rank", "rerank"): lambda _: {"kind": "rerank"},
+}
+
+
+def shaped_beside(task: Task, kind: Literal["chat", "rerank"], *, window_documents: int) -> Mapping[str, Any] | None:
+    """What `store.answers.prompt.prompt_version` takes beside prompt, model and parameters; None: nothing."""
+    found = _BESIDE.get((task, kind))
+    return None if found is None else found(window_documents)

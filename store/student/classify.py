@@ -154,11 +154,18 @@ class Student:
 
     def look(self, inputs: Sequence[TaskInput]) -> list[LabelOpinion]:
         """See `store.student.loaded.Loaded`."""
-        predictions = self.predict([text_of(value) for value in inputs])
-        if not all(np.isfinite(part).all() for part in (predictions.members, predictions.probs, predictions.novelty)):
+        return self.opinions(self.predict([text_of(value) for value in inputs]))
+
+    def opinions(self, said: Predictions) -> list[LabelOpinion]:
+        """The same from what it has said to n texts.
+
+        Raises:
+            ValueError: a number is not finite: the student is broken.
+        """
+        if not all(np.isfinite(part).all() for part in (said.members, said.probs, said.novelty)):
             message = "the student says what is no number"
             raise ValueError(message)
-        return [self._opinion(predictions, row) for row in range(len(inputs))]
+        return [self._opinion(said, row) for row in range(len(said.probs))]
 
     def too_long(self, value: TaskInput) -> bool:
         """Whether the student would not read all of it."""

@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.backtest.records import Ask
-from serve.pace import Look, Pace
+from serve.routing.budget import BudgetRouting
+from serve.routing.routing import Choice
+from store.policy import Policy
+from store.student.loaded import Opinion
 from trainer.due import ScheduleSettings
 
 NEVER: Final = 1e9
@@ -46,18 +49,23 @@ def swapped(parts: Mapping[str, Any]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-class RandomPace(Pace):
-    """Spends at the same pace, on questions drawn at random."""
+class RandomRouting(BudgetRouting):
+    """Spends at the same pace, on questions drawn at random: by an uncertainty that says nothing."""
 
     _chance: np.random.Generator | None = None
+    _drawn: float = 0.0
 
-    def see(self, probs: Any, version: str) -> Look:
-        """The student's answer, with an uncertainty that says nothing."""
+    def see(self, opinion: Opinion, version: str) -> None:
+        """Draw one for this question."""
         if self._chance is None:
             self._chance = np.random.default_rng(0)
-        look = replace(super().see(probs, version), uncertainty=float(self._chance.random()))
-        self._recent[-1] = look.uncertainty
-        return look
+        self._drawn = float(self._chance.random())
+        super().see(replace(opinion, uncertainty=self._drawn), version)
+
+    def choose(self, policy: Policy | None, opinion: Opinion | None, **rest: Any) -> Choice:
+        """By what was drawn."""
+        drawn = None if opinion is None else replace(opinion, uncertainty=self._drawn)
+        return super().choose(policy, drawn, **rest)
 
 
 def _fresh(fit: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,7 +130,8 @@ def _head_alone(ask: Ask) -> Ask:
 OURS: Final = Variant(what="as the service runs it")
 BASELINES: Final[Mapping[str, Variant]] = {
     "random_escalation": Variant(
-        what="the same learner and pace, questions bought at random", parts={"ops.backtest.play:Pace": RandomPace}
+        what="the same learner and pace, questions bought at random",
+        parts={"ops.backtest.play:BudgetRouting": RandomRouting},
     ),
     "head_trained_once": Variant(
         what="half of the budget first, the head trained once, the rest spent by its margin",

@@ -14,7 +14,7 @@ import torch
 from ops.cli.app import main
 from ops.processes.run import serve as run
 from ops.wiring import serve as wiring
-from serve.student.follow import Versions
+from serve.student.loads import Versions
 from tests.serve.fakes import FakePredictions, FakeStanding, FakeStudent
 
 VERSION = "slow"

@@ -11,11 +11,12 @@ from ops.letters.reading import Choice
 from ops.letters.settling import Order, settle_letters
 from ops.site import Site
 from ops.state.run_files import RunFile, write_run_file
-from serve.escalation import Answer
+from serve.escalation import Given
 from serve.front.kept import RedisAnswers
-from serve.front.once import Given, Once
+from serve.front.once import Once
 from serve.settings import BudgetSettings
 from serve.student.follow import SwapRecord
+from serve.tasks.classify import LabelledAnswer
 from serve.teacher.spent import OwnSpending
 from store.answers.census import Census, PromptCount
 from store.buffer.ledger import Application, Entry, Slot
@@ -253,7 +254,7 @@ def budget(client: redis.Redis, run: Path) -> None:
 
 def once(client: redis.Redis, site: Site) -> None:
     """A kept answer, and a list of which one text had none."""
-    answer = Answer(
+    answer = LabelledAnswer(
         label="delivery",
         probs=[0.75, 0.125, 0.125],
         num_classes=3,
@@ -263,7 +264,7 @@ def once(client: redis.Redis, site: Site) -> None:
         event_id=None,
         propensity=0.0,
     )
-    by_teacher = Answer(
+    by_teacher = LabelledAnswer(
         label="login",
         probs=None,
         num_classes=3,
@@ -290,7 +291,11 @@ async def _given(found: list[Any]) -> Given:
 def once_of(client: redis.Redis, site: Site) -> Once:
     """The lane's keyed requests."""
     return Once(
-        RedisAnswers(client, LANE), site.secret.lane_key(LANE), new_id=lambda: "owner-1", monotonic=lambda: 1000.0
+        RedisAnswers(client, LANE),
+        site.secret.lane_key(LANE),
+        answer_type=LabelledAnswer,
+        new_id=lambda: "owner-1",
+        monotonic=lambda: 1000.0,
     )
 
 

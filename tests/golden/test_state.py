@@ -12,11 +12,11 @@ import redis
 from ops.checks.cycles import logged_cycles
 from ops.site import Site
 from ops.state.run_files import RunFile
-from serve.escalation import Answer
+from serve.escalation import Given
 from serve.front.errors import ApiError
-from serve.front.once import Given
 from serve.settings import BudgetSettings
 from serve.student.follow import SwapRecord
+from serve.tasks.classify import LabelledAnswer
 from serve.teacher.budget import RedisLedger
 from serve.teacher.spent import OwnSpending
 from store.buffer.ledger import AuditTally, Counters, Slot
@@ -181,8 +181,8 @@ def test_an_answer_under_a_key_is_given_again(site: Site, redis_client: redis.Re
         given = await once.answer(aside.KEY, aside.BODY, none_left)
         assert (given.replayed, given.at_s, given.first_id) == (True, NOW_S, "019b0001-0000-7000-8000-000000000001")
         student, teacher = given.found
-        assert isinstance(student, Answer)
-        assert isinstance(teacher, Answer)
+        assert isinstance(student, LabelledAnswer)
+        assert isinstance(teacher, LabelledAnswer)
         assert (student.label, student.probs, student.served_by) == ("delivery", [0.75, 0.125, 0.125], "student")
         assert (teacher.label, teacher.reason, teacher.event_id) == ("login", "low_confidence", given.first_id)
         with pytest.raises(ApiError, match="another request"):

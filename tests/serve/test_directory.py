@@ -11,8 +11,8 @@ from serve.lifecycle import Gateway
 from serve.settings import LaneSettings, is_loopback
 from serve.teacher.ask.tasks import asking_of
 from store.errors import SettingsError
-from store.tasks.tasks import LaneTerms
 from store.event import Lane
+from store.tasks.tasks import LaneTerms
 from tests.serve.fakes import World
 
 LOOPBACK, NETWORK = True, False

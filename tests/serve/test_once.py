@@ -12,8 +12,8 @@ import redis
 
 from serve.front.kept import Claim, RedisAnswers, Shared
 from serve.front.once import Once
-from serve.tasks.classify import LabelledAnswer
 from serve.lifecycle import Gateway
+from serve.tasks.classify import LabelledAnswer
 from store.errors import StoreUnavailableError
 from tests.ops.children import until
 from tests.serve.client import ask, run

@@ -448,7 +448,10 @@ def test_once_it_stops_asking_what_was_sent_is_answered_and_what_waits_costs_not
         endpoint.hold = asyncio.Event()
         settings = replace(TEACHER, concurrency=1)
         teacher = teacher_of(settings, monotonic=lambda: 0.0, client=endpoint.client())
-        sent, waits = asyncio.create_task(teacher.ask(text_input("one"))), asyncio.create_task(teacher.ask(text_input("two")))
+        sent, waits = (
+            asyncio.create_task(teacher.ask(text_input("one"))),
+            asyncio.create_task(teacher.ask(text_input("two"))),
+        )
         await eventually(lambda: endpoint.running == 1)
         teacher.stop_asking()
         endpoint.hold.set()

@@ -9,8 +9,8 @@ import structlog
 
 from serve.lifecycle import Gateway
 from serve.tasks.classify import on_list
-from store.student.loaded import LabelOpinion
 from store.event import canonical_text
+from store.student.loaded import LabelOpinion
 from tests.serve.client import ask, only_event, run
 from tests.serve.fakes import FakeStudent, World, eventually
 

@@ -58,7 +58,7 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
         tell_at_start(site, process.stop)
         threading.Thread(target=lambda: make_topics(site, client, process.stop), daemon=True).start()
         # A cold lane is ready at once; its first version must not wait for seconds of imports.
-        threading.Thread(target=import_module, args=("store.student.classify",), daemon=True).start()
+        threading.Thread(target=import_module, args=("store.student.tasks",), daemon=True).start()
         spool = Spool(settings.state_dir / "spool", settings.spool.max_bytes)
         publisher = Publisher(open_appender(site, client), spool, ack_timeout_s=settings.log.ack_timeout_s)
         services = wiring.services(site, client, publisher, REGISTRY)

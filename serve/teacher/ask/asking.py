@@ -40,7 +40,7 @@ class Tab:
 
     calls: int = 0  # answered
     usd: float = 0.0
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     said: str = field(default="", repr=False)  # the latest answer as it came: not redacted
 
     def add(self, usage: Usage | None, usd: float) -> None:
@@ -79,5 +79,3 @@ class Asking(Protocol):
             InvalidAnswerError: an answer is of no use.
             ValueError: a body holds no answer at all.
         """
-
-

@@ -15,6 +15,7 @@ from typing import Final, cast
 from serve.settings import TeacherSettings
 from serve.teacher.ask.asking import Signal, Tab, Talk
 from serve.teacher.ask.chat import ChatModel, size_bytes
+from serve.teacher.prompts import shaped_beside
 from store.answers.prompt import prompt_version
 from store.answers.ranking import read_order
 from store.event import RankAnswer, RankInput, TaskInput
@@ -70,7 +71,7 @@ class AskForOrder:
             prompt=settings.prompt,
             parameters=settings.parameters,
             answer_format=settings.answer_format,
-            beside={"window_documents": settings.window_documents},
+            beside=shaped_beside("rank", settings.kind, window_documents=settings.window_documents),
         )
 
     def bound_usd(self, value: TaskInput) -> float:

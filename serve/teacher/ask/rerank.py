@@ -8,6 +8,7 @@ from serve.settings import TeacherSettings
 from serve.teacher.ask.asking import Call, Signal, Tab, Talk
 from serve.teacher.ask.chat import prices_of, size_bytes
 from serve.teacher.parameters import body_of
+from serve.teacher.prompts import shaped_beside
 from store.answers.prompt import prompt_version
 from store.answers.ranking import read_results
 from store.event import RankAnswer, RankInput, TaskInput, Usage
@@ -63,7 +64,7 @@ class AskForScores:
             prompt="",
             parameters=settings.parameters,
             answer_format=settings.answer_format,
-            beside={"kind": settings.kind},
+            beside=shaped_beside("rank", settings.kind, window_documents=settings.window_documents),
         )
 
     def bound_usd(self, value: TaskInput) -> float:

@@ -27,7 +27,7 @@ def worth(query: str, document: str) -> float:
 
 
 class FakeRanker(FakeStudent):
-    """Scores by words; sure, but for a query that begins with `unsure`; a document that begins with `long` is too long."""
+    """Scores by words; sure, but for a query `unsure …`; a document `long …` is too long."""
 
     def look(self, inputs: Sequence[TaskInput]) -> list[Any]:
         if self.gate is not None:
@@ -129,5 +129,3 @@ def rank_world(folder: Path, teacher: TeacherSettings = RERANKER, **changes: Any
 def body(query: str = "red kite", documents: Sequence[Any] = DOCUMENTS, **rest: Any) -> dict[str, Any]:
     """A request."""
     return {"model": "intent", "query": query, "documents": list(documents), **rest}
-
-
