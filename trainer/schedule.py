@@ -20,7 +20,7 @@ from store.event import Lane, wall_clock_s
 from store.log.lazy import logger
 from store.money.books import Books
 from store.registry.lineage import Audited
-from store.registry.moves import fold
+from store.registry.moves import Moves
 from store.registry.signing import SigningKey
 from trainer import metrics
 from trainer.daemon.conduct import Conductor, Look, RegistryOf
@@ -30,7 +30,7 @@ from trainer.daemon.pulse import Age, Pulse, run_ticks
 from trainer.daemon.purse import Purse
 from trainer.due import ScheduleSettings, due
 from trainer.news import Stock, items_at_most
-from trainer.watch import AnswersShown, show_promise, show_schedule
+from trainer.watch import AnswersGauge, show_promise, show_schedule
 from trainer.work import CycleSettings, CycleWork, LaneTraining, Places
 from trainer.worker import Worker, WorkerStoppedError
 
@@ -68,10 +68,11 @@ class _Patience:
 class _LaneWatch:
     """What the daemon itself remembers of a lane; a restart forgets it, and nothing is lost."""
 
+    moves: Moves
     stock: Stock
     age: Age  # of the last cycle
     audited: Audited
-    answers: AnswersShown
+    answers: AnswersGauge
     patience: _Patience = field(default_factory=_Patience)
     trouble: str | None = _NOT_SEEN  # why it could not be looked at the last time
 
@@ -129,10 +130,11 @@ class Trainer:
         )
         self._watches = {
             training.lane: _LaneWatch(
+                moves=self.registry.moves(training.lane),
                 stock=Stock(self.buffer, self.control, monotonic=self.monotonic, alive=self._pulse.beat),
                 age=Age(self.monotonic),
                 audited=Audited(self.registry.versions(training.lane)),
-                answers=AnswersShown(self.buffer, self.control, alive=self._pulse.beat),
+                answers=AnswersGauge(self.buffer, self.control, alive=self._pulse.beat),
             )
             for training in self.lanes
         }
@@ -213,7 +215,7 @@ class Trainer:
     def _see(self, training: LaneTraining) -> Look:
         """Read where a lane stands, and show it."""
         lane, watch = training.lane, self._watches[training.lane]
-        standing = fold(self.registry.moves(lane).read())
+        standing = watch.moves.standing(self.monotonic())
         state, counters = self.control.training_state(lane), self.buffer.counters(lane)
         drawing = self._conductor.drawing(training, self.clock())
         known = watch.stock.known(state, counters, drawing.digest)

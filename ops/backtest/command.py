@@ -26,7 +26,6 @@ from ops.show.progress import Show
 from ops.site import Site
 from store.answers.rules import NO_RULES
 from store.errors import SettingsError
-from store.policy import Metric
 from store.student.folder import check_encoder
 
 AUDIT_RATIO: Final[float] = LaneSection.model_fields["audit_ratio"].default

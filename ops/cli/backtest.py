@@ -27,6 +27,9 @@ def backtest(options: Options, output: Output = Format.table) -> None:
     from ops.readers.files import look  # noqa: PLC0415 - as below
 
     look(options.log)  # what is no log is said before anything else is imported
+    from ops.show.needed import need_figures  # noqa: PLC0415 - as below
+
+    need_figures("understudy backtest")
     from ops.backtest.command import run_backtest  # noqa: PLC0415 - other commands start without what it needs
     from ops.show.progress import row_progress  # noqa: PLC0415 - as above
 

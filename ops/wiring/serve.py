@@ -1,6 +1,7 @@
 """Puts the gateway together: its settings, its lanes, and the versions that it loads. torch is imported late."""
 
 import secrets
+import time
 from functools import partial
 from importlib import import_module
 from random import Random
@@ -28,7 +29,7 @@ from store.control import Control
 from store.errors import SettingsError
 from store.money.books import Books
 from store.redact import redact
-from store.registry.moves import Standing, fold
+from store.registry.moves import Standing
 from store.registry.versions import Registry
 from store.student.loaded import Loaded
 
@@ -111,7 +112,7 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
 
     def standing() -> Standing:
         primer.look()
-        return fold(moves.read())
+        return moves.standing(time.monotonic())
 
     def load(version: str) -> Loaded:
         from store.student.tasks import load as load_version  # noqa: PLC0415 - late, as everything that needs torch

@@ -18,7 +18,7 @@ import msgspec
 import psutil
 
 from ops.demo.site import set_key
-from ops.demo.traffic.generate import Row, TrafficSettings, generate, to_jsonl
+from ops.demo.traffic.generate import TrafficRow, TrafficSettings, generate, to_jsonl
 from ops.demo.traffic.recorded_teacher import RUN_NAME
 from ops.imports.importing import import_file
 from ops.init import init
@@ -62,7 +62,7 @@ class Installation:
     site: Site
     settings_file: Path
     log_file: Path  # what `run all` and its children write
-    known: Sequence[Row]  # of the first import, which the first version is made of, and of one more
+    known: Sequence[TrafficRow]  # of the first import, which the first version is made of, and of one more
     traffic: Sequence[str]  # all sorts, also questions that it was never taught
 
     def gateway_url(self) -> str | None:
@@ -214,7 +214,7 @@ def installation(
             _nothing_works_in(folder)
 
 
-def _prepare(folder: Path, rows: list[Row]) -> Path:
+def _prepare(folder: Path, rows: list[TrafficRow]) -> Path:
     """The settings file of a fresh installation, beside what the teacher says."""
     init(folder)
     (folder / "teacher.jsonl").write_text("".join(f"{line}\n" for line in to_jsonl(rows)), "utf-8")
