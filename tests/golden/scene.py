@@ -321,7 +321,7 @@ def work(site: Site, client: redis.Redis, kind: CycleKind, *, champion: str | No
     (training,) = trainer.lanes
     return CycleWork(
         cycle_id=f"golden-{kind}",
-        training=replace(training, rules=trainer.rules(LANE), confidence=0.8),
+        training=replace(training, readings=trainer.rules(LANE), confidence=0.8),
         kind=kind,
         candidate=None,
         champion=champion,

@@ -37,7 +37,7 @@ def known(golden: Path) -> facts.Facts:
 
 def test_rulings_say_what_they_said(known: facts.Facts, site: Site, redis_client: redis.Redis) -> None:
     found = site.registry.rulings(LANE).read()
-    rules = scene.work(site, redis_client, "head", champion=None, at_s=NOW_S).training.rules
+    rules = scene.work(site, redis_client, "head", champion=None, at_s=NOW_S).training.readings
     counting = {f"{MODEL}@{PROMPT}", f"{MODEL}@{LISTED_PROMPT}"}
     if known.first:
         assert found == []

@@ -28,6 +28,7 @@ from tests.contracts.escalations import escalation
 from tests.ops.stand import until
 from tests.ops.wired import write_settings
 from tests.serve.fakes import FakeEndpoint, FakePredictions, FakeRegistry, FakeStudent, eventually
+from trainer.learn.classify.freezing import LabelFreezing
 from trainer.snapshot import Snapshot, SplitSettings, freeze
 
 LANE: Final = Lane("acme", "support")
@@ -149,8 +150,8 @@ class Chain:
         section = site.settings.lanes[0]
         return freeze(
             site.buffer(self.client).items(LANE),
+            LabelFreezing(labels_min=1),
             prompt_version=Reading.of(section).key(),
-            labels_min=1,
             split=SplitSettings(salt="test", calibrate_ratio=0.0, judge_ratio=0.0),
             quarantine_s=0.0,
             now_s=wall_clock_s(),
