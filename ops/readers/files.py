@@ -86,6 +86,8 @@ def _kind(path: Path, head: bytes) -> str:
         return "document"
     if any(isinstance(_decoded(0, line), dict) for line in lines):
         return "lines"
+    if start[:1] == b'"' and all(isinstance(_decoded(0, line), str) for line in lines[: len(lines) - 1 or 1]):
+        return "lines"  # of texts alone
     if start[:1] == b"{":
         return "document" if _begins_document(head) else "lines"
     delimiter = _delimiter(head)
