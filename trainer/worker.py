@@ -129,9 +129,8 @@ class Worker:
             return self._connection
         self.close()
         ours, theirs = self._context.Pipe()
-        self._process = self._context.Process(
-            target=_serve, args=(theirs, self._entry, os.getpid(), armed()), name="cycle"
-        )
+        given = (theirs, self._entry, os.getpid(), armed())
+        self._process = self._context.Process(target=_serve, args=given, name="cycle")
         self._process.start()
         theirs.close()
         self._connection = ours

@@ -51,9 +51,9 @@ async def play(log: Broken, spool: Spool, first: int, count: int) -> None:
     for number in range(first, first + count, 5):
         await asyncio.gather(*map(one, range(number, number + 5)))
     log.down = False
-    while not spool.empty:
+    while not spool.empty:  # noqa: ASYNC110 - it is another thread that empties it
         await asyncio.sleep(0.02)
-    await publisher.close(30.0)
+    await publisher.close()
 
 
 def main(url: str, folder: Path, first: int, count: int, fail_point: str) -> None:
