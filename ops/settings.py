@@ -34,8 +34,8 @@ from ops.sections import (
     TrainerSection,
 )
 from ops.variables import PREFIX, overlaid
+from serve.teacher.ask.prompts import wrong_prompt
 from serve.teacher.parameters import checked_key
-from serve.teacher.prompts import wrong_prompt
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
 from store.event import Lane, Task

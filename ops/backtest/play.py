@@ -5,7 +5,7 @@ A cycle takes no simulated time: its version serves from the next row on. What i
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, ParamSpec, TypeVar
 
@@ -40,15 +40,18 @@ from store.buffer.memory import MemoryBuffer
 from store.control import CycleKind, TrainingState
 from store.event import Lane, TextInput
 from store.registry.moves import Standing
+from store.registry.records import StudentRecord
 from store.secrets import unit_hash
 from store.tasks.classify import ClassifyRules
 from store.tasks.tasks import LaneTerms
-from trainer.attempt import Attempt, Features, attempt, freeze_rows
+from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.due import ScheduleSettings, after, due
 from trainer.judge.gate import Judged
-from trainer.judge.verdicts import Lineage, Rival
+from trainer.learn.classify.recipe import classifier
+from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import BaseEncoder
-from trainer.learn.fit import NotEnoughLabelsError
+from trainer.learn.recipe import Features, Lineage, Rival
+from trainer.learn.tasks import TASKS
 from trainer.work import CycleSettings, LaneTraining
 
 P = ParamSpec("P")
@@ -68,12 +71,12 @@ class _Past:
     champion: Rival | None = None
     anchor: Rival | None = None
     history: list[Judged] = field(default_factory=list)
-    label_maps: dict[str, Sequence[str]] = field(default_factory=dict)
+    records: dict[str, StudentRecord] = field(default_factory=dict)
 
     @property
     def lineage(self) -> Lineage:
         anchor = self.anchor if self.anchor is not self.champion else None
-        return Lineage(champion=self.champion, anchor=anchor, history=self.history, label_maps=self.label_maps)
+        return Lineage(champion=self.champion, anchor=anchor, history=self.history, records=self.records)
 
 
 class Play:
@@ -117,6 +120,7 @@ class Play:
             target=ask.target if ask.target is not None else 0.95,
             confidence=ask.confidence,
             policy=ask.policy,
+            metric=ask.metric,
         )
         self._cursor = Cursor(now_s=float(stream.times_s[0]))
         self._teacher = RecordedTeacher(stream, self._cursor, usd_per_call)
@@ -248,13 +252,14 @@ class Play:
             request=None,
             now_s=self._now(),
             settings=self._schedule,
+            ripe=TASKS[self._training.task].ripe,
         )
         if kind is None:
             return
         started_s = time.process_time()
         label_items: Mapping[str, int] = {}
         try:
-            label_items = self._cycle_of(kind, row).draft.record.label_items
+            label_items = self._cycle_of(kind, row).draft.learned
         except NotEnoughLabelsError:
             pass  # the same verdict as in the service: wait for more
         finally:
@@ -283,12 +288,12 @@ class Play:
     def _swap(self, made: Attempt, row: int) -> None:
         """What the moves and the gateway's follower do with a pass."""
         version = f"v{len(self._past.history) + 1}"
-        student = made.draft.student(made.policy)
+        student = classifier(made.draft.student(made.policy))
         self._slots.publish(Slot(version=version, student=student))
         self._past.champion = Rival(student=student, trained=made.trained)
         self._past.anchor = self._past.champion if made.anchor or self._past.anchor is None else self._past.anchor
         self._past.history.append(Judged(labels=len(made.frozen.snapshot.rows), verdict=made.verdict))
-        self._past.label_maps[version] = student.labels
+        self._past.records[version] = made.draft.record
         self._cycles.promoted(row, student, certified=made.policy.threshold is not None)
         self._told(row + 1, made)
 

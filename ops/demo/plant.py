@@ -24,6 +24,7 @@ from store.errors import UnderstudyError
 from store.event import wall_clock_s
 from store.registry.manifest import Manifest
 from store.registry.moves import fold
+from trainer.learn.classify.freezing import LabelFreezing
 from trainer.snapshot import Row, Snapshot, freeze
 
 SNAPSHOT_NAME: Final = "snapshot.json"
@@ -44,8 +45,8 @@ def plant(site: Site, seed: int) -> str:
         UnderstudyError: there is no champion to be unlike, or too little to learn from.
     """
     from store.student.classify import Student  # noqa: PLC0415 - torch
+    from trainer.learn.classify.fit import FitSettings, fit  # noqa: PLC0415 - torch
     from trainer.learn.features import BaseEncoder  # noqa: PLC0415 - torch
-    from trainer.learn.fit import FitSettings, fit  # noqa: PLC0415 - torch
 
     section, settings = site.lane(None), cycle_settings(site.settings)
     versions = site.registry.versions(section.lane)
@@ -60,7 +61,7 @@ def plant(site: Site, seed: int) -> str:
     )
     draft = fit(
         shuffle_labels(snapshot.rows, seed),
-        base.encoder.features([row.text for row in snapshot.rows]),
+        base.encoder.features([row.words for row in snapshot.rows]),
         labels=snapshot.labels,
         base=base,
         previous=student,
@@ -99,14 +100,13 @@ def _snapshot(site: Site, labels: tuple[str, ...]) -> Snapshot:
         items = list(site.buffer(client).items(section.lane))
     return freeze(
         items,
+        LabelFreezing(labels_min=settings.min_items_per_label, known=labels),
         prompt_version=Reading.of(section).key(),
-        labels_min=settings.min_items_per_label,
         split=settings.split,
         quarantine_s=settings.quarantine_s,
         now_s=wall_clock_s(),
         seed=settings.seed,
         positions={},
-        known_labels=labels,
     )
 
 

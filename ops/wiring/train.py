@@ -7,6 +7,7 @@ import redis
 
 from ops.answers.reading import Reading
 from ops.money.prices import prices_of
+from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.site import Site
 from ops.wiring.checks import every
@@ -14,11 +15,12 @@ from store.buffer.repair.lists import Lists
 from store.control import Control
 from store.cycles.signs import Signs
 from store.money.books import Books
+from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
 from trainer.schedule import Trainer
 from trainer.snapshot import SplitSettings
-from trainer.work import CycleSettings, LaneTraining, Places
+from trainer.work import CycleSettings, LaneTraining, Places, StudentSettings
 from trainer.worker import Worker
 
 CYCLE_ENTRY: Final = "trainer.cycle:work_on"
@@ -52,7 +54,9 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
                 target=section.promise.target,
                 confidence=section.promise.confidence,
                 policy=section.policy,
-                labels=section.labels,
+                terms=section.terms(),
+                metric=section.metric,
+                student=student_settings(section),
                 prices=prices_of(settings, section),
             )
             for section in settings.lanes
@@ -65,7 +69,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         signs=Signs(client),
         books=Books(client),
         key=site.trainer_key(),
-        worker=Worker(CYCLE_ENTRY),
+        queues=DeviceQueues(lambda: Worker(CYCLE_ENTRY)),
         owner=owner,
         schedule=schedule_settings(settings),
         cycle=cycle_settings(settings),
@@ -79,6 +83,18 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
             cycle_log=site.run_directory / "cycles.jsonl",
             code_version=installed_version("understudy"),
         ),
+    )
+
+
+def student_settings(section: LaneSection) -> StudentSettings:
+    """What a lane says of its own student."""
+    own = section.student
+    return StudentSettings(
+        encoder=None if own.encoder is None else str(own.encoder),
+        device=own.device,
+        precision=own.precision,
+        threads=own.threads,
+        max_tokens=own.max_tokens,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Final, Literal, Protocol, Self
 
 import numpy as np
 import torch
+from msgspec import structs
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,7 +15,7 @@ from store.event import TaskInput, TextInput
 from store.labels import check_label_map
 from store.policy import Policy
 from store.registry.manifest import Manifest
-from store.registry.records import ClassifyRecord, Golden
+from store.registry.records import ClassifyRecord, Golden, StudentRecord
 from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, shared_encoder
 from store.student.folder import ENCODER_FILES
 from store.student.head import Head
@@ -107,7 +108,7 @@ class Student:
             head=Head.of(tensors, labels=labels, feature_size=encoder.feature_size),
             tuned=tuned,
             pool_weights=tuple(record.pool_weights),
-            reference=_reference(read_tensors(REFERENCE_NAME, opened.read(REFERENCE_NAME)), encoder.hidden_size),
+            reference=read_reference(read_tensors(REFERENCE_NAME, opened.read(REFERENCE_NAME)), encoder.hidden_size),
             policy=manifest.policy,
             made_in=record.precision,
             tuned_rows=record.tuned_rows,
@@ -183,6 +184,17 @@ class Student:
         """Eight neutral sentences, nobody's data, with what this student says to them."""
         probs = self.predict(GOLDEN_TEXTS).probs.tolist()
         return [Golden(text=text, probs=row) for text, row in zip(GOLDEN_TEXTS, probs, strict=True)]
+
+    def told(self, record: StudentRecord) -> StudentRecord:
+        """A record with the golden outputs of this very student.
+
+        Raises:
+            TypeError: it is another task's.
+        """
+        if not isinstance(record, ClassifyRecord):
+            message = f"a record of {record.task} for a student of classify"
+            raise TypeError(message)
+        return structs.replace(record, golden=self.golden_outputs(), precision=self.encoder.precision)
 
     def check_golden(self) -> float:
         """The largest deviation from the probabilities that the trainer saw; infinite when one is no number."""
@@ -284,7 +296,12 @@ def check_base(manifest: Manifest) -> None:
         raise CorruptVersionError(message)
 
 
-def _reference(tensors: Mapping[str, Tensor], hidden_size: int) -> Tensor:
+def read_reference(tensors: Mapping[str, Tensor], hidden_size: int) -> Tensor:
+    """The vectors [references, hidden] that novelty is measured from, each of length 1.
+
+    Raises:
+        CorruptVersionError: there are none, too many, or none of this size.
+    """
     reference = tensors.get(REFERENCE_TENSOR)
     fits = (
         reference is not None and reference.ndim == 2 and reference.shape[1] == hidden_size  # noqa: PLR2004 - a matrix

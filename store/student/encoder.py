@@ -6,6 +6,7 @@ Weights come from safetensors and everything else from JSON, all of it from byte
 import copy
 import hashlib
 import json
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -173,6 +174,20 @@ class Encoder:
                 return module
         message = f"{type(self.model).__name__} has no list of its {self.model.config.num_hidden_layers} layers"
         raise SwapRefusedError(message)
+
+    def twin(self, changed: Mapping[str, Tensor]) -> "Encoder":
+        """An encoder whose model has these parameters; every other tensor, and the tokenizer, is shared.
+
+        Raises:
+            CorruptVersionError: as of `with_changed`.
+        """
+        return Encoder(
+            model=self.with_changed(changed),
+            tokenizer=self._tokenizer,
+            precision=self.precision,
+            max_tokens=self.max_tokens,
+            fingerprint=f"{self.fingerprint}+{secrets.token_hex(8)}",  # like no other
+        )
 
     def with_changed(self, changed: Mapping[str, Tensor]) -> Any:
         """A copy of the model in which these parameters have these values; every other tensor is shared.

@@ -7,6 +7,7 @@ from store.event import Task
 from store.student.classify import Opened, Student
 from store.student.encoder import Precision
 from store.student.loaded import Loaded
+from store.student.rank.ranker import Ranker
 
 
 class Loader(Protocol):
@@ -21,7 +22,7 @@ class Loader(Protocol):
         """
 
 
-TASKS: Final[Mapping[Task, Loader]] = {"classify": Student.load}
+TASKS: Final[Mapping[Task, Loader]] = {"classify": Student.load, "rank": Ranker.load}
 
 
 def load(opened: Opened, *, device: str = "auto", precision: Precision = "auto") -> Loaded:

@@ -100,7 +100,7 @@ def _logistic_head(
 ) -> Any:
     """A logistic regression in the discriminants' place."""
     from store.student.head import Head  # noqa: PLC0415 - torch, late
-    from trainer.learn.probe import probe  # noqa: PLC0415 - as above
+    from trainer.learn.classify.probe import probe  # noqa: PLC0415 - as above
 
     found = probe(features, targets, weights)
     return Head(weight=found.weight, bias=found.bias)
@@ -149,12 +149,12 @@ BASELINES: Final[Mapping[str, Variant]] = {
 
 def ablations() -> Mapping[str, Variant]:
     """The learner without each of its parts."""
-    from trainer.learn.fine_tune import fine_tune  # noqa: PLC0415 - torch, late
-    from trainer.learn.fit import fit  # noqa: PLC0415 - as above
-    from trainer.learn.mix import DEFAULT_MIX  # noqa: PLC0415 - as above
+    from trainer.learn.classify.fine_tune import fine_tune  # noqa: PLC0415 - torch, late
+    from trainer.learn.classify.fit import fit  # noqa: PLC0415 - as above
+    from trainer.learn.classify.mix import DEFAULT_MIX  # noqa: PLC0415 - as above
 
-    always = {"trainer.learn.fit:choose_mix": lambda _rows, _label_maps: DEFAULT_MIX}
-    misled = {"trainer.learn.fit:train_member": _misled(fine_tune)}
+    always = {"trainer.learn.classify.fit:choose_mix": lambda _rows, _label_maps: DEFAULT_MIX}
+    misled = {"trainer.learn.classify.fit:train_member": _misled(fine_tune)}
     return {
         "the head alone, no fine-tuning": Variant(what="no slow member", ask=_head_alone),
         "fine-tuning from the base each time": Variant(
@@ -170,10 +170,10 @@ def ablations() -> Mapping[str, Variant]:
             what="as above, and nothing takes its weight from it", parts={**misled, **always}
         ),
         "logistic regression as the head": Variant(
-            what="no discriminants", parts={"trainer.learn.fit:fit_head": _logistic_head}
+            what="no discriminants", parts={"trainer.learn.classify.fit:fit_head": _logistic_head}
         ),
         "the head's scale left at 1": Variant(
-            what="no scale fitted out of fold", parts={"trainer.learn.fit:choose_scale": _scale_of_one}
+            what="no scale fitted out of fold", parts={"trainer.learn.classify.fit:choose_scale": _scale_of_one}
         ),
         "constant pace": Variant(
             what="r instead of r^.65",

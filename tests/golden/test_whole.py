@@ -31,6 +31,7 @@ from tests.golden.whole import call, cli_answers
 from tests.golden.write import release, write
 from tests.tiny import questions
 from trainer.cycle import run_cycle
+from trainer.learn.classify.freezing import LabelFreezing
 from trainer.snapshot import freeze
 from trainer.work import drawing_of
 
@@ -128,15 +129,15 @@ def test_a_freeze_makes_the_golden_snapshot(golden: Path, site: Site, redis_clie
     cycle = scene.work(site, redis_client, "fine_tune", champion=None, at_s=opened.manifest.created_s)
     frozen = freeze(
         site.buffer(redis_client).items(LANE),
+        LabelFreezing(labels_min=cycle.settings.min_items_per_label),
         prompt_version=cycle.training.prompt_version,
-        labels_min=cycle.settings.min_items_per_label,
         split=cycle.settings.split,
         quarantine_s=cycle.settings.quarantine_s,
         now_s=cycle.now_s,
         seed=cycle.settings.seed,
         positions=scene.positions(site, redis_client),
         allowed_labels=cycle.training.labels,
-        rules=cycle.training.rules,
+        rules=cycle.training.readings,
     )
     if golden == release():
         assert frozen.content == opened.read("snapshot.json")

@@ -132,7 +132,12 @@ def tasks_seen(wired: Wired) -> object:
 def labels_seen(wired: Wired) -> object:
     (keys,) = wired.ingest._lanes.values()
     shown = wired.ask_teacher("gone")[0]["messages"][0]["content"]
-    return isinstance(wired.ask_teacher("gone")[1], Answered), "gone" in shown, keys.labels, wired.work.training.labels
+    return (
+        isinstance(wired.ask_teacher("gone")[1], Answered),
+        "gone" in shown,
+        keys.terms.labels,
+        wired.work.training.labels,
+    )
 
 
 def permitted(wired: Wired) -> object:
@@ -293,10 +298,8 @@ CHECKS: Final[dict[str, Check]] = {
     ),
     "gateway.host": Check("0.0.0.0", process("serve", "host")),  # noqa: S104 - what is tested
     "gateway.port": Check(18_080, process("serve", "port")),
-    "gateway.max_batch": Check(
-        5, lambda w: (w.gateway._batcher._max_batch, w.lane.follow._settings.max_batch), both(5)
-    ),
-    "gateway.batch_wait_ms": Check(40.0, lambda w: w.gateway._batcher._wait_s, 0.04),
+    "gateway.max_batch": Check(5, lambda w: (w.executor().pace._max_batch, w.lane.follow._settings.max_batch), both(5)),
+    "gateway.batch_wait_ms": Check(40.0, lambda w: w.executor()._wait_s, 0.04),
     "gateway.max_text_chars": Check(10, lambda w: [w.ask("x" * 10), w.ask("x" * 11)], [ANSWERABLE, "invalid_request"]),
     "gateway.allowed_hosts": Check(["models.example.com"], lambda w: w.ask(host="models.example.com"), ANSWERABLE),
     "gateway.allowed_origins": Check(
@@ -358,14 +361,16 @@ CHECKS: Final[dict[str, Check]] = {
         keyed({}, {"authorization": f"Bearer {KEY}"}, {"authorization": f"Bearer {KEY}x"}),
         ["invalid_api_key", ANSWERABLE, "invalid_api_key"],
     ),
-    "lanes.policy": Check("budget", lambda w: (w.lane.horizon is not None, w.work.training.policy), (True, "budget")),
+    "lanes.policy": Check(
+        "budget", lambda w: (not w.lane.service.routing.promises, w.work.training.policy), (True, "budget")
+    ),
     "lanes.metric": Check(
         "balanced_accuracy", lambda w: w.lane.service._plan and w.lane.service._plan.pace._metric, beside=BUDGET_ONLY
     ),
-    "lanes.rows_per_day": Check(500.0, lambda w: w.lane.horizon and w.lane.horizon._rows_per_day, beside=BUDGET_ONLY),
+    "lanes.rows_per_day": Check(500.0, lambda w: w.horizon()._rows_per_day, beside=BUDGET_ONLY),
     "lanes.audit_ratio": Check(
         0.25,
-        lambda w: (w.lane.service.settings.audit_ratio, w.lane.horizon and w.lane.horizon._audit_ratio),
+        lambda w: (w.lane.service.settings.audit_ratio, w.horizon()._audit_ratio),
         both(0.25),
         beside=BUDGET_ONLY,
     ),
@@ -390,6 +395,8 @@ CHECKS: Final[dict[str, Check]] = {
     "lanes.teacher.concurrency": Check(3, turns, (3, 3, 3)),
     "lanes.teacher.input_usd_per_mtok": Check(5.0, cost, 100),  # 20 tokens
     "lanes.teacher.output_usd_per_mtok": Check(5.0, cost, 10),  # 2 tokens
+    "lanes.teacher.search_usd": Check(0.25, lambda w: w.lane.parts.settings.teacher.search_usd),
+    "lanes.teacher.window_documents": Check(7, lambda w: w.lane.parts.settings.teacher.window_documents),
     "lanes.teacher.proxy": Check("http://10.9.8.7:3128", lambda w: w.teachers_client()["proxy"]),
 }
 

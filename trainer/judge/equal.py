@@ -29,6 +29,8 @@ def recipe_of(training: LaneTraining, settings: CycleSettings, base_sha256: str,
         "target": training.target,
         "confidence": training.confidence,
         "prompt_version": training.prompt_version,
+        "metric": training.metric,
+        "tolerance": training.terms.tolerance,
     }
     return hashlib.sha256(canonical_json(parts)).hexdigest()
 

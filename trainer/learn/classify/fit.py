@@ -10,19 +10,20 @@ from typing import Final, Literal, Protocol
 import numpy as np
 import torch
 
-from store.errors import UnderstudyError
 from store.registry.records import ClassifyRecord, Mode
 from store.student.classify import Student
 from store.student.encoder import FloatArray
 from store.student.head import Head
 from store.student.tuned import Tuned
-from trainer.learn.draft import Draft, reference_vectors
+from trainer.learn.classify.draft import Draft
+from trainer.learn.classify.fine_tune import FineTuneSettings
+from trainer.learn.classify.fine_tune import fine_tune as train_member
+from trainer.learn.classify.head import choose_scale, fit_head
+from trainer.learn.classify.mix import Answered, choose_mix
+from trainer.learn.classify.probe import Probe, probe
+from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import BaseEncoder
-from trainer.learn.fine_tune import FineTuneSettings
-from trainer.learn.fine_tune import fine_tune as train_member
-from trainer.learn.head import choose_scale, fit_head
-from trainer.learn.mix import Answered, choose_mix
-from trainer.learn.probe import Probe, probe
+from trainer.learn.reference import reference_vectors
 from trainer.work import Tell, tell_nobody
 
 FineTuneMode = Literal["none", "fresh", "warm"]
@@ -30,16 +31,12 @@ FineTuneMode = Literal["none", "fresh", "warm"]
 _TWO: Final = 2
 
 
-class NotEnoughLabelsError(UnderstudyError):
-    """Fewer than two labels have enough training items. Wait for more: there is nothing to tell apart yet."""
-
-
 class TrainingRow(Answered, Protocol):
     """What a fit needs to know of one row of a snapshot."""
 
     @property
-    def text(self) -> str:
-        """The redacted question."""
+    def words(self) -> str:
+        """The redacted question, in canonical form."""
 
     @property
     def soft(self) -> Mapping[str, float] | None:
@@ -216,7 +213,7 @@ def _slow_member(
         start = probe(data.features[:, -base.encoder.hidden_size :], data.targets, data.weights)
     tuned = train_member(
         base.encoder,
-        [row.text for row in data.rows],
+        [row.words for row in data.rows],
         data.targets,
         weights=data.weights,
         start=start,

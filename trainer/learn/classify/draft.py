@@ -1,51 +1,29 @@
 """A fitted student that is not yet a version: it answers in memory, and writes a version's files."""
 
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
-import msgspec
-import numpy as np
 import safetensors.torch
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from store.policy import Policy
-from store.registry.manifest import BaseModel, Preprocessing
+from store.registry.manifest import Preprocessing
 from store.registry.records import ClassifyRecord
 from store.student.classify import (
     ENCODER_FOLDER,
     HEAD_NAME,
-    MAX_REFERENCES,
     REFERENCE_NAME,
     REFERENCE_TENSOR,
     TUNED_NAME,
     Student,
 )
-from store.student.encoder import FloatArray
-from store.student.folder import ENCODER_FILES
 from store.student.head import Head
 from store.student.tuned import Tuned
 from trainer.learn.features import BaseEncoder
-
-_OPTIONAL_FILES: Final = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)  # for other tools; nothing here reads them
-_REFERENCE_POOL: Final = 16_384
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManifestParts:
-    """What a draft knows of its manifest; the cycle adds snapshot, verdict, policy and the rest."""
-
-    kind: Literal["head", "fine_tune"]
-    base: BaseModel
-    served_parameters: int
-    preprocessing: Preprocessing
-    student: ClassifyRecord
+from trainer.learn.recipe import ManifestParts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,6 +41,11 @@ class Draft:
     def labels(self) -> tuple[str, ...]:
         """The label map."""
         return tuple(self.record.labels)
+
+    @property
+    def learned(self) -> Mapping[str, int]:
+        """Training items of each label."""
+        return self.record.label_items
 
     def student(self, policy: Policy | None = None) -> Student:
         """The student in memory, as a gateway will load it."""
@@ -85,11 +68,7 @@ class Draft:
             directory: where to; made if absent.
             policy: the calibrated one; the golden outputs are those of the student that serves with it.
         """
-        encoder = directory / ENCODER_FOLDER
-        encoder.mkdir(parents=True, exist_ok=True)
-        for name in (*ENCODER_FILES, *_OPTIONAL_FILES):
-            if (self.base.directory / name).is_file():
-                shutil.copyfile(self.base.directory / name, encoder / name)
+        self.base.copy_to(directory / ENCODER_FOLDER)
         files = {HEAD_NAME: self.head.tensors(), REFERENCE_NAME: {REFERENCE_TENSOR: self.reference}}
         if self.tuned is not None:
             files[TUNED_NAME] = self.tuned.tensors()
@@ -101,26 +80,5 @@ class Draft:
             base=self.base.record,
             served_parameters=student.served_parameters,
             preprocessing=Preprocessing(redacted=True, max_tokens=self.base.encoder.max_tokens),
-            student=msgspec.structs.replace(self.record, golden=student.golden_outputs()),
+            student=student.told(self.record),
         )
-
-
-def reference_vectors(pooled: FloatArray, *, seed: int, size: int = MAX_REFERENCES) -> Tensor:
-    """At most `size` rows of [n, hidden], float16, such that no row is far from all of them (Gonzalez 1985).
-
-    Greedy k-centre rather than a random draw: a draw would miss rare topics, whose questions would then look novel for
-    ever. The novelty threshold is calibrated afterwards, so the outliers that k-centre keeps do no harm.
-    """
-    rows = torch.from_numpy(pooled)
-    if len(rows) > _REFERENCE_POOL:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(rows), _REFERENCE_POOL, replace=False))
-        rows = rows[torch.from_numpy(chosen)]
-    if len(rows) <= size:
-        return rows.half().contiguous()
-    centre = int((rows @ rows.mean(dim=0)).argmax())
-    picked, nearest = [centre], rows @ rows[centre]
-    while len(picked) < size:
-        farthest = int(nearest.argmin())
-        picked.append(farthest)
-        nearest = torch.maximum(nearest, rows @ rows[farthest])
-    return rows[torch.tensor(picked)].half().contiguous()

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from store.student.encoder import Encoder, FloatArray, TokenIds, mean_pool
 from store.student.tuned import Tuned
+from trainer.learn.classify.probe import Probe, probe
 from trainer.learn.dropout import ByteDropout
-from trainer.learn.probe import Probe, probe
 
 _BETAS: Final = (0.9, 0.98)
 _CLIP: Final = 1.0
