@@ -44,8 +44,7 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
 
     lane: str
     path: str
-    text_column: str
-    label_column: str
+    columns: dict[str, str]  # where what was found: text, label; query, documents, scores
     rows: int
     published: int
     skipped: int

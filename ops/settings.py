@@ -16,10 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from pydantic_settings import SettingsError as SourceError
 
 from ops.sections import (
     SHOWN,
@@ -35,6 +33,7 @@ from ops.sections import (
     SpoolSection,
     TrainerSection,
 )
+from ops.variables import PREFIX, overlaid
 from serve.teacher.ask.prompts import wrong_prompt
 from serve.teacher.parameters import checked_key
 from store.answers.spellings import wrong_labels
@@ -44,7 +43,6 @@ from store.student.folder import check_encoder
 
 SETTINGS_NAME: Final = "understudy.toml"
 _ENVIRONMENT: Final = os.environ  # noqa: TID251 - this is the one place
-_PREFIX: Final = "UNDERSTUDY_"
 _REASONS: Final = {"extra_forbidden": "there is no such key", "missing": "required"}
 _FILE_VARIABLE: Final = "UNDERSTUDY_SETTINGS"
 _BYTE_ORDER_MARKS: Final = (  # the longest first
@@ -58,16 +56,10 @@ _BYTE_ORDER_MARKS: Final = (  # the longest first
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be set; the tables are in `ops.sections`."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        env_prefix=_PREFIX,
-        env_nested_delimiter="__",
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     state_dir: Path = Path("state")
     """Registry, private Redis, spool, caches and run files; back it up. One process of each kind works on it."""
@@ -88,19 +80,6 @@ class Settings(BaseSettings):
     lanes: tuple[LaneSection, ...]
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment over the file, and nothing else."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return env_settings, init_settings
-
-    @classmethod
     def load(cls, path: Path | None = None) -> Self:
         """Read and check the settings.
 
@@ -112,16 +91,14 @@ class Settings(BaseSettings):
         """
         file = path or Path(_ENVIRONMENT.get(_FILE_VARIABLE) or SETTINGS_NAME)
         values = _read(file)
-        # said here, before pydantic-settings takes _env_file for its own
-        problems = [f"{file}: {key}: there is no such key" for key in values if key not in cls.model_fields]
         try:
-            loaded = cls(**{key: value for key, value in values.items() if key in cls.model_fields})
+            loaded = cls(**overlaid(values, _ENVIRONMENT, cls))
         except ValidationError as error:  # as a cause it would show the values, secrets included
-            raise SettingsError("\n".join([*problems, _explain(file, error)])) from None
-        except SourceError as error:
-            problems.append(f"{file}: {error}; tables and lists in a variable are JSON")
-            raise SettingsError("\n".join(problems)) from None
-        problems += _unknown_variables(file, loaded)
+            raise SettingsError(_explain(file, error)) from None
+        except SettingsError as error:
+            message = f"{file}: {error}"
+            raise SettingsError(message) from None
+        problems = _unknown_variables(file, loaded)
         folder = file.absolute().parent
         lanes = []
         for index, lane in enumerate(loaded.lanes):
@@ -256,7 +233,7 @@ def _explain(file: Path, error: ValidationError) -> str:
         if problem["type"] == "value_error":  # one of our own checks: it begins with the key inside the table
             inner, reason = reason.removeprefix("Value error, ").split(": ", 1)
             location.append(inner)
-        names = {_PREFIX + "__".join(location[:depth]).upper() for depth in range(1, len(location) + 1)}
+        names = {PREFIX + "__".join(location[:depth]).upper() for depth in range(1, len(location) + 1)}
         source = "".join(f" (from {name})" for name in sorted(names & present))
         lines.append(f"{file}: {'.'.join(location)}{source}: {reason}")
     return "\n".join(lines)
@@ -268,9 +245,9 @@ def _unknown_variables(file: Path, settings: Settings) -> list[str]:
     ours = {_FILE_VARIABLE, settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
     fields = [name.upper() for name in Settings.model_fields]
     for name in sorted(_ENVIRONMENT):
-        first = name.upper().removeprefix(_PREFIX).split("__")[0]
-        if name.upper().startswith(_PREFIX) and name not in ours and first not in fields:
-            message = f"{file}: the environment variable {name} sets no key; known are {_PREFIX}{{{', '.join(fields)}}}"
+        first = name.upper().removeprefix(PREFIX).split("__")[0]
+        if name.upper().startswith(PREFIX) and name not in ours and first not in fields:
+            message = f"{file}: the environment variable {name} sets no key; known are {PREFIX}{{{', '.join(fields)}}}"
             found.append(message)
     return found
 

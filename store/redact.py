@@ -47,8 +47,8 @@ class Purse:
 def redact(text: str, key: bytes, purse: Purse | None = None) -> str:
     """The text with emails, phones, cards, IBANs, IP addresses and keys replaced by tokens. Idempotent.
 
-    Values are looked for in the canonical text, so that no layout hides one, and replaced in the text as it was written:
-    blanks and line breaks stay, except within a value, and line ends become one form. The canonical form of what comes
+    Values are looked for in the canonical text, so that no layout hides one, and replaced as it was written.
+    Blanks and line breaks stay, except within a value, and line ends become one form. The canonical form of what comes
     out is what comes out of the canonical form.
 
     Args:

@@ -22,7 +22,7 @@ from store.event import Lane, wall_clock_s
 from store.log.lazy import logger
 from store.money.books import Books
 from store.registry.lineage import Audited
-from store.registry.moves import fold
+from store.registry.moves import Moves, Standing, fold
 from store.registry.signing import SigningKey
 from trainer import metrics
 from trainer.daemon.conduct import Conductor, Look, RegistryOf
@@ -34,7 +34,7 @@ from trainer.daemon.queues import Queues
 from trainer.due import ScheduleSettings, due
 from trainer.learn.tasks import TASKS
 from trainer.news import Stock, items_at_most
-from trainer.watch import AnswersShown, show_promise, show_schedule
+from trainer.watch import AnswersGauge, show_promise, show_schedule
 from trainer.work import CycleSettings, CycleWork, LaneTraining, Places, settings_of
 from trainer.worker import Worker, WorkerStoppedError
 
@@ -74,10 +74,11 @@ class _Patience:
 class _LaneWatch:
     """What the daemon itself remembers of a lane; a restart forgets it, and nothing is lost."""
 
+    moves: Moves
     stock: Stock
     age: Age  # of the last cycle
     audited: Audited
-    answers: AnswersShown
+    answers: AnswersGauge
     patience: _Patience = field(default_factory=_Patience)
     trouble: str | None = _NOT_SEEN  # why it could not be looked at the last time
 
@@ -143,10 +144,11 @@ class Trainer:
         )
         self._watches = {
             training.lane: _LaneWatch(
+                moves=self.registry.moves(training.lane),
                 stock=Stock(self.buffer, self.control, monotonic=self.monotonic, alive=self._pulse.beat),
                 age=Age(self.monotonic),
                 audited=Audited(self.registry.versions(training.lane)),
-                answers=AnswersShown(self.buffer, self.control, alive=self._pulse.beat),
+                answers=AnswersGauge(self.buffer, self.control, alive=self._pulse.beat),
             )
             for training in self.lanes
         }
@@ -209,7 +211,6 @@ class Trainer:
         except Exception as error:  # noqa: BLE001 - the schedule must outlive whatever one lane does
             self._blind(training.lane, error)
         else:
-            self._sees(training.lane)
             return found
         return None
 
@@ -230,24 +231,22 @@ class Trainer:
         watch.trouble = None
         metrics.BLIND.labels(lane.tenant, lane.use_case).set(0)
 
-    def _read(self, training: LaneTraining) -> Look:
-        """Where a lane stands."""
+    def _read(self, training: LaneTraining, standing: Standing) -> Look:
+        """Where a lane stands, by moves that were read just now."""
         lane = training.lane
-        return Look(
-            standing=fold(self.registry.moves(lane).read()),
-            state=self.control.training_state(lane),
-            counters=self.buffer.counters(lane),
-        )
+        return Look(standing=standing, state=self.control.training_state(lane), counters=self.buffer.counters(lane))
 
     def _see(self, training: LaneTraining) -> Look:
         """Read where a lane stands, and show it."""
-        watch, look = self._watches[training.lane], self._read(training)
+        watch = self._watches[training.lane]
+        look = self._read(training, watch.moves.standing(self.monotonic()))
         standing, state, counters = look.standing, look.state, look.counters
         drawing = self._conductor.drawing(training, self.clock())
         known = watch.stock.known(state, counters, drawing.digest)
         show_schedule(training, standing, state, items=known, every_s=self.schedule.every_s, since_s=self._started_s)
         show_promise(training, standing.champion, self.buffer, self.control, watch.audited)
         watch.answers.show(training.lane, drawing, counters)
+        self._sees(training.lane)
         return look
 
     def _wanted(self, training: LaneTraining, look: Look) -> _Wanted | None:
@@ -284,7 +283,7 @@ class Trainer:
             return
         begun_s = self.monotonic()
         try:
-            look = self._read(training)
+            look = self._read(training, fold(self.registry.moves(lane).read()))
             wanted = self._wanted(training, look)
             if wanted is None:
                 return

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from store.errors import StoreUnavailableError, UnderstudyError
 
-Outcome = Literal["done", "away", "failed", "told"]
+WorkOutcome = Literal["done", "away", "failed", "told"]
 
 _TELL_EVERY_S: Final = 0.25
 _POLL_S: Final = 0.2
@@ -96,7 +96,7 @@ class Worker:
             self._process.join(_END_S)
             code = self._process.exitcode
             self.close()
-            message = f"the training process died (exit code {code})"
+            message = f"the process died (exit code {code})"
             raise WorkerDiedError(message) from error
         except BaseException:
             self.close()  # what it is still busy with is of no use any more
@@ -141,7 +141,7 @@ def _await_answer(
     stop: threading.Event,
     tick: Callable[[], None],
     told: Callable[..., None],
-) -> tuple[Outcome, Any]:
+) -> tuple[WorkOutcome, Any]:
     """Wait until the child has ended its work (or has died, which reads as the end of the pipe)."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -173,7 +173,7 @@ def _serve(connection: Connection, entry: str, parent: int) -> None:
         except EOFError:
             return
         try:
-            answer: tuple[Outcome, Any] = ("done", work_on(work, _teller(connection)))
+            answer: tuple[WorkOutcome, Any] = ("done", work_on(work, _teller(connection)))
         except StoreUnavailableError as error:
             answer = ("away", str(error))
         except Exception as error:  # noqa: BLE001 - the daemon reports it whatever it is

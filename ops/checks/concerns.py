@@ -14,7 +14,7 @@ _DAY_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traffic:
+class LaneTraffic:
     """The present traffic of a lane, by what its gateways remember of the last minutes."""
 
     requests_per_day: float
@@ -29,7 +29,7 @@ class LanePromise:
     target: float
     confidence: float
     calls_per_day: int
-    traffic: Callable[[], Traffic | None]  # asked only where it matters; None: nobody can tell
+    traffic: Callable[[], LaneTraffic | None]  # asked only where it matters; None: nobody can tell
 
 
 def concerns(
@@ -101,10 +101,10 @@ def _unserved(version: str, manifest: Manifest, serving: StudentRecord | None, *
     return None
 
 
-def traffic_of(heartbeats: Mapping[str, Heartbeat]) -> Traffic | None:
+def traffic_of(heartbeats: Mapping[str, Heartbeat]) -> LaneTraffic | None:
     """The traffic that the replicas remember; None while there is none of them."""
     if not heartbeats:
         return None
     recent = sum(beat.recent_requests for beat in heartbeats.values())
     full = any(beat.recent_requests >= REMEMBERED_REQUESTS for beat in heartbeats.values())
-    return Traffic(requests_per_day=recent / REMEMBERED_S * _DAY_S, at_least=full)
+    return LaneTraffic(requests_per_day=recent / REMEMBERED_S * _DAY_S, at_least=full)

@@ -19,7 +19,7 @@ from ops.cli.output import Format, emit_fields, emit_json, emit_table
 from ops.exits import FAILED_CHECK, RefusedError
 from ops.reports import DeadLetterReport, LetterOpened, LettersSettled
 from ops.show.values import time_of
-from store.buffer.repair.letters import Outcome
+from store.buffer.repair.letters import Settlement
 
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: records that will never become items.", epilog=EPILOG)
 
@@ -118,7 +118,7 @@ def dlq_drop(
 
 
 def _settle(
-    outcome: Outcome,
+    outcome: Settlement,
     letters: list[str] | None,
     config: Config,
     use_case: str | None,
@@ -186,7 +186,7 @@ def _show_opened(opened: LetterOpened) -> None:
     typer.echo(opened.content if opened.content is not None else f"nothing to show: {opened.why_no_content}")
 
 
-def _show_settled(found: list[LettersSettled], outcome: Outcome) -> None:
+def _show_settled(found: list[LettersSettled], outcome: Settlement) -> None:
     rows = [
         (
             letter.id,

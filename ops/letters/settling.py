@@ -19,7 +19,7 @@ from ops.reports import LetterSettled, LettersSettled
 from ops.site import Site
 from ops.wiring.ingest import lane_keys
 from store.buffer.item import Entry
-from store.buffer.repair.letters import Decision, LetterBook, Outcome
+from store.buffer.repair.letters import LetterBook, LetterDecision, Settlement
 from store.errors import LogError, LogUnavailableError
 from store.event import Lane, Undecodable, UnknownTask, wall_clock_s
 from stream.dead_letter import DeadLetter, read_dead_letters
@@ -35,14 +35,14 @@ class Order:
 
     use_case: str
     choice: Choice
-    outcome: Outcome
+    outcome: Settlement
     dry_run: bool
     who: str
     why: str
 
-    def decision(self) -> Decision:
+    def decision(self) -> LetterDecision:
         """As of now."""
-        return Decision(outcome=self.outcome, who=self.who, why=self.why, at_s=wall_clock_s())
+        return LetterDecision(outcome=self.outcome, who=self.who, why=self.why, at_s=wall_clock_s())
 
 
 def settle_letters(site: Site, order: Order) -> LettersSettled:

@@ -36,7 +36,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class DraftRuling:
     """A ruling as it would be signed, with what goes with it."""
 
     kind: RulingKind
@@ -76,7 +76,7 @@ class Labels:
     census: Census | None  # None: Redis does not answer, and the list and the rulings alone are known
     rulings: Sequence[Ruling]
 
-    def rename(self, old: str, new: str) -> Decision:
+    def rename(self, old: str, new: str) -> DraftRuling:
         """One label under another name; errors as of `merge`."""
         label, name, today = self._known(old), new.strip(), self.section.labels
         others = [one for one in today if one != label]
@@ -93,11 +93,11 @@ class Labels:
         wanted = [name if one == label else one for one in today]
         if name not in wanted:
             wanted.append(name)
-        return Decision(
+        return DraftRuling(
             kind="rename", labels=(label,), to=name, items=self._items([label]), settings=self._settings(wanted)
         )
 
-    def merge(self, old: Iterable[str], into: str) -> Decision:
+    def merge(self, old: Iterable[str], into: str) -> DraftRuling:
         """Labels read as another one that is on the list.
 
         Raises:
@@ -110,7 +110,7 @@ class Labels:
         if into in labels:
             message = f"{into!r} cannot be read as itself"
             raise RefusedError(message)
-        return Decision(
+        return DraftRuling(
             kind="merge",
             labels=labels,
             to=into,
@@ -118,10 +118,10 @@ class Labels:
             settings=self._settings([one for one in self.section.labels if one not in labels]),
         )
 
-    def retire(self, old: str) -> Decision:
+    def retire(self, old: str) -> DraftRuling:
         """A label whose answers count no more; errors as of `merge`."""
         label = self._known(old)
-        return Decision(
+        return DraftRuling(
             kind="retire",
             labels=(label,),
             items=self._items([label]),
@@ -151,7 +151,7 @@ class Labels:
             notes=["answers that were paid before stay valid", *notes],
         )
 
-    def undo(self, number: int) -> Decision:
+    def undo(self, number: int) -> DraftRuling:
         """A ruling that counts no more; errors as of `merge`."""
         known = {ruling.number: ruling for ruling in in_force(self.rulings)}
         if (ruling := known.get(number)) is None:
@@ -161,7 +161,7 @@ class Labels:
         notes = [f"it was: {told(ruling)}, by {ruling.who}: {ruling.why}"]
         if ruling.labels:
             notes.append("a label that shall be read as itself again must be on the list in the settings")
-        return Decision(kind="undo", undoes=number, items=self._items(ruling.labels), notes=tuple(notes))
+        return DraftRuling(kind="undo", undoes=number, items=self._items(ruling.labels), notes=tuple(notes))
 
     def _known(self, name: str) -> str:
         """The label that is meant: on the list, in the history, or in a ruling.
@@ -215,7 +215,7 @@ class Prompts:
     present: str  # `model@prompt version`
     census: Census
 
-    def accept(self, named: str) -> Decision:
+    def accept(self, named: str) -> DraftRuling:
         """The answers of an older prompt version are still good.
 
         Raises:
@@ -228,7 +228,7 @@ class Prompts:
             "from the next cycle on, of a trainer that runs with the present settings",
             "where answers still come in under it, restart ingest: till then it names them as of another prompt",
         )
-        return Decision(kind="accept", prompt=prompt, under=self.present, items=found.items, notes=notes)
+        return DraftRuling(kind="accept", prompt=prompt, under=self.present, items=found.items, notes=notes)
 
     def older(self, named: str) -> str:
         """The prompt version that is meant, by its hash or how that begins; errors as of `accept`."""
@@ -244,7 +244,7 @@ class Prompts:
         return matching[0]
 
 
-def sign(decision: Decision, rulings: Rulings, key: SigningKey, *, why: str, now_s: float, expected: int) -> Ruling:
+def sign(decision: DraftRuling, rulings: Rulings, key: SigningKey, *, why: str, now_s: float, expected: int) -> Ruling:
     """Put a decision at the end of the chain.
 
     Args:

@@ -15,7 +15,7 @@ import redis
 
 from ops.exits import RefusedError
 from ops.open_log import ensure_topics, open_appender
-from ops.rulings.sample import Asked, Question, Quote
+from ops.rulings.sample import Asked, Quote, SampledQuestion
 from ops.sections import LaneSection
 from ops.site import Site
 from ops.wiring.lanes import lane_ledger, lane_settings
@@ -45,7 +45,7 @@ _AGAIN_S: Final = 0.1
 _UNPAID: Final = "the budget of the last 24 hours allows no more calls"
 
 
-def quote(section: LaneSection, found: Sequence[Question], of: int) -> Quote:
+def quote(section: LaneSection, found: Sequence[SampledQuestion], of: int) -> Quote:
     """The most that asking these again can cost.
 
     Raises:
@@ -57,7 +57,7 @@ def quote(section: LaneSection, found: Sequence[Question], of: int) -> Quote:
 
 
 def ask_again(
-    site: Site, client: redis.Redis, section: LaneSection, found: Sequence[Question], *, seen: Callable[[], None]
+    site: Site, client: redis.Redis, section: LaneSection, found: Sequence[SampledQuestion], *, seen: Callable[[], None]
 ) -> Asked:
     """Ask, count each call in the lane's budget and its books, and publish what was said.
 
@@ -94,11 +94,11 @@ def ask_again(
 
 async def _ask_all(
     section: LaneSection,
-    found: Sequence[Question],
+    found: Sequence[SampledQuestion],
     *,
     ledger: Ledger,
     tally: Tally,
-    publish: Callable[[Question, LabelAnswer], None],
+    publish: Callable[[SampledQuestion, LabelAnswer], None],
     seen: Callable[[], None],
 ) -> list[Reply]:
     rng = Random()  # noqa: S311 - names of leases
@@ -111,7 +111,7 @@ async def _ask_all(
         new_id=lambda: new_event_id(wall_clock_s(), rng),
     )
 
-    async def one(question: Question) -> Reply:
+    async def one(question: SampledQuestion) -> Reply:
         bound_usd = teacher.cost_bound_usd(TextInput(text=question.text))
         if (why := await _leased(budget, bound_usd)) is not None:
             return Unavailable(detail=why, billed=False)
@@ -124,7 +124,7 @@ async def _ask_all(
 
     turns = asyncio.Semaphore(section.teacher.concurrency)
 
-    async def in_turn(question: Question) -> Reply:
+    async def in_turn(question: SampledQuestion) -> Reply:
         async with turns:
             return await one(question)
 
@@ -150,7 +150,7 @@ async def _leased(budget: Budget, bound_usd: float) -> str | None:
 
 
 async def _paid(
-    teacher: Teacher, budget: Budget, tally: Tally, spend: Spend, question: Question, bound_usd: float
+    teacher: Teacher, budget: Budget, tally: Tally, spend: Spend, question: SampledQuestion, bound_usd: float
 ) -> Reply:
     """Ask, and settle what it cost; a call that is cancelled midway counts in full: it may have been billed."""
     try:
@@ -192,7 +192,7 @@ def _cost_usd(reply: Reply, bound_usd: float) -> float | None:
             assert_never(reply)
 
 
-def _publish(section: LaneSection, appender: Appender, question: Question, answer: LabelAnswer) -> None:
+def _publish(section: LaneSection, appender: Appender, question: SampledQuestion, answer: LabelAnswer) -> None:
     """Give a paid answer to the log, and wait until it has it."""
     now_s = wall_clock_s()
     event = ClassifyEscalation(
@@ -210,7 +210,7 @@ def _publish(section: LaneSection, appender: Appender, question: Question, answe
     appender.append(topic_of(section.use_case), key=key, value=encode(event)).result(_ACK_S)
 
 
-def _judged(found: Sequence[Question], replies: Sequence[Reply]) -> Asked:
+def _judged(found: Sequence[SampledQuestion], replies: Sequence[Reply]) -> Asked:
     answered = [
         (question.label, label_of(reply).label)
         for question, reply in zip(found, replies, strict=True)

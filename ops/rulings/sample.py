@@ -11,7 +11,7 @@ from store.secrets import unit_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class SampledQuestion:
     """A question to ask again."""
 
     item_id: str
@@ -23,7 +23,7 @@ class Question:
 class Quote:
     """What asking again comes to, before it is done."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[SampledQuestion, ...]
     of: int  # items that could have been drawn
     usd_at_most: float
 
@@ -38,7 +38,7 @@ class Asked:
     usd: float
 
 
-def questions(items: Iterable[Item], drawing: Drawing, prompt: str, count: int) -> tuple[list[Question], int]:
+def questions(items: Iterable[Item], drawing: Drawing, prompt: str, count: int) -> tuple[list[SampledQuestion], int]:
     """Some of the items that were answered under a prompt version alone, each as likely; and of how many.
 
     Args:
@@ -47,11 +47,11 @@ def questions(items: Iterable[Item], drawing: Drawing, prompt: str, count: int) 
         prompt: `model@prompt version`.
         count: at most.
     """
-    known: list[Question] = []
+    known: list[SampledQuestion] = []
     for item in items:
         said = item.answers(prompt)
         label = drawing.read(answer_of(said)) if said and not any(map(drawing.counts, item.tally)) else None
         if label is not None and isinstance(item.input, TextInput):
-            known.append(Question(item_id=item.item_id, text=item.input.text, label=label))
+            known.append(SampledQuestion(item_id=item.item_id, text=item.input.text, label=label))
     drawn = sorted(known, key=lambda one: unit_hash(f"again/{prompt}/{drawing.prompt_version}", one.item_id))
     return drawn[:count], len(known)

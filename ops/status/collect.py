@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 import redis
 
-from ops.checks.concerns import LanePromise, Traffic, traffic_of
+from ops.checks.concerns import LanePromise, LaneTraffic, traffic_of
 from ops.checks.cycles import logged_cycles
 from ops.checks.probe import ask_process
 from ops.checks.redis_standing import standing_of
@@ -86,7 +86,7 @@ def collect(site: Site, sections: list[LaneSection]) -> StatusReport:
 def promise_of(site: Site, section: LaneSection) -> LanePromise:
     """What a lane has promised and can pay; its traffic is asked for when it is wanted."""
 
-    def traffic() -> Traffic | None:
+    def traffic() -> LaneTraffic | None:
         try:
             with site.control(answer_s=_SERVING_S) as control:
                 return traffic_of(control.heartbeats(section.lane, within_s=LIVE_S))

@@ -11,6 +11,7 @@ from ops.open_log import log_login, remaker
 from ops.sections import LaneSection
 from ops.site import Site
 from ops.wiring.checks import every
+from store.answers.rulings import Ruling, rules_of
 from store.buffer.ledger import Buffer, Claim, Slot
 from store.buffer.repair.lists import LabelList, Lists, ListsHeld
 from store.errors import RegistryError, SettingsError, StoreUnavailableError
@@ -52,28 +53,40 @@ def ingest(
 
 
 def lane_keys(site: Site, use_case: str, held: Sequence[ListsHeld] = ()) -> dict[Lane, LaneKeys]:
-    """What ingest has to know of the lanes of a use case; `held` as of `Reading.rules`."""
+    """What ingest has to know of the lanes of a use case; `held` as of `Reading.rules_by`."""
     return {
-        section.lane: LaneKeys(
-            lane_key=site.secret.lane_key(section.lane),
-            redaction_key=site.secret.redaction_key(section.lane),
-            subject_key=site.secret.subject_key(section.lane),
-            task=section.task,
-            training_permitted=section.training_permitted,
-            terms=section.terms(_earlier_labels(site, section.lane)),
-            prompts=_counting(site, section, held),
-        )
-        for section in site.settings.lanes
-        if section.use_case == use_case
+        section.lane: _keys_of(site, section, held) for section in site.settings.lanes if section.use_case == use_case
     }
 
 
-def _counting(site: Site, section: LaneSection, held: Sequence[ListsHeld]) -> tuple[str, ...]:
+def _keys_of(site: Site, section: LaneSection, held: Sequence[ListsHeld]) -> LaneKeys:
+    rulings = _rulings(site, section.lane)
+    return LaneKeys(
+        lane_key=site.secret.lane_key(section.lane),
+        redaction_key=site.secret.redaction_key(section.lane),
+        subject_key=site.secret.subject_key(section.lane),
+        task=section.task,
+        training_permitted=section.training_permitted,
+        terms=section.terms(rules_of(rulings or ()).earlier),
+        prompts=() if rulings is None else _counting(section, rulings, held),
+    )
+
+
+def _rulings(site: Site, lane: Lane) -> list[Ruling] | None:
+    """None where they cannot be read: events with labels that they tell of are dead letters then."""
+    try:
+        return site.rulings(lane)
+    except (RegistryError, SettingsError, OSError) as error:
+        _log.error("rulings cannot be read: labels that they tell of are off the list", lane=str(lane), why=str(error))
+        return None
+
+
+def _counting(section: LaneSection, rulings: Sequence[Ruling], held: Sequence[ListsHeld]) -> tuple[str, ...]:
     """Under what answers of the lane count, the present prompt first; none where ingest cannot tell."""
     try:
         reading = Reading.of(section)
-        return (reading.key(), *sorted(reading.rules(site, held).prompts - {reading.key()}))
-    except (RegistryError, SettingsError, OSError):
+        return (reading.key(), *sorted(reading.rules_by(rulings, held).prompts - {reading.key()}))
+    except (SettingsError, OSError):
         return ()
 
 
@@ -83,15 +96,6 @@ def _lists_held(client: redis.Redis, use_case: str) -> list[ListsHeld]:
         return Lists(client).held(use_case)
     except StoreUnavailableError:
         return []
-
-
-def _earlier_labels(site: Site, lane: Lane) -> tuple[str, ...]:
-    """Labels that rulings tell of; none where they cannot be read: their events are dead letters then."""
-    try:
-        return site.rules(lane).earlier
-    except (RegistryError, SettingsError, OSError) as error:
-        _log.error("rulings cannot be read: labels that they tell of are off the list", lane=str(lane), why=str(error))
-        return ()
 
 
 def _source(

@@ -1,6 +1,7 @@
 """Puts the gateway together: its settings, its lanes, and the versions that it loads. torch is imported late."""
 
 import secrets
+import time
 from functools import partial
 from importlib import import_module
 from random import Random
@@ -27,7 +28,6 @@ from store.control import Control
 from store.errors import SettingsError
 from store.money.books import Books
 from store.redact import redact
-from store.registry.moves import fold
 from store.registry.versions import Registry
 from store.student.loaded import Loaded
 
@@ -126,7 +126,7 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
         torch.set_num_threads(own.threads)  # as in training: bf16 sums depend on how they are split
 
     return Versions(
-        standing=lambda: fold(moves.read()),
+        standing=lambda: moves.standing(time.monotonic()),
         size_bytes=lambda version: sum(entry.size_bytes for entry in versions.manifest(version).files.values()),
         load=load,
         available_bytes=lambda: int(psutil.virtual_memory().available),

@@ -18,6 +18,7 @@ from store.money.books import Books
 from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
+from trainer.learn.tasks import TASKS
 from trainer.schedule import Trainer
 from trainer.snapshot import SplitSettings
 from trainer.work import CycleSettings, LaneTraining, Places, StudentSettings
@@ -44,7 +45,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         SettingsError: the trainer's key or the encoder is missing.
     """
     settings = site.settings
-    readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task == "classify"}
+    readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task in TASKS}
     return Trainer(
         lanes=[
             LaneTraining(
@@ -60,7 +61,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
                 prices=prices_of(settings, section),
             )
             for section in settings.lanes
-            if section.task == "classify" and section.training_permitted
+            if section.task in TASKS and section.training_permitted
         ],
         registry=site.registry,
         buffer=site.buffer(client),

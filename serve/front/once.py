@@ -40,7 +40,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-class Outcome(msgspec.Struct, Generic[A], frozen=True, kw_only=True):
+class KeptAnswer(msgspec.Struct, Generic[A], frozen=True, kw_only=True):
     """What a request came to."""
 
     first_id: str  # event id of its first question, which names the response
@@ -80,7 +80,7 @@ class Once:
             monotonic: seconds.
         """
         kind: Any = answer_type
-        self._kind: type[Outcome[Any]] = Outcome[kind]
+        self._kind: type[KeptAnswer[Any]] = KeptAnswer[kind]
         self._shared = shared
         self._key = lane_key
         self._new_id = new_id
@@ -174,13 +174,13 @@ class Once:
         if not any(answers):
             await self._ask(lambda shared: shared.release(name, owner))
             return given
-        outcome: Outcome[Any] = Outcome(first_id=given.first_id, at_s=given.at_s, found=answers)
+        outcome: KeptAnswer[Any] = KeptAnswer(first_id=given.first_id, at_s=given.at_s, found=answers)
         self._remember(name, request, outcome)
         value, complete = _write(outcome), None not in answers
         kept = await self._ask(lambda shared: shared.keep(name, request, owner, value, complete=complete))
         return replace(given, shared=bool(kept))
 
-    def _remember(self, name: str, request: str, outcome: Outcome[Any]) -> None:
+    def _remember(self, name: str, request: str, outcome: KeptAnswer[Any]) -> None:
         until_s, complete = self._monotonic() + KEEP_S, None not in outcome.found
         self._memory.put(name, Remembered(request=request, answers=_write(outcome), complete=complete, until_s=until_s))
 
@@ -197,7 +197,7 @@ class Once:
             _log.warning("no Redis for idempotency keys: this replica's memory alone knows them", error=str(error))
             return None
 
-    def _read(self, value: bytes) -> Outcome[Any] | None:
+    def _read(self, value: bytes) -> KeptAnswer[Any] | None:
         """What was kept; None where it is nothing, damaged, or of another release."""
         if len(value) < _CRC_BYTES or zlib.crc32(value[_CRC_BYTES:]).to_bytes(_CRC_BYTES, "big") != value[:_CRC_BYTES]:
             return None
@@ -212,13 +212,13 @@ class Once:
         return hmac.digest(self._key, b"idempotency/" + purpose.encode() + b"\0" + value, "sha256")
 
 
-def _again(outcome: Outcome[Any]) -> Given:
+def _again(outcome: KeptAnswer[Any]) -> Given:
     return Given(
         first_id=outcome.first_id, at_s=outcome.at_s, found=[one for one in outcome.found if one], replayed=True
     )
 
 
-def _write(outcome: Outcome[Any]) -> bytes:
+def _write(outcome: KeptAnswer[Any]) -> bytes:
     body = msgspec.json.encode(outcome)
     return zlib.crc32(body).to_bytes(_CRC_BYTES, "big") + body
 

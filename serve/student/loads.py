@@ -37,7 +37,7 @@ class Standing(Protocol):
 class Versions:
     """How a lane's registry is read. Each call blocks and raises a RegistryError for what is not to be trusted."""
 
-    standing: Callable[[], Standing]  # the whole chain verified
+    standing: Callable[[], Standing]  # what is new verified at each look, the whole chain once a minute
     size_bytes: Callable[[str], int]  # of a version's files, from its signed manifest
     load: Callable[[str], Loaded]  # signature, every hash, architecture and shapes checked
     available_bytes: Callable[[], int]  # memory free for a second version

@@ -21,7 +21,7 @@ from serve.teacher.spent import OwnSpending
 from store.answers.census import Census, PromptCount
 from store.buffer.item import Entry
 from store.buffer.ledger import Application, Slot
-from store.buffer.repair.letters import Decision, LetterBook
+from store.buffer.repair.letters import LetterBook, LetterDecision
 from store.buffer.repair.positions import Positions, Skip
 from store.control import Control, CycleEnded, CycleRequest, Heartbeat, TrainingState
 from store.cycles.signs import CycleRunning, Signs, TrainerSign
@@ -137,7 +137,7 @@ def letters(client: redis.Redis, site: Site) -> None:
         why="a test producer",
     )
     assert len(settle_letters(site, order).letters) == 1
-    book, replayed = LetterBook(client), Decision(outcome="replayed", who="ada", why="labels added", at_s=NOW_S)
+    book, replayed = LetterBook(client), LetterDecision(outcome="replayed", who="ada", why="labels added", at_s=NOW_S)
     for letter in ("a" * 12, "b" * 12):
         assert book.begin("returns", letter, replayed)
     assert book.settle("returns", "a" * 12, "off_list", replayed)

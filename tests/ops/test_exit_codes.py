@@ -1,4 +1,4 @@
-"""What each command ends with: a row for each command and outcome, as the README says; no command without a row."""
+"""What each command ends with: a row for each command and outcome, as its reference says; no command without a row."""
 
 import os
 import socket

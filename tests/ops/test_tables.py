@@ -10,7 +10,7 @@ import redis
 from typer.testing import CliRunner
 
 from ops.backtest.command import Result as Backtested
-from ops.backtest.pool import Outcome
+from ops.backtest.runs.pool import Outcome
 from ops.cli import backtest as backtest_cli
 from ops.cli import data, lane, letters, repair
 from ops.cli.app import app

@@ -82,7 +82,7 @@ def rotate(
 ) -> None:
     """Put a new key in an old one's place; the old public half stays trusted, for all that it has signed.
 
-    Where the old key may have leaked that is not enough: see "Keys" in the README.
+    Where the old key may have leaked that is not enough: see docs/how-to/rotate-keys.md.
 
     Example: understudy keys rotate operator
     """

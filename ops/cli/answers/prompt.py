@@ -16,7 +16,7 @@ from ops.cli.answers.labels import report, show_rulings
 from ops.cli.options import EPILOG, Config, LaneName, Output, Why, need_reason, open_site
 from ops.cli.output import Format, emit_json, emit_table
 from ops.exits import FAILED_CHECK, RefusedError
-from ops.rulings.decide import Decision, Prompts, sign
+from ops.rulings.decide import DraftRuling, Prompts, sign
 from ops.rulings.sample import Quote, questions
 from ops.sections import LaneSection
 from ops.show.values import ratio_of, time_of
@@ -159,7 +159,7 @@ def _accept(
         raise typer.Exit(FAILED_CHECK)
 
 
-def _quoted(site: Site, client: redis.Redis, section: LaneSection, decision: Decision, wanted: Wanted) -> Quote:
+def _quoted(site: Site, client: redis.Redis, section: LaneSection, decision: DraftRuling, wanted: Wanted) -> Quote:
     """Draw the questions, and show what asking them again can cost."""
     from ops.rulings.reask import quote  # noqa: PLC0415 - a rollback need not wait for what other commands need
 
@@ -197,7 +197,7 @@ def _asked(site: Site, client: redis.Redis, section: LaneSection, quoted: Quote,
     return sample
 
 
-def _enough(decision: Decision, wanted: Wanted) -> bool:
+def _enough(decision: DraftRuling, wanted: Wanted) -> bool:
     """Whether what the teacher says now is near enough: by the bar that was set, or because a person says so."""
     if decision.sample is None:
         return False

@@ -15,14 +15,13 @@ from trainer.judge.intervals import wilson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Exchange:
     """One request as the client saw it."""
 
     index: int
     at_s: float  # sent, Unix seconds
-    expected: str  # the teacher's recorded answer
     item_id: str
-    label: str | None  # None: the request failed
+    agreed: bool | None  # what came back with the teacher's recorded answer; None: the request failed
     served_by: Literal["student", "teacher"] | None
     version: str | None  # the version that the request pinned
     event_id: str | None
@@ -35,9 +34,8 @@ class Outcome:
 class Logged:
     """What the log says of one escalation."""
 
-    output: str | None  # the student's answer from before the teacher's was known
+    agreed: bool | None  # the student's answer, from before the teacher's was known, with it; None: it had none
     audit: bool
-    label: str  # the teacher's
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +48,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Marked:
     """One request against the teacher's recorded answer; None: the question does not arise."""
 
     at_s: float
@@ -77,7 +75,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     audit_estimate: Estimate | None
 
 
-def judge(outcome: Outcome, logged: Logged | None, trained: Collection[str]) -> Judged | None:
+def judge(outcome: Exchange, logged: Logged | None, trained: Collection[str]) -> Marked | None:
     """Compare one request with the record; None for one that failed.
 
     Args:
@@ -85,23 +83,22 @@ def judge(outcome: Outcome, logged: Logged | None, trained: Collection[str]) -> 
         logged: the event, where the teacher was asked.
         trained: item ids that the serving version was trained on.
     """
-    if outcome.label is None:
+    if outcome.agreed is None:
         return None
     own = outcome.served_by == "student"
-    said = outcome.label if own else logged.output if logged is not None else None
     trusted = own and not outcome.withheld and not outcome.degraded
-    return Judged(
+    return Marked(
         at_s=outcome.at_s,
         trained=outcome.item_id in trained,
         escalated=not own,
-        student=None if said is None else said == outcome.expected,
-        answered=outcome.label == outcome.expected if trusted else None,
-        system=outcome.label == outcome.expected,
-        audit=logged.output == logged.label if logged is not None and logged.audit else None,
+        student=outcome.agreed if own else logged.agreed if logged is not None else None,
+        answered=outcome.agreed if trusted else None,
+        system=outcome.agreed,
+        audit=logged.agreed if logged is not None and logged.audit else None,
     )
 
 
-def window(judged: Sequence[Judged | None], first: int) -> Window | None:
+def window(judged: Sequence[Marked | None], first: int) -> Window | None:
     """Sum up requests in a row, the first of which is number `first`; None where none was answered."""
     answered = [one for one in judged if one is not None]
     if not answered:
@@ -121,7 +118,7 @@ def window(judged: Sequence[Judged | None], first: int) -> Window | None:
     )
 
 
-def _served(counted: Sequence[Judged]) -> bool:
+def _served(counted: Sequence[Marked]) -> bool:
     """Whether there was a version: before it, the teacher agrees with itself, which says nothing."""
     return any(one.student is not None for one in counted)
 
@@ -135,14 +132,14 @@ def estimate(agreed: Sequence[bool | None]) -> Estimate | None:
     return Estimate(value=sum(known) / len(known), low=low, high=high, n=len(known))
 
 
-def windows(judged: Sequence[Judged | None], count: int) -> list[Window]:
+def windows(judged: Sequence[Marked | None], count: int) -> list[Window]:
     """`count` windows of equal length that cover every request."""
     edges = [round(len(judged) * step / count) for step in range(count + 1)]
     found = [window(judged[a:b], a) for a, b in itertools.pairwise(edges) if b > a]
     return [one for one in found if one is not None]
 
 
-def rolling(judged: Sequence[Judged | None], *, width: int, step: int) -> list[Window]:
+def rolling(judged: Sequence[Marked | None], *, width: int, step: int) -> list[Window]:
     """Windows of `width` requests (fewer at the beginning) that end at every `step`-th request."""
     ends = range(step, len(judged) + 1, step)
     found = [window(judged[max(0, end - width) : end], max(0, end - width)) for end in ends]
@@ -150,8 +147,8 @@ def rolling(judged: Sequence[Judged | None], *, width: int, step: int) -> list[W
 
 
 def judge_all(
-    outcomes: Sequence[Outcome | None], log: Mapping[str, Logged], trained: Mapping[str, Collection[str]]
-) -> list[Judged | None]:
+    outcomes: Sequence[Exchange | None], log: Mapping[str, Logged], trained: Mapping[str, Collection[str]]
+) -> list[Marked | None]:
     """`judge` for every request that was sent, in the order of sending."""
     return [
         None
@@ -161,14 +158,14 @@ def judge_all(
     ]
 
 
-def requests_of(outcomes: Sequence[Outcome]) -> dict[str, int]:
+def requests_of(outcomes: Sequence[Exchange]) -> dict[str, int]:
     """Who answered: sent = student + teacher + failed; withheld are among the student's."""
     return {
         "sent": len(outcomes),
         "student": sum(one.served_by == "student" for one in outcomes),
         "teacher": sum(one.served_by == "teacher" for one in outcomes),
         "withheld": sum(one.withheld for one in outcomes),
-        "failed": sum(one.label is None for one in outcomes),
+        "failed": sum(one.agreed is None for one in outcomes),
     }
 
 

@@ -15,9 +15,9 @@ from ops.site import Site
 from ops.status.collect import collect
 from ops.status.report import LaneStatus, StatusReport
 from store.errors import RegistryError, UnderstudyError
-from store.event import ClassifyEscalation, Lane, TextInput, canonical_text, decode
+from store.event import Escalation, Lane, TaskInput, decode
 from store.secrets import item_id
-from store.tasks.classify import ClassifyRules
+from store.tasks.rules import TaskRules
 from stream.log import topic_of
 
 SNAPSHOT_NAME: Final = "snapshot.json"
@@ -38,6 +38,7 @@ class Records:
 
     site: Site
     lane: Lane
+    rules: TaskRules
     log: dict[str, Logged] = field(default_factory=dict)  # event id -> what it says
     copies: Counter[str] = field(default_factory=Counter)  # event id -> records in the log
     cycles: list[dict[str, Any]] = field(default_factory=list)
@@ -48,14 +49,14 @@ class Records:
 
     @property
     def lane_status(self) -> LaneStatus | None:
-        """The one lane's part of the status."""
-        return self.status.lanes[0] if self.status is not None else None
+        """The lane's part of the status."""
+        return next((one for one in self.status.lanes if one.lane == str(self.lane)), None) if self.status else None
 
     def refresh(self) -> None:
         """Read on; what cannot be read now is read the next time."""
-        cycles = _lines(self.site.run_directory / "cycles.jsonl")
+        cycles, swaps = (self._of_lane(name) for name in ("cycles.jsonl", "swaps.jsonl"))
         self.cycles = [cycle for cycle in cycles if cycle["verdict"] != "error"]  # an error is tried again
-        self.swaps = _lines(self.site.run_directory / "swaps.jsonl")
+        self.swaps = swaps
         try:
             self.status = collect(self.site, self.site.lanes(None))
             self._read_log()
@@ -82,12 +83,13 @@ class Records:
         verdict = self.site.registry.versions(self.lane).manifest(version).verdict
         return verdict.student_agreement if verdict is not None else None
 
-    def item_id_of(self, text: str) -> str:
-        """A text's item id, by the product's own functions."""
-        redacted = ClassifyRules().redact(
-            TextInput(text=canonical_text(text)), self.site.secret.redaction_key(self.lane)
-        )
-        return item_id(self.site.secret.lane_key(self.lane), ClassifyRules(), redacted)
+    def item_id_of(self, value: TaskInput) -> str:
+        """A question's item id, by the product's own functions."""
+        redacted = self.rules.redact(value, self.site.secret.redaction_key(self.lane))
+        return item_id(self.site.secret.lane_key(self.lane), self.rules, redacted)
+
+    def _of_lane(self, name: str) -> list[dict[str, Any]]:
+        return [line for line in _lines(self.site.run_directory / name) if line["lane"] == str(self.lane)]
 
     def _read_log(self) -> None:
         with self.site.redis_client() as client, open_history(self.site, client) as history:
@@ -98,15 +100,12 @@ class Records:
                     self._keep(decode(record.value))
                 self._positions[place] = end
 
-    def _keep(self, event: object) -> None:
-        if not isinstance(event, ClassifyEscalation):
+    def _keep(self, found: object) -> None:
+        if not isinstance(found, Escalation) or found.lane != self.lane:
             return
+        event = self.rules.normal(found, self.site.secret.redaction_key(self.lane))
         self.copies[event.id] += 1
-        self.log[event.id] = Logged(
-            output=event.student.output if event.student is not None else None,
-            audit=event.escalation.reason == "audit",
-            label=event.teacher.label,
-        )
+        self.log[event.id] = Logged(agreed=self.rules.agreed(event), audit=event.escalation.reason == "audit")
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

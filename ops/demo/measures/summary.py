@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ops.demo.measures.measure import Judged, Outcome, Window, estimate, plain, requests_of
-from ops.demo.plan import Traffic
+from ops.demo.measures.measure import Estimate, Exchange, Marked, Window, estimate, plain, requests_of
+from ops.demo.tasks.play import DemoTraffic
 from store.money.reckon import Money
 
 ROLLBACK_S: Final = 5.0
@@ -25,7 +25,7 @@ class Rollback:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
+class EventCount:
     """Where the events went, from the client's answers, the log and the buffer."""
 
     accepted: int  # named in answers: the gateway promised that they are kept
@@ -38,32 +38,39 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """The demo when everything has stopped."""
+    """One lane when everything has stopped."""
 
-    settings_changed: Mapping[str, Any]
-    traffic: Traffic
-    generated: bool
-    wall_s: float
-    children_left: int
-    outcomes: Sequence[Outcome]
-    judged: Sequence[Judged | None]
+    traffic: DemoTraffic
+    acts: bool  # a challenger was to be planted in it, and its champion rolled back
+    outcomes: Sequence[Exchange]
+    judged: Sequence[Marked | None]
     windows: Sequence[Window]
     first_agreement: float | None  # of the first version ever made, served or not, on its judged rows
-    ledger: Ledger
+    ledger: EventCount
     promise: Mapping[str, Any]
     money: Money | None  # of the whole run, by the lane's books
     cycles: Sequence[Mapping[str, Any]]
     planted: str | None
     swaps: Sequence[Mapping[str, Any]]
     rollback: Rollback | None
-    verified: bool | None
     bought: Sequence[Mapping[str, Any]]  # of the backtest: calls, and agreement of all answers with the teacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The whole demo when everything has stopped."""
+
+    lanes: Sequence[Measured]
+    settings_changed: Mapping[str, Any]
+    wall_s: float
+    children_left: int
+    verified: bool | None
     figures: Sequence[Mapping[str, str]]
 
 
 def ledger(
     accepted: set[str], copies: Mapping[str, int], *, counted: int, ineligible: int, repeats: int, dead: int
-) -> Ledger:
+) -> EventCount:
     """Compare what was promised with the log, and the log with what ingest counted.
 
     Args:
@@ -76,7 +83,7 @@ def ledger(
     """
     distinct = len(copies)
     known = counted + ineligible
-    return Ledger(
+    return EventCount(
         accepted=len(accepted),
         ingested=known,
         dead=dead,
@@ -95,24 +102,33 @@ def cycle_rows(cycles: Sequence[Mapping[str, Any]], planted: str | None) -> list
     ]
 
 
-def build(measured: Measured) -> dict[str, Any]:
+def build(run: Run) -> dict[str, Any]:
     """The summary, JSON values alone."""
-    rollback = measured.rollback
-    answered = estimate([one.answered for one in measured.judged if one is not None and not one.trained])
     found = {
-        "settings_changed": dict(measured.settings_changed),
+        "settings_changed": dict(run.settings_changed),
+        "wall_s": run.wall_s,
+        "children_left": run.children_left,
+        "verified": run.verified,
+        "figures": list(run.figures),
+        "lanes": {str(one.traffic.lane): _lane(one) for one in run.lanes},
+    }
+    return {**plain(found), "broken_claims": broken_claims(run)}
+
+
+def _lane(measured: Measured) -> dict[str, Any]:
+    rollback, traffic = measured.rollback, measured.traffic
+    return {
+        "task": traffic.task,
         "traffic": {
-            "path": measured.traffic.path,
-            "sha256": measured.traffic.sha256,
-            "rows": len(measured.traffic.requests),
-            "skipped": len(measured.traffic.skipped),
+            "path": traffic.path,
+            "sha256": traffic.sha256,
+            "rows": len(traffic.requests),
+            "skipped": len(traffic.skipped),
         },
-        "wall_s": measured.wall_s,
-        "children_left": measured.children_left,
         "requests": requests_of(measured.outcomes),
-        "events": {name: getattr(measured.ledger, name) for name in Ledger.__slots__},
+        "events": {name: getattr(measured.ledger, name) for name in EventCount.__slots__},
         "windows": list(measured.windows),
-        "answered_agreement": answered,
+        "answered_agreement": _answered(measured),
         "money": measured.money,
         "promise": {name: measured.promise.get(name) for name in ("target", "state", "n", "low")},
         "cycles": cycle_rows(measured.cycles, measured.planted),
@@ -126,20 +142,33 @@ def build(measured: Measured) -> dict[str, Any]:
             "served_after": rollback.served_after,
             "pinned": rollback.pinned,
         },
-        "verified": measured.verified,
         "backtest": list(measured.bought),
-        "figures": list(measured.figures),
     }
-    return {**plain(found), "broken_claims": broken_claims(measured)}
 
 
-def broken_claims(measured: Measured) -> list[str]:
+def _answered(measured: Measured) -> Estimate | None:
+    """Over all that the student answered itself, questions that it was trained on left out."""
+    return estimate([one.answered for one in measured.judged if one is not None and not one.trained])
+
+
+def broken_claims(run: Run) -> list[str]:
     """Each claim of the demo that did not hold, as a sentence."""
+    named = len(run.lanes) > 1
+    found = [f"{one.traffic.lane}: {claim}" if named else claim for one in run.lanes for claim in _broken_in_lane(one)]
+    if run.verified is not True:
+        found.append("`understudy verify` did not confirm buffer, versions and moves")
+    if run.children_left:
+        found.append(f"{run.children_left} processes of the demo are still there")
+    return found
+
+
+def _broken_in_lane(measured: Measured) -> list[str]:
     return [
         *_lost_nothing(measured),
         *_kept_the_promise(measured),
-        *(_learned(measured) if measured.generated else ()),
-        *_gate_and_rollback(measured),
+        *(_learned(measured) if measured.traffic.generated else ()),
+        *_gate(measured),
+        *(_rollback(measured) if measured.acts else ()),
         *_kept_books(measured),
         *(
             f"backtest: {point['calls']} calls where the student is unsure were worth no more than calls at random"
@@ -152,7 +181,7 @@ def broken_claims(measured: Measured) -> list[str]:
 def _lost_nothing(measured: Measured) -> list[str]:
     found, events, requests = [], measured.ledger, requests_of(measured.outcomes)
     if requests["failed"]:
-        first = next(one.error for one in measured.outcomes if one.label is None)
+        first = next(one.error for one in measured.outcomes if one.agreed is None)
         found.append(f"{requests['failed']} requests failed, the first with: {first}")
     if requests["sent"] != len(measured.traffic.requests):
         found.append(f"{requests['sent']} requests were sent, {len(measured.traffic.requests)} were meant to be")
@@ -160,12 +189,8 @@ def _lost_nothing(measured: Measured) -> list[str]:
         found.append(f"{events.lost} accepted events were lost and {events.twice} counted twice")
     if events.dead:
         found.append(f"{events.dead} events became dead letters")
-    if measured.verified is not True:
-        found.append("`understudy verify` did not confirm buffer, versions and moves")
     if failed := sum(bool(swap["failed"]) for swap in measured.swaps):
         found.append(f"{failed} swaps failed")
-    if measured.children_left:
-        found.append(f"{measured.children_left} processes of the demo are still there")
     return found
 
 
@@ -182,7 +207,7 @@ def _kept_books(measured: Measured) -> list[str]:
 
 def _kept_the_promise(measured: Measured) -> list[str]:
     target = measured.promise["target"]
-    answered = estimate([one.answered for one in measured.judged if one is not None and not one.trained])
+    answered = _answered(measured)
     if answered is None:
         return ["the student never answered anything itself"]
     found = [
@@ -212,18 +237,22 @@ def _learned(measured: Measured) -> list[str]:
     return found
 
 
-def _gate_and_rollback(measured: Measured) -> list[str]:
+def _gate(measured: Measured) -> list[str]:
     found = []
     if not any(cycle["verdict"] == "pass" for cycle in measured.cycles):
         found.append("no version was ever promoted")
     planted = [cycle for cycle in cycle_rows(measured.cycles, measured.planted) if cycle["planted"]]
-    if not planted:
+    if measured.acts and not planted:
         found.append("the planted challenger was never judged")
-    elif planted[0]["verdict"] != "fail":
+    elif planted and planted[0]["verdict"] != "fail":
         found.append(f"the gate's verdict on the planted challenger is {planted[0]['verdict']}, not fail")
-    rollback = measured.rollback
+    return found
+
+
+def _rollback(measured: Measured) -> list[str]:
+    found, rollback = [], measured.rollback
     if rollback is None:
-        return [*found, "there was no version to roll back to"]
+        return ["there was no version to roll back to"]
     if rollback.served_after != rollback.after:
         found.append(f"after the rollback to {rollback.after} clients were served {rollback.served_after}")
     if not rollback.pinned:

@@ -1,6 +1,6 @@
 """`run.png`: one run of the demo as a figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,23 +15,28 @@ ANSWERED: Final = "#1f8a4c"
 SYSTEM: Final = "#6b5bb5"
 ESCALATED: Final = "#d17a00"
 VERDICTS: Final = {"pass": "#1f8a4c", "fail": "#c62f2f", "inconclusive": "#d1a400", "held": "#5b8fa8"}
+_HIGH: Final = 8.2  # inches of a lane
 _WIDE: Final = 0.7  # an agreement below it asks for fewer lines
 _LANE_OF: Final = {"cycles": 1.0, "swaps": 0.0}
 
 
-def draw_run(picture: Picture, path: Path) -> None:
-    """Draw the run; the folder exists."""
-    with figure(path, size=(11, 8.2), title=headline(picture)) as drawn:
-        top, middle, bottom = drawn.subplots(
-            3, 1, sharex=True, gridspec_kw={"height_ratios": [5, 2.6, 1.25], "hspace": 0.2}
-        )
-        _agreements(top, picture)
-        _escalations(middle, picture)
-        _events(bottom, picture)
-        drawn.subplots_adjust(left=0.07, right=0.845, top=0.895, bottom=0.075)
+def draw_run(pictures: Mapping[str, Picture], path: Path) -> None:
+    """Draw the run, one lane below the other; the folder exists."""
+    named = len(pictures) > 1
+    with figure(path, size=(11, _HIGH * len(pictures)), title=headline(pictures)) as drawn:
+        for part, (name, picture) in zip(
+            drawn.subfigures(len(pictures), 1, squeeze=False)[:, 0], pictures.items(), strict=True
+        ):
+            top, middle, bottom = part.subplots(
+                3, 1, sharex=True, gridspec_kw={"height_ratios": [5, 2.6, 1.25], "hspace": 0.2}
+            )
+            _agreements(top, picture, f"{name}: agreement" if named else "Agreement")
+            _escalations(middle, picture)
+            _events(bottom, picture)
+            part.subplots_adjust(left=0.07, right=0.845, top=0.895, bottom=0.075)
 
 
-def _agreements(axes: Axes, picture: Picture) -> None:
+def _agreements(axes: Axes, picture: Picture, title: str) -> None:
     shown: list[float] = [picture.target]
     ends: list[tuple[float, str, str]] = []
     for name, colour, read in (
@@ -53,7 +58,7 @@ def _agreements(axes: Axes, picture: Picture) -> None:
     label_ends(axes, picture.total, ends)
     axes.yaxis.set_major_locator(MultipleLocator(0.1 if min(shown) < _WIDE else 0.05))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_title("Agreement with the teacher, last 250 requests, 95 % intervals", size=10, loc="left", color=FAINT)
+    axes.set_title(f"{title} with the teacher, last 250 requests, 95 % intervals", size=10, loc="left", color=FAINT)
     _through_lines(axes, picture.marks, with_text=True)
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from ops.demo.measures.measure import Estimate, Window
 from ops.demo.page.picture import Mark, Picture
 
-Show = Callable[["Board"], None]
+DemoShow = Callable[["DemoBoard"], None]
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _COLOURS: Final = {
@@ -37,9 +37,10 @@ _PLAIN_EVERY: Final = 250  # requests between two plain lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
+class DemoBoard:
     """What is shown at one moment."""
 
+    lane: str
     phase: str  # what the demo is doing, for a person
     elapsed_s: float
     picture: Picture
@@ -48,17 +49,27 @@ class Board:
 
 
 @contextmanager
-def live_view(console: Console) -> Iterator[Show]:
-    """A function that shows a board; the screen is given back with the context."""
+def live_view(console: Console) -> Iterator[DemoShow]:
+    """A function that shows a lane's board beside the others'; the screen is given back with the context."""
     if not console.is_terminal:
         yield _Plain(console).show
         return
+    boards: dict[str, DemoBoard] = {}
     with Live(console=console, refresh_per_second=4, transient=False) as live:
-        yield lambda board: live.update(render(board, console.width))
+
+        def show(board: DemoBoard) -> None:
+            boards[board.lane] = board
+            live.update(render(list(boards.values()), console.width))
+
+        yield show
 
 
-def render(board: Board, width: int) -> RenderableType:
-    """The whole screen, so many cells wide."""
+def render(boards: Sequence[DemoBoard], width: int) -> RenderableType:
+    """The whole screen, so many cells wide: one lane below the other."""
+    return Group(*(_lane(board, width, named=len(boards) > 1) for board in boards))
+
+
+def _lane(board: DemoBoard, width: int, *, named: bool) -> RenderableType:
     picture = board.picture
     progress = Table.grid(expand=True, padding=(0, 1))
     progress.add_column(no_wrap=True)
@@ -66,7 +77,7 @@ def render(board: Board, width: int) -> RenderableType:
     progress.add_column(justify="right", no_wrap=True)
     sent = picture.requests["sent"]
     progress.add_row(
-        Text(board.phase, "bold"),
+        Text(f"{board.lane}  {board.phase}" if named else board.phase, "bold"),
         ProgressBar(total=picture.total, completed=sent),
         f"{sent:,}/{picture.total:,} requests · {board.elapsed_s:.0f} s",
     )
@@ -106,7 +117,7 @@ def _curves(picture: Picture, length: int) -> Table:
     return table
 
 
-def _promise(board: Board) -> Panel:
+def _promise(board: DemoBoard) -> Panel:
     picture = board.picture
     table = Table.grid(padding=(0, 2))
     table.add_row("promised", f"{picture.target:.0%} of the student's own answers")
@@ -116,7 +127,7 @@ def _promise(board: Board) -> Panel:
     return Panel(table, title="the promise", title_align="left")
 
 
-def _counts(board: Board) -> Panel:
+def _counts(board: DemoBoard) -> Panel:
     requests = board.picture.requests
     table = Table.grid(padding=(0, 2))
     table.add_row("student", f"{requests['student']:,}")
@@ -148,36 +159,49 @@ def _kind(mark: Mark) -> str:
 
 
 class _Plain:
-    """Lines for a log: one every 250 requests, one for each thing that happens."""
+    """Lines for a log: for each lane one every 250 requests, one for each thing that happens."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._told: dict[str, _Told] = {}
+
+    def show(self, board: DemoBoard) -> None:
+        """Print what is new."""
+        told = self._told.setdefault(board.lane, _Told())
+        for line in told.news(board):
+            self._console.print(
+                f"{board.elapsed_s:5.0f} s  {board.lane}  {line}", highlight=False, markup=False, soft_wrap=True
+            )
+
+
+class _Told:
+    """What was told of one lane."""
+
+    def __init__(self) -> None:
         self._phase = ""
-        self._told: Counter[tuple[str, str]] = Counter()  # a mark's place may still move by a few requests
+        self._marks: Counter[tuple[str, str]] = Counter()  # a mark's place may still move by a few requests
         self._next = _PLAIN_EVERY
         self._failed = False
 
-    def show(self, board: Board) -> None:
-        """Print what is new."""
+    def news(self, board: DemoBoard) -> Iterator[str]:
+        """What is new, a line each."""
         if board.phase != self._phase:
             self._phase = board.phase
-            self._line(f"{board.elapsed_s:5.0f} s  {board.phase}")
+            yield board.phase
         if board.failure is not None and not self._failed:
             self._failed = True
-            self._line(f"{board.elapsed_s:5.0f} s  a request failed: {board.failure}")
+            yield f"a request failed: {board.failure}"
         seen: Counter[tuple[str, str]] = Counter()
         for mark in board.picture.marks:
-            seen[_kind(mark), mark.text] += 1
-            if seen[_kind(mark), mark.text] > self._told[_kind(mark), mark.text]:
-                self._told[_kind(mark), mark.text] += 1
-                self._line(f"{board.elapsed_s:5.0f} s  {_kind(mark)} after {mark.at} requests: {mark.text}")
+            name = (_kind(mark), mark.text)
+            seen[name] += 1
+            if seen[name] > self._marks[name]:
+                self._marks[name] += 1
+                yield f"{_kind(mark)} after {mark.at} requests: {mark.text}"
         sent = board.picture.requests["sent"]
         if sent >= self._next and board.picture.curve:
             self._next = (sent // _PLAIN_EVERY + 1) * _PLAIN_EVERY
-            self._line(f"{board.elapsed_s:5.0f} s  {_window_line(sent, board.picture, board.picture.curve[-1])}")
-
-    def _line(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            yield _window_line(sent, board.picture, board.picture.curve[-1])
 
 
 def _window_line(sent: int, picture: Picture, last: Window) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ops.demo.measures.measure import Estimate, Judged, Outcome, Window, estimate, requests_of, rolling
+from ops.demo.measures.measure import Estimate, Exchange, Marked, Window, estimate, requests_of, rolling
 from ops.demo.measures.summary import Rollback
 
 WIDTH = 250  # requests that a point of a curve looks back over
@@ -43,20 +43,23 @@ def draw(
     *,
     total: int,
     target: float,
-    outcomes: Sequence[Outcome],
-    judged: Sequence[Judged | None],
+    outcomes: Sequence[Exchange],
+    judged: Sequence[Marked | None],
     cycles: Sequence[Mapping[str, Any]],
     swaps: Sequence[Mapping[str, Any]],
     planted: str | None,
     rollback: Rollback | None,
-    late_topic: bool,
+    late: str | None,
 ) -> Picture:
-    """The picture of what is known so far; `outcomes` and `judged` are in the order of sending."""
+    """The picture of what is known so far; `outcomes` and `judged` are in the order of sending.
+
+    `late` is what generated traffic brings half way, for a person; None where nothing does.
+    """
     sent_s = sorted(one.at_s for one in outcomes)
     marks = [_cycle_mark(cycle, bisect_right(sent_s, cycle["at_s"] + cycle["seconds"]), planted) for cycle in cycles]
     marks += [_swap_mark(swap, bisect_right(sent_s, swap["at_s"]), rollback) for swap in swaps]
-    if late_topic and 2 * len(outcomes) >= total:
-        marks.append(Mark(at=total // 2, kind="topic", text="a new topic appears"))
+    if late is not None and 2 * len(outcomes) >= total:
+        marks.append(Mark(at=total // 2, kind="topic", text=late))
     counted = [one for one in judged if one is not None and not one.trained]
     return Picture(
         total=total,
@@ -74,15 +77,34 @@ def points(curve: Sequence[Window], read: Callable[[Window], Estimate | None]) -
     return [(one.last + 1, found) for one in curve if (found := read(one)) is not None and found.n >= ENOUGH]
 
 
-def headline(picture: Picture) -> str:
-    """What happened, in one sentence."""
-    first, last = picture.curve[0], picture.curve[-1]
+def headline(pictures: Mapping[str, Picture]) -> str:
+    """What happened, in one sentence; of several lanes, in a few words each."""
+    if len(pictures) == 1:
+        return summed_up(next(iter(pictures.values())))
+    return "; ".join(f"{name.rpartition('/')[2]}: {_briefly(picture)}" for name, picture in pictures.items())
+
+
+def summed_up(picture: Picture) -> str:
+    """What happened in one lane, in one sentence without its full stop."""
+    first, last = _ends(picture)
     own = "the student gave no answers of its own"
     if picture.answered is not None:
         own = f"of the student's own answers {picture.answered.value:.1%} agree, {picture.target:.0%} promised"
-    if first.escalated_ratio is None or last.escalated_ratio is None:
+    if first is None or last is None:
         return f"{picture.requests['sent']:,} requests; {own}"
-    return f"Escalations fell from {first.escalated_ratio:.0%} to {last.escalated_ratio:.0%} of requests; {own}"
+    return f"Escalations fell from {first:.0%} to {last:.0%} of requests; {own}"
+
+
+def _briefly(picture: Picture) -> str:
+    first, last = _ends(picture)
+    escalated = "" if first is None or last is None else f"escalations {first:.0%} to {last:.0%}"
+    own = "" if picture.answered is None else f"{picture.answered.value:.1%} of own answers agree"
+    return ", ".join(part for part in (escalated, own) if part) or f"{picture.requests['sent']:,} requests"
+
+
+def _ends(picture: Picture) -> tuple[float | None, float | None]:
+    """The share that was escalated at the beginning and at the end."""
+    return picture.curve[0].escalated_ratio, picture.curve[-1].escalated_ratio
 
 
 def duration(seconds: float) -> str:

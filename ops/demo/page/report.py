@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ops.demo.measures.measure import Estimate
 from ops.demo.page.charts import CURVES, agreements, escalations
-from ops.demo.page.picture import Picture, duration, headline
+from ops.demo.page.picture import Picture, duration, headline, summed_up
 from ops.demo.plan import INPUT_USD_PER_MTOK, OUTPUT_USD_PER_MTOK
 from ops.money.dollars import usd
 from ops.show.markup import document, note, pairs, table, tile
@@ -20,7 +20,12 @@ _PRICES: Final = (
 )
 _BODY: Final = Template("""\
 <header><p class="kicker">Understudy · one run of the whole loop</p><h1>$headline</h1><p>$lead</p></header>
-$broken<div class="tiles">$tiles</div>
+$broken$lanes
+<h2>Settings that differ from production's</h2>$settings
+<footer>$footer</footer>
+""")
+_LANE: Final = Template("""\
+$name<div class="tiles">$tiles</div>
 <h2>Three agreements with the teacher</h2><div class="card"><p>$legend Each point looks back over 250 requests; bands
 are 95 % intervals. Questions that the serving version was trained on are left out.</p>$agreements</div>
 <h2>What the teacher still had to answer</h2><div class="card"><p>Share of requests that were escalated.</p>
@@ -28,45 +33,30 @@ $escalations</div>
 <h2>Cycles and their verdicts</h2>$cycles
 <div class="two"><section><h2>Swaps</h2>$swaps</section><section><h2>Where the events went</h2>$events</section></div>
 <h2>The same run in windows</h2>$windows
-<div class="two"><section><h2>Settings that differ from production's</h2>$settings</section>
-<section><h2>Traffic</h2>$traffic</section></div>
-<h2>The same traffic with a budget instead of a promise</h2>$bought
-<footer>$footer</footer>
-""")
+<h2>DemoTraffic</h2>$traffic
+$bought""")
 
 
-def write_report(summary: Mapping[str, Any], picture: Picture, path: Path) -> None:
+def write_report(summary: Mapping[str, Any], pictures: Mapping[str, Picture], path: Path) -> None:
     """Write the page.
 
     Args:
         summary: of `ops.demo.measures.summary.build`.
-        picture: the same run as curves and marks.
+        pictures: each lane's run as curves and marks, by the lane's name.
         path: where to; its folder exists.
     """
-    path.write_text(page(summary, picture), "utf-8")
+    path.write_text(page(summary, pictures), "utf-8")
 
 
-def page(summary: Mapping[str, Any], picture: Picture) -> str:
+def page(summary: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
     """The page as HTML; everything that came from outside is escaped."""
-    traffic = summary["traffic"]
+    lanes = summary["lanes"]
     body = _BODY.substitute(
-        headline=escape(headline(picture)),
+        headline=escape(headline(pictures)),
         lead=escape(_lead(summary)),
         broken=note("Not everything held.", summary["broken_claims"]),
-        tiles="".join(_tiles(summary, picture)),
-        legend="".join(_legend()),
-        agreements=agreements(picture),
-        escalations=escalations(picture),
-        cycles=_cycles(summary["cycles"]),
-        swaps=_swaps(summary["swaps"]),
-        events=pairs({name: f"{value:,}" for name, value in summary["events"].items()}),
-        windows=_windows(summary["windows"]),
+        lanes="".join(_lane(name, lanes[name], picture, len(lanes) > 1) for name, picture in pictures.items()),
         settings=_settings(summary["settings_changed"]),
-        traffic=pairs(
-            {"source": traffic["path"], "rows": f"{traffic['rows']:,}", "skipped": f"{traffic['skipped']:,}"}
-            | {"sha256": f"{traffic['sha256'][:16]}…"}
-        ),
-        bought=_bought(summary["backtest"]),
         footer=escape(
             f"{_PRICES} Measured by the client and from the processes' own records: the log, the buffer, the registry,"
             " the books, the cycle and swap logs. The teacher is a recording; what it would have said to each request"
@@ -74,6 +64,27 @@ def page(summary: Mapping[str, Any], picture: Picture) -> str:
         ),
     )
     return document("Understudy: one run", body)
+
+
+def _lane(name: str, lane: Mapping[str, Any], picture: Picture, named: bool) -> str:  # noqa: FBT001 - of this file
+    """One lane's part; it has its name where there are several."""
+    traffic = lane["traffic"]
+    return _LANE.substitute(
+        name=f'<h1 class="lane">{escape(name)}</h1><p>{escape(summed_up(picture))}.</p>' if named else "",
+        tiles="".join(_tiles(lane, picture)),
+        legend="".join(_legend()),
+        agreements=agreements(picture),
+        escalations=escalations(picture),
+        cycles=_cycles(lane["cycles"]),
+        swaps=_swaps(lane["swaps"]),
+        events=pairs({kind: f"{value:,}" for kind, value in lane["events"].items()}),
+        windows=_windows(lane["windows"]),
+        traffic=pairs(
+            {"source": traffic["path"], "rows": f"{traffic['rows']:,}", "skipped": f"{traffic['skipped']:,}"}
+            | {"sha256": f"{traffic['sha256'][:16]}…"}
+        ),
+        bought=_bought(lane["backtest"]) if lane["backtest"] else "",
+    )
 
 
 def _bought(points: Sequence[Mapping[str, Any]]) -> str:
@@ -86,26 +97,29 @@ def _bought(points: Sequence[Mapping[str, Any]]) -> str:
         for point in points
     ]
     head = ["teacher calls", "answers that are the teacher's", "the same calls at random", "by an oracle"]
+    title = "<h2>The same traffic with a budget instead of a promise</h2>"
     more = '<p>More in <a href="backtest/report.html">the backtest\'s own page</a>.</p>'
-    return table(head, rows, numbers={0, 1, 2, 3}) + more
+    return title + table(head, rows, numbers={0, 1, 2, 3}) + more
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
-    planted = next((cycle for cycle in summary["cycles"] if cycle["planted"]), None)
+    lanes = summary["lanes"].values()
+    cycles = [cycle for lane in lanes for cycle in lane["cycles"]]
+    planted = next((cycle for cycle in cycles if cycle["planted"]), None)
     verdict = f" A challenger trained on shuffled labels was judged: {planted['verdict']}." if planted else ""
-    rollback = summary["rollback"]
+    rollback = next((lane["rollback"] for lane in lanes if lane["rollback"] is not None), None)
     back = (
         f" An operator's rollback took {rollback['cli_s']:.1f} s, command to answers." if rollback is not None else ""
     )
-    sent, versions = summary["requests"]["sent"], sum(cycle["verdict"] == "pass" for cycle in summary["cycles"])
+    sent, versions = sum(lane["requests"]["sent"] for lane in lanes), sum(one["verdict"] == "pass" for one in cycles)
     return f"{sent:,} requests in {summary['wall_s']:.0f} s; {versions} versions were promoted.{verdict}{back}"
 
 
-def _tiles(summary: Mapping[str, Any], picture: Picture) -> list[str]:
-    requests, promise, events = summary["requests"], summary["promise"], summary["events"]
-    last = next((w["escalated_ratio"] for w in reversed(summary["windows"]) if w["escalated_ratio"] is not None), None)
+def _tiles(lane: Mapping[str, Any], picture: Picture) -> list[str]:
+    requests, promise, events = lane["requests"], lane["promise"], lane["events"]
+    last = next((w["escalated_ratio"] for w in reversed(lane["windows"]) if w["escalated_ratio"] is not None), None)
     return [
-        *_money(summary["money"]),
+        *_money(lane["money"]),
         tile(_share(picture.answered), f"of its own answers agree, {promise['target']:.0%} promised"),
         tile(_share(picture.audits), f"is what the audits alone say; the meter reads {promise['state'] or 'nothing'}"),
         tile("-" if last is None else f"{last:.1%}", "of the last requests were escalated"),

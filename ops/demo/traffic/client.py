@@ -1,14 +1,15 @@
 """The demo's client: sends the traffic at its own pace, whatever the gateway does (an open loop), and keeps answers."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
 import httpx
 
-from ops.demo.measures.measure import Outcome
-from store.event import wall_clock_s
+from ops.demo.measures.measure import Exchange
+from ops.demo.tasks.play import DemoTraffic, Play, Request
+from store.event import TaskInput, wall_clock_s
 
 CONCURRENCY: Final = 64  # requests in flight, at most
 _TIMEOUT_S: Final = 40.0  # longer than the gateway waits for its teacher
@@ -23,24 +24,26 @@ def schedule_s(requests: int, rate: float, seed: int) -> list[float]:
 
 
 class Client:
-    """Sends requests and records what came back."""
+    """Sends one lane's requests and records what came back."""
 
-    def __init__(self, url: str, use_case: str, item_ids: Callable[[str], str]) -> None:
+    def __init__(self, url: str, traffic: DemoTraffic, play: Play, item_ids: Callable[[TaskInput], str]) -> None:
         """Prepare.
 
         Args:
             url: of the gateway.
-            use_case: the `model` that is asked for.
-            item_ids: a text's item id, as the product computes it.
+            traffic: what is sent.
+            play: how its task is asked.
+            item_ids: a question's item id, as the product computes it.
         """
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[Exchange] = []
         self._url = url
-        self._use_case = use_case
+        self._traffic = traffic
+        self._play = play
         self._item_ids = item_ids
         self._turns = asyncio.Semaphore(CONCURRENCY)
 
-    async def send_all(self, requests: Sequence[tuple[str, str]], due_s: Sequence[float]) -> None:
-        """Send every (text, recorded answer) when it is due; returns once all are answered."""
+    async def send_all(self, due_s: Sequence[float]) -> None:
+        """Send every request when it is due; returns once all are answered."""
         limits = httpx.Limits(max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY)
         loop = asyncio.get_running_loop()
         start_s = loop.time()
@@ -48,52 +51,51 @@ class Client:
             httpx.AsyncClient(base_url=self._url, timeout=_TIMEOUT_S, limits=limits, trust_env=False) as http,
             asyncio.TaskGroup() as group,
         ):
-            for index, ((text, expected), at_s) in enumerate(zip(requests, due_s, strict=True)):
+            for index, (request, at_s) in enumerate(zip(self._traffic.requests, due_s, strict=True)):
                 await asyncio.sleep(max(0.0, start_s + at_s - loop.time()))
                 await self._turns.acquire()
-                group.create_task(self._send(http, index, text, expected))
+                group.create_task(self._send(http, index, request))
 
-    async def _send(self, http: httpx.AsyncClient, index: int, text: str, expected: str) -> None:
+    async def _send(self, http: httpx.AsyncClient, index: int, request: Request) -> None:
         at_s = wall_clock_s()
+        agreed: bool | None = None
+        told: Mapping[str, Any] = {}
+        failure: str | None = None
         try:
-            answer = await self._ask(http, text)
-            found = _read(answer)
+            answer = await self._ask(http, request)
+            if answer.status_code == httpx.codes.OK:
+                body = answer.json()
+                agreed, told = self._play.agreed(self._traffic, request, body), self._play.told(body)
+            else:
+                failure = f"HTTP {answer.status_code}: {answer.text[:200]}"
         except httpx.HTTPError as error:
-            found = {"label": None, "error": f"{type(error).__name__}: {error}"}
+            failure = f"{type(error).__name__}: {error}"
+        except (ValueError, LookupError, TypeError) as error:
+            failure = str(error)
         finally:
             self._turns.release()
         self.outcomes.append(
-            Outcome(
+            Exchange(
                 index=index,
                 at_s=at_s,
-                expected=expected,
-                item_id=self._item_ids(text),
-                label=found["label"],
-                served_by=found.get("served_by"),
-                version=found.get("version"),
-                event_id=found.get("event_id"),
-                withheld=bool(found.get("withheld")),
-                degraded=bool(found.get("degraded")),
-                error=found.get("error"),
+                item_id=self._item_ids(request.value),
+                agreed=agreed,
+                served_by=told.get("served_by"),
+                version=told.get("version"),
+                event_id=told.get("event_id"),
+                withheld=bool(told.get("withheld")),
+                degraded=bool(told.get("degraded")),
+                error=failure,
             )
         )
 
-    async def _ask(self, http: httpx.AsyncClient, text: str) -> httpx.Response:
+    async def _ask(self, http: httpx.AsyncClient, request: Request) -> httpx.Response:
         """The answer; a gateway that is busy says when to come again."""
+        path, body = self._play.ask(self._traffic.lane.use_case, request.value)
         tries = 0
         while True:
-            answer = await http.post("/v1/classify", json={"model": self._use_case, "input": text})
+            answer = await http.post(path, json=body)
             tries += 1
             if answer.status_code != httpx.codes.TOO_MANY_REQUESTS or tries == _TRIES:
                 return answer
             await asyncio.sleep(float(answer.headers.get("retry-after", "1")))
-
-
-def _read(answer: httpx.Response) -> dict[str, Any]:
-    """The one datum of an answer; anything else is a failure with its words."""
-    if answer.status_code != httpx.codes.OK:
-        return {"label": None, "error": f"HTTP {answer.status_code}: {answer.text[:200]}"}
-    datum: dict[str, Any] = answer.json()["data"][0]
-    if not isinstance(datum.get("label"), str):
-        return {"label": None, "error": f"no label: {datum.get('error')}"}
-    return datum | {"error": None}

@@ -49,7 +49,7 @@ _EXTRA_OPEN: Final = ("", "hi, ", "hello, ", "please: ", "again: ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class TrafficRow:
     """One request of the traffic."""
 
     text: str
@@ -73,11 +73,11 @@ class TrafficSettings:
     confused_ratio: float = 0.025  # of the questions of a confusable pair, those that the teacher gets wrong
 
 
-def generate(settings: TrafficSettings) -> list[Row]:
+def generate(settings: TrafficSettings) -> list[TrafficRow]:
     """The requests in the order they are sent. Pure: the same settings give the same rows."""
     rng = Random(f"understudy-traffic/{settings.seed}")  # noqa: S311 - traffic, not cryptography
     shares = _shares(settings)
-    rows: list[Row] = []
+    rows: list[TrafficRow] = []
     for index in range(settings.rows):
         rows.append(_next_row(rows, settings, shares[2 * index >= settings.rows], rng))
     return rows
@@ -91,7 +91,7 @@ def teacher_label(intent: str, text: str, *, confused_ratio: float) -> str:
     return intent
 
 
-def to_jsonl(rows: list[Row]) -> Iterator[str]:
+def to_jsonl(rows: list[TrafficRow]) -> Iterator[str]:
     """The rows as the lines of a file that `make demo TRAFFIC=` reads back."""
     for row in rows:
         yield json.dumps({"text": row.text, "teacher": {"label": row.label}, "gold": row.intent}, ensure_ascii=False)
@@ -136,11 +136,13 @@ def _shares(settings: TrafficSettings) -> tuple[dict[str, float], dict[str, floa
     return before, after
 
 
-def _next_row(earlier: list[Row], settings: TrafficSettings, shares: dict[str, float], rng: Random) -> Row:
+def _next_row(
+    earlier: list[TrafficRow], settings: TrafficSettings, shares: dict[str, float], rng: Random
+) -> TrafficRow:
     draw = rng.random()
     if earlier and draw < settings.repeat_ratio:
         again = rng.choice(earlier)
-        return Row(text=again.text, label=again.label, intent=again.intent, kind="repeat")
+        return TrafficRow(text=again.text, label=again.label, intent=again.intent, kind="repeat")
     if earlier and draw < settings.repeat_ratio + settings.near_repeat_ratio:
         again = rng.choice(earlier)
         return _row(_reworded(again.text, rng), again.intent, "near_repeat", settings)
@@ -150,9 +152,9 @@ def _next_row(earlier: list[Row], settings: TrafficSettings, shares: dict[str, f
     return _row(_written(text, settings.typo_ratio, rng), intent, "new", settings)
 
 
-def _row(text: str, intent: str, kind: Kind, settings: TrafficSettings) -> Row:
+def _row(text: str, intent: str, kind: Kind, settings: TrafficSettings) -> TrafficRow:
     label = teacher_label(intent, text, confused_ratio=settings.confused_ratio)
-    return Row(text=text, label=label, intent=intent, kind=kind)
+    return TrafficRow(text=text, label=label, intent=intent, kind=kind)
 
 
 def _written(text: str, typo_ratio: float, rng: Random) -> str:

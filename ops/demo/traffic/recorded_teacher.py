@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ops.demo.traffic.recorded_lists import Table, read_lists, rerank_routes
-from ops.imports.importer import Row, read_rows
+from ops.readers.classify import TextRow, read_rows
 from ops.readers.columns import find_columns
 from ops.state.run_files import RunFile, ticks_of, write_run_file
 from store.errors import SettingsError
@@ -95,7 +95,7 @@ def read_table(path: Path) -> dict[str, str]:
     """
     table: dict[str, str] = {}
     for row in read_rows(path, find_columns(path, text=None, label=None), None):
-        if isinstance(row, Row):
+        if isinstance(row, TextRow):
             table.setdefault(canonical_text(row.text), row.label)
     return table
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from random import Random
 from typing import Final, TypeVar
 
 import redis
@@ -16,10 +17,10 @@ from store.errors import (
     UnderstudyError,
 )
 from store.log.lazy import logger
+from store.retry.backoff import Backoff
 
 _log = logger(__name__)
-_FIRST_WAIT_S: Final = 0.2
-_LONGEST_WAIT_S: Final = 10.0
+_BACKOFF: Final = Backoff(first_s=0.2, most_s=10.0)
 _REDIS_LOOK_S: Final = 1.0
 
 Opened = TypeVar("Opened")
@@ -32,15 +33,16 @@ def patiently(
 
     `tell` hears of each attempt that failed.
     """
-    delay_s = _FIRST_WAIT_S
+    failures, rng = 0, Random()  # noqa: S311 - jitter
     while not stop.is_set():
         try:
             return attempt()
         except (StateUnwritableError, StoreUnavailableError, LogUnavailableError) as error:
+            failures += 1
+            delay_s = round(_BACKOFF.delay_s(failures, rng), 1)
             _log.warning("waiting", why=str(error), again_in_s=delay_s)
             tell(error)
             stop.wait(delay_s)
-            delay_s = min(2 * delay_s, _LONGEST_WAIT_S)
     return None
 
 
