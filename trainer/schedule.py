@@ -211,7 +211,6 @@ class Trainer:
         except Exception as error:  # noqa: BLE001 - the schedule must outlive whatever one lane does
             self._blind(training.lane, error)
         else:
-            self._sees(training.lane)
             return found
         return None
 
@@ -247,6 +246,7 @@ class Trainer:
         show_schedule(training, standing, state, items=known, every_s=self.schedule.every_s, since_s=self._started_s)
         show_promise(training, standing.champion, self.buffer, self.control, watch.audited)
         watch.answers.show(training.lane, drawing, counters)
+        self._sees(training.lane)
         return look
 
     def _wanted(self, training: LaneTraining, look: Look) -> _Wanted | None:
