@@ -29,8 +29,8 @@ from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import Replay
 from store.student.classify import Student
 from trainer.attempt import Attempt
-from trainer.learn.classify.recipe import drafted, labelled
 from trainer.learn.classify.fit import FineTuneMode, FitSettings, fit
+from trainer.learn.classify.recipe import drafted, labelled
 
 SHARED: Final = Path(__file__).parents[3] / "shared" / "data"
 PARTS: Final = 10
