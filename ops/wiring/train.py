@@ -35,7 +35,7 @@ def check_train(site: Site) -> None:
     Raises:
         SettingsError: something cannot; the message names every such key, a line each.
     """
-    every(lambda: site.registry, site.trainer_key, lambda: cycle_settings(site.settings))
+    every(lambda: site.registry, site.trainer_key, site.settings.encoder_directory)
 
 
 def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
@@ -45,6 +45,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         SettingsError: the trainer's key or the encoder is missing.
     """
     settings = site.settings
+    settings.encoder_directory()  # said now rather than by the first cycle
     readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task in TASKS}
     return Trainer(
         lanes=[
@@ -116,13 +117,8 @@ def schedule_settings(settings: Settings) -> ScheduleSettings:
 
 
 def cycle_settings(settings: Settings) -> CycleSettings:
-    """How a cycle freezes, fits and judges.
-
-    Raises:
-        SettingsError: there is no encoder.
-    """
+    """How a cycle freezes, fits and judges."""
     section, gate, split = settings.trainer, settings.gate, settings.split
-    settings.encoder_directory()  # said now rather than by the first cycle
     return CycleSettings(
         encoder=str(section.encoder),
         device=section.device,
