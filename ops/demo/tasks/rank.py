@@ -59,6 +59,10 @@ class Shop:
             ("lanes.teacher", "prompt_file"): None,
         }
 
+    def recorded(self, traffic: DemoTraffic, prompts: Path) -> tuple[str, ...]:  # noqa: ARG002 - a reranker has none
+        """Lists, with a score for each document."""
+        return ("--lists", str(traffic.file.resolve()))
+
     def ask(self, use_case: str, value: TaskInput) -> tuple[str, dict[str, Any]]:
         """As the gateway's own face has it."""
         listed = _list(value)
