@@ -8,7 +8,7 @@ import redis
 from ops.sections import LaneSection
 from ops.settings import read_prompt
 from ops.site import Site
-from serve.teacher.prompts import shaped_beside
+from serve.teacher.ask.prompts import shaped_beside
 from store.answers.prompt import prompt_version
 from store.answers.rules import Drawing, Rules
 from store.answers.rulings import Ruling, rules_of
