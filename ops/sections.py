@@ -120,7 +120,7 @@ class GatewaySection(Section):
     max_batch: Count = 32
     """Texts in one forward pass of the student."""
     batch_wait_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = 3.0
-    """How long, in milliseconds, a batch that is not full waits for company."""
+    """How long, in milliseconds, a batch that is not full waits for the rest of its requests."""
     max_text_chars: Count = 20_000
     """A longer text is refused."""
     allowed_hosts: Hosts = ()
@@ -282,6 +282,10 @@ class TeacherSection(Section):
     """Dollars for a million tokens in."""
     output_usd_per_mtok: Annotated[float, Field(ge=0.0)] = 0.0
     """Dollars for a million tokens out."""
+    search_usd: Annotated[float, Field(ge=0.0)] = 0.0
+    """Dollars for a search of a reranker that is paid so: a call, for each hundred documents of it."""
+    window_documents: Annotated[int, Field(ge=2, le=1000)] = 50
+    """Documents that a chat model ranks at once; a longer list is read in windows that overlap by half, a call each."""
     proxy: Annotated[str | None, Field(repr=False, examples=["http://proxy.example.com:3128"])] = None
     """The proxy to the endpoint; the variables HTTP_PROXY and HTTPS_PROXY are not read, lest questions go astray."""
 
@@ -329,7 +333,7 @@ class LaneSection(Section):
     use_case: Annotated[Slug, Field(examples=["support"])]
     """The `model` that a client asks for."""
     task: Literal["classify", "rank", "chat"] = "classify"
-    """classify is served; rank and chat answer 501 not_yet."""
+    """classify and rank are served; chat answers 501 not_yet."""
     labels: Annotated[
         tuple[Text, ...], Field(examples=[["refund", "delivery", "other"]], json_schema_extra={SHOWN: True})
     ] = ()

@@ -31,13 +31,14 @@ from store.event import (
     wall_clock_s,
 )
 from store.log.lazy import logger
+from store.retry.backoff import Backoff
 from store.secrets import DataSecret, item_id, subject_token
 from store.tasks.tasks import TASKS, LaneTerms
 from stream.dead_letter import DeadLetters, Letter
-from stream.log import Appender, Batch, Outcome, Record, Source
+from stream.log import Appender, Batch, CommitOutcome, Record, Source
 from stream.metrics import IngestMetrics, Reporter
 from stream.reading.standstill import Standstills
-from stream.writer import Backoff, Prepared, Writer
+from stream.writer import Prepared, Writer
 
 _log = logger(__name__)
 _MAX_TOLD: Final = 100  # other prompts, each a log line
@@ -339,7 +340,7 @@ class Ingest:
                 )
         return found
 
-    def _settle(self, batch: Batch, outcome: Outcome) -> None:
+    def _settle(self, batch: Batch, outcome: CommitOutcome) -> None:
         """Called by the writer."""
         self._source.done(batch, outcome)
         if outcome == "ok":

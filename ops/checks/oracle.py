@@ -36,7 +36,7 @@ class LaneRules:
 
 
 @dataclass(slots=True)
-class Question:
+class CountedQuestion:
     """Everything that was ever counted for one question."""
 
     stratum: str
@@ -52,7 +52,7 @@ class Question:
 class LaneTotals:
     """One lane's questions and where its records went."""
 
-    questions: dict[str, Question] = field(default_factory=dict)
+    questions: dict[str, CountedQuestion] = field(default_factory=dict)
     counted: int = 0
     repeats: int = 0
     ineligible: int = 0
@@ -147,7 +147,7 @@ class Oracle:
     def _count(totals: LaneTotals, name: str, event: Escalation, rules: TaskRules) -> None:
         question = totals.questions.get(name)
         if question is None:
-            question = totals.questions[name] = Question(rules.stratum(event), rules.most_said)
+            question = totals.questions[name] = CountedQuestion(rules.stratum(event), rules.most_said)
         question.asked += 1
         question.strata.add(rules.stratum(event))
         if event.id in [known for _, known in question.newest]:
@@ -167,19 +167,19 @@ def rank(lane: Lane, name: str) -> float:
     return unit_hash(f"keep/{lane}", name)
 
 
-def kept(lane: Lane, totals: LaneTotals, items_per_stratum: int) -> dict[str, Question]:
+def kept(lane: Lane, totals: LaneTotals, items_per_stratum: int) -> dict[str, CountedQuestion]:
     """The questions that must be in the buffer: of each stratum those with the smallest rank."""
     strata: dict[str, list[tuple[float, str]]] = {}
     for name, question in totals.questions.items():
         strata.setdefault(question.stratum, []).append((rank(lane, name), name))
-    chosen: dict[str, Question] = {}
+    chosen: dict[str, CountedQuestion] = {}
     for ranked in strata.values():
         for _, name in sorted(ranked)[:items_per_stratum]:
             chosen[name] = totals.questions[name]
     return chosen
 
 
-def as_kept(question: Question) -> dict[str, Any]:
+def as_kept(question: CountedQuestion) -> dict[str, Any]:
     """The fields of the item that a question's events make, as plain values."""
     propensities: dict[str, int] = {}
     for event, _ in question.events:
@@ -203,11 +203,11 @@ def as_kept(question: Question) -> dict[str, Any]:
     }
 
 
-def _newest(question: Question) -> Escalation:
+def _newest(question: CountedQuestion) -> Escalation:
     return max((event for event, _ in question.events), key=lambda event: (event.time_s, event.id))
 
 
-def _tally(question: Question) -> dict[str, dict[str, int]]:
+def _tally(question: CountedQuestion) -> dict[str, dict[str, int]]:
     """Prompt version -> answer -> how often; of answers that are not counted the newest."""
     tally: dict[str, dict[str, int]] = {}
     for event, said in sorted(question.events, key=lambda one: (one[0].time, one[0].id)):

@@ -13,13 +13,13 @@ from typing import Final
 
 import redis
 
-from ops import wiring
-from ops.cli.reports import LetterSettled, LettersSettled
 from ops.letters.reading import Choice, id_of
 from ops.open_log import open_appender, open_history
+from ops.reports import LetterSettled, LettersSettled
 from ops.site import Site
+from ops.wiring.ingest import lane_keys
 from store.buffer.item import Entry
-from store.buffer.repair.letters import Decision, LetterBook, Outcome
+from store.buffer.repair.letters import LetterBook, LetterDecision, Settlement
 from store.errors import LogError, LogUnavailableError
 from store.event import Lane, Undecodable, UnknownTask, wall_clock_s
 from stream.dead_letter import DeadLetter, read_dead_letters
@@ -35,14 +35,14 @@ class Order:
 
     use_case: str
     choice: Choice
-    outcome: Outcome
+    outcome: Settlement
     dry_run: bool
     who: str
     why: str
 
-    def decision(self) -> Decision:
+    def decision(self) -> LetterDecision:
         """As of now."""
-        return Decision(outcome=self.outcome, who=self.who, why=self.why, at_s=wall_clock_s())
+        return LetterDecision(outcome=self.outcome, who=self.who, why=self.why, at_s=wall_clock_s())
 
 
 def settle_letters(site: Site, order: Order) -> LettersSettled:
@@ -56,7 +56,7 @@ def settle_letters(site: Site, order: Order) -> LettersSettled:
         book = LetterBook(client)
         dead = site.buffer(client).dead(order.use_case)  # before the letters: one that comes meanwhile is not gone
         chosen = list(_open_ones(site, client, book, order))
-        lanes = wiring.lane_keys(site, order.use_case) if chosen and order.outcome == "replayed" else {}
+        lanes = lane_keys(site, order.use_case) if chosen and order.outcome == "replayed" else {}
         with closing(open_appender(site, client)) as appender:
             found = [_settled(lanes, book, appender, order, letter) for letter in chosen]
         gone = _settle_gone(site, client, book, order, dead, chosen) if order.outcome == "dropped" else 0

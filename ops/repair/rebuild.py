@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 import redis
 
-from ops.cli.output import RefusedError
-from ops.cli.reports import Rebuilt
+from ops.exits import RefusedError
+from ops.reports import Rebuilt
 from store.buffer.item import Entry, Item
 from store.buffer.ledger import BEGINNING, Application, AuditTally, Counters, Slot
 from store.buffer.memory import MemoryBuffer

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from serve.pace import RECENT
+from serve.routing.pace import RECENT
 from store.policy import Allowance, escalation_limit, outright_calls
 from store.student.encoder import Encoder, FloatArray
 from store.student.rank.head import confidence

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ops.cli.output import BAD_SETTINGS, UNAVAILABLE
+from ops.exits import BAD_SETTINGS, UNAVAILABLE
 from ops.init import init
 
 Command = tuple[int, *tuple[str, ...]]  # the exit code that it must have, and what Python is given
@@ -36,7 +36,7 @@ def measure(folder: Path, *, runs: int = RUNS) -> dict[str, Any]:
         "status": (UNAVAILABLE, "-m", "ops.cli", "status", "-c", settings),
         "wrong_file": (BAD_SETTINGS, "-m", "ops.cli", "import", str(wrong), "-c", settings),
         "import_typer": (0, "-c", "import typer"),
-        "import_settings": (0, "-c", "import pydantic_settings"),
+        "import_pydantic": (0, "-c", "from pydantic import BaseModel, Field"),
         "import_redis": (0, "-c", "import redis"),
     }
     least = _least(commands, runs)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ops.checks.oracle import LaneRules, Oracle
 from ops.checks.verify import check_registry, verify
-from ops.cli.reports import VerifyReport
+from ops.reports import VerifyReport
 from store.buffer.item import Entry, Item
 from store.buffer.ledger import Application, Claim, Counters, Slot
 from store.buffer.memory import MemoryBuffer

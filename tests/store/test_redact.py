@@ -60,7 +60,7 @@ HARMLESS = [
     "100 mg twice in 24 hours", "size 10-12", "room 404", "@support please", "me @ home", "user@", "999.999.999.999",
     "1.2.3.4.5", "sk-learn-something-long-and-wordy", "bearer responsibilities-of-the-office", "eyJ", "task-1234567890",
     "tracking 1Z999AA10123456784", "+1", "+100 points", "0.123456789", "ISBN 0-306-40615-2", "text me 2 times",
-    "3 for 2 on 17 items of 45", "00:1a:2b:3c:4d:5e", "call about order 4821390", "the years 1999-2004 and 2010-2020",
+    "3 for 2 on 17 items of 45", "00:1a:2b:3c:4d", "call about order 4821390", "the years 1999-2004 and 2010-2020",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from store.buffer.ledger import Application, Applied, Claim, Counters, Slot
 from store.buffer.memory import MemoryBuffer, _Position
 from store.errors import CorruptItemError, StoreUnavailableError
 from store.event import LabelAnswer, Lane, Undecodable, UnknownTask, decode, encode
+from store.retry.backoff import Backoff
 from store.secrets import DataSecret, subject_token
 from store.tasks.tasks import LaneTerms
 from stream.dead_letter import read_dead_letters
@@ -29,7 +30,6 @@ from stream.log import Batch, Record, Source, dead_topic_of, topic_of
 from stream.memory import MemoryLog
 from stream.metrics import IngestMetrics
 from stream.outbox import partition_of
-from stream.writer import Backoff
 from tests.contracts.escalations import LANE, START_S, check_integrity, escalation
 
 SECRET = DataSecret(b"s" * 32)

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from ops.traffic import TrafficSettings, generate
+from ops.demo.traffic.generate import TrafficSettings, generate
 from store.buffer.item import Entry, Item, merge
 from store.event import (
     ClassifyEscalation,

@@ -28,6 +28,7 @@ from store.registry.moves import Move, Standing, fold
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry
 from store.tasks.classify import ClassifyRules
+from store.tasks.tasks import LaneTerms
 from stream.memory import MemoryLog
 from tests.store.test_event import an_event
 from tests.trainer.questions import LANE
@@ -36,11 +37,13 @@ from tests.trainer.test_due import SETTINGS as SCHEDULE
 from tests.trainer.test_due import result
 from trainer.daemon.progress import Progress
 from trainer.daemon.purse import Purse
+from trainer.daemon.queues import Job
 from trainer.schedule import Trainer
 from trainer.work import CycleResult, CycleWork, LaneTraining, Places, draft_folder
-from trainer.worker import WorkerDiedError, WorkFailedError
+from trainer.worker import Worker, WorkerDiedError, WorkFailedError
 
 NOW_S = 1_800_000_000.0
+TERMS = LaneTerms(labels=("refund", "other"))
 
 
 class StandIn:
@@ -78,6 +81,25 @@ class StandIn:
         pass
 
 
+class AtOnce:
+    """Satisfies `trainer.daemon.queues.Queues`: a cycle has ended before the tick has."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def put(self, device: str, lane: Lane, job: Job) -> None:
+        job(self.worker)
+
+    def busy(self, lane: Lane) -> bool:
+        return False
+
+    def warm(self, device: str) -> None:
+        self.worker.warm()
+
+    def close(self) -> None:
+        self.worker.close()
+
+
 class World:
     """A trainer with everything it touches."""
 
@@ -103,7 +125,7 @@ class World:
             signs=Signs(client),
             books=Books(client),
             key=self.key,
-            worker=self.worker,  # type: ignore[arg-type] # the stand-in
+            queues=AtOnce(self.worker),  # type: ignore[arg-type] # the stand-in
             owner="trainer-1",
             schedule=SCHEDULE,
             cycle=CYCLE,
@@ -160,6 +182,9 @@ class World:
 
     def reports(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def reports_so_far(self) -> list[dict[str, Any]]:
+        return self.reports() if self.log.exists() else []
 
     def quarantine(self, seconds: float) -> None:
         """Set the trainer's quarantine."""
@@ -581,7 +606,7 @@ def test_a_schedule_that_gives_no_sign_of_life_is_not_alive_and_a_long_cycle_is(
 
 
 def test_rulings_are_read_at_each_look_and_an_accepted_prompt_makes_a_cycle_due(world: World) -> None:
-    world.trainer.lanes = [replace(world.trainer.lanes[0], prompt_version="m@new", labels=("refund", "other"))]
+    world.trainer.lanes = [replace(world.trainer.lanes[0], prompt_version="m@new", terms=TERMS)]
     world.fill(60)
     paid_under = next(iter(next(iter(world.buffer.items(LANE))).tally))
     label = next(iter(next(iter(world.buffer.items(LANE))).tally[paid_under]))
@@ -592,7 +617,7 @@ def test_rulings_are_read_at_each_look_and_an_accepted_prompt_makes_a_cycle_due(
     assert items_shown(label, "stale") == 60
     world.trainer.rules = lambda _: Rules(prompts=frozenset({paid_under}), labels={label: "refund"})
     assert world.ticks(3) == 1
-    assert world.worker.done[-1].training.rules.prompts == {paid_under}
+    assert world.worker.done[-1].training.readings.prompts == {paid_under}
     assert (items_shown("refund", "fresh"), items_shown("refund", "stale")) == (60, 0)
     world.trainer.rules = lambda _: Rules()
     assert world.ticks(2) == 0
