@@ -175,7 +175,11 @@ def test_without_a_list_there_is_no_version_and_a_reason(tmp_path: Path) -> None
 
 def test_a_submitted_version_is_judged_like_any_other(first: tuple[CycleWork, CycleResult]) -> None:
     work, result = first
-    after = replace(work, champion=result.version, now_s=NOW_S + 3)
-    found = run_cycle(replace(after, kind="candidate", candidate=result.version), items(450), {})
-    assert found.version is not None
-    assert registry(work).versions(LANE).manifest(found.version).kind == "candidate"
+    asked = replace(work, kind="candidate", candidate=result.version, now_s=NOW_S + 3)
+    found = run_cycle(asked, items(450), {})
+    assert found.version not in {None, result.version}
+    manifest = registry(work).versions(LANE).manifest(found.version or "")
+    assert (manifest.kind, manifest.verdict) == ("candidate", found.verdict)
+    again = run_cycle(replace(asked, champion=result.version, candidate=result.version), items(400), {})
+    assert (again.version, again.verdict.outcome) == (result.version, "inconclusive")
+    assert "the same weights" in again.verdict.refusals[0]
