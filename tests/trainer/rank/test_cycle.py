@@ -93,6 +93,7 @@ def test_the_first_version_is_certified_and_says_what_its_agreement_is(first: tu
     assert (manifest.task, record.k, record.epsilon, record.scored) == ("rank", 1, 0.05, True)
     assert (record.fine_tune, record.tuned_share) == ("none", 0.0)
     assert record.items > 30
+    assert record.longest_list == 6
     assert record.rows > 200
     assert result.verdict.outcome == "pass", result.verdict
     assert manifest.policy is not None
