@@ -169,7 +169,7 @@ def test_only_training_rows_with_an_answer_in_the_head_are_fitted_to(base: BaseE
     mixed.write(tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert mixed.record.rows == 60
-    assert mixed.student().predict([rare[0].text]).novelty[0] > 1e-3
+    assert mixed.student().predict([rare[0].words]).novelty[0] > 1e-3
 
 
 def test_weights_and_soft_answers_are_used(base: BaseEncoder) -> None:
