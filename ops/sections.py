@@ -120,7 +120,7 @@ class GatewaySection(Section):
     max_batch: Count = 32
     """Texts in one forward pass of the student."""
     batch_wait_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = 3.0
-    """How long, in milliseconds, a batch that is not full waits for company."""
+    """How long, in milliseconds, a batch that is not full waits for the rest of its requests."""
     max_text_chars: Count = 20_000
     """A longer text is refused."""
     allowed_hosts: Hosts = ()
@@ -333,7 +333,7 @@ class LaneSection(Section):
     use_case: Annotated[Slug, Field(examples=["support"])]
     """The `model` that a client asks for."""
     task: Literal["classify", "rank", "chat"] = "classify"
-    """classify is served; rank and chat answer 501 not_yet."""
+    """classify and rank are served; chat answers 501 not_yet."""
     labels: Annotated[
         tuple[Text, ...], Field(examples=[["refund", "delivery", "other"]], json_schema_extra={SHOWN: True})
     ] = ()

@@ -16,10 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from pydantic_settings import SettingsError as SourceError
 
 from ops.sections import (
     SHOWN,
@@ -35,8 +33,9 @@ from ops.sections import (
     SpoolSection,
     TrainerSection,
 )
+from ops.variables import PREFIX, overlaid
+from serve.teacher.ask.prompts import wrong_prompt
 from serve.teacher.parameters import checked_key
-from serve.teacher.prompts import wrong_prompt
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
 from store.event import Lane, Task
@@ -44,9 +43,9 @@ from store.student.folder import find_encoder
 
 SETTINGS_NAME: Final = "understudy.toml"
 _ENVIRONMENT: Final = os.environ  # noqa: TID251 - this is the one place
-_PREFIX: Final = "UNDERSTUDY_"
 _REASONS: Final = {"extra_forbidden": "there is no such key", "missing": "required"}
 _FILE_VARIABLE: Final = "UNDERSTUDY_SETTINGS"
+_FAIL_POINT_VARIABLE: Final = "UNDERSTUDY_FAIL_POINT"
 _BYTE_ORDER_MARKS: Final = (  # the longest first
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -58,16 +57,10 @@ _BYTE_ORDER_MARKS: Final = (  # the longest first
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be set; the tables are in `ops.sections`."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        env_prefix=_PREFIX,
-        env_nested_delimiter="__",
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     state_dir: Path = Path("state")
     """Registry, private Redis, spool, caches and run files; back it up. One process of each kind works on it."""
@@ -88,19 +81,6 @@ class Settings(BaseSettings):
     lanes: tuple[LaneSection, ...]
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment over the file, and nothing else."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return env_settings, init_settings
-
-    @classmethod
     def load(cls, path: Path | None = None) -> Self:
         """Read and check the settings.
 
@@ -112,16 +92,14 @@ class Settings(BaseSettings):
         """
         file = path or Path(_ENVIRONMENT.get(_FILE_VARIABLE) or SETTINGS_NAME)
         values = _read(file)
-        # said here, before pydantic-settings takes _env_file for its own
-        problems = [f"{file}: {key}: there is no such key" for key in values if key not in cls.model_fields]
         try:
-            loaded = cls(**{key: value for key, value in values.items() if key in cls.model_fields})
+            loaded = cls(**overlaid(values, _ENVIRONMENT, cls))
         except ValidationError as error:  # as a cause it would show the values, secrets included
-            raise SettingsError("\n".join([*problems, _explain(file, error)])) from None
-        except SourceError as error:
-            problems.append(f"{file}: {error}; tables and lists in a variable are JSON")
-            raise SettingsError("\n".join(problems)) from None
-        problems += _unknown_variables(file, loaded)
+            raise SettingsError(_explain(file, error)) from None
+        except SettingsError as error:
+            message = f"{file}: {error}"
+            raise SettingsError(message) from None
+        problems = _unknown_variables(file, loaded)
         folder = file.absolute().parent
         lanes = []
         for index, lane in enumerate(loaded.lanes):
@@ -218,6 +196,11 @@ def read_log_password(log: LogSection) -> str | None:
     return None if log.sasl_password_env is None else _secret("log.sasl_password_env", log.sasl_password_env)
 
 
+def fail_point() -> str | None:
+    """Where this process is to die, for the tests that kill it there; None, as ever but in tests: nowhere."""
+    return _ENVIRONMENT.get(_FAIL_POINT_VARIABLE)
+
+
 def _secret(key: str, variable: str) -> str:
     value = _ENVIRONMENT.get(variable)
     if not value:
@@ -248,7 +231,7 @@ def _explain(file: Path, error: ValidationError) -> str:
         if problem["type"] == "value_error":  # one of our own checks: it begins with the key inside the table
             inner, reason = reason.removeprefix("Value error, ").split(": ", 1)
             location.append(inner)
-        names = {_PREFIX + "__".join(location[:depth]).upper() for depth in range(1, len(location) + 1)}
+        names = {PREFIX + "__".join(location[:depth]).upper() for depth in range(1, len(location) + 1)}
         source = "".join(f" (from {name})" for name in sorted(names & present))
         lines.append(f"{file}: {'.'.join(location)}{source}: {reason}")
     return "\n".join(lines)
@@ -257,12 +240,13 @@ def _explain(file: Path, error: ValidationError) -> str:
 def _unknown_variables(file: Path, settings: Settings) -> list[str]:
     """What is wrong with variables: a misspelt table name would otherwise be ignored."""
     found = []
-    ours = {_FILE_VARIABLE, settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
+    named = {settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
+    ours = {_FILE_VARIABLE, _FAIL_POINT_VARIABLE, *named}
     fields = [name.upper() for name in Settings.model_fields]
     for name in sorted(_ENVIRONMENT):
-        first = name.upper().removeprefix(_PREFIX).split("__")[0]
-        if name.upper().startswith(_PREFIX) and name not in ours and first not in fields:
-            message = f"{file}: the environment variable {name} sets no key; known are {_PREFIX}{{{', '.join(fields)}}}"
+        first = name.upper().removeprefix(PREFIX).split("__")[0]
+        if name.upper().startswith(PREFIX) and name not in ours and first not in fields:
+            message = f"{file}: the environment variable {name} sets no key; known are {PREFIX}{{{', '.join(fields)}}}"
             found.append(message)
     return found
 

@@ -4,17 +4,15 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Literal
+from typing import Any
 
+from serve.teacher.ask.prompts import CHAT, TeacherKind, wrong_prompt
 from serve.teacher.parameters import check_call, checked_key
-from serve.teacher.prompts import wrong_prompt
 from store.errors import SettingsError
 from store.event import MIN_PROPENSITY, Lane, Task
 from store.labels import AnswerFormat
 from store.policy import METRICS, Metric, PolicyName
 from store.tasks.tasks import LaneTerms
-
-TeacherKind = Literal["chat", "rerank"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +21,7 @@ class GatewaySettings:
 
     max_batch: int = 32  # questions in one forward pass
     max_batch_tokens: int = 16_384  # of these together, unless one has more
-    batch_wait_s: float = 0.003  # how long a batch that is not full waits for company
+    batch_wait_s: float = 0.003  # how long a batch that is not full waits for the rest of its requests
     max_text_chars: int = 20_000
     max_inputs: int = 256  # texts in one request
     max_documents: int = 1_000  # in one request, of a list to be ranked
@@ -49,7 +47,7 @@ class TeacherSettings:
     base_url: str
     model: str
     prompt: str = ""  # the prompt file's text; a reranker has none
-    kind: TeacherKind = "chat"
+    kind: TeacherKind = CHAT
     parameters: Mapping[str, Any] = field(default_factory=dict)  # of the request's body, as the endpoint knows them
     answer_format: AnswerFormat = "text"
     api_key: str = field(default="none", repr=False)
@@ -116,7 +114,7 @@ class LaneSettings:
             SettingsError: the prompt lacks a place-holder, or has one that nobody fills; the audit ratio is no
                 probability, the forecast is no number of rows, or the metric is not one that the policy can serve.
         """
-        if self.teacher.kind == "chat" and (wrong := wrong_prompt(self.teacher.prompt, self.task)) is not None:
+        if self.teacher.kind == CHAT and (wrong := wrong_prompt(self.teacher.prompt, self.task)) is not None:
             message = f"teacher.prompt_file: {wrong}"
             raise SettingsError(message)
         if self.audit_ratio != 0.0 and not MIN_PROPENSITY <= self.audit_ratio <= 1.0:

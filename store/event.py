@@ -111,7 +111,10 @@ class LabelAnswer(TeacherAnswer, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RankAnswer(TeacherAnswer, frozen=True, kw_only=True, omit_defaults=True):
-    """A teacher's answer to `rank`: scores, or an order of document indexes, best first."""
+    """A teacher's answer to `rank`: a score for each document, or an order of document indexes, best first.
+
+    Exactly one of the two. An order may name a part of the documents, each once at most.
+    """
 
     scores: list[float] | None = None
     order: list[int] | None = None
@@ -127,8 +130,9 @@ class ChatAnswer(TeacherAnswer, frozen=True, kw_only=True, omit_defaults=True):
 class StudentOpinion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the student would have said, from before the teacher's answer was known.
 
-    `members` holds each member's label probabilities in the version's label order; for `classify` the first is the
-    frozen head's and the second, where there is one, the fine-tuned encoder's.
+    `members` holds each member's own output; the first is the frozen head's and the second, where there is one, the
+    fine-tuned encoder's. For `classify`, `output` is a label and members are label probabilities in the version's label
+    order; for `rank`, `output` is a JSON list of document indexes, best first, and members are scores of the documents.
     """
 
     version: str

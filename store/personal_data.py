@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final, Literal, NamedTuple
 
-Kind = Literal["EMAIL", "PHONE", "CARD", "IBAN", "IP", "KEY"]
+Kind = Literal["EMAIL", "PHONE", "CARD", "IBAN", "IP", "MAC", "SSN", "KEY"]
 
 
 class Value(NamedTuple):
@@ -39,7 +39,7 @@ class Rule(NamedTuple):
     unless: re.Pattern[str] | None = None  # what in those characters, up to the value, says that it is none
 
 
-TOKEN: Final = re.compile(r"<(?:EMAIL|PHONE|CARD|IBAN|IP|KEY):[0-9a-f]{10}>")
+TOKEN: Final = re.compile(r"<(?:EMAIL|PHONE|CARD|IBAN|IP|MAC|SSN|KEY):[0-9a-f]{10}>")
 SHORTEST: Final = 5  # characters; "a@b.c" and "::123" are the shortest values
 
 
@@ -96,6 +96,17 @@ def _key(match: re.Match[str]) -> Value | None:
     if not whole.startswith(_SURE_KEY) and not any(char.isdecimal() for char in whole):
         return None  # "sk-learn-something-long"
     return Value(match.start(), match.end(), whole)
+
+
+_LOGIN_BEFORE: Final = r"(?<![A-Za-z0-9+.-])"
+_LOGIN: Final = (
+    r"[A-Za-z][A-Za-z0-9+.-]{1,20}+://(?P<login>[^\s/?\#:<>\"']{0,64}+:[^\s/?\#<>\"']{1,100})@"  # RFC 3986, 3.2.1
+)
+
+
+def _login(match: re.Match[str]) -> Value | None:
+    """A name and a password in an address, which are one secret: "postgres://app:hunter2@db"."""
+    return Value(match.start("login"), match.end("login"), match["login"])
 
 
 _EMAIL_BEFORE: Final = r"(?<![\w.%+'-])"
@@ -197,6 +208,18 @@ def _ipv6(match: re.Match[str]) -> Value | None:
     return Value(match.start(), match.start() + len(text), address.compressed)
 
 
+_MAC_BEFORE: Final = r"(?:(?<![\w:.-])|(?<=[G-Zg-z]:))"  # as of IPv6
+_MAC: Final = r"""
+      [0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w]|[:-]\w)
+    | (?=(?:[0-9]|-){0,16}[A-Fa-f])[0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5}(?![\w]|[:-]\w)   # digits alone may be a phone's
+    | (?=(?:[0-9]|\.){0,13}[A-Fa-f])[0-9A-Fa-f]{4}(?:\.[0-9A-Fa-f]{4}){2}(?!\w|\.\w)
+"""
+
+
+def _mac(match: re.Match[str]) -> Value | None:
+    return Value(match.start(), match.end(), re.sub(r"\W", "", match.group()).lower())
+
+
 _DASH: Final = "\u2010\u2011\u2012\u2013-"
 _CARD_BEFORE: Final = r"(?<![\w.,])"
 _CARD: Final = rf"[2-6]\d{{3}}(?:[ .{_DASH}]?\d){{9,15}}(?!\d)"
@@ -225,6 +248,32 @@ def _card(match: re.Match[str]) -> Value | None:
 def _luhn(number: str) -> bool:
     doubled = [int(digit) * 2 for digit in number[-2::-2]]
     return (sum(value - 9 * (value > 9) for value in doubled) + sum(map(int, number[::-2]))) % 10 == 0  # noqa: PLR2004
+
+
+# American social security and taxpayer numbers: in dashes anywhere, in another form where the words before it say so.
+
+_SSN_BEFORE: Final = rf"(?<![\w\#.,/+{_DASH}])"
+_SSN: Final = rf"\d{{3}}(?P<dash>[{_DASH}])\d{{2}}(?P=dash)\d{{4}}(?![\w]|[.,:/{_DASH}]\w)"
+_SSN_CALLED: Final = rf"""
+    (?i:ssn|ssns|itin|social[ ]security|social[ ]sec|soc[ ]sec|tax[ ]?id|taxpayer[ ]id|taxpayer)\b
+    (?:\W{{1,2}}(?i:no|nr|num|number|numbers|id|is|was|my|the|identification|last)\b){{0,4}}
+    [:.\s="'#]{{0,4}}
+    (?P<number>\d{{3}}[ .{_DASH}]?\d{{2}}[ .{_DASH}]?\d{{4}})(?![\w]|[.,:/{_DASH}]\w)
+"""
+_SSN_DIGITS: Final = 9
+_NO_AREAS: Final = ("000", "666")  # nor 900 to 999, which are a taxpayer's
+_NO_PARTS: Final = ("00", "0000")
+
+
+def _ssn(match: re.Match[str]) -> Value | None:
+    """Area, group and serial are each one that is given out (SSA, 2011)."""
+    digits = _digits(match.group())
+    is_person = digits[:3] not in _NO_AREAS and digits[3:5] != _NO_PARTS[0] and digits[5:] != _NO_PARTS[1]
+    return Value(match.start(), match.end(), digits) if is_person and digits[0] != "9" else None
+
+
+def _ssn_called(match: re.Match[str]) -> Value | None:
+    return Value(match.start("number"), match.end("number"), _digits(match["number"]))
 
 
 _PHONE_BEFORE: Final = rf"(?<![\w\#.,/+{_DASH}])"
@@ -293,11 +342,15 @@ def _rule(
 # The reach of KEY: its longer forms, cut short, are no keys; of those that are bounded none is longer.
 RULES: Final = (
     _rule("KEY", 0, _KEY_SIGN, _KEY_BEFORE, _KEY, _key, _ahead(64), anywhere=_KEY_BLOCK),
+    _rule("KEY", 0, "://", _LOGIN_BEFORE, _LOGIN, _login, _ahead(190)),
     _rule("EMAIL", 0, "@", _EMAIL_BEFORE, _EMAIL, _email, _email_start),
     _rule("IBAN", _IBAN_DIGITS, "[0-9]{2}[ ]?[A-Za-z0-9]{4}", _IBAN_BEFORE, _IBAN, _iban, _ahead(66)),
+    _rule("MAC", 0, r"[0-9A-Fa-f]{2}[:.-][0-9A-Fa-f]{2}", _MAC_BEFORE, _MAC, _mac, _ahead(19), behind=2),
     _rule("IP", 1, ":[0-9A-Fa-f]{0,4}:", _IPV6_BEFORE, _IPV6, _ipv6, _ahead(52), behind=2),
     _rule("IP", 4, r"[0-9]\.[0-9]{1,3}\.[0-9]", _IPV4_BEFORE, _IPV4, _ipv4, _ahead(18), behind=12, unless=_NUMBERED),
     _rule("CARD", _CARD_DIGITS.start, r"\d", _CARD_BEFORE, _CARD, _card, _ahead(36)),
+    _rule("SSN", _SSN_DIGITS, r"\d", _SSN_BEFORE, _SSN, _ssn, _ahead(13)),
+    _rule("SSN", _SSN_DIGITS, r"\d", _CALLED_BEFORE, _SSN_CALLED, _ssn_called, _ahead(100)),
     _rule("PHONE", _PHONE_DIGITS.start, r"\d", _PHONE_BEFORE, _PHONE, _phone, _ahead(132)),
     _rule("PHONE", _PHONE_DIGITS.start, r"\d", _CALLED_BEFORE, _CALLED, _called, _ahead(80)),
 )

@@ -22,7 +22,7 @@ from store.event import Lane, wall_clock_s
 from store.log.lazy import logger
 from store.money.books import Books
 from store.registry.lineage import Audited
-from store.registry.moves import Moves, fold
+from store.registry.moves import Moves, Standing, fold
 from store.registry.signing import SigningKey
 from trainer import metrics
 from trainer.daemon.conduct import Conductor, Look, RegistryOf
@@ -232,18 +232,15 @@ class Trainer:
         watch.trouble = None
         metrics.BLIND.labels(lane.tenant, lane.use_case).set(0)
 
-    def _read(self, training: LaneTraining) -> Look:
-        """Where a lane stands."""
+    def _read(self, training: LaneTraining, standing: Standing) -> Look:
+        """Where a lane stands, by moves that were read just now."""
         lane = training.lane
-        return Look(
-            standing=fold(self.registry.moves(lane).read()),
-            state=self.control.training_state(lane),
-            counters=self.buffer.counters(lane),
-        )
+        return Look(standing=standing, state=self.control.training_state(lane), counters=self.buffer.counters(lane))
 
     def _see(self, training: LaneTraining) -> Look:
         """Read where a lane stands, and show it."""
-        watch, look = self._watches[training.lane], self._read(training)
+        watch = self._watches[training.lane]
+        look = self._read(training, watch.moves.standing(self.monotonic()))
         standing, state, counters = look.standing, look.state, look.counters
         drawing = self._conductor.drawing(training, self.clock())
         known = watch.stock.known(state, counters, drawing.digest)
@@ -286,7 +283,7 @@ class Trainer:
             return
         begun_s = self.monotonic()
         try:
-            look = self._read(training)
+            look = self._read(training, fold(self.registry.moves(lane).read()))
             wanted = self._wanted(training, look)
             if wanted is None:
                 return

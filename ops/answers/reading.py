@@ -8,11 +8,12 @@ import redis
 from ops.sections import LaneSection
 from ops.settings import read_prompt
 from ops.site import Site
-from serve.teacher.prompts import shaped_beside
+from serve.teacher.ask.prompts import shaped_beside
 from store.answers.prompt import prompt_version
 from store.answers.rules import Drawing, Rules
 from store.answers.rulings import Ruling, rules_of
 from store.buffer.repair.lists import Lists, ListsHeld, lists_of
+from store.tasks.tasks import TASKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,4 +70,5 @@ class Reading:
             now_s=now_s,
             allowed_labels=frozenset(self.section.labels),
             rules=self.rules(site, Lists(client).held(self.section.use_case)),
+            labelled=self.section.task not in TASKS or TASKS[self.section.task](self.section.terms()).most_said is None,
         )

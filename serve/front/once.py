@@ -202,9 +202,10 @@ class Once:
         if len(value) < _CRC_BYTES or zlib.crc32(value[_CRC_BYTES:]).to_bytes(_CRC_BYTES, "big") != value[:_CRC_BYTES]:
             return None
         try:
-            return msgspec.json.decode(value[_CRC_BYTES:], type=self._kind)
+            found: KeptAnswer[Any] = msgspec.json.decode(value[_CRC_BYTES:], type=self._kind)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
+        return found
 
     def _digest(self, purpose: str, value: bytes) -> bytes:
         """Keyed, so that neither keys nor texts can be guessed from what is stored."""

@@ -39,7 +39,7 @@ class StudentBusyError(Exception):
 
 
 class Executor:
-    """Collects questions for a few milliseconds and hands each slot's share to its student at once."""
+    """Collects the questions of requests that are coming in, and hands each slot's share to its student at once."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Executor:
         Args:
             max_batch: questions in one forward pass.
             max_tokens: of these together, unless one has more.
-            wait_s: how long a batch that is not full waits for more.
+            wait_s: how long a batch that is not full waits for the rest of its requests.
             timeout_s: after which a forward pass hangs, unless as much always takes longer.
             observe: told of each forward pass: questions, tokens and seconds.
             name: of the device, for its threads.
@@ -133,9 +133,8 @@ class Executor:
             job = Job(
                 slot=slot, value=value, tokens=tokens, ticket=place, expires_s=expires_s, loop=loop, future=future
             )
-            filled = self._line.fills(self.pace.load)
             self._line.put(job)
-            if len(self._line) == 1 or (not filled and self._line.fills(self.pace.load)):
+            if len(self._line) == 1 or self._goes():
                 self._wake.notify()
         try:
             return await future
@@ -159,10 +158,17 @@ class Executor:
             while not self._line and not self._closing:
                 self._wake.wait()
             deadline_s = time.monotonic() + self._wait_s
-            while not self._line.fills(self.pace.load) and not self._closing:
+            while not self._goes() and not self._closing:
                 if not self._wake.wait(max(0.0, deadline_s - time.monotonic())):
                     break
             return self._line.take(self.pace.load)
+
+    def _goes(self) -> bool:
+        """Whether a pass need not wait for more: it is full, or nothing more of its requests is on its way.
+
+        For requests that may come it does not wait: while it runs, they gather for the next one.
+        """
+        return self._line.complete() or self._line.fills(self.pace.load)
 
     def _forward(self, jobs: Sequence[Job]) -> None:
         """Run one slot's share of a batch. Whatever a student raises reaches the requests, never the thread."""

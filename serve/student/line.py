@@ -24,9 +24,14 @@ Outcome = Opinion | TooLong
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ticket:
-    """One request's place before the student: about how many tokens the student has still to read for it."""
+    """One request's place before the student."""
 
-    tokens: int
+    tokens: int  # about how many the student has still to read for it
+    coming: int = field(init=False)  # of these, those of questions that are not in the line yet
+
+    def __post_init__(self) -> None:
+        """Nothing is in the line yet."""
+        self.coming = self.tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,12 +77,17 @@ class Line:
         """Whether a forward pass would be full."""
         return self._count >= load.questions or self._tokens >= load.tokens
 
+    def complete(self) -> bool:
+        """Whether nothing more of the requests that wait here is on its way."""
+        return all(ticket.coming <= 0 for ticket in self._jobs)
+
     def put(self, job: Job) -> None:
         """At the end of its request, or of the line."""
         if job.ticket not in self._jobs:
             self._jobs[job.ticket] = deque()
             self._order.append(job.ticket)
         self._jobs[job.ticket].append(job)
+        job.ticket.coming -= job.tokens
         self._count += 1
         self._tokens += job.tokens
 
@@ -116,6 +126,7 @@ class Line:
             kept = [job for jobs in self._jobs.values() for job in jobs if job.expires_s > now_s]
             self.clear()
             for job in kept:
+                job.ticket.coming += job.tokens  # it comes again
                 self.put(job)
         return late
 
@@ -126,7 +137,8 @@ class Line:
         return waiting
 
     def _drop_first(self, jobs: deque[Job]) -> None:
-        self._tokens -= jobs.popleft().tokens
+        job = jobs.popleft()
+        self._tokens -= job.tokens
         self._count -= 1
 
 

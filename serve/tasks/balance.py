@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from store.balance import balanced
 from store.student.loaded import LabelOpinion
 
 PRIOR_ROWS: Final = 1500
-_SMALLEST_SHARE: Final = 1e-4
 
 
 class Balance:
@@ -47,7 +47,4 @@ class Balance:
             gone = self._said.popleft()
             self._sum[: len(gone)] -= gone
             self._rows[: len(gone)] -= 1
-        prior = np.maximum(self._sum[: len(values)] / self._rows[: len(values)], _SMALLEST_SHARE)
-        divided = values / prior
-        result: NDArray[np.float64] = divided / divided.sum()
-        return result
+        return balanced(values, self._sum[: len(values)] / self._rows[: len(values)])

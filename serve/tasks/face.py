@@ -112,8 +112,8 @@ def decode_body(body: bytes, kind: type[_Body]) -> _Body:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         message = str(error)
-        named = _MISSING_FIELD.search(message) or _FIELD_PATH.search(message)
-        raise invalid(field=(named.group(1) if named else "") or "body", message=message) from error
+        named = [found.group(1) for find in (_FIELD_PATH, _MISSING_FIELD) if (found := find.search(message))]
+        raise invalid(field=".".join(filter(None, named)) or "body", message=message) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(field="body", message="not JSON in UTF-8") from error
 

@@ -23,7 +23,7 @@ _LINE: Final = re.compile(rf"\s*(?:[-*•+]\s+)?{_NUMBER}\s*[.,;)]?\s*")
 _NUMBERED_LINE: Final = re.compile(r"\s*\d{1,6}[.):]\s+\[\s*(\d{1,6})\s*\].*")
 _ECHO_LINE: Final = re.compile(r"\s*(?:[-*•+]\s+)?\[\s*(\d{1,6})\s*\]\s+\S.*")
 _ONE: Final = re.compile(_NUMBER)
-_FIELDS: Final = ("order", "ranking", "rank", "ranks", "answer", "result", "results", "indices", "indexes", "documents")
+_FIELDS: Final = ("order", "ranking", "ranks", "answer", "result", "results", "indices", "indexes", "documents")
 _SCORES: Final = ("relevance_score", "score")
 _PROBLEMS: Final[dict[AnswerFault, str]] = {
     "empty": "is empty",

@@ -36,7 +36,7 @@ def measure(folder: Path, *, runs: int = RUNS) -> dict[str, Any]:
         "status": (UNAVAILABLE, "-m", "ops.cli", "status", "-c", settings),
         "wrong_file": (BAD_SETTINGS, "-m", "ops.cli", "import", str(wrong), "-c", settings),
         "import_typer": (0, "-c", "import typer"),
-        "import_settings": (0, "-c", "import pydantic_settings"),
+        "import_pydantic": (0, "-c", "from pydantic import BaseModel, Field"),
         "import_redis": (0, "-c", "import redis"),
     }
     least = _least(commands, runs)

@@ -32,6 +32,7 @@ from store.event import Lane, TextInput
 from store.redact import redact
 from store.registry.moves import fold
 from store.secrets import item_id
+from store.tasks.classify import ClassifyRules
 from tests.faults.claims import Standing
 
 LANE: Final = Lane("acme", "support")
@@ -152,7 +153,7 @@ class Installation:
         """The item id that the gateway gives a text."""
         secret = self.site.secret
         redacted = TextInput(text=redact(text, secret.redaction_key(LANE)))
-        return item_id(secret.lane_key(LANE), "classify", redacted)
+        return item_id(secret.lane_key(LANE), ClassifyRules(), redacted)
 
     def until(self, what: str, condition: Callable[[], bool], deadline_s: float) -> None:
         """Poll until the condition holds.

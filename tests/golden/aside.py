@@ -19,7 +19,8 @@ from serve.student.follow import SwapRecord
 from serve.tasks.classify import LabelledAnswer
 from serve.teacher.spent import OwnSpending
 from store.answers.census import Census, PromptCount
-from store.buffer.ledger import Application, Entry, Slot
+from store.buffer.item import Entry
+from store.buffer.ledger import Application, Slot
 from store.buffer.repair.letters import LetterBook, LetterDecision
 from store.buffer.repair.positions import Positions, Skip
 from store.control import Control, CycleEnded, CycleRequest, Heartbeat, TrainingState
@@ -30,6 +31,7 @@ from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.tally import Tally
 from store.registry.durable import append_line
+from store.tasks.classify import ClassifyRules
 from tests.golden.events import LANE, asked
 from tests.golden.fixed import NOW_S, OWNER
 from tests.golden.scene import work
@@ -68,7 +70,7 @@ def returns(client: redis.Redis, site: Site) -> None:
     slot = Slot("understudy.returns", "returns-uuid", 0)
     claim = buffer.claim("returns", slot, OWNER)
     event = msgspec.structs.replace(asked(500, "send it back", "login"), use_case="returns")
-    entries = tuple(Entry(lane=RETURNS, item_id=f"{number:032x}", event=event) for number in (1, 2))
+    entries = tuple(Entry.of(event, f"{number:032x}", ClassifyRules()) for number in (1, 2))
     buffer.apply(
         Application(use_case="returns", slot=slot, fence=claim.fence, start="-1", next="2", entries=entries, dead={})
     )

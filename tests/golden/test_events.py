@@ -10,7 +10,7 @@ import pytest
 from ops.settings import Settings
 from ops.site import Site
 from ops.wiring.ingest import lane_keys
-from store.buffer.ledger import Entry
+from store.buffer.item import Entry
 from store.errors import RecordTooLargeError
 from store.event import Escalation, Undecodable, UnknownTask, decode, encode
 from stream.dead_letter import DeadLetter, read_dead_letters

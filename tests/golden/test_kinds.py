@@ -21,6 +21,7 @@ from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.tally import Tally
 from store.secrets import item_id
+from store.tasks.classify import ClassifyRules
 from tests.golden import aside, facts, scene
 from tests.golden.events import LANE, LISTED_PROMPT, MODEL, PROMPT
 from tests.golden.fixed import NOW_S, OWNER
@@ -63,7 +64,7 @@ def test_rulings_are_how_older_answers_are_read(known: facts.Facts, site: Site, 
     key = site.secret.lane_key(LANE)
     said = ("the van never came", "you billed me two times", "the reset mail never came")
     texts = dict(zip(said, ("delivery", "refund", "login"), strict=True))
-    found = {text: items.get(item_id(key, "classify", TextInput(text=text))) for text in texts}
+    found = {text: items.get(item_id(key, ClassifyRules(), TextInput(text=text))) for text in texts}
     if known.first:
         assert set(found.values()) == {None}
         return

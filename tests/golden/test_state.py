@@ -27,6 +27,7 @@ from store.registry.moves import fold
 from store.registry.records import ClassifyRecord
 from store.secrets import item_id, subject_token
 from store.student.classify import Student
+from store.tasks.classify import ClassifyRules
 from stream.memory import MemoryLog
 from stream.publisher import Publisher
 from stream.spool import Spool
@@ -57,7 +58,7 @@ def test_items_lane_keys_and_positions(golden: Path, site: Site, redis_client: r
         (scene.TOPIC, 1, known.positions[1]),
     ]
     texts, labels = questions(scene.QUESTIONS, seed=3)
-    item = items[item_id(site.secret.lane_key(LANE), "classify", TextInput(text=texts[0]))]
+    item = items[item_id(site.secret.lane_key(LANE), ClassifyRules(), TextInput(text=texts[0]))]
     ((prompt, answers),) = item.tally.items()
     assert prompt == known.key
     assert item.input == TextInput(text=texts[0])

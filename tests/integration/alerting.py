@@ -111,6 +111,13 @@ class Watch:
             if alert["state"] == "firing" and labels.items() <= alert["labels"].items()
         }
 
+    def fired_s(self, alert: str, *, since_s: float) -> float:
+        """When an alert fired first since a Unix time, by its own record: we may have looked much later. 0: not yet."""
+        window = f"{max(1, round((time.time() - since_s) * 1000))}ms"  # noqa: TID251 - its clock
+        query = f'ALERTS{{alertname="{alert}",alertstate="firing"}}[{window}]'
+        found = self.ask("query", query=query)["result"]
+        return min((float(at) for series in found for at, _ in series["values"]), default=0.0)
+
     def sees(self, job: str) -> bool:
         """Whether it has read a process's metrics."""
         return bool(self.ask("query", query=f'understudy_process_info{{job="{job}"}}')["result"])
@@ -156,7 +163,9 @@ def alertmanager(folder: Path, receiver: int) -> Iterator[int]:
     """Alertmanager on the shipped example, which sends to a port of ours; its own port."""
     folder.mkdir(parents=True, exist_ok=True)
     shipped = (FOLDER / "alertmanager.yml").read_text("utf-8")
-    ours = shipped.replace("127.0.0.1:9095", f"127.0.0.1:{receiver}").replace("group_wait: 30s", "group_wait: 1s")
+    ours = re.sub(
+        r"(group_wait|group_interval): \w+", r"\1: 1s", shipped.replace("127.0.0.1:9095", f"127.0.0.1:{receiver}")
+    )
     (folder / "alertmanager.yml").write_text(ours, "utf-8")
     port = free_port()
     command = [

@@ -185,8 +185,8 @@ class Rig:
     def fires(self, watch: Watch, alert: str, *, slack_s: float, meanwhile: Callable[[], object] = _nothing) -> None:
         """See an alert fire, within what its rule promises and `slack_s` of Prometheus' own seconds."""
         began_s = time.time()  # noqa: TID251 - Prometheus' own clock
-        self.until(f"{alert} fires", lambda: alert in watch.firing(), meanwhile=meanwhile)
-        took = watch.looks(began_s, time.time())  # noqa: TID251
+        self.until(f"{alert} fires", lambda: watch.fired_s(alert, since_s=began_s), meanwhile=meanwhile)
+        took = watch.looks(began_s, watch.fired_s(alert, since_s=began_s))
         promised = promised_s(SHIPPED, alert, factor=FACTOR)
         assert took <= promised + slack_s, f"{alert} took {took:.0f} looks, {promised:.0f} are promised"
 

@@ -62,6 +62,8 @@ def test_a_killed_ingest_is_told_and_alertmanager_passes_it_on(tmp_path: Path) -
         one.until("the watchdog", lambda: ("/watchdog", "Watchdog", "firing") in receiver.heard)
         one.start("ingest")
         one.resolves(watch, "UnderstudyIngestAbsent")
+        one.until("its end", lambda: ("/pages", "UnderstudyIngestAbsent", "resolved") in receiver.heard)
+        assert ("/watchdog", "Watchdog", "resolved") not in receiver.heard
 
 
 @pytest.mark.long

@@ -20,14 +20,15 @@ from ops.site import Site
 from ops.wiring import ingest as ingest_wiring
 from ops.wiring import serve as serve_wiring
 from serve.app import build_app
-from store.event import ClassifyEscalation, LabelAnswer, Lane, wall_clock_s
+from store.event import ClassifyEscalation, LabelAnswer, Lane, TaskInput, wall_clock_s
+from store.student.loaded import LabelOpinion
 from stream.metrics import IngestMetrics
 from stream.publisher import Publisher
 from stream.spool import Spool
 from tests.contracts.escalations import escalation
 from tests.ops.stand import until
 from tests.ops.wired import write_settings
-from tests.serve.fakes import FakeEndpoint, FakePredictions, FakeRegistry, FakeStudent, eventually
+from tests.serve.fakes import FakeEndpoint, FakeRegistry, FakeStudent, eventually, text_of
 from trainer.learn.classify.freezing import LabelFreezing
 from trainer.snapshot import Snapshot, SplitSettings, freeze
 
@@ -42,9 +43,9 @@ class ReadingStudent(FakeStudent):
         super().__init__()
         self.read: list[str] = []
 
-    def predict(self, texts: Sequence[str]) -> FakePredictions:
-        self.read += texts
-        return super().predict(texts)
+    def look(self, inputs: Sequence[TaskInput]) -> list[LabelOpinion]:
+        self.read += map(text_of, inputs)
+        return super().look(inputs)
 
 
 @dataclass

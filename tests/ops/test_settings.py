@@ -239,7 +239,7 @@ def test_lanes_in_a_variable_are_json(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("UNDERSTUDY_LANES", json.dumps([MINIMAL["lanes"][0] | {"tenant": "bolt"}]))
     assert [str(section.lane) for section in Settings.load(file).lanes] == ["bolt/support"]
     monkeypatch.setenv("UNDERSTUDY_LANES", "[{")
-    with pytest.raises(SettingsError, match=r'understudy\.toml.*"lanes"') as raised:
+    with pytest.raises(SettingsError, match=r"understudy\.toml.*UNDERSTUDY_LANES") as raised:
         Settings.load(file)
     assert "JSON" in str(raised.value)
 

@@ -11,6 +11,7 @@ from ops.answers.reading import Reading
 from ops.site import Site
 from ops.wiring import ingest, serve, train
 from serve.lifecycle import Gateway
+from serve.routing.budget import BudgetRouting
 from store.answers.rulings import Ruling
 from store.event import Lane
 from tests.ops.sites import make_site, open_site
@@ -37,9 +38,10 @@ def test_only_a_lane_without_a_promise_plans_its_budget(tmp_path: Path, values: 
     site = site_of(tmp_path, **values)
     services = serve.services(site, NOWHERE, FakeSink(), CollectorRegistry())
     (lane,) = Gateway(services, serve.gateway_settings(site.settings)).lanes
-    assert (lane.horizon is not None) == plans
-    if lane.horizon is not None:
-        assert lane.horizon.allowance().rows_left == pytest.approx(500.0)
+    routing = lane.service.routing
+    assert routing.promises != plans
+    if isinstance(routing, BudgetRouting):
+        assert routing.horizon.allowance().rows_left == pytest.approx(500.0)
 
 
 @pytest.mark.parametrize(("values", "policy"), [({}, "promise"), (BUDGET_ONLY, "budget")])

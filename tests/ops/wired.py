@@ -17,7 +17,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 import serve.teacher.client
-import store.student.classify
+import store.student.tasks
 from ops.logs import lines
 from ops.open_log import open_appender
 from ops.processes.run import ingest as run_ingest
@@ -30,13 +30,19 @@ from ops.wiring import ingest as ingest_wiring
 from ops.wiring import serve as serve_wiring
 from ops.wiring import train as train_wiring
 from serve.app import build_app
-from serve.lifecycle import Gateway, OpenLane, Services
+from serve.lane.opened import OpenLane
+from serve.lane.parts import Services
+from serve.lifecycle import Gateway
+from serve.routing.budget import BudgetRouting
+from serve.routing.horizon import DayHorizon
+from serve.student.executor import Executor
+from serve.student.slot import Slot
 from serve.teacher.wire import http_client
 from store.registry.moves import Standing
 from store.registry.versions import Versions
 from stream.ingest import Ingest
 from stream.metrics import IngestMetrics
-from tests.serve.fakes import FakeEndpoint, FakeSink
+from tests.serve.fakes import FakeEndpoint, FakeSink, FakeStudent, text_input
 from trainer.schedule import Trainer
 from trainer.work import CycleWork
 
@@ -100,6 +106,19 @@ class Wired:
         (lane,) = self.gateway.lanes
         return lane
 
+    def executor(self) -> Executor:
+        """What runs the lane's students."""
+        device = self.gateway.devices.of(Slot(version="a", student=FakeStudent()))
+        self.gateway.devices.close()
+        return device.executor
+
+    def horizon(self) -> DayHorizon:
+        """What a lane that only has a budget plans with."""
+        routing = self.lane.service.routing
+        assert isinstance(routing, BudgetRouting)
+        assert isinstance(routing.horizon, DayHorizon)
+        return routing.horizon
+
     @cached_property
     def ingest(self) -> Ingest:
         (use_case,) = self.site.use_cases
@@ -146,7 +165,7 @@ class Wired:
         async def ask() -> Any:
             self.patch.setattr(teacher, "_client", endpoint.client())
             self.patch.setattr(teacher, "_traced", False)
-            return await teacher.ask("where is it")
+            return await teacher.ask(text_input("where is it"))
 
         reply = asyncio.run(ask())
         return endpoint.bodies[0], reply
@@ -168,10 +187,9 @@ class Wired:
         """What the gateway loads a version with."""
         seen: dict[str, Any] = {}
         self.patch.setattr(Versions, "open", lambda *_: None)
-        self.patch.setattr(
-            store.student.classify.Student, "load", staticmethod(lambda _, **options: seen.update(options))
-        )
         self.patch.setattr("torch.set_num_threads", lambda threads: seen.update(threads=threads))
+        self.patch.setattr(store.student.tasks, "load", lambda _, **options: seen.update(options))
+        self.lane.parts.versions.ready()
         self.lane.parts.versions.load("a version")
         return seen
 

@@ -111,6 +111,7 @@ def test_a_forward_pass_that_takes_too_long_counts_as_failed_and_the_thread_goes
                 await made.ask(slot, text("sure"))
             assert student.gate is not None
             student.gate.set()
+            await eventually(lambda: made.hangs_s == 0.0)
             assert isinstance(await made.ask(slot, text("sure")), Opinion)
 
     asyncio.run(main())

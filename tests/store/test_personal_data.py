@@ -211,7 +211,7 @@ WRONG_IPS = [
         "a::b",
         "std::vector",
     ),
-    *("dead::beef", "10::30", "00:1a:2b:3c:4d:5e", "1:2:3", "face::", "2001:db8", "ratio 16:9", "genesis 1:1-3"),
+    *("dead::beef", "10::30", "1:2:3", "face::", "2001:db8", "ratio 16:9", "genesis 1:1-3"),
     *("1:2:3:4:5:6:7:8:9", "f1:2001:db8::1::2"),
 ]
 PHONES = [
@@ -272,7 +272,51 @@ NOT_CALLED = [
     "my order number 5551234", "account number is 5551234", "number 5551234", "call me at 5551234:30",
 ]  # fmt: skip
 
+MACS = [
+    "00:1A:2B:3C:4D:5E", "00:1a:2b:3c:4d:5e", "00-1A-2B-3C-4D-5E", "de:ad:be:ef:00:01", "aabb.ccdd.eeff",
+    "0011.2233.445f", "10:20:30:40:50:55", "FF-FF-FF-FF-FF-FF",
+]  # fmt: skip
+WRONG_MACS = [
+    "00:1A:2B:3C:4D", "00:1A:2B:3C:4D:5E:6F", "00-1A-2B-3C-4D", "00:1A:2B:3C:4D:5G", "x00:1A:2B:3C:4D:5E",
+    "00:1A-2B:3C-4D:5E", "aabb.ccdd", "aabb.ccdd.eeff.0011", "face.book", "12:30:45:10",
+    "2024-aa-bb-cc-dd-ee", "0a:1A:2B:3C:4D:5E5",
+]  # fmt: skip
+SSNS = ["123-45-6789", "001-01-0001", "899-99-9999", *(f"219{dash}09{dash}9998" for dash in DASHES)]
+WRONG_SSNS = [
+    "000-12-3456", "666-12-3456", "900-12-3456", "123-00-4567", "123-45-0000", "123 45 6789", "123456789",
+    "12-345-6789",
+    "1234-56-7890", "123-45-67890", "123-45-6789-1", "A123-45-6789", "123-45-6789a", "#123-45-6789",
+    "123-45\u20116789", "CAS 7732-18-5", "ISBN 978-3-16-148410-0",
+]  # fmt: skip
+SSN_SAID = [
+    *(
+        f"{word} {{}}"
+        for word in ("ssn", "SSN:", "itin", "social security", "Social Security number", "tax id", "taxid")
+    ),
+    *("my social security number is {}", "SSN is {}", "my SSN: {}", "ssn={}", "social security no. {}", "soc sec # {}"),
+]
+NOT_SSN_SAID = [
+    "ssn 12345678", "ssn 1234567890", "ssn of order 123456789", "social security office 123456789", "lesson 123456789",
+    "tax 123456789", "ssn 123456789x", "social 123456789",
+]  # fmt: skip
+LOGINS = [
+    ("https://{}@example.com/path", "jane:hunter2"),
+    ("redis://{}@localhost:6379/0", ":s3cret"),
+    ("postgres://{}@db/x", "app:p@ss!w0rd"),
+    ("see ftp://{}@10x.example now", "a:b"),
+    ("git clone https://{}@github.com/a/b.git", "user:word"),
+    ("proxy=http://{}@proxy:3128", "m%40e:p%2Fw"),
+    ("amqps://{}@[x]:5671", "guest:guest"),
+    ("(https://{}@h)", "jane:x:y"),
+]
+WRONG_LOGINS = [
+    "https://example.com/@jane", "http://localhost:8080/a@b", "https://jane@example", "https://example.com:443/",
+    "user:password", "https://medium.com/@a:b", "at 10:30 @ home", "://a:b@c", "http://a:b c@d", "note: x@y",
+]  # fmt: skip
+
 SEEN = [
+    *(("MAC", value) for value in MACS),
+    *(("SSN", value) for value in SSNS),
     *(("CARD", value) for value in cards()),
     *(("IBAN", value) for value in ibans()),
     *(("KEY", value) for values in TOKENS.values() for value in values.split()),
@@ -283,6 +327,7 @@ SEEN = [
 ]
 LEFT_ALONE = [
     *wrong_cards(), *wrong_ibans(), *WRONG_TOKENS, *WRONG_EMAILS, *WRONG_IPS, *WRONG_PHONES, *NOT_CALLED,
+    *WRONG_MACS, *WRONG_SSNS, *NOT_SSN_SAID, *WRONG_LOGINS,
 ]  # fmt: skip
 
 
@@ -315,9 +360,24 @@ def test_a_bare_number_is_a_phones_in_a_context_of_words_that_say_so(said: str) 
         assert found == canonical_text(said.format("<PHONE>")), number
 
 
+@pytest.mark.parametrize("said", SSN_SAID)
+@pytest.mark.parametrize("number", ["123 45 6789", "123456789", "123.45.6789", "912-34-5678", "123-45-6789"])
+def test_a_social_security_number_is_one_in_any_form_where_the_words_before_it_say_so(said: str, number: str) -> None:
+    found = re.sub(r"<SSN:[0-9a-f]{10}>", "<SSN>", redact(said.format(number), KEY))
+    assert found == canonical_text(said.format("<SSN>"))
+
+
+@pytest.mark.parametrize(("address", "login"), LOGINS)
+def test_a_password_in_an_address_goes_with_its_user_and_the_host_stays(address: str, login: str) -> None:
+    found = re.sub(r"<KEY:[0-9a-f]{10}>", "<KEY>", redact(address.format(login), KEY))
+    assert found == canonical_text(address.format("<KEY>"))
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
+        ("00:1A:2B:3C:4D:5E", "001a.2b3c.4d5e"),
+        ("123-45-6789", "123\u201345\u20136789"),
         ("8.8.8.8", "008.8.08.8"),
         ("2001:db8:0:0:0:0:0:1", "2001:DB8::1"),
         ("4111 1111 1111 1111", "4111111111111111"),

@@ -1,4 +1,4 @@
-"""A teacher that repeats what was recorded: OpenAI's chat completions over a table of text -> label.
+"""A teacher that repeats what was recorded: chat completions over text -> label, and `/rerank` over lists -> scores.
 
 It stands where a real endpoint would: the gateway reaches it with its real client, prompt file and parser. It listens
 on loopback alone, takes a moment for each answer and counts tokens.
@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from ops.demo.traffic.recorded_lists import Table, read_lists, rerank_routes
 from ops.readers.classify import TextRow, read_rows
 from ops.readers.columns import find_columns
 from ops.state.run_files import RunFile, ticks_of, write_run_file
@@ -40,6 +41,7 @@ _LONGEST_S: Final = 1.0
 _CHARS_PER_TOKEN: Final = 4
 _MARK: Final = "\x00"
 _MAX_BODY_BYTES: Final = 1 << 20
+_NO_LISTS: Final[Table] = {}
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -105,8 +107,8 @@ def latency_s(text: str) -> float:
     return min(_LONGEST_S, MEDIAN_S * math.exp(_SPREAD * normal))
 
 
-def build_app(table: Mapping[str, str], frame: Frame) -> Starlette:
-    """The server; a text that was never recorded is an error, not a guess."""
+def build_app(table: Mapping[str, str], frame: Frame, lists: Table = _NO_LISTS) -> Starlette:
+    """The server; a text or a list that was never recorded is an error, not a guess."""
 
     async def complete(request: Request) -> JSONResponse:
         body = await request.body()
@@ -123,7 +125,8 @@ def build_app(table: Mapping[str, str], frame: Frame) -> Starlette:
         await asyncio.sleep(latency_s(text))
         return JSONResponse(_completion(asked, label))
 
-    return Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
+    routes = [Route("/v1/chat/completions", complete, methods=["POST"]), *rerank_routes(lists, latency_s)]
+    return Starlette(routes=routes)
 
 
 def _completion(asked: ChatRequest, label: str) -> dict[str, Any]:
@@ -153,13 +156,18 @@ def main() -> None:
     """Serve until SIGTERM or Ctrl-C; a terminal that hangs up is the demo's to hear."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parser = argparse.ArgumentParser(description="A teacher that repeats recorded answers.")
-    parser.add_argument("--table", type=Path, required=True, help="JSONL with a text and the teacher's answer a row")
-    parser.add_argument("--prompt-file", type=Path, required=True, help="the lane's prompt file")
+    parser.add_argument("--table", type=Path, help="JSONL with a text and the teacher's answer a row")
+    parser.add_argument("--prompt-file", type=Path, help="the prompt file of the lane that --table is for")
+    parser.add_argument("--lists", type=Path, help="JSONL with a query, its documents and the teacher's scores a row")
     parser.add_argument("--port", type=int, default=0, help="0: any free one, named in the run file")
     parser.add_argument("--run-folder", type=Path, required=True, help="where teacher.json will say where it listens")
     arguments = parser.parse_args()
-    table = read_table(arguments.table)
-    frame = Frame.of(arguments.prompt_file.read_text("utf-8"), tuple(sorted(set(table.values()))))
+    if (arguments.table is None) != (arguments.prompt_file is None):
+        parser.error("--table and --prompt-file go together")
+    table = {} if arguments.table is None else read_table(arguments.table)
+    prompt = "$text" if arguments.prompt_file is None else arguments.prompt_file.read_text("utf-8")
+    frame = Frame.of(prompt, tuple(sorted(set(table.values()))))
+    lists = {} if arguments.lists is None else read_lists(arguments.lists)
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", arguments.port))
@@ -172,7 +180,7 @@ def main() -> None:
             port=listener.getsockname()[1],
         )
         write_run_file(arguments.run_folder, where)
-        config = uvicorn.Config(build_app(table, frame), log_level="warning", access_log=False)
+        config = uvicorn.Config(build_app(table, frame, lists), log_level="warning", access_log=False)
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 

@@ -15,7 +15,7 @@ from typing import Final, cast
 from serve.settings import TeacherSettings
 from serve.teacher.ask.asking import Signal, Tab, Talk
 from serve.teacher.ask.chat import ChatModel, size_bytes
-from serve.teacher.prompts import shaped_beside
+from serve.teacher.ask.prompts import shaped_beside
 from store.answers.prompt import prompt_version
 from store.answers.ranking import read_order
 from store.event import RankAnswer, RankInput, TaskInput

@@ -7,8 +7,8 @@ import msgspec
 from serve.settings import TeacherSettings
 from serve.teacher.ask.asking import Call, Signal, Tab, Talk
 from serve.teacher.ask.chat import prices_of, size_bytes
+from serve.teacher.ask.prompts import shaped_beside
 from serve.teacher.parameters import body_of
-from serve.teacher.prompts import shaped_beside
 from store.answers.prompt import prompt_version
 from store.answers.ranking import read_results
 from store.event import RankAnswer, RankInput, TaskInput, Usage

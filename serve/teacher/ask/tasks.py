@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from serve.settings import LaneSettings, TeacherKind
+from serve.settings import LaneSettings
 from serve.teacher.ask.asking import Asking
 from serve.teacher.ask.classify import AskForLabel
+from serve.teacher.ask.prompts import TeacherKind
 from serve.teacher.ask.rank import AskForOrder
 from serve.teacher.ask.rerank import AskForScores
 from store.event import Task

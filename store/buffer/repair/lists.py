@@ -47,7 +47,7 @@ class ListsHeld(msgspec.Struct, frozen=True, kw_only=True):
     position: str
     lists: dict[str, LabelList]  # by lane
     at_s: float  # Unix seconds
-    tasks: list[str] = sorted(BEFORE_NOTES)  # whose events became items; those of others were dead letters, or waited
+    tasks: tuple[str, ...] = BEFORE_NOTES  # whose events became items; those of others were dead letters, or waited
 
 
 class Lists:
@@ -59,7 +59,7 @@ class Lists:
 
     def note(self, use_case: str, slot: Slot, claim: Claim, lists: Mapping[Lane, LabelList], *, now_s: float) -> None:
         """Note the lists of who has just claimed a slot, unless the last one read it by the same."""
-        named, tasks = {str(lane): one for lane, one in lists.items()}, sorted(map(str, TASKS))
+        named, tasks = {str(lane): one for lane, one in lists.items()}, tuple(sorted(TASKS))
         before = [one for one in self.held(use_case) if one.slot == slot]
         if before and (before[-1].lists, before[-1].tasks) == (named, tasks):
             return

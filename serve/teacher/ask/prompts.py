@@ -7,6 +7,9 @@ from typing import Any, Final, Literal
 
 from store.event import Task
 
+TeacherKind = Literal["chat", "rerank"]
+CHAT: Final = "chat"  # a language model with a prompt; a reranker has none
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Names:
@@ -47,7 +50,7 @@ _BESIDE: Final[Mapping[tuple[Task, str], Callable[[int], Mapping[str, Any]]]] = 
 }
 
 
-def shaped_beside(task: Task, kind: Literal["chat", "rerank"], *, window_documents: int) -> Mapping[str, Any] | None:
+def shaped_beside(task: Task, kind: TeacherKind, *, window_documents: int) -> Mapping[str, Any] | None:
     """What `store.answers.prompt.prompt_version` takes beside prompt, model and parameters; None: nothing."""
     found = _BESIDE.get((task, kind))
     return None if found is None else found(window_documents)
