@@ -128,9 +128,13 @@ def test_a_student_that_learned_is_better_than_the_untrained_one(told: tuple[Ask
 
 
 def test_a_teacher_that_was_asked_again_is_compared_with_itself(folder: Path) -> None:
-    rows = lists(40)
-    rows += [{**row, "id": f"again {row['id']}", "documents": row["documents"][::-1], "scores": (row["scores"] or [None])[::-1]} for row in rows[:10] if row["scores"]]  # fmt: skip  # noqa: E501
-    found, _ = run(folder, rows, Ask(budget=20, seed=0, fine_tune=False))
+    rows = [row for row in lists(40) if row["scores"]]
+    turned = {name: [row[name][::-1] for row in rows[:10]] for name in ("documents", "scores")}
+    again = [
+        {**row, "id": f"again {row['id']}", "documents": documents, "scores": scores}
+        for row, documents, scores in zip(rows[:10], turned["documents"], turned["scores"], strict=True)
+    ]
+    found, _ = run(folder, [*rows, *again], Ask(budget=20, seed=0, fine_tune=False))
     assert found.others["teacher again"] == 1.0  # the same scores, the documents in another order
 
 
