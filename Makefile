@@ -5,10 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := store stream trainer serve ops
 
-.PHONY: demo test test-long check mutants format clean
+.PHONY: demo test test-long check docs mutants format clean
 
-demo: .venv/ready-demo  ## the whole loop on embedded defaults; TRAFFIC=FILE.jsonl TARGET=.75 FILE_ORDER=1 SEED=1 for real text
-	$(BIN)/python -m ops.demo $(if $(TRAFFIC),--traffic "$(TRAFFIC)") $(if $(TARGET),--target $(TARGET)) \
+demo: .venv/ready-demo  ## the whole loop on embedded defaults; TASK=rank for one lane; TRAFFIC=FILE.jsonl TARGET=.75 FILE_ORDER=1 SEED=1 for real text
+	$(BIN)/python -m ops.demo $(if $(TASK),--task $(TASK)) $(if $(TRAFFIC),--traffic "$(TRAFFIC)") $(if $(TARGET),--target $(TARGET)) \
 		$(if $(FILE_ORDER),--file-order) $(if $(SEED),--seed $(SEED)) $(if $(REQUESTS),--requests $(REQUESTS)) \
 		$(if $(TEXT_COLUMN),--text-column "$(TEXT_COLUMN)") $(if $(LABEL_COLUMN),--label-column "$(LABEL_COLUMN)")
 
@@ -29,6 +29,9 @@ check: .venv/ready-test  ## formatting, lint, types, the import contract, dead c
 
 mutants: .venv/ready-mutants  ## do the tests notice hundreds of small faults in the pure modules? minutes
 	$(BIN)/python -m tests.mutants
+
+docs: .venv/ready-test  ## write the reference pages of docs/ that are made from the code
+	$(BIN)/python -m tests.docs.generate
 
 format: .venv/ready-test  ## rewrite the code in the house's format
 	$(BIN)/ruff format .

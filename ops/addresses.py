@@ -1,8 +1,11 @@
 """Addresses in the settings, taken apart before anything connects. What is wrong with one never quotes it."""
 
 import re
+import socket
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from serve.front.names import host_name
 
 _BOOLEAN: Final = re.compile(r"true|false|yes|no|1|0", re.IGNORECASE)
 _OPTIONS: Final = {  # of redis.url, as redis-py reads them; those that we set ourselves are none
@@ -23,6 +26,11 @@ _OPTIONS: Final = {  # of redis.url, as redis-py reads them; those that we set o
 _PORT: Final = re.compile(r"(?:rediss?://)?(?:\[[^\]]*\]|[^:/?\[]*):([^/?]*)")  # behind the host
 _LAST_PORT: Final = 65535
 _ESCAPES: Final = "in a password # is written %23, ? %3F, / %2F, @ %40 and % %25"
+
+
+def port_names(host: str, allowed: tuple[str, ...]) -> frozenset[str]:
+    """The names that a port may be called by: as it is configured, and the machine's own."""
+    return frozenset(host_name(name) for name in (host, socket.gethostname(), *allowed) if name)
 
 
 def wrong_redis_url(url: str) -> str | None:

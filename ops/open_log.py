@@ -40,6 +40,18 @@ def open_appender(site: Site, client: redis.Redis) -> Appender:
     return open_kafka(site, remake)
 
 
+def log_login(site: Site) -> None:
+    """See that the log's password is there.
+
+    Raises:
+        SettingsError: its variable is not set.
+    """
+    if site.settings.log.kind == "kafka":
+        from ops.brokers.kafka import kafka_settings  # noqa: PLC0415 - as above
+
+        kafka_settings(site)
+
+
 def ensure_topics(site: Site, client: redis.Redis) -> None:
     """Create the topics that are not there yet, those of dead letters too.
 

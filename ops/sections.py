@@ -10,6 +10,8 @@ from serve.teacher.parameters import check_call
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
 from store.event import Lane
+from store.tasks.rank import Tolerance
+from store.tasks.tasks import LaneTerms
 
 STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
 
@@ -118,7 +120,7 @@ class GatewaySection(Section):
     max_batch: Count = 32
     """Texts in one forward pass of the student."""
     batch_wait_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = 3.0
-    """How long, in milliseconds, a batch that is not full waits for company."""
+    """How long, in milliseconds, a batch that is not full waits for the rest of its requests."""
     max_text_chars: Count = 20_000
     """A longer text is refused."""
     allowed_hosts: Hosts = ()
@@ -280,6 +282,10 @@ class TeacherSection(Section):
     """Dollars for a million tokens in."""
     output_usd_per_mtok: Annotated[float, Field(ge=0.0)] = 0.0
     """Dollars for a million tokens out."""
+    search_usd: Annotated[float, Field(ge=0.0)] = 0.0
+    """Dollars for a search of a reranker that is paid so: a call, for each hundred documents of it."""
+    window_documents: Annotated[int, Field(ge=2, le=1000)] = 50
+    """Documents that a chat model ranks at once; a longer list is read in windows that overlap by half, a call each."""
     proxy: Annotated[str | None, Field(repr=False, examples=["http://proxy.example.com:3128"])] = None
     """The proxy to the endpoint; the variables HTTP_PROXY and HTTPS_PROXY are not read, lest questions go astray."""
 
@@ -307,13 +313,13 @@ class RankSection(Section):
 class LaneStudentSection(Section):
     """The lane's own student, where it is another than [trainer] says."""
 
-    encoder: Literal["minilm"] | Path | None = None
+    encoder: Annotated[Literal["minilm"] | Path | None, Field(examples=["minilm"])] = None
     """As trainer.encoder; unset: that one."""
     max_tokens: Annotated[Annotated[int, Field(ge=8, le=8192)] | None, Field(examples=[128])] = None
     """As trainer.max_tokens; for rank, of a document."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, Field(examples=["cpu"])] = None
     """As trainer.device."""
-    precision: Literal["auto", "fp32", "bf16"] | None = None
+    precision: Annotated[Literal["auto", "fp32", "bf16"] | None, Field(examples=["fp32"])] = None
     """As trainer.precision."""
     threads: Annotated[Count | None, Field(examples=[2])] = None
     """As trainer.threads."""
@@ -327,7 +333,7 @@ class LaneSection(Section):
     use_case: Annotated[Slug, Field(examples=["support"])]
     """The `model` that a client asks for."""
     task: Literal["classify", "rank", "chat"] = "classify"
-    """classify is served; rank and chat answer 501 not_yet."""
+    """classify and rank are served; chat answers 501 not_yet."""
     labels: Annotated[
         tuple[Text, ...], Field(examples=[["refund", "delivery", "other"]], json_schema_extra={SHOWN: True})
     ] = ()
@@ -359,6 +365,11 @@ class LaneSection(Section):
     def lane(self) -> Lane:
         """Who and what it is for."""
         return Lane(self.tenant, self.use_case)
+
+    def terms(self, earlier: tuple[str, ...] = ()) -> LaneTerms:
+        """By what its answers are read; `earlier` are the labels that rulings tell of."""
+        tolerance = Tolerance(k=self.rank.k, epsilon=self.rank.epsilon)
+        return LaneTerms(labels=self.labels, earlier=earlier, tolerance=tolerance)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -34,16 +34,18 @@ from ops.sections import (
     TrainerSection,
 )
 from ops.variables import PREFIX, overlaid
-from serve.teacher.parameters import checked_key, wrong_prompt
+from serve.teacher.ask.prompts import wrong_prompt
+from serve.teacher.parameters import checked_key
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
-from store.event import Lane
+from store.event import Lane, Task
 from store.student.folder import check_encoder
 
 SETTINGS_NAME: Final = "understudy.toml"
 _ENVIRONMENT: Final = os.environ  # noqa: TID251 - this is the one place
 _REASONS: Final = {"extra_forbidden": "there is no such key", "missing": "required"}
 _FILE_VARIABLE: Final = "UNDERSTUDY_SETTINGS"
+_FAIL_POINT_VARIABLE: Final = "UNDERSTUDY_FAIL_POINT"
 _BYTE_ORDER_MARKS: Final = (  # the longest first
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -202,6 +204,11 @@ def read_log_password(log: LogSection) -> str | None:
     return None if log.sasl_password_env is None else _secret("log.sasl_password_env", log.sasl_password_env)
 
 
+def fail_point() -> str | None:
+    """Where this process is to die, for the tests that kill it there; None, as ever but in tests: nowhere."""
+    return _ENVIRONMENT.get(_FAIL_POINT_VARIABLE)
+
+
 def _secret(key: str, variable: str) -> str:
     value = _ENVIRONMENT.get(variable)
     if not value:
@@ -241,7 +248,8 @@ def _explain(file: Path, error: ValidationError) -> str:
 def _unknown_variables(file: Path, settings: Settings) -> list[str]:
     """What is wrong with variables: a misspelt table name would otherwise be ignored."""
     found = []
-    ours = {_FILE_VARIABLE, settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
+    named = {settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
+    ours = {_FILE_VARIABLE, _FAIL_POINT_VARIABLE, *named}
     fields = [name.upper() for name in Settings.model_fields]
     for name in sorted(_ENVIRONMENT):
         first = name.upper().removeprefix(PREFIX).split("__")[0]
@@ -267,7 +275,7 @@ def _with_files(file: Path, index: int, lane: LaneSection) -> LaneSection:
     """A lane with the labels that its file lists, once its prompt is known to be there."""
     problems = []
     prompt = lane.teacher.prompt_file
-    if prompt is not None and (wrong := _wrong_prompt_file(prompt)) is not None:
+    if prompt is not None and (wrong := _wrong_prompt_file(prompt, lane.task)) is not None:
         problems.append(f"{file}: lanes.{index}.teacher.prompt_file: {wrong}")
     try:
         lane = lane if lane.labels_file is None else _with_labels(file, index, lane, lane.labels_file)
@@ -278,11 +286,11 @@ def _with_files(file: Path, index: int, lane: LaneSection) -> LaneSection:
     return lane
 
 
-def _wrong_prompt_file(prompt: Path) -> str | None:
+def _wrong_prompt_file(prompt: Path, task: Task) -> str | None:
     if not prompt.is_file():
         return f"there is no file {prompt}"
     try:
-        wrong = wrong_prompt(read_text(prompt))
+        wrong = wrong_prompt(read_text(prompt), task)
     except (OSError, ValueError) as error:
         return f"{prompt}: {error}"
     return None if wrong is None else f"{prompt} {wrong}"

@@ -11,11 +11,11 @@ from typing import Final
 
 import redis
 
-from ops.processes.process import read_run_file, run_directory
 from ops.sections import LaneSection
 from ops.settings import Settings
-from store.answers.rules import NO_RULES, Rules
-from store.answers.rulings import rules_of
+from ops.state.run_files import read_run_file, run_directory
+from store.answers.rules import Rules
+from store.answers.rulings import Ruling, rules_of
 from store.buffer.connect import connect
 from store.buffer.redis import RedisBuffer
 from store.buffer.server import url_of
@@ -66,15 +66,19 @@ class Site:
         with _named("keys.trusted"):
             return Registry(self.registry_root, TrustedKeys.load(self.settings.keys.trusted))
 
-    def rules(self, lane: Lane) -> Rules:
-        """How people have decided that the lane's older labels are read.
+    def rulings(self, lane: Lane) -> list[Ruling]:
+        """What people have decided about the lane's older answers.
 
         Raises:
             SettingsError, RegistryError: there are no trusted keys, or the rulings do not verify.
         """
         if not rulings_folder(self.registry_root, lane).is_dir():
-            return NO_RULES  # which needs no keys
-        return rules_of(self.registry.rulings(lane).read())
+            return []  # which needs no keys
+        return self.registry.rulings(lane).read()
+
+    def rules(self, lane: Lane) -> Rules:
+        """How the lane's older labels are read by these decisions; errors as of `rulings`."""
+        return rules_of(self.rulings(lane))
 
     @property
     def registry_root(self) -> Path:

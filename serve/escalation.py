@@ -1,22 +1,23 @@
-"""Building the event of one escalation: pure, redacted, and with the student's opinion from before the answer."""
+"""One question, what its student made of it, and what comes of it: an answer, a refusal, an event. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 from serve.student.line import Outcome, Ticket
-from serve.student.slot import Opinion
 from store.event import (
-    ClassifyEscalation,
+    EscalationBase,
     EscalationCause,
-    LabelAnswer,
     Lane,
     Reason,
     StudentOpinion,
-    TextInput,
+    TaskInput,
+    TeacherAnswer,
     Usage,
     utc,
 )
-from store.policy import Decision, Policy, StudentView
+from store.policy import Decision, Policy
+from store.student.loaded import Opinion
 
 ServedBy = Literal["student", "teacher"]
 Degraded = Literal["teacher_down", "teacher_busy", "invalid_answer", "escalation_dropped", "budget_unavailable"]
@@ -27,47 +28,52 @@ _NOTHING_USED: Final = Usage()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One text of one request, as admitted."""
+    """One question of one request, as admitted."""
 
-    text: str  # as the client sent it; for the teacher alone
-    redacted: TextInput  # canonical and redacted: what the student reads and the event carries
+    value: TaskInput  # as the client sent it; for the teacher alone
+    redacted: TaskInput  # what the student reads and the event carries
     item_id: str
     event_id: str
     at_s: float  # Unix seconds
     subject: str | None
     forced: bool
+    unsupported: bool = False  # it wants what no student can do
     traceparent: str | None = None  # W3C trace context, for the record's headers
+    tokens: int = 1  # about how many the student reads for it
     ticket: Ticket | None = None  # of the request; a forced question without one is not put to the student
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The version that a request pinned and what its student made of the text; holds no weights."""
+    """The version that a request pinned and what its student made of the question; holds no weights."""
 
     version: str | None  # None while cold
     policy: Policy | None
     outcome: Outcome | None  # None: cold, or the forward pass failed
-    uncertainty: float | None = None  # 1 - (p1 - p2), where the lane's policy is its budget
 
     @property
     def opinion(self) -> Opinion | None:
-        """The student's output, if it could read the text."""
+        """The student's output, if it could read the question."""
         return self.outcome if isinstance(self.outcome, Opinion) else None
 
-    @property
-    def view(self) -> StudentView | None:
-        """What the decision needs of it."""
-        opinion = self.opinion
-        return None if opinion is None else StudentView(confidence=opinion.confidence, novelty=opinion.novelty)
+
+class Common(TypedDict):
+    """What every task's answer says."""
+
+    served_by: ServedBy
+    reason: Reason | None
+    version: str | None
+    event_id: str | None
+    propensity: float
+    withheld: bool
+    degraded: Degraded | None
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the client gets for one text."""
+    """What the client gets for one question; each task's own kind says what was answered."""
 
-    label: str
-    probs: list[float] | None  # the student's, in its label order; None where the teacher answered
-    num_classes: int
     served_by: ServedBy
     reason: Reason | None
     version: str | None  # the version that the request pinned, whoever answered
@@ -76,7 +82,6 @@ class Answer:
     withheld: bool = False
     degraded: Degraded | None = None
     usage: Usage = _NOTHING_USED
-    labels: tuple[str, ...] | None = None  # of `probs`; also None where an earlier release kept the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +94,28 @@ class Refusal:
     retry_after_s: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What a request came to."""
+
+    first_id: str  # event id of its first question, which names the response
+    at_s: float
+    found: Sequence[Answer | Refusal]
+    replayed: bool = False
+    shared: bool = True  # other replicas know of it
+
+
 def build_event(
-    lane: Lane, question: Question, seen: Seen, decision: Decision, answer: LabelAnswer, *, eligible: bool
-) -> ClassifyEscalation:
-    """The event of a question that the teacher answered.
+    kind: type[EscalationBase],
+    lane: Lane,
+    question: Question,
+    seen: Seen,
+    decision: Decision,
+    answer: TeacherAnswer,
+    *,
+    eligible: bool,
+) -> Any:
+    """The event, of the task's kind, of a question that the teacher answered.
 
     Raises:
         ValueError: the decision did not send the question to the teacher.
@@ -100,7 +123,8 @@ def build_event(
     if decision.reason is None:
         message = "a question that nobody sent to the teacher has no event"
         raise ValueError(message)
-    return ClassifyEscalation(
+    make: Any = kind  # whose input and teacher are the task's own
+    return make(
         id=question.event_id,
         time=utc(question.at_s),
         use_case=lane.use_case,
@@ -123,25 +147,20 @@ def _opinion(seen: Seen) -> StudentOpinion | None:
     if opinion is None or seen.version is None:
         return None
     return StudentOpinion(
-        version=seen.version, output=opinion.label, confidence=opinion.confidence, members=opinion.members
+        version=seen.version, output=opinion.output, confidence=opinion.confidence, members=opinion.members
     )
 
 
-def student_answer(
-    opinion: Opinion,
+def of_student(
     seen: Seen,
     decision: Decision,
     *,
     event_id: str | None = None,
     degraded: Degraded | None = None,
     usage: Usage = _NOTHING_USED,
-) -> Answer:
-    """The student's answer: trusted, withheld from the teacher, or given because the teacher could not."""
-    return Answer(
-        label=opinion.label,
-        probs=opinion.probs,
-        labels=opinion.labels,
-        num_classes=len(opinion.probs),
+) -> Common:
+    """What is said of the student's answer: trusted, withheld from the teacher, or given because it could not."""
+    return Common(
         served_by="student",
         reason=decision.reason,
         version=seen.version,

@@ -7,27 +7,31 @@ its own, so that neither a client that hangs up nor a shutdown loses it.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal, assert_never
+from math import ceil
+from typing import Any, Final, assert_never
 
 from serve.counts import Counts, ServedBy
-from serve.escalation import Answer, Degraded, Fault, Question, Refusal, Seen, build_event, student_answer
+from serve.escalation import Answer, Common, Degraded, Fault, Question, Refusal, Seen, build_event, of_student
 from serve.metrics import ServeMetrics
 from serve.request.admission import OverloadedError, Shed, TeacherTurns
-from serve.request.parts import EventSink, Forward, Plan, Teaches
+from serve.request.parts import EventSink, Forward, Teaches
 from serve.request.refusals import not_paid, not_taught, overloaded
+from serve.routing.routing import Choice, Required, Routing
 from serve.settings import LaneSettings
-from serve.student.batcher import StudentBusyError, StudentFailedError
-from serve.student.line import TooLong
-from serve.student.slot import Opinion, Slots, on_list
+from serve.student.executor import StudentBusyError, StudentFailedError
+from serve.student.line import Outcome, TooLong
+from serve.student.slot import Slot, Slots
+from serve.tasks.face import Face
 from serve.teacher.audit import Audits
 from serve.teacher.budget import Budget, Kind, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from store.errors import LogError
-from store.event import LabelAnswer, Usage
+from store.event import TeacherAnswer, Usage
 from store.log.lazy import logger
-from store.policy import BudgetView, Decision, decide, decide_by_budget, escalation_limit
+from store.policy import BudgetView, Decision
+from store.student.loaded import Opinion
+from store.tasks.rules import TaskRules
 
 _log: Final = logger(__name__)
 _CUT_OFF_S: Final = 1.0  # for a call that was cut off to let go of what it holds
@@ -41,8 +45,11 @@ class LaneService:
         self,
         settings: LaneSettings,
         *,
+        face: Face,
+        rules: TaskRules,
+        routing: Routing,
         slots: Slots,
-        batcher: Forward,
+        forward: Callable[[Slot], Forward],
         teacher: Teaches,
         budget: Budget,
         audits: Audits,
@@ -51,24 +58,26 @@ class LaneService:
         counts: Counts,
         monotonic: Callable[[], float],
         draw: Callable[[Question], float],
-        plan: Plan | None = None,
         redact: Callable[[str], str] | None = None,
     ) -> None:
-        """Put the parts together; whoever made them starts and closes them. No `plan`: the lane keeps a promise.
+        """Put the parts together; whoever made them starts and closes them.
 
         What a teacher says that cannot be read is logged (at debug level) only where `redact` is there.
         """
         self.settings = settings
+        self.face = face
+        self.routing = routing
         self.slots = slots
         self.budget = budget
         self.audits = audits
         self.teacher = teacher
         self.counts = counts
         self.turns = TeacherTurns(concurrency=settings.teacher.concurrency, timeout_s=settings.teacher.timeout_s)
-        self._plan = plan
+        self._rules = rules
+        self._heed = face.heed(settings)
         self._draw = draw
         self._redact = redact
-        self._batcher = batcher
+        self._forward = forward
         self._sink = sink
         self._metrics = metrics
         self._monotonic = monotonic
@@ -95,19 +104,19 @@ class LaneService:
             if spend is not None:
                 self.audits.submit(partial(self._audit, question, seen, decision, spend))
             unknown = decision.withheld and self.budget.silent
-            found = student_answer(
-                opinion,
+            said = of_student(
                 seen,
                 decision,
                 event_id=question.event_id if spend else None,
                 degraded="budget_unavailable" if unknown else None,
             )
+            found = self.face.of_student(opinion, said)
         self._count(found, question, decision, self._monotonic() - started_s)
         return found
 
     async def try_teacher(self, question: Question) -> None:
         """Ask a question of our own, if the budget allows one, to see whether the teacher answers; nobody learns it."""
-        bound_usd = self.teacher.cost_bound_usd(question.text)
+        bound_usd = self.teacher.cost_bound_usd(question.value)
         await self.budget.prepare("escalation", bound_usd)
         if self.budget.allows("escalation", bound_usd):
             await self._ask_teacher(question, self.budget.take("escalation", bound_usd))
@@ -133,25 +142,33 @@ class LaneService:
         with self.slots.pinned() as slot:
             if slot is None:
                 return Seen(version=None, policy=None, outcome=None)
-            if question.forced and question.ticket is None:  # its line is long, and the answer needs no opinion
-                return Seen(version=slot.version, policy=slot.student.policy, outcome=None)
-            try:
-                outcome = await self._batcher.ask(slot, question.redacted.text, question.ticket)
-            except StudentFailedError:
-                outcome = None
-            except StudentBusyError:
-                if not question.forced:
-                    raise
-                outcome = None
-            if isinstance(outcome, Opinion):
-                outcome = on_list(outcome, slot.student.labels, self.settings.labels)
-            seen = Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
-            if self._plan is None or not isinstance(outcome, Opinion):
-                return seen
-            look = self._plan.pace.see(outcome.probs, slot.version)
-            outcome = replace(outcome, label=slot.student.labels[look.place], confidence=look.confidence)
-            outcome = on_list(outcome, slot.student.labels, self.settings.labels)
-            return replace(seen, outcome=outcome, uncertainty=look.uncertainty)
+            outcome: Outcome | None = None
+            if not question.forced or question.ticket is not None:  # else its line is long, and no opinion is needed
+                outcome = await self._look(slot, question)
+            if isinstance(outcome, Opinion) and (outcome := self._heed(outcome)) is not None:
+                self.routing.see(outcome, slot.version)
+            return Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
+
+    async def _look(self, slot: Slot, question: Question) -> Outcome | None:
+        """What the student makes of a question; None where it fails, or the teacher is forced and it is busy.
+
+        What is longer than a turn is read portion by portion, so that it does not hold up what comes after it.
+        """
+        forward = self._forward(slot)
+        count = ceil(question.tokens / forward.turn)
+        portions = self.face.portions(question.redacted, count) if count > 1 else ()
+        each = question.tokens // (len(portions) + 1) or 1
+        try:
+            for portion in portions:
+                if isinstance(await forward.ask(slot, portion, question.ticket, tokens=each), TooLong):
+                    return TooLong()
+            return await forward.ask(slot, question.redacted, question.ticket, tokens=each)
+        except StudentFailedError:
+            return None
+        except StudentBusyError:
+            if not question.forced:
+                raise
+            return None
 
     async def _decide(self, question: Question, seen: Seen) -> tuple[Decision, Spend | None]:
         """Decide, and take what the decision spends in the same step: nothing where too many wait for the teacher.
@@ -159,7 +176,7 @@ class LaneService:
         What this question would need is found first, by the same pure function with an open purse, so that a lease is
         fetched only for what will be spent; the draw is a function of the question, so both calls see the same one.
         """
-        chosen = self._policy(question, seen)
+        chosen = self._choice(question, seen)
         can_audit = self.audits.has_room and self.teacher.available
         wished = chosen(BudgetView(may_escalate=True, may_audit=can_audit))
         kind = _kind(wished)
@@ -169,32 +186,28 @@ class LaneService:
             ), None
         if kind == "escalation" and wished.reason not in _PROMISED and self.teacher.available and self.turns.busy:
             return wished, None
-        bound_usd = self.teacher.cost_bound_usd(question.text)
+        bound_usd = self.teacher.cost_bound_usd(question.value)
         await self.budget.prepare(kind, bound_usd)
         allowed = self.budget.allows(kind, bound_usd)
         may_audit = allowed and kind == "audit" and self.audits.has_room
         decision = chosen(BudgetView(may_escalate=allowed and kind == "escalation", may_audit=may_audit))
         return decision, self.budget.take(kind, bound_usd) if _kind(decision) else None
 
-    def _policy(self, question: Question, seen: Seen) -> Callable[[BudgetView], Decision]:
+    def _choice(self, question: Question, seen: Seen) -> Choice:
         """The lane's policy for this question, as a function of what may be spent."""
-        required: Literal["forced", "too_long"] | None = None
+        required: Required | None = None
         if question.forced:
             required = "forced"
+        elif question.unsupported:
+            required = "unsupported"
         elif isinstance(seen.outcome, TooLong):
             required = "too_long"
-        draw, audit_ratio = self._draw(question), self.settings.audit_ratio
-        if self._plan is None:
-            return partial(decide, seen.policy, seen.view, audit_ratio=audit_ratio, draw=draw, required=required)
-        allowance = self._plan.horizon.allowance()
-        return partial(
-            decide_by_budget,
-            seen.uncertainty,
-            escalation_limit(self._plan.pace.recent, allowance),
+        return self.routing.choose(
+            seen.policy,
+            seen.opinion,
             cold=seen.version is None,
-            outright=allowance.outright,
-            audit_ratio=audit_ratio,
-            draw=draw,
+            audit_ratio=self.settings.audit_ratio,
+            draw=self._draw(question),
             required=required,
         )
 
@@ -206,18 +219,17 @@ class LaneService:
         match reply:
             case Answered(answer=answer):
                 degraded = await self._publish(question, seen, decision, answer)
-                return Answer(
-                    label=answer.label,
-                    probs=None,
-                    num_classes=len(self.settings.labels),
+                said = Common(
                     served_by="teacher",
                     reason=decision.reason,
                     version=seen.version,
                     event_id=None if degraded else question.event_id,
                     propensity=decision.propensity,
+                    withheld=False,
                     degraded=degraded,
                     usage=answer.usage,
                 )
+                return self.face.of_teacher(answer, question.value, self.settings, said)
             case Invalid(usage=usage):
                 return self._without_teacher(question, seen, decision, "invalid_answer", usage)
             case Unavailable():
@@ -230,7 +242,7 @@ class LaneService:
     ) -> Answer | Refusal:
         """The student's answer, or none: who forces the teacher wants no other."""
         if (opinion := seen.opinion) is not None and not question.forced:
-            return student_answer(opinion, seen, decision, degraded=why, usage=usage)
+            return self.face.of_student(opinion, of_student(seen, decision, degraded=why, usage=usage))
         if why == "teacher_busy":
             self.count_shed("teacher_turns")
         return not_taught(why, self.turns.wait_s)
@@ -246,9 +258,9 @@ class LaneService:
         """Ask, and settle what it cost. A call that is cancelled midway counts in full: it may have been billed."""
         self.turns.asked += 1
         try:
-            reply = await self.teacher.ask(question.text, wanted)
+            reply = await self.teacher.ask(question.value, wanted)
         except BaseException:
-            self._pay(spend, self.teacher.cost_bound_usd(question.text), bounded=True)
+            self._pay(spend, self.teacher.cost_bound_usd(question.value), bounded=True)
             raise
         finally:
             self.turns.asked -= 1
@@ -268,7 +280,7 @@ class LaneService:
                 self._tell_invalid(reply, question.event_id)
             case Unavailable(billed=billed):
                 if billed:
-                    self._pay(spend, self.teacher.cost_bound_usd(question.text), bounded=True)
+                    self._pay(spend, self.teacher.cost_bound_usd(question.value), bounded=True)
                 else:
                     self.budget.settle(spend, None)
                 calls.labels(*self._labels, "unavailable").inc()
@@ -291,11 +303,17 @@ class LaneService:
             _log.debug("what the teacher said", said=self._redact(reply.said[:_SHOWN_CHARS]), **about)
 
     async def _publish(
-        self, question: Question, seen: Seen, decision: Decision, answer: LabelAnswer
+        self, question: Question, seen: Seen, decision: Decision, answer: TeacherAnswer
     ) -> Degraded | None:
         """Wait until the event is accepted; a paid answer goes out even when it is not."""
         event = build_event(
-            self.settings.lane, question, seen, decision, answer, eligible=self.settings.training_permitted
+            self.face.event_type,
+            self.settings.lane,
+            question,
+            seen,
+            decision,
+            answer,
+            eligible=self.settings.training_permitted,
         )
         try:
             await self._sink.publish(event, question.item_id, traceparent=question.traceparent)
@@ -332,7 +350,7 @@ class LaneService:
             now_s=self._monotonic(),
             served_by=served_by,
             withheld=decision.withheld and served_by != "nobody",
-            chars=len(question.text),
+            chars=sum(map(len, self._rules.texts(question.value))),
             code="" if isinstance(found, Answer) else found.code,
         )
 

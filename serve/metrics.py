@@ -18,6 +18,7 @@ class ServeMetrics:
     request_seconds: Histogram
     forward_seconds: Histogram
     forward_texts: Histogram
+    forward_tokens: Histogram
     teacher_calls: Counter
     invalid_answers: Counter
     teacher_usd: Counter
@@ -35,7 +36,7 @@ class ServeMetrics:
     spool_bytes: Gauge
     spool_limit: Gauge
     shed: Counter
-    line_texts: Gauge
+    line_tokens: Gauge
     line_seconds: Gauge
     hung_seconds: Gauge
     teacher_waiting: Gauge
@@ -44,9 +45,10 @@ class ServeMetrics:
     connections: Gauge
     connections_closed: Counter
 
-    def observe_forward(self, texts: int, seconds: float) -> None:
+    def observe_forward(self, questions: int, tokens: int, seconds: float) -> None:
         """Count one forward pass."""
-        self.forward_texts.observe(texts)
+        self.forward_texts.observe(questions)
+        self.forward_tokens.observe(tokens)
         self.forward_seconds.observe(seconds)
 
     def watch_spool(self, kept: Callable[[], int], limit_bytes: int) -> None:
@@ -87,8 +89,14 @@ class ServeMetrics:
             ),
             forward_texts=Histogram(
                 "understudy_forward_texts",
-                "Texts in one forward pass; worry when always at the limit: the gateway is saturated.",
+                "Questions in one forward pass; worry when always at the limit: the gateway is saturated.",
                 buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+                registry=registry,
+            ),
+            forward_tokens=Histogram(
+                "understudy_forward_tokens",
+                "Tokens in one forward pass, about; worry when always at the limit: the gateway is saturated.",
+                buckets=(16, 64, 256, 1_024, 4_096, 16_384, 65_536),
                 registry=registry,
             ),
             teacher_calls=counter(
@@ -96,7 +104,7 @@ class ServeMetrics:
             ),
             invalid_answers=counter(
                 "invalid_answers",
-                "Answers of the teacher that were paid for and are no label; worry above a few in a hundred: the prompt"
+                "Answers of the teacher that were paid for and are none; worry above a few in a hundred: the prompt"
                 " or the parser does not fit the teacher.",
                 "kind",
             ),
@@ -133,14 +141,14 @@ class ServeMetrics:
                 "Requests refused with 429 and nobody paid; worry when it lasts: add replicas.",
                 "reason",
             ),
-            line_texts=Gauge(
-                "understudy_student_line_texts",
-                "Texts admitted that the student has still to read; worry when it stays at half a batch.",
+            line_tokens=Gauge(
+                "understudy_student_line_tokens",
+                "Tokens admitted that students have still to read; worry when it stays at half a batch.",
                 registry=registry,
             ),
             line_seconds=Gauge(
                 "understudy_student_line_seconds",
-                "How long one more text would wait for the student; worry when it nears its limit.",
+                "How long one more token would wait for the student; worry when it nears its limit.",
                 registry=registry,
             ),
             hung_seconds=Gauge(

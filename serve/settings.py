@@ -6,24 +6,27 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from serve.pace import Metric
-from serve.teacher.parameters import check_call, checked_key, wrong_prompt
+from serve.teacher.ask.prompts import CHAT, TeacherKind, wrong_prompt
+from serve.teacher.parameters import check_call, checked_key
 from store.errors import SettingsError
-from store.event import MIN_PROPENSITY, Lane
+from store.event import MIN_PROPENSITY, Lane, Task
 from store.labels import AnswerFormat
-from store.policy import PolicyName
+from store.policy import METRICS, Metric, PolicyName
+from store.tasks.tasks import LaneTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
     """What all lanes of one gateway process share."""
 
-    max_batch: int = 32  # texts in one forward pass
-    batch_wait_s: float = 0.003  # how long a batch that is not full waits for company
+    max_batch: int = 32  # questions in one forward pass
+    max_batch_tokens: int = 16_384  # of these together, unless one has more
+    batch_wait_s: float = 0.003  # how long a batch that is not full waits for the rest of its requests
     max_text_chars: int = 20_000
     max_inputs: int = 256  # texts in one request
+    max_documents: int = 1_000  # in one request, of a list to be ranked
     max_body_bytes: int = 4 << 20
-    max_in_flight: int = 2_048  # texts being answered; more are refused with 429
+    max_in_flight: int = 2_048  # questions being answered; more are refused with 429
     student_timeout_s: float = 5.0  # a forward pass that takes longer hangs: the student is down
     student_wait_s: float = 0.3  # a request that would wait longer for the student's attention is refused with 429
     follow_s: float = 1.0  # between two looks at the moves, and between two heartbeats
@@ -43,7 +46,8 @@ class TeacherSettings:
 
     base_url: str
     model: str
-    prompt: str  # the prompt file's text, with $text and, usually, $labels
+    prompt: str = ""  # the prompt file's text; a reranker has none
+    kind: TeacherKind = CHAT
     parameters: Mapping[str, Any] = field(default_factory=dict)  # of the request's body, as the endpoint knows them
     answer_format: AnswerFormat = "text"
     api_key: str = field(default="none", repr=False)
@@ -53,6 +57,8 @@ class TeacherSettings:
     concurrency: int = 16
     input_usd_per_mtok: float = 0.0
     output_usd_per_mtok: float = 0.0
+    search_usd: float = 0.0  # a reranker's search: a call, for each hundred documents of it
+    window_documents: int = 50  # of a list that a chat model is to rank, shown at once
     breaker_failures: int = 5  # in a row, after which the teacher is left alone
     breaker_open_s: float = 10.0  # for how long, before one call may try again
 
@@ -60,12 +66,8 @@ class TeacherSettings:
         """Check what would fail at the first question.
 
         Raises:
-            SettingsError: the prompt's `$text` is missing, or there is a place-holder that nobody fills; or something
-                cannot be sent.
+            SettingsError: something cannot be sent.
         """
-        if (wrong := wrong_prompt(self.prompt)) is not None:
-            message = f"teacher.prompt_file: {wrong}"
-            raise SettingsError(message)
         try:
             checked_key(self.api_key)
         except SettingsError as error:
@@ -92,7 +94,8 @@ class LaneSettings:
     """One lane at the gateway."""
 
     lane: Lane
-    labels: tuple[str, ...]
+    task: Task
+    terms: LaneTerms  # what an answer may be, and what is called the same one
     training_permitted: bool
     teacher: TeacherSettings
     budget: BudgetSettings
@@ -108,11 +111,11 @@ class LaneSettings:
         """Check what a decision divides by.
 
         Raises:
-            SettingsError: there are no labels, the audit ratio is no probability, the forecast is no number of rows, or
-                the metric is not one that the policy can serve.
+            SettingsError: the prompt lacks a place-holder, or has one that nobody fills; the audit ratio is no
+                probability, the forecast is no number of rows, or the metric is not one that the policy can serve.
         """
-        if not self.labels:
-            message = f"lanes.labels: lane {self.lane} has none"
+        if self.teacher.kind == CHAT and (wrong := wrong_prompt(self.teacher.prompt, self.task)) is not None:
+            message = f"teacher.prompt_file: {wrong}"
             raise SettingsError(message)
         if self.audit_ratio != 0.0 and not MIN_PROPENSITY <= self.audit_ratio <= 1.0:
             message = f"lanes.audit_ratio: {self.audit_ratio} is neither 0 nor in [{MIN_PROPENSITY}, 1]"
@@ -120,8 +123,9 @@ class LaneSettings:
         if self.rows_per_day is not None and not 0.0 < self.rows_per_day < inf:
             message = f"lanes.rows_per_day: {self.rows_per_day} is no number of questions"
             raise SettingsError(message)
-        if self.metric == "balanced_accuracy" and self.policy != "budget":
-            message = f'lanes.metric: balanced_accuracy needs policy = "budget"; lane {self.lane} keeps a promise'
+        if self.metric not in METRICS[self.policy]:
+            others = " or ".join(f'"{name}"' for name, metrics in METRICS.items() if self.metric in metrics)
+            message = f"lanes.metric: {self.metric} needs policy = {others}; lane {self.lane} keeps a {self.policy}"
             raise SettingsError(message)
 
 

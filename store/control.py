@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeVar, cast
 import msgspec
 import redis
 
+from store.buffer.keys import asked, available, is_of_another_kind
 from store.errors import LeaseLostError, StoreUnavailableError
 from store.event import Lane
 from store.log.lazy import logger
@@ -92,10 +93,17 @@ HEARTBEAT_TTL_S: Final = 10
 LIVE_S: Final = 3.0  # who spoke within it follows; a stopped replica is remembered for longer
 ENDED_KEPT: Final = 100  # cycles
 _ACQUIRE: Final = """
-local holder = redis.call('GET', KEYS[1])
+local function whole(name)
+  local found = redis.call('TYPE', name)['ok']
+  if found == 'string' or found == 'none' then return true end
+  redis.call('RENAME', name, name .. ':aside')
+  return false
+end
+local holder = whole(KEYS[1]) and redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
-local fence = redis.call('GET', KEYS[2])
-if fence and not string.match(fence, '^%d+$') then -- damaged: one that is higher than any drawn so far
+local known = whole(KEYS[2])
+local fence = known and redis.call('GET', KEYS[2])
+if not known or (fence and not string.match(fence, '^%d+$')) then -- damaged: one that is higher than any drawn so far
   local now = redis.call('TIME')
   redis.call('SET', KEYS[2], string.format('%d', tonumber(now[1]) * 1000000 + tonumber(now[2])))
   holder = false
@@ -105,12 +113,12 @@ if holder then return tonumber(redis.call('GET', KEYS[2])) end
 return redis.call('INCR', KEYS[2])
 """
 _RENEW: Final = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= ARGV[3] then return 0 end
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] or redis.pcall('GET', KEYS[2]) ~= ARGV[3] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
 _RELEASE: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[1]) end
+if redis.pcall('GET', KEYS[1]) == ARGV[1] and redis.pcall('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[1]) end
 return 1
 """
 
@@ -142,20 +150,26 @@ class Control:
         try:
             for key in sorted(cast("list[bytes]", list(self._redis.scan_iter(match=f"{prefix}*", count=1000)))):
                 left_ms = self._redis.pttl(key)
-                value = cast("bytes | None", self._redis.get(key))
-                beat = _decoded(value, Heartbeat, key)
+                beat = _decoded(self._beat(key), Heartbeat, key)
                 if beat is not None and HEARTBEAT_TTL_S - left_ms / 1000 < within_s:
                     found[key.decode().removeprefix(prefix)] = beat
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
         return found
 
+    def _beat(self, key: bytes) -> bytes | None:
+        """A heartbeat as it lies there; what is no text is none, and its replica writes over it within a second."""
+        try:
+            return cast("bytes | None", self._redis.get(key))
+        except redis.ResponseError as error:
+            if not is_of_another_kind(error):
+                raise
+            return str(error).encode()
+
     def request_cycle(self, lane: Lane, request: CycleRequest) -> None:
         """Ask the trainer for a cycle; it takes requests in order."""
-        try:
-            self._redis.rpush(_key(lane, "cycles"), msgspec.json.encode(request))
-        except redis.RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
+        name = _key(lane, "cycles")
+        asked(self._redis, {name: "list"}, lambda: self._redis.rpush(name, msgspec.json.encode(request)))
 
     def next_cycle_request(self, lane: Lane) -> CycleRequest | None:
         """The oldest request, left in place until `finish_cycle_request`: a killed trainer finds it again.
@@ -163,33 +177,29 @@ class Control:
         One that cannot be read is dropped, aloud: it would hold up all that come after it.
         """
         name = _key(lane, "cycles")
-        try:
-            while (value := cast("bytes | None", self._redis.lindex(name, 0))) is not None:
-                request = _decoded(value, CycleRequest, name)
-                if request is not None:
-                    return request
+        while (value := self._first(name)) is not None:
+            request = _decoded(value, CycleRequest, name)
+            if request is not None:
+                return request
+            with available():
                 self._redis.lrem(name, 1, cast("str", value))
-        except redis.RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
         return None
+
+    def _first(self, name: str) -> bytes | None:
+        return asked(self._redis, {name: "list"}, lambda: cast("bytes | None", self._redis.lindex(name, 0)))
 
     def finish_cycle_request(self, lane: Lane, request: CycleRequest) -> None:
         """Take a request off the list, however it is spelt there; a second call changes nothing."""
         name = _key(lane, "cycles")
-        try:
-            value = cast("bytes | None", self._redis.lindex(name, 0))
-            spelt = value if _decoded(value, CycleRequest, name) == request else msgspec.json.encode(request)
+        value = self._first(name)
+        spelt = value if _decoded(value, CycleRequest, name) == request else msgspec.json.encode(request)
+        with available():
             self._redis.lrem(name, 1, cast("str", spelt))
-        except redis.RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
 
     def training_state(self, lane: Lane) -> TrainingState:
         """What the schedule remembers of the lane; what cannot be read counts as lost."""
-        try:
-            value = cast("bytes | None", self._redis.get(_key(lane, "training")))
-        except redis.RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
-        return _decoded(value, TrainingState, _key(lane, "training")) or TrainingState()
+        name = _key(lane, "training")
+        return _decoded(self._text(name), TrainingState, name) or TrainingState()
 
     def remember(self, lane: Lane, state: TrainingState, drawn: bytes | None = None) -> None:
         """Keep what the schedule must know after a restart; with it, where given, the rows that the cycle drew."""
@@ -204,29 +214,26 @@ class Control:
 
     def drawn(self, lane: Lane) -> bytes | None:
         """The rows that the last cycle drew, as `remember` was given them; None where nobody has noted them."""
-        try:
-            return cast("bytes | None", self._redis.get(_key(lane, "drawn")))
-        except redis.RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
+        return self._text(_key(lane, "drawn"))
 
     def cycle_ended(self, lane: Lane, ended: CycleEnded) -> None:
         """Note what became of a cycle; the newest 100 are kept."""
         name = _key(lane, "ended")
-        try:
+
+        def note() -> None:
             with self._redis.pipeline(transaction=True) as pipeline:
                 pipeline.lpush(name, msgspec.json.encode(ended))
                 pipeline.ltrim(name, 0, ENDED_KEPT - 1)
                 pipeline.execute()
-        except redis.RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
+
+        asked(self._redis, {name: "list"}, note)
 
     def ended_cycles(self, lane: Lane, limit: int = ENDED_KEPT) -> list[CycleEnded]:
-        """The last cycles of the lane, oldest first."""
-        try:
-            found = cast("list[bytes]", self._redis.lrange(_key(lane, "ended"), 0, limit - 1))
-        except redis.RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
-        return [msgspec.json.decode(value, type=CycleEnded) for value in reversed(found)]
+        """The last cycles of the lane, oldest first; one that cannot be read is left out."""
+        name = _key(lane, "ended")
+        found = asked(self._redis, {name: "list"}, lambda: cast("list[bytes]", self._redis.lrange(name, 0, limit - 1)))
+        known = (_decoded(value, CycleEnded, name) for value in reversed(found))
+        return [one for one in known if one is not None]
 
     def keep_census(self, lane: Lane, census: bytes) -> None:
         """Keep what the last count of the lane's answers came to, for whoever wants to know it soon after."""
@@ -237,10 +244,10 @@ class Control:
 
     def census(self, lane: Lane) -> bytes | None:
         """The last count of the lane's answers, as `keep_census` was given it."""
-        try:
-            return cast("bytes | None", self._redis.get(_key(lane, "census")))
-        except redis.RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
+        return self._text(_key(lane, "census"))
+
+    def _text(self, name: str) -> bytes | None:
+        return asked(self._redis, {name: "string"}, lambda: cast("bytes | None", self._redis.get(name)))
 
     def acquire(self, lane: Lane, owner: str, ttl_s: float) -> Lease | None:
         """The lane's trainer lease, or None while another owner holds it."""

@@ -15,6 +15,10 @@ class TooLaboriousError(UnderstudyError):
     """Redacting a text would take too long. Never retry, never keep it as it is: refuse it, or bury its record."""
 
 
+class WrongShapeError(UnderstudyError):
+    """The parts of an event do not fit one another. Never retry, never keep it: bury its record, mend the producer."""
+
+
 class StateUnwritableError(UnderstudyError):
     """The state directory takes no write: its disk is full, or it may not be written. Make room and try again."""
 

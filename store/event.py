@@ -8,17 +8,19 @@ import re
 import time
 import unicodedata
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from random import Random
-from typing import Annotated, Any, ClassVar, Final, Literal, assert_never, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, cast, get_args
 
 import msgspec
 
 SCHEMA_VERSION: Final = 1
 MAX_EVENT_BYTES: Final = 1 << 20
 MAX_AHEAD_S: Final = 86_400.0  # an event dated further ahead of the log's own time would wait in quarantine until then
+MAX_DOCUMENTS: Final = 1000  # of one list to rank
 MIN_PROPENSITY: Final = (
     1e-6  # rows weigh 1/propensity: one record must not be able to outweigh, or overflow, all others
 )
@@ -65,7 +67,7 @@ class RankInput(msgspec.Struct, frozen=True, kw_only=True):
     """The input of `rank`: the documents are in the order in which they were offered."""
 
     query: str
-    documents: Annotated[list[str], msgspec.Meta(min_length=1)]
+    documents: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_DOCUMENTS)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +111,10 @@ class LabelAnswer(TeacherAnswer, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RankAnswer(TeacherAnswer, frozen=True, kw_only=True, omit_defaults=True):
-    """A teacher's answer to `rank`: scores, or an order of document indexes, best first."""
+    """A teacher's answer to `rank`: a score for each document, or an order of document indexes, best first.
+
+    Exactly one of the two. An order may name a part of the documents, each once at most.
+    """
 
     scores: list[float] | None = None
     order: list[int] | None = None
@@ -125,8 +130,9 @@ class ChatAnswer(TeacherAnswer, frozen=True, kw_only=True, omit_defaults=True):
 class StudentOpinion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the student would have said, from before the teacher's answer was known.
 
-    `members` holds each member's label probabilities in the version's label order; for `classify` the first is the
-    frozen head's and the second, where there is one, the fine-tuned encoder's.
+    `members` holds each member's own output; the first is the frozen head's and the second, where there is one, the
+    fine-tuned encoder's. For `classify`, `output` is a label and members are label probabilities in the version's label
+    order; for `rank`, `output` is a JSON list of document indexes, best first, and members are scores of the documents.
     """
 
     version: str
@@ -176,6 +182,11 @@ class EscalationBase(
         """Event time, Unix seconds."""
         return self.time.timestamp()
 
+    @property
+    def task(self) -> Task:
+        """The task whose event this is."""
+        return cast("Task", self.__struct_config__.tag)
+
 
 class ClassifyEscalation(EscalationBase, frozen=True, kw_only=True, tag="classify"):
     """An escalation of `classify`."""
@@ -199,6 +210,8 @@ class ChatEscalation(EscalationBase, frozen=True, kw_only=True, tag="chat"):
 
 
 Escalation = ClassifyEscalation | RankEscalation | ChatEscalation
+
+INPUTS: Final[Mapping[Task, type[TaskInput]]] = {"classify": TextInput, "rank": RankInput, "chat": ChatInput}
 
 DeadReason = Literal[
     "undecodable",
@@ -345,21 +358,9 @@ def _taken_apart(char: str) -> str:
     return unicodedata.normalize("NFD", char)
 
 
-def canonical_input(task: Task, value: TaskInput) -> bytes:
+def canonical_input(task: Task, parts: Sequence[Any]) -> bytes:
     """The whole input in canonical form, as bytes that are equal iff two questions are the same question."""
-    match value:
-        case TextInput(text=text):
-            parts: list[Any] = [canonical_text(text)]
-        case RankInput(query=query, documents=documents):
-            parts = [
-                canonical_text(query),
-                *sorted(map(canonical_text, documents)),
-            ]  # an order of asking is no question
-        case ChatInput(messages=messages):
-            parts = [[message.role, canonical_text(message.content)] for message in messages]
-        case _:
-            assert_never(value)
-    return _encoder.encode([task, parts])
+    return _encoder.encode([task, list(parts)])
 
 
 def new_event_id(now_s: float, rng: Random) -> str:

@@ -4,7 +4,7 @@ A promise is kept by the threshold that a version ships. A budget is spent where
 evenly over the traffic that is still to come; it promises nothing of what the student answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -13,6 +13,12 @@ import msgspec
 from store.event import Reason
 
 PolicyName = Literal["promise", "budget"]
+Metric = Literal["accuracy", "balanced_accuracy"]
+
+METRICS: Final[Mapping[PolicyName, tuple[Metric, ...]]] = {  # a promise counts each question alike
+    "promise": ("accuracy",),
+    "budget": ("accuracy", "balanced_accuracy"),
+}
 
 OUTRIGHT_RATIO: Final = 0.25  # of the budget, bought whatever the student says: a label is worth most at the start
 OUTRIGHT_ROWS_RATIO: Final = 0.05  # and of the questions, as far as the budget goes

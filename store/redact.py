@@ -9,17 +9,19 @@ since that rule's last pass. So the work grows with the text, not with the numbe
 """
 
 import hmac
-from typing import Final, NamedTuple, assert_never, overload
-
-import msgspec
+import re
+from bisect import bisect_right
+from itertools import accumulate
+from typing import Final, NamedTuple
 
 from store.errors import TooLaboriousError
-from store.event import ChatInput, RankInput, TaskInput, TextInput, canonical_text
+from store.event import canonical_text
 from store.personal_data import RULES, SHORTEST, TOKEN, Kind, Rule, Value, count_digits, may_hold
 
 MAX_WORK: Final = 200_000  # candidates tried in one input: about a second, and 40,000 values
 _VALUE_WORK: Final = 4  # of a value, beside that of the candidate that it was
 _CHARACTERS_A_UNIT: Final = 64  # of looking through characters for a place to try
+_WORD: Final = re.compile(r"\S+")
 _STROKE: Final = "\u0338"  # combines with the token's closing ">" to another character, so it goes with the value
 
 
@@ -43,7 +45,11 @@ class Purse:
 
 
 def redact(text: str, key: bytes, purse: Purse | None = None) -> str:
-    """The canonical text with emails, phones, cards, IBANs, IP addresses and keys replaced by tokens. Idempotent.
+    """The text with emails, phones, cards, IBANs, IP addresses and keys replaced by tokens. Idempotent.
+
+    Values are looked for in the canonical text, so that no layout hides one, and replaced as it was written.
+    Blanks and line breaks stay, except within a value, and line ends become one form. The canonical form of what comes
+    out is what comes out of the canonical form.
 
     Args:
         text: what a person or a program wrote.
@@ -53,46 +59,62 @@ def redact(text: str, key: bytes, purse: Purse | None = None) -> str:
     Raises:
         TooLaboriousError: the text needs more work than any text of a person would.
     """
-    canonical = canonical_text(text)
+    written = text.replace("\r\n", "\n").replace("\r", "\n")
+    canonical = canonical_text(written)
     digits = count_digits(canonical)
     rules = [rule for rule in RULES if may_hold(rule, canonical, digits)]
-    if not rules:
-        return canonical
+    values = sorted(_values(canonical, rules, purse or Purse()), key=lambda found: found[1].start) if rules else []
+    if not values:
+        return written
+    spelled = _Spelled(written) if written != canonical else None
     parts: list[str] = []
     kept = 0
-    for kind, value in sorted(_values(canonical, rules, purse or Purse()), key=lambda found: found[1].start):
+    for kind, value in values:
         digest = hmac.digest(key, f"{kind}:{value.canonical}".encode(), "sha256").hex()[:10]
-        parts += (canonical[kept : value.start], f"<{kind}:{digest}>")
+        between = canonical[kept : value.start] if spelled is None else spelled.between(kept, value.start)
+        parts += (between, f"<{kind}:{digest}>")
         kept = value.end
-    return "".join([*parts, canonical[kept:]]) if parts else canonical
+    parts.append(canonical[kept:] if spelled is None else spelled.between(kept, len(canonical)))
+    return "".join(parts)
 
 
-@overload
-def redact_input(value: TextInput, key: bytes) -> TextInput: ...
-@overload
-def redact_input(value: RankInput, key: bytes) -> RankInput: ...
-@overload
-def redact_input(value: ChatInput, key: bytes) -> ChatInput: ...
-def redact_input(value: TaskInput, key: bytes) -> TaskInput:
-    """The input with every text in it redacted, and so canonical.
+class _Spelled:
+    """A text as it was written, looked up by places of its canonical form, word by word.
 
-    Raises:
-        TooLaboriousError: its texts together need more work than any question of a person would.
+    Words are what both forms have in common: normalising reaches across no blank.
     """
-    purse = Purse()
-    match value:
-        case TextInput(text=text):
-            return TextInput(text=redact(text, key, purse))
-        case RankInput(query=query, documents=documents):
-            return RankInput(
-                query=redact(query, key, purse), documents=[redact(each, key, purse) for each in documents]
-            )
-        case ChatInput(messages=messages):
-            return ChatInput(
-                messages=[msgspec.structs.replace(each, content=redact(each.content, key, purse)) for each in messages]
-            )
-        case _:
-            assert_never(value)
+
+    def __init__(self, written: str) -> None:
+        """Note where each word begins in either form."""
+        spans = [word.span() for word in _WORD.finditer(written)]
+        self._written = written
+        self._spans = spans
+        self._words = [canonical_text(written[start:end]) for start, end in spans]
+        self._starts = list(accumulate((len(word) + 1 for word in self._words), initial=0))[:-1]
+
+    def between(self, low: int, high: int) -> str:
+        """What was written where the canonical form has [low, high), with the blanks at the text's own ends.
+
+        A word that is cut is told in its canonical form.
+        """
+        first, last = bisect_right(self._starts, low) - 1, bisect_right(self._starts, high) - 1
+        before = self._written[: self._spans[0][0]] if low == 0 else ""
+        after = self._written[self._spans[-1][1] :] if last == len(self._words) - 1 and self._is_end(high) else ""
+        if first == last:
+            return before + self._part(first, low, high) + after
+        blanks = self._written[self._spans[first][1] : self._spans[last][0]]
+        head = self._part(first, low, self._starts[first] + len(self._words[first]))
+        return before + head + blanks + self._part(last, self._starts[last], high) + after
+
+    def _is_end(self, place: int) -> bool:
+        return place == self._starts[-1] + len(self._words[-1])
+
+    def _part(self, word: int, low: int, high: int) -> str:
+        """Of one word what lies in [low, high), places of the canonical text."""
+        start, whole = self._starts[word], self._words[word]
+        if (low, high) == (start, start + len(whole)):
+            return self._written[slice(*self._spans[word])]
+        return whole[low - start : high - start]
 
 
 class _Field(NamedTuple):

@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from store.errors import SettingsError
-from store.event import Lane, Task, TaskInput, canonical_input
+from store.event import Lane, TaskInput, canonical_input
 from store.registry.durable import create
+from store.tasks.rules import TaskRules
 
 SECRET_BYTES = 32
 ITEM_ID_HEX_DIGITS = 32
@@ -81,9 +82,10 @@ class DataSecret:
         return self.derive(f"dead-letter/{day.isoformat()}")
 
 
-def item_id(lane_key: bytes, task: Task, value: TaskInput) -> str:
+def item_id(lane_key: bytes, rules: TaskRules, value: TaskInput) -> str:
     """HMAC-SHA256 of the canonical input under the lane's key, 128 bits as 32 hex digits."""
-    return hmac.digest(lane_key, canonical_input(task, value), "sha256").hex()[:ITEM_ID_HEX_DIGITS]
+    identity = canonical_input(rules.task, rules.parts(value))
+    return hmac.digest(lane_key, identity, "sha256").hex()[:ITEM_ID_HEX_DIGITS]
 
 
 def subject_token(subject_key: bytes, subject: str) -> str:

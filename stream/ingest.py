@@ -15,11 +15,11 @@ from typing import Final
 
 import msgspec
 
-from store.buffer.ledger import Application, Buffer, Entry, Slot
-from store.errors import InvalidAnswerError, TooLaboriousError
+from store.buffer.item import Entry
+from store.buffer.ledger import Application, Buffer, Slot
+from store.errors import InvalidAnswerError, TooLaboriousError, WrongShapeError
 from store.event import (
     MAX_AHEAD_S,
-    ClassifyEscalation,
     DeadReason,
     Escalation,
     Lane,
@@ -30,19 +30,24 @@ from store.event import (
     tenant_named,
     wall_clock_s,
 )
-from store.labels import listed
 from store.log.lazy import logger
-from store.redact import redact_input
+from store.retry.backoff import Backoff
 from store.secrets import DataSecret, item_id, subject_token
+from store.tasks.tasks import TASKS, LaneTerms
 from stream.dead_letter import DeadLetters, Letter
-from stream.log import Appender, Batch, Outcome, Record, Source
+from stream.log import Appender, Batch, CommitOutcome, Record, Source
 from stream.metrics import IngestMetrics, Reporter
 from stream.reading.standstill import Standstills
-from stream.writer import Backoff, Prepared, Writer
+from stream.writer import Prepared, Writer
 
 _log = logger(__name__)
 _MAX_TOLD: Final = 100  # other prompts, each a log line
 _SHOWN_CHARS: Final = 200  # of one
+_BURIED_AS: Final[Mapping[type[Exception], DeadReason]] = {
+    InvalidAnswerError: "off_list",
+    WrongShapeError: "wrong_shape",
+    TooLaboriousError: "unredactable",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +59,7 @@ class LaneKeys:
     subject_key: bytes = field(repr=False)
     task: Task
     training_permitted: bool  # false: its events are counted, and not kept
-    labels: tuple[str, ...] = ()  # that an answer may be; none: any
-    earlier: tuple[str, ...] = ()  # that were on the list once, and are kept: rulings tell how they are read
+    terms: LaneTerms = field(default_factory=LaneTerms)
     prompts: tuple[str, ...] = ()  # `model@prompt version` that counts, the present one first; none: not compared
 
 
@@ -74,10 +78,6 @@ class IngestSettings:
     backoff: Backoff = field(default_factory=Backoff)
 
 
-KEPT: Final[frozenset[str]] = frozenset({"classify"})
-"""The tasks whose events become items."""
-
-
 def read(record: Record, use_case: str) -> Escalation | Undecodable | UnknownTask:
     """What a record says, whatever the lanes are. What is on a wrong topic stays wrong in every release."""
     event = decode(record.value)
@@ -85,8 +85,8 @@ def read(record: Record, use_case: str) -> Escalation | Undecodable | UnknownTas
         return event
     if event.use_case != use_case:
         return Undecodable(reason="wrong_use_case", detail=f"{event.use_case} on the topic of {use_case}")
-    if not isinstance(event, UnknownTask) and (task := _task(event)) not in KEPT:
-        return UnknownTask(task=task, use_case=use_case)
+    if not isinstance(event, UnknownTask) and event.task not in TASKS:
+        return UnknownTask(task=event.task, use_case=use_case)
     return event
 
 
@@ -100,26 +100,18 @@ def triage(
     fault = _fault(event, lanes) or _misdated(event, record, max_age_s)
     if fault is not None:
         return fault
-    if not isinstance(event, ClassifyEscalation):
-        return UnknownTask(task=_task(event), use_case=use_case)
     keys = lanes[event.lane]
+    rules = TASKS[keys.task](keys.terms)
     try:
-        teacher = msgspec.structs.replace(event.teacher, label=listed(event.teacher.label, keys.labels, keys.earlier))
-        redacted = redact_input(event.input, keys.redaction_key)
-    except (InvalidAnswerError, TooLaboriousError) as error:
-        reason: DeadReason = "off_list" if isinstance(error, InvalidAnswerError) else "unredactable"
-        return Undecodable(reason=reason, detail=str(error))
-    return Entry(
-        lane=event.lane,
-        item_id=item_id(keys.lane_key, "classify", redacted),
-        event=msgspec.structs.replace(
-            event,
-            input=redacted,
-            teacher=teacher,
-            subject=None if event.subject is None else subject_token(keys.subject_key, event.subject),
-            eligible=event.eligible and keys.training_permitted,
-        ),
+        normal = rules.normal(event, keys.redaction_key)
+    except (InvalidAnswerError, WrongShapeError, TooLaboriousError) as error:
+        return Undecodable(reason=_BURIED_AS[type(error)], detail=str(error))
+    kept = msgspec.structs.replace(
+        normal,
+        subject=None if event.subject is None else subject_token(keys.subject_key, event.subject),
+        eligible=event.eligible and keys.training_permitted,
     )
+    return Entry.of(kept, item_id(keys.lane_key, rules, kept.input), rules)
 
 
 def pieces(batch: Batch, max_bytes: int) -> list[Batch]:
@@ -148,8 +140,8 @@ def _fault(event: Escalation, lanes: Mapping[Lane, LaneKeys]) -> Undecodable | N
     """Why a well-formed event does not belong here."""
     if (keys := lanes.get(event.lane)) is None:
         return Undecodable(reason="unknown_lane", detail=f"no lane {event.lane} in the settings")
-    if keys.task != _task(event):
-        return Undecodable(reason="wrong_shape", detail=f"a {_task(event)} event, {event.lane} takes {keys.task}")
+    if keys.task != event.task:
+        return Undecodable(reason="wrong_shape", detail=f"a {event.task} event, {event.lane} takes {keys.task}")
     return None
 
 
@@ -166,10 +158,6 @@ def _misdated(event: Escalation, record: Record, max_age_s: float) -> Undecodabl
         detail = f"dated {-age_s:.0f} s after the log took it, {MAX_AHEAD_S:.0f} s allowed"
         return Undecodable(reason="in_future", detail=detail)
     return None
-
-
-def _task(event: Escalation) -> str:
-    return str(event.__struct_config__.tag)
 
 
 class Ingest:
@@ -352,7 +340,7 @@ class Ingest:
                 )
         return found
 
-    def _settle(self, batch: Batch, outcome: Outcome) -> None:
+    def _settle(self, batch: Batch, outcome: CommitOutcome) -> None:
         """Called by the writer."""
         self._source.done(batch, outcome)
         if outcome == "ok":

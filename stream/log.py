@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from store.buffer.ledger import Claim, Slot
 
-Outcome = Literal["ok", "fenced", "moved"]
+CommitOutcome = Literal["ok", "fenced", "moved"]
 Headers = tuple[tuple[str, bytes], ...]
 Dependency = Literal["redis", "log"]
 Remake = Callable[[str], None]
@@ -74,7 +74,7 @@ class Source(Protocol):
     def health(self) -> Health:
         """What was wrong when it was last looked; any thread may call it, and it asks nobody."""
 
-    def done(self, batch: Batch, outcome: Outcome) -> None:
+    def done(self, batch: Batch, outcome: CommitOutcome) -> None:
         """Say what became of a batch: advance, drop the slot and probe, or claim again and seek back.
 
         Any thread may call it; it takes effect at the next poll.

@@ -11,9 +11,9 @@ from time import monotonic
 from store.buffer.ledger import Slot
 from store.errors import LogUnavailableError, PositionOutsideLogError, StoreUnavailableError
 from store.event import wall_clock_s
-from stream.log import Batch, Claimer, Dependency, Headers, Health, Lag, Outcome, Record, Remake
+from stream.log import Batch, Claimer, CommitOutcome, Dependency, Headers, Health, Lag, Record, Remake
 from stream.outbox import MAX_RECORD_BYTES, Outgoing, partition_of, too_large
-from stream.slots import Slots, start_offset
+from stream.slots import MemberSlots, start_offset
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,9 +122,9 @@ class MemorySource:
         self._claim = claim
         self._members = log._members.setdefault((topic, group), [])  # noqa: SLF001 - the log's other half
         self._members.append(self)
-        self._slots = Slots()
+        self._slots = MemberSlots()
         self._held: frozenset[Slot] | None = frozenset()
-        self._settled: deque[tuple[Batch, Outcome]] = deque()
+        self._settled: deque[tuple[Batch, CommitOutcome]] = deque()
         self._faults: dict[Dependency, str] = {}
 
     def poll(self, timeout_s: float, limit: int) -> list[Batch]:
@@ -148,7 +148,7 @@ class MemorySource:
         """See `stream.log.Source`."""
         return Health(faults=dict(self._faults), stopped=self._slots.stopped)
 
-    def done(self, batch: Batch, outcome: Outcome) -> None:
+    def done(self, batch: Batch, outcome: CommitOutcome) -> None:
         """See `stream.log.Source`; any thread may call it."""
         self._settled.append((batch, outcome))
 

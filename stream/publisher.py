@@ -15,13 +15,14 @@ import msgspec
 
 from store.errors import LogUnavailableError, RecordTooLargeError, SpoolFullError
 from store.event import MAX_EVENT_BYTES, Escalation, encode
+from store.faults.points import reach
 from store.log.lazy import logger
+from store.retry.backoff import Backoff
 from stream.log import Appender, Headers, topic_of
 from stream.spool import Spool
 
 _DRAIN_BATCH: Final = 100
-_MIN_BACKOFF_S: Final = 0.1
-_MAX_BACKOFF_S: Final = 5.0
+_BACKOFF: Final = Backoff(first_s=0.1, most_s=5.0)
 _LOOK_AGAIN_S: Final = 5.0  # at a spool that seems empty
 
 _log = logger(__name__)
@@ -149,33 +150,35 @@ class Publisher:
 
     async def _drain(self) -> None:
         """Send what the spool holds, oldest first; while the log is down, try one record now and then."""
-        backoff_s, limit = _MIN_BACKOFF_S, _DRAIN_BATCH if self._direct else 1
+        failures, limit = 0, _DRAIN_BATCH if self._direct else 1
         while True:
             self._spooled.clear()
             try:
                 room = max(1, self._max_in_flight - self._in_flight)
                 payloads = await asyncio.to_thread(self._spool.head, min(limit, room))
                 sent = await self._send_in_order(payloads)
+                if sent:
+                    reach("spool.resent")
                 await asyncio.to_thread(self._spool.advance, sent)
             except OSError as error:
                 _log.error("the spool cannot be read: its events wait", reason=str(error))
                 payloads, sent = [b""], 0
             if not payloads:
                 if self._direct:
-                    backoff_s = _MIN_BACKOFF_S
+                    failures = 0
                 elif self._refused:  # nothing lies in the spool to find out with: an event must
                     self._refused = False
-                    await asyncio.sleep(backoff_s)
-                    backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
+                    failures += 1
+                    await asyncio.sleep(_BACKOFF.longest_s(failures))
                 self._direct = True
                 with contextlib.suppress(TimeoutError):  # what an earlier process left may come to light later
                     async with asyncio.timeout(_LOOK_AGAIN_S):  # `wait_for` may swallow a cancellation
                         await self._spooled.wait()
             elif sent == len(payloads):
-                backoff_s, limit = _MIN_BACKOFF_S, _DRAIN_BATCH
+                failures, limit = 0, _DRAIN_BATCH
             else:
-                await asyncio.sleep(backoff_s)
-                backoff_s, limit = min(2 * backoff_s, _MAX_BACKOFF_S), 1
+                failures, limit = failures + 1, 1
+                await asyncio.sleep(_BACKOFF.longest_s(failures))
 
     async def _send_in_order(self, payloads: Sequence[bytes]) -> int:
         """How many of the first payloads need not be sent again."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 from store.buffer.ledger import BEGINNING, Claim, Slot
 from store.errors import PositionOutsideLogError
-from stream.log import Batch, Outcome, Record
+from stream.log import Batch, CommitOutcome, Record
 
 Settled = Literal["kept", "fenced", "moved", "stale"]
 
@@ -27,7 +27,7 @@ class Owned:
     broken_off: bool = False  # the log has no record at `read_offset`: claimed anew once nothing is in flight
 
 
-class Slots:
+class MemberSlots:
     """The slots of one member."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Slots:
         state.in_flight.append((batch.next, records[0].timestamp_ms))
         return batch
 
-    def settle(self, batch: Batch, outcome: Outcome) -> Settled:
+    def settle(self, batch: Batch, outcome: CommitOutcome) -> Settled:
         """Note what became of a batch; `stale` when its claim is no longer the present one."""
         state = self._owned.get(batch.slot)
         if state is None or state.fence != batch.fence:

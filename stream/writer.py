@@ -16,9 +16,11 @@ from typing import Final, Literal
 
 from store.buffer.ledger import Application, Applied, Buffer
 from store.errors import CorruptItemError, LogUnavailableError, StoreUnavailableError
+from store.faults.points import reach
 from store.log.lazy import logger
+from store.retry.backoff import Backoff
 from stream.dead_letter import DeadLetters, Letter
-from stream.log import Batch, Dependency, Outcome
+from stream.log import Batch, CommitOutcome, Dependency
 from stream.metrics import OTHER_PROMPT, UNREADABLE, IngestMetrics
 
 _QUEUE_BATCHES: Final = 2
@@ -36,18 +38,6 @@ class Prepared:
     other_prompts: Mapping[str, int] = field(default_factory=dict)  # tenant -> answers under another prompt than now
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backoff:
-    """How long to wait after the n-th failure in a row: doubling, bounded, with jitter."""
-
-    first_s: float = 0.1
-    most_s: float = 10.0
-
-    def delay_s(self, failures: int, rng: Random) -> float:
-        """Between half and all of min(most, first * 2**(failures - 1))."""
-        return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 30)) * rng.uniform(0.5, 1.0)
-
-
 class Writer:
     """Applies batches until it is closed."""
 
@@ -55,7 +45,7 @@ class Writer:
         self,
         buffer: Buffer,
         dead_letters: DeadLetters,
-        settled: Callable[[Batch, Outcome], None],
+        settled: Callable[[Batch, CommitOutcome], None],
         *,
         metrics: IngestMetrics,
         backoff: Backoff,
@@ -119,7 +109,10 @@ class Writer:
                 if not buried:
                     self._dead_letters.write(application.use_case, prepared.letters)
                     buried, waiting_for = True, "store"
+                    reach("apply.buried")
+                reach("apply.read")
                 applied = self._buffer.apply(application)
+                reach("apply.applied")
             except (StoreUnavailableError, LogUnavailableError, CorruptItemError) as error:
                 failures += 1
                 self.blocked_by = {"redis" if waiting_for == "store" else "log": str(error)}

@@ -3,30 +3,19 @@
 Pure up to the features it asks for: the same items, lineage and settings give the same student and the same verdict.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
-
-import numpy as np
 
 from store.buffer.item import Item
 from store.control import CycleKind
 from store.policy import Policy
 from store.registry.manifest import Verdict
-from store.student.encoder import Encoder, FloatArray
-from trainer.judge.verdicts import CrossFitted, Frozen, Lineage, Rival, decide, new_rows
-from trainer.learn.draft import Draft
+from trainer.judge.verdicts import decide
 from trainer.learn.features import BaseEncoder
-from trainer.learn.fit import FineTuneMode, FitSettings, cross_fit, fit
+from trainer.learn.recipe import Draft, Features, Frozen, Lineage, Recipe, Rival
+from trainer.learn.tasks import TASKS
 from trainer.snapshot import freeze
 from trainer.work import CycleSettings, LaneTraining, Tell, tell_nobody
-
-
-class Features(Protocol):
-    """Where the base encoder's features of items come from."""
-
-    def features(self, encoder: Encoder, item_ids: Sequence[str], texts: Sequence[str]) -> FloatArray:
-        """[n, features], in the order of the ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +45,11 @@ def freeze_rows(
     now_s: float,
     positions: Mapping[str, str],
 ) -> Frozen:
-    """The items as rows with features. A lane that promises nothing holds nothing out, and waits for no label.
+    """The items as rows, with what answers to them are computed from. A lane that promises nothing holds nothing out.
 
     Args:
         items: the lane's kept items.
-        lineage: the champion's labels stay, in their order.
+        lineage: what the champion knows stays.
         training: the lane's.
         settings: the cycle's.
         base: the encoder.
@@ -69,21 +58,21 @@ def freeze_rows(
         positions: "topic uuid/partition" -> position up to which the log had been applied.
     """
     promises = training.policy == "promise"
+    recipe: Recipe = TASKS[training.task].recipe()
+    champion = lineage.champion.student if lineage.champion is not None else None
     snapshot = freeze(
         items,
+        recipe.freezing(training, settings, champion),
         prompt_version=training.prompt_version,
-        labels_min=settings.min_items_per_label if promises else 1,
         split=settings.split if promises else replace(settings.split, calibrate_ratio=0.0, judge_ratio=0.0),
         quarantine_s=settings.quarantine_s,
         now_s=now_s,
         seed=settings.seed,
         positions=positions,
-        known_labels=lineage.champion.student.labels if lineage.champion is not None else (),
         allowed_labels=training.labels,
-        rules=training.rules,
+        rules=training.readings,
     )
-    found = features.features(base.encoder, [row.item_id for row in snapshot.rows], [row.text for row in snapshot.rows])
-    return Frozen(snapshot=snapshot, base=base, features=found)
+    return recipe.freeze(snapshot, base, features, training=training, settings=settings)
 
 
 def attempt(
@@ -106,62 +95,16 @@ def attempt(
         tell: told how far it has come.
 
     Raises:
-        NotEnoughLabelsError: there is nothing to tell apart yet.
+        NotEnoughLabelsError: there is nothing to learn from yet.
     """
-    previous = lineage.champion.student if lineage.champion is not None else None
-    mode: FineTuneMode = "none"
-    if kind == "fine_tune":
-        mode = "warm" if previous is not None and previous.tuned is not None else "fresh"
-    draft = fit(
-        frozen.snapshot.rows,
-        frozen.features,
-        labels=frozen.snapshot.labels,
-        base=frozen.base,
-        previous=previous,
-        settings=FitSettings(threads=settings.threads),
-        seed=settings.seed,
-        fine_tune=mode,
-        label_maps=lineage.label_maps,
-        tell=tell,
-    )
+    recipe: Recipe = TASKS[training.task].recipe()
+    draft = recipe.fit(kind, frozen, lineage, settings=settings, tell=tell)
     tell("judging", None)
     challenger = Rival(
         student=draft.student(), trained=frozenset(row.item_id for row in frozen.snapshot.split("train"))
     )
-    crossed = _cross_fitted(frozen, draft, lineage) if training.policy == "budget" else None
+    crossed = None
+    if training.policy == "budget" and lineage.champion is not None:
+        crossed = recipe.cross_fitted(frozen, draft, lineage.champion)
     policy, verdict, anchor = decide(training, settings, frozen, challenger, lineage, crossed)
     return Attempt(frozen=frozen, draft=draft, policy=policy, verdict=verdict, anchor=anchor)
-
-
-def _cross_fitted(frozen: Frozen, draft: Draft, lineage: Lineage) -> CrossFitted | None:
-    """The challenger's recipe on rows it did not see: a head from the other rows, the champion's fine-tuned member."""
-    champion = lineage.champion
-    if champion is None:
-        return None
-    unseen = frozenset(new_rows(frozen.snapshot, champion))
-
-    def probs(places: Sequence[int]) -> FloatArray:
-        if not set(places) <= unseen:
-            message = "only rows that are new to the champion are cross-fitted"
-            raise ValueError(message)
-        tuned = champion.student.tuned
-        if tuned is not None and draft.tuned is not None:
-            recipe = replace(draft, tuned=tuned)
-        else:
-            recipe = replace(draft, tuned=None, pool_weights=(1.0,))
-        result = np.empty((len(places), len(draft.labels)), np.float32)
-        halves = _halves([frozen.snapshot.rows[place].cluster for place in places])
-        parts = [[places[index] for index in half] for half in halves]
-        fitted = cross_fit(frozen.snapshot.rows, frozen.features, parts, draft)
-        for half, part, head in zip(halves, parts, fitted, strict=True):
-            result[half] = frozen.predict(replace(recipe, head=head).student(), part).probs
-        return result
-
-    return probs
-
-
-def _halves(clusters: Sequence[int]) -> list[list[int]]:
-    """Places in two halves, empty ones left out: linked rows share one, or each would tell of the other."""
-    number = {cluster: index for index, cluster in enumerate(dict.fromkeys(clusters))}
-    halves = [[place for place, cluster in enumerate(clusters) if number[cluster] % 2 == half] for half in (0, 1)]
-    return [half for half in halves if half]

@@ -7,7 +7,7 @@ killed leaves nothing behind that counts.
 import functools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -26,20 +26,22 @@ from store.errors import (
     SwapRefusedError,
     UnknownVersionError,
 )
-from store.labels import check_label_map
+from store.faults.points import reach
 from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
+from store.registry.records import StudentRecord
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import OpenVersion, Registry, Versions
-from store.student.encoder import Encoder, FloatArray, Precision
-from store.student.student import PRECISION_KEY, Student
+from store.student.encoder import Precision
 from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.calibrate import rows_to_certify
-from trainer.judge.equal import RECIPE_KEY, answers_alike, nothing_new, recipe_of
+from trainer.judge.equal import answers_alike, nothing_new, recipe_of
 from trainer.judge.gate import Judged
-from trainer.judge.verdicts import Frozen, Lineage, Rival, decide
-from trainer.learn.features import BaseEncoder, FeatureCache
-from trainer.learn.fit import NotEnoughLabelsError
+from trainer.judge.verdicts import decide
+from trainer.learn.enough import NotEnoughLabelsError
+from trainer.learn.features import BaseEncoder
+from trainer.learn.recipe import Frozen, Lineage, Recipe, Rival
+from trainer.learn.tasks import TASKS
 from trainer.news import drawn
 from trainer.work import CycleResult, CycleWork, Tell, draft_folder, drawing_of, kept_folder, tell_nobody
 
@@ -83,7 +85,7 @@ def run_cycle(
         training=work.training,
         settings=work.settings,
         base=base,
-        features=_Telling(_cache(kept_folder(work.cache, work.training.lane) / "features"), tell),
+        features=_recipe(work).cache(kept_folder(work.cache, work.training.lane), tell),
         now_s=work.now_s,
         positions=positions,
     )
@@ -92,12 +94,12 @@ def run_cycle(
     recipe = recipe_of(work.training, work.settings, base.sha256, work.code_version)
     if champion is not None and (why := nothing_new(work.kind, frozen.snapshot, recipe, champion)) is not None:
         return CycleResult(version=None, verdict=_refused(why, work), anchor=False, drawn=rows, nothing_new=True)
-    lineage = replace(lineage, label_maps=_label_maps(versions, frozen))
+    lineage = replace(lineage, records=_records(versions, frozen))
     try:
         made = attempt(work.kind, frozen, lineage, training=work.training, settings=work.settings, tell=tell)
     except NotEnoughLabelsError as error:
         return CycleResult(version=None, verdict=_nothing_to_learn(error, items, work), anchor=False, drawn=rows)
-    label_items = made.draft.training["label_items"]
+    label_items = made.draft.learned
     tell("publishing", None)
     try:
         folder.mkdir(parents=True)
@@ -108,25 +110,12 @@ def run_cycle(
             return CycleResult(
                 version=None, verdict=verdict, anchor=False, label_items=label_items, drawn=rows, nothing_new=True
             )
+        reach("cycle.drafted")
         version = versions.publish(folder, manifest, SigningKey.load(work.signing_key))
+        reach("cycle.published")
     finally:
         clear_away(folder)  # whatever became of it: forty megabytes a try fill a disk, or keep it full
     return CycleResult(version=version, verdict=made.verdict, anchor=made.anchor, label_items=label_items, drawn=rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _Telling:
-    """The kept features, and how far those that are new have come."""
-
-    cache: FeatureCache
-    tell: Tell
-
-    def features(self, encoder: Encoder, item_ids: Sequence[str], texts: Sequence[str]) -> FloatArray:
-        """See `trainer.attempt.Features`."""
-        self.tell("embedding", None)
-        return self.cache.features(
-            encoder, item_ids, texts, progress=lambda done, new: self.tell("embedding", done / max(1, new))
-        )
 
 
 def _manifest(work: CycleWork, made: Attempt, folder: Path, recipe: str) -> Manifest:
@@ -134,7 +123,6 @@ def _manifest(work: CycleWork, made: Attempt, folder: Path, recipe: str) -> Mani
     parts = made.draft.write(folder, made.policy)
     return Manifest(
         lane=work.training.lane,
-        task=work.training.task,
         kind=parts.kind,
         parent=work.champion,
         created_s=work.now_s,
@@ -142,15 +130,12 @@ def _manifest(work: CycleWork, made: Attempt, folder: Path, recipe: str) -> Mani
         seed=work.settings.seed,
         base=parts.base,
         served_parameters=parts.served_parameters,
-        labels=parts.labels,
         preprocessing=parts.preprocessing,
-        pool_weights=parts.pool_weights,
-        training={**parts.training, RECIPE_KEY: recipe},
+        student=msgspec.structs.replace(parts.student, recipe=recipe),
         snapshot=made.frozen.snapshot.record,
         verdict=made.verdict,
         policy=made.policy,
         topics=_topics(work, made.frozen),
-        golden=parts.golden,
         files={},
     )
 
@@ -168,40 +153,38 @@ def _lineage(work: CycleWork, registry: Registry, versions: Versions, champion: 
             for manifest in manifests
             if manifest.snapshot is not None and manifest.verdict is not None
         ],
-        label_maps={},
+        records={},
     )
 
 
-def _label_maps(versions: Versions, frozen: Frozen) -> dict[str, Sequence[str]]:
-    """The label maps of the versions whose opinions are on record."""
+def _records(versions: Versions, frozen: Frozen) -> dict[str, StudentRecord]:
+    """What the versions whose opinions are on record say of themselves."""
     opinions = {row.first_opinion.opinion.version for row in frozen.snapshot.rows if row.first_opinion is not None}
-    found: dict[str, Sequence[str]] = {}
+    found: dict[str, StudentRecord] = {}
     for version in sorted(opinions & set(versions.list())):
         with suppress(RegistryError):  # its opinions cannot be read, and are left out
-            found[version] = versions.manifest(version).labels
+            found[version] = versions.manifest(version).student
+    return found
+
+
+def _recipe(work: CycleWork) -> Recipe:
+    found: Recipe = TASKS[work.training.task].recipe()
     return found
 
 
 def _rival(opened: OpenVersion, work: CycleWork) -> Rival:
     """A version, loaded, with what it was trained on."""
-    student = Student.load(opened, device=work.settings.device, precision=work.settings.precision)
     trained: frozenset[str] = frozenset()
     if SNAPSHOT_NAME in opened.manifest.files:
         rows = msgspec.json.decode(opened.read(SNAPSHOT_NAME))["rows"]
         trained = frozenset(row["id"] for row in rows if row["split"] == "train")
-    return Rival(student=student, trained=trained)
+    return Rival(student=_recipe(work).load(opened, work.settings), trained=trained)
 
 
 @functools.cache
 def _base(encoder: str, device: str, precision: Precision, max_tokens: int) -> BaseEncoder:
     """Loaded once in this process."""
     return BaseEncoder.open(encoder, device=device, precision=precision, max_tokens=max_tokens)
-
-
-@functools.cache
-def _cache(directory: Path) -> FeatureCache:
-    """One for each lane: it forgets what a snapshot no longer holds."""
-    return FeatureCache(directory)
 
 
 def _judge_candidate(
@@ -220,8 +203,8 @@ def _judge_candidate(
     try:
         opened = versions.open(work.candidate)
         candidate = _rival(opened, work)
-        if champion is not None:  # no gateway would take it into service
-            check_label_map(champion.manifest.labels, opened.manifest.labels, removal_declared=False)
+        if lineage.champion is not None:  # no gateway would take it into service
+            candidate.student.check_follows(lineage.champion.student, removal_declared=False)
     except (CorruptVersionError, BadSignatureError, UnknownVersionError, SwapRefusedError) as error:
         verdict = msgspec.structs.replace(_refused(f"the candidate cannot be served: {error}", work), outcome="fail")
         return CycleResult(version=work.candidate, verdict=verdict, anchor=False)
@@ -234,9 +217,8 @@ def _judge_candidate(
         created_s=work.now_s,
         verdict=verdict,
         policy=policy,
-        training={**opened.manifest.training, PRECISION_KEY: candidate.student.encoder.precision},
+        student=candidate.student.with_policy(policy).told(opened.manifest.student),
         topics=_topics(work, frozen),
-        golden=candidate.student.with_policy(policy).golden_outputs(),
     )
     if champion is not None and (why := answers_alike(opened.folder, manifest, champion)) is not None:
         return CycleResult(version=work.candidate, verdict=_refused(why, work), anchor=False)
@@ -246,9 +228,10 @@ def _judge_candidate(
 
 def _topics(work: CycleWork, frozen: Frozen) -> list[Topic]:
     rows = frozen.snapshot.rows
+    vectors, words = frozen.topics_from()
     found = find_topics(
-        frozen.features[:, -frozen.base.encoder.hidden_size :],
-        [row.text for row in rows],
+        vectors,
+        words,
         [row.requests for row in rows],
         [float(row.escalated) for row in rows],
         seed=work.settings.seed,

@@ -11,14 +11,20 @@ from store.registry.manifest import Outcome
 from store.registry.moves import Standing
 from trainer.work import CycleResult
 
-FIRST_FINE_TUNE_ITEMS: Final = 150
-FINE_TUNE_ITEMS_PER_LABEL: Final = 20  # with fewer the first fine-tuned member is worse than the head
 LEARNABLE_ITEMS: Final = 10  # of a label, for it to count among the learned ones
 _NEW_LABELS_RATIO: Final = 1.2  # so many times the labels it learned, and the fine-tuned member has fallen behind
 _NEW_LABELS_GROWTH: Final = 1.15
 _FEW_ITEMS: Final = 225  # a member made of fewer is soon outgrown
 _FEW_ITEMS_GROWTH: Final = 1.25
 _AGE_RATIO: Final = 1.75  # a lane so many times as old as at its last fine-tuning is due even where labels come slowly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ripeness:
+    """How many items the first fine-tuning of a task waits for: with fewer the member is worse than the head."""
+
+    items: int = 150
+    items_per_label: int = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +51,7 @@ def due(
     request: CycleRequest | None,
     now_s: float,
     settings: ScheduleSettings,
+    ripe: Ripeness = Ripeness(),
 ) -> CycleKind | None:
     """Which cycle is due, if any. What a person asked for comes first and runs even while paused.
 
@@ -56,6 +63,7 @@ def due(
         request: what a person asked for.
         now_s: Unix seconds.
         settings: when.
+        ripe: of the lane's task.
     """
     if request is not None:
         return request.kind
@@ -66,12 +74,12 @@ def due(
     fresh = items - state.items_at_cycle
     grown = _grown(items, state.items_at_cycle, settings)
     if settings.fine_tune:
-        ripe = items >= _fine_tune_at(state, labels, settings)
+        enough = items >= _fine_tune_at(state, labels, settings, ripe)
         outlived = _outlived(state, now_s, settings) and _grown(items, state.items_at_fine_tune, settings)
-        if ripe and grown and settings.head_first and standing.champion is None:
+        if enough and grown and settings.head_first and standing.champion is None:
             return "head"
-        owed = ripe and settings.head_first  # a head has drawn the rows that made it due
-        if owed or (fresh > 0 and (ripe or outlived)):
+        owed = enough and settings.head_first  # a head has drawn the rows that made it due
+        if owed or (fresh > 0 and (enough or outlived)):
             return "fine_tune"
     overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s
     return "head" if grown or (overdue and state.last_cycle_s > 0) else None
@@ -91,9 +99,9 @@ def _outlived(state: TrainingState, now_s: float, settings: ScheduleSettings) ->
     return now_s - state.first_cycle_s >= _AGE_RATIO * taken_s
 
 
-def _fine_tune_at(state: TrainingState, labels: int, settings: ScheduleSettings) -> float:
+def _fine_tune_at(state: TrainingState, labels: int, settings: ScheduleSettings, ripe: Ripeness) -> float:
     if not state.items_at_fine_tune:
-        first = max(FIRST_FINE_TUNE_ITEMS, FINE_TUNE_ITEMS_PER_LABEL * (state.labels or labels))
+        first = max(ripe.items, ripe.items_per_label * (state.labels or labels))
         return max(first, settings.min_new_labels)
     growth = settings.fine_tune_growth_ratio
     if state.items_at_fine_tune < _FEW_ITEMS:

@@ -1,7 +1,8 @@
 """When a cycle runs: the trainer daemon.
 
-The daemon itself never imports torch; a warm child does the heavy work (trainer.worker). One trainer at a time moves a
-lane: the lease is renewed while the child works and once more right before the move.
+The daemon itself never imports torch; a warm child does the heavy work (trainer.worker). It looks at every lane each
+tick, whatever cycles run; a cycle runs in its device's own thread. One trainer at a time moves a lane: the lease is
+renewed while the child works and once more right before the move.
 """
 
 import threading
@@ -9,7 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from store.answers.rules import NO_RULES, Rules
 from store.buffer.ledger import Buffer
@@ -20,7 +22,7 @@ from store.event import Lane, wall_clock_s
 from store.log.lazy import logger
 from store.money.books import Books
 from store.registry.lineage import Audited
-from store.registry.moves import fold
+from store.registry.moves import Moves, Standing, fold
 from store.registry.signing import SigningKey
 from trainer import metrics
 from trainer.daemon.conduct import Conductor, Look, RegistryOf
@@ -28,10 +30,12 @@ from trainer.daemon.journal import Journal, summary_of
 from trainer.daemon.progress import Beacon
 from trainer.daemon.pulse import Age, Pulse, run_ticks
 from trainer.daemon.purse import Purse
+from trainer.daemon.queues import Queues
 from trainer.due import ScheduleSettings, due
+from trainer.learn.tasks import TASKS
 from trainer.news import Stock, items_at_most
-from trainer.watch import AnswersShown, show_promise, show_schedule
-from trainer.work import CycleSettings, CycleWork, LaneTraining, Places
+from trainer.watch import AnswersGauge, show_promise, show_schedule
+from trainer.work import CycleSettings, CycleWork, LaneTraining, Places, settings_of
 from trainer.worker import Worker, WorkerStoppedError
 
 log = logger()
@@ -41,6 +45,8 @@ _MAX_BACKOFF_S: Final = 1800.0
 _AWAY_S: Final = 5.0
 _SILENT_S: Final = 60.0  # neither a tick nor a sign from a cycle in hand for so long: the schedule stands still
 _NOT_SEEN: Final = "not looked at yet"
+
+Found = TypeVar("Found")
 
 
 @dataclass(slots=True)
@@ -68,12 +74,22 @@ class _Patience:
 class _LaneWatch:
     """What the daemon itself remembers of a lane; a restart forgets it, and nothing is lost."""
 
+    moves: Moves
     stock: Stock
     age: Age  # of the last cycle
     audited: Audited
-    answers: AnswersShown
+    answers: AnswersGauge
     patience: _Patience = field(default_factory=_Patience)
     trouble: str | None = _NOT_SEEN  # why it could not be looked at the last time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """A cycle that is due."""
+
+    kind: CycleKind
+    request: CycleRequest | None  # that it answers
+    now_s: float
 
 
 @dataclass(kw_only=True)
@@ -87,7 +103,7 @@ class Trainer:
     signs: Signs
     books: Books
     key: SigningKey
-    worker: Worker
+    queues: Queues
     owner: str  # this process, in the lease
     schedule: ScheduleSettings
     cycle: CycleSettings
@@ -116,7 +132,6 @@ class Trainer:
             registry=self.registry,
             control=self.control,
             key=self.key,
-            worker=self.worker,
             schedule=self.schedule,
             cycle=self.cycle,
             places=self.places,
@@ -129,10 +144,11 @@ class Trainer:
         )
         self._watches = {
             training.lane: _LaneWatch(
+                moves=self.registry.moves(training.lane),
                 stock=Stock(self.buffer, self.control, monotonic=self.monotonic, alive=self._pulse.beat),
                 age=Age(self.monotonic),
                 audited=Audited(self.registry.versions(training.lane)),
-                answers=AnswersShown(self.buffer, self.control, alive=self._pulse.beat),
+                answers=AnswersGauge(self.buffer, self.control, alive=self._pulse.beat),
             )
             for training in self.lanes
         }
@@ -144,11 +160,12 @@ class Trainer:
         self._stop = stop
         for training in self.lanes:
             self._conductor.sweep(training.lane)
-        self.worker.warm()
+        for device in sorted({self._device(training) for training in self.lanes}):
+            self.queues.warm(device)
         try:
             run_ticks(self.tick, tick_s=self.schedule.tick_s, stop=stop, monotonic=self.monotonic, now_s=self.clock)
         finally:
-            self.worker.close()
+            self.queues.close()
             self._beacon.stop()
 
     def healthy(self) -> bool:
@@ -171,27 +188,32 @@ class Trainer:
         self._pulse.beat()
         self._beacon.give()
         self._purse.show()
-        if any(watch.trouble == _NOT_SEEN for watch in self._watches.values()):
-            for training in self.lanes:  # before the first cycle, which may take an hour
-                self._attempt(training, self._see)
+        looks: dict[Lane, Look] = {}
+        for training in self.lanes:  # all of them are shown before any cycle, which may take an hour
+            if (look := self._attempt(training, self._see)) is not None:
+                looks[training.lane] = look
+            self._pulse.beat()
         for training in self.lanes:
             if self._stop.is_set():
                 return
-            self._attempt(training, self._look)
+            if training.lane in looks and not self.queues.busy(training.lane):
+                self._attempt(training, partial(self._look, looks[training.lane]))
             self._pulse.beat()
         if all(watch.trouble is None for watch in self._watches.values()):
             metrics.LAST_TICK.set(self.clock())
 
-    def _attempt(self, training: LaneTraining, look: Callable[[LaneTraining], object]) -> None:
+    def _attempt(self, training: LaneTraining, look: Callable[[LaneTraining], Found]) -> Found | None:
         """Look at a lane by today's rules, and keep why that could not be done."""
         try:
-            look(replace(training, rules=self.rules(training.lane)))
+            found = look(replace(training, readings=self.rules(training.lane)))
         except (WorkerStoppedError, LeaseLostError) as error:
             log.warning("cycle dropped", lane=str(training.lane), reason=str(error))
         except Exception as error:  # noqa: BLE001 - the schedule must outlive whatever one lane does
             self._blind(training.lane, error)
         else:
             self._sees(training.lane)
+            return found
+        return None
 
     def _blind(self, lane: Lane, error: Exception) -> None:
         """A lane cannot be looked at: no cycle has failed, and it is said once for each kind of reason."""
@@ -210,46 +232,78 @@ class Trainer:
         watch.trouble = None
         metrics.BLIND.labels(lane.tenant, lane.use_case).set(0)
 
+    def _read(self, training: LaneTraining, standing: Standing) -> Look:
+        """Where a lane stands, by moves that were read just now."""
+        lane = training.lane
+        return Look(standing=standing, state=self.control.training_state(lane), counters=self.buffer.counters(lane))
+
     def _see(self, training: LaneTraining) -> Look:
         """Read where a lane stands, and show it."""
-        lane, watch = training.lane, self._watches[training.lane]
-        standing = fold(self.registry.moves(lane).read())
-        state, counters = self.control.training_state(lane), self.buffer.counters(lane)
+        watch = self._watches[training.lane]
+        look = self._read(training, watch.moves.standing(self.monotonic()))
+        standing, state, counters = look.standing, look.state, look.counters
         drawing = self._conductor.drawing(training, self.clock())
         known = watch.stock.known(state, counters, drawing.digest)
         show_schedule(training, standing, state, items=known, every_s=self.schedule.every_s, since_s=self._started_s)
         show_promise(training, standing.champion, self.buffer, self.control, watch.audited)
         watch.answers.show(training.lane, drawing, counters)
-        return Look(standing=standing, state=state, counters=counters)
+        return look
 
-    def _look(self, training: LaneTraining) -> None:
-        """Look at a lane, and run the cycle that is due, if one is."""
-        lane = training.lane
-        look = self._see(training)
-        watch = self._watches[lane]
+    def _wanted(self, training: LaneTraining, look: Look) -> _Wanted | None:
+        """The cycle that is due now."""
+        lane, watch = training.lane, self._watches[training.lane]
         request = self.control.next_cycle_request(lane)
         if self.monotonic() < watch.patience.not_before_s and request in {None, watch.patience.asked}:
-            return  # who has asked since then knows better: there is room again, say
+            return None  # who has asked since then knows better: there is room again, say
         now_s = self.clock()
         kind = self._due(training, look, request, now_s)
         if kind is None or (request is None and kind != "candidate" and self.signs.importing(lane)):
-            return  # of half an import a head would be made in vain, and a fine-tuning would keep the rest waiting
+            return None  # of half an import a head would be made in vain, and a fine-tuning keeps the rest waiting
+        return _Wanted(kind=kind, request=request, now_s=now_s)
+
+    def _device(self, training: LaneTraining) -> str:
+        return settings_of(training, self.cycle).device
+
+    def _look(self, look: Look, training: LaneTraining) -> None:
+        """Look at a lane, and have the cycle run that is due, if one is, when its device is free."""
+        if self._wanted(training, look) is not None:
+            self.queues.put(
+                self._device(training),
+                training.lane,
+                lambda worker: self._attempt(training, partial(self._run_due, worker)),
+            )
+
+    def _run_due(self, worker: Worker, training: LaneTraining) -> None:
+        """Run what is due once the lane is ours: while it waited, another trainer may have had it, or a person."""
+        lane = training.lane
+        if self._stop.is_set():
+            return
         lease = self.control.acquire(lane, self.owner, self.schedule.lease_s)
         if lease is None:
             return
         begun_s = self.monotonic()
         try:
+            look = self._read(training, fold(self.registry.moves(lane).read()))
+            wanted = self._wanted(training, look)
+            if wanted is None:
+                return
             self._sees(lane)  # it was, and whatever comes of the cycle is another matter
-            work = self._conductor.work(training, kind, request, look.standing, now_s)
-            self._cycle(training, work, look, request, lease)
+            work = self._conductor.work(training, wanted.kind, wanted.request, look.standing, wanted.now_s)
+            self._cycle(training, work, look, wanted.request, lease, worker)
         finally:
-            self._beacon.end()
+            self._beacon.end(lane)
             self._purse.trained(lane, self.monotonic() - begun_s)
             with suppress(StoreUnavailableError):
                 self.control.release(lease)
 
     def _cycle(
-        self, training: LaneTraining, work: CycleWork, look: Look, request: CycleRequest | None, lease: Lease
+        self,
+        training: LaneTraining,
+        work: CycleWork,
+        look: Look,
+        request: CycleRequest | None,
+        lease: Lease,
+        worker: Worker,
     ) -> None:
         """Run a cycle; one that fails is written down and tried again, one that has nothing to judge is not."""
         lane, watch, started_s = training.lane, self._watches[training.lane], self.monotonic()
@@ -260,7 +314,7 @@ class Trainer:
                 self.control.finish_cycle_request(lane, request)
             return
         try:
-            self._conductor.run(training, work, look, watch.stock, lease, self._stop)
+            self._conductor.run(training, work, look, watch.stock, lease, worker, self._stop)
             watch.age.since(work.now_s, self.clock())  # known from now on, before anybody sets the clock
             if request is not None:
                 self.control.finish_cycle_request(lane, request)
@@ -291,6 +345,7 @@ class Trainer:
                 request=request,
                 now_s=aged_s,
                 settings=self.schedule,
+                ripe=TASKS[training.task].ripe,
             )
 
         drawing = self._conductor.drawing(training, now_s)

@@ -14,12 +14,12 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
-from store.answers.rules import NO_RULES, Drawing, Rules, answer_of
+from store.answers.rules import NO_RULES, Drawing, Rules
 from store.buffer.item import FirstOpinion, Item
-from store.event import TextInput
-from store.near.link import Links, link
+from store.event import TaskInput
+from store.near.link import Links
 from store.registry.manifest import SnapshotRecord, canonical_json
 from store.secrets import unit_hash
 
@@ -46,9 +46,11 @@ class Row:
     """One question with the answer that is learned, or judged by."""
 
     item_id: str
-    text: str
-    label: str  # the most frequent answer that counts, as it is read today; of equals the first in the alphabet
-    soft: dict[str, float] | None  # answers' shares where the teacher contradicted itself, else None
+    input: TaskInput
+    answers: Mapping[str, int]  # that count, as they are read today, with how often each was given
+    words: str  # the question as one canonical text
+    label: str  # what was answered, as a snapshot names it
+    soft: dict[str, float] | None  # answers' shares where they are labels and the teacher contradicted itself
     weight: float  # in training: a linked cluster is one question of weight 1 + ln(times asked)
     mass: float  # questions like it: the mean of 1/propensity over its events
     requests: float  # requests like it: the sum of 1/propensity over its events
@@ -93,6 +95,31 @@ class Snapshot:
         return tuple(row for row in self.rows if row.split == name)
 
 
+class Freezing(Protocol):
+    """How one task's items become rows."""
+
+    def words(self, value: TaskInput) -> str:
+        """The question as one canonical text."""
+
+    def label(self, answers: Mapping[str, int]) -> str:
+        """What was answered, in a few words."""
+
+    def soft(self, answers: Mapping[str, int]) -> dict[str, float] | None:
+        """The labels' shares, where the teacher contradicted itself."""
+
+    def conflicted(self, answers: Mapping[str, int]) -> bool:
+        """Whether the teacher contradicted itself."""
+
+    def links(self, rows: Sequence[Row]) -> Links:
+        """Which rows are one question."""
+
+    def labels(self, rows: Sequence[Row]) -> tuple[str, ...]:
+        """The label map, known labels first and in their order; none where a task has no labels."""
+
+    def learns(self, row: Row, labels: Collection[str]) -> bool:
+        """Whether a row of the train split is learned from."""
+
+
 def trials(snapshot: Snapshot, trained: Collection[str]) -> list[int]:
     """Places of the held-out rows that count as independent trials of a student: one a cluster, none it has learned.
 
@@ -111,32 +138,35 @@ def trials(snapshot: Snapshot, trained: Collection[str]) -> list[int]:
     return sorted(places.values())
 
 
+def rows_of(snapshot: Snapshot, split: Split) -> list[int]:
+    """The places of one split's rows."""
+    return [place for place, row in enumerate(snapshot.rows) if row.split == split]
+
+
 def freeze(
     items: Iterable[Item],
+    task: Freezing,
     *,
     prompt_version: str,
-    labels_min: int,
     split: SplitSettings,
     quarantine_s: float,
     now_s: float,
     seed: int,
     positions: Mapping[str, str],
-    known_labels: Sequence[str] = (),
     allowed_labels: Collection[str] = (),
     rules: Rules = NO_RULES,
 ) -> Snapshot:
-    """Freeze `classify` items.
+    """Freeze the items of a lane.
 
     Args:
         items: the lane's kept items.
+        task: how they become rows.
         prompt_version: the tally key that counts, `model@prompt version`.
-        labels_min: items that a new label needs to enter the label map.
         split: who is held out.
         quarantine_s: an item first asked less than so long ago is left out.
         now_s: Unix seconds.
         seed: of the cycle; recorded.
         positions: "topic uuid/partition" -> position up to which the log had been applied.
-        known_labels: the champion's label map: these stay, in this order.
         allowed_labels: today's list: an answer off it is not learned and judges nobody; none: any.
         rules: how answers are read that were given under another prompt or another list.
     """
@@ -151,12 +181,12 @@ def freeze(
     current = [item for item in ordered if any(map(drawing.counts, item.tally))]
     fresh = [item for item in current if drawing.answers(item)]
     kept = [item for item in fresh if drawing.aged(item)]
-    rows = [_row(item, drawing.answers(item), split) for item in kept]
-    links = link([row.text for row in rows], [row.label for row in rows])
+    rows = [_row(item, drawing.answers(item), split, task) for item in kept]
+    links = task.links(rows)
     rows = [replace(row, cluster=int(cluster)) for row, cluster in zip(rows, links.clusters, strict=True)]
     together = _together(rows, [item.first_asked_s for item in kept])
-    labels = _label_map(together, labels_min, known_labels)
-    usable = [row for row in together if row.split != "train" or row.label in labels]
+    labels = task.labels(together)
+    usable = [row for row in together if row.split != "train" or task.learns(row, labels)]
     weighed = _weighed(usable)
     retired = sum(drawing.has_retired(item) for item in current if not drawing.answers(item))
     left_out = LeftOut(
@@ -184,24 +214,21 @@ def freeze(
     )
 
 
-def _row(item: Item, answers: Mapping[str, int], split: SplitSettings) -> Row:
-    if not isinstance(item.input, TextInput):
-        message = f"item {item.item_id}: only classify is frozen in this release"
-        raise NotImplementedError(message)
-    total = sum(answers.values())
-    conflicted = len(answers) > 1
+def _row(item: Item, answers: Mapping[str, int], split: SplitSettings, task: Freezing) -> Row:
     return Row(
         item_id=item.item_id,
-        text=item.input.text,
-        label=answer_of(answers),
-        soft={answer: n / total for answer, n in sorted(answers.items())} if conflicted else None,
+        input=item.input,
+        answers=answers,
+        words=task.words(item.input),
+        label=task.label(answers),
+        soft=task.soft(answers),
         weight=0.0,
         mass=item.mass / item.count,
         requests=item.mass,
         count=item.count,
         split=split_of(split, item.item_id),
         cluster=-1,
-        conflicted=conflicted,
+        conflicted=task.conflicted(answers),
         asked_s=item.last_asked_s,
         escalated=item.escalated,
         first_opinion=item.first_opinion,
@@ -223,14 +250,6 @@ def _together(rows: Sequence[Row], first_asked_s: Sequence[float]) -> list[Row]:
         founder = (asked_s, row.item_id, row.split)
         founders[row.cluster] = min(founders.get(row.cluster, founder), founder)
     return [replace(row, split=founders[row.cluster][2]) for row in rows]
-
-
-def _label_map(rows: Sequence[Row], labels_min: int, known_labels: Sequence[str]) -> tuple[str, ...]:
-    """Known labels in their order, then those with enough items (of any split) and something to learn from."""
-    items = Counter(row.label for row in rows)
-    learned = {row.label for row in rows if row.split == "train"}
-    new = sorted(label for label in learned if items[label] >= labels_min and label not in known_labels)
-    return (*known_labels, *new)
 
 
 def _weighed(rows: Sequence[Row]) -> list[Row]:

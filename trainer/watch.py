@@ -37,7 +37,7 @@ def show_schedule(
     metrics.PINNED.labels(*names).set(standing.pinned)
 
 
-class AnswersShown:
+class AnswersGauge:
     """How the lane's answers are read, as gauges, and in the log at the start and whenever what is to be done changes.
 
     A count takes seconds where there are a hundred thousand items, and is made anew for a fiftieth of the time.

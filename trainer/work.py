@@ -1,7 +1,7 @@
 """What the daemon hands to the cycle's process and what comes back; neither side of it needs torch to read this."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +12,12 @@ from store.event import Lane, Task
 from store.money.reckon import Prices
 from store.policy import PolicyName
 from store.registry.manifest import Verdict
+from store.tasks.rules import TaskRules
+from store.tasks.tasks import TASKS, LaneTerms
 from trainer.judge.gate import GateLimits
 from trainer.snapshot import SplitSettings
+
+Metric = Literal["accuracy", "balanced_accuracy"]
 
 Tell = Callable[[Stage, float | None], None]
 """Told of the stage that a cycle is at, and of how much of it is done, where that is known."""
@@ -21,6 +25,17 @@ Tell = Callable[[Stage, float | None], None]
 
 def tell_nobody(stage: Stage, done_ratio: float | None) -> None:
     """For who runs a cycle that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentSettings:
+    """What a lane says of its own student; None: as the trainer's settings have it."""
+
+    encoder: str | None = None
+    device: str | None = None
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    threads: int | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +47,22 @@ class LaneTraining:
     prompt_version: str  # key of the current answers in an item's tally: "model@hash"
     target: float  # answered agreement promised
     confidence: float  # with which it is promised
-    labels: tuple[str, ...] = ()  # that the teacher may give: no other is learned; none: any
+    terms: LaneTerms = field(default_factory=LaneTerms)  # what its settings say about answers
     policy: PolicyName = "promise"  # "budget": nothing is promised, and nothing held out
-    rules: Rules = NO_RULES  # how answers are read that were given under another prompt or another list
+    metric: Metric = "accuracy"  # what a budget is spent to raise; a promise knows accuracy alone
+    readings: Rules = NO_RULES  # how answers are read that were given under another prompt or another list
     prices: Prices = field(default_factory=Prices)  # for what the lane has saved
+    student: StudentSettings = field(default_factory=StudentSettings)  # where it says other than the trainer's settings
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """That the teacher may give: no other is learned; none: any."""
+        return self.terms.labels
+
+    @property
+    def rules(self) -> TaskRules:
+        """What the lane means by a question, an answer and agreement."""
+        return TASKS[self.task](self.terms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +80,12 @@ class CycleSettings:
     novelty_quantile: float  # share of known questions that is not novel
     split: SplitSettings
     limits: GateLimits
+
+
+def settings_of(training: LaneTraining, settings: CycleSettings) -> CycleSettings:
+    """The trainer's settings with what the lane says for itself."""
+    own = {one.name: getattr(training.student, one.name) for one in fields(StudentSettings)}
+    return replace(settings, **{name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +109,7 @@ def drawing_of(training: LaneTraining, settings: CycleSettings, now_s: float) ->
         quarantine_s=settings.quarantine_s,
         now_s=now_s,
         allowed_labels=frozenset(training.labels),
-        rules=training.rules,
+        rules=training.readings,
     )
 
 

@@ -15,8 +15,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Final, Literal
 
 from store.errors import StoreUnavailableError, UnderstudyError
+from store.faults.points import arm, armed
 
-Outcome = Literal["done", "away", "failed", "told"]
+WorkOutcome = Literal["done", "away", "failed", "told"]
 
 _TELL_EVERY_S: Final = 0.25
 _POLL_S: Final = 0.2
@@ -96,7 +97,7 @@ class Worker:
             self._process.join(_END_S)
             code = self._process.exitcode
             self.close()
-            message = f"the training process died (exit code {code})"
+            message = f"the process died (exit code {code})"
             raise WorkerDiedError(message) from error
         except BaseException:
             self.close()  # what it is still busy with is of no use any more
@@ -128,7 +129,8 @@ class Worker:
             return self._connection
         self.close()
         ours, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=_serve, args=(theirs, self._entry, os.getpid()), name="cycle")
+        given = (theirs, self._entry, os.getpid(), armed())
+        self._process = self._context.Process(target=_serve, args=given, name="cycle")
         self._process.start()
         theirs.close()
         self._connection = ours
@@ -141,7 +143,7 @@ def _await_answer(
     stop: threading.Event,
     tick: Callable[[], None],
     told: Callable[..., None],
-) -> tuple[Outcome, Any]:
+) -> tuple[WorkOutcome, Any]:
     """Wait until the child has ended its work (or has died, which reads as the end of the pipe)."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -159,8 +161,9 @@ def _await_answer(
             raise WorkerTimeoutError(message)
 
 
-def _serve(connection: Connection, entry: str, parent: int) -> None:
+def _serve(connection: Connection, entry: str, parent: int, fail_point: str | None) -> None:
     """The child's loop: it ends with the pipe, and at once when its parent has died."""
+    arm(fail_point)
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # what reaches the whole terminal; the daemon ends us itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -173,7 +176,7 @@ def _serve(connection: Connection, entry: str, parent: int) -> None:
         except EOFError:
             return
         try:
-            answer: tuple[Outcome, Any] = ("done", work_on(work, _teller(connection)))
+            answer: tuple[WorkOutcome, Any] = ("done", work_on(work, _teller(connection)))
         except StoreUnavailableError as error:
             answer = ("away", str(error))
         except Exception as error:  # noqa: BLE001 - the daemon reports it whatever it is

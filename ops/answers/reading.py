@@ -8,10 +8,12 @@ import redis
 from ops.sections import LaneSection
 from ops.settings import read_prompt
 from ops.site import Site
+from serve.teacher.ask.prompts import shaped_beside
 from store.answers.prompt import prompt_version
 from store.answers.rules import Drawing, Rules
-from store.answers.rulings import rules_of
+from store.answers.rulings import Ruling, rules_of
 from store.buffer.repair.lists import Lists, ListsHeld, lists_of
+from store.tasks.tasks import TASKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,7 @@ class Reading:
             parameters=teacher.parameters,
             answer_format=teacher.parser,
             labels=labels,
+            beside=shaped_beside(self.section.task, teacher.kind, window_documents=teacher.window_documents),
         )
 
     def key(self, labels: Sequence[str] | None = None) -> str:
@@ -46,18 +49,18 @@ class Reading:
         return f"{self.section.teacher.model}@{self.version(labels)}"
 
     def rules(self, site: Site, held: Sequence[ListsHeld]) -> Rules:
-        """How the lane's older answers are read now.
+        """How the lane's older answers are read now; errors as of `Site.rulings`, the rest as of `rules_by`."""
+        return self.rules_by(site.rulings(self.section.lane), held)
+
+    def rules_by(self, rulings: Sequence[Ruling], held: Sequence[ListsHeld]) -> Rules:
+        """How the lane's older answers are read.
 
         Args:
-            site: whose rulings.
+            rulings: of the lane.
             held: the lists of labels it has had: earlier releases had them in the prompt version's hash.
-
-        Raises:
-            RegistryError: the rulings do not verify.
         """
         lists = [self.section.labels, *lists_of(held, self.section.lane)]
-        present = {self.key(), *map(self.key, lists)}
-        return rules_of(site.registry.rulings(self.section.lane).read(), present)
+        return rules_of(rulings, {self.key(), *map(self.key, lists)})
 
     def drawing(self, site: Site, client: redis.Redis, now_s: float) -> Drawing:
         """How a cycle of the lane would read its items now (Unix seconds); errors as of `rules`, and Redis'."""
@@ -67,4 +70,5 @@ class Reading:
             now_s=now_s,
             allowed_labels=frozenset(self.section.labels),
             rules=self.rules(site, Lists(client).held(self.section.use_case)),
+            labelled=self.section.task not in TASKS or TASKS[self.section.task](self.section.terms()).most_said is None,
         )

@@ -13,16 +13,17 @@ import psutil
 
 from ops.backtest.findings import Finished, Measure, assemble, measure_of, points_of, steps_of
 from ops.backtest.log import ColumnNames, Log, read_log
-from ops.backtest.pool import Done, Outcome, Pool, Source, in_order
+from ops.backtest.options import Options
 from ops.backtest.recommend import recommend, settings_toml
 from ops.backtest.records import Answers, Ask, Backtest, Prices
 from ops.backtest.report.curve import draw_curve, read_published
 from ops.backtest.report.page import write_page
+from ops.backtest.runs.pool import Outcome, Pool, in_order
+from ops.backtest.runs.work import Done, Source
 from ops.sections import BudgetSection, LaneSection
 from ops.settings import Settings, read_prompt
 from ops.show.progress import Show
 from ops.site import Site
-from serve.pace import Metric
 from store.answers.rules import NO_RULES
 from store.errors import SettingsError
 from store.student.folder import check_encoder
@@ -32,33 +33,6 @@ AUDIT_RESERVE_RATIO: Final[float] = BudgetSection.model_fields["audit_reserve_ra
 CURVE: Final = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.85)  # of the rows
 _CHARS_PER_TOKEN: Final = 4
 _MINILM: Final = "minilm"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the user asked for; None: not said."""
-
-    log: Path
-    columns: ColumnNames
-    days: float | None
-    budgets: tuple[int, ...] | None
-    seeds: int
-    target: float | None
-    confidence: float | None
-    metric: Metric | None
-    audit_ratio: float | None
-    fine_tune: bool
-    shuffle: bool
-    encoder: str | None
-    usd_per_call: float | None
-    usd_per_training_hour: float
-    jobs: int | None
-    out: Path
-    answers: Path | None
-    published: Path | None
-    write_settings: bool
-    settings: Path | None
-    lane: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,32 +61,32 @@ class _Kept:
             self.first[ask.budget] = done
 
 
-def run_backtest(options: Options, show: Show, entry: str) -> Result:
+def run_backtest(options: Options, show: Show) -> Result:
     """Read the log, do all runs, write the files.
 
     Args:
         options: as the user gave them.
         show: takes the progress.
-        entry: what replays a log, module:callable.
 
     Raises:
         SettingsError: an option or the log cannot be used; the message names the flag.
     """
-    _check_prices(options)
+    options.check()
     if options.answers is not None:
         _check_answers(options.answers, options)
     settings, lane = _lane(options)
     published = read_published(options.published) if options.published is not None else []
     allowed = lane.labels if lane is not None else ()
     rules = Site(settings).rules(lane.lane) if settings is not None and lane is not None else NO_RULES
-    log = read_log(options.log, options.columns, options.days, allowed, rules)
+    columns = ColumnNames(text=options.text, label=options.label, gold=options.gold, id=options.id, time=options.time)
+    log = read_log(options.log, columns, options.days, allowed, rules)
     encoder = _encoder(options, settings)
     asks = in_order(_asks(options, log, settings, lane))
     price = options.usd_per_call if options.usd_per_call is not None else _usd_per_call(lane, log)
     prices = Prices(usd_per_call=price, usd_per_training_hour=options.usd_per_training_hour)
     kept = _Kept(measure=measure_of(log, asks[0].metric), finished=[], first={})
     source = Source(
-        entry=entry,
+        entry=options.replay,
         arguments=(log,),
         options={
             "encoder": encoder,
@@ -133,18 +107,6 @@ def run_backtest(options: Options, show: Show, entry: str) -> Result:
         write_answers(kept.first[backtest.recommendation.budget].answers, log, options.answers)
         files.append(options.answers)
     return Result(backtest=backtest, outcome=outcome, files=files, untimed_why=log.untimed_why)
-
-
-def _check_prices(options: Options) -> None:
-    """Refuse prices without an end."""
-    prices = {
-        "--usd-per-call": options.usd_per_call,
-        "--usd-per-training-hour": options.usd_per_training_hour,
-    }
-    for flag, price in prices.items():
-        if price is not None and not math.isfinite(price):
-            message = f"{flag} {price}: give a finite number of dollars"
-            raise SettingsError(message)
 
 
 def _check_answers(answers: Path, options: Options) -> None:
@@ -241,7 +203,7 @@ def _configured(settings: Settings | None) -> dict[str, Any]:
     """How the lane's trainer is set, as options of a replay; without settings it has its own."""
     if settings is None:
         return {}
-    from ops.wiring import cycle_settings, schedule_settings  # noqa: PLC0415 - it imports the log's client and more
+    from ops.wiring.train import cycle_settings, schedule_settings  # noqa: PLC0415 - it imports the log's client and more
 
     return {"cycle": cycle_settings(settings), "schedule": schedule_settings(settings)}
 
@@ -271,7 +233,7 @@ def _asks(options: Options, log: Log, settings: Settings | None, lane: LaneSecti
             metric=metric,
             audit_ratio=audit_ratio or 0.0,
             audit_reserve_ratio=lane.budget.audit_reserve_ratio if lane is not None else AUDIT_RESERVE_RATIO,
-            fine_tune=options.fine_tune and (settings is None or settings.trainer.fine_tune),
+            fine_tune=not options.no_fine_tune and (settings is None or settings.trainer.fine_tune),
         )
         for budget in sorted(set(options.budgets or curve_budgets(log.rows)))
         for seed in range(options.seeds)

@@ -26,7 +26,7 @@ from scipy import stats
 
 from ops.backtest.log import Log
 from ops.backtest.records import Answers, Backtest, HardTopic, Interval, Point, Prices, Recommendation, Run, Step
-from serve.pace import Metric
+from store.policy import Metric
 from trainer.judge.intervals import wilson
 
 _LEVEL: Final = 0.05

@@ -5,7 +5,7 @@ A cycle takes no simulated time: its version serves from the next row on. What i
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, ParamSpec, TypeVar
 
@@ -24,13 +24,15 @@ from ops.backtest.stream import (
     Stream,
 )
 from serve.counts import Counts
-from serve.escalation import Answer, Question
+from serve.escalation import Question
 from serve.gateway import LaneService
 from serve.metrics import ServeMetrics
-from serve.pace import Pace
-from serve.request.parts import Plan
+from serve.routing.budget import BudgetRouting
+from serve.routing.pace import Pace
+from serve.routing.promise import PromiseRouting
 from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
 from serve.student.slot import Slot, Slots
+from serve.tasks.classify import Classify, LabelledAnswer
 from serve.teacher.audit import Audits
 from serve.teacher.budget import BUCKET_S, Budget
 from serve.teacher.memory_ledger import MemoryLedger
@@ -38,13 +40,18 @@ from store.buffer.memory import MemoryBuffer
 from store.control import CycleKind, TrainingState
 from store.event import Lane, TextInput
 from store.registry.moves import Standing
+from store.registry.records import StudentRecord
 from store.secrets import unit_hash
-from trainer.attempt import Attempt, Features, attempt, freeze_rows
+from store.tasks.classify import ClassifyRules
+from store.tasks.tasks import LaneTerms
+from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.due import ScheduleSettings, after, due
 from trainer.judge.gate import Judged
-from trainer.judge.verdicts import Lineage, Rival
+from trainer.learn.classify.recipe import classifier
+from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import BaseEncoder
-from trainer.learn.fit import NotEnoughLabelsError
+from trainer.learn.recipe import Features, Lineage, Rival
+from trainer.learn.tasks import TASKS
 from trainer.work import CycleSettings, LaneTraining
 
 P = ParamSpec("P")
@@ -64,12 +71,12 @@ class _Past:
     champion: Rival | None = None
     anchor: Rival | None = None
     history: list[Judged] = field(default_factory=list)
-    label_maps: dict[str, Sequence[str]] = field(default_factory=dict)
+    records: dict[str, StudentRecord] = field(default_factory=dict)
 
     @property
     def lineage(self) -> Lineage:
         anchor = self.anchor if self.anchor is not self.champion else None
-        return Lineage(champion=self.champion, anchor=anchor, history=self.history, label_maps=self.label_maps)
+        return Lineage(champion=self.champion, anchor=anchor, history=self.history, records=self.records)
 
 
 class Play:
@@ -113,6 +120,7 @@ class Play:
             target=ask.target if ask.target is not None else 0.95,
             confidence=ask.confidence,
             policy=ask.policy,
+            metric=ask.metric,
         )
         self._cursor = Cursor(now_s=float(stream.times_s[0]))
         self._teacher = RecordedTeacher(stream, self._cursor, usd_per_call)
@@ -133,7 +141,10 @@ class Play:
         )
         settings = LaneSettings(
             lane=LANE,
-            labels=self._log.label_set,
+            task="classify",
+            terms=LaneTerms(labels=self._log.label_set),
+            policy=ask.policy,
+            metric=ask.metric,
             training_permitted=True,
             teacher=TeacherSettings(base_url="http://localhost", model="recorded", prompt="$text"),
             budget=limits,
@@ -157,10 +168,15 @@ class Play:
             teacher=self._teacher,
             cursor=self._cursor,
         )
+        routing = BudgetRouting(horizon, Pace()) if ask.policy == "budget" else PromiseRouting()
+        forward = ReplayedForward(stream, self._cursor)
         service = LaneService(
             settings,
+            face=Classify(),
+            rules=ClassifyRules(labels=self._log.label_set),
+            routing=routing,
             slots=self._slots,
-            batcher=ReplayedForward(stream, self._cursor),
+            forward=lambda _: forward,
             teacher=self._teacher,
             budget=budget,
             audits=Audits(size=8, workers=1),
@@ -169,7 +185,6 @@ class Play:
             counts=Counts(),
             monotonic=now,
             draw=lambda question: unit_hash(_DRAW_SALT, question.event_id),
-            plan=Plan(pace=Pace(ask.metric), horizon=horizon) if ask.policy == "budget" else None,
         )
         return budget, service
 
@@ -208,7 +223,7 @@ class Play:
 
     async def _answer(self, row: int) -> RowAnswer:
         question = Question(
-            text=self._stream.texts[row],
+            value=TextInput(text=self._stream.texts[row]),
             redacted=TextInput(text=self._stream.texts[row]),
             item_id=self._stream.item_ids[row],
             event_id=str(uuid.uuid5(_NAMESPACE, f"{self._ask.seed}/{self._stream.places[row]}")),
@@ -221,7 +236,7 @@ class Play:
         await self._service.audits.settled()
         published = self._sink.take()
         return RowAnswer(
-            answer=found if isinstance(found, Answer) else None,
+            answer=found if isinstance(found, LabelledAnswer) else None,
             opinion=published.student if published is not None else None,
             called=self._teacher.calls > calls,
         )
@@ -237,13 +252,14 @@ class Play:
             request=None,
             now_s=self._now(),
             settings=self._schedule,
+            ripe=TASKS[self._training.task].ripe,
         )
         if kind is None:
             return
         started_s = time.process_time()
         label_items: Mapping[str, int] = {}
         try:
-            label_items = self._cycle_of(kind, row).draft.training["label_items"]
+            label_items = self._cycle_of(kind, row).draft.learned
         except NotEnoughLabelsError:
             pass  # the same verdict as in the service: wait for more
         finally:
@@ -272,12 +288,12 @@ class Play:
     def _swap(self, made: Attempt, row: int) -> None:
         """What the moves and the gateway's follower do with a pass."""
         version = f"v{len(self._past.history) + 1}"
-        student = made.draft.student(made.policy)
+        student = classifier(made.draft.student(made.policy))
         self._slots.publish(Slot(version=version, student=student))
         self._past.champion = Rival(student=student, trained=made.trained)
         self._past.anchor = self._past.champion if made.anchor or self._past.anchor is None else self._past.anchor
         self._past.history.append(Judged(labels=len(made.frozen.snapshot.rows), verdict=made.verdict))
-        self._past.label_maps[version] = student.labels
+        self._past.records[version] = made.draft.record
         self._cycles.promoted(row, student, certified=made.policy.threshold is not None)
         self._told(row + 1, made)
 

@@ -4,8 +4,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.pace import Metric
-from store.policy import PolicyName
+from store.policy import Metric, PolicyName
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from store.event import TextInput
 from store.redact import redact
 from store.secrets import item_id
 from store.student.encoder import Encoder, FloatArray
+from store.tasks.classify import ClassifyRules
 from trainer.attempt import Attempt
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
@@ -95,7 +96,7 @@ class Replay:
         self._cache = FeatureCache(cache)
         self._usd_per_call = usd_per_call
         self._texts = [redact(text, _KEY) for text in log.texts]
-        self._items = [item_id(_KEY, "classify", TextInput(text=text)) for text in self._texts]
+        self._items = [item_id(_KEY, ClassifyRules(), TextInput(text=text)) for text in self._texts]
         self._kept = KeptFeatures(rows={})
 
     @property

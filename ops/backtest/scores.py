@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from ops.backtest.log import Log
 from ops.backtest.records import Answers, Ask, HardTopic, Run, Slice
 from ops.backtest.stream import Stream
-from serve.escalation import Answer
-from serve.pace import Metric
+from serve.tasks.classify import LabelledAnswer
 from store.buffer.topics import find_topics
 from store.control import CycleKind
 from store.event import StudentOpinion
+from store.policy import Metric
 from store.redact import redact
-from store.student.student import Student
+from store.student.classify import Student
 from trainer.attempt import Attempt
 
 Words = NDArray[np.object_]
@@ -32,7 +32,7 @@ _KEY: Final = b"understudy backtest: names of topics are shown to people"
 class RowAnswer:
     """What one row got."""
 
-    answer: Answer | None  # None: nobody answered
+    answer: LabelledAnswer | None  # None: nobody answered
     opinion: StudentOpinion | None  # of the row's event, from before the label was seen
     called: bool  # the teacher was asked, whatever came of it
 

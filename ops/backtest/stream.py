@@ -11,17 +11,21 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from serve.settings import BudgetSettings
 from serve.student.line import Outcome, Ticket, TooLong
-from serve.student.slot import Opinion, Slot, opinions
+from serve.student.slot import Slot
 from serve.teacher.client import Answered, Invalid, Reply
-from store.buffer.ledger import Application, Counters, Entry
+from store.buffer.item import Entry
+from store.buffer.ledger import Application, Counters
 from store.buffer.ledger import Slot as LogSlot
 from store.buffer.memory import MemoryBuffer
-from store.event import ClassifyEscalation, Escalation, LabelAnswer, Lane, Usage
+from store.event import ClassifyEscalation, Escalation, LabelAnswer, Lane, TaskInput, Usage
 from store.policy import Allowance, outright_calls
+from store.student.classify import Student
 from store.student.encoder import Encoder, FloatArray, TokenIds
-from store.student.student import Student
+from store.student.loaded import Opinion
 from store.student.tuned import Tuned
+from store.tasks.classify import ClassifyRules
 
 MODEL: Final = "recorded"
 PROMPT: Final = "log"
@@ -74,7 +78,12 @@ class ReplayedForward:
         self._tuned: Tuned | None = None
         self._logits: dict[int, FloatArray] = {}  # of the fine-tuned member, which outlives a change of the head
 
-    async def ask(self, slot: Slot, text: str, ticket: Ticket | None = None) -> Outcome:  # noqa: ARG002 - the row is the cursor's
+    @property
+    def turn(self) -> int:
+        """See `serve.request.parts.Forward`: a row is read at once."""
+        return 1 << 30
+
+    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> Outcome:  # noqa: ARG002 - the row is the cursor's
         """See `serve.request.parts.Forward`."""
         row = self._cursor.row
         if self._stream.too_long[row]:
@@ -91,7 +100,7 @@ class ReplayedForward:
         logits = None
         if student.tuned is not None:
             logits = np.stack([self._tuned_logits(student.tuned, ahead) for ahead in range(row, stop)])
-        said = opinions(student.predict_from(self._stream.features[row:stop], logits), student.labels, stop - row)
+        said = student.opinions(student.predict_from(self._stream.features[row:stop], logits))
         return dict(zip(range(row, stop), said, strict=True))
 
     def _tuned_logits(self, tuned: Tuned, row: int) -> FloatArray:
@@ -120,11 +129,11 @@ class RecordedTeacher:
         """Always."""
         return True
 
-    def cost_bound_usd(self, text: str) -> float:  # noqa: ARG002 - every call costs the same
+    def cost_bound_usd(self, value: TaskInput) -> float:  # noqa: ARG002 - every call costs the same
         """See `serve.request.parts.Teaches`."""
         return self._usd_per_call
 
-    async def ask(self, text: str, wanted: Callable[[], bool] = lambda: True) -> Reply:  # noqa: ARG002 - as above
+    async def ask(self, value: TaskInput, wanted: Callable[[], bool] = lambda: True) -> Reply:  # noqa: ARG002 - as above
         """The recorded answer; a row without a usable one costs its call and teaches nothing."""
         self.calls += 1
         label = self._stream.labels[self._cursor.row]
@@ -181,7 +190,7 @@ class BufferSink:
                 fence=self._fence,
                 start=start,
                 next=str(self._next),
-                entries=(Entry(lane=self.lane, item_id=item_id, event=event),),
+                entries=(Entry.of(event, item_id, ClassifyRules()),),
             )
         )
         if applied.outcome != "ok":
@@ -229,7 +238,7 @@ class LogHorizon:
     cursor: Cursor
 
     def allowance(self) -> Allowance:
-        """See `serve.pace.Horizon`. A log longer than forecast is always about to end."""
+        """See `serve.routing.budget.Horizon`. A log longer than forecast is always about to end."""
         rows_left = max(1.0, self.forecast_rows - self.cursor.row)
         left = self.budget - self.teacher.calls
         never_audited = max(0.0, self.reserved - self._audits(self.forecast_rows, self.budget))
@@ -240,6 +249,12 @@ class LogHorizon:
             bought=self.teacher.calls,
             first=outright_calls(self.teacher.calls + for_escalations, self.forecast_rows),
         )
+
+    def ledger_answered(self) -> None:
+        """See `serve.routing.budget.Horizon`: a replay begins with nothing spent."""
+
+    def change(self, budget: BudgetSettings, audit_ratio: float) -> None:
+        """See `serve.routing.budget.Horizon`: a replay's budget does not change."""
 
     def _audits(self, rows: float, calls: int) -> float:
         """How many of the calls audits take: a share of the rows that escalations leave to the student."""

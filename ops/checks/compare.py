@@ -9,13 +9,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ops.checks.oracle import LaneRules, LaneTotals, Oracle, Question, as_kept, kept, rank
-from ops.cli.reports import Differing
+import msgspec
+
+from ops.checks.oracle import CountedQuestion, LaneRules, LaneTotals, Oracle, as_kept, kept, rank
+from ops.reports import Differing
 from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
 from store.buffer.repair.lists import ListsHeld
 from store.buffer.repair.positions import Skip
-from store.event import Lane
+from store.event import Lane, canonical_text
 from stream.log import History, topic_of
 
 _LOOKS: Final = 10
@@ -35,7 +37,7 @@ class LookedAt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
+class Reread:
     """What the log says, at the positions before and after the look."""
 
     from_offset: int  # the highest beginning of any partition; 0 when nothing was cut
@@ -97,7 +99,7 @@ def replay(
     max_age_s: float,
     skips: Collection[Skip] = (),
     held: Sequence[ListsHeld] = (),
-) -> Replay:
+) -> Reread:
     """Read the log from its beginning up to the positions that were seen; what was skipped is left out.
 
     Raises:
@@ -123,7 +125,7 @@ def replay(
         start = _within(history, slot, seen.before.get(slot, BEGINNING))
         start = begins[slot] if start == BEGINNING else start
         asked |= _feed(oracle, history, slot, start, _within(history, slot, seen.after.get(slot, BEGINNING)))
-    return Replay(
+    return Reread(
         from_offset=max((int(begin) for begin in begins.values()), default=0),
         complete=not lost and not skips and not any(int(begin) for begin in begins.values()),
         offsets={f"{slot.uuid}/{slot.partition}": position for slot, position in sorted(seen.before.items())},
@@ -153,7 +155,7 @@ def _feed(oracle: Oracle, history: History, slot: Slot, start: str, end: str) ->
     return {question for question in asked if question is not None}
 
 
-def compare(lane: Lane, seen: LookedAt, said: Replay, items_per_stratum: int) -> Findings:
+def compare(lane: Lane, seen: LookedAt, said: Reread, items_per_stratum: int) -> Findings:
     """Compare one lane. With an incomplete log only what must be there whatever came before is looked for.
 
     A question that was evicted and then asked again, with an answer of another class, comes back in that class's
@@ -192,13 +194,13 @@ def _has_returned(lane: Lane, item: Item, totals: LaneTotals, edges: Mapping[str
     return (
         question is not None
         and item.stratum != question.stratum
-        and item.stratum in question.labels
+        and item.stratum in question.strata
         and item.count < question.asked
         and rank(lane, item.item_id) > edges.get(question.stratum, 1.0)
     )
 
 
-def dead_off(seen: LookedAt, said: Replay) -> list[str]:
+def dead_off(seen: LookedAt, said: Reread) -> list[str]:
     """The reasons whose dead letters were counted wrongly."""
     reasons = seen.dead.keys() | said.high_dead.keys()
     return [
@@ -216,13 +218,14 @@ def _edges(lane: Lane, items: Mapping[str, Item], items_per_stratum: int) -> dic
     return {stratum: max(ranks) for stratum, ranks in strata.items() if len(ranks) >= items_per_stratum}
 
 
-def _fields_off(item: Item, low: Question | None, high: Question | None, *, moving: bool) -> list[str]:
+def _fields_off(item: Item, low: CountedQuestion | None, high: CountedQuestion | None, *, moving: bool) -> list[str]:
     """The fields of an item that are not what its events make them."""
     least, most = as_kept(low) if low else None, as_kept(high) if high else None
     found = _plain(item)
     if low is not None or high is not None:
         tokens = (low.subjects if low else {}) | (high.subjects if high else {})  # earlier releases kept clear subjects
         found["subjects"] = sorted({tokens.get(subject, subject) for subject in item.subjects})
+        found["input"] = _as_expected(found["input"], least or most or {}, high or low)
     if not moving:
         expected = least or most or {}
         return [name for name, value in found.items() if expected.get(name) != value]
@@ -231,11 +234,30 @@ def _fields_off(item: Item, low: Question | None, high: Question | None, *, movi
     return []
 
 
+def _as_expected(kept: Any, expected: Mapping[str, Any], question: CountedQuestion | None) -> Any:
+    """The expected input, where the kept one is another spelling of it that a release has kept.
+
+    Earlier releases kept the canonical form, without its layout, and never changed an input that was there.
+    """
+    written = [msgspec.to_builtins(event.input) for event, _ in question.events] if question is not None else []
+    known = kept in written or kept in map(_canonical, written)
+    return expected.get("input") if known else kept
+
+
+def _canonical(value: Any) -> Any:
+    """Every text of an input in canonical form; lists stay in their order, which is that of their canonical texts."""
+    if isinstance(value, str):
+        return canonical_text(value)
+    if isinstance(value, dict):
+        return {name: _canonical(one) for name, one in value.items()}
+    return [_canonical(one) for one in value] if isinstance(value, list) else value
+
+
 def _plain(item: Item) -> dict[str, Any]:
     first = item.first_opinion
     return {
         "stratum": item.stratum,
-        "text": getattr(item.input, "text", None),
+        "input": msgspec.to_builtins(item.input),
         "tally": item.tally,
         "count": item.count,
         "escalated": item.escalated,
@@ -248,7 +270,7 @@ def _plain(item: Item) -> dict[str, Any]:
     }
 
 
-def _counters_off(lane: Lane, seen: LookedAt, said: Replay, items_per_stratum: int) -> list[str]:
+def _counters_off(lane: Lane, seen: LookedAt, said: Reread, items_per_stratum: int) -> list[str]:
     """The counters of a lane that are out of their bounds.
 
     Once a stratum has overflowed, a repeat of an event whose item was evicted counts as counted and evicted again, and

@@ -1,16 +1,20 @@
 """What a person should hear before a version is made the champion by hand: pure, in whole sentences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
+from store.control import REMEMBERED_REQUESTS, REMEMBERED_S, Heartbeat
 from store.errors import SwapRefusedError
-from store.labels import check_label_map
 from store.policy import PolicyName
 from store.registry.manifest import Manifest
+from store.registry.records import StudentRecord
+
+_DAY_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traffic:
+class LaneTraffic:
     """The present traffic of a lane, by what its gateways remember of the last minutes."""
 
     requests_per_day: float
@@ -25,11 +29,11 @@ class LanePromise:
     target: float
     confidence: float
     calls_per_day: int
-    traffic: Callable[[], Traffic | None]  # asked only where it matters; None: nobody can tell
+    traffic: Callable[[], LaneTraffic | None]  # asked only where it matters; None: nobody can tell
 
 
 def concerns(
-    version: str, manifest: Manifest, promise: LanePromise, *, serving: Sequence[str], removal_declared: bool
+    version: str, manifest: Manifest, promise: LanePromise, *, serving: StudentRecord | None, removal_declared: bool
 ) -> list[str]:
     """What would go wrong in service: a promotion waits for `--force`.
 
@@ -37,7 +41,7 @@ def concerns(
         version: its id.
         manifest: what it says of itself.
         promise: the lane's.
-        serving: the champion's label map; empty where there is none.
+        serving: the champion's record; None where there is none.
         removal_declared: labels may go: a person has moved the lane back, or is about to.
     """
     return [
@@ -89,9 +93,18 @@ def _weaker(version: str, manifest: Manifest, promise: LanePromise) -> str | Non
     )
 
 
-def _unserved(version: str, manifest: Manifest, serving: Sequence[str], *, removal_declared: bool) -> str | None:
+def _unserved(version: str, manifest: Manifest, serving: StudentRecord | None, *, removal_declared: bool) -> str | None:
     try:
-        check_label_map(serving, manifest.labels, removal_declared=removal_declared)
+        manifest.student.check_follows(serving, removal_declared=removal_declared)
     except SwapRefusedError as error:
         return f"no gateway that serves the champion will take {version} into service: {error}"
     return None
+
+
+def traffic_of(heartbeats: Mapping[str, Heartbeat]) -> LaneTraffic | None:
+    """The traffic that the replicas remember; None while there is none of them."""
+    if not heartbeats:
+        return None
+    recent = sum(beat.recent_requests for beat in heartbeats.values())
+    full = any(beat.recent_requests >= REMEMBERED_REQUESTS for beat in heartbeats.values())
+    return LaneTraffic(requests_per_day=recent / REMEMBERED_S * _DAY_S, at_least=full)

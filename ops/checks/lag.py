@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ops.cli.reports import PartitionLag
 from ops.open_log import open_history
+from ops.reports import PartitionLag
 from ops.site import Site
 from store.buffer.ledger import BEGINNING, Slot
 from store.errors import DamagedRecordError
@@ -13,7 +13,7 @@ from stream.log import History, topic_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unread:
+class UnreadRecords:
     """What one partition still holds for ingest."""
 
     slot: Slot
@@ -32,7 +32,7 @@ class Unread:
         return max(0, self.end - self.first)
 
 
-def partitions(history: History, use_case: str, positions: Mapping[Slot, str]) -> Iterator[Unread]:
+def partitions(history: History, use_case: str, positions: Mapping[Slot, str]) -> Iterator[UnreadRecords]:
     """Every partition of a use case's topic.
 
     Raises:
@@ -40,7 +40,7 @@ def partitions(history: History, use_case: str, positions: Mapping[Slot, str]) -
     """
     for slot in history.slots(topic_of(use_case)):
         begin, end = map(int, history.bounds(slot))
-        yield Unread(slot=slot, position=positions.get(slot, BEGINNING), begin=begin, end=end)
+        yield UnreadRecords(slot=slot, position=positions.get(slot, BEGINNING), begin=begin, end=end)
 
 
 def lags_of(site: Site, use_cases: list[str]) -> list[PartitionLag]:
@@ -66,7 +66,7 @@ def lags_of(site: Site, use_cases: list[str]) -> list[PartitionLag]:
         ]
 
 
-def _oldest(history: History, one: Unread) -> str | None:
+def _oldest(history: History, one: UnreadRecords) -> str | None:
     """When the log took the oldest unread record; None where it cannot be read."""
     start = max(one.first, one.begin)
     try:

@@ -2,7 +2,8 @@
 
 It is written from the rules, not from the buffer's code, in plain loops over everything ever read, and keeps every
 question for ever: slow, and easy to check by eye. Only what *defines* identity is shared: the event's decoder, the
-redaction, the item id, the subject's token, the hash that orders items and the reader of answers.
+task's own rules, which read an answer and redact an input, the item id, the subject's token and the hash that orders
+items.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,23 +13,12 @@ from typing import Any, Final
 import msgspec
 
 from store.buffer.ledger import Slot
-from store.buffer.repair.lists import LabelList, ListsHeld, lane_at, list_at
-from store.errors import InvalidAnswerError, TooLaboriousError
-from store.event import (
-    MAX_AHEAD_S,
-    ChatEscalation,
-    ClassifyEscalation,
-    Lane,
-    RankEscalation,
-    Task,
-    TextInput,
-    Undecodable,
-    UnknownTask,
-    decode,
-)
-from store.labels import listed
-from store.redact import redact_input
+from store.buffer.repair.lists import LabelList, ListsHeld, kept_at, lane_at, list_at
+from store.errors import InvalidAnswerError, TooLaboriousError, WrongShapeError
+from store.event import MAX_AHEAD_S, Escalation, Lane, Task, Undecodable, UnknownTask, decode
 from store.secrets import item_id, subject_token, unit_hash
+from store.tasks.rules import TaskRules
+from store.tasks.tasks import TASKS, LaneTerms
 
 REMEMBERED_EVENTS: Final = 32
 
@@ -42,20 +32,19 @@ class LaneRules:
     subject_key: bytes = field(repr=False)
     task: Task
     training_permitted: bool
-    labels: tuple[str, ...] = ()  # none: any
-    earlier: tuple[str, ...] = ()  # that were on the list once, of which rulings tell
+    terms: LaneTerms = field(default_factory=LaneTerms)  # of today
 
 
 @dataclass(slots=True)
-class Question:
+class CountedQuestion:
     """Everything that was ever counted for one question."""
 
     stratum: str
-    text: str
-    events: list[ClassifyEscalation] = field(default_factory=list)  # in the order of the log
+    most_said: int | None  # answers that are kept of each prompt version; None: all, each counted
+    events: list[tuple[Escalation, str]] = field(default_factory=list)  # with the answer, in the order of the log
     newest: list[tuple[float, str]] = field(default_factory=list)  # of these the newest by (event time, id)
     asked: int = 0  # repeats included
-    labels: set[str] = field(default_factory=set)  # every answer, those of repeats included
+    strata: set[str] = field(default_factory=set)  # that any event would begin it in, those of repeats included
     subjects: dict[str, str] = field(default_factory=dict)  # as the log has it -> its token
 
 
@@ -63,7 +52,7 @@ class Question:
 class LaneTotals:
     """One lane's questions and where its records went."""
 
-    questions: dict[str, Question] = field(default_factory=dict)
+    questions: dict[str, CountedQuestion] = field(default_factory=dict)
     counted: int = 0
     repeats: int = 0
     ineligible: int = 0
@@ -105,78 +94,72 @@ class Oracle:
             self._bury(event.reason)
         elif event.use_case != self._use_case:
             self._bury("wrong_use_case")
-        elif isinstance(event, UnknownTask | RankEscalation | ChatEscalation):
+        elif isinstance(event, UnknownTask) or not kept_at(self._held, slot, offset, event.task):
             self._bury(UnknownTask.buried_as)  # an earlier release did not wait for one that reads it
         elif (fault := self._of_no_lane(event, slot, offset)) is not None:
             self._bury(fault)
         elif (misdated := self._misdated(event, timestamp_ms / 1000)) is not None:
             self._bury(misdated)
-        elif (label := self._on_list(event, slot, offset)) is None:
-            self._bury("off_list")
-        elif (redacted := self._redacted(event)) is None:
-            self._bury("unredactable")
-        elif not event.eligible or not self._rules[event.lane].training_permitted:
-            self.lanes[event.lane].ineligible += 1
         else:
-            rules = self._rules[event.lane]
-            event = msgspec.structs.replace(event, teacher=msgspec.structs.replace(event.teacher, label=label))
-            name = item_id(rules.lane_key, "classify", redacted)
-            self._count(self.lanes[event.lane], name, event, redacted.text)
-            if event.subject is not None:
-                token = subject_token(rules.subject_key, event.subject)
-                self.lanes[event.lane].questions[name].subjects[event.subject] = token
-            return event.lane, name
+            return self._take(event, slot, offset)
         return None
 
-    def _of_no_lane(self, event: ClassifyEscalation, slot: Slot, offset: int) -> str | None:
+    def _take(self, event: Escalation, slot: Slot, offset: int) -> tuple[Lane, str] | None:
+        """Count an event of a lane, unless its answer or its input cannot be read by the lane's terms of then."""
+        lane = self._rules[event.lane]
+        rules = TASKS[lane.task](list_at(self._held, slot, offset, event.lane, LabelList.of(lane.terms)).terms)
+        try:
+            kept = rules.normal(event, lane.redaction_key)
+        except InvalidAnswerError:
+            self._bury("off_list")
+        except WrongShapeError:
+            self._bury("wrong_shape")
+        except TooLaboriousError:
+            self._bury("unredactable")
+        else:
+            if kept.eligible and lane.training_permitted:
+                name = item_id(lane.lane_key, rules, kept.input)
+                self._count(self.lanes[event.lane], name, kept, rules)
+                if event.subject is not None:
+                    token = subject_token(lane.subject_key, event.subject)
+                    self.lanes[event.lane].questions[name].subjects[event.subject] = token
+                return event.lane, name
+            self.lanes[event.lane].ineligible += 1
+        return None
+
+    def _of_no_lane(self, event: Escalation, slot: Slot, offset: int) -> str | None:
         rules = self._rules.get(event.lane)
         if rules is None or not lane_at(self._held, slot, offset, event.lane):
             return "unknown_lane"
-        return None if rules.task == "classify" else "wrong_shape"
+        return None if rules.task == event.task else "wrong_shape"
 
-    def _on_list(self, event: ClassifyEscalation, slot: Slot, offset: int) -> str | None:
-        """The label as the list that held then spells it; None: it was not there."""
-        rules = self._rules[event.lane]
-        today = LabelList(labels=list(rules.labels), earlier=list(rules.earlier))
-        held = list_at(self._held, slot, offset, event.lane, today)
-        try:
-            return listed(event.teacher.label, held.labels, held.earlier)
-        except InvalidAnswerError:
-            return None
-
-    def _misdated(self, event: ClassifyEscalation, taken_s: float) -> str | None:
+    def _misdated(self, event: Escalation, taken_s: float) -> str | None:
         if taken_s <= 0:
             return None
         if taken_s - event.time.timestamp() > self._max_age_s:
             return "too_old"
         return "in_future" if event.time.timestamp() - taken_s > MAX_AHEAD_S else None
 
-    def _redacted(self, event: ClassifyEscalation) -> TextInput | None:
-        try:
-            return redact_input(event.input, self._rules[event.lane].redaction_key)
-        except TooLaboriousError:
-            return None
-
     def _bury(self, reason: str) -> None:
         self.dead[reason] = self.dead.get(reason, 0) + 1
 
     @staticmethod
-    def _count(totals: LaneTotals, name: str, event: ClassifyEscalation, text: str) -> None:
+    def _count(totals: LaneTotals, name: str, event: Escalation, rules: TaskRules) -> None:
         question = totals.questions.get(name)
         if question is None:
-            question = totals.questions[name] = Question(event.teacher.label, text)
+            question = totals.questions[name] = CountedQuestion(rules.stratum(event), rules.most_said)
         question.asked += 1
-        question.labels.add(event.teacher.label)
+        question.strata.add(rules.stratum(event))
         if event.id in [known for _, known in question.newest]:
             totals.repeats += 1
             return
         totals.counted += 1
-        question.events.append(event)
+        question.events.append((event, rules.said(event)))
         question.newest = sorted([*question.newest, (event.time_s, event.id)])[-REMEMBERED_EVENTS:]
         if event.escalation.reason == "audit" and event.student is not None:
             tally = totals.audits.setdefault(event.student.version, [0, 0])
             tally[0] += 1
-            tally[1] += event.student.output == event.teacher.label
+            tally[1] += rules.agreed(event) is True
 
 
 def rank(lane: Lane, name: str) -> float:
@@ -184,41 +167,56 @@ def rank(lane: Lane, name: str) -> float:
     return unit_hash(f"keep/{lane}", name)
 
 
-def kept(lane: Lane, totals: LaneTotals, items_per_stratum: int) -> dict[str, Question]:
+def kept(lane: Lane, totals: LaneTotals, items_per_stratum: int) -> dict[str, CountedQuestion]:
     """The questions that must be in the buffer: of each stratum those with the smallest rank."""
     strata: dict[str, list[tuple[float, str]]] = {}
     for name, question in totals.questions.items():
         strata.setdefault(question.stratum, []).append((rank(lane, name), name))
-    chosen: dict[str, Question] = {}
+    chosen: dict[str, CountedQuestion] = {}
     for ranked in strata.values():
         for _, name in sorted(ranked)[:items_per_stratum]:
             chosen[name] = totals.questions[name]
     return chosen
 
 
-def as_kept(question: Question) -> dict[str, Any]:
+def as_kept(question: CountedQuestion) -> dict[str, Any]:
     """The fields of the item that a question's events make, as plain values."""
-    tally: dict[str, dict[str, int]] = {}
     propensities: dict[str, int] = {}
-    for event in question.events:
-        answers = tally.setdefault(f"{event.teacher.model}@{event.teacher.prompt_version}", {})
-        answers[event.teacher.label] = answers.get(event.teacher.label, 0) + 1
+    for event, _ in question.events:
         propensity = repr(event.escalation.propensity)
         propensities[propensity] = propensities.get(propensity, 0) + 1
-    times = [event.time_s for event in question.events]
-    opinions = sorted((event.time_s, event.id) for event in question.events if event.student is not None)
+    times = [event.time_s for event, _ in question.events]
+    opinions = sorted((event.time_s, event.id) for event, _ in question.events if event.student is not None)
+    subjects = {event.subject for event, _ in question.events if event.subject is not None}
     return {
         "stratum": question.stratum,
-        "text": question.text,
-        "tally": tally,
+        "input": msgspec.to_builtins(_newest(question).input),
+        "tally": _tally(question),
         "count": len(question.events),
-        "escalated": sum(event.escalation.reason != "audit" for event in question.events),
+        "escalated": sum(event.escalation.reason != "audit" for event, _ in question.events),
         "propensities": propensities,
         "first_asked_s": min(times),
         "last_asked_s": max(times),
         "event_ids": question.newest,
         "first_opinion": opinions[0] if opinions else None,
-        "subjects": sorted(
-            {question.subjects[event.subject] for event in question.events if event.subject is not None}
-        ),
+        "subjects": sorted({question.subjects[subject] for subject in subjects}),
     }
+
+
+def _newest(question: CountedQuestion) -> Escalation:
+    return max((event for event, _ in question.events), key=lambda event: (event.time_s, event.id))
+
+
+def _tally(question: CountedQuestion) -> dict[str, dict[str, int]]:
+    """Prompt version -> answer -> how often; of answers that are not counted the newest."""
+    tally: dict[str, dict[str, int]] = {}
+    for event, said in sorted(question.events, key=lambda one: (one[0].time, one[0].id)):
+        answers = tally.setdefault(f"{event.teacher.model}@{event.teacher.prompt_version}", {})
+        if question.most_said is None:
+            answers[said] = answers.get(said, 0) + 1
+            continue
+        answers.pop(said, None)
+        answers[said] = 1
+        if len(answers) > question.most_said:
+            del answers[next(iter(answers))]
+    return tally

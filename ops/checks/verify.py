@@ -6,10 +6,10 @@ from typing import Final
 
 import msgspec
 
-from ops.checks.compare import Findings, Replay, compare, dead_off, look, replay
+from ops.checks.compare import Findings, Reread, compare, dead_off, look, replay
 from ops.checks.oracle import LaneRules
-from ops.cli.reports import Differing, VerifyReport
 from ops.open_log import open_history
+from ops.reports import Differing, VerifyReport
 from ops.site import Site
 from store.buffer.ledger import Buffer, Slot
 from store.buffer.repair.lists import Lists, ListsHeld
@@ -67,7 +67,7 @@ def verify(
         StoreUnavailableError, LogUnavailableError: Redis or the log did not answer.
     """
     lanes = sorted(chosen)
-    replays: list[Replay] = []
+    replays: list[Reread] = []
     findings: list[Findings] = []
     differing: list[Differing] = []
     damaged: list[str] = []
@@ -142,8 +142,7 @@ def _rules(site: Site) -> dict[str, dict[Lane, LaneRules]]:
                 subject_key=site.secret.subject_key(section.lane),
                 task=section.task,
                 training_permitted=section.training_permitted,
-                labels=section.labels,
-                earlier=site.rules(section.lane).earlier,
+                terms=section.terms(site.rules(section.lane).earlier),
             )
             for section in site.settings.lanes
             if section.use_case == use_case
@@ -153,7 +152,7 @@ def _rules(site: Site) -> dict[str, dict[Lane, LaneRules]]:
 
 
 def _report(
-    replays: list[Replay],
+    replays: list[Reread],
     findings: list[Findings],
     dead: list[Differing],
     kept: RegistryFindings,

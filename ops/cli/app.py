@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ops.cli.output import EXIT_CODES, emit_error, exit_code_of
+from ops.cli.output import emit_error
 from ops.cli.start.commands import LateCommands
+from ops.exits import EXIT_CODES, exit_code_of
 from ops.processes.leaving import leaving_at_once
 from store.errors import UnderstudyError
 

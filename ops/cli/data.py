@@ -7,9 +7,24 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ops.cli.options import EPILOG, Config, LaneName, Output, open_site, use_cases_of
-from ops.cli.output import FAILED_CHECK, UNAVAILABLE, Format, RefusedError, emit_fields, emit_json, emit_table
-from ops.cli.reports import ImportReport, ProducerShown, VerifyReport
+from ops.cli.options import (
+    EPILOG,
+    Config,
+    DocumentsColumn,
+    LabelColumn,
+    LaneName,
+    OrderColumn,
+    Output,
+    QueryColumn,
+    QueryIdColumn,
+    ScoresColumn,
+    TextColumn,
+    open_site,
+    use_cases_of,
+)
+from ops.cli.output import Format, emit_fields, emit_json, emit_table
+from ops.exits import FAILED_CHECK, UNAVAILABLE, RefusedError
+from ops.reports import ImportReport, ProducerShown, VerifyReport
 
 app = typer.Typer()
 
@@ -103,39 +118,48 @@ def import_log(
     path: Annotated[Path, typer.Argument(metavar="LOG", help="JSON lines, JSON array or CSV, .gz too.")],
     config: Config = None,
     lane: LaneName = None,
-    text: Annotated[str | None, typer.Option(help="Column of the text; found by itself otherwise.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the teacher's label; a dot goes inside.")] = None,
+    text: TextColumn = None,
+    label: LabelColumn = None,
     *,
+    query: QueryColumn = None,
+    documents: DocumentsColumn = None,
+    scores: ScoresColumn = None,
+    order: OrderColumn = None,
+    query_id: QueryIdColumn = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and report, publish nothing.")] = False,
     output: Output = Format.table,
 ) -> None:
     """Make a first student from a log that you already have: publish its rows, then ask for a cycle.
 
     Texts and labels are found by themselves: columns of the usual names, or exports of chats (OpenAI, LiteLLM,
-    Langfuse, data flywheel), of which the user's last turn is the text. Bad rows are skipped and named by line.
-    Importing twice counts once. Exit code 1 where no row was good, 3 where
-    ingest has not taken the rows yet.
+    Langfuse, data flywheel), of which the user's last turn is the text. So are queries, documents and scores: a list
+    in each row, what was sent to a rerank endpoint with what it answered, or a document a row. Bad rows are skipped and
+    named by line. Importing twice counts once. Exit code 1 where no row was good, 3 where ingest has not taken the rows
+    yet.
 
     Example: understudy import answers.jsonl --lane acme/support --text question --label teacher.label
     """
-    from ops.readers.columns import find_columns  # noqa: PLC0415 - as above
     from ops.readers.files import count_lines, look  # noqa: PLC0415 - as above
 
     look(path)  # what is no log is said before anything else is imported
-    columns = find_columns(path, text=text, label=label)
     site = open_site(config)
     section = site.lane(lane)
-    if section.task != "classify" or not section.training_permitted:
-        message = f"{section.lane}: only lanes of classify whose training_permitted is true take an import"
+    if not section.training_permitted:
+        message = f"{section.lane}: only lanes whose training_permitted is true take an import"
         raise RefusedError(message)
+    from ops.readers.tasks import open_reader  # noqa: PLC0415 - as above
+
+    columns = {"--text": text, "--label": label, "--query": query, "--documents": documents}
+    columns |= {"--scores": scores, "--order": order, "--query-id": query_id}
+    reader = open_reader(section.task, path, columns, labels=section.labels, rules=site.rules(section.lane))
     from ops.imports import importing  # noqa: PLC0415 - as above
 
     if dry_run:
-        _end_import(importing.dry_run(site, section, path, columns), output)
+        _end_import(importing.dry_run(site, section, path, reader), output)
         return
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("publishing", total=count_lines(path))
-        report = importing.import_file(site, section, path, columns, seen=lambda: progress.advance(task))
+        report = importing.import_file(site, section, path, reader, seen=lambda: progress.advance(task))
     _end_import(report, output)
 
 
@@ -154,8 +178,7 @@ def _show_import(report: ImportReport, output: Format) -> None:
     emit_fields(
         {
             "lane": report.lane,
-            "text from": report.text_column,
-            "label from": report.label_column,
+            **{f"{what} from": column for what, column in report.columns.items()},
             "published": report.published,
             "skipped": report.skipped,
             "cycle": "asked for" if report.cycle_asked else "not asked for",

@@ -6,32 +6,27 @@ import msgspec
 import typer
 
 from ops.checks.cycles import ended_cycles
-from ops.checks.followers import followers
-from ops.cli.actions import CycleAsked, MoveReport, Operator, ask_for_cycle
 from ops.cli.answers.shown import answers_line, show_answers
 from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, VersionName, open_site
-from ops.cli.output import (
-    FAILED_CHECK,
-    UNAVAILABLE,
-    Format,
-    RefusedError,
-    emit_fields,
-    emit_json,
-    emit_table,
-    ratio_of,
-    time_of,
-)
-from ops.cli.status import LaneStatus, PromiseShown, StatusReport, collect, promise_of
+from ops.cli.output import Format, emit_fields, emit_json, emit_table
+from ops.cycles.asking import CycleAsked, ask_for_cycle
 from ops.cycles.shown import cycle_now
 from ops.cycles.waiting import await_cycle, exit_code_of_cycle, verdict_line
+from ops.exits import FAILED_CHECK, UNAVAILABLE, RefusedError
 from ops.money.shown import money_fields
+from ops.moves.followers import followers
+from ops.moves.operator import MoveReport, Operator
+from ops.show.values import ratio_of, time_of
 from ops.site import Site
+from ops.status.collect import collect, promise_of
+from ops.status.report import LaneStatus, PromiseShown, StatusReport
 from store.control import Control, CycleEnded, CycleKind
 from store.cycles.signs import Signs
 from store.errors import RegistryError
 from store.event import Lane, wall_clock_s
 from store.registry.manifest import Manifest, Verdict
 from store.registry.moves import Move, fold
+from store.registry.records import ClassifyRecord, RankRecord, StudentRecord
 
 app = typer.Typer()
 cycle = typer.Typer(no_args_is_help=True, help="Ask for a cycle.", epilog=EPILOG)
@@ -123,7 +118,7 @@ def show(version: VersionName, config: Config = None, lane: LaneName = None, out
     versions = site.registry.versions(where)
     opened = versions.open(versions.resolve(version))
     if output is Format.json:
-        emit_json({"id": opened.id, "signed_by": opened.signed_by, **msgspec.to_builtins(opened.manifest)})
+        emit_json({"id": opened.id, "signed_by": opened.signed_by, **msgspec.json.decode(opened.signed)})
         return
     emit_fields(_version_fields(opened.id, opened.signed_by, opened.manifest), title=f"version {opened.id} of {where}")
     if opened.manifest.topics:
@@ -379,6 +374,14 @@ def _show_processes(report: StatusReport) -> None:
         typer.echo(f"not available: {why}", err=True)
 
 
+def _student_fields(student: StudentRecord) -> dict[str, object]:
+    match student:
+        case ClassifyRecord(labels=labels, pool_weights=weights):
+            return {"labels": len(labels), "weights in the pool": " and ".join(f"{one:.2f}" for one in weights)}
+        case RankRecord(k=k, epsilon=epsilon, tuned_share=share):
+            return {"agreement": f"the first {k} within {epsilon:g}", "fine-tuned share of a score": f"{share:.2f}"}
+
+
 def _version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[str, object]:
     policy, snapshot = manifest.policy, manifest.snapshot
     return {
@@ -388,8 +391,7 @@ def _version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[st
         "kind": manifest.kind,
         "parent": manifest.parent,
         "encoder": f"{manifest.base.name}, {manifest.served_parameters:,} parameters served",
-        "labels": len(manifest.labels),
-        "weights in the pool": " and ".join(f"{weight:.2f}" for weight in manifest.pool_weights),
+        **_student_fields(manifest.student),
         "snapshot": f"{snapshot.train} train, {snapshot.calibrate} calibrate, {snapshot.judge} judge rows"
         if snapshot
         else None,

@@ -28,7 +28,7 @@ def serve(config: Config = None, lifeline: Lifeline = None) -> None:
     Example: understudy run serve --config /etc/understudy/understudy.toml
     """
     logs.configure("serve")
-    from ops.processes.run import run_serve  # noqa: PLC0415 - the CLI starts without what processes need
+    from ops.processes.run.serve import run_serve  # noqa: PLC0415 - the CLI starts without what processes need
 
     run_serve(open_site(config), lifeline, config)
 
@@ -40,7 +40,7 @@ def ingest(config: Config = None, lifeline: Lifeline = None) -> None:
     Example: understudy run ingest
     """
     logs.configure("ingest")
-    from ops.processes.run import run_ingest  # noqa: PLC0415 - as above
+    from ops.processes.run.ingest import run_ingest  # noqa: PLC0415 - as above
 
     run_ingest(open_site(config), lifeline)
 
@@ -52,7 +52,7 @@ def train(config: Config = None, lifeline: Lifeline = None) -> None:
     Example: understudy run train
     """
     logs.configure("train")
-    from ops.processes.run import run_train  # noqa: PLC0415 - as above
+    from ops.processes.run.train import run_train  # noqa: PLC0415 - as above
 
     run_train(open_site(config), lifeline)
 
@@ -66,6 +66,6 @@ def run_everything(config: Config = None) -> None:
     Example: understudy run all
     """
     logs.configure("all")
-    from ops.processes.run import run_all  # noqa: PLC0415 - as above
+    from ops.processes.run.all import run_all  # noqa: PLC0415 - as above
 
     raise typer.Exit(run_all(open_site(config), config))

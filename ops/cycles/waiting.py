@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ops.cli.output import FAILED_CHECK, OK, REFUSED
 from ops.cycles.shown import running_line
+from ops.exits import FAILED_CHECK, OK, REFUSED
 from store.control import Control, CycleEnded
 from store.cycles.signs import Signs, TrainerSign
 from store.errors import StoreUnavailableError

@@ -19,23 +19,25 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from ops.cli.status import collect
-from ops.demo.client import Client
 from ops.demo.command import run_json
-from ops.demo.measure import windows
-from ops.demo.plan import LANE, RATE, TARGET, WINDOWS, Plan, Traffic, prepare_traffic
+from ops.demo.measures.measure import windows
+from ops.demo.measures.records import Records
+from ops.demo.measures.summary import Measured, Run, build
+from ops.demo.page.figures import draw_run
+from ops.demo.page.live_view import DemoShow, live_view
+from ops.demo.page.report import write_report
+from ops.demo.plan import RATE, TARGET, WINDOWS, DemoPlan, prepare_traffic, rate_of
 from ops.demo.processes import DemoError, Descendants, explain_end, running
-from ops.demo.records import Records
 from ops.demo.site import configure, make_site
-from ops.demo.stage import Stage
-from ops.demo.summary import Measured, build
-from ops.processes.process import read_run_file
-from ops.recorded_teacher import RUN_NAME
+from ops.demo.stage import DemoRun
+from ops.demo.tasks.play import DemoTraffic
+from ops.demo.tasks.tasks import TASKS
+from ops.demo.traffic.client import Client
+from ops.demo.traffic.recorded_teacher import RUN_NAME
 from ops.settings import Settings
-from ops.show.figures import draw_run
-from ops.show.live_view import live_view
-from ops.show.report import write_report
 from ops.site import Site
+from ops.state.run_files import read_run_file
+from ops.status.collect import collect
 from store.errors import SettingsError, UnderstudyError
 
 BAD_ARGUMENTS: Final = 2
@@ -46,13 +48,14 @@ _GONE_S: Final = 5.0
 _NAMED_BAD: Final = 10
 _BUDGET_RATIOS: Final = (0.05, 0.1, 0.2)  # teacher calls of the closing backtest, of all requests
 _BACKTEST_S: Final = 240.0
+BACKTESTED: Final = frozenset({"classify"})
 
 
 @dataclass(kw_only=True)
 class Demo:
     """One demo, start to end."""
 
-    plan: Plan
+    plan: DemoPlan
     console: Console
     started_s: float = field(default_factory=time.monotonic)
     descendants: Descendants = field(default_factory=Descendants)
@@ -61,50 +64,38 @@ class Demo:
         """Play it and write what it leaves; the summary."""
         self.plan.out.mkdir(parents=True, exist_ok=True)
         traffic = prepare_traffic(self.plan)
-        self._say_traffic(traffic)
-        stage, changed = await self._play(traffic)
+        for one in traffic:
+            self._say_traffic(one)
+        stages, changed, verified = await self._play(traffic)
         self._say("backtest: what a budget instead of a promise would have made of the same traffic, the head alone")
-        bought = await self._backtest(traffic)
+        bought = {str(one.lane): await self._backtest(one) for one in traffic if one.task in BACKTESTED}
         left = await asyncio.to_thread(self.descendants.left, self.plan.state, patience_s=_GONE_S)
-        picture = stage.picture()
+        pictures = {str(stage.traffic.lane): stage.picture() for stage in stages}
         figure = self.plan.out / "run.png"
-        draw_run(picture, figure)
-        judged = stage.judged()
+        draw_run(pictures, figure)
         summary = build(
-            Measured(
+            Run(
+                lanes=[measured(stage, bought.get(str(stage.traffic.lane), [])) for stage in stages],
                 settings_changed=changed,
-                traffic=traffic,
-                generated=self.plan.traffic is None,
                 wall_s=time.monotonic() - self.started_s,
                 children_left=left,
-                outcomes=stage.client.outcomes,
-                judged=judged,
-                windows=windows(judged, WINDOWS),
-                first_agreement=stage.records.first_agreement(),
-                ledger=stage.ledger(),
-                promise=stage.promise(),
-                money=stage.money(),
-                cycles=stage.records.cycles,
-                planted=stage.planted,
-                swaps=stage.records.swaps,
-                rollback=stage.rollback,
-                verified=stage.verified,
-                bought=bought,
+                verified=verified,
                 figures=[{"path": str(figure), "sha256": hashlib.sha256(figure.read_bytes()).hexdigest()}],
             )
         )
-        write_report(summary, picture, self.plan.out / "report.html")
+        write_report(summary, pictures, self.plan.out / "report.html")
         (self.plan.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         return summary
 
-    async def _play(self, traffic: Traffic) -> tuple[Stage, dict[str, Any]]:
+    async def _play(self, traffic: Sequence[DemoTraffic]) -> tuple[list[DemoRun], dict[str, Any], bool]:
         """Start the processes, play, and stop them whatever happens."""
         logs = self.plan.out / "logs"
         logs.mkdir(exist_ok=True)
         with ExitStack() as stack:
             config = make_site(self.plan)
-            teacher, url = await self._start_teacher(stack, logs / "teacher.log")
-            changed = configure(config, self.plan, traffic, url)
+            teachers = [await self._start_teacher(stack, one, logs) for one in traffic]
+            addresses = [(one, url) for one, (_, url, _) in zip(traffic, teachers, strict=True)]
+            changed = configure(config, self.plan, addresses)
             self._say_settings(changed)
             everything = stack.enter_context(
                 running(
@@ -117,35 +108,67 @@ class Demo:
 
             def check() -> None:
                 for name, process, log in (
-                    ("the recorded teacher", teacher, logs / "teacher.log"),
+                    *((f"the recorded teacher of {one.lane}", process, log)
+                      for one, (process, _, log) in zip(traffic, teachers, strict=True)),
                     ("understudy run all", everything, logs / "understudy.log"),
-                ):
+                ):  # fmt: skip
                     if (why := explain_end(name, process, log)) is not None:
                         raise DemoError(why)
 
             site = Site(Settings.load(config))
             port = await self._await_ready(site, check)
-            records = Records(site=site, lane=LANE)
-            client = Client(f"http://127.0.0.1:{port}", LANE.use_case, records.item_id_of)
             with live_view(self.console) as show:
-                stage = Stage(
-                    plan=self.plan,
-                    traffic=traffic,
-                    config=config,
-                    records=records,
-                    client=client,
-                    descendants=self.descendants,
-                    show=show,
-                    check=check,
-                    started_s=self.started_s,
-                )
-                await stage.play()
-                stage.phase = "stopping"
-                show(stage.board())
+                stages = [
+                    self._stage(one, traffic, site=site, config=config, port=port, show=show, check=check)
+                    for one in traffic
+                ]
+                async with asyncio.TaskGroup() as group:
+                    for stage in stages:
+                        group.create_task(stage.play())
+                verified = await self._verify(stages, config, show)
             self.descendants.look()
-        return stage, changed
+        return stages, changed, verified
 
-    async def _backtest(self, traffic: Traffic) -> list[dict[str, Any]]:
+    def _stage(
+        self,
+        one: DemoTraffic,
+        traffic: Sequence[DemoTraffic],
+        *,
+        site: Site,
+        config: Path,
+        port: int,
+        show: DemoShow,
+        check: Callable[[], None],
+    ) -> DemoRun:
+        """One lane's; the first has the planted challenger and the rollback."""
+        records = Records(site=site, lane=one.lane, rules=one.rules)
+        return DemoRun(
+            plan=self.plan,
+            traffic=one,
+            rate=rate_of(self.plan, one, traffic),
+            acts=one is traffic[0],
+            config=config,
+            records=records,
+            client=Client(f"http://127.0.0.1:{port}", one, TASKS[one.task], records.item_id_of),
+            descendants=self.descendants,
+            show=show,
+            check=check,
+            started_s=self.started_s,
+        )
+
+    async def _verify(self, stages: Sequence[DemoRun], config: Path, show: DemoShow) -> bool:
+        """What `understudy verify` says of everything."""
+        for stage in stages:
+            stage.phase = "verifying"
+            show(stage.board())
+        ran = await run_json("ops.cli", "verify", "--config", str(config), "-o", "json")
+        for stage in stages:
+            await stage.look()
+            stage.phase = "stopping"
+            show(stage.board())
+        return ran.code == 0 and ran.answer.get("ok") is True
+
+    async def _backtest(self, traffic: DemoTraffic) -> list[dict[str, Any]]:
         """What `understudy backtest` says of the same traffic at three budgets.
 
         Raises:
@@ -154,7 +177,7 @@ class Demo:
         rows = len(traffic.requests)
         budgets = [max(1, round(share * rows)) for share in _BUDGET_RATIOS]
         ran = await run_json(
-            *("ops.cli", "backtest", str(self.plan.traffic_file), "--seeds", "1", "--no-fine-tune", "-o", "json"),
+            *("ops.cli", "backtest", str(traffic.file), "--seeds", "1", "--no-fine-tune", "-o", "json"),
             *("--budget", ",".join(map(str, budgets)), "--out", str(self.plan.out / "backtest")),
             timeout_s=_BACKTEST_S,
         )
@@ -178,22 +201,26 @@ class Demo:
             )
         return points
 
-    async def _start_teacher(self, stack: ExitStack, log: Path) -> tuple[subprocess.Popen[bytes], str]:
-        """The recorded teacher's process and its address."""
-        state = self.plan.state.resolve()
+    async def _start_teacher(
+        self, stack: ExitStack, traffic: DemoTraffic, logs: Path
+    ) -> tuple[subprocess.Popen[bytes], str, Path]:
+        """A lane's recorded teacher: its process, its address, and its log."""
+        state, name = self.plan.state.resolve(), f"the recorded teacher of {traffic.lane}"
+        folder, log = state / f"teacher-{traffic.task}", logs / f"teacher-{traffic.task}.log"
+        folder.mkdir()
         command = (
-            *("ops.recorded_teacher", "--table", str(self.plan.traffic_file.resolve())),
-            *("--prompt-file", str(state / "prompts" / "classify.txt"), "--run-folder", str(state)),
+            *("ops.demo.traffic.recorded_teacher", "--table", str(traffic.file.resolve())),
+            *("--prompt-file", str(state / "prompts" / "classify.txt"), "--run-folder", str(folder)),
         )
-        teacher = stack.enter_context(running("the recorded teacher", command, folder=state, log=log))
+        teacher = stack.enter_context(running(name, command, folder=state, log=log))
 
         def port() -> int | None:
-            if (why := explain_end("the recorded teacher", teacher, log)) is not None:
+            if (why := explain_end(name, teacher, log)) is not None:
                 raise DemoError(why)
-            found = read_run_file(state, RUN_NAME)
+            found = read_run_file(folder, RUN_NAME)
             return found.port if found is not None else None
 
-        return teacher, f"http://127.0.0.1:{await _wait_for(port, 'the recorded teacher')}/v1"
+        return teacher, f"http://127.0.0.1:{await _wait_for(port, name)}/v1", log
 
     async def _await_ready(self, site: Site, check: Callable[[], None]) -> int:
         """Wait until gateway, ingest and trainer say that they are ready; the gateway's port."""
@@ -207,8 +234,8 @@ class Demo:
 
         return await _wait_for(port, "gateway, ingest and trainer")
 
-    def _say_traffic(self, traffic: Traffic) -> None:
-        self._say(f"traffic: {len(traffic.requests):,} requests, {len(traffic.labels)} labels, {traffic.path}")
+    def _say_traffic(self, traffic: DemoTraffic) -> None:
+        self._say(f"traffic of {traffic.lane}: {len(traffic.requests):,} requests, {traffic.path}")
         for bad in traffic.skipped[:_NAMED_BAD]:
             self._say(f"  line {bad.line} skipped: {bad.why}")
         if len(traffic.skipped) > _NAMED_BAD:
@@ -222,6 +249,27 @@ class Demo:
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def measured(stage: DemoRun, bought: Sequence[Mapping[str, Any]]) -> Measured:
+    """What there is to say of a lane when everything has stopped."""
+    judged, records = stage.judged(), stage.records
+    return Measured(
+        traffic=stage.traffic,
+        acts=stage.acts,
+        outcomes=stage.client.outcomes,
+        judged=judged,
+        windows=windows(judged, WINDOWS),
+        first_agreement=records.first_agreement(),
+        ledger=stage.ledger(),
+        promise=stage.promise(),
+        money=stage.money(),
+        cycles=records.cycles,
+        planted=stage.planted,
+        swaps=records.swaps,
+        rollback=stage.rollback,
+        bought=bought,
+    )
 
 
 async def _wait_for(look: Callable[[], int | None], what: str) -> int:
@@ -261,15 +309,18 @@ async def _run_until_signal(demo: Demo) -> dict[str, Any] | None:
         return None
 
 
-def parse(arguments: Sequence[str] | None = None) -> Plan:
+def parse(arguments: Sequence[str] | None = None) -> DemoPlan:
     """The plan that the arguments describe."""
     parser = argparse.ArgumentParser(prog="python -m ops.demo", description="The whole loop on one machine, measured.")
-    parser.add_argument("--traffic", type=Path, help="JSONL with a text and a teacher's recorded answer a row")
+    parser.add_argument(
+        "--task", choices=list(TASKS), help="play this one alone (default: all at once; a file: classify)"
+    )
+    parser.add_argument("--traffic", type=Path, help="JSONL with a question and a teacher's recorded answer a row")
     parser.add_argument(
         "--target", type=float, default=TARGET, help="answered agreement to promise (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of traffic, order and pace (default: %(default)s)")
-    parser.add_argument("--requests", type=int, help="send only so many")
+    parser.add_argument("--requests", type=int, help="send only so many, of each lane")
     parser.add_argument("--rate", type=float, default=RATE, help="requests a second (default: %(default)s)")
     parser.add_argument("--file-order", action="store_true", help="send a file's rows in their order")
     parser.add_argument("--text-column", help="where a row has its text; a dot goes into an object")
@@ -280,7 +331,7 @@ def parse(arguments: Sequence[str] | None = None) -> Plan:
         parser.error("--target: a share between 0 and 1, such as .9")
     if found.rate <= 0 or (found.requests is not None and found.requests < WINDOWS):
         parser.error(f"--rate must be above 0 and --requests {WINDOWS} or more")
-    return Plan(**vars(found))
+    return DemoPlan(**vars(found))
 
 
 def main() -> int:

@@ -19,11 +19,12 @@ import msgspec
 from ops.answers.reading import Reading
 from ops.settings import Settings
 from ops.site import Site
-from ops.wiring import cycle_settings
+from ops.wiring.train import cycle_settings
 from store.errors import UnderstudyError
 from store.event import wall_clock_s
 from store.registry.manifest import Manifest
 from store.registry.moves import fold
+from trainer.learn.classify.freezing import LabelFreezing
 from trainer.snapshot import Row, Snapshot, freeze
 
 SNAPSHOT_NAME: Final = "snapshot.json"
@@ -43,9 +44,9 @@ def plant(site: Site, seed: int) -> str:
     Raises:
         UnderstudyError: there is no champion to be unlike, or too little to learn from.
     """
-    from store.student.student import Student  # noqa: PLC0415 - torch
+    from store.student.classify import Student  # noqa: PLC0415 - torch
+    from trainer.learn.classify.fit import FitSettings, fit  # noqa: PLC0415 - torch
     from trainer.learn.features import BaseEncoder  # noqa: PLC0415 - torch
-    from trainer.learn.fit import FitSettings, fit  # noqa: PLC0415 - torch
 
     section, settings = site.lane(None), cycle_settings(site.settings)
     versions = site.registry.versions(section.lane)
@@ -60,7 +61,7 @@ def plant(site: Site, seed: int) -> str:
     )
     draft = fit(
         shuffle_labels(snapshot.rows, seed),
-        base.encoder.features([row.text for row in snapshot.rows]),
+        base.encoder.features([row.words for row in snapshot.rows]),
         labels=snapshot.labels,
         base=base,
         previous=student,
@@ -74,7 +75,6 @@ def plant(site: Site, seed: int) -> str:
         (Path(folder) / SNAPSHOT_NAME).write_bytes(snapshot.content)
         manifest = Manifest(
             lane=section.lane,
-            task=section.task,
             kind="candidate",
             parent=champion,
             created_s=wall_clock_s(),
@@ -82,15 +82,12 @@ def plant(site: Site, seed: int) -> str:
             seed=seed,
             base=parts.base,
             served_parameters=parts.served_parameters,
-            labels=parts.labels,
             preprocessing=parts.preprocessing,
-            pool_weights=parts.pool_weights,
-            training=parts.training,
+            student=parts.student,
             snapshot=snapshot.record,
             verdict=None,
             policy=None,
             topics=[],
-            golden=parts.golden,
             files={},
         )
         return versions.publish(Path(folder), manifest, site.operator_key())
@@ -103,14 +100,13 @@ def _snapshot(site: Site, labels: tuple[str, ...]) -> Snapshot:
         items = list(site.buffer(client).items(section.lane))
     return freeze(
         items,
+        LabelFreezing(labels_min=settings.min_items_per_label, known=labels),
         prompt_version=Reading.of(section).key(),
-        labels_min=settings.min_items_per_label,
         split=settings.split,
         quarantine_s=settings.quarantine_s,
         now_s=wall_clock_s(),
         seed=settings.seed,
         positions={},
-        known_labels=labels,
     )
 
 

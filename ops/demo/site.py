@@ -3,14 +3,16 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ops.demo.plan import INPUT_USD_PER_MTOK, LANE, OUTPUT_USD_PER_MTOK, Plan, Traffic
+from ops.demo.plan import INPUT_USD_PER_MTOK, OUTPUT_USD_PER_MTOK, DemoPlan
+from ops.demo.tasks.play import DemoTraffic
+from ops.demo.tasks.tasks import TASKS
 from ops.init import init
 from ops.sections import SHOWN
 from ops.settings import SETTINGS_NAME, Settings
@@ -20,7 +22,7 @@ TEACHER_MODEL: Final = "recorded"
 _CALLS_PER_DAY: Final = 20_000
 
 
-def make_site(plan: Plan) -> Path:
+def make_site(plan: DemoPlan) -> Path:
     """A fresh installation; its settings file.
 
     The folder is removed first: a demo that found an older demo's student would measure nothing.
@@ -30,31 +32,45 @@ def make_site(plan: Plan) -> Path:
     return plan.state / SETTINGS_NAME
 
 
-def configure(file: Path, plan: Plan, traffic: Traffic, teacher_url: str) -> dict[str, Any]:
-    """Set what the demo sets; every setting that now differs from its default, as {name: [production's, demo's]}."""
+def configure(file: Path, plan: DemoPlan, lanes: Sequence[tuple[DemoTraffic, str]]) -> dict[str, Any]:
+    """Set what the demo sets; every setting that now differs from its default, as {name: [production's, demo's]}.
+
+    Args:
+        file: as `make_site` wrote it.
+        plan: the demo's.
+        lanes: each one's traffic, and its teacher's address.
+    """
     production = Settings.load(file)
     text = file.read_text("utf-8")
-    for (table, key), value in _wanted(plan, traffic, teacher_url).items():
+    for (table, key), value in _SHARED.items():
         text = set_key(text, table, key, value)
-    file.write_text(text, "utf-8")
+    head, mark, lane = text.partition(_LANE_MARK)
+    blocks = [mark + _lane(lane, mark, plan, traffic, url) for traffic, url in lanes]
+    file.write_text(head + "\n".join(blocks), "utf-8")
     return differences(production, Settings.load(file))
 
 
-def _wanted(plan: Plan, traffic: Traffic, teacher_url: str) -> dict[tuple[str, str], Any]:
-    """What the demo sets: who the lane is, and what five minutes ask for."""
-    return {
-        ("gateway", "port"): 0,
-        ("admin", "serve_port"): 0,
-        ("admin", "ingest_port"): 0,
-        ("admin", "train_port"): 0,
-        ("trainer", "min_new_labels"): 100,
-        ("trainer", "min_items_per_label"): 10,
-        ("trainer", "fine_tune"): False,
-        ("trainer", "quarantine_s"): 0.0,
-        ("gate", "delta"): 0.05,
-        ("lanes", "tenant"): LANE.tenant,
-        ("lanes", "use_case"): LANE.use_case,
-        ("lanes", "labels"): list(traffic.labels),
+_LANE_MARK: Final = "[[lanes]]"
+_SHARED: Final[Mapping[tuple[str, str], Any]] = {  # what five minutes ask for
+    ("gateway", "port"): 0,
+    ("admin", "serve_port"): 0,
+    ("admin", "ingest_port"): 0,
+    ("admin", "train_port"): 0,
+    ("trainer", "min_new_labels"): 100,
+    ("trainer", "min_items_per_label"): 10,
+    ("trainer", "fine_tune"): False,
+    ("trainer", "quarantine_s"): 0.0,
+    ("gate", "delta"): 0.05,
+}
+
+
+def _lane(lane: str, mark: str, plan: DemoPlan, traffic: DemoTraffic, teacher_url: str) -> str:
+    """One lane's tables, its own mark left out."""
+    wanted: dict[tuple[str, str], Any] = {
+        ("lanes", "tenant"): traffic.lane.tenant,
+        ("lanes", "use_case"): traffic.lane.use_case,
+        ("lanes", "task"): traffic.task,
+        ("lanes", "labels"): None,
         ("lanes", "training_permitted"): True,
         ("lanes", "audit_ratio"): 0.15,
         ("lanes.promise", "target"): plan.target,
@@ -63,11 +79,16 @@ def _wanted(plan: Plan, traffic: Traffic, teacher_url: str) -> dict[tuple[str, s
         ("lanes.teacher", "model"): TEACHER_MODEL,
         ("lanes.teacher", "input_usd_per_mtok"): INPUT_USD_PER_MTOK,
         ("lanes.teacher", "output_usd_per_mtok"): OUTPUT_USD_PER_MTOK,
+        **TASKS[traffic.task].settings(traffic),
     }
+    text = mark + lane
+    for (table, key), value in wanted.items():
+        text = set_key(text, table, key, value)
+    return text.removeprefix(mark)
 
 
 def set_key(text: str, table: str, key: str, value: Any) -> str:
-    """The settings file with one key set, commented out until then or not.
+    """The settings file with one key set, commented out until then or not; None comments it out.
 
     Raises:
         SettingsError: the file has no such key.
@@ -80,7 +101,8 @@ def set_key(text: str, table: str, key: str, value: Any) -> str:
         message = f"the settings file has no key {table}.{key}"
         raise SettingsError(message)
     # JSON's strings, numbers, booleans and arrays are TOML's, too
-    return f"{text[: line.start()]}{key} = {json.dumps(value, ensure_ascii=False)}{text[line.end() :]}"
+    said = f"#{line[0].removeprefix('#')}" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}"
+    return f"{text[: line.start()]}{said}{text[line.end() :]}"
 
 
 def differences(production: BaseModel, demo: BaseModel) -> dict[str, Any]:
@@ -97,7 +119,8 @@ def _differing(production: BaseModel, demo: BaseModel, prefix: str) -> Iterator[
         if isinstance(other, BaseModel):
             yield from _differing(one, other, f"{prefix}{name}.")
         elif isinstance(other, tuple) and other and isinstance(other[0], BaseModel):
-            yield from _differing(one[0], other[0], f"{prefix}{name}.")
+            for lane in other:
+                yield from _differing(one[0], lane, f"{prefix}{name}.")
         elif one != other and not _named_by_everyone(field):
             yield f"{prefix}{name}", [_plain(one), _plain(other)]
 

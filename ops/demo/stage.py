@@ -1,4 +1,4 @@
-"""The demo while it runs: traffic, the planted challenger, the rollback, and the watch over all of it."""
+"""One lane of the demo while it runs: its traffic, the planted challenger, the rollback, and the watch over it."""
 
 import asyncio
 import time
@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ops.demo.client import Client, schedule_s
 from ops.demo.command import run_json
-from ops.demo.measure import Judged, judge_all
-from ops.demo.plan import Plan, Traffic
+from ops.demo.measures.measure import Marked, judge_all
+from ops.demo.measures.records import Records
+from ops.demo.measures.summary import EventCount, Rollback, ledger
+from ops.demo.page.live_view import DemoBoard, DemoShow
+from ops.demo.page.picture import Picture, draw
+from ops.demo.plan import DemoPlan
 from ops.demo.processes import DemoError, Descendants
-from ops.demo.records import Records
-from ops.demo.summary import Ledger, Rollback, ledger
-from ops.show.live_view import Board, Show
-from ops.show.picture import Picture, draw
+from ops.demo.tasks.play import DemoTraffic
+from ops.demo.tasks.tasks import TASKS
+from ops.demo.traffic.client import Client, schedule_s
 from store.event import wall_clock_s
 from store.money.reckon import Money
 
@@ -28,16 +30,18 @@ _PLANT_S: Final = 300.0  # a fresh process that imports torch and embeds every r
 
 
 @dataclass(kw_only=True)
-class Stage:
-    """Everything that the running demo knows."""
+class DemoRun:
+    """Everything that the running demo knows of a lane."""
 
-    plan: Plan
-    traffic: Traffic
+    plan: DemoPlan
+    traffic: DemoTraffic
+    rate: float  # requests a second
+    acts: bool  # a challenger is planted in it, and its champion is rolled back
     config: Path
     records: Records
     client: Client
     descendants: Descendants
-    show: Show
+    show: DemoShow
     check: Callable[[], None]  # raises where one of the demo's processes has ended
     started_s: float = field(default_factory=time.monotonic)
     phase: str = "starting"
@@ -45,7 +49,6 @@ class Stage:
     _planting: bool = False
     rollback: Rollback | None = None
     rolled_back_s: float | None = None
-    verified: bool | None = None
 
     async def play(self) -> None:
         """Send the traffic to its end, with what happens on the way."""
@@ -53,8 +56,9 @@ class Stage:
         self.phase = "sending"
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch())
-            acts = [group.create_task(self._plant()), group.create_task(self._roll_back())]
-            await self.client.send_all(self.traffic.requests, schedule_s(total, self.plan.rate, self.plan.seed))
+            played = (self._plant(), self._roll_back()) if self.acts else ()
+            acts = [group.create_task(act) for act in played]
+            await self.client.send_all(schedule_s(total, self.rate, self.plan.seed))
             self.phase = "settling"
             await self._until(lambda: all(act.done() for act in acts), _PLANT_S if self._planting else _SETTLE_S)
             await self._until(self._settled, _SETTLE_S)
@@ -63,16 +67,16 @@ class Stage:
                 act.cancel()
         await self._look()
         self._note_served_after()
-        self.phase = "verifying"
-        self.show(self.board())
-        ran = await run_json("ops.cli", "verify", "--config", str(self.config), "-o", "json")
-        self.verified = ran.code == 0 and ran.answer.get("ok") is True
+
+    async def look(self) -> None:
+        """Read the processes' records once more."""
         await self._look()
 
-    def board(self) -> Board:
+    def board(self) -> DemoBoard:
         """What the live view shows now."""
         lane = self.records.lane_status
-        return Board(
+        return DemoBoard(
+            lane=str(self.traffic.lane),
             phase=self.phase,
             elapsed_s=time.monotonic() - self.started_s,
             picture=self.picture(),
@@ -80,7 +84,7 @@ class Stage:
             failure=next((one.error for one in self.client.outcomes if one.error is not None), None),
         )
 
-    def judged(self) -> list[Judged | None]:
+    def judged(self) -> list[Marked | None]:
         """Every answered request against the record, in the order of sending."""
         outcomes = sorted(self.client.outcomes, key=lambda one: one.index)
         return judge_all(outcomes, self.records.log, self.records.trained)
@@ -96,21 +100,22 @@ class Stage:
             swaps=self.records.swaps,
             planted=self.planted,
             rollback=self.rollback,
-            late_topic=self.plan.traffic is None,
+            late=TASKS[self.traffic.task].late if self.traffic.generated else None,
         )
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> EventCount:
         """Where the events went."""
         lane = self.records.lane_status
         buffer = lane.buffer if lane is not None else None
         dead = self.records.status.dead_letters if self.records.status is not None else {}
+        own = dead.get(self.traffic.lane.use_case, {})
         return ledger(
             self._accepted(),
             self.records.copies,
             counted=buffer.counted if buffer is not None else 0,
             ineligible=buffer.ineligible if buffer is not None else 0,
             repeats=buffer.repeats if buffer is not None else 0,
-            dead=sum(sum(reasons.values()) for reasons in dead.values()),
+            dead=sum(own.values()),
         )
 
     def promise(self) -> dict[str, Any]:
@@ -165,12 +170,13 @@ class Stage:
         """Half way: a challenger that has learned nothing takes the ordinary path."""
         await self._until(lambda: self._sent(PLANT_AT) and self._champion() is not None, float("inf"))
         self._planting = True
-        challenger = ("ops.demo.plant", "--config", str(self.config), "--seed", str(self.plan.seed))
+        lane = ("--lane", str(self.traffic.lane))
+        challenger = ("ops.demo.plant", "--config", str(self.config), *lane, "--seed", str(self.plan.seed))
         made = await run_json(*challenger, timeout_s=_PLANT_S)
         version = str(made.answer["version"])
         self.planted = version
         asked = await run_json(
-            *("ops.cli", "cycle", "start", "--candidate", version, "--config", str(self.config)),
+            *("ops.cli", "cycle", "start", "--candidate", version, "--config", str(self.config), *lane),
             *("--reason", "a version that was trained elsewhere", "-o", "json"),
         )
         if asked.code != 0:
@@ -182,6 +188,7 @@ class Stage:
         """Near the end: the operator goes back to the champion before, with the real command."""
         await self._until(lambda: self._sent(ROLLBACK_AT) and self._previous() is not None, float("inf"))
         command = ("ops.cli", "rollback", "--config", str(self.config), "--reason", "a rehearsal, by the demo")
+        command += ("--lane", str(self.traffic.lane))
         ran = await run_json(*command, "-o", "json")
         self.rolled_back_s = wall_clock_s()
         self.rollback = Rollback(

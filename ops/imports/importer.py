@@ -1,7 +1,7 @@
 """`understudy import LOG`: a first student from a log that the user already has.
 
 Rows become escalations of the reason `cold` with propensity 1. An event's id is a function of the lane and of the row
-(its `id`, else its text and how often the text came before), so importing a file twice, or a longer copy of it, counts
+(its `id`, else its question and how often that came before), so importing a file twice, or a longer copy of it, counts
 each row once.
 """
 
@@ -9,58 +9,26 @@ import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from ops.cli.reports import ImportReport
-from ops.imports.told import Told
-from ops.readers.columns import Columns, id_of, label_of, nothing_in, text_of, value_at
-from ops.readers.files import BadRow, rows_of
-from ops.readers.times import moment_of
-from store.answers.rules import NO_RULES, Rules
+from ops.readers.files import BadRow
+from ops.readers.rows import LogRow, Published, Told
+from ops.reports import ImportReport
 from store.buffer.ledger import BEGINNING, Slot
-from store.errors import InvalidAnswerError, LogUnavailableError, TooLaboriousError
-from store.event import (
-    MAX_EVENT_BYTES,
-    ClassifyEscalation,
-    EscalationCause,
-    LabelAnswer,
-    Lane,
-    TextInput,
-    canonical_text,
-    encode,
-    utc,
-)
-from store.labels import listed
+from store.errors import LogUnavailableError, TooLaboriousError
+from store.event import MAX_EVENT_BYTES, Escalation, EscalationCause, Lane, encode, utc
 from store.secrets import item_id
+from store.tasks.rules import TaskRules
 from stream.log import Appender, topic_of
 
 _NAMESPACE: Final = uuid.UUID("b54a5b0e-6d1e-5c5f-8f43-6c9a4d0b7a02")
 _IN_FLIGHT: Final = 1000
 _ACK_S: Final = 30.0
 _NAMED_BAD: Final = 20
-_SHOWN_SAID: Final = 40
-_NO_LABEL: Final = {
-    "empty": "is empty",
-    "off_list": "is not one of the lane's labels",
-    "several": "names more than one of the lane's labels",
-    "not_json": "is not one of the lane's labels",
-    "truncated": "was cut before it was one of the lane's labels",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One good row."""
-
-    line: int
-    key: str  # what makes it the same row when it is imported again
-    text: str
-    label: str
-    time_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,64 +36,15 @@ class ImportLane:
     """The lane that the rows go to."""
 
     lane: Lane
-    labels: Collection[str]
+    rules: TaskRules
     lane_key: bytes = field(repr=False)
-    redact: Callable[[TextInput], TextInput]
+    redaction_key: bytes = field(repr=False)
     model: str
     prompt_version: str
 
 
-def read_rows(
-    path: Path,
-    columns: Columns,
-    labels: Collection[str] | None,
-    told: Told | None = None,
-    rules: Rules = NO_RULES,
-) -> Iterator[Row | BadRow]:
-    """Every row of the file, good or bad, in order.
-
-    Args:
-        path: the file.
-        columns: of `find_columns`.
-        labels: those that count, in the lane's order; an answer is read as the gateway reads it. None: any.
-        told: notes what is to be said of the rows as a whole.
-        rules: how labels are read that were on the list once; such an answer is kept as it was given.
-    """
-    told, seen = told or Told(), dict[str, int]()
-    known = None if labels is None else tuple(labels)
-    for line, value in rows_of(path):
-        if isinstance(value, BadRow):
-            yield value
-            continue
-        if not isinstance(value, Mapping):
-            yield BadRow(line=line, why="not a JSON object")
-            continue
-        held = value_at(value, columns.text), value_at(value, columns.label)
-        text, said = text_of(held[0]), label_of(held[1])
-        if text is None:
-            yield BadRow(line=line, why=nothing_in(columns.text, held[0], "text"))
-            continue
-        if said is None:
-            yield BadRow(line=line, why=nothing_in(columns.label, held[1], "label"))
-            continue
-        label = _label(said, known, rules)
-        if isinstance(label, InvalidAnswerError):
-            told.unread[said if len(said) <= _SHOWN_SAID else ""] += 1
-            yield BadRow(line=line, why=f"{columns.label} {_NO_LABEL[label.kind]}")
-            continue
-        if known and rules.read(label, known) is None:
-            yield BadRow(line=line, why=f"{columns.label} is a label that counts no more: a ruling tells so")
-            continue
-        moment = moment_of(value)
-        if moment.fault == "outside":
-            yield BadRow(line=line, why=f"the time in {moment.column} is outside of the years 1 to 9999, UTC")
-            continue
-        told.row(text, said, label, moment, held)
-        yield Row(line=line, key=_key(value, text, label, seen, told), text=text, label=label, time_s=moment.time_s)
-
-
 def publish_rows(
-    rows: Iterator[Row | BadRow],
+    rows: Iterator[LogRow | BadRow],
     lane: ImportLane,
     appender: Appender,
     *,
@@ -138,7 +57,7 @@ def publish_rows(
     """Publish the good rows and wait for every acknowledgement; (published, bad rows).
 
     Args:
-        rows: of `read_rows`.
+        rows: of a `Reader`.
         lane: where they go.
         appender: the log; the lane's topic is there.
         undated_s: event time of rows that have none or one in the future, Unix seconds: long enough ago to be out of
@@ -158,12 +77,11 @@ def publish_rows(
         if isinstance(row, BadRow):
             bad.append(row)
             continue
-        if row.time_s is not None and row.time_s > now_s:
-            row = replace(row, time_s=None)  # noqa: PLW2901 - the same row, as it is imported
-            if told is not None:
-                told.future += 1
+        dated = row.time_s is not None and row.time_s <= now_s
+        if told is not None and row.time_s is not None and not dated:
+            told.future += 1
         try:
-            event = to_event(row, lane, undated_s)
+            event = to_event(row, lane, row.time_s if dated and row.time_s is not None else undated_s)
         except TooLaboriousError as error:
             bad.append(BadRow(line=row.line, why=str(error)))
             continue
@@ -172,7 +90,7 @@ def publish_rows(
             why = "too old to be learned from" if event.time_s < oldest_s else f"{len(value)} bytes as an event"
             bad.append(BadRow(line=row.line, why=why))
             continue
-        key = item_id(lane.lane_key, "classify", event.input).encode()
+        key = item_id(lane.lane_key, lane.rules, event.input).encode()
         in_flight.append((row.line, appender.append(topic_of(lane.lane.use_case), key=key, value=value)))
         published += 1
         if len(in_flight) >= _IN_FLIGHT:
@@ -204,24 +122,28 @@ def _number(position: str) -> int:
     return int(position) if position.isdecimal() else int(BEGINNING)
 
 
-def to_event(row: Row, lane: ImportLane, undated_s: float) -> ClassifyEscalation:
-    """The escalation that a row stands for; TooLaboriousError where its text cannot be redacted."""
-    return ClassifyEscalation(
+def to_event(row: LogRow, lane: ImportLane, at_s: float) -> Escalation:
+    """The escalation that a row stands for, as of a time (Unix seconds).
+
+    Raises:
+        TooLaboriousError: the question cannot be redacted.
+        InvalidAnswerError, WrongShapeError: the answer is none that the lane takes.
+    """
+    facts = Published(
         id=str(uuid.uuid5(_NAMESPACE, f"{lane.lane}\x1f{row.key}")),
-        time=utc(undated_s if row.time_s is None else row.time_s),
-        use_case=lane.lane.use_case,
-        tenant=lane.lane.tenant,
-        input=lane.redact(TextInput(text=row.text)),
-        teacher=LabelAnswer(model=lane.model, prompt_version=lane.prompt_version, label=row.label),
-        student=None,
-        escalation=EscalationCause(reason="cold", threshold=None, propensity=1.0),
+        time=utc(at_s),
+        lane=lane.lane,
+        model=lane.model,
+        prompt_version=lane.prompt_version,
+        cause=EscalationCause(reason="cold", threshold=None, propensity=1.0),
     )
+    return lane.rules.normal(row.event(facts), lane.redaction_key)
 
 
 def report(
     path: Path,
     lane: Lane,
-    columns: Columns,
+    columns: Mapping[str, str],
     published: int,
     bad: list[BadRow],
     *,
@@ -233,15 +155,14 @@ def report(
     return ImportReport(
         lane=str(lane),
         path=str(path),
-        text_column=columns.text,
-        label_column=columns.label,
+        columns=dict(columns),
         rows=published + len(bad),
         published=published,
         skipped=len(bad),
         ingested=ingested,
         cycle_asked=cycle_asked,
         bad=[{"line": row.line, "why": row.why} for row in bad[:_NAMED_BAD]],
-        notes=told.notes(columns.text, columns.label) if told is not None else [],
+        notes=told.notes if told is not None else [],
     )
 
 
@@ -251,20 +172,3 @@ def _acknowledged(line: int, future: Future[None]) -> None:
     except TimeoutError as error:
         message = f"the log did not acknowledge line {line} in {_ACK_S:.0f} s; import again: nothing counts twice"
         raise LogUnavailableError(message) from error
-
-
-def _label(said: str, known: tuple[str, ...] | None, rules: Rules) -> str | InvalidAnswerError:
-    try:
-        return said if known is None else listed(said, known, rules.earlier)
-    except InvalidAnswerError as error:
-        return error
-
-
-def _key(row: Mapping[str, Any], text: str, label: str, seen: dict[str, int], told: Told) -> str:
-    """A row's identity: its id, else its text and label with how often they came before, wherever in the file."""
-    if (own := id_of(row)) is not None:
-        told.id(own, text)
-        return f"id\x1f{own}\x1f{canonical_text(text)}"
-    said = f"{canonical_text(text)}\x1f{label}"
-    seen[said] = seen.get(said, 0) + 1
-    return f"text\x1f{said}\x1f{seen[said]}"

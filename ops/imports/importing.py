@@ -11,19 +11,17 @@ from typing import Final
 import msgspec
 
 from ops.answers.reading import Reading
-from ops.cli.actions import ask_for_cycle
-from ops.cli.reports import ImportReport
+from ops.cycles.asking import ask_for_cycle
 from ops.imports.importer import (
     ImportLane,
     await_applied,
     publish_rows,
-    read_rows,
     report,
 )
-from ops.imports.told import Told
 from ops.open_log import ensure_topics, open_appender, open_history
-from ops.readers.columns import Columns
 from ops.readers.files import BadRow
+from ops.readers.rows import Reader, Told
+from ops.reports import ImportReport
 from ops.sections import LaneSection
 from ops.site import Site
 from store.buffer.ledger import Slot
@@ -31,7 +29,7 @@ from store.control import Control
 from store.cycles.signs import Signs
 from store.errors import StoreUnavailableError
 from store.event import Lane, wall_clock_s
-from store.redact import redact_input
+from store.tasks.tasks import TASKS
 from stream.ingest import IngestSettings
 from stream.log import Appender, Headers, topic_of
 
@@ -39,15 +37,15 @@ _STALLED_S: Final = 15.0
 _MARK_EVERY_S: Final = 2.0
 
 
-def dry_run(site: Site, section: LaneSection, path: Path, columns: Columns) -> ImportReport:
+def dry_run(site: Site, section: LaneSection, path: Path, reader: Reader) -> ImportReport:
     """What an import would do with the file: the same steps, up to the log."""
     told = Told()
-    published, bad = _publish(site, section, path, columns, _Nowhere(), seen=lambda: None, told=told)
-    return msgspec.structs.replace(report(path, section.lane, columns, published, bad, told=told), dry_run=True)
+    published, bad = _publish(site, section, reader, _Nowhere(), seen=lambda: None, told=told)
+    return msgspec.structs.replace(report(path, section.lane, reader.columns, published, bad, told=told), dry_run=True)
 
 
 def import_file(
-    site: Site, section: LaneSection, path: Path, columns: Columns, *, seen: Callable[[], None]
+    site: Site, section: LaneSection, path: Path, reader: Reader, *, seen: Callable[[], None]
 ) -> ImportReport:
     """Publish the rows, wait for ingest, ask for a cycle.
 
@@ -55,7 +53,7 @@ def import_file(
         site: where to.
         section: the lane.
         path: the file.
-        columns: of `find_columns`.
+        reader: of the file.
         seen: called once a row.
 
     Raises:
@@ -70,7 +68,7 @@ def import_file(
             seen()
 
         with closing(open_appender(site, client)) as appender:
-            published, bad = _publish(site, section, path, columns, appender, seen=counted, told=told)
+            published, bad = _publish(site, section, reader, appender, seen=counted, told=told)
         with open_history(site, client) as history:
             ends = {slot: history.bounds(slot)[1] for slot in history.slots(topic_of(lane.use_case))}
         buffer = site.buffer(client)
@@ -84,7 +82,7 @@ def import_file(
         if asked:
             why = f"import of {path.name}"
             ask_for_cycle(Control(client), lane, kind="head", candidate=None, why=why, now_s=wall_clock_s())
-    return report(path, lane, columns, published, bad, ingested=ingested, cycle_asked=asked, told=told)
+    return report(path, lane, reader.columns, published, bad, ingested=ingested, cycle_asked=asked, told=told)
 
 
 @contextmanager
@@ -109,8 +107,7 @@ def _import_marked(signs: Signs, lane: Lane) -> Iterator[Callable[[], None]]:
 def _publish(
     site: Site,
     section: LaneSection,
-    path: Path,
-    columns: Columns,
+    reader: Reader,
     appender: Appender,
     *,
     seen: Callable[[], None],
@@ -118,17 +115,16 @@ def _publish(
 ) -> tuple[int, list[BadRow]]:
     """Read and publish; (published, bad rows)."""
     now_s, lane = wall_clock_s(), section.lane
-    redaction_key = site.secret.redaction_key(lane)
     into = ImportLane(
         lane=lane,
-        labels=section.labels,
+        rules=TASKS[section.task](section.terms(site.rules(lane).earlier)),
         lane_key=site.secret.lane_key(lane),
-        redact=lambda value: redact_input(value, redaction_key),
+        redaction_key=site.secret.redaction_key(lane),
         model=section.teacher.model,
         prompt_version=Reading.of(section).version(),
     )
     return publish_rows(
-        read_rows(path, columns, into.labels, told, site.rules(lane)),
+        reader.rows(told),
         into,
         appender,
         undated_s=now_s - site.settings.trainer.quarantine_s - 1.0,

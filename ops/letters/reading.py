@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
-from ops.cli.output import RefusedError
-from ops.cli.reports import DeadLetterReport, LetterKind, LetterOpened, LetterShown
+from ops.exits import RefusedError
 from ops.open_log import open_history
+from ops.reports import DeadLetterReport, LetterKind, LetterOpened, LetterShown
 from ops.site import Site
-from store.buffer.repair.letters import Decision, LetterBook
+from store.buffer.repair.letters import LetterBook, LetterDecision
 from store.errors import LogError, TooLaboriousError
 from store.event import Lane
 from store.redact import redact
@@ -121,7 +121,7 @@ def _text(raw: bytes, site: Site, lane: Lane) -> str:
     return msgspec.json.format(msgspec.json.encode(event), indent=2).decode()
 
 
-def _shown(use_case: str, letter: DeadLetter, decision: Decision | None) -> LetterShown:
+def _shown(use_case: str, letter: DeadLetter, decision: LetterDecision | None) -> LetterShown:
     return LetterShown(
         id=id_of(letter),
         use_case=use_case,

@@ -13,15 +13,15 @@ from typing import Final
 
 import redis
 
-from ops import wiring
-from ops.cli.output import RefusedError
-from ops.cli.reports import LetterSettled, LettersSettled
+from ops.exits import RefusedError
 from ops.letters.reading import Choice, id_of
 from ops.open_log import open_appender, open_history
-from ops.processes.process import read_run_file
+from ops.reports import LetterSettled, LettersSettled
 from ops.site import Site
-from store.buffer.ledger import Entry
-from store.buffer.repair.letters import Decision, LetterBook, Outcome
+from ops.state.run_files import read_run_file
+from ops.wiring.ingest import lane_keys
+from store.buffer.item import Entry
+from store.buffer.repair.letters import LetterBook, LetterDecision, Settlement
 from store.buffer.repair.lists import Lists
 from store.errors import LogError, LogUnavailableError
 from store.event import Lane, Undecodable, UnknownTask, wall_clock_s
@@ -38,14 +38,14 @@ class Order:
 
     use_case: str
     choice: Choice
-    outcome: Outcome
+    outcome: Settlement
     dry_run: bool
     who: str
     why: str
 
-    def decision(self) -> Decision:
+    def decision(self) -> LetterDecision:
         """As of now."""
-        return Decision(outcome=self.outcome, who=self.who, why=self.why, at_s=wall_clock_s())
+        return LetterDecision(outcome=self.outcome, who=self.who, why=self.why, at_s=wall_clock_s())
 
 
 def settle_letters(site: Site, order: Order) -> LettersSettled:
@@ -62,7 +62,7 @@ def settle_letters(site: Site, order: Order) -> LettersSettled:
         chosen = list(_open_ones(site, client, book, order))
         if chosen and order.outcome == "replayed" and not order.dry_run:
             _refuse_while_ingest_is_of_before(site, client, order.use_case)
-        lanes = wiring.lane_keys(site, order.use_case) if chosen and order.outcome == "replayed" else {}
+        lanes = lane_keys(site, order.use_case) if chosen and order.outcome == "replayed" else {}
         with closing(open_appender(site, client)) as appender:
             found = [_settled(lanes, book, appender, order, letter) for letter in chosen]
         gone = _settle_gone(site, client, book, order, dead, chosen) if order.outcome == "dropped" else 0

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from ops.cli.output import time_of
 from ops.money.dollars import usd
+from ops.show.values import time_of
 from store.money.reckon import PERIODS, LaneMoney, Money, PricedBy
 
 _NO_PRICE: Final = "unknown: set lanes.teacher.input_usd_per_mtok and output_usd_per_mtok"

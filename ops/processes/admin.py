@@ -19,7 +19,7 @@ import msgspec
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from serve.front.admission import from_no_page, known_host
+from serve.front.names import from_no_page, known_host
 from store.log.lazy import logger
 
 _log = logger()

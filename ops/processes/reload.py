@@ -12,12 +12,13 @@ from typing import Any, Final
 import redis
 from starlette.applications import Starlette
 
-from ops import wiring
 from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.site import Site
+from ops.wiring.lanes import lane_ledger
 from serve.front.directory import Directory
-from serve.lifecycle import Gateway, OpenLane
+from serve.lane.opened import OpenLane
+from serve.lifecycle import Gateway
 from serve.settings import BudgetSettings
 from store.errors import SettingsError
 from store.log.lazy import logger
@@ -94,4 +95,4 @@ def _changed(lane: OpenLane, section: LaneSection | None, client: redis.Redis) -
         audit_reserve_ratio=section.budget.audit_reserve_ratio,
     )
     settings = replace(lane.parts.settings, api_keys=section.api_keys, audit_ratio=section.audit_ratio, budget=budget)
-    return replace(lane, parts=replace(lane.parts, settings=settings, ledger=wiring.lane_ledger(client, settings)))
+    return replace(lane, parts=replace(lane.parts, settings=settings, ledger=lane_ledger(client, settings)))

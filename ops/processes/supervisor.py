@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from store.log.lazy import logger
+from store.retry.backoff import Backoff
 
 _log = logger()
 _POLL_S: Final = 0.05
@@ -85,7 +86,8 @@ def after_crash(
 
 def delay_after(crashes_s: Sequence[float], policy: RestartPolicy) -> float:
     """How long to wait after a crash, the one at hand last: doubling with those within the window, and bounded."""
-    return min(policy.first_delay_s * 2.0 ** (_recent(crashes_s, policy) - 1), policy.longest_delay_s)
+    backoff = Backoff(first_s=policy.first_delay_s, most_s=policy.longest_delay_s)
+    return backoff.longest_s(_recent(crashes_s, policy))
 
 
 def _recent(crashes_s: Sequence[float], policy: RestartPolicy) -> int:

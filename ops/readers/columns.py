@@ -72,6 +72,9 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+Unfolded = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sought:
     """A column that is looked for."""
@@ -136,8 +139,13 @@ class _Tally:
 class Survey:
     """Which columns a file has, by all of its rows."""
 
-    def __init__(self, path: Path, *sought: Sought) -> None:
+    def __init__(self, path: Path, *sought: Sought, unfolded: Unfolded = lambda row: row) -> None:
         """Read the file once, and keep counts alone.
+
+        Args:
+            path: the file.
+            sought: what is looked for.
+            unfolded: makes a row of what stands in the file.
 
         Raises:
             SettingsError: the file cannot be read.
@@ -148,7 +156,7 @@ class Survey:
         self._tallies = {(one.flag, name): _Tally() for one in sought for name in one.names}
         for _, row in rows_of(path):
             if isinstance(row, Mapping):
-                self._add(row, sought)
+                self._add(unfolded(row), sought)
 
     def found(self, sought: Sought) -> str | None:
         """The column's name; None: it cannot be told, or nothing of use is under the name that the user gave.

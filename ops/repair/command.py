@@ -6,12 +6,12 @@ from functools import partial
 
 import redis
 
-from ops import wiring
-from ops.cli.reports import Rebuilt, Skipped
 from ops.open_log import open_history
 from ops.repair.rebuild import Rebuild, Replayed
 from ops.repair.skip import apply, plan, survey
+from ops.reports import Rebuilt, Skipped
 from ops.site import Site
+from ops.wiring.ingest import lane_keys
 from store.buffer.repair.lists import Lists
 from store.buffer.repair.positions import Positions
 from store.event import Lane, wall_clock_s
@@ -53,7 +53,7 @@ def rebuild_site(site: Site, lanes: list[Lane], *, whole: bool, dry_run: bool, w
         with site.redis_client(answer_s=_ANSWER_S) as client, open_history(site, client) as history:
             said = Replayed(
                 use_case=use_case,
-                keys=wiring.lane_keys(site, use_case),
+                keys=lane_keys(site, use_case),
                 history=history,
                 held=Lists(client).held(use_case),
                 k=site.settings.buffer.items_per_stratum,

@@ -12,13 +12,13 @@ from typing import Final
 import msgspec
 import redis
 
-from ops.cli.output import RefusedError
-from ops.cli.reports import Rebuilt
-from store.buffer.item import Item
-from store.buffer.ledger import BEGINNING, Application, AuditTally, Counters, Entry, Slot
+from ops.exits import RefusedError
+from ops.reports import Rebuilt
+from store.buffer.item import Entry, Item
+from store.buffer.ledger import BEGINNING, Application, AuditTally, Counters, Slot
 from store.buffer.memory import MemoryBuffer
 from store.buffer.redis import RedisBuffer
-from store.buffer.repair.lists import LabelList, ListsHeld, lane_at, list_at, lists_of
+from store.buffer.repair.lists import LabelList, ListsHeld, kept_at, lane_at, list_at, lists_of
 from store.buffer.repair.positions import Positions
 from store.buffer.repair.rebuild import Staging, stage_dead, swap
 from store.errors import PositionOutsideLogError, StoreUnavailableError
@@ -87,6 +87,8 @@ class Replayed:
             lanes = self._judged_by(slot, record.offset)
             found = triage(record, use_case=self.use_case, lanes=lanes, max_age_s=self.max_age_s)
             match found:
+                case Entry() if not kept_at(self.held, slot, record.offset, found.event.task):
+                    dead[UnknownTask.buried_as] += 1
                 case Entry():
                     entries.append(found)
                 case Undecodable():
@@ -115,9 +117,8 @@ class Replayed:
         for lane, keys in self.keys.items():
             if not lane_at(self.held, slot, offset, lane):
                 continue  # it was put into the settings later: the record was a dead letter
-            today = LabelList(labels=list(keys.labels), earlier=list(keys.earlier))
-            at = list_at(self.held, slot, offset, lane, today)
-            judged[lane] = replace(keys, labels=tuple(at.labels), earlier=tuple(at.earlier))
+            at = list_at(self.held, slot, offset, lane, LabelList.of(keys.terms))
+            judged[lane] = replace(keys, terms=at.terms)
         return judged
 
 
@@ -221,8 +222,8 @@ class Rebuild:
 
     def _off_list(self, lane: Lane, strata: Iterable[str]) -> dict[str, int]:
         """Of items that go, by label: those whose label is on no list that is known to have held, and in no ruling."""
-        keys = self.said.keys[lane]
-        known = {*keys.labels, *keys.earlier}.union(*lists_of(self.said.held, lane))
+        terms = self.said.keys[lane].terms
+        known = {*terms.labels, *terms.earlier}.union(*lists_of(self.said.held, lane))
         return dict(Counter(label for label in strata if known and label not in known))
 
     def _report(self, lane: Lane, wanted: "_Wanted", *, complete: bool, done: bool) -> Rebuilt:

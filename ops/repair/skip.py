@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from ops.cli.output import RefusedError
-from ops.cli.reports import Skipped
+from ops.exits import RefusedError
+from ops.reports import Skipped
 from store.buffer.ledger import BEGINNING, Buffer, Slot
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import DamagedRecordError, PositionOutsideLogError, StoreUnavailableError

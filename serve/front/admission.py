@@ -5,15 +5,12 @@ A web page can make its visitor's browser send requests to loopback, and with a 
 the page that asks (Origin, Sec-Fetch-Site), and asks permission first for any Content-Type but three.
 """
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from serve.front.errors import ApiError
+from serve.front.names import from_no_page, known_host
 from serve.settings import is_loopback
-
-_OF_THIS_SITE: Final = frozenset({None, "none", "same-origin"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,35 +55,6 @@ def admit(headers: Mapping[str, str], caller: Caller, doors: Doors, max_body_byt
         raise ApiError(413, "request_too_large", f"the body is over {max_body_bytes} bytes")
 
 
-def from_no_page(headers: Mapping[str, str], origins: frozenset[str] = frozenset()) -> bool:
-    """Whether no web page but an allowed one made a browser send this."""
-    origin = headers.get("origin")
-    if origin is not None:
-        return origin.lower() in origins
-    return headers.get("sec-fetch-site") in _OF_THIS_SITE
-
-
-def known_host(host: str | None, names: frozenset[str]) -> bool:
-    """Whether a Host header names this machine: an address, `localhost` or one of `names`.
-
-    Rebinding needs a name, so that any address will do, a pod's too. Browsers always say one; HTTP/1.0 need not.
-    """
-    if host is None:
-        return True
-    name = host_name(host)
-    return name == "localhost" or name.endswith(".localhost") or name in names or _is_address(name)
-
-
-def host_name(host: str) -> str:
-    """The name of a Host header, without port, brackets and final dot, in lower case."""
-    text = host.strip().lower()
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    name, colon, port = text.rpartition(":")
-    bare = name if colon and port.isdigit() else text
-    return bare.removesuffix(".")
-
-
 def is_local(peer: str | None, headers: Mapping[str, str]) -> bool:
     """Whether a request comes from this machine itself: what a proxy here forwards comes from whom it says.
 
@@ -98,11 +66,3 @@ def is_local(peer: str | None, headers: Mapping[str, str]) -> bool:
         return False
     named = [headers[name] for name in ("x-forwarded-for", "x-real-ip") if name in headers]
     return all(is_loopback(one.strip()) for value in named for one in value.split(","))
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

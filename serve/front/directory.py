@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 
 from serve.front.errors import ApiError
-from serve.lifecycle import OpenLane
+from serve.lane.opened import OpenLane
 from store.errors import SettingsError
 
 

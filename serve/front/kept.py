@@ -19,7 +19,7 @@ _SCRIPT: Final = (Path(__file__).parent / "once.lua").read_text("utf-8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class KeyClaim:
     """What asking for the right to answer under a key came to."""
 
     state: Literal["ours", "busy", "kept", "other"]  # other: the key was used for another body
@@ -30,7 +30,7 @@ class Claim:
 class Shared(Protocol):
     """What replicas share of one lane's answers. Each call blocks, may be repeated; StoreUnavailableError."""
 
-    def claim(self, name: str, request: str, owner: str, hold_s: float) -> Claim:
+    def claim(self, name: str, request: str, owner: str, hold_s: float) -> KeyClaim:
         """Ask for the right to answer, for so long."""
 
     def renew(self, name: str, owner: str, hold_s: float) -> None:
@@ -52,10 +52,10 @@ class RedisAnswers:
         self._script = client.register_script(_SCRIPT)
         self._most_bytes = most_bytes
 
-    def claim(self, name: str, request: str, owner: str, hold_s: float) -> Claim:
+    def claim(self, name: str, request: str, owner: str, hold_s: float) -> KeyClaim:
         """See `Shared`."""
         state, answers, wait_ms = self._run(name, "claim", owner, request, ceil(hold_s * _MS))
-        return Claim(state=state.decode(), answers=answers, wait_s=wait_ms / _MS)
+        return KeyClaim(state=state.decode(), answers=answers, wait_s=wait_ms / _MS)
 
     def renew(self, name: str, owner: str, hold_s: float) -> None:
         """See `Shared`."""

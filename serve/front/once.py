@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from serve.escalation import Answer, Refusal
+from serve.escalation import Answer, Given
 from serve.front.errors import ApiError
 from serve.front.kept import KEEP_S, Memory, Remembered, Shared
 from store.errors import StoreUnavailableError
@@ -37,25 +37,15 @@ _CRC_BYTES: Final = 4
 _NAME_BYTES: Final = 16
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class KeptAnswer(msgspec.Struct, Generic[A], frozen=True, kw_only=True):
     """What a request came to."""
 
-    first_id: str  # event id of its first text, which names the response
+    first_id: str  # event id of its first question, which names the response
     at_s: float  # Unix seconds
-    found: list[Answer | None]  # by text; None where nobody could answer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """What the client gets."""
-
-    first_id: str
-    at_s: float
-    found: Sequence[Answer | Refusal]
-    replayed: bool = False
-    shared: bool = True  # other replicas know of it
+    found: list[A | None]  # by question; None where nobody could answer
 
 
 Work = Callable[[Sequence[Answer | None]], Awaitable[Given]]  # with the answers that there are already; may be empty
@@ -72,9 +62,25 @@ class Once:
     """One lane's keyed requests. Used from the event loop alone; Redis is spoken to in threads."""
 
     def __init__(
-        self, shared: Shared | None, lane_key: bytes, *, new_id: Callable[[], str], monotonic: Callable[[], float]
+        self,
+        shared: Shared | None,
+        lane_key: bytes,
+        *,
+        answer_type: type[Answer],
+        new_id: Callable[[], str],
+        monotonic: Callable[[], float],
     ) -> None:
-        """Nothing is running. Without `shared` the memory of this process is all there is."""
+        """Nothing is running. Without `shared` the memory of this process is all there is.
+
+        Args:
+            shared: what all replicas know.
+            lane_key: keeps keys and requests from being guessed from what is stored.
+            answer_type: of the lane's task.
+            new_id: names of claims.
+            monotonic: seconds.
+        """
+        kind: Any = answer_type
+        self._kind: type[KeptAnswer[Any]] = KeptAnswer[kind]
         self._shared = shared
         self._key = lane_key
         self._new_id = new_id
@@ -131,7 +137,7 @@ class Once:
         remembered = self._memory.get(name, self._monotonic())
         if remembered is not None and remembered.request != request:
             raise _reused()
-        if remembered is not None and remembered.complete and (old := _read(remembered.answers)) is not None:
+        if remembered is not None and remembered.complete and (old := self._read(remembered.answers)) is not None:
             return _again(old)
         owner = self._new_id()
         claim = await self._ask(lambda shared: shared.claim(name, request, owner, _HOLD_S))
@@ -139,9 +145,9 @@ class Once:
             raise _reused()
         if claim is not None and claim.state == "busy":
             raise _in_progress(min(1 + ceil(claim.wait_s), _LONGEST_RETRY_S))
-        so_far = _read(claim.answers) if claim is not None else None
+        so_far = self._read(claim.answers) if claim is not None else None
         if so_far is None and remembered is not None:
-            so_far = _read(remembered.answers)
+            so_far = self._read(remembered.answers)
         if so_far is not None and None not in so_far.found:
             self._remember(name, request, so_far)
             return _again(so_far)
@@ -168,13 +174,13 @@ class Once:
         if not any(answers):
             await self._ask(lambda shared: shared.release(name, owner))
             return given
-        outcome = Outcome(first_id=given.first_id, at_s=given.at_s, found=answers)
+        outcome: KeptAnswer[Any] = KeptAnswer(first_id=given.first_id, at_s=given.at_s, found=answers)
         self._remember(name, request, outcome)
         value, complete = _write(outcome), None not in answers
         kept = await self._ask(lambda shared: shared.keep(name, request, owner, value, complete=complete))
         return replace(given, shared=bool(kept))
 
-    def _remember(self, name: str, request: str, outcome: Outcome) -> None:
+    def _remember(self, name: str, request: str, outcome: KeptAnswer[Any]) -> None:
         until_s, complete = self._monotonic() + KEEP_S, None not in outcome.found
         self._memory.put(name, Remembered(request=request, answers=_write(outcome), complete=complete, until_s=until_s))
 
@@ -191,30 +197,30 @@ class Once:
             _log.warning("no Redis for idempotency keys: this replica's memory alone knows them", error=str(error))
             return None
 
+    def _read(self, value: bytes) -> KeptAnswer[Any] | None:
+        """What was kept; None where it is nothing, damaged, or of another release."""
+        if len(value) < _CRC_BYTES or zlib.crc32(value[_CRC_BYTES:]).to_bytes(_CRC_BYTES, "big") != value[:_CRC_BYTES]:
+            return None
+        try:
+            found: KeptAnswer[Any] = msgspec.json.decode(value[_CRC_BYTES:], type=self._kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        return found
+
     def _digest(self, purpose: str, value: bytes) -> bytes:
         """Keyed, so that neither keys nor texts can be guessed from what is stored."""
         return hmac.digest(self._key, b"idempotency/" + purpose.encode() + b"\0" + value, "sha256")
 
 
-def _again(outcome: Outcome) -> Given:
+def _again(outcome: KeptAnswer[Any]) -> Given:
     return Given(
         first_id=outcome.first_id, at_s=outcome.at_s, found=[one for one in outcome.found if one], replayed=True
     )
 
 
-def _write(outcome: Outcome) -> bytes:
+def _write(outcome: KeptAnswer[Any]) -> bytes:
     body = msgspec.json.encode(outcome)
     return zlib.crc32(body).to_bytes(_CRC_BYTES, "big") + body
-
-
-def _read(value: bytes) -> Outcome | None:
-    """What was kept; None where it is nothing, damaged, or of another release."""
-    if len(value) < _CRC_BYTES or zlib.crc32(value[_CRC_BYTES:]).to_bytes(_CRC_BYTES, "big") != value[:_CRC_BYTES]:
-        return None
-    try:
-        return msgspec.json.decode(value[_CRC_BYTES:], type=Outcome)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
 
 
 def _reused() -> ApiError:

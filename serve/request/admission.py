@@ -16,7 +16,7 @@ Shed = Literal["student_line", "teacher_turns", "in_flight", "waited_in_vain"]
 
 _AT_ONCE_S: Final = 0.05  # so short a wait is none, however many it is shared by
 _BATCH_SHARE: Final = 0.5  # of a full batch: one half is read while the other half waits
-_UNKNOWN: Final = 256  # texts that are let in before it is known what one takes
+_UNKNOWN_BATCHES: Final = 8  # that are let in before it is known how long one takes
 _ASSUMED_CALL_S: Final = 1.0  # before the teacher has answered once
 _MOST_OPEN: Final = 1_024  # texts with one teacher, whatever it is believed to take
 _TURNS_SHARE: Final = 0.5  # of the teacher's time-out that waiting for a turn may take
@@ -33,48 +33,51 @@ class OverloadedError(Exception):
         self.retry_after_s = max(1, ceil(wait_s))
 
 
-class Reader(Protocol):
-    """The student's side of the line."""
+class Pace(Protocol):
+    """How fast the student reads."""
 
     @property
     def turn(self) -> int:
-        """Texts of one request that go before the next one has its turn."""
+        """Tokens of one request that go before the next one has its turn."""
 
     @property
-    def text_s(self) -> float:
-        """What one text has taken of late; 0 before the first."""
+    def batch_tokens(self) -> int:
+        """Tokens of a forward pass that is as full as can be."""
+
+    @property
+    def token_s(self) -> float:
+        """What one token has taken of late; 0 before the first."""
 
 
 @dataclass(slots=True, kw_only=True)
 class StudentLine:
-    """Requests with texts that the student has still to read."""
+    """Requests that a device's students have still to read, in tokens."""
 
-    reader: Reader
-    max_batch: int
+    pace: Pace
     wait_s: float  # a request that would wait longer is refused
     _tickets: set[Ticket] = field(default_factory=set)
 
     @property
-    def texts(self) -> int:
-        """Texts admitted and not yet read."""
-        return sum(ticket.texts for ticket in self._tickets)
+    def tokens(self) -> int:
+        """Tokens admitted and not yet read."""
+        return sum(ticket.tokens for ticket in self._tickets)
 
-    def wait_of_s(self, texts: int) -> float:
-        """How long the others would keep the last text of a new request waiting."""
-        return self._ahead(texts) * self.reader.text_s
+    def wait_of_s(self, tokens: int) -> float:
+        """How long the others would keep the last token of a new request waiting."""
+        return self._ahead(tokens) * self.pace.token_s
 
-    def enter(self, texts: int) -> Ticket:
+    def enter(self, tokens: int) -> Ticket:
         """Let a request in; `leave` when it is answered. An idle student takes one of any length.
 
         Raises:
             OverloadedError: it would wait for too long.
         """
-        before = self._ahead(texts)
-        if before and before * self.reader.text_s > self._limit_s():
-            raise OverloadedError(before * self.reader.text_s, reason="student_line")
-        if before > _UNKNOWN and self.reader.text_s == 0.0:
+        before = self._ahead(tokens)
+        if before and before * self.pace.token_s > self._limit_s():
+            raise OverloadedError(before * self.pace.token_s, reason="student_line")
+        if before > _UNKNOWN_BATCHES * self.pace.batch_tokens and self.pace.token_s == 0.0:
             raise OverloadedError(self.wait_s, reason="student_line")
-        ticket = Ticket(texts=texts)
+        ticket = Ticket(tokens=tokens)
         self._tickets.add(ticket)
         return ticket
 
@@ -84,11 +87,11 @@ class StudentLine:
 
     def _limit_s(self) -> float:
         """How long a request may wait: as half a full batch takes. More would not keep the student busier."""
-        return max(_AT_ONCE_S, min(self.wait_s, _BATCH_SHARE * self.max_batch * self.reader.text_s))
+        return max(_AT_ONCE_S, min(self.wait_s, _BATCH_SHARE * self.pace.batch_tokens * self.pace.token_s))
 
-    def _ahead(self, texts: int) -> int:
-        self._tickets = {ticket for ticket in self._tickets if ticket.texts > 0}
-        return sum(ahead(ticket.texts, texts, self.reader.turn) for ticket in self._tickets)
+    def _ahead(self, tokens: int) -> int:
+        self._tickets = {ticket for ticket in self._tickets if ticket.tokens > 0}
+        return sum(ahead(ticket.tokens, tokens, self.pace.turn) for ticket in self._tickets)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,43 +138,45 @@ class TeacherTurns:
 class Admission:
     """The gateway's door, for all lanes."""
 
-    line: StudentLine
     max_in_flight: int
-    in_flight: int = 0  # texts
+    in_flight: int = 0  # questions
 
     @contextmanager
-    def admit(self, texts: int, turns: TeacherTurns, *, student: bool, teacher: bool) -> Iterator[Ticket | None]:
+    def admit(
+        self, questions: int, tokens: int, turns: TeacherTurns, line: StudentLine | None, *, teacher: bool
+    ) -> Iterator[Ticket | None]:
         """Hold a request's place until it is answered; yields its ticket for the student.
 
         Args:
-            texts: of the request.
+            questions: of the request.
+            tokens: that a student would read for all of them.
             turns: of its lane's teacher.
-            student: a student serves the lane.
+            line: before its lane's student; None: there is none.
             teacher: the client wants the teacher's answer; the student's opinion is then asked if it has time.
 
         Raises:
             OverloadedError: the request would wait for too long.
         """
-        if self.in_flight + texts > self.max_in_flight and self.in_flight:
-            raise OverloadedError(self.line.wait_of_s(texts), reason="in_flight")
+        if self.in_flight + questions > self.max_in_flight and self.in_flight:
+            raise OverloadedError(0.0 if line is None else line.wait_of_s(tokens), reason="in_flight")
         ticket: Ticket | None = None
-        if student:
+        if line is not None:
             try:
-                ticket = self.line.enter(texts)
+                ticket = line.enter(tokens)
             except OverloadedError:
                 if not teacher:
                     raise
-        self.in_flight += texts
+        self.in_flight += questions
         try:
-            if student and not teacher:
+            if line is not None and not teacher:
                 yield ticket
             else:
-                with turns.promise(texts):
+                with turns.promise(questions):
                     yield ticket
         finally:
-            self.in_flight -= texts
-            if ticket is not None:
-                self.line.leave(ticket)
+            self.in_flight -= questions
+            if ticket is not None and line is not None:
+                line.leave(ticket)
 
 
 _MESSAGES: Final[dict[Shed, str]] = {

@@ -1,14 +1,12 @@
 """What a lane's way of a question is made of, as small protocols: the sink, the student's thread, and the teacher."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
-from serve.pace import Horizon, Pace
 from serve.student.line import Outcome, Ticket
 from serve.student.slot import Slot
 from serve.teacher.client import Reply
-from store.event import Escalation
+from store.event import Escalation, TaskInput
 
 
 class EventSink(Protocol):
@@ -35,8 +33,12 @@ class EventSink(Protocol):
 class Forward(Protocol):
     """Runs the student."""
 
-    async def ask(self, slot: Slot, text: str, ticket: Ticket | None = None) -> Outcome:
-        """The pinned student's output for one redacted text of the ticket's request.
+    @property
+    def turn(self) -> int:
+        """Tokens of one request that go before the next one has its turn."""
+
+    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> Outcome:
+        """The pinned student's opinion of one redacted question of the ticket's request.
 
         Raises:
             StudentFailedError: the student failed on it, or hangs.
@@ -51,10 +53,10 @@ class Teaches(Protocol):
     def available(self) -> bool:
         """Whether a call may be tried now."""
 
-    def cost_bound_usd(self, text: str) -> float:
+    def cost_bound_usd(self, value: TaskInput) -> float:
         """The most that asking this can cost."""
 
-    async def ask(self, text: str, wanted: Callable[[], bool] = ...) -> Reply:
+    async def ask(self, value: TaskInput, wanted: Callable[[], bool] = ...) -> Reply:
         """The answer, or why there is none; what is not wanted any more when its turn comes is not asked."""
 
     def stop_asking(self) -> None:
@@ -62,11 +64,3 @@ class Teaches(Protocol):
 
     async def close(self) -> None:
         """Let go of connections."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How a budget-only lane spends."""
-
-    pace: Pace
-    horizon: Horizon

@@ -1,4 +1,8 @@
-"""Following the moves: load, verify, warm up, check, then one assignment. Any failure before it changes nothing."""
+"""Following the moves: load, verify, warm up, check, then one assignment. Any failure before it changes nothing.
+
+The moves are looked at while a version is being loaded, too: a newer move stops the load, and a rollback to the version
+that is warm does not wait for it.
+"""
 
 import asyncio
 import time
@@ -7,38 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from serve.metrics import ServeMetrics
 from serve.settings import GatewaySettings
-from serve.student.slot import Slot, Slots, Student
-from store.errors import RegistryError, SwapRefusedError
-from store.event import Lane
-from store.labels import check_label_map
+from serve.student.loads import AbandonedError, Loads, Standing, Versions
+from serve.student.slot import Slot, Slots
+from store.errors import RegistryError
+from store.event import Lane, TaskInput
+from store.faults.points import reach
 from store.log.lazy import logger
 
 _log: Final = logger(__name__)
-_WARM_UP: Final = "a text to warm up with"
 _LONGEST_RETRY: Final = 10  # times the first
 _Found = TypeVar("_Found")
-
-
-class Standing(Protocol):
-    """Where a lane stands after its verified moves."""
-
-    @property
-    def champion(self) -> str | None:
-        """The version that should serve."""
-
-    @property
-    def previous(self) -> str | None:
-        """Where a rollback would go."""
-
-    @property
-    def pinned(self) -> bool:
-        """A person chose the champion."""
 
 
 class SwapRecord(msgspec.Struct, frozen=True, kw_only=True, rename={"before": "from", "after": "to"}):
@@ -52,17 +40,6 @@ class SwapRecord(msgspec.Struct, frozen=True, kw_only=True, rename={"before": "f
     failed: bool
     error: str | None
     at_s: float  # Unix seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Versions:
-    """How a lane's registry is read. Each call blocks and raises a RegistryError for what is not to be trusted."""
-
-    standing: Callable[[], Standing]  # the whole chain verified
-    size_bytes: Callable[[str], int]  # of a version's files, from its signed manifest
-    load: Callable[[str], Student]  # signature, every hash, architecture and shapes checked
-    available_bytes: Callable[[], int]  # memory free for a second version
-    prepare: Callable[[], None] = lambda: None  # what takes seconds of the first load and needs no version: imports
 
 
 @dataclass(slots=True)
@@ -81,12 +58,13 @@ class Follow:
         versions: Versions,
         settings: GatewaySettings,
         *,
+        sample: TaskInput,
         metrics: ServeMetrics,
         record: Callable[[SwapRecord], None],
         now: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
-        """Prepare; `record` blocks and is called in a thread."""
+        """Prepare; `record` blocks and is called in a thread, `sample` is a question to warm a student up with."""
         self._lane = lane
         self._slots = slots
         self._versions = versions
@@ -98,6 +76,8 @@ class Follow:
         self._labels = (lane.tenant, lane.use_case)
         # A thread of its own: a rollback must not queue behind calls that wait for a Redis that hangs.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"follow-{lane.use_case}")
+        self._loads = Loads(lane.use_case, versions, settings, sample)
+        self._catching_up: asyncio.Task[None] | None = None
         self._wanted: tuple[str | None, str | None] = (None, None)
         self._retries: dict[str, _Retry] = {}
         self._retiring: set[asyncio.Task[None]] = set()
@@ -106,30 +86,59 @@ class Follow:
 
     async def run(self) -> None:
         """Look at the moves until cancelled."""
-        await self.step()
-        if self._slots.current is None:  # cold: the first version will not have to wait for it
+        await self.look()
+        if self._slots.current is None and self._wanted[0] is None:  # cold: the first version will not wait for it
             with suppress(ImportError):  # its load will say so
-                await self._in_thread(self._versions.prepare)
+                await self._loads.prepare()
         while True:
-            await self.step()
+            await self.look()
             await asyncio.sleep(self._settings.follow_s)
 
     def close(self) -> None:
-        """Let the thread end; a load that runs is finished and forgotten."""
+        """Let the threads end; a load that runs is finished and forgotten."""
+        self._loads.close()
+        if self._catching_up is not None:
+            self._catching_up.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def step(self) -> None:
-        """Look once, and do what is due."""
+        """Look once, and wait until what is due has been done."""
+        await self.look()
+        if self._catching_up is not None:
+            await asyncio.wait({self._catching_up})
+
+    async def look(self) -> None:
+        """Look once, and begin what is due; what needs no load is done at once, whatever is being loaded."""
         standing = await self._read()
-        if standing is not None:
-            wanted = (standing.champion, standing.previous)
-            if wanted != self._wanted:
-                self._wanted = wanted
-                self._retries.clear()
-            if standing.champion is not None and standing.champion != self._slots.version:
-                await self._swap(standing.champion, standing)
-            if standing.previous is not None:
-                await self._back_up(standing.previous, standing)
+        if standing is None:
+            self._tell()
+            return
+        wanted = (standing.champion, standing.previous)
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._retries.clear()
+        if self._loads.version not in wanted:
+            self._loads.abandon()
+        if standing.champion not in {None, self._slots.version} and self._slots.warm(standing.champion or ""):
+            await self._swap(standing.champion or "", standing)
+        if self._catching_up is None:
+            self._catching_up = asyncio.create_task(self._catch_up(standing), name=f"load {self._lane}")
+            self._catching_up.add_done_callback(self._caught_up)
+
+    def _caught_up(self, task: asyncio.Task[None]) -> None:
+        self._catching_up = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("the moves are not followed", lane=str(self._lane), error=repr(error))
+
+    async def _catch_up(self, standing: Standing) -> None:
+        """Load what is missing, in its order."""
+        if standing.champion is not None and standing.champion != self._slots.version:
+            await self._swap(standing.champion, standing)
+        if standing.previous is not None and standing.previous in self._wanted:
+            await self._back_up(standing.previous, standing)
+        self._tell()
+
+    def _tell(self) -> None:
         self._metrics.served.labels(*self._labels).set(self._slots.current is not None)
         self.settled = True
 
@@ -153,32 +162,49 @@ class Follow:
             await self._swap(previous, standing)
         elif self._slots.spare is None and self._slots.version != previous and self._due(previous):
             try:
-                slot = await self._in_thread(partial(self._load, previous))
+                slot = await self._loads.load(previous)
+            except AbandonedError:
+                return
             except Exception as error:  # noqa: BLE001 - whatever a version's files do to a loader
                 self._put_off(previous)
                 _log.warning("no warm version to roll back to", version=previous, error=str(error))
                 return
-            self._slots.keep_warm(slot)
+            self._keep(slot)
+
+    def _keep(self, slot: Slot) -> None:
+        """Hold a version warm that a rollback would go to; any other is let go."""
+        wanted = slot.version in self._wanted and self._slots.warm(slot.version) is None
+        replaced = self._slots.keep_warm(slot) if wanted else slot
+        if replaced is not None:
+            self._retire([replaced])
 
     async def _swap(self, version: str, standing: Standing) -> None:
         if not self._due(version):
             return
         started_s = time.perf_counter()
         before = self._slots.version
-        serving = () if self._slots.current is None else tuple(self._slots.current.student.labels)
         try:
             slot = self._slots.warm(version)
             if slot is None:
-                slot = await self._in_thread(partial(self._load, version))
-            check_label_map(serving, slot.student.labels, removal_declared=standing.pinned)
+                slot = await self._loads.load(version)
+            serving = self._slots.current  # it may be another by now
+            slot.student.check_follows(None if serving is None else serving.student, removal_declared=standing.pinned)
+        except AbandonedError:
+            _log.info("a load was stopped by a newer move", lane=str(self._lane), version=version)
+            return
         except Exception as error:  # noqa: BLE001 - as above
             self._put_off(version)
             load_s = time.perf_counter() - started_s
             _log.exception("a swap failed; the version before it serves on", lane=str(self._lane), version=version)
             await self._note(before, version, None, load_s, f"{type(error).__name__}: {error}")
             return
+        if version != self._wanted[0] and (serving is not None or version not in self._wanted):
+            self._keep(slot)  # there was a newer move meanwhile
+            return
         load_s = time.perf_counter() - started_s
+        reach("swap.loaded")
         publish_s, unneeded = self._slots.publish(slot)
+        reach("swap.published")
         self._retries.pop(version, None)
         if unneeded is not None:
             self._retire([unneeded])
@@ -188,30 +214,6 @@ class Follow:
 
     async def _in_thread(self, work: Callable[[], _Found]) -> _Found:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _load(self, version: str) -> Slot:
-        """In a thread: the verified version, warm, with its golden outputs matched.
-
-        Raises:
-            SwapRefusedError: memory is short, or it computes something else than the trainer saw.
-            RegistryError: it is not to be trusted.
-        """
-        needed = int(self._versions.size_bytes(version) * self._settings.memory_factor)
-        free = self._versions.available_bytes() - self._settings.memory_reserve_bytes
-        if needed > free:
-            message = f"version {version} takes {needed} bytes, {max(0, free)} are free: give the gateway more memory"
-            raise SwapRefusedError(message)
-        student = self._versions.load(version)
-        started_s = time.perf_counter()
-        for count in (1, self._settings.max_batch):
-            started_s = time.perf_counter()
-            student.predict([_WARM_UP] * count)
-        text_s = (time.perf_counter() - started_s) / self._settings.max_batch
-        deviation = student.check_golden()
-        if not deviation <= student.golden_tolerance:  # also refuses what is no number
-            message = f"version {version} deviates by {deviation} from the trainer's outputs"
-            raise SwapRefusedError(message)
-        return Slot(version=version, student=student, text_s=text_s)
 
     def _retire(self, holder: list[Slot]) -> None:
         """Free a slot once its requests are done; `holder` has the last reference, so it is freed in a thread."""

@@ -1,7 +1,7 @@
 """The line before the student: requests take turns in it, so that a long list does not hold up all that come after.
 
-A batch takes a few texts of one request, then of the next, and begins again with what is left. What nobody waits for
-any more is left out when its turn comes, so that it is never computed.
+A batch takes a few questions of one request, then of the next, and begins again with what is left. What nobody waits
+for any more is left out when its turn comes, so that it is never computed.
 """
 
 import asyncio
@@ -9,12 +9,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from math import ceil
 
-from serve.student.slot import Opinion, Slot
+from serve.student.slot import Slot
+from store.event import TaskInput
+from store.student.loaded import Opinion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TooLong:
-    """The text does not fit the student."""
+    """The question does not fit the student."""
 
 
 Outcome = Opinion | TooLong
@@ -22,35 +24,62 @@ Outcome = Opinion | TooLong
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ticket:
-    """One request's place before the student: how many of its texts the student has still to read."""
+    """One request's place before the student."""
 
-    texts: int
+    tokens: int  # about how many the student has still to read for it
+    coming: int = field(init=False)  # of these, those of questions that are not in the line yet
+
+    def __post_init__(self) -> None:
+        """Nothing is in the line yet."""
+        self.coming = self.tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """One text, and who waits for what the student makes of it."""
+    """One question, and who waits for what the student makes of it."""
 
     slot: Slot
-    text: str
+    value: TaskInput
+    tokens: int
     ticket: Ticket
-    expires_s: float  # when nobody waits any longer, on the batcher's clock
+    expires_s: float  # when nobody waits any longer, on the executor's clock
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Outcome]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """So much goes into one forward pass: so many questions, and of these as many as have so many tokens together."""
+
+    questions: int
+    tokens: float
+
+    @property
+    def half(self) -> "Load":
+        """What one request may have of it while others wait."""
+        return Load(questions=max(1, self.questions // 2), tokens=self.tokens / 2)
+
+
 @dataclass(slots=True, eq=False)
 class Line:
-    """Texts that wait, by request. Guarded by its owner's lock."""
+    """Questions that wait, by request. Guarded by its owner's lock."""
 
-    turn: int  # texts of one request that go before the next one has its turn
     _jobs: dict[Ticket, deque[Job]] = field(default_factory=dict)
     _order: deque[Ticket] = field(default_factory=deque)
     _count: int = 0
+    _tokens: int = 0
 
     def __len__(self) -> int:
-        """How many texts wait, those included that nobody waits for any more."""
+        """How many questions wait, those included that nobody waits for any more."""
         return self._count
+
+    def fills(self, load: Load) -> bool:
+        """Whether a forward pass would be full."""
+        return self._count >= load.questions or self._tokens >= load.tokens
+
+    def complete(self) -> bool:
+        """Whether nothing more of the requests that wait here is on its way."""
+        return all(ticket.coming <= 0 for ticket in self._jobs)
 
     def put(self, job: Job) -> None:
         """At the end of its request, or of the line."""
@@ -58,42 +87,61 @@ class Line:
             self._jobs[job.ticket] = deque()
             self._order.append(job.ticket)
         self._jobs[job.ticket].append(job)
+        job.ticket.coming -= job.tokens
         self._count += 1
+        self._tokens += job.tokens
 
-    def take(self, limit: int) -> list[Job]:
-        """The next texts that somebody waits for, at most `limit`."""
+    def take(self, load: Load) -> list[Job]:
+        """The next questions that somebody waits for: one at least, and no more than the load."""
         taken: list[Job] = []
-        while self._order and len(taken) < limit:
+        tokens, full = 0, False
+        while self._order and not full:
             ticket = self._order.popleft()
             jobs = self._jobs[ticket]
-            room = min(self.turn, limit - len(taken))
+            turn = load.half
+            room, start = min(turn.questions, load.questions - len(taken)), tokens
             while jobs and room:
-                job = jobs.popleft()
-                self._count -= 1
+                job = jobs[0]
                 if not job.future.done():
+                    full = bool(taken) and tokens + job.tokens > load.tokens
+                    if full or (tokens > start and tokens + job.tokens - start > turn.tokens):
+                        break
                     taken.append(job)
+                    tokens += job.tokens
                     room -= 1
-            if jobs:
-                self._order.append(ticket)
-            else:
+                self._drop_first(jobs)
+            full = full or len(taken) >= load.questions
+            if not jobs:
                 del self._jobs[ticket]
+            elif full and tokens == start:  # it had no turn: the next pass begins with it
+                self._order.appendleft(ticket)
+            else:
+                self._order.append(ticket)
         return taken
 
     def remove(self, now_s: float) -> list[Job]:
-        """Take out the texts that have waited for too long."""
+        """Take out the questions that have waited for too long."""
         late = [job for jobs in self._jobs.values() for job in jobs if job.expires_s <= now_s]
         if late:
             kept = [job for jobs in self._jobs.values() for job in jobs if job.expires_s > now_s]
-            self._jobs, self._order, self._count = {}, deque(), 0
+            self.clear()
             for job in kept:
+                job.ticket.coming += job.tokens  # it comes again
                 self.put(job)
         return late
 
     def clear(self) -> list[Job]:
         """Take out all."""
-        return self.take(self._count)
+        waiting = [job for jobs in self._jobs.values() for job in jobs if not job.future.done()]
+        self._jobs, self._order, self._count, self._tokens = {}, deque(), 0, 0
+        return waiting
+
+    def _drop_first(self, jobs: deque[Job]) -> None:
+        job = jobs.popleft()
+        self._tokens -= job.tokens
+        self._count -= 1
 
 
-def ahead(waiting: int, texts: int, turn: int) -> int:
-    """How many of the `waiting` texts of one request come before the last of a new request's."""
-    return min(waiting, ceil(texts / turn) * turn)
+def ahead(waiting: int, tokens: int, turn: int) -> int:
+    """How many of the `waiting` tokens of one request come before the last of a new request's."""
+    return min(waiting, ceil(tokens / turn) * turn)

@@ -5,56 +5,11 @@ Everything here runs on the event loop's thread, which is why an assignment is a
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from store.policy import Policy
-
-
-class Predictions(Protocol):
-    """What a student makes of n texts, its temperature already applied."""
-
-    @property
-    def members(self) -> NDArray[np.float32]:
-        """[members, n, labels]: each member's probabilities."""
-
-    @property
-    def probs(self) -> NDArray[np.float32]:
-        """[n, labels]: the members, pooled, after temperature."""
-
-    @property
-    def novelty(self) -> NDArray[np.float32]:
-        """[n]: distance to the nearest reference vector."""
-
-
-class Student(Protocol):
-    """A loaded version."""
-
-    @property
-    def labels(self) -> Sequence[str]:
-        """Index -> label."""
-
-    @property
-    def policy(self) -> Policy | None:
-        """What was calibrated for this version; None: it may answer nothing by itself."""
-
-    @property
-    def golden_tolerance(self) -> float:
-        """The largest deviation from the golden outputs that rounding explains."""
-
-    def predict(self, texts: Sequence[str]) -> Predictions:
-        """The student's output for redacted texts."""
-
-    def too_long(self, text: str) -> bool:
-        """Whether truncation would cut the text."""
-
-    def check_golden(self) -> float:
-        """The largest deviation from the probabilities that the trainer saw."""
+from store.student.loaded import Loaded
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -62,8 +17,11 @@ class Slot:
     """One version in memory, and how many requests hold it."""
 
     version: str
-    student: Student
-    text_s: float = 0.0  # what one text of a full batch took when it was warmed up; 0: not known
+    student: Loaded
+    device: str = "cpu"  # where it computes
+    ready: Callable[[], None] = lambda: None  # called before it computes
+    token_s: float = 0.0  # what one token of a full batch took when it was warmed up; 0: not known
+    tokens: float = 1.0  # that a question had there
     pins: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -130,62 +88,3 @@ class Slots:
         """Hold a loaded slot beside the serving one; returns the slot that it replaces."""
         replaced, self.spare = self.spare, slot
         return replaced
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opinion:
-    """The student's output for one text, as plain numbers."""
-
-    label: str
-    confidence: float
-    novelty: float
-    probs: list[float]
-    members: list[list[float]]
-    labels: tuple[str, ...] = ()  # what `probs` are of
-
-
-def on_list(opinion: Opinion, labels: Sequence[str], allowed: Sequence[str]) -> Opinion | None:
-    """The opinion among the labels that the lane allows today; None where the version knows none of them.
-
-    A label that was taken off the list keeps its place in the version's map, and is never an answer.
-    """
-    if opinion.label in allowed:
-        return opinion
-    places = [place for place, label in enumerate(labels) if label in allowed]
-    if not places:
-        return None
-    best = max(places, key=lambda place: opinion.probs[place])
-    return replace(opinion, label=labels[best], confidence=opinion.probs[best])
-
-
-def opinions(predictions: Predictions, labels: Sequence[str], count: int) -> list[Opinion]:
-    """Split a batch's arrays into one record a text.
-
-    Raises:
-        ValueError: shapes are wrong, or a number is not finite: the student is broken.
-    """
-    probs = np.asarray(predictions.probs, dtype=np.float64)
-    members = np.asarray(predictions.members, dtype=np.float64)
-    novelty = np.asarray(predictions.novelty, dtype=np.float64)
-    shape = (count, len(labels))
-    if probs.shape != shape or members.shape[1:] != shape or novelty.shape != (count,):
-        message = f"a student of {len(labels)} labels gave shapes {probs.shape}, {members.shape}, {novelty.shape}"
-        raise ValueError(message)
-    if not all(np.isfinite(array).all() for array in (probs, members, novelty)):
-        message = "a student gave numbers that are not finite"
-        raise ValueError(message)
-    best = probs.argmax(axis=1)
-    shown: list[Any] = np.clip(probs, 0.0, 1.0).round(6).tolist()
-    names = tuple(labels)
-    each: list[Any] = np.clip(members, 0.0, 1.0).round(6).transpose(1, 0, 2).tolist()
-    return [
-        Opinion(
-            label=labels[best[row]],
-            confidence=min(1.0, max(0.0, float(probs[row, best[row]]))),
-            novelty=float(novelty[row]),
-            probs=shown[row],
-            members=each[row],
-            labels=names,
-        )
-        for row in range(count)
-    ]

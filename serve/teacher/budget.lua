@@ -28,8 +28,15 @@ local now_s = tonumber(redis.call('TIME')[1])
 local now = math.floor(now_s / bucket_s)
 local leapt = known.now_s >= 0 and now_s > known.now_s + LEAP_S
 
+-- A ledger that is damaged in one place is begun anew as a whole by whoever finds it, and every replica counts again.
+for _, key in ipairs(KEYS) do
+  local found = redis.call('TYPE', key)['ok']
+  if found ~= 'hash' and found ~= 'none' then return redis.error_reply('DAMAGED ' .. key .. ' is of type ' .. found) end
+end
+
 local function number(key, field)
-  return tonumber(redis.call('HGET', key, field) or '0')
+  local value = redis.call('HGET', key, field) or '0'
+  return tonumber(value) or error('DAMAGED ' .. key .. ': ' .. field .. ' is ' .. string.sub(value, 1, 100))
 end
 
 local function add_to(key, bucket, kind, calls, usd)

@@ -34,6 +34,7 @@ _LEASE_TTL_S: Final = 4 * BUCKET_S
 _ASK_AGAIN_S: Final = 1.0
 _PATIENCE_S: Final = 1.0  # of a request that waits for a lease
 _MICRO: Final = 1_000_000
+_DAMAGED: Final = ("DAMAGED", "hash value is not an integer")  # what the script ends with then
 _SCRIPT: Final = (Path(__file__).parent / "budget.lua").read_text("utf-8")
 
 
@@ -73,6 +74,7 @@ class RedisLedger:
     def __init__(self, client: redis.Redis, lane: Lane, settings: BudgetSettings) -> None:
         """Use an open client that has a socket time-out."""
         self._prefix = f"{{{lane.use_case}}}:{lane.tenant}:budget"
+        self._client = client
         self._script = client.register_script(_SCRIPT)
         calls, usd = settings.calls_per_day, settings.usd_per_day
         usd_micro = -1 if usd is None else int(usd * _MICRO)
@@ -95,8 +97,9 @@ class RedisLedger:
         keys = [self._prefix, f"{self._prefix}:lease:{lease_id}", f"{self._prefix}:of:{witness.name}"]
         clock_s = -1 if witness.clock_s is None else int(witness.clock_s)
         known = [witness.calls, witness.usd_micro, witness.leases, clock_s]
+        sent = [verb, BUCKET_S, BUCKETS_KEPT, *known, *arguments]
         try:
-            found: Any = self._script(keys=keys, args=[verb, BUCKET_S, BUCKETS_KEPT, *known, *arguments])
+            found = self._asked(keys, sent)
         except redis.RedisError as error:
             raise StoreUnavailableError(str(error)) from error
         return Grant(
@@ -109,6 +112,19 @@ class RedisLedger:
             now_s=found[6],
             held=bool(found[7]),
         )
+
+    def _asked(self, keys: list[str], arguments: list[str | int]) -> Any:
+        """What the script says; a damaged ledger is begun anew, for every replica knows what it spent itself."""
+        try:
+            return self._script(keys=keys, args=arguments)
+        except redis.ResponseError as error:
+            if not any(said in str(error) for said in _DAMAGED):
+                raise
+            why = str(error)
+        counts = [self._prefix, *self._client.scan_iter(match=f"{self._prefix}:*", count=1000)]
+        self._client.delete(*counts)
+        _log.error("the ledger was damaged and begins anew; every replica counts again what it spent", why=why)
+        return self._script(keys=keys, args=arguments)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

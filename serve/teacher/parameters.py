@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
-from string import Template
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -58,7 +57,6 @@ _OUR_HEADERS: Final = frozenset(
     }
 )
 _ONLY: Final[Mapping[str, Any]] = {"stream": False, "n": 1, "best_of": 1}
-_PROMPT_NAMES: Final = frozenset({"text", "labels"})
 
 
 def check_call(*, base_url: str, model: str, proxy: str | None, parameters: Mapping[str, Any]) -> None:
@@ -310,12 +308,3 @@ def _encodes(text: str) -> bool:
 def _shown(name: Any) -> str:
     """A key for a message: it may hold anything."""
     return _CONTROL.sub("?", str(name))[:64]
-
-
-def wrong_prompt(prompt: str) -> str | None:
-    """What is wrong with a prompt: `$text` is missing, or there is a place-holder that nobody fills; None: nothing."""
-    template = Template(prompt)
-    names = set(template.get_identifiers())
-    if not template.is_valid() or "text" not in names or names - _PROMPT_NAMES:
-        return "needs $text, may hold $labels and nothing else; a dollar sign is written $$"
-    return None

@@ -12,14 +12,13 @@ from typing import Annotated, Final
 import msgspec
 
 from store.log.lazy import logger
-from store.registry.durable import replace
+from store.registry.durable import read_kept, replace
 
 _log: Final = logger(__name__)
 _SLOT_S: Final = 30.0  # leases of one slot are kept as one
 # The ledger forgets a lease between 24 h 5 min and 24 h 10 min after it; clocks that differ by half a minute in a day
 # must not make a lease look lost that was only forgotten.
 _WINDOW_S: Final = 24 * 3600.0 + 300.0 - 30.0
-_MOST_BYTES: Final = 1 << 20
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 _Age = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
 
@@ -77,7 +76,7 @@ class OwnSpending:
         self._leases = 0
         self._ahead_s: float | None = None  # the ledger's clock before our monotonic one
         self._unwritten = False  # the last write failed and was said
-        kept = _read(path) if path is not None else None
+        kept = read_kept(path, _Kept) if path is not None else None
         self._name = new_name() if kept is None else kept.name
         if kept is not None:
             self._leases = kept.leases
@@ -140,14 +139,3 @@ class OwnSpending:
             self._unwritten = True
         else:
             self._unwritten = False
-
-
-def _read(path: Path) -> _Kept | None:
-    try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_MOST_BYTES), type=_Kept)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
-        _log.warning("the record of what this replica spent is unreadable", path=str(path), error=type(error).__name__)
-        return None

@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from store.answers.rules import Drawing, answer_of
+from store.answers.rules import Drawing
 from store.buffer.item import Item
 from store.buffer.ledger import Buffer, Counters
 from store.control import Control
@@ -58,15 +58,15 @@ class Census(msgspec.Struct, frozen=True, kw_only=True):
 def state_of(item: Item, drawing: Drawing) -> tuple[State, str]:
     """How an item stands today, and under which label it is counted."""
     if answers := drawing.answers(item):
-        return "fresh" if drawing.aged(item) else "quarantined", answer_of(answers)
+        return "fresh" if drawing.aged(item) else "quarantined", drawing.name(item, answers)
     counted: Counter[str] = Counter()
     stale: Counter[str] = Counter()
     for prompt, said in item.tally.items():
         (counted if drawing.counts(prompt) else stale).update(said)
     if not counted:
-        label = answer_of(stale)
+        label = drawing.name(item, stale)
         return "stale", drawing.read(label) or label
-    label = answer_of(counted)
+    label = drawing.name(item, counted)
     return ("retired" if drawing.has_retired(item) else "off_list"), label
 
 

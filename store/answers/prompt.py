@@ -17,6 +17,7 @@ def prompt_version(
     parameters: Mapping[str, Any],
     answer_format: AnswerFormat,
     labels: Sequence[str] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> str:
     """The hash of all that shapes a teacher's answer; answers of another prompt version are stale.
 
@@ -29,6 +30,7 @@ def prompt_version(
         parameters: of the request.
         answer_format: how the answer is read.
         labels: of what an earlier release hashed: it took the list of labels with the rest.
+        beside: what else shapes it, by name; none where there is nothing.
     """
     shape: dict[str, Any] = {
         "model": model,
@@ -38,4 +40,6 @@ def prompt_version(
     }
     if labels is not None:
         shape["labels"] = list(labels)
+    if beside is not None:
+        shape["beside"] = dict(beside)
     return hashlib.sha256(canonical_json(shape)).hexdigest()[:_HEX_DIGITS]

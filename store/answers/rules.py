@@ -63,6 +63,7 @@ class Drawing:
     now_s: float  # Unix seconds
     allowed_labels: frozenset[str] = frozenset()  # today's list: an answer off it is not learned; none: any
     rules: Rules = NO_RULES
+    labelled: bool = True  # False: an answer is its event's own, and none is a label; prompts alone count
 
     def draws(self, item: Item) -> bool:
         """Whether the item is drawn."""
@@ -78,7 +79,11 @@ class Drawing:
 
     def read(self, said: str) -> str | None:
         """As which label an answer is read today; None: as none."""
-        return self.rules.read(said, self.allowed_labels)
+        return self.rules.read(said, self.allowed_labels) if self.labelled else said
+
+    def name(self, item: Item, answers: Mapping[str, int]) -> str:
+        """Under which name an item with such answers is counted: its label, or its stratum where there are none."""
+        return answer_of(answers) if self.labelled else item.stratum
 
     def has_retired(self, item: Item) -> bool:
         """Whether an answer of a prompt version that counts is retired."""

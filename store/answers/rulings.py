@@ -55,7 +55,6 @@ class Rulings(Chain[Ruling]):
     def __init__(self, directory: Path, trusted: TrustedKeys, lane: Lane) -> None:
         """Use the chain in `directory`; nothing is written before the first `append`."""
         super().__init__(directory, trusted, lane, _KIND)
-        self._lane = lane
 
     def append(
         self,

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from store.agreement import agree
-from store.buffer.item import Fate, Item, merge
-from store.buffer.ledger import AuditTally, Counters, Entry
-from store.event import ClassifyEscalation, Escalation, Lane
+from store.buffer.item import Entry, Fate, Item, merge
+from store.buffer.ledger import AuditTally, Counters
+from store.event import Lane
 from store.secrets import unit_hash
 
 
@@ -46,11 +45,11 @@ def effects(entries: Sequence[Entry], current: Mapping[ItemKey, Item]) -> dict[L
     for entry in entries:
         changed = items.setdefault(entry.lane, {})
         known = changed.get(entry.item_id) or current.get(ItemKey(entry.lane, entry.item_id))
-        item, fate = merge(known, entry.item_id, entry.event)
+        item, fate = merge(known, entry)
         fates.setdefault(entry.lane, Counter())[fate] += 1
         if fate == "counted" and item is not None:
             changed[entry.item_id] = item
-            audits.setdefault(entry.lane, Counter()).update(_audit(entry.event))
+            audits.setdefault(entry.lane, Counter()).update(_audit(entry))
     return {
         lane: LaneEffects(
             items=items[lane],
@@ -76,11 +75,12 @@ def retention_rank(lane: Lane, item_id: str) -> float:
     return unit_hash(f"keep/{lane}", item_id)
 
 
-def _audit(event: Escalation) -> list[tuple[str, bool]]:
+def _audit(entry: Entry) -> list[tuple[str, bool]]:
     """(version, agreed) of an event that was an audit, as a list of at most one."""
-    if not isinstance(event, ClassifyEscalation) or event.student is None or event.escalation.reason != "audit":
+    student = entry.event.student
+    if student is None or entry.agreed is None or entry.event.escalation.reason != "audit":
         return []
-    return [(event.student.version, agree("classify", event.student.output, event.teacher.label))]
+    return [(student.version, entry.agreed)]
 
 
 def _tallies(counted: Counter[tuple[str, bool]]) -> dict[str, AuditTally]:

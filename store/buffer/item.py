@@ -4,16 +4,43 @@ Everything in an item is a function of the *set* of its events, so that the orde
 restart, or a replay cannot change it.
 """
 
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
 
-from store.event import ClassifyEscalation, Escalation, LabelAnswer, StudentOpinion, Task, TaskInput
+from store.event import Escalation, Lane, StudentOpinion, Task, TaskInput
+from store.tasks.rules import TaskRules
 
 MAX_EVENT_IDS: Final = 32
-ONE_STRATUM: Final = "all"
 
 Fate = Literal["counted", "repeat", "ineligible"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One valid event as it is kept, with the identity of its question and all that its task knows of it."""
+
+    lane: Lane
+    item_id: str
+    event: Escalation
+    said: str  # the teacher's answer, as the item counts it
+    most_said: int | None  # how many answers of a prompt version are kept, the last by name; None: all, each counted
+    stratum: str  # of the item, where this is its first event
+    agreed: bool | None  # whether the student said the same; None: no student was asked
+
+    @staticmethod
+    def of(event: Escalation, item_id: str, rules: TaskRules) -> "Entry":
+        """What the rules of its lane say of an event in its kept form."""
+        return Entry(
+            lane=event.lane,
+            item_id=item_id,
+            event=event,
+            said=rules.said(event),
+            most_said=rules.most_said,
+            stratum=rules.stratum(event),
+            agreed=rules.agreed(event),
+        )
 
 
 class FirstOpinion(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,8 +57,8 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     item_id: str
     task: Task
     input: TaskInput
-    stratum: str  # class of the first answer; "all" for rank and chat
-    tally: dict[str, dict[str, int]]  # prompt version -> answer -> events
+    stratum: str  # as its first event says
+    tally: dict[str, dict[str, int]]  # prompt version -> answer, as the task's rules spell it -> events
     count: int  # events counted, exact repeats of an event left out
     escalated: int  # of these, not audits
     propensities: dict[str, int]  # repr(propensity) -> events; a sum of floats would depend on the order
@@ -51,59 +78,61 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
         return self.tally.get(prompt_version, {})
 
 
-def stratum_of(event: Escalation) -> str:
-    """The stratum an item belongs to when this is its first event."""
-    return event.teacher.label if isinstance(event.teacher, LabelAnswer) else ONE_STRATUM
-
-
-def merge(item: Item | None, item_id: str, event: Escalation) -> tuple[Item | None, Fate]:
+def merge(item: Item | None, entry: Entry) -> tuple[Item | None, Fate]:
     """Count one event into its item. Pure; commutative up to the stratum, which the first event decides.
 
-    Raises:
-        NotImplementedError: the event's task is not `classify` (its tally is not defined in this release).
+    The input is kept as the newest event spells it: spellings of one question differ in layout at most.
     """
+    event = entry.event
     if not event.eligible:
         return item, "ineligible"
-    if not isinstance(event, ClassifyEscalation):
-        message = "only classify is kept in this release"
-        raise NotImplementedError(message)
     if item is not None and any(known == event.id for _, known in item.event_ids):
         return item, "repeat"
-    old = item or _empty(item_id, event)
-    version = f"{event.teacher.model}@{event.teacher.prompt_version}"
-    answers = dict(old.tally.get(version, {}))
-    answers[event.teacher.label] = answers.get(event.teacher.label, 0) + 1
+    old = item or _empty(entry)
     propensity = repr(event.escalation.propensity)
+    event_ids = sorted([*old.event_ids, (event.time_s, event.id)])[-MAX_EVENT_IDS:]
     return msgspec.structs.replace(
         old,
-        tally={**old.tally, version: answers},
+        input=event.input if event_ids[-1][1] == event.id else old.input,
+        tally=_tally(old.tally, entry),
         count=old.count + 1,
         escalated=old.escalated + (event.escalation.reason != "audit"),
         propensities={**old.propensities, propensity: old.propensities.get(propensity, 0) + 1},
         first_asked_s=min(old.first_asked_s, event.time_s),
         last_asked_s=max(old.last_asked_s, event.time_s),
-        event_ids=sorted([*old.event_ids, (event.time_s, event.id)])[-MAX_EVENT_IDS:],
+        event_ids=event_ids,
         first_opinion=_earlier(old.first_opinion, event),
         subjects=sorted({*old.subjects, event.subject}) if event.subject is not None else old.subjects,
     ), "counted"
 
 
-def _empty(item_id: str, event: ClassifyEscalation) -> Item:
+def _empty(entry: Entry) -> Item:
     return Item(
-        item_id=item_id,
-        task="classify",
-        input=event.input,
-        stratum=stratum_of(event),
+        item_id=entry.item_id,
+        task=entry.event.task,
+        input=entry.event.input,
+        stratum=entry.stratum,
         tally={},
         count=0,
         escalated=0,
         propensities={},
-        first_asked_s=event.time_s,
-        last_asked_s=event.time_s,
+        first_asked_s=entry.event.time_s,
+        last_asked_s=entry.event.time_s,
         event_ids=[],
         first_opinion=None,
         subjects=[],
     )
+
+
+def _tally(tally: dict[str, dict[str, int]], entry: Entry) -> dict[str, dict[str, int]]:
+    """The tally with one answer more; of answers that are each an event's own, the last so many by name are kept."""
+    version = f"{entry.event.teacher.model}@{entry.event.teacher.prompt_version}"
+    answers = dict(tally.get(version, {}))
+    if entry.most_said is None:
+        answers[entry.said] = answers.get(entry.said, 0) + 1
+    else:
+        answers = dict.fromkeys(sorted({*answers, entry.said})[-entry.most_said :], 1)
+    return {**tally, version: answers}
 
 
 def _earlier(known: FirstOpinion | None, event: Escalation) -> FirstOpinion | None:

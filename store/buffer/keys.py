@@ -1,8 +1,9 @@
 """How the buffer's keys are named, and how its talk with Redis ends: in a value, or in one error that callers retry."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
+from typing import Final, TypeVar, cast
 
 import msgspec
 import redis
@@ -13,6 +14,19 @@ from store.event import Lane
 from store.log.lazy import logger
 
 _log = logger(__name__)
+_Answer = TypeVar("_Answer")
+# All in one step: of two that meet the same key, one sets it aside, and neither what the other has begun anew.
+_SET_ASIDE: Final = """
+local odd = {}
+for i, name in ipairs(KEYS) do
+  local found = redis.call('TYPE', name)['ok']
+  if found ~= ARGV[i] and found ~= 'none' then
+    redis.call('RENAME', name, name .. ':aside')
+    odd[#odd + 1] = name .. ' was of type ' .. found .. ', not ' .. ARGV[i]
+  end
+end
+return odd
+"""
 
 
 def lane_prefix(lane: Lane) -> str:
@@ -62,3 +76,25 @@ def available() -> Iterator[None]:
     except redis.RedisError as error:
         message = f"Redis: {error}"
         raise StoreUnavailableError(message) from error
+
+
+def asked(client: redis.Redis, kinds: Mapping[str, str], question: Callable[[], _Answer]) -> _Answer:
+    """What Redis answers. A key that is of another type is set aside, as `NAME:aside`, aloud, and it is asked again.
+
+    Args:
+        client: an open client.
+        kinds: the keys that are asked for, and of which type each has to be.
+        question: may be asked twice.
+
+    Raises:
+        StoreUnavailableError: Redis did not answer.
+    """
+    with available():
+        try:
+            return question()
+        except redis.ResponseError as error:
+            if not is_of_another_kind(error):
+                raise
+        odd = cast("list[bytes]", client.eval(_SET_ASIDE, len(kinds), *kinds.keys(), *kinds.values()))
+        _log.error("keys of another type were set aside, and begin anew", keys=[text_of(one) for one in odd])
+        return question()

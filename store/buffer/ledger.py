@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from store.buffer.item import Item
-from store.event import DeadReason, Escalation, Lane
+from store.buffer.item import Entry, Item
+from store.event import DeadReason, Lane
 
 BEGINNING = "-1"
 """The stored position of a slot that was never applied to."""
@@ -35,15 +35,6 @@ class Applied(NamedTuple):
 
     outcome: Literal["ok", "fenced", "moved"]
     position: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One valid event with the identity of its question."""
-
-    lane: Lane
-    item_id: str
-    event: Escalation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

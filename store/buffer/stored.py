@@ -4,26 +4,30 @@ The checksum is there because an overwritten byte in Redis' append-only file loa
 """
 
 import zlib
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from store.buffer.item import Item
 from store.errors import CorruptItemError, DamagedItemError
-from store.event import TextInput
+from store.event import INPUTS, Task, TaskInput
 
 CHECKSUM_BYTES: Final = 8
 _HEAD_BYTES: Final = 16  # 8 hex digits of CRC-32 over all that follows, then 8 of the event count
 
 
-class _ClassifyItem(Item, frozen=True, kw_only=True):
-    """The item with the one input that this release keeps: a union of untagged inputs cannot be decoded."""
+class _Stored(Item, frozen=True, kw_only=True):
+    """An item whose input is read in a second step: its task, a field beside it, says what it is."""
 
-    input: TextInput
+    input: msgspec.Raw  # type: ignore[assignment] # any input, as it lies there
 
 
 _encoder: Final = msgspec.json.Encoder()
-_decoder: Final = msgspec.json.Decoder(_ClassifyItem)
+_decoder: Final = msgspec.json.Decoder(_Stored)
+_inputs: Final[Mapping[Task, msgspec.json.Decoder[TaskInput]]] = {
+    task: msgspec.json.Decoder(kind) for task, kind in INPUTS.items()
+}
 
 
 def encode_item(item: Item) -> bytes:
@@ -48,7 +52,8 @@ def decode_item(value: bytes, *, name: str) -> Item:
         raise DamagedItemError(message)
     try:
         found = _decoder.decode(value[_HEAD_BYTES:])
+        asked = _inputs[found.task].decode(found.input)
     except msgspec.MsgspecError as error:
         message = f"{name} was not written by this release: rebuild the buffer from the log"
         raise CorruptItemError(message) from error
-    return Item(**msgspec.structs.asdict(found))
+    return Item(**(msgspec.structs.asdict(found) | {"input": asked}))

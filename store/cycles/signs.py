@@ -8,6 +8,7 @@ from typing import Final, Literal, cast
 import msgspec
 import redis
 
+from store.buffer.keys import asked
 from store.control import CycleKind
 from store.errors import StoreUnavailableError
 from store.event import Lane
@@ -92,10 +93,7 @@ class Signs:
             raise StoreUnavailableError(str(error)) from error
 
     def _get(self, name: str) -> bytes | None:
-        try:
-            return cast("bytes | None", self._redis.get(name))
-        except redis.RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
+        return asked(self._redis, {name: "string"}, lambda: cast("bytes | None", self._redis.get(name)))
 
 
 def _key(lane: Lane, name: str) -> str:

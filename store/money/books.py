@@ -12,11 +12,13 @@ from typing import Final, cast
 import msgspec
 import redis
 
-from store.errors import StoreUnavailableError
+from store.buffer.keys import asked, available, text_of
 from store.event import Lane
+from store.log.lazy import logger
 from store.money.deeds import Deeds
-from store.money.tally import Batch
+from store.money.tally import DeedBatch
 
+_log = logger(__name__)
 _DAY_S: Final = 86_400
 _KEEP_DAYS_S: Final = 62 * _DAY_S  # the longest month, and one more
 _KEEP_WRITER_S: Final = 7 * _DAY_S  # a batch that waited in a file for longer may be counted twice
@@ -52,28 +54,30 @@ class Books:
         self._redis = client
         self._script = client.register_script(_SCRIPT)
 
-    def write(self, lane: Lane, batch: Batch) -> None:
+    def write(self, lane: Lane, batch: DeedBatch) -> None:
         """Add a batch; again: nothing."""
         counts = [(name, value) for name, value in msgspec.to_builtins(batch.deeds).items() if value]
         keys = [_key(lane, "ever"), _key(lane, "day:"), _key(lane, f"of:{batch.writer}")]
         arguments = [batch.number, _KEEP_WRITER_S, _KEEP_DAYS_S, *(part for pair in counts for part in pair)]
-        try:
-            self._script(keys=keys, args=arguments)
-        except redis.RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
+        with available():
+            odd = cast("list[bytes]", self._script(keys=keys, args=arguments))
+        if odd:
+            _log.error("the books were damaged and begin anew there", lane=str(lane), odd=[text_of(one) for one in odd])
 
     def read(self, lane: Lane) -> Book:
         """What was done until now."""
-        try:
+        with available():
             now_s = float(self._redis.time()[0])
-            first, today = int(_first_of_month(now_s).timestamp()) // _DAY_S, int(now_s) // _DAY_S
+        first, today = int(_first_of_month(now_s).timestamp()) // _DAY_S, int(now_s) // _DAY_S
+        names = [_key(lane, "ever"), *(_key(lane, f"day:{day}") for day in range(first, today + 1))]
+
+        def all_of() -> list[Mapping[bytes, bytes]]:
             with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.hgetall(_key(lane, "ever"))
-                for day in range(first, today + 1):
-                    pipeline.hgetall(_key(lane, f"day:{day}"))
-                ever, *days = cast("list[Mapping[bytes, bytes]]", pipeline.execute())
-        except redis.RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
+                for name in names:
+                    pipeline.hgetall(name)
+                return cast("list[Mapping[bytes, bytes]]", pipeline.execute())
+
+        ever, *days = asked(self._redis, dict.fromkeys(names, "hash"), all_of)
         found = [_deeds(day) for day in days]
         since = ever.get(b"since", b"")
         return Book(

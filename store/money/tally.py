@@ -14,13 +14,12 @@ from store.errors import StoreUnavailableError
 from store.event import Lane
 from store.log.lazy import logger
 from store.money.deeds import Deeds
-from store.registry.durable import replace
+from store.registry.durable import read_kept, replace
 
 _log: Final = logger(__name__)
-_MOST_BYTES: Final = 1 << 16
 
 
-class Batch(msgspec.Struct, frozen=True, kw_only=True):
+class DeedBatch(msgspec.Struct, frozen=True, kw_only=True):
     """Deeds under a number that their writer uses once."""
 
     writer: Annotated[str, msgspec.Meta(pattern="^[0-9A-Za-z-]{1,64}$")]
@@ -31,11 +30,11 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     """The file."""
 
-    sent: Batch  # may have arrived
+    sent: DeedBatch  # may have arrived
     waiting: Deeds  # has not
 
 
-Write = Callable[[Lane, Batch], None]
+Write = Callable[[Lane, DeedBatch], None]
 """Writes a batch into the books once, however often it is called; StoreUnavailableError while they are away."""
 
 
@@ -50,7 +49,7 @@ class Tally:
             path: where what waits is kept while the books are away; None: it ends with the process.
         """
         self._path = path
-        kept = _read(path) if path is not None else None
+        kept = read_kept(path, _Kept) if path is not None else None
         self._sent = kept.sent if kept is not None else None
         self._waiting = kept.waiting if kept is not None else Deeds()
         self._writer = kept.sent.writer if kept is not None else new_name()
@@ -66,11 +65,11 @@ class Tally:
         """Whether anything is to be written."""
         return self._sent is not None or not self._waiting.empty
 
-    def next_batch(self) -> Batch | None:
+    def next_batch(self) -> DeedBatch | None:
         """What is to be written now: the last batch again until it is `written`; None where there is nothing."""
         if self._sent is None and not self._waiting.empty:
             self._number += 1
-            self._sent = Batch(writer=self._writer, number=self._number, deeds=self._waiting)
+            self._sent = DeedBatch(writer=self._writer, number=self._number, deeds=self._waiting)
             self._waiting = Deeds()
         return self._sent
 
@@ -106,14 +105,3 @@ class Tally:
             self.keep()
             raise
         self.keep()
-
-
-def _read(path: Path) -> _Kept | None:
-    try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_MOST_BYTES), type=_Kept)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
-        _log.warning("the record of what waits for the books is unreadable", path=str(path), error=type(error).__name__)
-        return None

@@ -1,8 +1,8 @@
 """A signed chain of records in a folder: each names the hash of the file before it, and is created exclusively.
 
 `00000042.json` holds one record and its signature. The loser of a race reads again. What is on disk is verified at
-every read. A chain cannot show that its newest records were cut off; a process that has read them notices, a fresh one
-cannot.
+every `read`; who follows a chain verifies what is new at each look, and all of it once a minute. A chain cannot show
+that its newest records were cut off; a process that has read them notices, a fresh one cannot.
 """
 
 import hashlib
@@ -34,6 +34,7 @@ _SAID: Final = 5  # of the things that are left
 GENESIS: Final = "0" * 64  # what the first record names
 _MAX_RECORD_BYTES: Final = 64 << 10
 _TRIES: Final = 16
+WHOLE_S: Final = 60.0  # the longest for which a follower trusts what it has verified
 
 
 class Record(Protocol):
@@ -80,6 +81,7 @@ class Chain(Generic[Kept]):
         self._kind = kind
         self._verified: list[tuple[str, Kept]] = []  # (sha256 of the file, its record)
         self._writable = False
+        self._whole_due_s: float | None = None  # when `follow` verifies all of it again; None: at once
 
     def read(self) -> list[Kept]:
         """Every record, oldest first, after verifying the whole chain.
@@ -99,6 +101,21 @@ class Chain(Generic[Kept]):
                 name = self._kind.name
                 message = f"{self._path(count + 1)} is missing though {name} {min(stranded)} is there: restore it"
                 raise BrokenChainError(message)
+
+    def follow(self, monotonic_s: float) -> list[Kept]:
+        """Every record, oldest first, for one who looks every second: the cost does not grow with the chain.
+
+        The newest record and what follows it are verified at each look; the whole chain at the first one, once a
+        minute, and after an error until there is none. Errors are those of `read`.
+        """
+        due_s, self._whole_due_s = self._whole_due_s, None
+        if due_s is None or monotonic_s >= due_s:
+            self.read()
+            due_s = monotonic_s + WHOLE_S
+        else:
+            self._read_on(trusted=max(0, len(self._verified) - 1))
+        self._whole_due_s = due_s
+        return [record for _, record in self._verified]
 
     def add(self, record: Kept, key: SigningKey, *, what: str, expected: int | None = None) -> Kept:
         """Number and sign a record, and put it at the end of the chain, durably.
@@ -133,9 +150,9 @@ class Chain(Generic[Kept]):
         message = f"{what} in {self._lane}: another writer moved first; read the {self._kind.name}s and decide anew"
         raise MoveConflictError(message)
 
-    def _read_on(self) -> None:
-        """Hash the verified files again, then verify what follows them."""
-        verified: list[tuple[str, Kept]] = []
+    def _read_on(self, *, trusted: int = 0) -> None:
+        """Hash the verified files again, but for the first `trusted`, then verify what follows them."""
+        verified = self._verified[:trusted]
         while True:
             path = self._path(len(verified) + 1)
             try:

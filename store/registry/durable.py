@@ -6,10 +6,16 @@ import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
+
+import msgspec
 
 from store.errors import RegistryError
+from store.log.lazy import logger
 
+_log: Final = logger(__name__)
+_Kept = TypeVar("_Kept")
+_MOST_KEPT_BYTES: Final = 1 << 20
 PROBE_PREFIX: Final = ".probe-"
 
 
@@ -157,6 +163,18 @@ def read_bounded(path: Path, limit_bytes: int) -> bytes:
         message = f"{path} is larger than the {limit_bytes} bytes it may have"
         raise RegistryError(message)
     return data
+
+
+def read_kept(path: Path, kind: type[_Kept]) -> _Kept | None:
+    """What a process kept for its next start with `replace`; None where there is none, or, aloud, it is damaged."""
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(_MOST_KEPT_BYTES), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        _log.warning("what was kept for this start is unreadable", path=str(path), error=type(error).__name__)
+        return None
 
 
 def remove_unfinished(path: Path) -> str | None:

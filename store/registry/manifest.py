@@ -11,6 +11,7 @@ import msgspec
 
 from store.event import Lane, Task
 from store.policy import Policy
+from store.registry.records import StudentRecord
 
 MANIFEST_NAME: Final = "manifest.json"
 SIGNATURE_NAME: Final = "manifest.sig"
@@ -83,13 +84,6 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     positions: dict[str, str]  # "topic uuid/partition" -> position up to which the log had been applied
 
 
-class Golden(msgspec.Struct, frozen=True, kw_only=True):
-    """An input with the probabilities that the trainer saw; a gateway must see the same."""
-
-    text: str
-    probs: list[float]
-
-
 class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
     """The encoder a student starts from."""
 
@@ -106,11 +100,10 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schema"}):
-    """Everything a version says of itself."""
+    """Everything a version says of itself; `store.registry.earlier` brings older ones into this shape."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     lane: Lane
-    task: Task
     kind: Literal["head", "fine_tune", "candidate"]
     parent: str | None  # the champion it was trained beside
     created_s: float
@@ -118,16 +111,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_versio
     seed: int
     base: BaseModel
     served_parameters: int  # distinct parameters in service
-    labels: list[str]  # the label map: index -> label
     preprocessing: Preprocessing
-    pool_weights: list[float] = []  # the frozen head's and, where there is one, the fine-tuned encoder's; they sum to 1
-    training: dict[str, Any]
+    student: StudentRecord
     snapshot: SnapshotRecord | None  # None for a candidate that was made elsewhere
     verdict: Verdict | None  # None for a candidate that has not been judged
     policy: Policy | None
     topics: list[Topic]
-    golden: list[Golden]
     files: dict[str, FileEntry]  # path inside the version -> hash; manifest and signature excepted
+
+    @property
+    def task(self) -> Task:
+        """The task that the student does."""
+        return self.student.task
 
 
 def answers_key(manifest: Manifest, sha256: Mapping[str, str]) -> str:
@@ -140,9 +135,8 @@ def answers_key(manifest: Manifest, sha256: Mapping[str, str]) -> str:
     policy = manifest.policy
     parts = {
         "files": {name: digest for name, digest in sha256.items() if name != SNAPSHOT_NAME},
-        "labels": manifest.labels,
         "preprocessing": manifest.preprocessing,
-        "pool_weights": manifest.pool_weights,
+        "student": manifest.student.answers_from,
         "policy": None if policy is None else [policy.temperature, policy.threshold, policy.novelty_threshold],
     }
     return hashlib.sha256(canonical_json(parts)).hexdigest()

@@ -4,11 +4,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from store.errors import BadSignatureError, CorruptVersionError, RegistryError
+from store.registry.earlier import todays
 from store.registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, canonical_json
 from store.registry.signing import Signature
 
@@ -24,8 +25,9 @@ def decode_manifest(data: bytes) -> Manifest:
         CorruptVersionError: it is none, not canonical, or names a file that must not be in a version.
     """
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
-        canonical = canonical_json(msgspec.json.decode(data)) == data
+        raw = msgspec.json.decode(data, type=dict[str, Any])
+        manifest = msgspec.convert(todays(raw), type=Manifest)
+        canonical = canonical_json(raw) == data
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         message = f"not a manifest that this release reads: {error}"
         raise CorruptVersionError(message) from error

@@ -58,6 +58,7 @@ class OpenVersion:
 
     id: str
     manifest: Manifest
+    signed: bytes  # the manifest's own bytes, in the shape of the release that wrote it
     signed_by: str  # name of the trusted key
     folder: Path
 
@@ -163,7 +164,7 @@ class Versions:
             BadSignatureError: it is not signed by a trusted key.
             CorruptVersionError: its files disagree with its manifest.
         """
-        manifest, signed_by = self._signed_manifest(version)
+        manifest, data, signed_by = self._signed_manifest(version)
         folder = self._folder / version
         present = set(names_in(folder)) - {MANIFEST_NAME, SIGNATURE_NAME}
         if present != manifest.files.keys():
@@ -179,7 +180,7 @@ class Versions:
                 intact = False
             if not intact:
                 raise CorruptVersionError(_differs(version, name))
-        return OpenVersion(id=version, manifest=manifest, signed_by=signed_by, folder=folder)
+        return OpenVersion(id=version, manifest=manifest, signed=data, signed_by=signed_by, folder=folder)
 
     def manifest(self, version: str) -> Manifest:
         """A version's manifest, its signature verified; the files are not looked at."""
@@ -204,7 +205,7 @@ class Versions:
             raise UnknownVersionError(message)
         return found[0]
 
-    def _signed_manifest(self, version: str) -> tuple[Manifest, str]:
+    def _signed_manifest(self, version: str) -> tuple[Manifest, bytes, str]:
         folder = self._folder / version
         if _ID.fullmatch(version) is None or not os.path.lexists(folder):
             message = f"no version {version!r} in {self._lane}; `understudy history` lists them"
@@ -225,7 +226,7 @@ class Versions:
         if manifest.lane != self._lane:
             message = f"version {version} was made for lane {manifest.lane}, not for {self._lane}; never serve it here"
             raise CorruptVersionError(message)
-        return manifest, signed_by
+        return manifest, data, signed_by
 
     def _final_bytes(self, manifest: Manifest, files: dict[str, FileEntry]) -> bytes:
         if manifest.lane != self._lane:

@@ -6,6 +6,7 @@ Weights come from safetensors and everything else from JSON, all of it from byte
 import copy
 import hashlib
 import json
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ DEFAULT_MAX_TOKENS: Final = 256
 _BATCH_ROWS: Final = 32
 _STEADY_ROWS: Final = 16  # in a batch of a fixed shape
 _SHAPE_STEP: Final = 16  # tokens
+_CHARS_PER_TOKEN: Final = 4
 
 _loaded: "WeakValueDictionary[str, Encoder]" = WeakValueDictionary()
 _loading = threading.Lock()  # also because transformers switches weight initialisation off for the whole process
@@ -122,6 +124,10 @@ class Encoder:
         """Whether `tokenise` would cut something off."""
         return bool(self._tokenizer.encode(canonical_text(text)).overflowing)
 
+    def about_tokens(self, text: str) -> int:
+        """About how many tokens a text takes, from its length alone."""
+        return min(self.max_tokens, len(text) // _CHARS_PER_TOKEN + 2)
+
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, [batch, longest row] each, on the encoder's device."""
         longest = max(map(len, rows))
@@ -168,6 +174,20 @@ class Encoder:
                 return module
         message = f"{type(self.model).__name__} has no list of its {self.model.config.num_hidden_layers} layers"
         raise SwapRefusedError(message)
+
+    def twin(self, changed: Mapping[str, Tensor]) -> "Encoder":
+        """An encoder whose model has these parameters; every other tensor, and the tokenizer, is shared.
+
+        Raises:
+            CorruptVersionError: as of `with_changed`.
+        """
+        return Encoder(
+            model=self.with_changed(changed),
+            tokenizer=self._tokenizer,
+            precision=self.precision,
+            max_tokens=self.max_tokens,
+            fingerprint=f"{self.fingerprint}+{secrets.token_hex(8)}",  # like no other
+        )
 
     def with_changed(self, changed: Mapping[str, Tensor]) -> Any:
         """A copy of the model in which these parameters have these values; every other tensor is shared.

@@ -15,8 +15,8 @@ from store.buffer.ledger import Slot
 from store.errors import LogUnavailableError, PositionOutsideLogError, StoreUnavailableError
 from store.event import wall_clock_s
 from stream.embedded.streams import Streams, TopicInfo, pause
-from stream.log import Batch, Claimer, Dependency, Health, Lag, Outcome, Remake
-from stream.slots import Owned, Slots, start_offset
+from stream.log import Batch, Claimer, CommitOutcome, Dependency, Health, Lag, Remake
+from stream.slots import MemberSlots, Owned, start_offset
 
 _COMMIT_S: Final = 0.5
 _MAX_WAIT_S: Final = 0.5  # well under the socket's time-out
@@ -42,9 +42,9 @@ class EmbeddedSource:
         self._lease_s = lease_s
         self._remake = remake
         self._info: TopicInfo | None = None
-        self._slots = Slots()
+        self._slots = MemberSlots()
         self._held: frozenset[Slot] | None = frozenset()
-        self._settled: deque[tuple[Batch, Outcome]] = deque()
+        self._settled: deque[tuple[Batch, CommitOutcome]] = deque()
         self._next_lease = 0.0  # monotonic seconds
         self._next_commit = 0.0
         self._faults: dict[Dependency, str] = {}
@@ -70,7 +70,7 @@ class EmbeddedSource:
         """See `stream.log.Source`."""
         return Health(faults=dict(self._faults), stopped=self._slots.stopped)
 
-    def done(self, batch: Batch, outcome: Outcome) -> None:
+    def done(self, batch: Batch, outcome: CommitOutcome) -> None:
         """See `stream.log.Source`; any thread may call it."""
         self._settled.append((batch, outcome))
 

@@ -20,8 +20,8 @@ from store.event import wall_clock_s
 from store.log.lazy import logger
 from stream.kafka.cluster import KafkaSettings, record_of
 from stream.kafka.member import Connecting, Member
-from stream.log import Batch, Claimer, Dependency, Health, Lag, Outcome, Remake
-from stream.slots import Slots, start_offset
+from stream.log import Batch, Claimer, CommitOutcome, Dependency, Health, Lag, Remake
+from stream.slots import MemberSlots, start_offset
 
 _SLICE_S: Final = 0.25
 _COMMIT_S: Final = 0.5
@@ -55,7 +55,7 @@ class KafkaSource:
         self._claim = claim
         self._connecting = Connecting(settings, topic)
         self._member: Member | None = None
-        self._slots = Slots()
+        self._slots = MemberSlots()
         self._unclaimed: set[int] = set()  # assigned to us, not yet claimed
         self._doubtful: dict[int, int] = {}  # partition -> offset: fenced, so a commit must prove the membership
         self._broken: dict[int, _Broken] = {}  # partition -> why it cannot be read
@@ -63,7 +63,7 @@ class KafkaSource:
         self._ends: dict[int, int] = {}
         self._faults: dict[Dependency, str] = {}
         self._held: frozenset[Slot] | None = frozenset()
-        self._settled: deque[tuple[Batch, Outcome]] = deque()
+        self._settled: deque[tuple[Batch, CommitOutcome]] = deque()
         self._committed: dict[int, int] = {}
         self._next_commit = 0.0  # monotonic seconds
         self._next_probe = 0.0
@@ -83,7 +83,7 @@ class KafkaSource:
             if time.monotonic() >= deadline:
                 return []
 
-    def done(self, batch: Batch, outcome: Outcome) -> None:
+    def done(self, batch: Batch, outcome: CommitOutcome) -> None:
         """See `stream.log.Source`."""
         self._settled.append((batch, outcome))
 

@@ -11,8 +11,8 @@ from random import Random
 from typing import Final
 
 from store.buffer.ledger import Slot
+from store.retry.backoff import Backoff
 from stream.log import Batch
-from stream.writer import Backoff
 
 _FORGET_S: Final = 60.0  # after a second look that brought nothing: another member has the slot now
 

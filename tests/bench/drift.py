@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from ops.backtest.log import ColumnNames, Log, read_log
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import Replay
-from store.student.student import Student
+from store.student.classify import Student
 from trainer.attempt import Attempt
-from trainer.learn.fit import FineTuneMode, FitSettings, fit
+from trainer.learn.classify.fit import FineTuneMode, FitSettings, fit
+from trainer.learn.classify.recipe import drafted, labelled
 
 SHARED: Final = Path(__file__).parents[3] / "shared" / "data"
 PARTS: Final = 10
@@ -187,9 +188,9 @@ def forgetting(
     def fitted(places: Sequence[int], previous: Student | None, mode: FineTuneMode) -> Student:
         return fit(
             [rows[place] for place in places],
-            last.frozen.features[list(places)],
+            labelled(last.frozen).features[list(places)],
             labels=last.frozen.snapshot.labels,
-            base=last.frozen.base,
+            base=labelled(last.frozen).base,
             previous=previous,
             settings=FitSettings(threads=1),
             seed=SEED,
@@ -212,7 +213,7 @@ def forgetting(
         "rows": len(rows),
         "new_rows": len(fresh),
         "fine_tuned": [
-            {"row": row, "rows": one.draft.training["tuned_rows"], "labels": len(one.draft.labels)}
+            {"row": row, "rows": one.draft.record.tuned_rows, "labels": len(drafted(one.draft).labels)}
             for row, one in made
             if one.draft.kind == "fine_tune"
         ],

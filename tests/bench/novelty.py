@@ -6,8 +6,8 @@ import numpy as np
 from scipy import stats
 
 from ops.backtest.replay import Replay
-from ops.traffic import TrafficSettings, generate
-from trainer.learn.draft import reference_vectors
+from ops.demo.traffic.generate import TrafficSettings, generate
+from trainer.learn.classify.draft import reference_vectors
 
 _OFF_TOPIC: Final = 400
 _KNOWN_RATIO: Final = 0.5

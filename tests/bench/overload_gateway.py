@@ -25,9 +25,9 @@ from serve.lifecycle import Gateway
 from serve.settings import GatewaySettings
 from store.event import Escalation
 from store.policy import Policy
+from store.student.classify import Student
 from store.student.encoder import Encoder
 from store.student.head import Head
-from store.student.student import Student
 from tests.serve.fakes import LABELS, FakeEndpoint, FakeSink, FakeStudent, World
 from tests.tiny import questions
 
@@ -79,7 +79,7 @@ def make_student() -> Student:
         pool_weights=(1.0,),
         reference=torch.nn.functional.normalize(torch.randn(64, encoder.hidden_size, generator=dice), dim=1),
         policy=None,
-        training={},
+        made_in=None,
     )
     confidence = student.predict(traffic()).probs.max(axis=1)
     policy = Policy(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ops.backtest.log import ColumnNames, read_log
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import Replay
-from store.student.student import Student
+from store.student.classify import Student
 from trainer.attempt import Attempt
 
 SHARED: Final = Path(__file__).parents[3] / "shared" / "data"

@@ -22,12 +22,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from serve.pace import RECENT
+from serve.routing.pace import RECENT
 from store.policy import Allowance, escalation_limit, outright_calls
 from store.student.encoder import Encoder, FloatArray
 from store.student.rank.head import confidence
 from store.student.rank.vectors import VectorCache, sentence_vectors
-from store.tasks.rank import Tolerance, agree, best_first, ndcg, tau
+from store.tasks.measures import best_first, ndcg, tau
+from store.tasks.rank import Tolerance, agree
 from tests.bench.catalogue import offers, shop
 from trainer.judge.calibrate import certify
 from trainer.learn.features import resolve_encoder

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ops.cli.output import BAD_SETTINGS, UNAVAILABLE
+from ops.exits import BAD_SETTINGS, UNAVAILABLE
 from ops.init import init
 
 Command = tuple[int, *tuple[str, ...]]  # the exit code that it must have, and what Python is given

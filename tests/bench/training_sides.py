@@ -22,10 +22,10 @@ from transformers import (
 
 from store.student.encoder import FloatArray
 from store.student.tuned import Tuned
-from trainer.judge.calibrate import fit_temperature
+from trainer.learn.classify.fine_tune import FineTuneSettings, fine_tune
+from trainer.learn.classify.probe import probe
+from trainer.learn.classify.temper import fit_temperature
 from trainer.learn.features import BaseEncoder
-from trainer.learn.fine_tune import FineTuneSettings, fine_tune
-from trainer.learn.probe import probe
 
 _BATCH_ROWS: Final = 32  # of the Trainer's network when it is judged
 _TEMPERATURE_EVERY: Final = 3

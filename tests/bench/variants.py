@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.backtest.records import Ask
-from serve.pace import Look, Pace
+from serve.routing.budget import BudgetRouting
+from serve.routing.routing import Choice
+from store.policy import Policy
+from store.student.loaded import Opinion
 from trainer.due import ScheduleSettings
 
 NEVER: Final = 1e9
@@ -46,18 +49,23 @@ def swapped(parts: Mapping[str, Any]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-class RandomPace(Pace):
-    """Spends at the same pace, on questions drawn at random."""
+class RandomRouting(BudgetRouting):
+    """Spends at the same pace, on questions drawn at random: by an uncertainty that says nothing."""
 
     _chance: np.random.Generator | None = None
+    _drawn: float = 0.0
 
-    def see(self, probs: Any, version: str) -> Look:
-        """The student's answer, with an uncertainty that says nothing."""
+    def see(self, opinion: Opinion, version: str) -> None:
+        """Draw one for this question."""
         if self._chance is None:
             self._chance = np.random.default_rng(0)
-        look = replace(super().see(probs, version), uncertainty=float(self._chance.random()))
-        self._recent[-1] = look.uncertainty
-        return look
+        self._drawn = float(self._chance.random())
+        super().see(replace(opinion, uncertainty=self._drawn), version)
+
+    def choose(self, policy: Policy | None, opinion: Opinion | None, **rest: Any) -> Choice:
+        """By what was drawn."""
+        drawn = None if opinion is None else replace(opinion, uncertainty=self._drawn)
+        return super().choose(policy, drawn, **rest)
 
 
 def _fresh(fit: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +85,7 @@ def _misled(train: Callable[..., Any]) -> Callable[..., Any]:
 
 def _averaged(members: Sequence[NDArray[np.float32]], _weights: Sequence[float]) -> NDArray[np.float32]:
     """A linear opinion pool."""
-    from store.student.student import tempered  # noqa: PLC0415 - torch, late
+    from store.student.classify import tempered  # noqa: PLC0415 - torch, late
 
     head, *tuned = members
     return (head + tempered(tuned[0], 2.0)) / np.float32(2.0) if tuned else head
@@ -92,7 +100,7 @@ def _logistic_head(
 ) -> Any:
     """A logistic regression in the discriminants' place."""
     from store.student.head import Head  # noqa: PLC0415 - torch, late
-    from trainer.learn.probe import probe  # noqa: PLC0415 - as above
+    from trainer.learn.classify.probe import probe  # noqa: PLC0415 - as above
 
     found = probe(features, targets, weights)
     return Head(weight=found.weight, bias=found.bias)
@@ -122,7 +130,8 @@ def _head_alone(ask: Ask) -> Ask:
 OURS: Final = Variant(what="as the service runs it")
 BASELINES: Final[Mapping[str, Variant]] = {
     "random_escalation": Variant(
-        what="the same learner and pace, questions bought at random", parts={"ops.backtest.play:Pace": RandomPace}
+        what="the same learner and pace, questions bought at random",
+        parts={"ops.backtest.play:BudgetRouting": RandomRouting},
     ),
     "head_trained_once": Variant(
         what="half of the budget first, the head trained once, the rest spent by its margin",
@@ -140,12 +149,12 @@ BASELINES: Final[Mapping[str, Variant]] = {
 
 def ablations() -> Mapping[str, Variant]:
     """The learner without each of its parts."""
-    from trainer.learn.fine_tune import fine_tune  # noqa: PLC0415 - torch, late
-    from trainer.learn.fit import fit  # noqa: PLC0415 - as above
-    from trainer.learn.mix import DEFAULT_MIX  # noqa: PLC0415 - as above
+    from trainer.learn.classify.fine_tune import fine_tune  # noqa: PLC0415 - torch, late
+    from trainer.learn.classify.fit import fit  # noqa: PLC0415 - as above
+    from trainer.learn.classify.mix import DEFAULT_MIX  # noqa: PLC0415 - as above
 
-    always = {"trainer.learn.fit:choose_mix": lambda _rows, _label_maps: DEFAULT_MIX}
-    misled = {"trainer.learn.fit:train_member": _misled(fine_tune)}
+    always = {"trainer.learn.classify.fit:choose_mix": lambda _rows, _label_maps: DEFAULT_MIX}
+    misled = {"trainer.learn.classify.fit:train_member": _misled(fine_tune)}
     return {
         "the head alone, no fine-tuning": Variant(what="no slow member", ask=_head_alone),
         "fine-tuning from the base each time": Variant(
@@ -154,17 +163,17 @@ def ablations() -> Mapping[str, Variant]:
         "members always weighed as at first": Variant(what="no weights from opinions before the label", parts=always),
         "members averaged, not pooled": Variant(
             what="an arithmetic mean, half each, the fine-tuned member at temperature 2",
-            parts={"store.student.student:pool": _averaged, **always},
+            parts={"store.student.classify:pool": _averaged, **always},
         ),
         "the fine-tuned member misled": Variant(what="fine-tuning on labels dealt out anew", parts=misled),
         "the fine-tuned member misled, members weighed as at first": Variant(
             what="as above, and nothing takes its weight from it", parts={**misled, **always}
         ),
         "logistic regression as the head": Variant(
-            what="no discriminants", parts={"trainer.learn.fit:fit_head": _logistic_head}
+            what="no discriminants", parts={"trainer.learn.classify.fit:fit_head": _logistic_head}
         ),
         "the head's scale left at 1": Variant(
-            what="no scale fitted out of fold", parts={"trainer.learn.fit:choose_scale": _scale_of_one}
+            what="no scale fitted out of fold", parts={"trainer.learn.classify.fit:choose_scale": _scale_of_one}
         ),
         "constant pace": Variant(
             what="r instead of r^.65",

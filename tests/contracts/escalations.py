@@ -4,7 +4,8 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
-from store.buffer.ledger import Application, Applied, Buffer, Claim, Counters, Entry, Slot
+from store.buffer.item import Entry
+from store.buffer.ledger import Application, Applied, Buffer, Claim, Counters, Slot
 from store.event import (
     ClassifyEscalation,
     DeadReason,
@@ -18,6 +19,7 @@ from store.event import (
     utc,
 )
 from store.secrets import item_id
+from store.tasks.classify import ClassifyRules
 
 LANE = Lane("acme", "support")
 START_S = 1_700_000_000.0
@@ -52,7 +54,8 @@ def escalation(
 
 def entry(event: ClassifyEscalation) -> Entry:
     """The event with its identity."""
-    return Entry(lane=event.lane, item_id=item_id(str(event.lane).encode(), "classify", event.input), event=event)
+    rules = ClassifyRules()
+    return Entry.of(event, item_id(str(event.lane).encode(), rules, event.input), rules)
 
 
 def slot(partition: int, use_case: str = "support") -> Slot:

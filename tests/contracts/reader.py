@@ -17,7 +17,7 @@ from store.errors import StoreUnavailableError
 from stream.embedded.log import EmbeddedLog
 from stream.kafka.cluster import KafkaSettings
 from stream.kafka.source import KafkaSource
-from stream.log import Batch, Outcome, Source
+from stream.log import Batch, CommitOutcome, Source
 
 _IN_HAND: Final = 2  # batches
 _WORK_S: Final = 0.01  # for each: so that a blow falls between reading and applying
@@ -64,7 +64,7 @@ class RedisLedger:
                 continue
             if outcome == b"moved" and position.decode() == batch.next:
                 return Applied("ok", batch.next)
-            return Applied(cast("Outcome", outcome.decode()), position.decode())
+            return Applied(cast("CommitOutcome", outcome.decode()), position.decode())
         raise AssertionError
 
 

@@ -14,6 +14,7 @@ from store.buffer.item import MAX_EVENT_IDS
 from store.buffer.ledger import Buffer, Counters
 from store.event import ClassifyEscalation, Lane, decode
 from store.secrets import item_id
+from store.tasks.classify import ClassifyRules
 from stream.log import History, topic_of
 
 AUDIT_PATIENCE_S: Final = 10.0  # an audit that was promised longer before the kill must have been asked by then
@@ -85,7 +86,7 @@ def read_log(history: History, lane: Lane, lane_key: bytes) -> list[tuple[str, s
         for record in history.read(slot, *history.bounds(slot)):
             event = decode(record.value)
             if isinstance(event, ClassifyEscalation) and event.lane == lane:
-                found.append((event.id, item_id(lane_key, "classify", event.input)))
+                found.append((event.id, item_id(lane_key, ClassifyRules(), event.input)))
     return found
 
 

@@ -17,20 +17,22 @@ import httpx
 import msgspec
 import psutil
 
-from ops.cli.status import LaneStatus, collect, local_versions
 from ops.demo.site import set_key
+from ops.demo.traffic.generate import TrafficRow, TrafficSettings, generate, to_jsonl
+from ops.demo.traffic.recorded_teacher import RUN_NAME
 from ops.imports.importing import import_file
 from ops.init import init
-from ops.processes.process import read_run_file
-from ops.readers.columns import find_columns
-from ops.recorded_teacher import RUN_NAME
+from ops.readers.tasks import open_reader
 from ops.settings import SETTINGS_NAME, Settings
 from ops.site import Site
-from ops.traffic import Row, TrafficSettings, generate, to_jsonl
+from ops.state.run_files import read_run_file
+from ops.status.collect import collect, local_versions
+from ops.status.report import LaneStatus
 from store.event import Lane, TextInput
 from store.redact import redact
 from store.registry.moves import fold
 from store.secrets import item_id
+from store.tasks.classify import ClassifyRules
 from tests.faults.claims import Standing
 
 LANE: Final = Lane("acme", "support")
@@ -61,7 +63,7 @@ class Installation:
     site: Site
     settings_file: Path
     log_file: Path  # what `run all` and its children write
-    known: Sequence[Row]  # of the first import, which the first version is made of, and of one more
+    known: Sequence[TrafficRow]  # of the first import, which the first version is made of, and of one more
     traffic: Sequence[str]  # all sorts, also questions that it was never taught
 
     def gateway_url(self) -> str | None:
@@ -118,8 +120,8 @@ class Installation:
         path, section = self.folder / f"import-{number}.jsonl", self.site.lane(None)
         rows = list(self.known[number * _IMPORTED : (number + 1) * _IMPORTED])
         path.write_text("".join(f"{line}\n" for line in to_jsonl(rows)), "utf-8")
-        columns = find_columns(path, text=None, label=None)
-        report = import_file(self.site, section, path, columns, seen=lambda: None)
+        reader = open_reader(section.task, path, {}, labels=section.labels)
+        report = import_file(self.site, section, path, reader, seen=lambda: None)
         if not report.cycle_asked or report.published != _IMPORTED:
             message = f"the import did not come through: {report}"
             raise self.failed(message)
@@ -151,7 +153,7 @@ class Installation:
         """The item id that the gateway gives a text."""
         secret = self.site.secret
         redacted = TextInput(text=redact(text, secret.redaction_key(LANE)))
-        return item_id(secret.lane_key(LANE), "classify", redacted)
+        return item_id(secret.lane_key(LANE), ClassifyRules(), redacted)
 
     def until(self, what: str, condition: Callable[[], bool], deadline_s: float) -> None:
         """Poll until the condition holds.
@@ -213,7 +215,7 @@ def installation(
             _nothing_works_in(folder)
 
 
-def _prepare(folder: Path, rows: list[Row]) -> Path:
+def _prepare(folder: Path, rows: list[TrafficRow]) -> Path:
     """The settings file of a fresh installation, beside what the teacher says."""
     init(folder)
     (folder / "teacher.jsonl").write_text("".join(f"{line}\n" for line in to_jsonl(rows)), "utf-8")
@@ -262,7 +264,9 @@ def _crown_the_first(made: Installation, deadline_s: float) -> None:
 def _teacher(folder: Path) -> Iterator[int]:
     """The recorded teacher; its port."""
     places = ("--table", str(folder / "teacher.jsonl"), "--prompt-file", str(folder / "prompts" / "classify.txt"))
-    with _running(folder, folder / "teacher.log", "ops.recorded_teacher", *places, "--run-folder", str(folder)):
+    with _running(
+        folder, folder / "teacher.log", "ops.demo.traffic.recorded_teacher", *places, "--run-folder", str(folder)
+    ):
         deadline_s = time.monotonic() + 30.0
         while (found := read_run_file(folder, RUN_NAME)) is None or found.port is None:
             if time.monotonic() > deadline_s:

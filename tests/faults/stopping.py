@@ -11,11 +11,14 @@ from pathlib import Path
 
 import torch
 
-from ops import wiring
 from ops.cli.app import main
-from ops.processes import run
-from serve.student.follow import Versions
-from tests.serve.fakes import FakePredictions, FakeStanding, FakeStudent
+from ops.processes.run import serve as run
+from ops.wiring import serve as wiring
+from serve.student.loads import Versions
+from serve.tasks.classify import Classify
+from store.event import TaskInput
+from store.student.loaded import LabelOpinion
+from tests.serve.fakes import FakeStanding, FakeStudent
 
 VERSION = "slow"
 LABELS = ("refund", "delivery", "other")
@@ -28,12 +31,12 @@ class SlowStudent(FakeStudent):
         super().__init__(labels=LABELS)
         self.seconds = seconds
 
-    def predict(self, texts: Sequence[str]) -> FakePredictions:
-        deadline_s = time.monotonic() + (self.seconds if texts[0] != "a text to warm up with" else 0.0)
+    def look(self, inputs: Sequence[TaskInput]) -> list[LabelOpinion]:
+        deadline_s = time.monotonic() + (self.seconds if inputs[0] != Classify.sample else 0.0)
         matrix = torch.ones(1500, 1500)
         while time.monotonic() < deadline_s:
             matrix = matrix @ matrix
-        return super().predict(texts)
+        return super().look(inputs)
 
 
 def versions(seconds: float) -> Versions:

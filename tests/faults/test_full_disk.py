@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from ops.open_log import open_history
-from ops.processes.process import read_run_file
+from ops.state.run_files import read_run_file
 from store.buffer.server import url_of
 from tests.faults.claims import read_log
 from tests.faults.disks import Disk, SmallDisk, small_disk

@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from ops.open_log import open_history
-from ops.processes.process import read_run_file
+from ops.state.run_files import read_run_file
 from tests.faults.claims import read_log
 from tests.faults.slow_teacher import SlowTeacher, slow_teacher
 from tests.ops.children import REPOSITORY, until

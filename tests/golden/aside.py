@@ -9,17 +9,19 @@ import redis
 
 from ops.letters.reading import Choice
 from ops.letters.settling import Order, settle_letters
-from ops.processes.process import RunFile, write_run_file
 from ops.site import Site
-from serve.escalation import Answer
+from ops.state.run_files import RunFile, write_run_file
+from serve.escalation import Given
 from serve.front.kept import RedisAnswers
-from serve.front.once import Given, Once
+from serve.front.once import Once
 from serve.settings import BudgetSettings
 from serve.student.follow import SwapRecord
+from serve.tasks.classify import LabelledAnswer
 from serve.teacher.spent import OwnSpending
 from store.answers.census import Census, PromptCount
-from store.buffer.ledger import Application, Entry, Slot
-from store.buffer.repair.letters import Decision, LetterBook
+from store.buffer.item import Entry
+from store.buffer.ledger import Application, Slot
+from store.buffer.repair.letters import LetterBook, LetterDecision
 from store.buffer.repair.positions import Positions, Skip
 from store.control import Control, CycleEnded, CycleRequest, Heartbeat, TrainingState
 from store.cycles.signs import CycleRunning, Signs, TrainerSign
@@ -29,6 +31,7 @@ from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.tally import Tally
 from store.registry.durable import append_line
+from store.tasks.classify import ClassifyRules
 from tests.golden.events import LANE, asked
 from tests.golden.fixed import NOW_S, OWNER
 from tests.golden.scene import work
@@ -67,7 +70,7 @@ def returns(client: redis.Redis, site: Site) -> None:
     slot = Slot("understudy.returns", "returns-uuid", 0)
     claim = buffer.claim("returns", slot, OWNER)
     event = msgspec.structs.replace(asked(500, "send it back", "login"), use_case="returns")
-    entries = tuple(Entry(lane=RETURNS, item_id=f"{number:032x}", event=event) for number in (1, 2))
+    entries = tuple(Entry.of(event, f"{number:032x}", ClassifyRules()) for number in (1, 2))
     buffer.apply(
         Application(use_case="returns", slot=slot, fence=claim.fence, start="-1", next="2", entries=entries, dead={})
     )
@@ -134,7 +137,7 @@ def letters(client: redis.Redis, site: Site) -> None:
         why="a test producer",
     )
     assert len(settle_letters(site, order).letters) == 1
-    book, replayed = LetterBook(client), Decision(outcome="replayed", who="ada", why="labels added", at_s=NOW_S)
+    book, replayed = LetterBook(client), LetterDecision(outcome="replayed", who="ada", why="labels added", at_s=NOW_S)
     for letter in ("a" * 12, "b" * 12):
         assert book.begin("returns", letter, replayed)
     assert book.settle("returns", "a" * 12, "off_list", replayed)
@@ -253,7 +256,7 @@ def budget(client: redis.Redis, run: Path) -> None:
 
 def once(client: redis.Redis, site: Site) -> None:
     """A kept answer, and a list of which one text had none."""
-    answer = Answer(
+    answer = LabelledAnswer(
         label="delivery",
         probs=[0.75, 0.125, 0.125],
         num_classes=3,
@@ -263,7 +266,7 @@ def once(client: redis.Redis, site: Site) -> None:
         event_id=None,
         propensity=0.0,
     )
-    by_teacher = Answer(
+    by_teacher = LabelledAnswer(
         label="login",
         probs=None,
         num_classes=3,
@@ -290,7 +293,11 @@ async def _given(found: list[Any]) -> Given:
 def once_of(client: redis.Redis, site: Site) -> Once:
     """The lane's keyed requests."""
     return Once(
-        RedisAnswers(client, LANE), site.secret.lane_key(LANE), new_id=lambda: "owner-1", monotonic=lambda: 1000.0
+        RedisAnswers(client, LANE),
+        site.secret.lane_key(LANE),
+        answer_type=LabelledAnswer,
+        new_id=lambda: "owner-1",
+        monotonic=lambda: 1000.0,
     )
 
 

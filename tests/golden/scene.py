@@ -19,21 +19,23 @@ import msgspec
 import redis
 from prometheus_client import CollectorRegistry
 
-from ops import wiring
 from ops.answers.reading import Reading
 from ops.init import init
 from ops.open_log import ensure_topics, open_appender
 from ops.settings import Settings
 from ops.site import Site
+from ops.wiring import ingest as ingest_wiring
+from ops.wiring import train as train_wiring
 from store.answers.rulings import Sample
 from store.buffer.ledger import Slot
 from store.control import CycleKind
 from store.event import DeadReason, Escalation, Undecodable, encode
-from store.redact import redact_input
-from store.registry.manifest import MANIFEST_NAME, Manifest
+from store.registry.manifest import MANIFEST_NAME
 from store.registry.moves import Move
+from store.registry.sealed import decode_manifest
 from store.registry.signing import SigningKey
 from store.secrets import item_id
+from store.tasks.tasks import TASKS, LaneTerms
 from stream.dead_letter import DeadLetters, Letter
 from stream.log import Appender, Headers, Record, dead_topic_of, topic_of
 from stream.memory import MemoryLog
@@ -119,7 +121,10 @@ class Noted:
 def key_of(site: Site, event: Escalation) -> str:
     """The record key of a gateway: the item id."""
     lane_key, redaction_key = site.secret.lane_key(event.lane), site.secret.redaction_key(event.lane)
-    return item_id(lane_key, event.__struct_config__.tag, redact_input(event.input, redaction_key))  # type: ignore[arg-type] # each task's own
+    if event.task not in TASKS:
+        return event.id
+    rules = TASKS[event.task](LaneTerms())
+    return item_id(lane_key, rules, rules.redact(event.input, redaction_key))
 
 
 def published(
@@ -265,7 +270,9 @@ def streamed(site: Site, client: redis.Redis, folder: Path) -> None:
         published(site, Noted(appender), folder / "spool-of-streams", [*own, *bulk, *again])
         for value in (b"not json", b'{"schema":2}', encode(asked(3000, "lost", "login", tenant="nobody"))):
             appender.append(TOPIC, key=b"0", value=value).result(_DEADLINE_S)
-        ingest = wiring.ingest(site, client, appender, LANE.use_case, OWNER, IngestMetrics.create(CollectorRegistry()))
+        ingest = ingest_wiring.ingest(
+            site, client, appender, LANE.use_case, OWNER, IngestMetrics.create(CollectorRegistry())
+        )
         stop = threading.Event()
         thread = threading.Thread(target=ingest.run, args=(stop,))
         thread.start()
@@ -284,7 +291,7 @@ def versions(site: Site, client: redis.Redis, kept: Path | None) -> list[str]:
     if kept is not None:
         folders = sorted((kept / "registry" / LANE.tenant / LANE.use_case / "versions").iterdir(), key=_made_at)
         for folder in folders:
-            manifest = msgspec.json.decode((folder / MANIFEST_NAME).read_bytes(), type=Manifest)
+            manifest = decode_manifest((folder / MANIFEST_NAME).read_bytes())
             draft = site.settings.state_dir / f"draft-{folder.name}"
             for name, entry in manifest.files.items():
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
@@ -302,7 +309,7 @@ def versions(site: Site, client: redis.Redis, kept: Path | None) -> list[str]:
 
 
 def _made_at(folder: Path) -> float:
-    return msgspec.json.decode((folder / MANIFEST_NAME).read_bytes(), type=Manifest).created_s
+    return decode_manifest((folder / MANIFEST_NAME).read_bytes()).created_s
 
 
 def positions(site: Site, client: redis.Redis) -> dict[str, str]:
@@ -313,17 +320,17 @@ def positions(site: Site, client: redis.Redis) -> dict[str, str]:
 
 def work(site: Site, client: redis.Redis, kind: CycleKind, *, champion: str | None, at_s: float) -> CycleWork:
     """A cycle as the daemon hands it to its process: by the settings, and by the rules of its look at the lane."""
-    trainer = wiring.trainer(site, client, OWNER)
+    trainer = train_wiring.trainer(site, client, OWNER)
     (training,) = trainer.lanes
     return CycleWork(
         cycle_id=f"golden-{kind}",
-        training=replace(training, rules=trainer.rules(LANE), confidence=0.8),
+        training=replace(training, readings=trainer.rules(LANE), confidence=0.8),
         kind=kind,
         candidate=None,
         champion=champion,
         anchor=None,
         now_s=at_s,
-        settings=replace(wiring.cycle_settings(site.settings), limits=GateLimits(delta=0.05, min_rows=10)),
+        settings=replace(train_wiring.cycle_settings(site.settings), limits=GateLimits(delta=0.05, min_rows=10)),
         redis_url="",
         items_per_stratum=1000,
         registry_root=site.registry_root,

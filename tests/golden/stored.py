@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import redis
 
 from serve.teacher.budget import BUCKET_S
-from store.registry.manifest import MANIFEST_NAME, Manifest
+from store.registry.manifest import MANIFEST_NAME
+from store.registry.sealed import decode_manifest
 from tests.golden.fixed import NOW_S
 
 _KEPT_S = 600  # for keys that expire
@@ -145,7 +145,7 @@ def unpack_registry(packed: Path, root: Path) -> None:
     """Make the registry again, its versions' files as hard links of the blobs."""
     shutil.copytree(packed, root)
     for path in sorted(root.glob(f"*/*/versions/*/{MANIFEST_NAME}")):
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = decode_manifest(path.read_bytes())
         for name, entry in manifest.files.items():
             target = path.parent / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from ops import wiring
 from ops.settings import Settings
 from ops.site import Site
-from store.buffer.ledger import Entry
+from ops.wiring.ingest import lane_keys
+from store.buffer.item import Entry
 from store.errors import RecordTooLargeError
 from store.event import Escalation, Undecodable, UnknownTask, decode, encode
 from stream.dead_letter import DeadLetter, read_dead_letters
@@ -69,7 +69,7 @@ def test_a_field_that_a_newer_release_added_is_ignored_wherever_it_stands(golden
 
 
 def test_ingest_makes_of_each_what_it_is(golden: Path, home: Site) -> None:
-    keys = wiring.lane_keys(home, LANE.use_case)
+    keys = lane_keys(home, LANE.use_case)
     for line in sent(golden):
         record = Record(
             topic=line["topic"],
@@ -134,7 +134,7 @@ def test_every_dead_letter_is_its_original_with_its_reason(golden: Path, home: S
 def test_what_was_buried_for_its_task_waits_for_the_release_that_keeps_it_once_it_is_brought_back(
     golden: Path, home: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = wiring.lane_keys(home, LANE.use_case)
+    keys = lane_keys(home, LANE.use_case)
     (to_come,) = (letter for letter in letters(golden, home) if letter.detail.endswith("$.task`"))
     (ranked,) = (letter for letter in letters(golden, home) if letter.detail.startswith("rank events"))
 

@@ -12,7 +12,7 @@ from store.answers.census import Census, PromptCount
 from store.answers.rules import Rules
 from store.answers.rulings import in_force
 from store.buffer.ledger import BEGINNING
-from store.buffer.repair.letters import Decision, LetterBook
+from store.buffer.repair.letters import LetterBook, LetterDecision
 from store.buffer.repair.lists import LabelList, Lists, lists_of
 from store.control import Control
 from store.cycles.signs import Signs
@@ -21,6 +21,7 @@ from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.tally import Tally
 from store.secrets import item_id
+from store.tasks.classify import ClassifyRules
 from tests.golden import aside, facts, scene
 from tests.golden.events import LANE, LISTED_PROMPT, MODEL, PROMPT
 from tests.golden.fixed import NOW_S, OWNER
@@ -37,7 +38,7 @@ def known(golden: Path) -> facts.Facts:
 
 def test_rulings_say_what_they_said(known: facts.Facts, site: Site, redis_client: redis.Redis) -> None:
     found = site.registry.rulings(LANE).read()
-    rules = scene.work(site, redis_client, "head", champion=None, at_s=NOW_S).training.rules
+    rules = scene.work(site, redis_client, "head", champion=None, at_s=NOW_S).training.readings
     counting = {f"{MODEL}@{PROMPT}", f"{MODEL}@{LISTED_PROMPT}"}
     if known.first:
         assert found == []
@@ -63,7 +64,7 @@ def test_rulings_are_how_older_answers_are_read(known: facts.Facts, site: Site, 
     key = site.secret.lane_key(LANE)
     said = ("the van never came", "you billed me two times", "the reset mail never came")
     texts = dict(zip(said, ("delivery", "refund", "login"), strict=True))
-    found = {text: items.get(item_id(key, "classify", TextInput(text=text))) for text in texts}
+    found = {text: items.get(item_id(key, ClassifyRules(), TextInput(text=text))) for text in texts}
     if known.first:
         assert set(found.values()) == {None}
         return
@@ -114,10 +115,10 @@ def test_letters_that_were_dealt_with(known: facts.Facts, site: Site, redis_clie
     still_open = site.buffer(redis_client).open_dead(LANE.use_case)
     assert still_open == {"undecodable": int(known.first), "unknown_lane": 1, "unknown_schema": 1}
     book = LetterBook(redis_client)
-    again = Decision(outcome="replayed", who="bob", why="again", at_s=NOW_S + 60)
+    again = LetterDecision(outcome="replayed", who="bob", why="again", at_s=NOW_S + 60)
     if not known.first:
         (dropped,) = book.decisions(LANE.use_case).values()
-        assert dropped == Decision(outcome="dropped", who="ada", why="a test producer", at_s=NOW_S)
+        assert dropped == LetterDecision(outcome="dropped", who="ada", why="a test producer", at_s=NOW_S)
         (replayed,) = book.decisions("returns").values()
         assert (replayed.outcome, replayed.why) == ("replayed", "labels added")
     assert book.begin("returns", "a" * 12, again) is known.first

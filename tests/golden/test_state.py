@@ -10,13 +10,13 @@ import pytest
 import redis
 
 from ops.checks.cycles import logged_cycles
-from ops.processes.process import RunFile
 from ops.site import Site
-from serve.escalation import Answer
+from ops.state.run_files import RunFile
+from serve.escalation import Given
 from serve.front.errors import ApiError
-from serve.front.once import Given
 from serve.settings import BudgetSettings
 from serve.student.follow import SwapRecord
+from serve.tasks.classify import LabelledAnswer
 from serve.teacher.budget import RedisLedger
 from serve.teacher.spent import OwnSpending
 from store.buffer.ledger import AuditTally, Counters, Slot
@@ -24,8 +24,10 @@ from store.buffer.repair.positions import Positions
 from store.control import Control
 from store.event import TextInput, decode
 from store.registry.moves import fold
+from store.registry.records import ClassifyRecord
 from store.secrets import item_id, subject_token
-from store.student.student import Student
+from store.student.classify import Student
+from store.tasks.classify import ClassifyRules
 from stream.memory import MemoryLog
 from stream.publisher import Publisher
 from stream.spool import Spool
@@ -56,7 +58,7 @@ def test_items_lane_keys_and_positions(golden: Path, site: Site, redis_client: r
         (scene.TOPIC, 1, known.positions[1]),
     ]
     texts, labels = questions(scene.QUESTIONS, seed=3)
-    item = items[item_id(site.secret.lane_key(LANE), "classify", TextInput(text=texts[0]))]
+    item = items[item_id(site.secret.lane_key(LANE), ClassifyRules(), TextInput(text=texts[0]))]
     ((prompt, answers),) = item.tally.items()
     assert prompt == known.key
     assert item.input == TextInput(text=texts[0])
@@ -180,8 +182,8 @@ def test_an_answer_under_a_key_is_given_again(site: Site, redis_client: redis.Re
         given = await once.answer(aside.KEY, aside.BODY, none_left)
         assert (given.replayed, given.at_s, given.first_id) == (True, NOW_S, "019b0001-0000-7000-8000-000000000001")
         student, teacher = given.found
-        assert isinstance(student, Answer)
-        assert isinstance(teacher, Answer)
+        assert isinstance(student, LabelledAnswer)
+        assert isinstance(teacher, LabelledAnswer)
         assert (student.label, student.probs, student.served_by) == ("delivery", [0.75, 0.125, 0.125], "student")
         assert (teacher.label, teacher.reason, teacher.event_id) == ("login", "low_confidence", given.first_id)
         with pytest.raises(ApiError, match="another request"):
@@ -272,7 +274,8 @@ def test_both_versions_answer_as_they_were_trained_to(golden: Path, site: Site) 
         opened = versions.open(version)
         manifest = opened.manifest
         assert (opened.signed_by, manifest.kind, manifest.task) == ("trainer", kind, "classify")
-        assert (manifest.labels, manifest.code_version, manifest.parent) == (
+        assert isinstance(manifest.student, ClassifyRecord)
+        assert (manifest.student.labels, manifest.code_version, manifest.parent) == (
             ["delivery", "login", "refund"],
             golden.name,
             None,

@@ -11,11 +11,12 @@ import pytest
 import redis
 from prometheus_client import CollectorRegistry
 
-from ops import wiring
 from ops.answers.reading import Reading
-from ops.cli.output import UNAVAILABLE
+from ops.exits import UNAVAILABLE
 from ops.open_log import open_appender
 from ops.site import Site
+from ops.wiring import ingest as ingest_wiring
+from ops.wiring.serve import lane_versions
 from store.buffer.ledger import Claim
 from store.buffer.repair.lists import LabelList, Lists
 from store.event import TextInput, encode
@@ -30,6 +31,7 @@ from tests.golden.whole import call, cli_answers
 from tests.golden.write import release, write
 from tests.tiny import questions
 from trainer.cycle import run_cycle
+from trainer.learn.classify.freezing import LabelFreezing
 from trainer.snapshot import freeze
 from trainer.work import drawing_of
 
@@ -39,7 +41,9 @@ AGAIN = "the stored format changed: if that is meant, `python -m tests.golden.wr
 @contextmanager
 def ingesting(site: Site, client: redis.Redis, appender: Any) -> Iterator[None]:
     """Ingest at work."""
-    ingest = wiring.ingest(site, client, appender, LANE.use_case, "next", IngestMetrics.create(CollectorRegistry()))
+    ingest = ingest_wiring.ingest(
+        site, client, appender, LANE.use_case, "next", IngestMetrics.create(CollectorRegistry())
+    )
     stop = threading.Event()
     thread = threading.Thread(target=ingest.run, args=(stop,))
     thread.start()
@@ -93,7 +97,7 @@ def test_a_rollback_and_a_return(settings: Path, redis_client: redis.Redis) -> N
 
 
 def test_a_gateway_takes_the_champion_into_service_and_the_one_before_it(site: Site) -> None:
-    versions = wiring.lane_versions(site.registry, site.lane(None), site.settings)
+    versions = lane_versions(site.registry, site.lane(None), site.settings)
     standing = versions.standing()
     for version in (standing.champion, standing.previous):
         assert version is not None
@@ -125,15 +129,15 @@ def test_a_freeze_makes_the_golden_snapshot(golden: Path, site: Site, redis_clie
     cycle = scene.work(site, redis_client, "fine_tune", champion=None, at_s=opened.manifest.created_s)
     frozen = freeze(
         site.buffer(redis_client).items(LANE),
+        LabelFreezing(labels_min=cycle.settings.min_items_per_label),
         prompt_version=cycle.training.prompt_version,
-        labels_min=cycle.settings.min_items_per_label,
         split=cycle.settings.split,
         quarantine_s=cycle.settings.quarantine_s,
         now_s=cycle.now_s,
         seed=cycle.settings.seed,
         positions=scene.positions(site, redis_client),
         allowed_labels=cycle.training.labels,
-        rules=cycle.training.rules,
+        rules=cycle.training.readings,
     )
     if golden == release():
         assert frozen.content == opened.read("snapshot.json")
@@ -195,7 +199,7 @@ def test_ingest_warns_of_no_answer_that_counts(golden: Path, site: Site, redis_c
     lists.note(LANE.use_case, slot, claim, noted, now_s=NOW_S)
     with closing(open_appender(site, redis_client)) as appender:
         metrics = IngestMetrics.create(CollectorRegistry())
-        ingest = wiring.ingest(site, redis_client, appender, LANE.use_case, "next", metrics)
+        ingest = ingest_wiring.ingest(site, redis_client, appender, LANE.use_case, "next", metrics)
     prompts = ingest._lanes[LANE].prompts
     assert prompts[0] == f"{MODEL}@{PROMPT}"
     counting = {f"{MODEL}@{PROMPT}", f"{MODEL}@{LISTED_PROMPT}", Reading.of(site.lane(None)).key(shorter)}

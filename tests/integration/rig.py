@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from ops.cli.app import app
 from ops.open_log import open_appender
-from ops.processes.process import read_run_file
+from ops.state.run_files import read_run_file
 from store.buffer.server import private_redis
 from store.event import wall_clock_s
 from tests.integration.alerting import FOLDER, Watch, free_port, promised_s, sped_up

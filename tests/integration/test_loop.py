@@ -137,7 +137,13 @@ def running(tmp_path: Path, shared_data: Path, kafka_broker: Broker) -> Iterator
     try:
         prompt = tmp_path / "prompts" / "classify.txt"
         found.start(
-            "ops.recorded_teacher", "--table", str(found.rows), "--prompt-file", str(prompt), "--run-folder", "."
+            "ops.demo.traffic.recorded_teacher",
+            "--table",
+            str(found.rows),
+            "--prompt-file",
+            str(prompt),
+            "--run-folder",
+            ".",
         )
         teacher = tmp_path / "teacher.json"
         wait("the teacher listens", teacher.exists, READY_S)

@@ -156,8 +156,8 @@ def test_a_replay_on_kafka_happens_once(stand: Stand, kafka_broker: Broker) -> N
 
 
 def test_the_example_of_the_documentation_is_counted(stand: Stand, kafka_broker: Broker) -> None:
-    readme = (REPOSITORY / "README.md").read_text("utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", readme.partition("**Other producers**")[2], re.DOTALL)
+    page = (REPOSITORY / "docs" / "how-to" / "other-producers.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (wanted,) = call(stand, "producers")
     assert (wanted["topic"], wanted["model"]) == (TOPIC, "gpt-4o-mini")
     for placeholder, value in {
@@ -167,7 +167,7 @@ def test_the_example_of_the_documentation_is_counted(stand: Stand, kafka_broker:
         assert example.count(placeholder) == 1
         example = example.replace(placeholder, value)
     names: dict[str, Any] = {}
-    exec(compile(example, "README.md", "exec"), names)  # noqa: S102 - it is what is documented
+    exec(compile(example, "other-producers.md", "exec"), names)  # noqa: S102 - it is what is documented
     with closing(names["producer"]), stand.ingesting():
         until(lambda: stand.counters.counted == 2)
     assert dict(stand.buffer.dead(LANE.use_case)) == {}

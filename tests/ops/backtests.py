@@ -7,7 +7,7 @@ from ops.backtest.findings import Finished, assemble, measure_of, points_of, ste
 from ops.backtest.log import Log
 from ops.backtest.recommend import recommend
 from ops.backtest.records import Ask, Backtest, HardTopic, Interval, Point, Prices
-from serve.pace import Metric
+from store.policy import Metric
 from tests.ops.fake_replay import made_log, replayed
 
 BUDGETS = (50, 100, 200, 450, 850)

@@ -12,21 +12,24 @@ import msgspec
 import redis
 from prometheus_client import CollectorRegistry, generate_latest
 
-from ops import wiring
 from ops.answers.reading import Reading
 from ops.init import init
 from ops.open_log import ensure_topics, open_appender
 from ops.settings import Settings
 from ops.site import Site
+from ops.wiring import ingest as ingest_wiring
+from ops.wiring import serve as serve_wiring
 from serve.app import build_app
-from store.event import ClassifyEscalation, LabelAnswer, Lane, wall_clock_s
+from store.event import ClassifyEscalation, LabelAnswer, Lane, TaskInput, wall_clock_s
+from store.student.loaded import LabelOpinion
 from stream.metrics import IngestMetrics
 from stream.publisher import Publisher
 from stream.spool import Spool
 from tests.contracts.escalations import escalation
 from tests.ops.stand import until
 from tests.ops.wired import write_settings
-from tests.serve.fakes import FakeEndpoint, FakePredictions, FakeRegistry, FakeStudent, eventually
+from tests.serve.fakes import FakeEndpoint, FakeRegistry, FakeStudent, eventually, text_of
+from trainer.learn.classify.freezing import LabelFreezing
 from trainer.snapshot import Snapshot, SplitSettings, freeze
 
 LANE: Final = Lane("acme", "support")
@@ -40,9 +43,9 @@ class ReadingStudent(FakeStudent):
         super().__init__()
         self.read: list[str] = []
 
-    def predict(self, texts: Sequence[str]) -> FakePredictions:
-        self.read += texts
-        return super().predict(texts)
+    def look(self, inputs: Sequence[TaskInput]) -> list[LabelOpinion]:
+        self.read += map(text_of, inputs)
+        return super().look(inputs)
 
 
 @dataclass
@@ -89,12 +92,12 @@ class Chain:
         async def run() -> list[httpx.Response]:
             spool = Spool(site.settings.state_dir / "spool", site.settings.spool.max_bytes)
             publisher = Publisher(open_appender(site, self.client), spool, ack_timeout_s=30.0)
-            services = wiring.services(site, self.client, publisher, self._registry())
+            services = serve_wiring.services(site, self.client, publisher, self._registry())
             lanes = [
                 replace(parts, teacher_client=self.endpoint.client(), versions=found.versions())
                 for parts in services.lanes
             ]
-            app = build_app(replace(services, lanes=lanes), wiring.gateway_settings(site.settings))
+            app = build_app(replace(services, lanes=lanes), serve_wiring.gateway_settings(site.settings))
             transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             async with (
@@ -126,7 +129,7 @@ class Chain:
         ensure_topics(site, self.client)
         appender, stop = open_appender(site, self.client), threading.Event()
         metrics = IngestMetrics.create(self._registry())
-        ingest = wiring.ingest(site, self.client, appender, LANE.use_case, "me", metrics)
+        ingest = ingest_wiring.ingest(site, self.client, appender, LANE.use_case, "me", metrics)
         thread = threading.Thread(target=ingest.run, args=(stop,))
         thread.start()
         try:
@@ -148,8 +151,8 @@ class Chain:
         section = site.settings.lanes[0]
         return freeze(
             site.buffer(self.client).items(LANE),
+            LabelFreezing(labels_min=1),
             prompt_version=Reading.of(section).key(),
-            labels_min=1,
             split=SplitSettings(salt="test", calibrate_ratio=0.0, judge_ratio=0.0),
             quarantine_s=0.0,
             now_s=wall_clock_s(),

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.backtest.log import ColumnNames, Log, read_log
-from ops.backtest.pool import Seen
 from ops.backtest.records import Answers, Ask, Run, Slice
+from ops.backtest.runs.work import Seen
 from store.errors import SettingsError
 from trainer.due import ScheduleSettings
 from trainer.work import CycleSettings

@@ -1,14 +1,18 @@
 """A whole run of the demo, simulated: a student that learns, a planted challenger that is refused, a rollback."""
 
+from pathlib import Path
 from random import Random
 from typing import Any
 
-from ops.demo.measure import Judged, Logged, Outcome, judge_all, windows
-from ops.demo.plan import Traffic
-from ops.demo.summary import Ledger, Measured, Rollback, build
-from ops.show.picture import Picture, draw
+from ops.demo.measures.measure import Exchange, Logged, Marked, judge_all, windows
+from ops.demo.measures.summary import EventCount, Measured, Rollback, Run, build
+from ops.demo.page.picture import Picture, draw
+from ops.demo.tasks.play import DemoTraffic, Request
+from store.event import Lane, TextInput
 from store.money.reckon import Money
+from store.tasks.tasks import LaneTerms
 
+NAME = "demo/support"
 TOTAL = 1200
 PLANTED = "bad0bad0bad0bad0"
 VERSIONS = ("aaaa0000aaaa0000", "bbbb1111bbbb1111", "cccc2222cccc2222")
@@ -23,26 +27,24 @@ def version_at(index: int) -> str | None:
     return VERSIONS[1] if index >= 0.9 * TOTAL else VERSIONS[min(2, (index - TOTAL // 4) * 4 // TOTAL)]
 
 
-def played(seed: int = 1) -> tuple[list[Outcome], dict[str, Logged]]:
+def played(seed: int = 1) -> tuple[list[Exchange], dict[str, Logged]]:
     """The client's answers and the log."""
-    rng, outcomes, log = Random(seed), list[Outcome](), dict[str, Logged]()
+    rng, outcomes, log = Random(seed), list[Exchange](), dict[str, Logged]()
     for index in range(TOTAL):
         version = version_at(index)
         skill = 0.7 + 0.25 * index / TOTAL
         right = rng.random() < skill
         confident = version is not None and (right or rng.random() < 0.3) and rng.random() < 0.4 + 0.5 * index / TOTAL
         audited = confident and rng.random() < 0.15
-        said = "refund" if right else "cancel"
         event_id = f"event-{index}" if audited or not confident else None
         if event_id is not None:
-            log[event_id] = Logged(output=None if version is None else said, audit=audited, label="refund")
+            log[event_id] = Logged(agreed=None if version is None else right, audit=audited)
         outcomes.append(
-            Outcome(
+            Exchange(
                 index=index,
                 at_s=_START_S + index / 14,
-                expected="refund",
                 item_id=f"item-{index}",
-                label=said if confident else "refund",
+                agreed=right if confident else True,
                 served_by="student" if confident else "teacher",
                 version=version,
                 event_id=event_id,
@@ -89,7 +91,7 @@ def swaps() -> list[dict[str, Any]]:
     ]
 
 
-def judged() -> list[Judged | None]:
+def judged() -> list[Marked | None]:
     """Every request against the record."""
     outcomes, log = played()
     return judge_all(outcomes, log, {})
@@ -107,11 +109,11 @@ def picture() -> Picture:
         swaps=swaps(),
         planted=PLANTED,
         rollback=ROLLBACK,
-        late_topic=True,
+        late="a new topic appears",
     )
 
 
-def money(outcomes: list[Outcome]) -> Money:
+def money(outcomes: list[Exchange]) -> Money:
     """What the lane's books come to."""
     student = sum(one.served_by == "student" for one in outcomes)
     teacher = len(outcomes) - student
@@ -131,35 +133,69 @@ def money(outcomes: list[Outcome]) -> Money:
     )
 
 
+def traffic(use_case: str = "support", *, generated: bool = True) -> DemoTraffic:
+    """What was sent."""
+    return DemoTraffic(
+        lane=Lane("demo", use_case),
+        task="classify",
+        terms=LaneTerms(labels=("refund", "cancel")),
+        path="<made up>",
+        sha256="0" * 64,
+        file=Path("traffic.jsonl"),
+        requests=(Request(value=TextInput(text="text"), recorded="refund"),) * TOTAL,
+        skipped=(),
+        generated=generated,
+    )
+
+
 def measured(**changes: Any) -> Measured:
-    """The run when everything has stopped, with some of it changed."""
+    """One lane when everything has stopped, with some of it changed."""
     outcomes, log = played()
     found: dict[str, Any] = {
-        "settings_changed": {"trainer.fine_tune": [True, False]},
-        "traffic": Traffic(path="<made up>", sha256="0" * 64, requests=(("text", "refund"),) * TOTAL, skipped=()),
-        "generated": True,
-        "wall_s": 230.0,
-        "children_left": 0,
+        "traffic": traffic(),
+        "acts": True,
         "outcomes": outcomes,
         "judged": judged(),
         "windows": windows(judged(), 12),
         "first_agreement": None,
-        "ledger": Ledger(accepted=len(log), ingested=len(log), dead=0, repeats=0, lost=0, twice=0),
+        "ledger": EventCount(accepted=len(log), ingested=len(log), dead=0, repeats=0, lost=0, twice=0),
         "money": money(outcomes),
         "promise": {"target": 0.8, "state": "held", "n": 40, "low": 0.86},
         "cycles": cycles(),
         "planted": PLANTED,
         "swaps": swaps(),
         "rollback": ROLLBACK,
-        "verified": True,
         "bought": [
             {"calls": 150, "system_agreement": 0.91, "random_agreement": 0.83, "oracle_agreement": 0.97},
         ],
-        "figures": [],
     }
     return Measured(**(found | changes))
 
 
+def run(*lanes: Measured, **changes: Any) -> Run:
+    """The whole run, with some of it changed."""
+    found: dict[str, Any] = {
+        "settings_changed": {"trainer.fine_tune": [True, False]},
+        "wall_s": 230.0,
+        "children_left": 0,
+        "verified": True,
+        "figures": [],
+    }
+    return Run(lanes=lanes or (measured(),), **(found | changes))
+
+
 def summary(**changes: Any) -> dict[str, Any]:
-    """The summary of the run."""
-    return build(measured(**changes))
+    """The summary of a run of one lane; the changes are of the run or of its lane."""
+    of_run = {name: value for name, value in changes.items() if name in Run.__slots__}
+    return build(run(measured(**{name: changes[name] for name in changes.keys() - of_run.keys()}), **of_run))
+
+
+def lane(**changes: Any) -> dict[str, Any]:
+    """The one lane's part of that summary."""
+    found: dict[str, Any] = summary(**changes)["lanes"][NAME]
+    return found
+
+
+def pictures() -> dict[str, Picture]:
+    """The pictures of a run of one lane."""
+    return {NAME: picture()}

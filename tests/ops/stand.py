@@ -10,12 +10,12 @@ from typing import Any, cast
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from ops import wiring
 from ops.answers.reading import Reading
 from ops.checks.verify import verify_site
-from ops.cli.reports import VerifyReport
 from ops.open_log import ensure_topics, open_appender
+from ops.reports import VerifyReport
 from ops.site import Site
+from ops.wiring import ingest as wiring
 from store.buffer.item import Item
 from store.buffer.ledger import Counters
 from store.buffer.redis import RedisBuffer

@@ -220,6 +220,7 @@ def test_an_edited_prompt_is_told_accepted_by_a_person_and_the_acceptance_undone
     take_in(stand)
     old = Reading.of(stand.site.lane(None)).key()
     prompt = stand.site.lane(None).teacher.prompt_file
+    assert prompt is not None
     prompt.write_text(prompt.read_text() + " ")
     found = answers(stand)
     assert (found["fresh"], found["stale"]) == (0, 6)
@@ -309,6 +310,7 @@ def a_teacher(stand: Stand) -> Iterator[Endpoint]:
     try:
         edit(stand, base_url=endpoint.url, input_usd_per_mtok="1000.0")
         prompt = stand.site.lane(None).teacher.prompt_file
+        assert prompt is not None
         prompt.write_text("Which? $labels\n$text")
         yield endpoint
     finally:

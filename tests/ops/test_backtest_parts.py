@@ -13,18 +13,19 @@ from msgspec import structs
 import ops.backtest.play
 import serve.gateway
 import trainer.attempt
-import trainer.due
 import trainer.judge.verdicts
-import trainer.learn.fit
+import trainer.learn.classify.fit
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import DEFAULT_CYCLE, DEFAULT_SCHEDULE
 from ops.sections import GateSection, SplitSection, TrainerSection
 from ops.settings import Settings
-from ops.wiring import cycle_settings, schedule_settings
+from ops.wiring.train import cycle_settings, schedule_settings
 from serve.teacher.budget import Budget
 from serve.teacher.memory_ledger import MemoryLedger
 from store.buffer.memory import MemoryBuffer
 from tests.ops.replays import Bench, given, log_rows
+from trainer.due import Ripeness
+from trainer.learn.tasks import TASKS
 
 ROWS = log_rows(120)
 BUDGET_ONLY = Ask(budget=70, seed=0, fine_tune=False)
@@ -172,8 +173,8 @@ def test_a_fine_tuned_member_comes_from_the_trainer_and_when_from_its_schedule(
 ) -> None:
     ask = structs.replace(BUDGET_ONLY, fine_tune=True)
     assert bench.run(ROWS, ask)[0].fine_tune_cycles == 0
-    monkeypatch.setattr(trainer.due, "FIRST_FINE_TUNE_ITEMS", 40)
-    monkeypatch.setattr(trainer.due, "FINE_TUNE_ITEMS_PER_LABEL", 1)
+    sooner = replace(TASKS["classify"], ripe=Ripeness(items=40, items_per_label=1))
+    monkeypatch.setitem(TASKS, "classify", sooner)
     tuned, answers = bench.run(ROWS, ask)
     assert tuned.fine_tune_cycles >= 1
     assert tuned.served_parameters > 1.5 * tuned.encoder_parameters
@@ -184,7 +185,7 @@ def test_a_fine_tuned_member_comes_from_the_trainer_and_when_from_its_schedule(
         member.weight[:] = 0.0
         return member
 
-    wrap(monkeypatch, trainer.learn.fit, "train_member", marked)
+    wrap(monkeypatch, trainer.learn.classify.fit, "train_member", marked)
     assert given(bench.run(ROWS, ask)[1]) != given(answers)
 
 
@@ -207,13 +208,13 @@ def test_the_backtest_holds_no_learning_and_no_decision_of_its_own(path: Path) -
         "sklearn",
         "scipy.optimize",
         "transformers",
-        "trainer.learn.head",
-        "trainer.learn.probe",
-        "trainer.learn.fine_tune",
+        "trainer.learn.classify.head",
+        "trainer.learn.classify.probe",
+        "trainer.learn.classify.fine_tune",
     )
     assert not [name for name in imported if name.startswith(learners)]
     parts = {
-        "trainer.learn.fit.fit",
+        "trainer.learn.classify.fit.fit",
         "trainer.judge.gate.judge",
         "trainer.judge.calibrate.calibrate",
         "store.policy.decide",

@@ -12,8 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from ops.backtest.pool import Done, Outcome, Pool, Source, in_order
 from ops.backtest.records import Ask
+from ops.backtest.runs.pool import Outcome, Pool, in_order
+from ops.backtest.runs.work import Done, Source
 from ops.show.progress import Board
 from tests.ops.children import REPOSITORY, gone, lines, pids, until
 from tests.ops.fake_replay import made_log
@@ -23,7 +24,8 @@ ASKS = [Ask(budget=budget, seed=seed) for budget in (50, 100) for seed in (1, 2)
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from ops.backtest.pool import Pool, Source
+from ops.backtest.runs.pool import Pool
+from ops.backtest.runs.work import Source
 from ops.backtest.records import Ask
 from tests.ops.fake_replay import made_log
 folder, slow_s, seeds = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])

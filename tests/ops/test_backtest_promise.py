@@ -9,7 +9,7 @@ from msgspec import structs
 
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import Replay
-from store.student.student import Student
+from store.student.classify import Student
 from tests.bench.promise_streams import needless
 from tests.ops.replays import Bench, log_rows, unseen
 from trainer.attempt import Attempt

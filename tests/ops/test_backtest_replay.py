@@ -16,7 +16,7 @@ from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.stream import Cursor, LogHorizon, ReplayedForward
 from store.buffer.memory import MemoryBuffer
 from store.policy import Allowance
-from store.student.student import Student
+from store.student.classify import Student
 from tests.ops.replays import LABELS, NEW_LABELS, PAGES, Bench, given, log_rows, unseen, with_another_future
 from trainer.attempt import Attempt
 

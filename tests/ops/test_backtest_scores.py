@@ -14,9 +14,9 @@ from ops.backtest.log import Log
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.scores import Cycles, RowAnswer, hard_topics, score, to_answers, to_run
 from ops.backtest.stream import Stream
-from serve.escalation import Answer
-from serve.pace import Metric
+from serve.tasks.classify import LabelledAnswer
 from store.event import StudentOpinion
+from store.policy import Metric
 from store.student.encoder import Encoder
 from tests.tiny import tiny_encoder
 
@@ -46,9 +46,9 @@ class One:
     @property
     def told(self) -> RowAnswer:
         """The row as the gateway would have answered it."""
-        served: Answer | None = None
+        served: LabelledAnswer | None = None
         if self.answer:
-            served = Answer(
+            served = LabelledAnswer(
                 label=self.answer,
                 probs=None if self.fate == "paid" else [0.7, 0.2, 0.1],
                 num_classes=3,

@@ -14,13 +14,14 @@ import pytest
 import redis
 from typer.testing import CliRunner, Result
 
-from ops.checks.followers import followers
-from ops.cli.actions import Followers, Operator
 from ops.cli.app import app
-from ops.cli.output import exit_code_of
-from ops.cli.status import promise_of
-from ops.processes.process import RunFile, exclusive, write_run_file
-from ops.processes.run import run_all
+from ops.exits import exit_code_of
+from ops.moves.followers import followers
+from ops.moves.operator import Followers, Operator
+from ops.processes.process import exclusive
+from ops.processes.run.all import run_all
+from ops.state.run_files import RunFile, write_run_file
+from ops.status.collect import promise_of
 from store.buffer.server import private_redis
 from store.control import Control, Heartbeat
 from store.errors import AlreadyRunningError, MoveConflictError
@@ -202,7 +203,7 @@ def test_rollback_waits_until_every_live_gateway_serves_the_version(
 def test_a_gateway_that_does_not_follow_ends_rollback_with_1_but_the_move_stands(
     with_redis: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.cli.actions.FOLLOW_S", 0.3)
+    monkeypatch.setattr("ops.moves.operator.FOLLOW_S", 0.3)
     one, two = publish(with_redis, b"one", b"two")
     Control(redis_client).announce(LANE, "stuck", Heartbeat(version=two, at_s=wall_clock_s()))
     report = answer(call("rollback", "-c", with_redis, "-o", "json"), code=1)
@@ -213,7 +214,7 @@ def test_a_gateway_that_does_not_follow_ends_rollback_with_1_but_the_move_stands
 def test_a_gateway_that_runs_here_and_does_not_answer_has_confirmed_nothing(
     settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.cli.actions.FOLLOW_S", 0.3)
+    monkeypatch.setattr("ops.moves.operator.FOLLOW_S", 0.3)
     one, _ = publish(settings, b"one", b"two")
     site = open_site(settings)
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections, and says nothing
@@ -240,7 +241,7 @@ def test_a_gateway_that_was_heard_before_the_move_and_not_after_it_has_confirmed
 def test_rollback_expects_a_gateway_that_it_heard_before_the_move(
     with_redis: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.cli.actions.FOLLOW_S", 0.3)
+    monkeypatch.setattr("ops.moves.operator.FOLLOW_S", 0.3)
     _, two = publish(with_redis, b"one", b"two")
     Control(redis_client).announce(LANE, "killed", Heartbeat(version=two, at_s=wall_clock_s()))
     site, looks = open_site(with_redis), []
@@ -373,7 +374,7 @@ def test_an_import_without_one_good_row_is_no_success(settings: Path, tmp_path: 
 
 
 def test_a_second_run_all_on_the_same_state_is_refused(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ops.processes.run._PATIENCE_S", 0.0)
+    monkeypatch.setattr("ops.processes.run.all.PATIENCE_S", 0.0)
     site = open_site(settings)
     with (
         exclusive(site.run_directory, "all", patience_s=0.0),

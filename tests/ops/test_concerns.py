@@ -9,8 +9,7 @@ import pytest
 import redis
 from typer.testing import CliRunner, Result
 
-from ops.checks.concerns import LanePromise, Traffic, concerns, remarks
-from ops.cli.actions import traffic_of
+from ops.checks.concerns import LanePromise, LaneTraffic, concerns, remarks, traffic_of
 from ops.cli.app import app
 from store.control import REMEMBERED_REQUESTS, Control, CycleEnded, Heartbeat
 from store.policy import Policy
@@ -27,13 +26,14 @@ PROMISE = LanePromise(
     target=0.95,
     confidence=0.95,
     calls_per_day=5000,
-    traffic=lambda: Traffic(requests_per_day=28_800.0, at_least=False),
+    traffic=lambda: LaneTraffic(requests_per_day=28_800.0, at_least=False),
 )
 UNCERTIFIED = msgspec.structs.replace(CERTIFIED, threshold=None)
 
 
 def said(manifest: Manifest, promise: LanePromise = PROMISE, *, serving: tuple[str, ...] = ()) -> str:
-    return "; ".join(concerns("v1", manifest, promise, serving=serving, removal_declared=False))
+    before = make_manifest(labels=list(serving)).student if serving else None
+    return "; ".join(concerns("v1", manifest, promise, serving=before, removal_declared=False))
 
 
 def of(policy: Policy | None, **changes: Any) -> Manifest:
@@ -75,7 +75,7 @@ def test_what_the_gate_said_is_said() -> None:
 def test_the_traffic_is_what_the_gateways_remember() -> None:
     assert traffic_of({}) is None
     beats = {name: Heartbeat(version=None, at_s=0.0, recent_requests=50) for name in "ab"}
-    assert traffic_of(beats) == Traffic(requests_per_day=28_800.0, at_least=False)
+    assert traffic_of(beats) == LaneTraffic(requests_per_day=28_800.0, at_least=False)
     beats["c"] = Heartbeat(version=None, at_s=0.0, recent_requests=REMEMBERED_REQUESTS)
     found = traffic_of(beats)
     assert found is not None

@@ -16,8 +16,8 @@ from ops.checks.lag import lags_of
 from ops.checks.verify import verify_site
 from ops.cli.app import app
 from ops.letters.reading import list_letters
-from ops.processes.process import RunFile, write_run_file
-from store.buffer.repair.letters import Decision, LetterBook
+from ops.state.run_files import RunFile, write_run_file
+from store.buffer.repair.letters import LetterBook, LetterDecision
 from store.buffer.repair.lists import Lists
 from store.event import Lane, encode, wall_clock_s
 from tests.contracts.escalations import escalation
@@ -177,8 +177,8 @@ def test_letters_that_the_log_has_deleted_are_dropped_by_number(stand: Stand) ->
 def test_a_replay_that_was_killed_half_way_is_taken_up_again_and_not_by_two_at_once(stand: Stand) -> None:
     book = LetterBook(stand.client)
 
-    def decision(at_s: float) -> Decision:
-        return Decision(outcome="replayed", who="me", why="a test", at_s=at_s)
+    def decision(at_s: float) -> LetterDecision:
+        return LetterDecision(outcome="replayed", who="me", why="a test", at_s=at_s)
 
     assert book.begin(LANE.use_case, "a", decision(0.0))
     assert not book.begin(LANE.use_case, "a", decision(60.0))

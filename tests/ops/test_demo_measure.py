@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.demo.measure import (
-    Judged,
+from ops.demo.measures.measure import (
+    Exchange,
     Logged,
-    Outcome,
+    Marked,
     estimate,
     judge,
     judge_all,
@@ -20,38 +20,37 @@ from ops.demo.measure import (
 from tests.ops.one_run import TOTAL, judged, played
 
 
-def outcome(**changes: object) -> Outcome:
+def outcome(**changes: object) -> Exchange:
     found: dict[str, object] = {
         "index": 0,
         "at_s": 1.0,
-        "expected": "refund",
         "item_id": "item",
-        "label": "refund",
+        "agreed": True,
         "served_by": "student",
         "version": "v1",
         "event_id": None,
     }
-    return Outcome(**(found | changes))  # type: ignore[arg-type]
+    return Exchange(**(found | changes))  # type: ignore[arg-type]
 
 
-def judged_as(one: Outcome, logged: Logged | None = None, trained: tuple[str, ...] = ()) -> Judged:
+def judged_as(one: Exchange, logged: Logged | None = None, trained: tuple[str, ...] = ()) -> Marked:
     found = judge(one, logged, trained)
     assert found is not None
     return found
 
 
 def test_the_students_own_answer_counts_in_all_three_agreements() -> None:
-    found = judged_as(outcome(label="cancel"))
+    found = judged_as(outcome(agreed=False))
     assert (found.student, found.answered, found.system, found.escalated) == (False, False, False, False)
 
 
 def test_an_escalated_request_tells_the_students_opinion_from_the_log_and_is_no_answer_of_its_own() -> None:
-    found = judged_as(outcome(served_by="teacher"), Logged(output="cancel", audit=False, label="refund"))
+    found = judged_as(outcome(served_by="teacher"), Logged(agreed=False, audit=False))
     assert (found.student, found.answered, found.system, found.escalated) == (False, None, True, True)
 
 
 def test_a_cold_request_says_nothing_of_the_student() -> None:
-    found = judged_as(outcome(served_by="teacher", version=None), Logged(output=None, audit=False, label="refund"))
+    found = judged_as(outcome(served_by="teacher", version=None), Logged(agreed=None, audit=False))
     assert (found.student, found.answered) == (None, None)
 
 
@@ -62,15 +61,15 @@ def test_an_answer_that_the_policy_did_not_trust_is_outside_the_promise(flag: st
 
 
 def test_an_audit_is_judged_by_what_the_teacher_really_said() -> None:
-    assert judged_as(outcome(), Logged(output="refund", audit=True, label="cancel")).audit is False
+    assert judged_as(outcome(), Logged(agreed=False, audit=True)).audit is False
 
 
 def test_a_failed_request_is_judged_by_nobody() -> None:
-    assert judge(outcome(label=None, served_by=None), None, ()) is None
+    assert judge(outcome(agreed=None, served_by=None), None, ()) is None
 
 
 def test_questions_that_the_version_was_trained_on_are_left_out_and_counted() -> None:
-    wrong = judged_as(outcome(label="cancel"), trained=("item",))
+    wrong = judged_as(outcome(agreed=False), trained=("item",))
     found = window([judged_as(outcome()), wrong, wrong], 10)
     assert found is not None
     assert (found.first, found.last, found.n, found.trained) == (10, 12, 1, 2)
@@ -117,7 +116,7 @@ def test_rolling_windows_look_back_and_never_ahead(length: int, width: int, step
 
 def test_who_answered_adds_up() -> None:
     outcomes, _ = played()
-    found = requests_of([*outcomes, outcome(label=None, served_by=None, error="HTTP 503")])
+    found = requests_of([*outcomes, outcome(agreed=None, served_by=None, error="HTTP 503")])
     assert found["sent"] == TOTAL + 1 == found["student"] + found["teacher"] + found["failed"]
 
 

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,16 +17,20 @@ import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ops.demo.__main__ import parse
-from ops.demo.client import Client, schedule_s
 from ops.demo.command import run_json
 from ops.demo.plant import shuffle_labels
 from ops.demo.processes import DemoError, Descendants, explain_end, running
+from ops.demo.tasks.play import Request
+from ops.demo.tasks.tasks import TASKS
+from ops.demo.traffic.client import Client, schedule_s
+from store.event import TaskInput, TextInput
 from tests.ops.children import REPOSITORY, gone, until
+from tests.ops.one_run import traffic
 from trainer.snapshot import Row
 
 WAITS = "import time, pathlib, os, sys; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
@@ -43,7 +48,7 @@ def test_the_pace_is_kept_in_order_with_a_small_jitter(requests: int, rate: floa
 async def gateway(delay_s: float) -> AsyncIterator[str]:
     asked: Counter[str] = Counter()
 
-    async def classify(request: Request) -> JSONResponse:
+    async def classify(request: HttpRequest) -> JSONResponse:
         text = (await request.json())["input"]
         await asyncio.sleep(delay_s)
         asked[text] += 1
@@ -69,12 +74,22 @@ async def gateway(delay_s: float) -> AsyncIterator[str]:
         await serving
 
 
+def client_of(url: str, requests: list[tuple[str, str]]) -> Client:
+    asked = tuple(Request(value=TextInput(text=text), recorded=label) for text, label in requests)
+    return Client(url, replace(traffic(), requests=asked), TASKS["classify"], lambda value: f"item of {texts(value)}")
+
+
+def texts(value: TaskInput) -> str:
+    assert isinstance(value, TextInput)
+    return value.text
+
+
 def sent(requests: list[tuple[str, str]], due_s: list[float], delay_s: float = 0.0) -> tuple[Client, float]:
     async def send() -> tuple[Client, float]:
         async with gateway(delay_s) as url:
-            client = Client(url, "support", lambda text: f"item of {text}")
+            client = client_of(url, requests)
             started_s = asyncio.get_running_loop().time()
-            await client.send_all(requests, due_s)
+            await client.send_all(due_s)
             return client, asyncio.get_running_loop().time() - started_s
 
     return asyncio.run(send())
@@ -84,16 +99,16 @@ def test_every_request_is_recorded_and_a_failure_keeps_its_words() -> None:
     requests = [("refund", "refund"), ("broken", "refund"), ("nobody", "refund")]
     client, _ = sent(requests, [0.0, 0.0, 0.0])
     found = {one.index: one for one in client.outcomes}
-    assert (found[0].label, found[0].item_id, found[0].version) == ("refund", "item of refund", "v1")
-    assert found[1].label is None
+    assert (found[0].agreed, found[0].item_id, found[0].version) == (True, "item of refund", "v1")
+    assert found[1].agreed is None
     assert "HTTP 503" in (found[1].error or "")
-    assert found[2].label is None
+    assert found[2].agreed is None
     assert "teacher_down" in (found[2].error or "")
 
 
 def test_a_request_that_a_busy_gateway_puts_off_is_sent_again() -> None:
     client, _ = sent([("put off", "refund")], [0.0])
-    assert [(one.label, one.error) for one in client.outcomes] == [("put off", None)]
+    assert [(one.agreed, one.error) for one in client.outcomes] == [(False, None)]
 
 
 def test_a_slow_gateway_does_not_slow_the_client_down() -> None:
@@ -103,9 +118,9 @@ def test_a_slow_gateway_does_not_slow_the_client_down() -> None:
 
 
 def test_nobody_at_home_is_a_failed_request_and_no_crash() -> None:
-    client = Client("http://127.0.0.1:9", "support", str)
-    asyncio.run(client.send_all([("refund", "refund")], [0.0]))
-    assert client.outcomes[0].label is None
+    client = client_of("http://127.0.0.1:9", [("refund", "refund")])
+    asyncio.run(client.send_all([0.0]))
+    assert client.outcomes[0].agreed is None
     assert "Connect" in (client.outcomes[0].error or "")
 
 
@@ -218,7 +233,8 @@ def test_shuffling_permutes_the_training_rows_labels_and_touches_nothing_else() 
 
 def test_the_arguments_are_those_that_make_passes_on() -> None:
     words = "--traffic f.jsonl --target .75 --file-order --seed 2 --requests 99 --text-column t --label-column a.b"
-    plan = parse(words.split())
+    plan = parse([*words.split(), "--task", "rank"])
+    assert plan.tasks == ("rank",)
     assert (plan.traffic, plan.target, plan.file_order, plan.seed) == (Path("f.jsonl"), 0.75, True, 2)
     assert (plan.requests, plan.text_column, plan.label_column) == (99, "t", "a.b")
 

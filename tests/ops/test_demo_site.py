@@ -2,18 +2,37 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ops.demo.plan import Plan, prepare_traffic
+from ops.demo.plan import DemoPlan, rate_of
+from ops.demo.plan import prepare_traffic as prepare_all
 from ops.demo.site import configure, differences, make_site, set_key
+from ops.demo.tasks.play import DemoTraffic
 from ops.settings import Settings, example_toml
 from store.errors import SettingsError
+from store.event import RankInput, TextInput
 
 
-def plan(tmp_path: Path, **changes: object) -> Plan:
-    return Plan(**({"out": tmp_path} | changes))  # type: ignore[arg-type]
+def plan(tmp_path: Path, **changes: object) -> DemoPlan:
+    tmp_path.mkdir(exist_ok=True)
+    return DemoPlan(**({"out": tmp_path} | changes))  # type: ignore[arg-type]
+
+
+def prepare_traffic(plan: DemoPlan) -> DemoTraffic:
+    """The support desk's alone."""
+    (found,) = prepare_all(replace(plan, task="classify"))
+    return found
+
+
+def asked(traffic: DemoTraffic) -> list[tuple[str, str]]:
+    found = []
+    for request in traffic.requests:
+        assert isinstance(request.value, TextInput)
+        found.append((request.value.text, request.recorded))
+    return found
 
 
 def file_of(tmp_path: Path, *rows: object) -> Path:
@@ -24,22 +43,22 @@ def file_of(tmp_path: Path, *rows: object) -> Path:
 
 def test_generated_traffic_is_written_with_the_answers_that_the_teacher_will_give(tmp_path: Path) -> None:
     traffic = prepare_traffic(plan(tmp_path, requests=60))
-    sent = [json.loads(line) for line in (tmp_path / "traffic.jsonl").read_text().splitlines()]
-    assert [(row["text"], row["teacher"]["label"]) for row in sent] == list(traffic.requests)
+    sent = [json.loads(line) for line in traffic.file.read_text().splitlines()]
+    assert [(row["text"], row["teacher"]["label"]) for row in sent] == asked(traffic)
     assert len(traffic.requests) == 60
 
 
 def test_a_bad_row_is_skipped_with_its_line(tmp_path: Path) -> None:
     rows = [{"text": "a", "label": "x"}, "{", {"text": "b"}, {"text": " ", "label": "x"}, {"text": "c", "label": "y"}]
     traffic = prepare_traffic(plan(tmp_path, traffic=file_of(tmp_path, *rows), file_order=True))
-    assert traffic.requests == (("a", "x"), ("c", "y"))
+    assert asked(traffic) == [("a", "x"), ("c", "y")]
     assert [bad.line for bad in traffic.skipped] == [2, 3, 4]
 
 
 def test_a_file_is_shuffled_by_the_seed_unless_its_order_is_asked_for(tmp_path: Path) -> None:
     file = file_of(tmp_path, *({"text": f"t{n}", "label": str(n % 2)} for n in range(50)))
-    in_order = prepare_traffic(plan(tmp_path, traffic=file, file_order=True)).requests
-    one, again, other = (prepare_traffic(plan(tmp_path, traffic=file, seed=seed)).requests for seed in (1, 1, 2))
+    in_order = asked(prepare_traffic(plan(tmp_path, traffic=file, file_order=True)))
+    one, again, other = (asked(prepare_traffic(plan(tmp_path, traffic=file, seed=seed))) for seed in (1, 1, 2))
     assert [text for text, _ in in_order] == [f"t{n}" for n in range(50)]
     assert one == again != other
     assert sorted(one) == sorted(in_order) != list(one)
@@ -48,7 +67,7 @@ def test_a_file_is_shuffled_by_the_seed_unless_its_order_is_asked_for(tmp_path: 
 def test_a_text_that_comes_again_has_the_answer_that_was_recorded_first(tmp_path: Path) -> None:
     rows = [{"text": "a  b", "label": "x"}, {"text": "a b", "label": "y"}, {"text": "c", "label": "y"}]
     traffic = prepare_traffic(plan(tmp_path, traffic=file_of(tmp_path, *rows), file_order=True))
-    assert [label for _, label in traffic.requests] == ["x", "x", "y"]
+    assert [label for _, label in asked(traffic)] == ["x", "x", "y"]
 
 
 def test_columns_are_found_or_named(tmp_path: Path) -> None:
@@ -56,13 +75,13 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="TEXT_COLUMN="):
         prepare_traffic(plan(tmp_path, traffic=file))
     named = plan(tmp_path, traffic=file, text_column="said", label_column="verdict.by", file_order=True)
-    assert prepare_traffic(named).requests[:2] == (("t0", "0"), ("t1", "1"))
+    assert asked(prepare_traffic(named))[:2] == [("t0", "0"), ("t1", "1")]
 
 
 def test_the_shared_streams_work_unchanged(tmp_path: Path, shared_data: Path) -> None:
     for name, labels in (("isear.jsonl", 7), ("banking77.jsonl", 77)):
         traffic = prepare_traffic(plan(tmp_path, traffic=shared_data / name))
-        assert len(traffic.labels) == labels
+        assert len(traffic.terms.labels) == labels
         assert not traffic.skipped
 
 
@@ -76,14 +95,14 @@ def test_the_settings_that_differ_are_found_by_comparing(tmp_path: Path) -> None
     chosen = plan(tmp_path, requests=60, target=0.75)
     traffic = prepare_traffic(chosen)
     file = make_site(chosen)
-    changed = configure(file, chosen, traffic, "http://127.0.0.1:1/v1")
+    changed = configure(file, chosen, [(traffic, "http://127.0.0.1:1/v1")])
     assert changed["lanes.promise.target"] == [0.95, 0.75]
     assert changed["trainer.fine_tune"] == [True, False]
     assert changed["trainer.quarantine_s"] == [3600.0, 0.0]
     assert not {"lanes.tenant", "lanes.labels", "lanes.teacher.base_url", "state_dir"} & changed.keys()
     settings = Settings.load(file)
     assert differences(settings, settings) == {}
-    assert settings.lanes[0].labels == traffic.labels
+    assert settings.lanes[0].labels == traffic.terms.labels
 
 
 def test_a_second_demo_starts_afresh(tmp_path: Path) -> None:
@@ -104,3 +123,32 @@ def test_a_key_is_set_in_its_own_table() -> None:
 def test_a_key_that_is_not_there_is_an_error(table: str, key: str) -> None:
     with pytest.raises(SettingsError, match=f"{table}.{key}"):
         set_key(example_toml(), table, key, 1)
+
+
+def test_every_task_is_played_at_once_and_all_lanes_end_together(tmp_path: Path) -> None:
+    chosen = plan(tmp_path, requests=60)
+    support, shop = prepare_all(chosen)
+    assert (str(support.lane), str(shop.lane)) == ("demo/support", "demo/shop")
+    assert rate_of(chosen, support, [support, shop]) == rate_of(chosen, shop, [support, shop]) == chosen.rate / 2
+    file = make_site(chosen)
+    configure(file, chosen, [(support, "http://127.0.0.1:1/v1"), (shop, "http://127.0.0.1:2/v1")])
+    first, second = Settings.load(file).lanes
+    assert (first.task, first.teacher.kind, first.labels) == ("classify", "chat", support.terms.labels)
+    assert (second.task, second.teacher.kind, second.labels) == ("rank", "rerank", ())
+    assert second.teacher.prompt_file is None
+    assert (second.rank.k, second.rank.epsilon) == (shop.terms.tolerance.k, shop.terms.tolerance.epsilon)
+
+
+def test_a_shops_lists_are_read_back_as_they_were_generated(tmp_path: Path) -> None:
+    (shop,) = prepare_all(plan(tmp_path, task="rank", requests=40))
+    (again,) = prepare_all(plan(tmp_path / "again", task="rank", traffic=shop.file, file_order=True))
+    assert again.requests == shop.requests
+
+
+def test_a_bad_list_is_skipped_with_its_line_and_one_that_comes_again_keeps_its_scores(tmp_path: Path) -> None:
+    good = {"query": "q", "documents": ["a", "b"], "scores": [0.1, 0.9]}
+    rows = [good, "{", {**good, "scores": [1.0]}, {**good, "documents": []}, {**good, "scores": [0.5, 0.4]}]
+    (found,) = prepare_all(plan(tmp_path, task="rank", traffic=file_of(tmp_path, *rows), file_order=True))
+    assert [bad.line for bad in found.skipped] == [2, 3, 4]
+    assert [request.recorded for request in found.requests] == [(0.1, 0.9), (0.1, 0.9)]
+    assert found.requests[0].value == RankInput(query="q", documents=["a", "b"])

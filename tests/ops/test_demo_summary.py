@@ -10,9 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.demo.measure import windows
-from ops.demo.summary import Ledger, ledger
-from tests.ops.one_run import PLANTED, ROLLBACK, TOTAL, cycles, judged, measured, played, summary, swaps
+from ops.demo.measures.measure import windows
+from ops.demo.measures.summary import EventCount, build, ledger
+from tests.ops.one_run import (
+    PLANTED,
+    ROLLBACK,
+    TOTAL,
+    cycles,
+    judged,
+    lane,
+    measured,
+    played,
+    run,
+    summary,
+    swaps,
+    traffic,
+)
 
 KEYS = {
     "traffic": {"path", "sha256", "rows", "skipped"},
@@ -29,13 +42,14 @@ LISTED = {
 
 
 def test_the_summary_has_every_key_and_is_one_line_of_json() -> None:
-    found = summary()
-    assert {"settings_changed", "wall_s", "children_left", "figures", *KEYS, *LISTED} <= found.keys()
+    assert {"settings_changed", "wall_s", "children_left", "verified", "figures", "lanes"} <= summary().keys()
+    found = lane()
+    assert {"task", *KEYS, *LISTED} <= found.keys()
     assert all(found[name].keys() == keys for name, keys in KEYS.items())
     assert {"teacher_only_usd", "spent_usd", "saved_usd", "audits_usd", "priced_by"} <= found["money"].keys()
     assert all(one.keys() >= keys for name, keys in LISTED.items() for one in found[name])
     assert {"value", "low", "high"} <= found["windows"][-1]["student_agreement"].keys()
-    assert "\n" not in json.dumps(found)
+    assert "\n" not in json.dumps(summary())
 
 
 def test_a_run_in_which_everything_held_breaks_no_claim() -> None:
@@ -43,17 +57,17 @@ def test_a_run_in_which_everything_held_breaks_no_claim() -> None:
 
 
 def test_the_planted_challenger_is_marked_and_nobody_else_is() -> None:
-    assert [one["version"] for one in summary()["cycles"] if one["planted"]] == [PLANTED]
+    assert [one["version"] for one in lane()["cycles"] if one["planted"]] == [PLANTED]
 
 
 def events(**changes: int) -> dict[str, Any]:
     found = {"accepted": 9, "ingested": 9, "dead": 0, "repeats": 0, "lost": 0, "twice": 0}
-    return {"ledger": Ledger(**(found | changes))}
+    return {"ledger": EventCount(**(found | changes))}
 
 
 def failed_request() -> dict[str, Any]:
     outcomes, _ = played()
-    return {"outcomes": [replace(outcomes[0], label=None, served_by=None, error="HTTP 503: no"), *outcomes[1:]]}
+    return {"outcomes": [replace(outcomes[0], agreed=None, served_by=None, error="HTTP 503: no"), *outcomes[1:]]}
 
 
 def with_promise(target: float) -> dict[str, Any]:
@@ -74,11 +88,11 @@ def never_better() -> dict[str, Any]:
         (failed_request(), ["1 requests failed", "HTTP 503: no"]),
         ({"outcomes": played()[0][:-1]}, [f"{TOTAL - 1} requests were sent"]),
         (
-            {"ledger": Ledger(accepted=9, ingested=8, dead=0, repeats=0, lost=1, twice=0)},
+            {"ledger": EventCount(accepted=9, ingested=8, dead=0, repeats=0, lost=1, twice=0)},
             ["1 accepted events were lost"],
         ),
         (
-            {"ledger": Ledger(accepted=9, ingested=9, dead=2, repeats=0, lost=0, twice=0)},
+            {"ledger": EventCount(accepted=9, ingested=9, dead=2, repeats=0, lost=0, twice=0)},
             ["2 events became dead letters"],
         ),
         ({"verified": False}, ["understudy verify"]),
@@ -109,13 +123,13 @@ def test_a_student_that_serves_well_from_its_first_day_rose_from_the_first_versi
 
 
 def test_a_users_own_traffic_need_not_teach_the_student_anything() -> None:
-    assert summary(generated=False, **never_better())["broken_claims"] == []
+    assert summary(traffic=traffic(generated=False), **never_better())["broken_claims"] == []
 
 
 def test_a_summary_of_nothing_is_a_summary() -> None:
     found = measured(outcomes=[], judged=[], windows=[], cycles=[], swaps=[], planted=None, rollback=None)
     assert found.windows == []
-    assert summary(outcomes=[], judged=[], windows=[])["requests"]["sent"] == 0
+    assert lane(outcomes=[], judged=[], windows=[])["requests"]["sent"] == 0
 
 
 @given(copies=st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 3)), dead=st.integers(0, 2))
@@ -146,3 +160,12 @@ def test_books_that_miss_an_answer_or_count_one_twice_are_a_broken_claim() -> No
         (told,) = summary(money=wrong)["broken_claims"]
         assert told.startswith(f"the books count {wrong.student} answers by the student")
     assert summary(money=None)["broken_claims"] == ["the lane's books could not be read"]
+
+
+def test_of_several_lanes_each_has_its_part_and_a_broken_claim_names_its_lane() -> None:
+    quiet = measured(traffic=traffic("shop"), acts=False, planted=None, rollback=None, cycles=cycles()[:2])
+    found = build(run(measured(), quiet))
+    assert list(found["lanes"]) == ["demo/support", "demo/shop"]
+    assert found["broken_claims"] == []
+    failing = build(run(measured(), replace(quiet, cycles=[])))
+    assert failing["broken_claims"] == ["demo/shop: no version was ever promoted"]

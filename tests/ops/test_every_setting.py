@@ -126,13 +126,18 @@ def lanes_seen(wired: Wired) -> object:
 
 def tasks_seen(wired: Wired) -> object:
     (keys,) = wired.ingest._lanes.values()
-    return len(wired.services().lanes), keys.task, len(wired.trainer.lanes)
+    return wired.lane.parts.settings.task, keys.task
 
 
 def labels_seen(wired: Wired) -> object:
     (keys,) = wired.ingest._lanes.values()
     shown = wired.ask_teacher("gone")[0]["messages"][0]["content"]
-    return isinstance(wired.ask_teacher("gone")[1], Answered), "gone" in shown, keys.labels, wired.work.training.labels
+    return (
+        isinstance(wired.ask_teacher("gone")[1], Answered),
+        "gone" in shown,
+        keys.terms.labels,
+        wired.work.training.labels,
+    )
 
 
 def permitted(wired: Wired) -> object:
@@ -246,6 +251,10 @@ def cycle_and_load(name: str) -> See:
     return lambda wired: (getattr(wired.work.settings, name), wired.loaded_with()[name])
 
 
+def own(name: str) -> See:
+    return lambda wired: (getattr(wired.work.training.student, name), wired.loaded_with()[name])
+
+
 BASE: Final[dict[str, object]] = {
     "redis.url": NOWHERE,
     "lanes.tenant": "acme",
@@ -257,6 +266,8 @@ BASE: Final[dict[str, object]] = {
     "lanes.teacher.model": "big",
     "lanes.teacher.prompt_file": "prompts/classify.txt",
 }
+RANKING: Final = {"lanes.task": "rank", "lanes.labels": None, "lanes.teacher.prompt_file": "rank.txt"}
+A_RERANKER: Final = {"lanes.teacher.prompt_file": None}
 CHECKS: Final[dict[str, Check]] = {
     "state_dir": Check(
         "elsewhere", state_places, ["elsewhere/spool", "elsewhere/cache", "elsewhere/registry", "elsewhere/run"]
@@ -293,10 +304,8 @@ CHECKS: Final[dict[str, Check]] = {
     ),
     "gateway.host": Check("0.0.0.0", process("serve", "host")),  # noqa: S104 - what is tested
     "gateway.port": Check(18_080, process("serve", "port")),
-    "gateway.max_batch": Check(
-        5, lambda w: (w.gateway._batcher._max_batch, w.lane.follow._settings.max_batch), both(5)
-    ),
-    "gateway.batch_wait_ms": Check(40.0, lambda w: w.gateway._batcher._wait_s, 0.04),
+    "gateway.max_batch": Check(5, lambda w: (w.executor().pace._max_batch, w.lane.follow._settings.max_batch), both(5)),
+    "gateway.batch_wait_ms": Check(40.0, lambda w: w.executor()._wait_s, 0.04),
     "gateway.max_text_chars": Check(10, lambda w: [w.ask("x" * 10), w.ask("x" * 11)], [ANSWERABLE, "invalid_request"]),
     "gateway.allowed_hosts": Check(["models.example.com"], lambda w: w.ask(host="models.example.com"), ANSWERABLE),
     "gateway.allowed_origins": Check(
@@ -347,7 +356,9 @@ CHECKS: Final[dict[str, Check]] = {
     "spool.max_bytes": Check(2 << 20, spool, both(2 << 20)),
     "lanes.tenant": Check("bolt", lanes_seen, (["bolt/support"],) * 3),
     "lanes.use_case": Check("orders", lanes_seen, (["acme/orders"],) * 3),
-    "lanes.task": Check("rank", tasks_seen, (0, "rank", 0)),
+    "lanes.task": Check(
+        "rank", tasks_seen, both("rank"), also={"lanes.labels": None, "lanes.teacher.prompt_file": "rank.txt"}
+    ),
     "lanes.labels": Check(["gone", "refund"], labels_seen, (True, True, *both(("gone", "refund")))),
     "lanes.labels_file": Check(
         "labels.txt", labels_seen, (True, True, *both(("refund", "gone"))), also={"lanes.labels": None}
@@ -358,14 +369,14 @@ CHECKS: Final[dict[str, Check]] = {
         keyed({}, {"authorization": f"Bearer {KEY}"}, {"authorization": f"Bearer {KEY}x"}),
         ["invalid_api_key", ANSWERABLE, "invalid_api_key"],
     ),
-    "lanes.policy": Check("budget", lambda w: (w.lane.horizon is not None, w.work.training.policy), (True, "budget")),
-    "lanes.metric": Check(
-        "balanced_accuracy", lambda w: w.lane.service._plan and w.lane.service._plan.pace._metric, beside=BUDGET_ONLY
+    "lanes.policy": Check(
+        "budget", lambda w: (not w.lane.service.routing.promises, w.work.training.policy), (True, "budget")
     ),
-    "lanes.rows_per_day": Check(500.0, lambda w: w.lane.horizon and w.lane.horizon._rows_per_day, beside=BUDGET_ONLY),
+    "lanes.metric": Check("balanced_accuracy", lambda w: w.lane.service.settings.metric, beside=BUDGET_ONLY),
+    "lanes.rows_per_day": Check(500.0, lambda w: w.horizon()._rows_per_day, beside=BUDGET_ONLY),
     "lanes.audit_ratio": Check(
         0.25,
-        lambda w: (w.lane.service.settings.audit_ratio, w.lane.horizon and w.lane.horizon._audit_ratio),
+        lambda w: (w.lane.service.settings.audit_ratio, w.horizon()._audit_ratio),
         both(0.25),
         beside=BUDGET_ONLY,
     ),
@@ -390,6 +401,18 @@ CHECKS: Final[dict[str, Check]] = {
     "lanes.teacher.concurrency": Check(3, turns, (3, 3, 3)),
     "lanes.teacher.input_usd_per_mtok": Check(5.0, cost, 100),  # 20 tokens
     "lanes.teacher.output_usd_per_mtok": Check(5.0, cost, 10),  # 2 tokens
+    "lanes.teacher.search_usd": Check(0.25, lambda w: w.lane.parts.settings.teacher.search_usd),
+    "lanes.teacher.window_documents": Check(7, lambda w: w.lane.parts.settings.teacher.window_documents),
+    "lanes.teacher.kind": Check(
+        "rerank", lambda w: type(w.lane.teacher._asking).__name__, "AskForScores", beside=RANKING, also=A_RERANKER
+    ),
+    "lanes.rank.k": Check(3, lambda w: w.lane.parts.settings.terms.tolerance.k, beside=RANKING),
+    "lanes.rank.epsilon": Check(0.2, lambda w: w.lane.parts.settings.terms.tolerance.epsilon, beside=RANKING),
+    "lanes.student.encoder": Check("tiny", lambda w: Path(w.work.training.student.encoder or "").name),
+    "lanes.student.max_tokens": Check(32, lambda w: w.work.training.student.max_tokens),
+    "lanes.student.device": Check("cpu", own("device"), both("cpu")),
+    "lanes.student.precision": Check("fp32", own("precision"), both("fp32")),
+    "lanes.student.threads": Check(2, own("threads"), both(2)),
     "lanes.teacher.proxy": Check("http://10.9.8.7:3128", lambda w: w.teachers_client()["proxy"]),
 }
 
@@ -409,6 +432,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_encoder(made / "tiny")
     (made / "labels.txt").write_text("refund\ngone\n")
     (made / "another.txt").write_text("Another prompt: $text")
+    (made / "rank.txt").write_text("$query $documents")
     return made
 
 

@@ -1,4 +1,4 @@
-"""What each command ends with: a row for each command and outcome, as the README says; no command without a row."""
+"""What each command ends with: a row for each command and outcome, as its reference says; no command without a row."""
 
 import os
 import socket
@@ -13,9 +13,9 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from ops.cli.app import app
-from ops.cli.output import exit_code_of
+from ops.exits import exit_code_of
 from ops.open_log import ensure_topics
-from ops.processes.process import RunFile, write_run_file
+from ops.state.run_files import RunFile, write_run_file
 from store.control import Control
 from store.errors import UnderstudyError
 from store.event import wall_clock_s
@@ -334,7 +334,7 @@ ALL = sorted(commands(typer.main.get_command(app)))
 
 @pytest.fixture
 def place(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr("ops.cli.actions.FOLLOW_S", 0.2)
+    monkeypatch.setattr("ops.moves.operator.FOLLOW_S", 0.2)
     monkeypatch.setattr("ops.imports.importing._STALLED_S", 0.2)
     made = Place(tmp_path, redis_url)
     yield made

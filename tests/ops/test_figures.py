@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from ops.show.figures import draw_run
-from ops.show.picture import Mark, Picture
-from tests.ops.one_run import picture
+from ops.demo.page.figures import draw_run
+from ops.demo.page.picture import Mark, Picture
+from tests.ops.one_run import NAME, picture, pictures
 
 
 def cold() -> Picture:
@@ -17,7 +17,7 @@ def cold() -> Picture:
 
 @pytest.mark.parametrize("drawn", [picture(), cold()], ids=["whole", "cold"])
 def test_the_figure_is_a_picture_with_something_on_it(drawn: Picture, tmp_path: Path) -> None:
-    draw_run(drawn, tmp_path / "run.png")
+    draw_run({NAME: drawn}, tmp_path / "run.png")
     pixels = imread(tmp_path / "run.png")
     assert pixels.shape[0] > 800
     assert pixels.shape[1] > 1200
@@ -25,13 +25,22 @@ def test_the_figure_is_a_picture_with_something_on_it(drawn: Picture, tmp_path: 
 
 
 def test_the_same_run_is_the_same_file(tmp_path: Path) -> None:
-    draw_run(picture(), tmp_path / "a.png")
-    draw_run(picture(), tmp_path / "b.png")
+    draw_run(pictures(), tmp_path / "a.png")
+    draw_run(pictures(), tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_a_planted_challenger_that_passed_is_drawn_as_that(tmp_path: Path) -> None:
     changed = replace(picture(), marks=(Mark(at=600, kind="pass", text="", planted=True),))
-    draw_run(picture(), tmp_path / "a.png")
-    draw_run(changed, tmp_path / "b.png")
+    draw_run(pictures(), tmp_path / "a.png")
+    draw_run({NAME: changed}, tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_each_lane_of_a_run_has_its_own_curves(tmp_path: Path) -> None:
+    draw_run(pictures(), tmp_path / "one.png")
+    draw_run({**pictures(), "demo/shop": cold()}, tmp_path / "two.png")
+    one, two = imread(tmp_path / "one.png"), imread(tmp_path / "two.png")
+    assert two.shape[0] == 2 * one.shape[0]
+    lower = two[one.shape[0] :, :, :3]
+    assert 0.01 < (lower.min(axis=2) < 0.9).mean() < 0.9

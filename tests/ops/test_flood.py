@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ops.processes.process import RunFile, read_run_file
+from ops.state.run_files import RunFile, read_run_file
 from tests.ops.children import REPOSITORY, until
 from tests.ops.sites import make_site, open_site, publish
 

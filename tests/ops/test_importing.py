@@ -11,14 +11,15 @@ import redis
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from ops import wiring
 from ops.checks.verify import verify_site
 from ops.cli.app import app
 from ops.imports import importing
 from ops.letters.reading import list_letters
 from ops.open_log import ensure_topics, open_appender
-from ops.readers.columns import Columns
+from ops.readers.rows import Reader
+from ops.readers.tasks import open_reader
 from ops.site import Site
+from ops.wiring import ingest as wiring
 from store.control import Control
 from store.event import encode, wall_clock_s
 from stream.log import topic_of
@@ -27,7 +28,10 @@ from tests.contracts.escalations import escalation
 from tests.ops.children import until
 from tests.ops.sites import LANE, make_site, open_site
 
-COLUMNS = Columns(text="text", label="label")
+
+def reader_of(log: Path) -> Reader:
+    """The log, read for the lane."""
+    return open_reader("classify", log, {}, labels=("refund", "delivery", "other"))
 
 
 @pytest.fixture
@@ -66,12 +70,12 @@ def test_an_import_is_ingested_a_cycle_is_asked_for_and_a_second_import_changes_
     log, section = write_log(tmp_path / "log.jsonl", 100), site.settings.lanes[0]
     with ingesting(site, redis_client):
         seen: list[int] = []
-        report = importing.import_file(site, section, log, COLUMNS, seen=lambda: seen.append(1))
+        report = importing.import_file(site, section, log, reader_of(log), seen=lambda: seen.append(1))
         assert (report.published, report.skipped, report.ingested, report.cycle_asked) == (101, 1, True, True)
         assert len(seen) == 102
         first = site.buffer(redis_client).counters(LANE)
         assert (first.counted, first.repeats, first.new_items) == (101, 0, 41)
-        again = importing.import_file(site, section, log, COLUMNS, seen=lambda: None)
+        again = importing.import_file(site, section, log, reader_of(log), seen=lambda: None)
         assert again.ingested
     second = site.buffer(redis_client).counters(LANE)
     assert (second.counted, second.repeats, second.new_items) == (101, 101, 41)
@@ -88,9 +92,8 @@ def test_an_import_is_ingested_a_cycle_is_asked_for_and_a_second_import_changes_
 def test_rows_are_out_of_quarantine_at_once(settings: Path, redis_client: redis.Redis, tmp_path: Path) -> None:
     site = open_site(settings)
     with ingesting(site, redis_client):
-        importing.import_file(
-            site, site.settings.lanes[0], write_log(tmp_path / "log.jsonl", 5), COLUMNS, seen=lambda: None
-        )
+        log = write_log(tmp_path / "log.jsonl", 5)
+        importing.import_file(site, site.settings.lanes[0], log, reader_of(log), seen=lambda: None)
     newest = max(item.last_asked_s for item in site.buffer(redis_client).items(LANE))
     assert newest < wall_clock_s() - site.settings.trainer.quarantine_s
 

@@ -64,6 +64,37 @@ def test_status_of_a_lane_that_serves_imports_only_what_it_asks(
     assert not found & {*LEARNING, *SERVING, "structlog", "pydantic_settings"}
 
 
+ALIEN: Final = {
+    "serve": {"trainer", "stream.ingest", "stream.reading", "kafka", "apscheduler", "faiss"},
+    "ingest": {
+        *LEARNING,
+        "openai",
+        "httpx",
+        "httpx2",
+        "starlette",
+        "uvicorn",
+        "kafka",
+        "apscheduler",
+        "psutil",
+        "trainer",
+    },
+    "train": {"torch", "transformers", "faiss", "openai", "httpx", "httpx2", "starlette", "uvicorn", "kafka", "stream"},
+}
+OF_THE_SETTINGS: Final = {"serve", "serve.front", "serve.front.names", "serve.teacher", "serve.teacher.parameters"}
+
+
+@pytest.mark.parametrize("process", ["serve", "ingest", "train"])
+def test_a_process_imports_nothing_that_only_another_needs(process: str) -> None:
+    program = f"import json, sys, ops.processes.run.{process}; print(json.dumps(sorted(sys.modules)))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    found = set(json.loads(done.stdout))
+    assert f"ops.wiring.{process}" in found
+    assert not found & ALIEN[process]
+    if process != "serve":
+        assert {name for name in found if name.partition(".")[0] == "serve"} <= OF_THE_SETTINGS
+
+
 def test_what_the_start_takes_can_be_measured(tmp_path: Path) -> None:
     found = measure(tmp_path, runs=1)
     assert found["pass_cpu_s"] > 0

@@ -22,7 +22,9 @@ def test_what_init_makes_is_ready_to_load(tmp_path: Path) -> None:
     assert trusted.verify(b"x", SigningKey.load(settings.keys.trainer).sign(b"x")) == "trainer"
     assert trusted.verify(b"x", SigningKey.load(settings.keys.operator).sign(b"x")) == "operator"
     assert len(DataSecret.load(settings.keys.data_secret).value) == 32
-    prompt = settings.lanes[0].teacher.prompt_file.read_text()
+    prompt_file = settings.lanes[0].teacher.prompt_file
+    assert prompt_file is not None
+    prompt = prompt_file.read_text()
     assert "$text" in prompt
     assert "$labels" in prompt
     assert all(entry.made for entry in made)

@@ -8,24 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ops.show.live_view import Board, live_view, render, sparkline
-from ops.show.picture import Picture, headline
+from ops.demo.page.live_view import DemoBoard, live_view, render, sparkline
+from ops.demo.page.picture import Picture, headline
 from tests.ops.one_run import picture
 
 
-def board(shown: Picture, **changes: str | None) -> Board:
+def board(shown: Picture, **changes: str | None) -> DemoBoard:
     found: dict[str, str | None] = {"phase": "sending", "promise_state": "held", "failure": None}
-    return Board(elapsed_s=12.0, picture=shown, **(found | changes))  # type: ignore[arg-type]
+    return DemoBoard(lane="demo/support", elapsed_s=12.0, picture=shown, **(found | changes))  # type: ignore[arg-type]
 
 
-def screen(shown: Board, width: int = 140) -> str:
+def screen(shown: DemoBoard, width: int = 140) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
     with console.capture() as captured:
-        console.print(render(shown, width))
+        console.print(render([shown], width))
     return captured.get()
 
 
-def plain(*boards: Board) -> list[str]:
+def plain(*boards: DemoBoard) -> list[str]:
     file = io.StringIO()
     with live_view(Console(file=file, width=200, force_terminal=False)) as show:
         for one in boards:
@@ -61,7 +61,7 @@ def test_a_board_before_the_first_request_can_be_shown() -> None:
         picture(), curve=(), marks=(), answered=None, audits=None, requests=dict.fromkeys(picture().requests, 0)
     )
     assert "no student yet" in screen(board(empty, promise_state=None))
-    assert plain(board(empty)) == ["   12 s  sending"]
+    assert plain(board(empty)) == ["   12 s  demo/support  sending"]
 
 
 def test_plain_lines_tell_each_thing_once() -> None:
@@ -90,6 +90,17 @@ def test_a_higher_value_has_a_higher_block() -> None:
 
 
 def test_the_headline_says_what_happened() -> None:
-    told = headline(picture())
+    told = headline({"demo/support": picture()})
     assert told.startswith("Escalations fell from 100% to ")
     assert "80% promised" in told
+
+
+def test_two_lanes_are_shown_one_below_the_other_each_with_its_name_and_told_apart_in_a_log() -> None:
+    one, other = board(picture()), replace(board(picture()), lane="demo/shop")
+    console = Console(file=io.StringIO(), width=140, force_terminal=False)
+    with console.capture() as captured:
+        console.print(render([one, other], 140))
+    text = captured.get()
+    assert text.index("demo/support  sending") < text.index("demo/shop  sending")
+    told = plain(one, other, one, other)
+    assert len(told) == 2 * len(plain(one)) == len(set(told))

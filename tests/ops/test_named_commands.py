@@ -15,6 +15,7 @@ PAGES: Final = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in (
         "README.md",
+        "docs/**/*.md",
         "deploy/**/*.md",
         "deploy/**/*.service",
         "deploy/**/*.yml",

@@ -9,10 +9,10 @@ from typing import Final
 import pytest
 
 from ops.backtest.report.page import page as backtest_page
+from ops.demo.page.report import page as demo_page
 from ops.show.plot import Plot
-from ops.show.report import page as demo_page
 from tests.ops.backtests import backtest
-from tests.ops.one_run import picture, summary
+from tests.ops.one_run import pictures, summary
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTH: Final = 390
@@ -24,7 +24,7 @@ FRAME: Final = """<!doctype html><body>
 def pages(folder: Path) -> dict[str, str]:
     """Every page of ours, by name."""
     return {
-        "demo": demo_page(summary(), picture()),
+        "demo": demo_page(summary(), pictures()),
         "backtest": backtest_page(backtest(folder, target=0.8, binds_below=200)),
     }
 

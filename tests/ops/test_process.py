@@ -10,16 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ops.processes.process import (
-    HARD_EXIT_CODE,
-    RunFile,
-    exclusive,
-    read_run_file,
-    run_directory,
-    ticks_of,
-    write_run_file,
-)
+from ops.processes.process import HARD_EXIT_CODE, exclusive
 from ops.processes.signals import listen
+from ops.state.run_files import RunFile, read_run_file, run_directory, ticks_of, write_run_file
 from store.errors import AlreadyRunningError
 from store.event import wall_clock_s
 from tests.ops.children import NOTE, REPOSITORY, command, gone, lines, pids, until

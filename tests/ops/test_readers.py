@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from ops.backtest.log import ColumnNames, read_log
-from ops.imports.importer import Row, publish_rows, read_rows
-from ops.imports.told import Told
+from ops.imports.importer import publish_rows
 from ops.readers import streams
+from ops.readers.classify import TextRow, read_rows
 from ops.readers.columns import Columns, find_columns, label_of, text_of, value_at
 from ops.readers.files import BadRow, look, rows_of
+from ops.readers.rows import Told
 from ops.readers.times import moment_of
 from store.errors import SettingsError
 from store.event import ClassifyEscalation, decode
@@ -124,7 +125,9 @@ def test_a_log_is_read_in_any_way_that_is_certain(tmp_path: Path, way: str) -> N
     path.write_bytes(WAYS[way])
     columns = find_columns(path, text=None, label=None)
     found = list(read_rows(path, columns, ("refund", "cancel")))
-    assert [(row.text, row.label) for row in found if isinstance(row, Row)] == [(r["text"], r["label"]) for r in ROWS]
+    assert [(row.text, row.label) for row in found if isinstance(row, TextRow)] == [
+        (r["text"], r["label"]) for r in ROWS
+    ]
     log = read_log(path, ColumnNames(), 1.0)
     assert (log.rows, log.labels, log.skipped) == (12, [row["label"] for row in ROWS], 0)
 
@@ -232,7 +235,7 @@ def test_a_damaged_row_costs_itself_alone_and_is_named(tmp_path: Path, what: str
     path = tmp_path / "log.jsonl"
     path.write_bytes(damaged + LINES.encode())
     found = list(read_rows(path, find_columns(path, text=None, label=None), ("refund", "cancel")))
-    assert sum(isinstance(row, Row) for row in found) == good + len(ROWS)
+    assert sum(isinstance(row, TextRow) for row in found) == good + len(ROWS)
     said = [(row.line, row.why) for row in found if isinstance(row, BadRow)]
     assert len(said) == len(bad)
     for (line, why), (at, part) in zip(said, bad, strict=True):
@@ -268,7 +271,7 @@ def test_calls_without_an_answer_or_a_question_cost_themselves_alone_even_where_
     rows = [MISSING[what]] * 3 + [{"messages": [USER], "response": COMPLETION}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = list(read_rows(path, find_columns(path, text=None, label=None), ("refund", "cancel")))
-    assert [type(row) for row in found] == [BadRow] * 3 + [Row]
+    assert [type(row) for row in found] == [BadRow] * 3 + [TextRow]
 
 
 @pytest.mark.parametrize(
@@ -390,7 +393,7 @@ def test_an_export_of_chats_is_found_by_itself(tmp_path: Path, export: str) -> N
     path = tmp_path / "log.jsonl"
     path.write_text((json.dumps(CHATS[export]) + "\n") * 3)
     found = list(read_rows(path, find_columns(path, text=None, label=None), ("refund", "cancel")))
-    assert [(row.text, row.label) for row in found if isinstance(row, Row)] == [("where is it?", "refund")] * 3
+    assert [(row.text, row.label) for row in found if isinstance(row, TextRow)] == [("where is it?", "refund")] * 3
 
 
 @pytest.mark.parametrize("ended", ["length", "content_filter"])
@@ -432,17 +435,17 @@ def test_of_a_chat_it_is_said_what_is_taken(tmp_path: Path) -> None:
     path.write_text((json.dumps(CHATS["fine-tuning"]) + "\n") * 3)
     told = Told()
     list(read_rows(path, find_columns(path, text=None, label=None), ("refund",), told))
-    notes = "\n".join(told.notes("messages", "messages"))
+    notes = "\n".join(told.notes)
     assert "3 texts are the last turn of the user in messages" in notes
     assert "3 of them have a system prompt or other turns" in notes
 
 
-def test_a_template_around_every_question_is_said() -> None:
-    told = Told()
-    for n in range(20):
-        text = f"Classify the following message of a customer: q{n}"
-        told.row(text, "a", "a", moment_of({}), (text, "a"))
-    assert any("begins with the same" in note for note in told.notes("prompt", "label"))
+def test_a_template_around_every_question_is_said(tmp_path: Path) -> None:
+    path, told = tmp_path / "log.jsonl", Told()
+    rows = [{"prompt": f"Classify the following message of a customer: q{n}", "label": "refund"} for n in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    list(read_rows(path, Columns(text="prompt", label="label"), ("refund",), told))
+    assert any("begins with the same" in note for note in told.notes)
 
 
 @pytest.mark.parametrize(
@@ -478,7 +481,7 @@ def test_what_nobody_reads_costs_no_row(tmp_path: Path) -> None:
     ]
     path.write_bytes(b"\n".join(line.replace(b"\n", b"\\n") for line in lines))
     columns = Columns(text="text", label="label")
-    assert [type(row) for row in read_rows(path, columns, ("refund",))] == [Row] * len(odd)
+    assert [type(row) for row in read_rows(path, columns, ("refund",))] == [TextRow] * len(odd)
     unread = [b'"\\ud800"', b'"\xff"', b"NaN"]
     path.write_bytes(b"\n".join(b'{"text": %s, "label": "refund"}' % text for text in unread))
     assert [type(row) for row in read_rows(path, columns, ("refund",))] == [BadRow] * 3
@@ -554,7 +557,7 @@ def published(tmp_path: Path, rows: list[dict[str, Any]]) -> tuple[list[Classify
     publish_rows(found, INTO, log, undated_s=7.0, oldest_s=0.0, seen=lambda: None, now_s=2e9, told=told)
     records = [r for slot in log.slots(topic_of(LANE.use_case)) for r in log.read(slot, *log.bounds(slot))]
     events = [event for record in records if isinstance(event := decode(record.value), ClassifyEscalation)]
-    return events, told.notes("text", "label")
+    return events, told.notes
 
 
 def test_times_of_the_future_are_not_quarantined_for_decades_and_said(tmp_path: Path) -> None:

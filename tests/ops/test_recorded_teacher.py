@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.demo.processes import running
-from ops.processes.process import read_run_file
-from ops.recorded_teacher import RUN_NAME, Frame, build_app, latency_s, read_table
+from ops.demo.traffic.recorded_lists import read_lists
+from ops.demo.traffic.recorded_teacher import RUN_NAME, Frame, build_app, latency_s, read_table
+from ops.state.run_files import read_run_file
 from store.errors import SettingsError
 from store.event import canonical_text
 from tests.ops.children import until
@@ -91,7 +92,7 @@ def test_the_process_listens_on_loopback_and_says_where(tmp_path: Path) -> None:
     table, prompt = tmp_path / "table.jsonl", tmp_path / "prompt.txt"
     table.write_text('{"text": "where is it", "label": "track"}\n')
     prompt.write_text(PROMPT)
-    command = ("ops.recorded_teacher", "--table", str(table), "--prompt-file", str(prompt))
+    command = ("ops.demo.traffic.recorded_teacher", "--table", str(table), "--prompt-file", str(prompt))
     root = Path(__file__).parents[2]
     with running("teacher", (*command, "--run-folder", str(tmp_path)), folder=root, log=tmp_path / "log") as process:
         until(lambda: read_run_file(tmp_path, RUN_NAME) is not None or process.poll() is not None)
@@ -102,3 +103,31 @@ def test_the_process_listens_on_loopback_and_says_where(tmp_path: Path) -> None:
         answer = httpx.post(f"http://127.0.0.1:{where.port}/v1/chat/completions", json=body, trust_env=False)
         assert answer.json()["choices"][0]["message"]["content"] == "track"
     assert process.returncode in {0, -signal.SIGTERM}  # uvicorn ends by the signal that stopped it
+
+
+def rerank(lists: Path, body: dict[str, Any]) -> httpx.Response:
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(app=build_app({}, FRAME, read_lists(lists)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://teacher") as client:
+            return await client.post("/v1/rerank", json={"model": "recorded"} | body)
+
+    return asyncio.run(send())
+
+
+def test_a_recorded_list_is_scored_in_whatever_order_it_comes_and_another_list_is_an_error(tmp_path: Path) -> None:
+    lists = tmp_path / "lists.jsonl"
+    row = {"query": "red kite", "documents": ["a boat", "a  kite"], "teacher": {"model": "big", "scores": [0.1, 0.9]}}
+    lists.write_text(json.dumps(row) + "\n")
+    found = rerank(lists, {"query": " red kite", "documents": ["a kite", "a boat"]}).json()
+    assert found["results"] == [{"index": 0, "relevance_score": 0.9}, {"index": 1, "relevance_score": 0.1}]
+    assert found["usage"]["total_tokens"] > 0
+    unknown = rerank(lists, {"query": "red kite", "documents": ["a kite"]})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (422, "not_recorded")
+    assert rerank(lists, {"query": "red kite"}).status_code == 400
+
+
+def test_a_file_of_lists_that_cannot_be_read_names_its_line(tmp_path: Path) -> None:
+    lists = tmp_path / "lists.jsonl"
+    lists.write_text('{"query": "a", "documents": ["b", "c"], "teacher": {"scores": [1.0]}}\n')
+    with pytest.raises(SettingsError, match="line 1"):
+        read_lists(lists)

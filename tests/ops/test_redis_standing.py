@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from ops.cli.status import collect
-from ops.processes.redis_standing import RedisStanding, refuse_eviction, standing_of
-from ops.processes.run import run_serve
+from ops.checks.redis_standing import RedisStanding, refuse_eviction, standing_of
+from ops.processes.run.serve import run_serve
+from ops.status.collect import collect
 from store.errors import SettingsError, StoreUnavailableError
 from tests.ops.sites import make_site, open_site
 

@@ -12,10 +12,10 @@ import redis
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from ops import wiring
 from ops.processes.reload import changed_keys, reload_gateway
 from ops.settings import Settings
 from ops.site import Site
+from ops.wiring import serve as wiring
 from serve.app import build_app
 from serve.lifecycle import Gateway
 from tests.ops.sites import make_site, open_site

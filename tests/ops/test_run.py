@@ -17,10 +17,13 @@ import psutil
 import pytest
 import redis
 
-from ops.checks.followers import followers
-from ops.processes.process import RunFile, read_run_file, write_run_file
-from ops.processes.run import run_all, run_ingest, run_serve, run_train
+from ops.moves.followers import followers
+from ops.processes.run.all import run_all
+from ops.processes.run.ingest import run_ingest
+from ops.processes.run.serve import run_serve
+from ops.processes.run.train import run_train
 from ops.site import Site
+from ops.state.run_files import RunFile, read_run_file, write_run_file
 from store.errors import SettingsError
 from store.event import wall_clock_s
 from tests.ops.children import REPOSITORY, gone, until

@@ -11,9 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from ops import wiring
-from ops.cli.actions import ask_for_cycle
 from ops.cli.app import app
+from ops.cycles.asking import ask_for_cycle
+from ops.wiring import train as wiring
 from store.control import Control
 from store.errors import LogUnavailableError
 from store.event import Lane, encode, wall_clock_s
@@ -56,7 +56,7 @@ def test_an_answer_that_may_be_learned_from_comes_into_a_snapshot(chain: Chain) 
     assert answer.json()["data"][0]["served_by"] == "teacher"
     chain.ingest(site, 1)
     (row,) = chain.snapshot(site).rows
-    assert (row.text, row.label) == ("unsure about my parcel", "no")
+    assert (row.words, row.label) == ("unsure about my parcel", "no")
 
 
 def by_the_gateway(chain: Chain) -> None:
@@ -138,7 +138,7 @@ def test_a_card_number_is_at_the_teacher_and_nowhere_else(chain: Chain, caplog: 
     assert [answer.json()["data"][0]["served_by"] for answer in answers] == ["teacher", "student", "teacher", "student"]
     snapshot = chain.snapshot(site)
     token = redact(CARD, site.secret.redaction_key(LANE))
-    assert any(token in row.text for row in snapshot.rows)
+    assert any(token in row.words for row in snapshot.rows)
     assert chain.student.read
     assert all(token in text or text == "a text to warm up with" for text in chain.student.read)
     looked_at = {
@@ -171,7 +171,7 @@ def test_a_card_number_that_another_producer_sends_is_redacted_by_ingest_and_sea
     dead = b"".join(value for name, value in chain.kept_in_redis().items() if b"dead" in name)
     assert dead
     snapshot = chain.snapshot(site)
-    assert [row.text for row in snapshot.rows] == [f"my card {redact(CARD, site.secret.redaction_key(LANE))}"]
+    assert [row.words for row in snapshot.rows] == [f"my card {redact(CARD, site.secret.redaction_key(LANE))}"]
     for found in (*kept.values(), dead, snapshot.content, chain.metrics(), repr(lines).encode()):
         assert SPELLINGS.search(found) is None, found
 

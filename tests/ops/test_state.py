@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from ops.cli.app import app
 from ops.init import init
-from ops.processes.process import RunFile, exclusive, read_run_file, run_directory, write_run_file
+from ops.processes.process import exclusive
 from ops.state.disk import refusal
 from ops.state.private_files import tighten
+from ops.state.run_files import RunFile, read_run_file, run_directory, write_run_file
 from store.event import wall_clock_s
 from tests.ops.children import REPOSITORY
 from tests.ops.sites import make_site, open_site, publish

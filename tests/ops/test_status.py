@@ -9,19 +9,19 @@ import redis
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from ops.checks.followers import followers
 from ops.cli.app import app
-from ops.cli.status import collect
+from ops.moves.followers import followers
 from ops.processes.admin import Probes, admin_server
-from ops.processes.process import RunFile, write_run_file
 from ops.site import Site
+from ops.state.run_files import RunFile, write_run_file
+from ops.status.collect import collect
 from store.buffer.redis import RedisBuffer
 from store.control import Control, Heartbeat
 from store.cycles.signs import CycleRunning, Signs, TrainerSign
 from store.event import Lane, wall_clock_s
 from store.money.books import Books
 from store.money.deeds import Deeds
-from store.money.tally import Batch
+from store.money.tally import DeedBatch
 from stream.embedded.log import EmbeddedLog
 from stream.log import topic_of
 from tests.contracts.escalations import Partition, escalation
@@ -251,7 +251,7 @@ def test_one_process_that_answers_is_enough_ready_or_not_and_without_redis(down:
 def test_what_was_spent_and_saved_and_the_cycle_in_hand_are_told(up: Site, redis_client: redis.Redis) -> None:
     books = Books(redis_client)
     done = Deeds(student=900, teacher=100, cached=5, unanswered=2, calls=100, calls_nano_usd=200_000_000)
-    books.write(LANE, Batch(writer="w", number=1, deeds=done + Deeds(training_ms=3_600_000, cycles=1)))
+    books.write(LANE, DeedBatch(writer="w", number=1, deeds=done + Deeds(training_ms=3_600_000, cycles=1)))
     cycle = CycleRunning(
         id="1",
         kind="fine_tune",
@@ -286,7 +286,7 @@ def test_what_was_spent_and_saved_and_the_cycle_in_hand_are_told(up: Site, redis
 
 
 def test_without_prices_it_says_which_settings_are_missing(up: Site, redis_client: redis.Redis) -> None:
-    Books(redis_client).write(LANE, Batch(writer="w", number=1, deeds=Deeds(student=9, calls=1)))
+    Books(redis_client).write(LANE, DeedBatch(writer="w", number=1, deeds=Deeds(student=9, calls=1)))
     settings = up.settings.keys.data_secret.parent / "understudy.toml"
     shown = CliRunner().invoke(app, ["status", "-c", str(settings)]).stdout
     assert "saved" not in shown
@@ -300,7 +300,7 @@ def test_lanes_add_up_below_them(tmp_path: Path, redis_url: str, redis_client: r
     path.write_text(text + lane.replace('tenant = "acme"', 'tenant = "other"'), "utf-8")
     for tenant, calls in (("acme", 100), ("other", 50)):
         done = Deeds(student=100, teacher=calls, calls=calls, calls_nano_usd=calls * 10_000_000)
-        Books(redis_client).write(Lane(tenant, LANE.use_case), Batch(writer="w", number=1, deeds=done))
+        Books(redis_client).write(Lane(tenant, LANE.use_case), DeedBatch(writer="w", number=1, deeds=done))
     report = collect(open_site(path), list(open_site(path).settings.lanes))
     assert report.money is not None
     assert report.money.today.spent_usd == pytest.approx(1.5)

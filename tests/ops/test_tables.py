@@ -10,14 +10,12 @@ import redis
 from typer.testing import CliRunner
 
 from ops.backtest.command import Result as Backtested
-from ops.backtest.pool import Outcome
+from ops.backtest.runs.pool import Outcome
 from ops.cli import backtest as backtest_cli
-from ops.cli import data, lane
+from ops.cli import data, lane, letters, repair
 from ops.cli.app import app
-from ops.cli.reports import DeadLetterReport, Differing, LetterKind, LetterShown, Rebuilt, Skipped, VerifyReport
-from ops.cli.status import ProcessStatus, StatusReport
-from ops.letters import cli as letters
-from ops.repair import cli as repair
+from ops.reports import DeadLetterReport, Differing, LetterKind, LetterShown, Rebuilt, Skipped, VerifyReport
+from ops.status.report import ProcessStatus, StatusReport
 from store.control import Control, CycleEnded, Heartbeat
 from store.event import Lane, wall_clock_s
 from store.registry.manifest import Topic, Verdict
@@ -168,7 +166,7 @@ def assert_it_fits(output: str, *, words: str = "") -> None:
 @pytest.fixture
 def told(tmp_path: Path, redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A site of long names where everything has happened; what the words of a scene stand for."""
-    monkeypatch.setattr("ops.cli.actions.FOLLOW_S", 0.1)
+    monkeypatch.setattr("ops.moves.operator.FOLLOW_S", 0.1)
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     names = {"tenant": f'"{LONG.tenant}"', "use_case": f'"{LONG.use_case}"', "labels": str(LABELS).replace("'", '"')}
     settings = make_site(tmp_path / "site", url=f'"{redis_url}"', **names)
@@ -228,4 +226,4 @@ def test_tables_are_made_in_one_place() -> None:
         return re.search(rf"^(?:from|import) {name}\b", path.read_text("utf-8"), re.MULTILINE)
 
     found = [str(path.relative_to(ROOT)) for path in (ROOT / "ops").rglob("*.py") if imports(path, "rich.table")]
-    assert found == ["ops/show/live_view.py"]
+    assert found == ["ops/demo/page/live_view.py"]

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.support_desk import INTENTS, LATE, OFF_TOPIC, OFF_TOPIC_TALK, PAIRS
-from ops.traffic import Row, TrafficSettings, expand, generate, teacher_label, to_jsonl
+from ops.demo.traffic.generate import TrafficRow, TrafficSettings, expand, generate, teacher_label, to_jsonl
+from ops.demo.traffic.support_desk import INTENTS, LATE, OFF_TOPIC, OFF_TOPIC_TALK, PAIRS
 from store.event import canonical_text
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
+def rows() -> list[TrafficRow]:
     return generate(TrafficSettings(seed=1))
 
 
@@ -53,7 +53,7 @@ def test_a_grammar_that_does_not_end_is_refused() -> None:
         expand("(a|b)" * 100, Random(1))
 
 
-def test_the_teacher_always_says_the_same_to_a_text(rows: list[Row]) -> None:
+def test_the_teacher_always_says_the_same_to_a_text(rows: list[TrafficRow]) -> None:
     said: dict[str, set[str]] = {}
     for row in rows:
         said.setdefault(canonical_text(row.text), set()).add(row.label)
@@ -75,13 +75,13 @@ def test_a_teacher_that_never_errs_is_always_right() -> None:
     )
 
 
-def test_the_late_topic_appears_only_from_half_way(rows: list[Row]) -> None:
+def test_the_late_topic_appears_only_from_half_way(rows: list[TrafficRow]) -> None:
     half = len(rows) // 2
     assert not [row for row in rows[:half] if row.intent in LATE]
     assert {row.intent for row in rows[half:]} >= set(LATE)
 
 
-def test_repeats_near_repeats_and_off_topic_talk_have_their_shares(rows: list[Row]) -> None:
+def test_repeats_near_repeats_and_off_topic_talk_have_their_shares(rows: list[TrafficRow]) -> None:
     kinds = Counter(row.kind for row in rows)
     assert 0.08 < kinds["repeat"] / len(rows) < 0.12
     assert 0.06 < kinds["near_repeat"] / len(rows) < 0.10
@@ -90,18 +90,18 @@ def test_repeats_near_repeats_and_off_topic_talk_have_their_shares(rows: list[Ro
     assert all(row.text in texts[:place] for place, row in enumerate(rows) if row.kind == "repeat")
 
 
-def test_popular_intents_are_asked_several_times_as_often(rows: list[Row]) -> None:
+def test_popular_intents_are_asked_several_times_as_often(rows: list[TrafficRow]) -> None:
     counts = Counter(row.intent for row in rows if row.intent in INTENTS and row.intent not in LATE)
     (_, most), (_, least) = counts.most_common()[0], counts.most_common()[-1]
     assert most > 3 * least
 
 
-def test_a_slip_never_touches_a_short_word(rows: list[Row]) -> None:
+def test_a_slip_never_touches_a_short_word(rows: list[TrafficRow]) -> None:
     kept = [row for row in rows if row.intent == "keep_order" and row.kind == "near_repeat"]
     assert kept
     assert all({"not", "don't", "keep", "stop"} & set(row.text.lower().split()) for row in kept)
 
 
-def test_rows_are_written_as_the_lines_that_a_file_of_traffic_has(rows: list[Row]) -> None:
+def test_rows_are_written_as_the_lines_that_a_file_of_traffic_has(rows: list[TrafficRow]) -> None:
     line = json.loads(next(to_jsonl(rows)))
     assert line == {"text": rows[0].text, "teacher": {"label": rows[0].label}, "gold": rows[0].intent}

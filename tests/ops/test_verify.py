@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 
 from ops.checks.oracle import LaneRules, Oracle
 from ops.checks.verify import check_registry, verify
-from ops.cli.reports import VerifyReport
-from store.buffer.item import Item
-from store.buffer.ledger import Application, Claim, Counters, Entry, Slot
+from ops.reports import VerifyReport
+from store.buffer.item import Entry, Item
+from store.buffer.ledger import Application, Claim, Counters, Slot
 from store.buffer.memory import MemoryBuffer
 from store.buffer.repair.positions import Skip
 from store.event import ClassifyEscalation, Lane, TextInput, Undecodable, UnknownTask, decode, encode
-from store.redact import redact_input
 from store.registry.manifest import SnapshotRecord
 from store.registry.versions import Registry
 from store.secrets import DataSecret, item_id, subject_token
+from store.tasks.classify import ClassifyRules
+from store.tasks.tasks import TASKS
 from stream.log import Record, topic_of
 from stream.memory import MemoryLog
 from tests.contracts.escalations import LANE, escalation
@@ -62,7 +63,7 @@ class World:
 
     def write(self, *events: ClassifyEscalation) -> None:
         for event in events:
-            key = item_id(SECRET.lane_key(event.lane), "classify", event.input)
+            key = item_id(SECRET.lane_key(event.lane), ClassifyRules(), event.input)
             self.log.append(TOPIC, key=key.encode(), value=encode(event)).result(1)
 
     def ingest(self, *, batch: int = 7) -> None:
@@ -87,9 +88,9 @@ class World:
             elif event.lane not in self.rules:
                 dead["unknown_lane"] = dead.get("unknown_lane", 0) + 1
             else:
-                clean = redact_input(event.input, SECRET.redaction_key(event.lane))
-                name = item_id(SECRET.lane_key(event.lane), "classify", clean)
-                entries.append(Entry(lane=event.lane, item_id=name, event=msgspec.structs.replace(event, input=clean)))
+                rules = TASKS[self.rules[event.lane].task](self.rules[event.lane].terms)
+                kept = rules.normal(event, SECRET.redaction_key(event.lane))
+                entries.append(Entry.of(kept, item_id(SECRET.lane_key(event.lane), rules, kept.input), rules))
         application = Application(
             use_case=LANE.use_case,
             slot=slot,

@@ -11,9 +11,10 @@ from typing import Final
 
 import pytest
 
-from tests.ops.test_layout import README, ROOMS, ROOT
+from tests.ops.test_layout import ROOMS, ROOT
 
 VERSION: Final = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+DEPLOY: Final = (ROOT / "docs" / "how-to" / "deploy.md").read_text("utf-8")
 UNITS: Final = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 
 
@@ -76,11 +77,11 @@ def test_what_is_read_by_path_is_found_in_the_installed_package(installed: Path,
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
-def test_a_unit_starts_what_the_readme_installs_and_may_write_where_it_says(unit: Path) -> None:
+def test_a_unit_starts_what_the_documentation_installs_and_may_write_where_it_says(unit: Path) -> None:
     lines = dict(re.findall(r"(?m)^(ExecStart|Environment|ReadWritePaths)=(.*)$", unit.read_text("utf-8")))
     command, *arguments = shlex.split(lines["ExecStart"])
     settings = Path(lines["Environment"].removeprefix("UNDERSTUDY_SETTINGS="))
     assert arguments == ["run", unit.stem.removeprefix("understudy-")]
-    assert f"{command} init {settings.parent}\n" in README
-    assert f"{Path(command).parent}/pip install" in README
-    assert f'`state_dir = "{lines["ReadWritePaths"]}"`' in README
+    assert f"{command} init {settings.parent}\n" in DEPLOY
+    assert f"{Path(command).parent}/pip install" in DEPLOY
+    assert f'`state_dir = "{lines["ReadWritePaths"]}"`' in DEPLOY

@@ -17,21 +17,32 @@ import redis
 from prometheus_client import CollectorRegistry
 
 import serve.teacher.client
-import store.student.student
-from ops import wiring
+import store.student.tasks
 from ops.logs import lines
 from ops.open_log import open_appender
-from ops.processes import run
+from ops.processes.run import ingest as run_ingest
+from ops.processes.run import serve as run_serve
+from ops.processes.run import start
+from ops.processes.run import train as run_train
 from ops.settings import Settings
 from ops.site import Site
+from ops.wiring import ingest as ingest_wiring
+from ops.wiring import serve as serve_wiring
+from ops.wiring import train as train_wiring
 from serve.app import build_app
-from serve.lifecycle import Gateway, OpenLane, Services
+from serve.lane.opened import OpenLane
+from serve.lane.parts import Services
+from serve.lifecycle import Gateway
+from serve.routing.budget import BudgetRouting
+from serve.routing.horizon import DayHorizon
+from serve.student.executor import Executor
+from serve.student.slot import Slot
 from serve.teacher.wire import http_client
 from store.registry.moves import Standing
 from store.registry.versions import Versions
 from stream.ingest import Ingest
 from stream.metrics import IngestMetrics
-from tests.serve.fakes import FakeEndpoint, FakeSink
+from tests.serve.fakes import FakeEndpoint, FakeSink, FakeStudent, text_input
 from trainer.schedule import Trainer
 from trainer.work import CycleWork
 
@@ -84,26 +95,41 @@ class Wired:
         return redis.Redis.from_url(self.site.settings.redis.url or NOWHERE)
 
     def services(self) -> Services:
-        return wiring.services(self.site, self.client, FakeSink(), CollectorRegistry())
+        return serve_wiring.services(self.site, self.client, FakeSink(), CollectorRegistry())
 
     @cached_property
     def gateway(self) -> Gateway:
-        return Gateway(self.services(), wiring.gateway_settings(self.site.settings))
+        return Gateway(self.services(), serve_wiring.gateway_settings(self.site.settings))
 
     @property
     def lane(self) -> OpenLane:
         (lane,) = self.gateway.lanes
         return lane
 
+    def executor(self) -> Executor:
+        """What runs the lane's students."""
+        device = self.gateway.devices.of(Slot(version="a", student=FakeStudent()))
+        self.gateway.devices.close()
+        return device.executor
+
+    def horizon(self) -> DayHorizon:
+        """What a lane that only has a budget plans with."""
+        routing = self.lane.service.routing
+        assert isinstance(routing, BudgetRouting)
+        assert isinstance(routing.horizon, DayHorizon)
+        return routing.horizon
+
     @cached_property
     def ingest(self) -> Ingest:
         (use_case,) = self.site.use_cases
         metrics = IngestMetrics.create(CollectorRegistry())
-        return wiring.ingest(self.site, self.client, open_appender(self.site, self.client), use_case, "me", metrics)
+        return ingest_wiring.ingest(
+            self.site, self.client, open_appender(self.site, self.client), use_case, "me", metrics
+        )
 
     @cached_property
     def trainer(self) -> Trainer:
-        return wiring.trainer(self.site, self.client, "me")
+        return train_wiring.trainer(self.site, self.client, "me")
 
     @property
     def work(self) -> CycleWork:
@@ -114,7 +140,7 @@ class Wired:
     def kafka_source(self) -> dict[str, Any]:
         """What ingest's reader of Kafka is made with."""
         seen: dict[str, Any] = {}
-        self.patch.setattr(wiring, "KafkaSource", lambda settings, *_, **__: seen.update(settings=settings))
+        self.patch.setattr("stream.kafka.source.KafkaSource", lambda settings, *_, **__: seen.update(settings=settings))
         _ = self.ingest
         return seen
 
@@ -122,7 +148,7 @@ class Wired:
         """What becomes of a question from this machine that nobody can answer: the code of the refusal."""
 
         async def post() -> str:
-            app = build_app(self.services(), wiring.gateway_settings(self.site.settings))
+            app = build_app(self.services(), serve_wiring.gateway_settings(self.site.settings))
             transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=named) as client:
@@ -139,7 +165,7 @@ class Wired:
         async def ask() -> Any:
             self.patch.setattr(teacher, "_client", endpoint.client())
             self.patch.setattr(teacher, "_traced", False)
-            return await teacher.ask("where is it")
+            return await teacher.ask(text_input("where is it"))
 
         reply = asyncio.run(ask())
         return endpoint.bodies[0], reply
@@ -161,10 +187,9 @@ class Wired:
         """What the gateway loads a version with."""
         seen: dict[str, Any] = {}
         self.patch.setattr(Versions, "open", lambda *_: None)
-        self.patch.setattr(
-            store.student.student.Student, "load", staticmethod(lambda _, **options: seen.update(options))
-        )
         self.patch.setattr("torch.set_num_threads", lambda threads: seen.update(threads=threads))
+        self.patch.setattr(store.student.tasks, "load", lambda _, **options: seen.update(options))
+        self.lane.parts.versions.ready()
         self.lane.parts.versions.load("a version")
         return seen
 
@@ -195,18 +220,21 @@ class Wired:
 
         seen["metrics"] = CollectorRegistry()
         stubs: dict[str, Any] = {
-            "_daemon": daemon,
+            "process_of": daemon,
             "admin_server": admin_server,
             "_listen": listen,
             "Publisher": publisher,
             "REGISTRY": seen["metrics"],
             "raise_file_limit": lambda: 100_000,
         }
+        module = {"serve": run_serve, "ingest": run_ingest, "train": run_train}[process]
+        for name in ("refuse_evicting", "make_topics", "import_module"):
+            stubs[name] = lambda *_: None
         for name, stub in stubs.items():
-            self.patch.setattr(run, name, stub)
-        for name in ("_refuse_eviction", "_make_topics", "import_module"):
-            self.patch.setattr(run, name, lambda *_: None)
+            for place in (module, start):
+                if hasattr(place, name):
+                    self.patch.setattr(place, name, stub)
         self.patch.setattr(lines, "show_debug", lambda _: seen.update(debug=True))
         with suppress(_StoppedError):
-            {"serve": run.run_serve, "ingest": run.run_ingest, "train": run.run_train}[process](self.site, None)
+            getattr(module, f"run_{process}")(self.site, None)
         return seen

@@ -13,26 +13,30 @@ from typing import Any
 
 import httpx
 import httpx2
-import numpy as np
 import openai
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from serve.app import build_app
 from serve.front.kept import Shared
-from serve.lifecycle import Gateway, LaneParts, Services
+from serve.lane.parts import LaneParts, Services
+from serve.lifecycle import Gateway
 from serve.metrics import ServeMetrics
 from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
-from serve.student.follow import Versions
+from serve.student.loads import Versions
+from serve.teacher.ask.classify import AskForLabel
 from serve.teacher.budget import Grant, Kind
+from serve.teacher.client import Teacher
 from serve.teacher.memory_ledger import MemoryLedger
 from serve.teacher.spent import Witness
 from store.control import Heartbeat
 from store.errors import BrokenChainError, StoreUnavailableError
-from store.event import Escalation, Lane
+from store.event import Escalation, Lane, TaskInput, TextInput
+from store.labels import check_label_map
 from store.money.tally import Write
 from store.policy import Policy
+from store.student.loaded import LabelOpinion
+from store.tasks.tasks import LaneTerms
 
 LABELS = ("yes", "no", "maybe")
 LANE = Lane("acme", "intent")
@@ -58,15 +62,6 @@ TEACHER = TeacherSettings(
 )
 
 
-@dataclass(frozen=True)
-class FakePredictions:
-    """Arrays of one batch."""
-
-    members: NDArray[np.float32]
-    probs: NDArray[np.float32]
-    novelty: NDArray[np.float32]
-
-
 class FakeStudent:
     """Says `yes` with the confidence that the text names: `sure …` .95, `unsure …` .5; `novel …` is novel."""
 
@@ -80,23 +75,64 @@ class FakeStudent:
         self.batches: list[int] = []
         self.gate: threading.Event | None = None
 
-    def predict(self, texts: Sequence[str]) -> FakePredictions:
+    def look(self, inputs: Sequence[TaskInput]) -> list[LabelOpinion]:
         if self.gate is not None:
             self.gate.wait(5)
         if self.failure is not None:
             raise self.failure
-        self.batches.append(len(texts))
-        probs = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
-        probs[:, 0] = [0.5 if text.startswith("unsure") else 0.95 for text in texts]
-        probs[:, 1:] = ((1 - probs[:, 0]) / (len(self.labels) - 1))[:, None]
-        novelty = np.asarray([0.9 if text.startswith("novel") else self.stamp for text in texts], dtype=np.float32)
-        return FakePredictions(np.stack([probs, probs]), probs, novelty)
+        self.batches.append(len(inputs))
+        return [self.opinion(text_of(value)) for value in inputs]
 
-    def too_long(self, text: str) -> bool:
-        return text.startswith("long")
+    def opinion(self, text: str) -> LabelOpinion:
+        """What it says to one text."""
+        first = self.confidence(text)
+        probs = [first] + [(1 - first) / (len(self.labels) - 1)] * (len(self.labels) - 1)
+        low, high = sorted(probs)[-2:]
+        return LabelOpinion(
+            output=self.labels[probs.index(high)],
+            confidence=high,
+            uncertainty=1 - (high - low),
+            novelty=0.9 if text.startswith("novel") else self.stamp,
+            members=[probs, probs],
+            probs=probs,
+            labels=self.labels,
+        )
+
+    def confidence(self, text: str) -> float:
+        """In the first label."""
+        return 0.5 if text.startswith("unsure") else 0.95
+
+    def too_long(self, value: TaskInput) -> bool:
+        return text_of(value).startswith("long")
+
+    def tokens(self, value: TaskInput) -> int:
+        return 1
+
+    @property
+    def served_parameters(self) -> int:
+        return 1
 
     def check_golden(self) -> float:
         return self.deviation
+
+    def check_follows(self, serving: Any, *, removal_declared: bool) -> None:
+        check_label_map(() if serving is None else serving.labels, self.labels, removal_declared=removal_declared)
+
+
+def teacher_of(settings: TeacherSettings, **rest: Any) -> Teacher:
+    """A teacher that names labels."""
+    return Teacher(settings, AskForLabel(settings, LABELS), **rest)
+
+
+def text_input(text: str) -> TaskInput:
+    """A question of `classify`."""
+    return TextInput(text=text)
+
+
+def text_of(value: TaskInput) -> str:
+    """Of a question of `classify`."""
+    assert isinstance(value, TextInput)
+    return value.text
 
 
 class FakeSink:
@@ -298,7 +334,8 @@ class World:
     def parts(self, lane: Lane = LANE) -> LaneParts:
         lane_settings = LaneSettings(
             lane=lane,
-            labels=LABELS,
+            task="classify",
+            terms=LaneTerms(labels=LABELS),
             training_permitted=self.training_permitted,
             teacher=TEACHER,
             budget=BudgetSettings(calls_per_day=self.ledger.calls),

@@ -11,9 +11,9 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.routing.horizon import DayHorizon
 from serve.settings import BudgetSettings
 from serve.teacher.budget import Budget, Kind
-from serve.teacher.horizon import DayHorizon
 from serve.teacher.memory_ledger import MemoryLedger
 from store.policy import BudgetView, Decision, decide_by_budget, escalation_limit
 

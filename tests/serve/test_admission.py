@@ -1,7 +1,7 @@
 """Who is let in: whole requests, by how long the others would keep them waiting."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -9,26 +9,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.request.admission import Admission, OverloadedError, StudentLine, TeacherTurns
+from serve.student.line import Ticket
 
 
 @dataclass
-class FakeReader:
+class FakePace:
     """A student of known pace."""
 
-    text_s: float = 0.01
+    token_s: float = 0.01
     turn: int = 4
+    batch_tokens: int = 16
 
 
-def door(text_s: float = 0.01, *, max_in_flight: int = 1_000) -> Admission:
-    line = StudentLine(reader=FakeReader(text_s), max_batch=16, wait_s=0.5)
-    return Admission(line=line, max_in_flight=max_in_flight)
+@dataclass
+class Door:
+    """The gateway's door before one student."""
+
+    line: StudentLine
+    admission: Admission
+
+    @property
+    def in_flight(self) -> int:
+        return self.admission.in_flight
+
+    def admit(
+        self, texts: int, turns: TeacherTurns, *, student: bool, teacher: bool
+    ) -> AbstractContextManager[Ticket | None]:
+        return self.admission.admit(texts, texts, turns, self.line if student else None, teacher=teacher)
+
+
+def door(token_s: float = 0.01, *, max_in_flight: int = 1_000) -> Door:
+    line = StudentLine(pace=FakePace(token_s), wait_s=0.5)
+    return Door(line, Admission(max_in_flight=max_in_flight))
 
 
 def turns(concurrency: int = 2) -> TeacherTurns:
     return TeacherTurns(concurrency=concurrency, timeout_s=10.0)
 
 
-def admitted(place: ExitStack, door: Admission, texts: list[int]) -> Iterator[bool]:
+def admitted(place: ExitStack, door: Door, texts: list[int]) -> Iterator[bool]:
     for count in texts:
         refused = True
         with suppress(OverloadedError):
@@ -41,8 +60,8 @@ def test_an_idle_student_takes_a_list_of_any_length_and_the_next_list_is_refused
     made = door()
     with ExitStack() as place:
         assert list(admitted(place, made, [256, 256])) == [True, False]
-        assert made.in_flight == made.line.texts == 256
-    assert made.in_flight == made.line.texts == 0
+        assert made.in_flight == made.line.tokens == 256
+    assert made.in_flight == made.line.tokens == 0
 
 
 def test_a_short_request_is_let_in_beside_a_long_one_because_they_take_turns() -> None:
@@ -70,7 +89,7 @@ def test_texts_that_were_read_make_room() -> None:
             place.enter_context(made.admit(1, turns(), student=True, teacher=False))
         assert (caught.value.reason, caught.value.retry_after_s) == ("student_line", 1)
         assert tickets[0] is not None
-        tickets[0].texts -= 1
+        tickets[0].tokens -= 1
         assert list(admitted(place, made, [1])) == [True]
 
 
@@ -102,11 +121,11 @@ def test_the_whole_gateway_has_a_bound() -> None:
             place.enter_context(made.admit(2, turns(), student=True, teacher=False))
 
 
-@given(requests=st.lists(st.integers(1, 256), max_size=60), text_s=st.floats(0.0, 1.0))
-def test_whatever_comes_nothing_is_held_once_all_have_left(requests: list[int], text_s: float) -> None:
-    made = door(text_s)
+@given(requests=st.lists(st.integers(1, 256), max_size=60), token_s=st.floats(0.0, 1.0))
+def test_whatever_comes_nothing_is_held_once_all_have_left(requests: list[int], token_s: float) -> None:
+    made = door(token_s)
     with ExitStack() as place:
         let_in = list(admitted(place, made, requests))
         assert made.in_flight == sum(texts for texts, entered in zip(requests, let_in, strict=True) if entered)
         assert all(let_in[:1])  # an idle gateway refuses nobody
-    assert made.in_flight == made.line.texts == 0
+    assert made.in_flight == made.line.tokens == 0

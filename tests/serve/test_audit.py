@@ -7,6 +7,7 @@ import pytest
 
 from serve.escalation import Question
 from serve.teacher.audit import keyed_draw
+from tests.serve.fakes import text_input
 from tests.serve.test_gateway import question
 
 KEY, OTHER = b"a" * 32, b"b" * 32
@@ -14,7 +15,7 @@ ONE = question("where is my parcel", Random(1))
 
 
 def test_the_same_question_is_always_drawn_alike() -> None:
-    assert keyed_draw(KEY)(ONE) == keyed_draw(KEY)(replace(ONE, text="another", forced=True))
+    assert keyed_draw(KEY)(ONE) == keyed_draw(KEY)(replace(ONE, value=text_input("another"), forced=True))
 
 
 @pytest.mark.parametrize("other", [replace(ONE, event_id="0" * 32), replace(ONE, item_id="1" * 32)])

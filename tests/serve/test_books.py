@@ -14,9 +14,9 @@ from store.errors import StoreUnavailableError
 from store.event import Lane
 from store.money.books import Books
 from store.money.deeds import Deeds
-from store.money.tally import Batch
+from store.money.tally import DeedBatch
 from tests.serve.client import ask, run
-from tests.serve.fakes import LANE, World, eventually
+from tests.serve.fakes import LANE, World, eventually, text_input
 
 CALL_NANO = 24_000  # 20 tokens in at 1 $ and 2 out at 2 $ for a million
 
@@ -87,7 +87,7 @@ def test_what_the_endpoint_does_not_price_counts_at_its_bound_and_is_said_to(
     bounds = list[float]()
 
     async def step(client: httpx.AsyncClient, gateway: Gateway) -> None:
-        bounds.append(gateway.lanes[0].teacher.cost_bound_usd("unsure"))
+        bounds.append(gateway.lanes[0].teacher.cost_bound_usd(text_input("unsure")))
         await ask(client, "unsure")
         world.endpoint.status = 500  # it may have been billed
         await ask(client, "unsure")
@@ -112,8 +112,8 @@ def test_what_a_busy_gateway_turns_away_is_neither_a_call_nor_an_answer(
     assert ever(redis_client) == Deeds(student=1, refused=1, chars=4)
 
 
-def _failing(books: Books, fails: Callable[[], bool]) -> Callable[[Lane, Batch], None]:
-    def write(lane: Lane, batch: Batch) -> None:
+def _failing(books: Books, fails: Callable[[], bool]) -> Callable[[Lane, DeedBatch], None]:
+    def write(lane: Lane, batch: DeedBatch) -> None:
         books.write(lane, batch)  # it arrives
         if fails():
             message = "timed out"
@@ -146,7 +146,7 @@ def test_a_redis_that_takes_a_batch_and_does_not_say_so_counts_nothing_twice(
 def test_what_was_done_without_redis_is_written_by_the_next_process(world: World, redis_client: redis.Redis) -> None:
     books = Books(redis_client)
 
-    def away(_lane: Lane, _batch: Batch) -> None:
+    def away(_lane: Lane, _batch: DeedBatch) -> None:
         message = "Connection refused"
         raise StoreUnavailableError(message)
 

@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 
 from serve.escalation import Answer, Refusal
+from serve.routing.budget import BudgetRouting
+from serve.tasks.classify import LabelledAnswer
 from store.errors import SettingsError
 from store.event import ClassifyEscalation
-from tests.serve.fakes import FakeLedger, FakePredictions, FakeStudent, World, eventually
+from tests.serve.fakes import FakeLedger, FakeStudent, World, eventually
 from tests.serve.test_gateway import question
 
 
 class GradedStudent(FakeStudent):
     """Says `yes` with the probability that the text is, and shares the rest between the others."""
 
-    def predict(self, texts: Sequence[str]) -> FakePredictions:
-        probs = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
-        probs[:, 0] = [float(text) if text[0].isdigit() else 1.0 for text in texts]
-        probs[:, 1:] = ((1 - probs[:, 0]) / (len(self.labels) - 1))[:, None]
-        return FakePredictions(np.stack([probs, probs]), probs, np.zeros(len(texts), np.float32))
+    def confidence(self, text: str) -> float:
+        return float(text) if text[0].isdigit() else 1.0
 
 
 def budget_world(folder: Path, *, calls: int = 100, audit_ratio: float = 0.0, **changes: Any) -> World:
@@ -114,9 +113,9 @@ def test_a_gateway_that_starts_on_a_budget_in_use_has_no_first_day(tmp_path: Pat
     async def main() -> None:
         async with world.running() as (_, gateway):
             await eventually(lambda: bool(world.beats))
-            horizon = gateway.lanes[0].horizon
-            assert horizon is not None
-            assert (horizon.allowance().exponent < 1.0) == first_day
+            routing = gateway.lanes[0].service.routing
+            assert isinstance(routing, BudgetRouting)
+            assert (routing.horizon.allowance().exponent < 1.0) == first_day
 
     asyncio.run(main())
 
@@ -153,7 +152,9 @@ def test_a_lane_measured_by_balanced_accuracy_answers_and_reports_the_balanced_l
         world = budget_world(tmp_path, metric=metric)
         world.serve(student=GradedStudent())
         world.ledger.left = 0
-        found[metric] = answers(ask_all(world, [*["0.95"] * 30, "0.6"]))[-1].label
+        last = answers(ask_all(world, [*["0.95"] * 30, "0.6"]))[-1]
+        assert isinstance(last, LabelledAnswer)
+        found[metric] = last.label
     assert found == {"accuracy": "yes", "balanced_accuracy": "no"}
 
 

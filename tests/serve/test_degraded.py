@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from serve.app import _respond
-from serve.escalation import Refusal
-from serve.front.once import Given
+from serve.escalation import Given, Refusal
 from serve.lifecycle import Gateway
+from serve.tasks.classify import Classify
 from store.errors import SpoolFullError
 from tests.serve.client import ask, only_event, run
 from tests.serve.fakes import TEACHER, FakeStudent, World, eventually
@@ -99,15 +99,15 @@ def test_with_the_student_down_the_teacher_answers(world: World) -> None:
     assert only_event(world).student is None
 
 
-def test_numbers_that_are_not_finite_count_as_a_failed_student(world: World) -> None:
+def test_a_student_that_raises_counts_as_failed(world: World) -> None:
     class Broken(FakeStudent):
         broken = False
 
-        def predict(self, texts: Any) -> Any:
-            found = super().predict(texts)
+        def look(self, inputs: Any) -> Any:
             if self.broken:
-                found.probs[:] = float("nan")
-            return found
+                message = "the student says what is no number"
+                raise ValueError(message)
+            return super().look(inputs)
 
     student = Broken()
     world.serve(student=student)
@@ -437,6 +437,8 @@ def test_a_list_that_nobody_could_answer_is_told_the_cause_that_lasts_longest(or
         Refusal(status=429, code="overloaded", message="busy", retry_after_s=1),
         Refusal(status=503, code="budget_exhausted", message="spent", retry_after_s=60),
     ]
-    response = _respond(Given(first_id="1", at_s=1.0, found=refusals[::order]), "support")
+    face = Classify()
+    asked = face.decode(b'{"model": "support", "input": ["a", "b"]}')
+    response = _respond(Given(first_id="1", at_s=1.0, found=refusals[::order]), asked, face)
     assert (response.status_code, response.headers["retry-after"]) == (503, "60")
     assert b"budget_exhausted" in response.body

@@ -9,8 +9,10 @@ from serve.front.directory import Directory
 from serve.front.errors import ApiError
 from serve.lifecycle import Gateway
 from serve.settings import LaneSettings, is_loopback
+from serve.teacher.ask.tasks import asking_of
 from store.errors import SettingsError
 from store.event import Lane
+from store.tasks.tasks import LaneTerms
 from tests.serve.fakes import World
 
 LOOPBACK, NETWORK = True, False
@@ -54,7 +56,7 @@ def test_loopback_is_this_machine_alone() -> None:
 def test_a_lane_needs_labels_and_an_audit_ratio_that_is_a_probability(tmp_path: Path) -> None:
     settings: LaneSettings = World(tmp_path).parts().settings
     with pytest.raises(SettingsError, match="labels"):
-        replace(settings, labels=())
+        asking_of(replace(settings, terms=LaneTerms()))
     assert replace(settings, audit_ratio=0.0).audit_ratio == 0.0
     for ratio in (1.5, -0.1, 1e-9):
         with pytest.raises(SettingsError, match="audit_ratio"):

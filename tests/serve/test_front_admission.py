@@ -7,8 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve.front.admission import host_name, is_local, known_host
+from serve.front.admission import is_local
 from serve.front.connections import ConnectionLimits
+from serve.front.names import host_name, known_host
 from serve.lifecycle import Gateway
 from serve.settings import GatewaySettings
 from tests.serve.client import run

@@ -16,7 +16,7 @@ from tests.serve.ledgers import NOBODY
 
 def question(text: str, rng: Random, *, forced: bool = False) -> Question:
     return Question(
-        text=text,
+        value=TextInput(text=text),
         redacted=TextInput(text=text),
         item_id="0" * 32,
         event_id=new_event_id(1.8e9, rng),
@@ -102,7 +102,7 @@ def test_a_call_without_an_answer_costs_its_bound_if_it_may_have_been_billed(
     async def main() -> None:
         async with world.running() as (_, gateway):
             service = gateway.lanes[0].service
-            bounds_usd.append(service.teacher.cost_bound_usd("unsure"))
+            bounds_usd.append(service.teacher.cost_bound_usd(TextInput(text="unsure")))
             await service.answer(question("unsure", Random(1)))
 
     asyncio.run(main())
@@ -121,7 +121,7 @@ def test_a_call_that_was_answered_costs_what_it_cost(tmp_path: Path) -> None:
     async def main() -> None:
         async with world.running() as (_, gateway):
             service = gateway.lanes[0].service
-            bounds_usd.append(service.teacher.cost_bound_usd("unsure"))
+            bounds_usd.append(service.teacher.cost_bound_usd(TextInput(text="unsure")))
             await service.answer(question("unsure", Random(1)))
 
     asyncio.run(main())

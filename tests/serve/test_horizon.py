@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from serve.routing.horizon import DayHorizon, Traffic
 from serve.settings import BudgetSettings
-from serve.teacher.horizon import DayHorizon, Traffic
 from tests.serve.spending import CALLS, DAY_S, FOR_ESCALATIONS, START_S, Clock, Lane, simulate
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve.intake import Intake, IntakeBusyError, Laborious, Named
+from serve.intake import Intake, IntakeBusyError, Laborious, Named, Naming
 from serve.lifecycle import Gateway
+from serve.tasks.classify import Classify
 from store.errors import TooLaboriousError
-from store.event import ClassifyEscalation, TextInput, canonical_text
+from store.event import ClassifyEscalation, TextInput
 from store.redact import redact
 from store.secrets import item_id
+from store.tasks.classify import ClassifyRules
 from tests.serve.client import ask, only_event, run
 from tests.serve.fakes import TEACHER, World, eventually
 
@@ -43,7 +45,13 @@ class Redaction:
 
 
 async def read(intake: Intake, texts: Sequence[str], redaction: Redaction) -> list[Named] | Laborious:
-    return await intake.read(texts, redact=redaction, lane_key=KEY)
+    return await intake.read([TextInput(text=text) for text in texts], naming(redaction))
+
+
+def naming(redaction: Redaction) -> Naming:
+    return Naming(
+        matter=Classify(), rules=ClassifyRules(), redact=redaction, lane_key=KEY, tokens=lambda value: len(repr(value))
+    )
 
 
 def test_texts_come_back_redacted_and_named_in_their_order_from_another_thread() -> None:
@@ -54,9 +62,10 @@ def test_texts_come_back_redacted_and_named_in_their_order_from_another_thread()
         texts = [f"text  {n} 4111 " + "b" * n for n in range(0, 9_000, 1_000)]
         found = await read(intake, texts, redaction)
         assert isinstance(found, list)
-        wanted = [TextInput(text=canonical_text(text).replace("4111", "<CARD:0>")) for text in texts]
+        wanted = [TextInput(text=text.replace("4111", "<CARD:0>")) for text in texts]
         assert [one.redacted for one in found] == wanted
-        assert [one.item_id for one in found] == [item_id(KEY, "classify", text) for text in wanted]
+        assert [one.item_id for one in found] == [item_id(KEY, ClassifyRules(), text) for text in wanted]
+        assert [one.tokens for one in found] == [len(repr(text)) for text in wanted]
         intake.close()
 
     asyncio.run(main())
@@ -119,7 +128,7 @@ def test_the_wait_is_bounded_and_so_is_what_waits() -> None:
         with pytest.raises(IntakeBusyError):
             await slow
         redaction.gate.set()
-        assert isinstance(await Intake(max_waiting_chars=1).read([LONG], redact=redaction, lane_key=KEY), list)
+        assert isinstance(await read(Intake(max_waiting_chars=1), [LONG], redaction), list)
         assert intake.waiting_chars == 0
         intake.close()
 

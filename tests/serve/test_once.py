@@ -10,9 +10,10 @@ import httpx
 import pytest
 import redis
 
-from serve.front.kept import Claim, RedisAnswers, Shared
+from serve.front.kept import KeyClaim, RedisAnswers, Shared
 from serve.front.once import Once
 from serve.lifecycle import Gateway
+from serve.tasks.classify import LabelledAnswer
 from store.errors import StoreUnavailableError
 from tests.ops.children import until
 from tests.serve.client import ask, run
@@ -33,17 +34,17 @@ class FakeShared:
     records: dict[str, tuple[str, str | None, bytes, bool]] = field(default_factory=dict)  # request, owner, answers
     down: bool = False
 
-    def claim(self, name: str, request: str, owner: str, hold_s: float) -> Claim:
+    def claim(self, name: str, request: str, owner: str, hold_s: float) -> KeyClaim:
         self._check()
         known, holder, answers, complete = self.records.get(name, (request, None, b"", False))
         if known != request:
-            return Claim(state="other")
+            return KeyClaim(state="other")
         if complete:
-            return Claim(state="kept", answers=answers)
+            return KeyClaim(state="kept", answers=answers)
         if holder not in {None, owner}:
-            return Claim(state="busy", wait_s=hold_s)
+            return KeyClaim(state="busy", wait_s=hold_s)
         self.records[name] = (request, owner, answers, False)
-        return Claim(state="ours", answers=answers)
+        return KeyClaim(state="ours", answers=answers)
 
     def renew(self, name: str, owner: str, hold_s: float) -> None:
         self._check()
@@ -326,13 +327,13 @@ def test_a_store_that_does_not_answer_is_left_alone_for_a_while() -> None:
     asked: list[str] = []
 
     class Hanging(FakeShared):
-        def claim(self, name: str, request: str, owner: str, hold_s: float) -> Claim:
+        def claim(self, name: str, request: str, owner: str, hold_s: float) -> KeyClaim:
             asked.append(name)
             raise StoreUnavailableError
 
     async def main() -> None:
         shared: Shared = Hanging()
-        once = Once(shared, b"k" * 32, new_id=lambda: "id", monotonic=lambda: 0.0)
+        once = Once(shared, b"k" * 32, answer_type=LabelledAnswer, new_id=lambda: "id", monotonic=lambda: 0.0)
         assert await once._ask(lambda one: one.claim("a", "r", "o", 1.0)) is None
         assert await once._ask(lambda one: one.claim("b", "r", "o", 1.0)) is None
         await once.close()

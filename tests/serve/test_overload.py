@@ -15,9 +15,11 @@ import pytest
 from serve.escalation import Answer
 from serve.lifecycle import Gateway
 from serve.settings import GatewaySettings
-from store.event import ClassifyEscalation
+from serve.student.executor import Executor
+from store.event import ClassifyEscalation, TaskInput
+from store.student.loaded import LabelOpinion
 from tests.serve.client import ask, run
-from tests.serve.fakes import TEACHER, FakePredictions, FakeStudent, World, eventually
+from tests.serve.fakes import TEACHER, FakeStudent, World, eventually, text_of
 from tests.serve.test_gateway import question
 
 LIST = ["sure"] * 40
@@ -30,10 +32,10 @@ class SlowStudent(FakeStudent):
         super().__init__()
         self.read: list[str] = []
 
-    def predict(self, texts: Sequence[str]) -> FakePredictions:
-        time.sleep(0.02 * len(texts))
-        found = super().predict(texts)
-        self.read += texts
+    def look(self, inputs: Sequence[TaskInput]) -> list[LabelOpinion]:
+        time.sleep(0.02 * len(inputs))
+        found = super().look(inputs)
+        self.read += map(text_of, inputs)
         return found
 
 
@@ -55,7 +57,15 @@ async def hold(client: httpx.AsyncClient, gateway: Gateway, student: FakeStudent
 
 def stands_still(gateway: Gateway) -> bool:
     """Whether the student is still at the list that is held."""
-    return gateway._batcher.waiting + len(gateway._batcher._running) >= len(LIST)
+    if not gateway.devices.all:
+        return False
+    executor = executor_of(gateway)
+    return executor.waiting + len(executor._running) >= len(LIST)
+
+
+def executor_of(gateway: Gateway) -> Executor:
+    (device,) = gateway.devices.all
+    return device.executor
 
 
 def let_go(student: FakeStudent) -> None:
@@ -105,7 +115,6 @@ def test_a_text_that_waited_in_vain_is_refused_and_not_paid_for(tmp_path: Path, 
     world.settings = replace(world.settings, student_timeout_s=0.4)
 
     async def step(_: httpx.AsyncClient, gateway: Gateway) -> None:
-        gateway._batcher.expect(0.02)
         service, rng = gateway.lanes[0].service, Random(1)
         found = await asyncio.gather(*(service.answer(question("unsure", rng)) for _ in range(100)))
         late = [one for one in found if not isinstance(one, Answer)]
@@ -230,7 +239,7 @@ def test_a_student_that_hangs_is_down_and_an_endless_hang_is_no_life(tmp_path: P
         assert {answer.headers["x-understudy-reason"] for answer in answers} == {"student_down"}
         await eventually(lambda: world.prometheus.get_sample_value("understudy_student_hung_seconds") != 0.0)
         assert gateway.healthy()
-        gateway._batcher._stuck_s = 61.0
+        executor_of(gateway)._stuck_s = 61.0
         assert not gateway.healthy()
         student.gate.set()
         await eventually(gateway.healthy)

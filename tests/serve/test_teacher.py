@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis.strategies import binary, booleans, lists, one_of, sampled_from, text
 
 from serve.settings import TeacherSettings
-from serve.teacher.client import Answered, Breaker, Invalid, Reply, Teacher, Unavailable
+from serve.teacher.breaker import Breaker
+from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from store.answers.prompt import prompt_version
 from store.errors import SettingsError
-from tests.serve.fakes import LABELS, TEACHER, FakeEndpoint, eventually
+from tests.serve.fakes import TEACHER, FakeEndpoint, eventually, teacher_of, text_input
 
 
 def ask(endpoint: FakeEndpoint, text: str = "hello", settings: TeacherSettings = TEACHER) -> Reply:
-    teacher = Teacher(settings, LABELS, monotonic=lambda: 0.0, client=endpoint.client())
-    return asyncio.run(teacher.ask(text))
+    teacher = teacher_of(settings, monotonic=lambda: 0.0, client=endpoint.client())
+    return asyncio.run(teacher.ask(text_input(text)))
 
 
 def test_an_answer_carries_its_cost_usage_and_prompt_version() -> None:
@@ -138,12 +139,12 @@ def test_a_count_that_makes_no_sense_costs_the_bound_and_the_answer_is_kept(usag
 def test_requests_that_the_endpoint_refuses_do_not_close_it_to_others(status: int) -> None:
     async def main() -> None:
         endpoint = FakeEndpoint()
-        teacher = Teacher(replace(TEACHER, breaker_failures=2), LABELS, monotonic=lambda: 0.0, client=endpoint.client())
+        teacher = teacher_of(replace(TEACHER, breaker_failures=2), monotonic=lambda: 0.0, client=endpoint.client())
         endpoint.status = status
         for _ in range(5):
-            assert isinstance(await teacher.ask("what the filter takes out"), Unavailable)
+            assert isinstance(await teacher.ask(text_input("what the filter takes out")), Unavailable)
         endpoint.status = 200
-        assert isinstance(await teacher.ask("somebody else's question"), Answered)
+        assert isinstance(await teacher.ask(text_input("somebody else's question")), Answered)
 
     asyncio.run(main())
 
@@ -152,8 +153,8 @@ def test_no_more_calls_run_at_once_than_the_cap_allows() -> None:
     async def main() -> int:
         endpoint = FakeEndpoint()
         endpoint.hold = asyncio.Event()
-        teacher = Teacher(replace(TEACHER, concurrency=3), LABELS, monotonic=lambda: 0.0, client=endpoint.client())
-        calls = [asyncio.create_task(teacher.ask(f"{index}")) for index in range(10)]
+        teacher = teacher_of(replace(TEACHER, concurrency=3), monotonic=lambda: 0.0, client=endpoint.client())
+        calls = [asyncio.create_task(teacher.ask(text_input(f"{index}"))) for index in range(10)]
         await eventually(lambda: endpoint.running == 3)
         endpoint.hold.set()
         assert all(isinstance(reply, Answered) for reply in await asyncio.gather(*calls))
@@ -166,9 +167,9 @@ def test_waiting_for_a_turn_ends_with_the_time_out() -> None:
     async def main() -> Reply:
         endpoint = FakeEndpoint()
         settings = replace(TEACHER, concurrency=1, timeout_s=0.05)
-        teacher = Teacher(settings, LABELS, monotonic=lambda: 0.0, client=endpoint.client())
+        teacher = teacher_of(settings, monotonic=lambda: 0.0, client=endpoint.client())
         await teacher._turns.acquire()
-        return await teacher.ask("b")
+        return await teacher.ask(text_input("b"))
 
     assert asyncio.run(main()) == Unavailable(
         detail="no turn within the time-out: raise teacher.concurrency", billed=False
@@ -180,7 +181,7 @@ def test_an_endpoint_that_hangs_is_left_after_the_time_out_and_counts_as_billed(
         endpoint = FakeEndpoint()
         endpoint.hold = asyncio.Event()
         settings = replace(TEACHER, timeout_s=0.05)
-        return await Teacher(settings, LABELS, monotonic=lambda: 0.0, client=endpoint.client()).ask("a")
+        return await teacher_of(settings, monotonic=lambda: 0.0, client=endpoint.client()).ask(text_input("a"))
 
     reply = asyncio.run(main())
     assert isinstance(reply, Unavailable)
@@ -192,22 +193,22 @@ def test_the_circuit_opens_after_failures_and_lets_one_call_try_again() -> None:
         endpoint, now = FakeEndpoint(), [0.0]
         endpoint.status = 500
         settings = replace(TEACHER, breaker_failures=3, breaker_open_s=10.0)
-        teacher = Teacher(settings, LABELS, monotonic=lambda: now[0], client=endpoint.client())
+        teacher = teacher_of(settings, monotonic=lambda: now[0], client=endpoint.client())
         for _ in range(5):
-            await teacher.ask("a")
+            await teacher.ask(text_input("a"))
         assert len(endpoint.bodies) == 3
         now[0] = 9.9
         assert [teacher.available] == [False]
         now[0] = 10.0
         assert [teacher.available] == [True]
         endpoint.hold = asyncio.Event()
-        probe = asyncio.create_task(teacher.ask("probe"))
+        probe = asyncio.create_task(teacher.ask(text_input("probe")))
         await eventually(lambda: endpoint.running == 1)
-        assert isinstance(await teacher.ask("beside the probe"), Unavailable)
+        assert isinstance(await teacher.ask(text_input("beside the probe")), Unavailable)
         endpoint.status = 200
         endpoint.hold.set()
         assert isinstance(await probe, Answered)
-        assert isinstance(await teacher.ask("after"), Answered)
+        assert isinstance(await teacher.ask(text_input("after")), Answered)
 
     asyncio.run(main())
 
@@ -324,13 +325,12 @@ def test_parameters_go_into_the_body_whether_the_client_knows_them_or_not() -> N
 
 
 def test_a_limit_that_is_set_beside_the_rest_bounds_the_cost() -> None:
-    teacher = Teacher(
+    teacher = teacher_of(
         replace(TEACHER, parameters={"extra_body": {"max_tokens": 1_000_000}}),
-        LABELS,
         monotonic=lambda: 0.0,
         client=FakeEndpoint().client(),
     )
-    assert teacher.cost_bound_usd("a") > 2.0
+    assert teacher.cost_bound_usd(text_input("a")) > 2.0
 
 
 @pytest.mark.parametrize(
@@ -356,20 +356,20 @@ def test_a_fault_of_the_settings_is_said_at_once_and_tried_ever_more_rarely(
         endpoint, now = FakeEndpoint(), [0.0]
         endpoint.status, endpoint.raw = status, json.dumps(body).encode()
         settings = replace(TEACHER, attempts=3, breaker_open_s=10.0)
-        teacher = Teacher(settings, LABELS, monotonic=lambda: now[0], client=endpoint.client())
+        teacher = teacher_of(settings, monotonic=lambda: now[0], client=endpoint.client())
         assert teacher.available
-        await asyncio.gather(*(teacher.ask("a") for _ in range(4)))
+        await asyncio.gather(*(teacher.ask(text_input("a")) for _ in range(4)))
         assert teacher.refused == reason
         assert len(endpoint.bodies) == 4
         for after_s, calls in ((9.0, 4), (10.0, 5), (29.0, 5), (30.0, 6), (1_000.0, 7), (1_079.0, 7), (1_080.0, 8)):
             now[0] = after_s
-            assert isinstance(await teacher.ask("a"), Unavailable)
+            assert isinstance(await teacher.ask(text_input("a")), Unavailable)
             assert len(endpoint.bodies) == calls
         now[0], endpoint.status, endpoint.raw = 2_000.0, 200, None
-        assert isinstance(await teacher.ask("a"), Answered)
+        assert isinstance(await teacher.ask(text_input("a")), Answered)
         assert [teacher.refused] == [None]
         endpoint.status = 401
-        await teacher.ask("a")
+        await teacher.ask(text_input("a"))
         now[0] = 2_010.0
         assert teacher.available
 
@@ -381,12 +381,12 @@ def test_a_3xx_that_is_no_redirect_is_the_teachers_own_failure(status: int) -> N
     async def main() -> None:
         endpoint = FakeEndpoint()
         endpoint.status = status
-        teacher = Teacher(replace(TEACHER, breaker_failures=2), LABELS, monotonic=lambda: 0.0, client=endpoint.client())
-        reply = await teacher.ask("a")
+        teacher = teacher_of(replace(TEACHER, breaker_failures=2), monotonic=lambda: 0.0, client=endpoint.client())
+        reply = await teacher.ask(text_input("a"))
         assert isinstance(reply, Unavailable)
         assert (reply.billed, teacher.refused, teacher.available) == (True, None, True)
         assert "base_url" not in reply.detail
-        await teacher.ask("a")
+        await teacher.ask(text_input("a"))
         assert not teacher.available
 
     asyncio.run(main())
@@ -410,9 +410,9 @@ def test_what_a_question_brought_on_itself_is_no_fault_of_the_settings(
     async def main() -> None:
         endpoint = FakeEndpoint()
         endpoint.status, endpoint.raw = status, json.dumps(body).encode()
-        teacher = Teacher(TEACHER, LABELS, monotonic=lambda: 0.0, client=endpoint.client())
+        teacher = teacher_of(TEACHER, monotonic=lambda: 0.0, client=endpoint.client())
         for _ in range(6):
-            reply = await teacher.ask("a")
+            reply = await teacher.ask(text_input("a"))
             assert isinstance(reply, Unavailable)
             assert reply.billed == billed
         assert teacher.refused is None
@@ -447,13 +447,16 @@ def test_once_it_stops_asking_what_was_sent_is_answered_and_what_waits_costs_not
         endpoint = FakeEndpoint()
         endpoint.hold = asyncio.Event()
         settings = replace(TEACHER, concurrency=1)
-        teacher = Teacher(settings, LABELS, monotonic=lambda: 0.0, client=endpoint.client())
-        sent, waits = asyncio.create_task(teacher.ask("one")), asyncio.create_task(teacher.ask("two"))
+        teacher = teacher_of(settings, monotonic=lambda: 0.0, client=endpoint.client())
+        sent, waits = (
+            asyncio.create_task(teacher.ask(text_input("one"))),
+            asyncio.create_task(teacher.ask(text_input("two"))),
+        )
         await eventually(lambda: endpoint.running == 1)
         teacher.stop_asking()
         endpoint.hold.set()
         assert isinstance(await sent, Answered)
-        for reply in (await waits, await teacher.ask("three")):
+        for reply in (await waits, await teacher.ask(text_input("three"))):
             assert isinstance(reply, Unavailable)
             assert not reply.billed
         assert len(endpoint.bodies) == 1

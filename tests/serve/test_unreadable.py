@@ -8,8 +8,9 @@ import pytest
 import structlog
 
 from serve.lifecycle import Gateway
-from serve.student.slot import Opinion, on_list
+from serve.tasks.classify import on_list
 from store.event import canonical_text
+from store.student.loaded import LabelOpinion
 from tests.serve.client import ask, only_event, run
 from tests.serve.fakes import FakeStudent, World, eventually
 
@@ -72,6 +73,8 @@ def test_a_label_that_was_taken_off_the_list_is_never_served(world: World) -> No
 
 
 def test_a_version_that_knows_no_label_of_the_list_has_no_opinion() -> None:
-    opinion = Opinion(label="a", confidence=0.9, novelty=0.0, probs=[0.9, 0.1], members=[])
-    assert on_list(opinion, ("a", "b"), ("c",)) is None
-    assert on_list(opinion, ("a", "b"), ("a", "c")) is opinion
+    opinion = LabelOpinion(
+        output="a", confidence=0.9, uncertainty=0.2, novelty=0.0, members=[], probs=[0.9, 0.1], labels=("a", "b")
+    )
+    assert on_list(opinion, ("c",)) is None
+    assert on_list(opinion, ("a", "c")) is opinion

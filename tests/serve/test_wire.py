@@ -16,7 +16,7 @@ from serve.settings import BudgetSettings, TeacherSettings
 from serve.teacher.budget import Budget
 from serve.teacher.client import Answered, Reply, Teacher, Unavailable
 from serve.teacher.wire import MAX_ANSWER_BYTES, BoundedTransport
-from tests.serve.fakes import LABELS, TEACHER, FakeLedger
+from tests.serve.fakes import TEACHER, FakeLedger, teacher_of, text_input
 from tests.serve.ledgers import Clock
 from tests.serve.tcp_endpoint import (
     GOOD,
@@ -37,7 +37,7 @@ SETTINGS = replace(TEACHER, attempts=3, timeout_s=20.0, breaker_failures=1000)
 
 @asynccontextmanager
 async def asking(url: str, settings: TeacherSettings = SETTINGS) -> AsyncIterator[Teacher]:
-    teacher = Teacher(replace(settings, base_url=url), LABELS, monotonic=asyncio.get_running_loop().time)
+    teacher = teacher_of(replace(settings, base_url=url), monotonic=asyncio.get_running_loop().time)
     try:
         yield teacher
     finally:
@@ -51,13 +51,13 @@ async def exhaust(teacher: Teacher, calls: int) -> tuple[int, list[Reply]]:
     clock = Clock()
     budget = Budget(limits, ledger, now=clock, monotonic=clock, new_id=lambda: f"{next(numbers)}")
     replies: list[Reply] = []
-    bound_usd = teacher.cost_bound_usd("a")
+    bound_usd = teacher.cost_bound_usd(text_input("a"))
     for _ in range(30):
         await budget.prepare("escalation", bound_usd)
         if not budget.allows("escalation", bound_usd):
             break
         spend = budget.take("escalation", bound_usd)
-        reply = await teacher.ask("a")
+        reply = await teacher.ask(text_input("a"))
         replies.append(reply)
         free = isinstance(reply, Unavailable) and not reply.billed
         budget.settle(spend, None if free else bound_usd)
@@ -132,13 +132,13 @@ def test_a_server_that_does_not_take_the_connection_costs_nothing_and_one_that_h
         server = await asyncio.start_server(deaf, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with asking(f"https://127.0.0.1:{port}/v1", settings) as teacher:
-            reply = await teacher.ask("a")
+            reply = await teacher.ask(text_input("a"))
             assert isinstance(reply, Unavailable)
             assert not reply.billed
         server.close()
         await asyncio.sleep(0.05)  # in which both sides close
         async with TcpEndpoint(hangs).running() as endpoint, asking(endpoint.url, settings) as teacher:
-            reply = await teacher.ask("a")
+            reply = await teacher.ask(text_input("a"))
             assert isinstance(reply, Unavailable)
             assert reply.billed
 
@@ -160,7 +160,7 @@ def test_a_connection_that_is_never_made_costs_nothing_when_the_whole_time_is_up
 
     async def main() -> None:
         async with asking("http://127.0.0.1:1/v1", replace(SETTINGS, timeout_s=0.2)) as teacher:
-            reply = await teacher.ask("a")
+            reply = await teacher.ask(text_input("a"))
             assert isinstance(reply, Unavailable)
             assert reply.detail == "TimeoutError"
             assert not reply.billed
@@ -173,7 +173,7 @@ def test_an_answer_without_end_is_left(act: Act) -> None:
     async def main() -> None:
         settings = replace(SETTINGS, timeout_s=1.0)
         async with TcpEndpoint(act).running() as endpoint, asking(endpoint.url, settings) as teacher:
-            reply = await teacher.ask("a")
+            reply = await teacher.ask(text_input("a"))
             assert isinstance(reply, Unavailable)
             assert reply.billed
             assert endpoint.read == 1
@@ -190,7 +190,7 @@ def test_an_answer_that_unpacks_to_many_megabytes_is_never_unpacked(status: str)
         async with TcpEndpoint(act).running() as endpoint, asking(endpoint.url) as teacher:
             tracemalloc.start()
             try:
-                reply = await teacher.ask("a")
+                reply = await teacher.ask(text_input("a"))
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
@@ -214,7 +214,7 @@ def test_an_answer_that_is_packed_unasked_is_read(body: bytes, coding: str) -> N
     async def main() -> None:
         act = answers(body, "200 OK", f"Content-Encoding: {coding}")
         async with TcpEndpoint(act).running() as endpoint, asking(endpoint.url) as teacher:
-            assert isinstance(await teacher.ask("a"), Answered)
+            assert isinstance(await teacher.ask(text_input("a")), Answered)
             assert b"accept-encoding: identity" in endpoint.heads[0].lower()
 
     asyncio.run(main())
@@ -226,7 +226,7 @@ def test_a_redirect_is_never_followed_and_says_where_it_leads(status: str) -> No
         async with TcpEndpoint(answers()).running() as other:
             act = answers(b"", status, f"Location: http://localhost:{other.port}/v1/secret?text=private")
             async with TcpEndpoint(act).running() as endpoint, asking(endpoint.url) as teacher:
-                reply = await teacher.ask("a")
+                reply = await teacher.ask(text_input("a"))
                 assert isinstance(reply, Unavailable)
                 assert "localhost" in reply.detail
                 assert "private" not in reply.detail
@@ -243,11 +243,11 @@ def test_the_environments_proxies_are_not_used_and_the_configured_one_is(monkeyp
             for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
                 monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
             async with asking(endpoint.url) as teacher:
-                assert isinstance(await teacher.ask("a"), Answered)
+                assert isinstance(await teacher.ask(text_input("a")), Answered)
                 assert (endpoint.read, proxy.read) == (1, 0)
             settings = replace(SETTINGS, proxy=f"http://127.0.0.1:{proxy.port}")
             async with asking(endpoint.url, settings) as teacher:
-                assert isinstance(await teacher.ask("a"), Answered)
+                assert isinstance(await teacher.ask(text_input("a")), Answered)
                 assert (endpoint.read, proxy.read) == (1, 1)
 
     asyncio.run(main())
@@ -257,8 +257,8 @@ def test_an_endpoints_cookies_are_not_kept() -> None:
     async def main() -> None:
         act = answers(GOOD, "200 OK", "Set-Cookie: a=b")
         async with TcpEndpoint(act).running() as endpoint, asking(endpoint.url) as teacher:
-            await teacher.ask("a")
-            await teacher.ask("a")
+            await teacher.ask(text_input("a"))
+            await teacher.ask(text_input("a"))
             assert not any(b"cookie" in head.lower() for head in endpoint.heads)
 
     asyncio.run(main())
@@ -269,12 +269,12 @@ def test_a_wait_that_the_endpoint_asks_for_is_kept_or_else_it_is_not_asked_again
         for header, read in (("0", 3), ("3600", 1), ("-1", 3), ("nan", 1), ("soon", 1), ("1e999", 1)):
             act = answers(b"", "503 Service Unavailable", f"Retry-After: {header}")
             async with TcpEndpoint(act).running() as endpoint, asking(endpoint.url) as teacher:
-                assert isinstance(await teacher.ask("a"), Unavailable)
+                assert isinstance(await teacher.ask(text_input("a")), Unavailable)
                 assert endpoint.read == read, header
         dates = ("Date: Wed, 21 Oct 2026 07:28:00 GMT", "Retry-After: Wed, 21 Oct 2026 07:28:00 GMT")
         act = answers(b"", "503 Service Unavailable", *dates)
         async with TcpEndpoint(act).running() as endpoint, asking(endpoint.url) as teacher:
-            assert isinstance(await teacher.ask("a"), Unavailable)
+            assert isinstance(await teacher.ask(text_input("a")), Unavailable)
             assert endpoint.read == 3
 
     asyncio.run(main())
@@ -284,13 +284,13 @@ def test_a_call_that_is_cancelled_is_cancelled_and_gives_its_turn_back() -> None
     async def main() -> None:
         settings = replace(SETTINGS, concurrency=1)
         async with TcpEndpoint(hangs).running() as endpoint, asking(endpoint.url, settings) as teacher:
-            call = asyncio.create_task(teacher.ask("a"))
+            call = asyncio.create_task(teacher.ask(text_input("a")))
             while not endpoint.read:  # noqa: ASYNC110 - of another task on a real socket
                 await asyncio.sleep(0.005)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
             endpoint.act = answers()
-            assert isinstance(await teacher.ask("a"), Answered)
+            assert isinstance(await teacher.ask(text_input("a")), Answered)
 
     asyncio.run(main())

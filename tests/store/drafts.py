@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from store.event import Lane
-from store.registry.manifest import BaseModel, Golden, Manifest, Preprocessing
+from store.registry.manifest import BaseModel, Manifest, Preprocessing, canonical_json
+from store.registry.records import ClassifyRecord, Golden
 from store.registry.signing import SigningKey, TrustedKeys, public_path
 from store.registry.versions import Registry, Versions
 
@@ -26,10 +27,9 @@ def make_keys(folder: Path, name: str = "trainer") -> tuple[SigningKey, TrustedK
 
 
 def make_manifest(**changes: Any) -> Manifest:
-    """A manifest of LANE without files."""
+    """A manifest of LANE without files; changes of the student's record are told from the others by their names."""
     manifest = Manifest(
         lane=LANE,
-        task="classify",
         kind="head",
         parent=None,
         created_s=1_700_000_000.0,
@@ -37,18 +37,28 @@ def make_manifest(**changes: Any) -> Manifest:
         seed=7,
         base=BaseModel(name="tiny", sha256="0" * 64, parameters=1000),
         served_parameters=1000,
-        labels=["refund", "cancel"],
         preprocessing=Preprocessing(redacted=True, max_tokens=128),
-        pool_weights=[1.0],
-        training={"c": 1.0},
+        student=ClassifyRecord(
+            labels=["refund", "cancel"],
+            pool_weights=[1.0],
+            golden=[Golden(text="a refund, please", probs=[0.9, 0.1])],
+        ),
         snapshot=None,
         verdict=None,
         policy=None,
         topics=[],
-        golden=[Golden(text="a refund, please", probs=[0.9, 0.1])],
         files={},
     )
-    return msgspec.structs.replace(manifest, **changes)
+    own = {name: changes.pop(name) for name in list(changes) if name in ClassifyRecord.__struct_fields__}
+    return msgspec.structs.replace(manifest, student=msgspec.structs.replace(manifest.student, **own), **changes)
+
+
+def of_schema_1(manifest: Manifest) -> dict[str, Any]:
+    """What release 0.1.0 would have written of the same student."""
+    told = msgspec.json.decode(canonical_json(manifest))
+    student = told.pop("student")
+    own = {name: student.pop(name) for name in ("task", "labels", "pool_weights", "golden")}
+    return {**told, **own, "schema": 1, "training": student}
 
 
 def make_draft(folder: Path, head: bytes = b"head one", encoder: bytes = b"encoder") -> Path:

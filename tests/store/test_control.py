@@ -5,7 +5,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from store.control import ENDED_KEPT, Control, CycleEnded, CycleRequest, Heartbeat, TrainingState
+from store.control import ENDED_KEPT, LIVE_S, Control, CycleEnded, CycleRequest, Heartbeat, TrainingState
 from store.errors import LeaseLostError, StoreUnavailableError
 from store.event import Lane
 
@@ -98,6 +98,30 @@ def test_the_newest_hundred_cycles_are_remembered_oldest_first(redis_client: red
     assert found == list(range(5, ENDED_KEPT + 5))
     assert [one.id for one in control.ended_cycles(LANE, 1)] == [str(ENDED_KEPT + 4)]
     assert control.ended_cycles(OTHER) == []
+    assert redis_client.llen("{support}:acme:ended") == ENDED_KEPT
+
+
+def test_only_who_spoke_lately_counts_as_live_and_the_others_are_remembered(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    for name in ("live", "stopped"):
+        control.announce(LANE, name, Heartbeat(version="v", at_s=1.0))
+    redis_client.pexpire("{support}:acme:beat:stopped", 5000)  # it spoke 5 s ago
+    assert control.heartbeats(LANE, within_s=LIVE_S).keys() == {"live"}
+    assert control.heartbeats(LANE).keys() == {"live", "stopped"}
+
+
+def test_who_holds_the_lease_and_asks_for_it_again_keeps_its_fence(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    held = control.acquire(LANE, "a", 60.0)
+    assert control.acquire(LANE, "a", 60.0) == held
+
+
+def test_a_renewed_lease_is_held_for_longer(redis_client: redis.Redis) -> None:
+    control = Control(redis_client)
+    held = control.acquire(LANE, "a", 60.0)
+    assert held is not None
+    control.renew(held, 600.0)
+    assert 60_000 < redis_client.pttl(held.name) <= 600_000
 
 
 def test_without_redis_every_call_says_so() -> None:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.buffer.item import MAX_EVENT_IDS, Item, merge
+from store.buffer.item import MAX_EVENT_IDS, Entry, Item, merge
 from store.event import ClassifyEscalation, EscalationCause, LabelAnswer, Reason, StudentOpinion, new_event_id, utc
+from store.tasks.classify import ClassifyRules
 from tests.store.test_event import an_event
 
 
@@ -25,10 +26,13 @@ def events(draw: st.DrawFn) -> ClassifyEscalation:
     )
 
 
+RULES = ClassifyRules()
+
+
 def fold(all_events: list[ClassifyEscalation]) -> Item | None:
     item: Item | None = None
     for event in all_events:
-        item, _ = merge(item, "id", event)
+        item, _ = merge(item, Entry.of(event, "id", RULES))
     return item
 
 
@@ -63,7 +67,7 @@ def test_an_item_knows_when_it_was_first_and_last_asked_and_its_newest_events(nu
     assert item.tally == {"m@p": {"track": 40}}
     assert item.stratum == "track"
     newest = an_event(id=ids[40], time=utc(40.0))
-    assert merge(item, "id", newest) == (item, "repeat")
+    assert merge(item, Entry.of(newest, "id", RULES)) == (item, "repeat")
 
 
 def test_of_opinions_from_one_moment_the_one_of_the_lowest_id_is_kept() -> None:
@@ -101,7 +105,7 @@ def test_the_mass_is_the_number_of_requests_it_stands_for() -> None:
 
 
 def test_an_ineligible_event_leaves_no_trace() -> None:
-    item, fate = merge(None, "id", an_event(eligible=False))
+    item, fate = merge(None, Entry.of(an_event(eligible=False), "id", RULES))
     assert (item, fate) == (None, "ineligible")
 
 

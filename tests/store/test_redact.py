@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 import store.redact
 from store.errors import TooLaboriousError
-from store.event import ChatInput, Message, RankInput, TextInput, canonical_text
+from store.event import RankInput, TextInput, canonical_text
 from store.personal_data import RULES, Rule, count_digits, may_hold
-from store.redact import MAX_WORK, Purse, redact, redact_input
+from store.redact import MAX_WORK, Purse, redact
+from store.tasks.classify import ClassifyRules
+from store.tasks.rank import RankRules
 from tests.store.passes import redact_in_passes
 
 KEY = b"k" * 32
@@ -104,11 +106,9 @@ def test_two_spellings_of_one_value_share_a_token_and_two_values_do_not() -> Non
 
 def test_every_text_of_an_input_is_redacted() -> None:
     token = redact("a@b.co", KEY)
-    assert redact_input(TextInput(text=" a@b.co "), KEY) == TextInput(text=token)
+    assert ClassifyRules().redact(TextInput(text="a@b.co"), KEY) == TextInput(text=token)
     ranked = RankInput(query="a@b.co", documents=["x", "a@b.co"])
-    assert redact_input(ranked, KEY) == RankInput(query=token, documents=["x", token])
-    chat = ChatInput(messages=[Message(role="user", content="a@b.co")])
-    assert redact_input(chat, KEY) == ChatInput(messages=[Message(role="user", content=token)])
+    assert RankRules().redact(ranked, KEY) == RankInput(query=token, documents=["x", token])
 
 
 pieces = st.sampled_from(
@@ -143,10 +143,53 @@ texts = st.one_of(
 @given(text=texts)
 @example("4111 1111 1111 1111\u0338\u0301")
 @example("a@b.co\u03380171 1234567")
-def test_redacting_twice_is_redacting_once_and_the_text_is_canonical(text: str) -> None:
+def test_redacting_twice_is_redacting_once_and_canonical_text_stays_canonical(text: str) -> None:
     once = redact(text, KEY)
     assert redact(once, KEY) == once
-    assert canonical_text(once) == once
+    canonical = redact(canonical_text(text), KEY)
+    assert canonical_text(canonical) == canonical
+
+
+blanks = st.sampled_from(
+    [" ", "\n", "\r\n", "\r", "\t", "\n    ", "\u00a0", "\u2000", "\u2028", "\x1c", "\x85", "\x0b"]
+)
+laid_out = st.lists(
+    st.one_of(
+        texts,
+        blanks,
+        st.sampled_from(
+            ["e\u0301", "\u1100\u1161", "\u0338", "\u0301", "\u212b", "\x00", "<", "jan\u0065\u0301@ex.com"]
+        ),
+        st.sampled_from([value for values in PERSONAL.values() for value in values]),
+    ),
+    max_size=9,
+).map("".join)
+
+
+@given(text=laid_out, blank=blanks)
+@example("-----BEGIN PRIVATE KEY----- abc \n <", "\n")
+@example("4111\r\n1111\t1111 1111\u0338\u0301 x", " ")
+@settings(max_examples=300)
+def test_the_canonical_form_of_what_is_redacted_is_what_is_redacted_of_the_canonical_form(
+    text: str, blank: str
+) -> None:
+    for written in (text, text.replace(" ", blank)):
+        assert canonical_text(redact(written, KEY)) == redact(canonical_text(written), KEY)
+
+
+def test_the_layout_stays_and_line_ends_become_one_form() -> None:
+    program = "if x:\r\n\tcall(jan\u0065\u0301)  # mail jane@example.com,\r    # card 4111\n1111 1111 1111!\n"
+    mail, card = redact("jane@example.com", KEY), redact("4111 1111 1111 1111", KEY)
+    kept = f"if x:\n\tcall(jan\u0065\u0301)  # mail {mail},\n    # card {card}!\n"
+    assert redact(program, KEY) == kept
+
+
+@pytest.mark.parametrize("beside", ["\u212b", "e\u0301", "\u1100\u1161"])
+def test_what_stands_beside_a_value_keeps_its_place_where_a_word_is_longer_as_it_was_written(beside: str) -> None:
+    mail = redact("a@b.co", KEY)
+    assert redact(f"\n {beside}\t({beside}/a@b.co){beside}  {beside} ", KEY) == (
+        f"\n {beside}\t({canonical_text(beside)}/{mail}){canonical_text(beside)}  {beside} "
+    )
 
 
 @given(before=texts, after=texts)
@@ -284,7 +327,7 @@ def test_so_does_the_time(unit: str) -> None:
 @example("+ 1-(1) 5-(1) 5-(1) 5-(1) 5-(1) 5-(1) 5-(1) 5:8@b.call.1234567")
 @settings(max_examples=400, deadline=None)
 def test_looking_only_where_something_changed_finds_what_passes_over_the_whole_text_find(text: str) -> None:
-    assert redact(text, KEY) == redact_in_passes(text, KEY)
+    assert canonical_text(redact(text, KEY)) == redact(canonical_text(text), KEY) == redact_in_passes(text, KEY)
 
 
 def test_a_text_of_nothing_but_values_and_almost_values_is_refused_at_the_same_work_everywhere() -> None:
@@ -294,7 +337,7 @@ def test_a_text_of_nothing_but_values_and_almost_values_is_refused_at_the_same_w
             redact(hard, KEY)
     shared = RankInput(query="x", documents=["01001 " * 3_333] * 30)
     with pytest.raises(TooLaboriousError):
-        redact_input(shared, KEY)
+        RankRules().redact(shared, KEY)
 
 
 @pytest.mark.parametrize("unit", UNITS)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from store.errors import SettingsError
 from store.event import Lane, TextInput
 from store.secrets import DataSecret, item_id, subject_token, unit_hash
+from store.tasks.classify import ClassifyRules
 
 SECRET = DataSecret(bytes(range(32)))
 
@@ -63,8 +64,8 @@ def test_every_purpose_has_its_own_key() -> None:
 
 def test_equal_texts_of_two_lanes_have_unrelated_ids() -> None:
     question = TextInput(text="where is it?")
-    one = item_id(SECRET.lane_key(Lane("a", "u")), "classify", question)
-    two = item_id(SECRET.lane_key(Lane("b", "u")), "classify", question)
+    one = item_id(SECRET.lane_key(Lane("a", "u")), ClassifyRules(), question)
+    two = item_id(SECRET.lane_key(Lane("b", "u")), ClassifyRules(), question)
     assert one != two
     assert len(one) == len(two) == 32
 

@@ -24,11 +24,12 @@ from transformers import AutoTokenizer
 from store.errors import CorruptVersionError, SwapRefusedError
 from store.event import Lane
 from store.policy import Policy
-from store.registry.manifest import BaseModel, FileEntry, Golden, Manifest, Preprocessing
+from store.registry.manifest import BaseModel, FileEntry, Manifest, Preprocessing
+from store.registry.records import ClassifyRecord, Golden, RankRecord
+from store.student.classify import GOLDEN_TOLERANCE_MIXED, GOLDEN_TOLERANCE_SAME, Student, tempered
 from store.student.encoder import Encoder
 from store.student.folder import ENCODER_FILES
 from store.student.head import Head
-from store.student.student import GOLDEN_TOLERANCE_MIXED, GOLDEN_TOLERANCE_SAME, Student, tempered
 from store.student.tuned import Tuned, pool
 from tests.tiny import WORDS, tiny_encoder
 
@@ -59,7 +60,9 @@ class FakeVersion:
         return FakeVersion(msgspec.structs.replace(self.manifest, files=files), {**self.contents, name: data})
 
     def saying(self, **fields: object) -> "FakeVersion":
-        return replace(self, manifest=msgspec.structs.replace(self.manifest, **fields))
+        own = {name: fields.pop(name) for name in list(fields) if name in ClassifyRecord.__struct_fields__}
+        student = msgspec.structs.replace(self.manifest.student, **own)
+        return replace(self, manifest=msgspec.structs.replace(self.manifest, **{"student": student, **fields}))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,7 @@ def student_on(encoder: Encoder, *, tuned_labels: int | None = 3, policy: Policy
         pool_weights=(1.0,) if tuned is None else (0.75, 0.25),
         reference=torch.nn.functional.normalize(draw(5, hidden), dim=-1),
         policy=policy,
-        training={"precision": encoder.precision},
+        made_in=encoder.precision,
     )
 
 
@@ -108,7 +111,6 @@ def version_of(student: Student, base: Path, **fields: object) -> FakeVersion:
     probs = student.predict(TEXTS).probs.tolist()
     manifest = Manifest(
         lane=Lane("acme", "intents"),
-        task="classify",
         kind="fine_tune",
         parent=None,
         created_s=0.0,
@@ -116,23 +118,31 @@ def version_of(student: Student, base: Path, **fields: object) -> FakeVersion:
         seed=0,
         base=BaseModel(name="tiny", sha256=files["encoder/model.safetensors"].sha256, parameters=1),
         served_parameters=student.served_parameters,
-        labels=list(student.labels),
         preprocessing=Preprocessing(redacted=True, max_tokens=student.encoder.max_tokens),
-        pool_weights=list(student.pool_weights),
-        training=dict(student.training),
+        student=ClassifyRecord(
+            labels=list(student.labels),
+            pool_weights=list(student.pool_weights),
+            precision=student.made_in,
+            golden=[Golden(text=text, probs=row) for text, row in zip(TEXTS, probs, strict=True)],
+        ),
         snapshot=None,
         verdict=None,
         policy=student.policy,
         topics=[],
-        golden=[Golden(text=text, probs=row) for text, row in zip(TEXTS, probs, strict=True)],
         files=files,
     )
-    return FakeVersion(msgspec.structs.replace(manifest, **fields), contents)
+    return FakeVersion(manifest, contents).saying(**fields)
 
 
 @pytest.fixture(scope="module")
 def version(encoder: Encoder, base: Path) -> FakeVersion:
     return version_of(student_on(encoder), base)
+
+
+def record_of(version: FakeVersion) -> ClassifyRecord:
+    record = version.manifest.student
+    assert isinstance(record, ClassifyRecord)
+    return record
 
 
 def load(version: FakeVersion) -> Student:
@@ -341,9 +351,9 @@ def test_a_version_may_differ_by_rounding_alone(version: FakeVersion, made_with:
     def shifted(by: float) -> FakeVersion:
         golden = [
             msgspec.structs.replace(g, probs=[g.probs[0] + (by if place == 1 else 0.0), *g.probs[1:]])
-            for place, g in enumerate(version.manifest.golden)
+            for place, g in enumerate(record_of(version).golden)
         ]
-        return version.saying(golden=golden, training={} if made_with is None else {"precision": made_with})
+        return version.saying(golden=golden, precision=made_with)
 
     for by, fits in ((allowed - 0.002, True), (allowed + 0.002, False)):
         student = load(shifted(by))
@@ -352,9 +362,9 @@ def test_a_version_may_differ_by_rounding_alone(version: FakeVersion, made_with:
 
 
 def test_golden_outputs_notice_another_student(version: FakeVersion) -> None:
-    wrong = [msgspec.structs.replace(g, probs=[*g.probs[1:], g.probs[0]]) for g in version.manifest.golden]
+    wrong = [msgspec.structs.replace(g, probs=[*g.probs[1:], g.probs[0]]) for g in record_of(version).golden]
     assert load(version.saying(golden=wrong)).check_golden() > GOLDEN_TOLERANCE_SAME
-    nan = [msgspec.structs.replace(g, probs=[float("nan")] * 3) for g in version.manifest.golden]
+    nan = [msgspec.structs.replace(g, probs=[float("nan")] * 3) for g in record_of(version).golden]
     assert load(version.saying(golden=nan)).check_golden() == float("inf")
 
 
@@ -461,8 +471,8 @@ def test_a_missing_or_garbled_file_is_refused(version: FakeVersion, name: str) -
 
 
 def test_what_this_release_cannot_run_is_refused_without_blaming_the_files(version: FakeVersion) -> None:
-    with pytest.raises(SwapRefusedError, match="rank"):
-        load(version.saying(task="rank"))
+    with pytest.raises(CorruptVersionError, match="rank"):
+        load(version.saying(student=RankRecord(k=1, epsilon=0.05, scored=True, golden=[])))
     with pytest.raises(SwapRefusedError, match="no_such_model"):
         load(version.with_file("encoder/config.json", b'{"model_type": "no_such_model"}'))
     with pytest.raises(SwapRefusedError, match="65 tokens"):

@@ -17,10 +17,20 @@ from store.errors import BadSignatureError, CorruptVersionError, RegistryError, 
 from store.event import Lane
 from store.registry import blobs, durable
 from store.registry.manifest import FileEntry, canonical_json, version_id
+from store.registry.records import ClassifyRecord
 from store.registry.sealed import PURPOSE
 from store.registry.signing import SigningKey
 from store.registry.versions import Registry, Versions, lane_registry
-from tests.store.drafts import ENCODER_BYTES, LANE, OTHER_LANE, make_draft, make_keys, make_manifest, make_versions
+from tests.store.drafts import (
+    ENCODER_BYTES,
+    LANE,
+    OTHER_LANE,
+    make_draft,
+    make_keys,
+    make_manifest,
+    make_versions,
+    of_schema_1,
+)
 
 Place = tuple[Versions, SigningKey, Path]
 
@@ -356,7 +366,7 @@ def test_a_lane_whose_name_is_no_slug_has_no_folder(tmp_path: Path, tenant: str)
 @pytest.mark.parametrize("value", [object(), float("nan")])
 def test_a_manifest_that_does_not_survive_json_is_refused(place: Place, value: object) -> None:
     versions, key, folder = place
-    changes = {"created_s": value} if isinstance(value, float) else {"training": {"x": value}}
+    changes = {"created_s": value} if isinstance(value, float) else {"code_version": value}
     with pytest.raises(RegistryError, match="cannot be written"):
         versions.publish(make_draft(folder / "draft"), make_manifest(**changes), key)
 
@@ -463,7 +473,7 @@ def assert_no_remains(root: Path) -> None:
 def test_two_publishers_at_once_both_succeed(place: Place) -> None:
     versions, _, folder = place
     program = (
-        "import sys; from pathlib import Path; from tests.store.drafts import LANE, make_manifest\n"
+        "import sys; from pathlib import Path; from tests.store.drafts import of_schema_1, LANE, make_manifest\n"
         "from store.registry.signing import SigningKey, TrustedKeys; from store.registry.versions import Registry\n"
         "folder = Path(sys.argv[1]); key = SigningKey.load(folder / 'keys' / 'trainer')\n"
         "registry = Registry(folder / 'registry', TrustedKeys.load(folder / 'keys' / 'trusted'))\n"
@@ -514,7 +524,9 @@ def test_a_registry_in_place_of_a_file_is_refused(place: Place) -> None:
 
 def test_a_manifest_from_before_members_were_pooled_can_still_be_shown(place: Place) -> None:
     versions, key, folder = place
-    told = msgspec.json.decode(canonical_json(make_manifest(pool_weights=[0.5, 0.5])))
+    told = of_schema_1(make_manifest(pool_weights=[0.5, 0.5]))
     told["member_weights"] = told.pop("pool_weights")
     version = plant(folder / "registry", LANE, canonical_json(told), key, {})
-    assert versions.open(version).manifest.pool_weights == []
+    record = versions.open(version).manifest.student
+    assert isinstance(record, ClassifyRecord)
+    assert (record.labels, record.pool_weights) == (["refund", "cancel"], [])

@@ -16,18 +16,20 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from store.buffer.ledger import Application, Applied, Claim, Counters, Entry, Slot
+from store.buffer.item import Entry
+from store.buffer.ledger import Application, Applied, Claim, Counters, Slot
 from store.buffer.memory import MemoryBuffer, _Position
 from store.errors import CorruptItemError, StoreUnavailableError
 from store.event import LabelAnswer, Lane, Undecodable, UnknownTask, decode, encode
+from store.retry.backoff import Backoff
 from store.secrets import DataSecret, subject_token
+from store.tasks.tasks import LaneTerms
 from stream.dead_letter import read_dead_letters
 from stream.ingest import Ingest, IngestSettings, LaneKeys, pieces, triage
 from stream.log import Batch, Record, Source, dead_topic_of, topic_of
 from stream.memory import MemoryLog
 from stream.metrics import IngestMetrics
 from stream.outbox import partition_of
-from stream.writer import Backoff
 from tests.contracts.escalations import LANE, START_S, check_integrity, escalation
 
 SECRET = DataSecret(b"s" * 32)
@@ -47,7 +49,7 @@ def keys(
         subject_key=SECRET.subject_key(lane),
         task="rank" if task == "rank" else "classify",
         training_permitted=training_permitted,
-        labels=labels,
+        terms=LaneTerms(labels=labels),
     )
 
 
@@ -192,12 +194,27 @@ def changed(**fields: object) -> bytes:
     return json.dumps({**json.loads(encode(escalation("a"))), **fields}).encode()
 
 
-RANK = {
-    "task": "rank",
-    "input": {"query": "q", "documents": ["d"]},
-    "teacher": {"model": "m", "prompt_version": "p", "order": [0]},
+CHAT = {
+    "task": "chat",
+    "input": {"messages": [{"role": "user", "content": "hello"}]},
+    "teacher": {"model": "m", "prompt_version": "p", "text": "hi"},
     "student": None,
 }
+
+
+def ranked(documents: int = 3, tenant: str = "ranking", student: object = None, **answer: object) -> bytes:
+    """An event of rank as some producer may send it."""
+    return changed(
+        task="rank",
+        tenant=tenant,
+        input={"query": "q", "documents": [f"document {place}" for place in range(documents)]},
+        teacher={"model": "m", "prompt_version": "p", **answer},
+        student=student,
+    )
+
+
+def output(said: str, **fields: object) -> dict[str, object]:
+    return {"version": "v", "output": said, "confidence": 0.5, **fields}
 
 
 @pytest.mark.parametrize(
@@ -211,9 +228,25 @@ RANK = {
         (changed(use_case="sales"), "wrong_use_case", "sales on the topic of support"),
         (changed(tenant="nobody"), "unknown_lane", "no lane nobody/support"),
         (changed(task="translate", use_case="sales"), "wrong_use_case", "sales on the topic of support"),
-        (changed(**RANK, use_case="sales"), "wrong_use_case", "sales on the topic of support"),
+        (changed(**CHAT, use_case="sales"), "wrong_use_case", "sales on the topic of support"),
         (changed(input={"text": "01001 " * 100_000}), "unredactable", "send the text in parts"),
         (changed(tenant="ranking"), "wrong_shape", "a classify event, ranking/support takes rank"),
+        (ranked(tenant="acme", order=[0]), "wrong_shape", "a rank event, acme/support takes classify"),
+        (ranked(tenant="nobody", order=[0]), "unknown_lane", "no lane nobody/support"),
+        (ranked(), "wrong_shape", "either teacher.scores or teacher.order"),
+        (ranked(scores=[1, 2, 3], order=[0]), "wrong_shape", "either teacher.scores or teacher.order"),
+        (ranked(scores=[1, 2]), "wrong_shape", "2 numbers for 3 documents"),
+        (ranked(scores=[1, 2, "3"]), "wrong_shape", "$.teacher.scores[...]"),
+        (ranked(scores=[1, 2, None]), "wrong_shape", "$.teacher.scores[...]"),
+        (ranked(order=[]), "wrong_shape", "places from 0 to 2"),
+        (ranked(order=[0, 0]), "wrong_shape", "places from 0 to 2"),
+        (ranked(order=[3]), "wrong_shape", "places from 0 to 2"),
+        (ranked(order=[-1]), "wrong_shape", "places from 0 to 2"),
+        (ranked(documents=0, order=[0]), "wrong_shape", "$.input.documents"),
+        (ranked(documents=1001, order=[0]), "wrong_shape", "$.input.documents"),
+        (ranked(order=[0], student=output("the first")), "wrong_shape", "student.output: a JSON list of places"),
+        (ranked(order=[0], student=output("[0, 3]")), "wrong_shape", "student.output: places from 0 to 2"),
+        (ranked(order=[0], student=output("[0]", members=[[0.5]])), "wrong_shape", "student.members"),
     ],
 )
 def test_what_will_never_become_an_item_says_why(value: bytes, reason: str, detail: str) -> None:
@@ -226,9 +259,9 @@ def test_what_will_never_become_an_item_says_why(value: bytes, reason: str, deta
 @pytest.mark.parametrize(
     ("fields", "task"),
     [
-        (RANK, "rank"),
-        ({**RANK, "tenant": "ranking"}, "rank"),
-        ({**RANK, "tenant": "nobody"}, "rank"),
+        (CHAT, "chat"),
+        ({**CHAT, "tenant": "ranking"}, "chat"),
+        ({**CHAT, "tenant": "nobody"}, "chat"),
         ({"task": "translate"}, "translate"),
         ({"task": "translate", "tenant": "nobody", "schema": 2}, "translate"),
     ],

@@ -7,7 +7,7 @@ from hypothesis.strategies import integers, lists
 from store.buffer.ledger import BEGINNING, Claim, Slot
 from store.errors import PositionOutsideLogError
 from stream.log import Record
-from stream.slots import Slots, start_offset
+from stream.slots import MemberSlots, start_offset
 
 SLOT = Slot("understudy.support", "uuid", 0)
 
@@ -21,7 +21,7 @@ def records(offset: int, count: int) -> tuple[Record, ...]:
 
 @given(sizes=lists(integers(1, 5), min_size=1, max_size=10))
 def test_batches_chain_and_only_what_was_applied_counts(sizes: list[int]) -> None:
-    slots, offset, position = Slots(), 7, BEGINNING
+    slots, offset, position = MemberSlots(), 7, BEGINNING
     slots.take(SLOT, Claim(1, BEGINNING), offset)
     batches = []
     for size in sizes:
@@ -40,7 +40,7 @@ def test_batches_chain_and_only_what_was_applied_counts(sizes: list[int]) -> Non
 
 @pytest.mark.parametrize("outcome", ["fenced", "moved"])
 def test_a_refused_batch_drops_the_slot_and_makes_the_ones_in_flight_stale(outcome: str) -> None:
-    slots = Slots()
+    slots = MemberSlots()
     slots.take(SLOT, Claim(1, "7"), 7)
     first, second = slots.batch(SLOT, records(7, 2), 9), slots.batch(SLOT, records(9, 2), 11)
     assert slots.settle(first, "fenced" if outcome == "fenced" else "moved") == outcome

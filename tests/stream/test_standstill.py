@@ -4,9 +4,9 @@ from dataclasses import replace
 from random import Random
 
 from store.buffer.ledger import Slot
+from store.retry.backoff import Backoff
 from stream.log import Batch, Record
 from stream.reading.standstill import Standstills
-from stream.writer import Backoff
 
 SLOT, OTHER = Slot("understudy.support", "uuid", 0), Slot("understudy.support", "uuid", 1)
 

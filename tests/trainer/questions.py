@@ -2,8 +2,8 @@
 
 from random import Random
 
-from ops.traffic import TrafficSettings, generate
-from store.buffer.item import Item, merge
+from ops.demo.traffic.generate import TrafficSettings, generate
+from store.buffer.item import Entry, Item, merge
 from store.event import (
     ClassifyEscalation,
     EscalationCause,
@@ -14,6 +14,7 @@ from store.event import (
     utc,
 )
 from store.secrets import DataSecret, item_id
+from store.tasks.classify import ClassifyRules
 
 LANE = Lane("acme", "support")
 SECRET = DataSecret(bytes(32))
@@ -41,7 +42,8 @@ def an_item(text: str, label: str, rng: Random, *, at_s: float = NOW_S - 1e6, pr
         input=TextInput(text=text),
         teacher=LabelAnswer(model=TEACHER, prompt_version=PROMPT, label=label),
     )
-    item, _ = merge(None, item_id(SECRET.lane_key(LANE), "classify", event.input), event)
+    rules = ClassifyRules()
+    item, _ = merge(None, Entry.of(event, item_id(SECRET.lane_key(LANE), rules, event.input), rules))
     if item is None:
         message = "the event was not counted"
         raise AssertionError(message)

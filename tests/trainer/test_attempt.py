@@ -14,15 +14,18 @@ from store.policy import PolicyName
 from store.student.encoder import Encoder, FloatArray
 from tests.tiny import TOPICS, questions, tiny_encoder
 from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item
-from trainer.attempt import Attempt, _cross_fitted, _halves, attempt, freeze_rows
+from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.gate import GateLimits
-from trainer.judge.verdicts import Frozen, Lineage, Rival, new_rows
+from trainer.judge.verdicts import new_rows
+from trainer.learn.classify.fit import NotEnoughLabelsError, cross_fit
+from trainer.learn.classify.recipe import cross_predict, drafted, labelled
 from trainer.learn.features import BaseEncoder
-from trainer.learn.fit import NotEnoughLabelsError, cross_fit
+from trainer.learn.halves import halves
+from trainer.learn.recipe import Frozen, Lineage, Rival
 from trainer.snapshot import SplitSettings
 from trainer.work import CycleSettings, LaneTraining
 
-COLD = Lineage(champion=None, anchor=None, history=[], label_maps={})
+COLD = Lineage(champion=None, anchor=None, history=[], records={})
 NEXT = dict(zip(sorted(TOPICS), [*sorted(TOPICS)[1:], min(TOPICS)], strict=True))
 SETTINGS = CycleSettings(
     encoder="tiny",
@@ -99,13 +102,12 @@ def made(
 def succeeded(by: Attempt) -> Lineage:
     """The lineage once this attempt serves."""
     champion = Rival(student=by.draft.student(by.policy), trained=by.trained)
-    return Lineage(champion=champion, anchor=None, history=[], label_maps={"v1": by.draft.labels})
+    return Lineage(champion=champion, anchor=None, history=[], records={"v1": by.draft.record})
 
 
 def crossed(by: Attempt, lineage: Lineage, places: Sequence[int]) -> FloatArray:
-    probs = _cross_fitted(by.frozen, by.draft, lineage)
-    assert probs is not None
-    return probs(places)
+    assert lineage.champion is not None
+    return cross_predict(labelled(by.frozen), drafted(by.draft), lineage.champion, places)[0]
 
 
 def test_a_budget_only_lane_holds_nothing_out_and_a_label_is_learned_from_its_first_item(base: BaseEncoder) -> None:
@@ -113,9 +115,9 @@ def test_a_budget_only_lane_holds_nothing_out_and_a_label_is_learned_from_its_fi
     budget, promise = made(base, pairs), made(base, pairs, policy="promise")
     assert {row.split for row in budget.frozen.snapshot.rows} == {"train"}
     assert len(budget.trained) == 81
-    assert budget.draft.labels == ("delivery", "login", "rare", "refund")
+    assert drafted(budget.draft).labels == ("delivery", "login", "rare", "refund")
     assert {row.split for row in promise.frozen.snapshot.rows} == {"train", "calibrate", "judge"}
-    assert promise.draft.labels == ("delivery", "login", "refund")
+    assert drafted(promise.draft).labels == ("delivery", "login", "refund")
 
 
 def test_a_budget_only_lane_publishes_a_policy_that_answers_nothing_by_itself(base: BaseEncoder) -> None:
@@ -132,16 +134,16 @@ def test_the_same_items_make_the_same_student_and_the_same_verdict(base: BaseEnc
     lineage = succeeded(made(base, pairs_of(0, 60)))
     first, again = (made(base, pairs_of(0, 120), lineage, kind="fine_tune") for _ in range(2))
     assert again.verdict == first.verdict
-    assert again.draft.pool_weights == first.draft.pool_weights
+    assert again.draft.record == first.draft.record
     texts = [text for text, _ in pairs_of(120, 140)]
     assert np.array_equal(again.draft.student().predict(texts).probs, first.draft.student().predict(texts).probs)
 
 
 def test_fine_tuning_goes_on_from_the_champions_member_where_there_is_one(base: BaseEncoder) -> None:
     fresh = made(base, pairs_of(0, 60), kind="fine_tune")
-    assert fresh.draft.training["fine_tune"] == "fresh"
-    assert made(base, pairs_of(0, 90), succeeded(fresh), kind="fine_tune").draft.training["fine_tune"] == "warm"
-    assert made(base, pairs_of(0, 90), succeeded(fresh)).draft.tuned is fresh.draft.tuned
+    assert fresh.draft.record.fine_tune == "fresh"
+    assert made(base, pairs_of(0, 90), succeeded(fresh), kind="fine_tune").draft.record.fine_tune == "warm"
+    assert drafted(made(base, pairs_of(0, 90), succeeded(fresh)).draft).tuned is drafted(fresh.draft).tuned
 
 
 def test_challenger_and_champion_are_compared_on_each_new_row_once(base: BaseEncoder) -> None:
@@ -174,8 +176,8 @@ def test_a_row_whose_label_only_it_has_is_not_known_to_the_head_that_judges_it(b
     snapshot = challenger.frozen.snapshot
     places = [place for place, row in enumerate(snapshot.rows) if row.label.startswith("only ")]
     assert set(places) <= set(new_rows(snapshot, lineage.champion or pytest.fail("no champion")))
-    columns = [challenger.draft.labels.index(snapshot.rows[place].label) for place in places]
-    seen = challenger.frozen.predict(challenger.draft.student(), places).probs[range(10), columns]
+    columns = [drafted(challenger.draft).labels.index(snapshot.rows[place].label) for place in places]
+    seen = labelled(challenger.frozen).predict(drafted(challenger.draft).student(), places).probs[range(10), columns]
     unseen = crossed(challenger, lineage, places)[range(10), columns]
     assert seen.min() > 0.01
     assert unseen.max() < 2e-6  # the least that a pool gives a label
@@ -190,9 +192,9 @@ def test_neither_does_a_fine_tuned_member_that_saw_the_row_judge_it(base: BaseEn
     challenger = made(base, [*pairs_of(0, 60), (text, "only this"), *others], lineage, kind=kind)
     snapshot = challenger.frozen.snapshot
     (place,) = (place for place, row in enumerate(snapshot.rows) if row.label == "only this")
-    column = challenger.draft.labels.index("only this")
-    assert challenger.draft.tuned is not None
-    assert challenger.frozen.predict(challenger.draft.student(), [place]).probs[0, column] > 1e-4
+    column = drafted(challenger.draft).labels.index("only this")
+    assert drafted(challenger.draft).tuned is not None
+    assert labelled(challenger.frozen).predict(drafted(challenger.draft).student(), [place]).probs[0, column] > 1e-4
     assert crossed(challenger, lineage, [place])[0, column] < 2e-6  # the least that a pool gives a label
 
 
@@ -207,15 +209,15 @@ def test_linked_rows_do_not_tell_the_head_of_one_another(base: BaseEncoder) -> N
     assert len(places) == 4
     assert len({snapshot.rows[place].cluster for place in places}) == 1
     new = new_rows(snapshot, lineage.champion or pytest.fail("no champion"))
-    column = challenger.draft.labels.index("twins")
+    column = drafted(challenger.draft).labels.index("twins")
     probs = dict(zip(new, crossed(challenger, lineage, new)[:, column].tolist(), strict=True))
     assert max(probs[place] for place in places) < 2e-6  # the least that a pool gives a label
 
 
 def test_linked_rows_share_a_half_and_every_place_is_in_one() -> None:
-    assert _halves([5, 3, 5, 3, 9, 5]) == [[0, 2, 4, 5], [1, 3]]
-    assert _halves([7]) == [[0]]
-    assert _halves([]) == []
+    assert halves([5, 3, 5, 3, 9, 5]) == [[0, 2, 4, 5], [1, 3]]
+    assert halves([7]) == [[0]]
+    assert halves([]) == []
 
 
 def test_rows_that_the_champion_has_seen_are_not_cross_fitted(base: BaseEncoder) -> None:
@@ -226,7 +228,6 @@ def test_rows_that_the_champion_has_seen_are_not_cross_fitted(base: BaseEncoder)
     )
     with pytest.raises(ValueError, match="new to the champion"):
         crossed(challenger, lineage, [old])
-    assert _cross_fitted(challenger.frozen, challenger.draft, COLD) is None
 
 
 def test_the_head_for_a_part_is_that_of_the_other_rows_alone(base: BaseEncoder) -> None:
@@ -234,15 +235,15 @@ def test_the_head_for_a_part_is_that_of_the_other_rows_alone(base: BaseEncoder) 
     lineage = succeeded(made(base, pairs_of(0, 60)))
     assert lineage.champion is not None
     challenger = made(base, pairs_of(0, 100), lineage)
-    rows, features = list(challenger.frozen.snapshot.rows), challenger.frozen.features
+    rows, features = list(challenger.frozen.snapshot.rows), labelled(challenger.frozen).features
     new = new_rows(challenger.frozen.snapshot, lineage.champion)
     parts = [new[:15], new[15:]]
-    before = [head.probs(features) for head in cross_fit(rows, features, parts, challenger.draft)]
+    before = [head.probs(features) for head in cross_fit(rows, features, parts, drafted(challenger.draft))]
     other_features = features.copy()
     for place in parts[0]:
         rows[place] = replace(rows[place], label=NEXT[rows[place].label], weight=9.0)
         other_features[place] *= -1
-    after = [head.probs(features) for head in cross_fit(rows, other_features, parts, challenger.draft)]
+    after = [head.probs(features) for head in cross_fit(rows, other_features, parts, drafted(challenger.draft))]
     assert np.array_equal(after[0], before[0])
     assert not np.allclose(after[1], before[1])
 

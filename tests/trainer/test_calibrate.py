@@ -7,7 +7,9 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from trainer.judge.calibrate import UNKNOWN_LABEL, calibrate, evened, fit_temperature, rows_to_certify
+from tests.trainer.labelled import policy_of as calibrated
+from trainer.judge.calibrate import evened, rows_to_certify
+from trainer.learn.classify.temper import UNKNOWN_LABEL, fit_temperature
 
 TARGET, CONFIDENCE = 0.9, 0.9
 AUDIT = 1 / 0.15
@@ -48,7 +50,7 @@ def test_at_the_boundary_a_promise_is_broken_no_more_often_than_allowed(
             share = 0.4 * AUDIT / (0.4 * AUDIT + 0.6)
             truth = np.where(audited, 0.92, (TARGET - 1e-9 - 0.92 * share) / (1 - share))
         rows = simulated(rng, count, truth, weights)
-        policy = calibrate(*rows, target=TARGET, confidence=CONFIDENCE, seed=trial, temperature=temperature)
+        policy = calibrated(*rows, target=TARGET, confidence=CONFIDENCE, seed=trial, temperature=temperature)
         broken += policy.threshold is not None
     assert broken / 1000 <= 1 - CONFIDENCE + 0.019  # two standard errors
 
@@ -59,7 +61,7 @@ def test_where_strict_thresholds_hold_and_lenient_ones_do_not_the_lenient_are_ra
     for trial in range(400):
         confident = 0.5 + 0.499 * rng.random(300)
         agreed = rng.random(300) < np.where(confident > 0.75, 0.98, 0.5)
-        policy = calibrate(
+        policy = calibrated(
             two_labels(confident, agreed),
             np.where(agreed, 0, 1),
             np.ones(300),
@@ -79,7 +81,7 @@ def test_where_strict_thresholds_hold_and_lenient_ones_do_not_the_lenient_are_ra
 def test_a_good_student_is_certified_and_its_numbers_fit() -> None:
     rng = np.random.default_rng(3)
     probs, labels, weights, novelty = simulated(rng, 200, np.full(200, 0.98), np.ones(200))
-    policy = calibrate(probs, labels, weights, novelty, target=TARGET, confidence=0.95, seed=0)
+    policy = calibrated(probs, labels, weights, novelty, target=TARGET, confidence=0.95, seed=0)
     assert policy.threshold is not None
     assert policy.lower >= TARGET
     assert policy.coverage_ratio > 0.9
@@ -92,7 +94,7 @@ def test_novel_rows_are_neither_answered_nor_counted() -> None:
     labels = np.zeros(200, np.int64)
     labels[:2] = 1
     novelty = np.where(np.arange(200) < 2, 9.0, 0.1)  # the two that disagree are the novel ones
-    policy = calibrate(
+    policy = calibrated(
         two_labels(confident, labels == 0), labels, np.ones(200), novelty, target=0.98, confidence=0.95, seed=0
     )
     assert policy.threshold is not None
@@ -101,7 +103,7 @@ def test_novel_rows_are_neither_answered_nor_counted() -> None:
 
 def test_a_label_that_the_student_lacks_is_a_disagreement() -> None:
     labels = np.full(200, UNKNOWN_LABEL)
-    policy = calibrate(
+    policy = calibrated(
         np.tile([0.9, 0.1], (200, 1)), labels, np.ones(200), np.zeros(200), target=TARGET, confidence=0.95, seed=0
     )
     assert policy.threshold is None
@@ -109,7 +111,7 @@ def test_a_label_that_the_student_lacks_is_a_disagreement() -> None:
 
 @pytest.mark.parametrize("rows", [0, 1, 20])
 def test_too_few_rows_certify_nothing(rows: int) -> None:
-    policy = calibrate(
+    policy = calibrated(
         np.tile([0.99, 0.01], (rows, 1)),
         np.zeros(rows, np.int64),
         np.ones(rows),
@@ -123,7 +125,7 @@ def test_too_few_rows_certify_nothing(rows: int) -> None:
 
 
 def test_thirty_agreements_certify_ninety_per_cent_and_ties_stay_together() -> None:
-    policy = calibrate(
+    policy = calibrated(
         np.tile([0.99, 0.01], (30, 1)),
         np.zeros(30, np.int64),
         np.ones(30),
@@ -146,7 +148,7 @@ def test_an_audit_that_disagrees_weighs_more_than_an_escalation_that_does() -> N
             )
             odd = rng.choice(150, 21, replace=False) + (150 if heavy else 0)
             labels[odd] = 1
-            policy = calibrate(
+            policy = calibrated(
                 probs, labels, weights, novelty, target=TARGET, confidence=0.95, seed=seed, temperature=1.0
             )
             found += policy.coverage_ratio > 0.95
@@ -169,14 +171,14 @@ def test_evened_weights_break_no_more_promises_and_earn_many_more() -> None:
     broken = raw = even = 0
     for trial in range(400):
         rows, trusted = two_periods(rng, (0.93, (TARGET - 1e-9 - 0.7 * 0.93) / 0.3))
-        policy = calibrate(
+        policy = calibrated(
             rows[0], rows[1], evened(rows[2], trusted), rows[3], target=TARGET, confidence=CONFIDENCE, seed=trial
         )
         broken += policy.threshold is not None
         good, trusted = two_periods(rng, (0.97, 0.97))
-        raw += calibrate(*good, target=TARGET, confidence=0.95, seed=trial).threshold is not None
+        raw += calibrated(*good, target=TARGET, confidence=0.95, seed=trial).threshold is not None
         better = (good[0], good[1], evened(good[2], trusted), good[3])
-        even += calibrate(*better, target=TARGET, confidence=0.95, seed=trial).threshold is not None
+        even += calibrated(*better, target=TARGET, confidence=0.95, seed=trial).threshold is not None
     assert broken / 400 <= 1 - CONFIDENCE + 0.03
     assert even > raw + 100
 
@@ -211,7 +213,7 @@ def test_rows_to_certify_are_enough_at_half_the_allowed_error() -> None:
     probs = np.stack([np.linspace(0.99, 0.6, needed), np.linspace(0.01, 0.4, needed)], axis=1)
     labels = np.zeros(needed, np.int64)
     labels[-int(needed * 0.05) - 1 :] = 1
-    policy = calibrate(
+    policy = calibrated(
         probs, labels, np.ones(needed), np.zeros(needed), target=0.9, confidence=0.95, seed=0, temperature=1.0
     )
     assert policy.threshold is not None
@@ -231,7 +233,7 @@ def test_questions_off_every_topic_among_the_rows_do_not_make_such_questions_loo
     rng = np.random.default_rng(5)
     novelty = np.where(np.arange(300) < 12, 0.8, 0.3 * rng.random(300))  # 4 % are far from all that was learned
     labels = np.where(np.arange(300) < 12, UNKNOWN_LABEL, 0)
-    policy = calibrate(
+    policy = calibrated(
         np.tile([0.9, 0.1], (300, 1)), labels, np.ones(300), novelty, target=TARGET, confidence=0.95, seed=0
     )
     assert policy.novelty_threshold is not None
@@ -244,7 +246,7 @@ def test_what_is_novel_is_a_share_of_the_questions_and_not_of_the_rows() -> None
     """What is paid for is mostly what is far away: a few audits stand for the traffic that the student answers."""
     novelty = np.concatenate([np.linspace(0.0, 0.2, 50), np.linspace(0.3, 0.7, 50)])
     weights = np.concatenate([np.full(50, 400.0), np.ones(50)])
-    policy = calibrate(
+    policy = calibrated(
         np.tile([0.9, 0.1], (100, 1)), np.zeros(100, int), weights, novelty, target=TARGET, confidence=0.95, seed=0
     )
     assert policy.novelty_threshold is not None

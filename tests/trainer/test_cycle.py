@@ -14,15 +14,17 @@ from store.buffer.item import Item
 from store.cycles.signs import Stage
 from store.errors import RegistryError
 from store.policy import PolicyName
+from store.registry.records import ClassifyRecord
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry, Versions
-from store.student.student import Student
+from store.student.classify import Student
+from store.tasks.tasks import LaneTerms
 from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item, items, questions
 from trainer.cycle import run_cycle
-from trainer.judge.equal import RECIPE_KEY, nothing_new
+from trainer.judge.equal import nothing_new
 from trainer.judge.gate import GateLimits
-from trainer.learn.fine_tune import FineTuneSettings
-from trainer.learn.fit import FitSettings
+from trainer.learn.classify.fine_tune import FineTuneSettings
+from trainer.learn.classify.fit import FitSettings
 from trainer.snapshot import SplitSettings, freeze, split_of
 from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining, draft_folder
 
@@ -238,7 +240,7 @@ def test_a_fine_tuning_cycle_on_a_heads_rows_has_something_to_learn(first: tuple
     work, result = first
     assert result.version is not None
     champion = registry(work).versions(LANE).open(result.version)
-    recipe = champion.manifest.training[RECIPE_KEY]
+    recipe = champion.manifest.student.recipe
     rows = freeze(
         items(600),
         prompt_version=PROMPT_VERSION,
@@ -277,7 +279,10 @@ def test_a_candidate_whose_labels_no_gateway_would_take_fails(first: tuple[Cycle
     work, result = first
     after = promote(work, result)
     twin = registry(work).versions(LANE).open(result.version or "")
-    turned = msgspec.structs.replace(twin.manifest, labels=list(reversed(twin.manifest.labels)), kind="candidate")
+    record = twin.manifest.student
+    assert isinstance(record, ClassifyRecord)
+    student = msgspec.structs.replace(record, labels=list(reversed(record.labels)))
+    turned = msgspec.structs.replace(twin.manifest, student=student, kind="candidate")
     candidate = registry(work).versions(LANE).publish(twin.folder, turned, SigningKey.load(work.signing_key))
     judged = run_cycle(replace(after, kind="candidate", candidate=candidate), items(600), {})
     assert (judged.version, judged.verdict.outcome) == (candidate, "fail")
@@ -306,14 +311,14 @@ def test_no_draft_outlives_its_cycle_whatever_becomes_of_it(work: CycleWork, mon
 
 
 def test_a_cycle_without_rows_says_in_its_verdict_why_and_what_to_do(work: CycleWork) -> None:
-    training = replace(work.training, prompt_version="teacher-1@another", labels=("refund",))
+    training = replace(work.training, prompt_version="teacher-1@another", terms=LaneTerms(labels=("refund",)))
     refusals = run_cycle(replace(work, training=training), items(40), {}).verdict.refusals
     assert any(
         f"40 of 40 items were paid under another prompt ({PROMPT_VERSION})" in why
         and "`understudy prompt accept --from prompt-1 --reason" in why
         for why in refusals
     )
-    off_list = replace(work, training=replace(work.training, labels=("nothing", "of the kind")))
+    off_list = replace(work, training=replace(work.training, terms=LaneTerms(labels=("nothing", "of the kind"))))
     assert any(
         "40 of 40 items are off today's list" in why for why in run_cycle(off_list, items(40), {}).verdict.refusals
     )
@@ -329,7 +334,7 @@ def test_a_fine_tuning_on_the_rows_of_a_head_that_serves_is_adopted_or_refused_l
 ) -> None:
     """Day zero: the head first, then the fine-tuned version; on one set of rows."""
     short = FineTuneSettings(epochs=1)  # what it learns does not matter here, and an epoch is a sixth of the time
-    monkeypatch.setattr("trainer.attempt.FitSettings", partial(FitSettings, tuning=short))
+    monkeypatch.setattr("trainer.learn.classify.recipe.FitSettings", partial(FitSettings, tuning=short))
     said = list[tuple[Stage, float | None]]()
     lane = replace(work, training=replace(work.training, policy=policy))
     head = run_cycle(lane, items(400), {})

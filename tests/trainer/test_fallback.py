@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from store.policy import Policy
-from trainer.judge.calibrate import UNKNOWN_LABEL, calibrate
+from tests.trainer.labelled import policy_of as calibrated
+from trainer.learn.classify.temper import UNKNOWN_LABEL
 
 NOVEL: Final = 9.0
 Question = tuple[int, bool, bool]  # how sure the student is, whether it agrees, whether it is novel
@@ -20,7 +21,7 @@ def policy_of(questions: list[Question], target: float, alpha: float) -> Policy:
     """Calibrate on questions of weight 1, whose novelty limit lets through all but the novel ones."""
     sure = np.array([0.5 + level / 256 for level, _, _ in questions])
     labels = np.array([UNKNOWN_LABEL if novel else 0 if agrees else 1 for _, agrees, novel in questions], np.int64)
-    return calibrate(
+    return calibrated(
         np.stack([sure, 1 - sure], axis=1),
         labels,
         np.ones(len(questions)),
@@ -170,7 +171,7 @@ def test_where_most_questions_are_novel_the_others_can_be_certified(usual: int, 
 
 def test_without_rows_the_policy_answers_nothing_and_still_says_what_it_was_to_promise() -> None:
     none = np.empty(0)
-    policy = calibrate(np.empty((0, 2)), none.astype(int), none, none, target=0.9, confidence=0.8, seed=0)
+    policy = calibrated(np.empty((0, 2)), none.astype(int), none, none, target=0.9, confidence=0.8, seed=0)
     assert policy == Policy(
         temperature=1.0,
         threshold=None,
@@ -185,7 +186,7 @@ def test_without_rows_the_policy_answers_nothing_and_still_says_what_it_was_to_p
 
 def test_a_policy_that_is_not_certified_keeps_its_temperature_and_its_novelty_limit() -> None:
     probs = np.tile([0.8, 0.2], (10, 1))
-    found = calibrate(
+    found = calibrated(
         probs, np.zeros(10, int), np.ones(10), np.full(10, 0.3), target=0.9, confidence=0.8, seed=0, temperature=2.0
     )
     assert found == Policy(
@@ -202,7 +203,7 @@ def test_a_policy_that_is_not_certified_keeps_its_temperature_and_its_novelty_li
 
 def test_a_temperature_that_is_given_is_the_one_that_makes_the_threshold() -> None:
     probs = np.tile([0.8, 0.2], (50, 1))
-    found = calibrate(
+    found = calibrated(
         probs, np.zeros(50, int), np.ones(50), np.zeros(50), target=0.9, confidence=0.95, seed=0, temperature=2.0
     )
     assert (found.temperature, found.target, found.confidence_level) == (2.0, 0.9, 0.95)
@@ -212,7 +213,7 @@ def test_a_temperature_that_is_given_is_the_one_that_makes_the_threshold() -> No
 def test_a_threshold_does_not_tell_apart_what_is_served_alike() -> None:
     """Served in float32: rows that differ by less are ties, and the threshold is one of those numbers."""
     sure = 0.9 + np.arange(60) * 1e-11
-    found = calibrate(
+    found = calibrated(
         np.stack([sure, 1 - sure], axis=1),
         np.zeros(60, int),
         np.ones(60),
@@ -228,7 +229,7 @@ def test_a_threshold_does_not_tell_apart_what_is_served_alike() -> None:
 def test_a_row_is_kept_as_often_as_it_weighs_and_the_same_seed_keeps_the_same() -> None:
     weights = np.where(np.arange(4000) % 2 == 0, 1.0, 4.0)
     found = [
-        calibrate(
+        calibrated(
             np.tile([0.9, 0.1], (4000, 1)),
             np.zeros(4000, int),
             weights,
@@ -248,7 +249,7 @@ def test_a_row_is_kept_as_often_as_it_weighs_and_the_same_seed_keeps_the_same() 
 def test_a_row_that_is_not_novel_is_answered_however_unsure_the_student_is() -> None:
     """A confidence is at least one in the number of labels, and none but the novel ones are below every threshold."""
     labels = 300
-    found = calibrate(
+    found = calibrated(
         np.full((40, labels), 1 / labels),
         np.zeros(40, int),
         np.ones(40),

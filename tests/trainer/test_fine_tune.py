@@ -10,9 +10,9 @@ import torch
 from store.student.encoder import Encoder, FloatArray, Precision
 from store.student.tuned import Tuned
 from tests.tiny import TOPICS, questions, tiny_encoder
+from trainer.learn.classify.fine_tune import FineTuneSettings, _Network, _schedule, fine_tune
+from trainer.learn.classify.probe import Probe, probe
 from trainer.learn.dropout import ByteDropout
-from trainer.learn.fine_tune import FineTuneSettings, _Network, _schedule, fine_tune
-from trainer.learn.probe import Probe, probe
 
 LABELS = sorted(TOPICS)
 TEXTS, ANSWERS = questions(120)

@@ -14,12 +14,12 @@ from store.buffer.item import FirstOpinion
 from store.event import Lane
 from store.policy import Policy
 from store.registry.manifest import FileEntry, Manifest
-from store.student.student import Student
+from store.student.classify import Student
 from tests.tiny import TOPICS, questions, tiny_encoder
-from trainer.learn.draft import Draft, ManifestParts, reference_vectors
+from trainer.learn.classify.draft import Draft, ManifestParts, reference_vectors
+from trainer.learn.classify.fine_tune import FineTuneSettings
+from trainer.learn.classify.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit
 from trainer.learn.features import BaseEncoder
-from trainer.learn.fine_tune import FineTuneSettings
-from trainer.learn.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit
 
 LABELS = tuple(sorted(TOPICS))
 SETTINGS = FitSettings(tuning=FineTuneSettings(epochs=1, warm_epochs=1))
@@ -103,7 +103,6 @@ def opened(folder: Path, parts: ManifestParts, policy: Policy | None) -> FakeVer
     }
     manifest = Manifest(
         lane=Lane("acme", "intents"),
-        task="classify",
         kind=parts.kind,
         parent=None,
         created_s=0.0,
@@ -111,15 +110,12 @@ def opened(folder: Path, parts: ManifestParts, policy: Policy | None) -> FakeVer
         seed=0,
         base=parts.base,
         served_parameters=parts.served_parameters,
-        labels=parts.labels,
         preprocessing=parts.preprocessing,
-        pool_weights=parts.pool_weights,
-        training=parts.training,
+        student=parts.student,
         snapshot=None,
         verdict=None,
         policy=policy,
         topics=[],
-        golden=parts.golden,
         files=files,
     )
     return FakeVersion(manifest, folder)
@@ -140,8 +136,8 @@ def test_a_written_draft_loads_as_the_student_that_was_judged(base: BaseEncoder,
     assert loaded.check_golden() < 1e-6
     assert loaded.served_parameters == parts.served_parameters
     assert parts.kind == "fine_tune"
-    assert parts.pool_weights == pytest.approx([2 / 3, 1 / 3])
-    assert parts.training["fine_tune"] == "fresh"
+    assert parts.student.pool_weights == pytest.approx([2 / 3, 1 / 3])
+    assert parts.student.fine_tune == "fresh"
 
 
 def test_the_golden_outputs_are_those_of_the_policy_that_serves(base: BaseEncoder, tmp_path: Path) -> None:
@@ -169,7 +165,7 @@ def test_only_training_rows_with_an_answer_in_the_head_are_fitted_to(base: BaseE
     alone.write(tmp_path / "a")
     mixed.write(tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert mixed.training["rows"] == 60
+    assert mixed.record.rows == 60
     assert mixed.student().predict([rare[0].text]).novelty[0] > 1e-3
 
 
@@ -193,7 +189,7 @@ def test_a_head_fit_keeps_the_fine_tuned_members_bytes_also_with_a_new_label(bas
     name = "tuned.safetensors"
     assert contents(tmp_path / "first")[name] == contents(tmp_path / "second")[name]
     assert second.kind == "head"
-    assert second.training["tuned_rows"] == len(early)
+    assert second.record.tuned_rows == len(early)
     assert second.labels == LABELS
     chosen = second.student().predict([row.text for row in rows]).probs.argmax(axis=1)
     assert (chosen == 2).any()
@@ -203,9 +199,9 @@ def test_warm_goes_on_from_the_champion_and_starts_afresh_without_one(base: Base
     rows = rows_of(60)
     still = FitSettings(tuning=FineTuneSettings(epochs=1, warm_epochs=1, learning_rate=0.0, head_learning_rate=0.0))
     first = fitted(base, rows, fine_tune="warm")
-    assert first.training["fine_tune"] == "fresh"
+    assert first.record.fine_tune == "fresh"
     second = fitted(base, rows, previous=first.student(), fine_tune="warm", settings=still)
-    assert second.training["fine_tune"] == "warm"
+    assert second.record.fine_tune == "warm"
     assert first.tuned is not None
     assert second.tuned is not None
     np.testing.assert_array_equal(second.tuned.weight, first.tuned.weight)
@@ -216,7 +212,7 @@ def test_a_warm_member_is_probed_for_labels_it_was_never_shown(base: BaseEncoder
     still = FitSettings(tuning=FineTuneSettings(epochs=1, warm_epochs=1, learning_rate=0.0, head_learning_rate=0.0))
     early = fitted(base, [row for row in rows if row.label != LABELS[2]], labels=LABELS[:2], fine_tune="fresh")
     late = fitted(base, rows, previous=early.student(), fine_tune="warm", settings=still)
-    assert late.training["fine_tune"] == "warm"
+    assert late.record.fine_tune == "warm"
     new = [row.text for row in rows if row.label == LABELS[2]]
     logits = late.student().tuned_logits(new)
     assert logits is not None
@@ -228,7 +224,7 @@ def test_a_student_on_another_base_lends_its_labels_only(base: BaseEncoder, tmp_
     previous = fitted(other, rows_of(60), fine_tune="fresh").student()
     draft = fitted(base, rows_of(60), previous=previous)
     assert draft.tuned is None
-    assert draft.pool_weights == (1.0,)
+    assert draft.record.pool_weights == [1.0]
 
 
 def test_one_label_is_nothing_to_tell_apart(base: BaseEncoder) -> None:

@@ -32,8 +32,8 @@ def pairs(
     order = [(True, True)] * both + [(False, False)] * neither + [(True, False)] * new + [(False, True)] * old
     return PairedScores(
         item_ids=tuple(map(str, range(rows))),
-        champion=np.array([o for _, o in order], np.bool_) if champion else None,
-        challenger=np.array([n for n, _ in order], np.bool_),
+        champion=np.array([o for _, o in order], np.float64) if champion else None,
+        challenger=np.array([n for n, _ in order], np.float64),
         weights=np.ones(rows) if weights is None else weights,
         clusters=np.arange(rows),
         hard=np.arange(rows) >= rows - hard,

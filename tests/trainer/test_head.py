@@ -8,7 +8,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from store.student.encoder import FloatArray
 from tests.trainer.clouds import FEATURES, clouds, ones
-from trainer.learn.head import choose_scale, fit_head
+from trainer.learn.classify.head import choose_scale, fit_head
 
 
 def test_discriminants_are_scikit_learns_with_the_same_covariance() -> None:

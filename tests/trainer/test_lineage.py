@@ -10,7 +10,7 @@ import pytest
 from store.registry.manifest import SNAPSHOT_NAME, SnapshotRecord, Verdict
 from store.registry.signing import SigningKey
 from store.registry.versions import OpenVersion, Registry, Versions
-from store.student.student import Student
+from store.student.classify import Student
 from tests.store.drafts import LANE, make_draft, make_keys, make_manifest
 from trainer import cycle
 from trainer.judge.gate import Judged

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from store.buffer.item import FirstOpinion
 from store.event import StudentOpinion
 from store.student.tuned import pool
-from trainer.learn.mix import DEFAULT_MIX, choose_mix
+from trainer.learn.classify.mix import DEFAULT_MIX, choose_mix
 
 MAPS = {"v1": ["a", "b"], "v2": ["a", "c"], "v3": ["a", "c", "b"], "wide": list("abcde")}
 

@@ -16,6 +16,7 @@ from store.buffer.memory import MemoryBuffer
 from store.control import Control, TrainingState
 from store.event import Lane
 from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item
+from trainer.learn.classify.freezing import LabelFreezing
 from trainer.news import UNKNOWN, Stock, drawn, fresh, items_at_most
 from trainer.snapshot import SplitSettings, freeze
 
@@ -59,8 +60,8 @@ def test_what_counts_as_drawn_is_what_a_freeze_draws(ages_s: list[float], quaran
     items = [an_item(f"q{n}", "refund", Random(n), at_s=NOW_S - age_s) for n, age_s in enumerate(ages_s)]
     snapshot = freeze(
         items,
+        LabelFreezing(labels_min=1),
         prompt_version=PROMPT_VERSION,
-        labels_min=1,
         split=SplitSettings(salt="s", calibrate_ratio=0.0, judge_ratio=0.0),
         quarantine_s=quarantine_s,
         now_s=NOW_S,

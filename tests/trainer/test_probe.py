@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from tests.trainer.clouds import clouds
-from trainer.learn.probe import probe
+from trainer.learn.classify.probe import probe
 
 
 @pytest.mark.parametrize("c", [0.1, 1.0, 10.0])

@@ -15,7 +15,8 @@ import structlog
 from prometheus_client import REGISTRY
 
 from store.answers.rules import Rules
-from store.buffer.ledger import Application, Entry, Slot
+from store.buffer.item import Entry
+from store.buffer.ledger import Application, Slot
 from store.buffer.memory import MemoryBuffer
 from store.control import Control, CycleEnded, CycleRequest
 from store.cycles.signs import Signs, TrainerSign
@@ -26,6 +27,7 @@ from store.money.deeds import Deeds
 from store.registry.moves import Move, Standing, fold
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry
+from store.tasks.classify import ClassifyRules
 from stream.memory import MemoryLog
 from tests.store.test_event import an_event
 from tests.trainer.questions import LANE
@@ -34,9 +36,10 @@ from tests.trainer.test_due import SETTINGS as SCHEDULE
 from tests.trainer.test_due import result
 from trainer.daemon.progress import Progress
 from trainer.daemon.purse import Purse
+from trainer.daemon.queues import Job
 from trainer.schedule import Trainer
 from trainer.work import CycleResult, CycleWork, LaneTraining, Places, draft_folder
-from trainer.worker import WorkerDiedError, WorkFailedError
+from trainer.worker import Worker, WorkerDiedError, WorkFailedError
 
 NOW_S = 1_800_000_000.0
 
@@ -76,6 +79,25 @@ class StandIn:
         pass
 
 
+class AtOnce:
+    """Satisfies `trainer.daemon.queues.Queues`: a cycle has ended before the tick has."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def put(self, device: str, lane: Lane, job: Job) -> None:
+        job(self.worker)
+
+    def busy(self, lane: Lane) -> bool:
+        return False
+
+    def warm(self, device: str) -> None:
+        self.worker.warm()
+
+    def close(self) -> None:
+        self.worker.close()
+
+
 class World:
     """A trainer with everything it touches."""
 
@@ -101,7 +123,7 @@ class World:
             signs=Signs(client),
             books=Books(client),
             key=self.key,
-            worker=self.worker,  # type: ignore[arg-type] # the stand-in
+            queues=AtOnce(self.worker),  # type: ignore[arg-type] # the stand-in
             owner="trainer-1",
             schedule=SCHEDULE,
             cycle=CYCLE,
@@ -124,10 +146,8 @@ class World:
         slot = a_slot()
         claim = self.buffer.claim(LANE.use_case, slot, "test")
         entries = tuple(
-            Entry(
-                lane=LANE,
-                item_id=f"{n:032x}",
-                event=an_event(
+            Entry.of(
+                an_event(
                     f"question {n}",
                     id=new_event_id(float(n + 1), Random(n)),
                     time=utc(self.now_s + self.wall_step_s - age_s),
@@ -135,6 +155,8 @@ class World:
                     escalation=EscalationCause(reason="cold", threshold=None, propensity=1.0),
                     input=TextInput(text=f"question {n}"),
                 ),
+                f"{n:032x}",
+                ClassifyRules(),
             )
             for n in range(first, first + count)
         )
@@ -590,7 +612,7 @@ def test_rulings_are_read_at_each_look_and_an_accepted_prompt_makes_a_cycle_due(
     assert items_shown(label, "stale") == 60
     world.trainer.rules = lambda _: Rules(prompts=frozenset({paid_under}), labels={label: "refund"})
     assert world.ticks(3) == 1
-    assert world.worker.done[-1].training.rules.prompts == {paid_under}
+    assert world.worker.done[-1].training.readings.prompts == {paid_under}
     assert (items_shown("refund", "fresh"), items_shown("refund", "stale")) == (60, 0)
     world.trainer.rules = lambda _: Rules()
     assert world.ticks(2) == 0

@@ -15,6 +15,7 @@ from store.answers.rules import NO_RULES, Drawing, Rules
 from store.buffer.item import Item
 from store.event import TextInput
 from store.secrets import unit_hash
+from trainer.learn.classify.freezing import LabelFreezing
 from trainer.snapshot import Snapshot, SplitSettings, freeze, split_of, trials
 
 SPLIT = SplitSettings(salt="salt", calibrate_ratio=0.2, judge_ratio=0.2)
@@ -60,14 +61,13 @@ def frozen(
 ) -> Snapshot:
     return freeze(
         items,
+        LabelFreezing(labels_min=labels_min, known=known),
         prompt_version="m@p",
-        labels_min=labels_min,
         split=split,
         quarantine_s=100.0,
         now_s=NOW_S,
         seed=1,
         positions={"topic/0": "7"},
-        known_labels=known,
         allowed_labels=allowed,
         rules=rules,
     )
@@ -195,7 +195,7 @@ def test_stale_and_too_new_items_are_left_out_and_counted() -> None:
             item("how long does it take", asked_s=NOW_S - 99),
         ]
     )
-    assert [row.text for row in snapshot.rows] == ["where is my parcel"]
+    assert [row.words for row in snapshot.rows] == ["where is my parcel"]
     assert (snapshot.left_out.stale, snapshot.left_out.quarantined) == (1, 1)
 
 
@@ -205,7 +205,7 @@ def test_answers_off_todays_list_are_neither_learned_nor_judged_by_and_counted()
     snapshot = frozen(items, allowed=("a", "b"))
     assert (len(snapshot.rows), snapshot.left_out.off_list, snapshot.left_out.stale) == (4, 1, 0)
     assert {row.label for row in snapshot.rows} == {"a", "b"}
-    assert {row.text: row.soft for row in snapshot.rows if row.soft} == {"what is thing 3": {"a": 1 / 3, "b": 2 / 3}}
+    assert {row.words: row.soft for row in snapshot.rows if row.soft} == {"what is thing 3": {"a": 1 / 3, "b": 2 / 3}}
     assert set(snapshot.labels) <= {"a", "b"}
     assert b"angry" not in snapshot.content
     assert frozen(items).left_out.off_list == 0
@@ -218,7 +218,7 @@ def test_rules_say_as_what_answers_are_learned_and_the_snapshot_says_by_which() 
     items.append(item("what is thing 6", {"a": 1}, version="m@never"))
     rules = Rules(labels={"old": "b", "fax": None}, prompts=frozenset({"m@before"}))
     snapshot = frozen(items, allowed=("a", "b"), rules=rules)
-    assert [(row.text[-1], row.label) for row in sorted(snapshot.rows, key=lambda row: row.text)] == [
+    assert [(row.words[-1], row.label) for row in sorted(snapshot.rows, key=lambda row: row.words)] == [
         ("0", "a"), ("1", "b"), ("2", "b"), ("5", "b"),
     ]  # fmt: skip
     left_out = snapshot.left_out

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from store.answers.rules import Drawing, answer_of
 from store.buffer.item import FirstOpinion, Item
-from store.event import StudentOpinion
+from store.event import RankInput, StudentOpinion
 from store.secrets import unit_hash
 from tests.trainer.test_snapshot import NOW_S, SPLIT, frozen, ids_of, item
+from trainer.learn.classify.freezing import LabelFreezing
 from trainer.snapshot import LeftOut, SplitSettings, freeze, split_of, trials
 
 DAY_S: Final = 86_400.0
@@ -75,8 +76,8 @@ def test_quarantine_counts_from_the_first_time_that_a_question_was_asked(
     assert (drawing.aged(one), drawing.draws(one)) == (drawn, drawn)
     snapshot = freeze(
         [one],
+        LabelFreezing(labels_min=1),
         prompt_version="m@p",
-        labels_min=1,
         split=SPLIT,
         quarantine_s=quarantine_s,
         now_s=NOW_S,
@@ -143,7 +144,7 @@ def test_a_row_says_of_its_item_what_a_cycle_needs() -> None:
         first_opinion=opinion,
     )
     (row,) = frozen([one]).rows
-    assert (row.item_id, row.text, row.label, row.soft) == (
+    assert (row.item_id, row.words, row.label, row.soft) == (
         one.item_id,
         "where is my parcel",
         "a",
@@ -216,12 +217,9 @@ def test_the_record_counts_each_split_and_each_question_once() -> None:
         assert {row.item_id for row in snapshot.split(name)} == set(ids)  # type: ignore[arg-type]
 
 
-def test_only_classify_is_frozen() -> None:
-    class Other(msgspec.Struct):
-        text: str
-
-    one = msgspec.structs.replace(item("where is my parcel"), input=Other(text="x"))
-    with pytest.raises(NotImplementedError, match="only classify"):
+def test_an_item_of_another_task_is_no_row_of_this_one() -> None:
+    one = msgspec.structs.replace(item("where is my parcel"), input=RankInput(query="x", documents=["y"]))
+    with pytest.raises(TypeError, match="RankInput in a lane of classify"):
         frozen([one])
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,11 +17,17 @@ from store.buffer.item import Item
 from store.event import Lane
 from store.policy import Policy, PolicyName
 from store.registry.manifest import SliceResult, Verdict
-from store.student.student import Predictions, Student
+from store.student.classify import Predictions
+from store.student.encoder import FloatArray
+from tests.trainer.labelled import Floats, scored
 from tests.trainer.test_snapshot import NOW_S, SPLIT, item
 from trainer.judge.calibrate import rows_to_certify
 from trainer.judge.gate import GateLimits, Judged
-from trainer.judge.verdicts import Frozen, Lineage, Rival, decide, new_rows
+from trainer.judge.scored import Scored
+from trainer.judge.verdicts import decide, new_rows
+from trainer.learn.classify.freezing import LabelFreezing
+from trainer.learn.classify.temper import start_of
+from trainer.learn.recipe import Frozen, Lineage, Rival, Student
 from trainer.snapshot import Snapshot, freeze, trials
 from trainer.work import CycleSettings, LaneTraining
 
@@ -76,6 +83,39 @@ class Scripted:
         return Predictions(members=probs[None], probs=probs, novelty=novelty)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """Frozen rows for scripted students: probabilities are read as a cycle of `classify` reads them."""
+
+    snapshot: Snapshot
+
+    def topics_from(self) -> tuple[FloatArray, list[str]]:
+        return np.empty((len(self.snapshot.rows), 0), np.float32), [row.words for row in self.snapshot.rows]
+
+    def start(self, student: Student, places: Sequence[int], weights: Floats) -> Policy:
+        said = self._said(student.with_policy(None), places)
+        return start_of(
+            said.probs,
+            self._labels(places),
+            weights,
+            said.novelty,
+            target=TRAINING.target,
+            confidence=TRAINING.confidence,
+            novelty_quantile=SETTINGS.novelty_quantile,
+        )
+
+    def scored(self, student: Student, places: Sequence[int], weights: Floats) -> Scored:
+        said = self._said(student, places)
+        found = scored(said.probs, self._labels(places), weights, said.novelty)
+        return replace(found, cluster=np.array([self.snapshot.rows[place].cluster for place in places], np.int64))
+
+    def _labels(self, places: Sequence[int]) -> npt.NDArray[np.int64]:
+        return np.array([(RIGHT, WRONG).index(self.snapshot.rows[place].label) for place in places], np.int64)
+
+    def _said(self, student: Student, places: Sequence[int]) -> Predictions:
+        return cast("Scripted", student).predict([self.snapshot.rows[place].words for place in places])
+
+
 def rival(
     *,
     wrong: Sequence[str] = (),
@@ -93,16 +133,15 @@ def rival(
 def rows_of(items: Sequence[Item]) -> Frozen:
     snapshot = freeze(
         items,
+        LabelFreezing(labels_min=1),
         prompt_version="m@p",
-        labels_min=1,
         split=SPLIT,
         quarantine_s=0.0,
         now_s=NOW_S,
         seed=0,
         positions={},
     )
-    base = cast("Any", SimpleNamespace(encoder=SimpleNamespace(fingerprint="another")))
-    return Frozen(snapshot=snapshot, base=base, features=np.empty((len(snapshot.rows), 0), np.float32))
+    return Script(snapshot=snapshot)
 
 
 @cache
@@ -122,7 +161,7 @@ def in_spellings() -> Frozen:
 
 
 def lineage(champion: Rival | None = None, anchor: Rival | None = None, history: Sequence[Judged] = ()) -> Lineage:
-    return Lineage(champion=champion, anchor=anchor, history=history, label_maps={})
+    return Lineage(champion=champion, anchor=anchor, history=history, records={})
 
 
 def judged(
@@ -181,7 +220,7 @@ def test_a_threshold_is_certified_by_what_the_student_does_on_rows_it_has_not_le
     held_out = [row for row in frozen.snapshot.rows if row.split != "train"]
     half = {row.cluster for row in held_out if row.cluster % 2}
     learned = {cluster: row for row in held_out if (cluster := row.cluster) in half}  # one spelling of each
-    wrong = [row.text for row in held_out if (row.cluster in half) != known_right]
+    wrong = [row.words for row in held_out if (row.cluster in half) != known_right]
     challenger = rival(wrong=wrong, trained=[row.item_id for row in learned.values()])
     policy, _, _ = judged(frozen, challenger, lineage())
     assert (policy.threshold is not None) == certified
@@ -195,7 +234,7 @@ def test_a_candidate_is_calibrated_on_its_probabilities_before_any_policy() -> N
     class Tempered(Scripted):
         def predict(self, texts: Sequence[str]) -> Predictions:
             found = super().predict(texts)
-            return found if self.policy is None else replace(found, probs=np.full_like(found.probs, 0.5))
+            return found if self.policy != hot else replace(found, probs=np.full_like(found.probs, 0.5))
 
     candidate = Rival(student=cast("Student", Tempered(policy=hot)), trained=frozenset())
     assert judged(frozen, candidate, lineage())[0] == certified
@@ -209,7 +248,7 @@ def test_the_anchor_moves_to_a_version_that_is_better_than_it_and_not_on_a_tie(
     better: int, worse: int, *, moved: bool
 ) -> None:
     frozen = in_spellings()
-    texts = [row.text for row in frozen.snapshot.split("judge")]
+    texts = [row.words for row in frozen.snapshot.split("judge")]
     challenger = rival(wrong=texts[:worse])
     other = rival(wrong=texts[worse : worse + better])
     assert judged(frozen, challenger, lineage(other))[2] == moved
@@ -223,7 +262,7 @@ def test_the_first_version_is_the_anchor() -> None:
 
 def test_an_anchor_that_is_another_version_is_compared_and_binds_in_strict_alone() -> None:
     frozen = in_spellings()
-    texts = [row.text for row in frozen.snapshot.split("judge")]
+    texts = [row.words for row in frozen.snapshot.split("judge")]
     challenger, champion, anchor = rival(wrong=texts[:30]), rival(wrong=texts[:30], policy=POLICY), rival()
     strict = Judged(labels=len(frozen.snapshot.rows), verdict=passed_strictly(frozen))
     outcomes = {}
@@ -238,7 +277,7 @@ def test_an_anchor_that_is_another_version_is_compared_and_binds_in_strict_alone
 
 
 def passed_strictly(frozen: Frozen) -> Verdict:
-    _, verdict, _ = judged(frozen, rival(), lineage(rival(wrong=[row.text for row in frozen.snapshot.rows])))
+    _, verdict, _ = judged(frozen, rival(), lineage(rival(wrong=[row.words for row in frozen.snapshot.rows])))
     assert verdict.outcome == "pass"
     return verdict
 
@@ -261,7 +300,7 @@ def test_without_a_champion_it_is_the_first_whatever_there_was_before() -> None:
 @pytest.mark.parametrize("policy", [None, POLICY, msgspec.structs.replace(POLICY, threshold=None)])
 def test_a_challenger_without_a_threshold_is_told_how_many_rows_one_takes_and_who_stays(policy: Policy | None) -> None:
     frozen = in_spellings()
-    hopeless = rival(wrong=[row.text for row in frozen.snapshot.rows if row.split == "calibrate"])
+    hopeless = rival(wrong=[row.words for row in frozen.snapshot.rows if row.split == "calibrate"])
     shipped, verdict, _ = judged(frozen, hopeless, lineage(rival(policy=policy)))
     assert shipped.threshold is None
     assert verdict.outcome == "inconclusive"
@@ -277,8 +316,8 @@ def test_audits_of_what_the_champion_trusts_are_evened_so_that_a_few_do_not_outw
         msgspec.structs.replace(one, propensities={"0.05": 1}) if n in heavy else one for n, one in enumerate(items)
     ]
     frozen = rows_of(items)
-    audited = [row.text for row in frozen.snapshot.rows if row.mass > 1]
-    others = [row.text for row in frozen.snapshot.rows if row.mass == 1]
+    audited = [row.words for row in frozen.snapshot.rows if row.mass > 1]
+    others = [row.words for row in frozen.snapshot.rows if row.mass == 1]
 
     def rows_kept(champion: Rival | None) -> int:
         return judged(frozen, rival(), lineage(champion))[0].rows
@@ -310,7 +349,7 @@ def test_a_question_counts_once_towards_a_threshold_however_often_it_is_asked() 
     frozen = rows_of([item(f"what is thing {n}", {RIGHT: 40 if n % 10 == 0 else 1}) for n in range(300)])
     policy, _, _ = judged(frozen, rival(), lineage(rival()))
     assert policy.rows == len(trials(frozen.snapshot, ()))
-    often = [row.text for row in frozen.snapshot.split("judge") if row.count > 1]
+    often = [row.words for row in frozen.snapshot.split("judge") if row.count > 1]
     assert often
     _, verdict, _ = judged(frozen, rival(), lineage(rival(wrong=often)))
     requests = sum(row.requests for row in frozen.snapshot.split("judge"))
@@ -327,7 +366,7 @@ def test_a_lane_that_only_has_a_budget_judges_what_the_champion_has_not_learned_
     policy, verdict, anchor = judged(frozen, rival(), lineage(champion), "budget")
     assert (verdict.phase, verdict.rows_judged, verdict.outcome, anchor) == ("growth", len(new), "pass", False)
     assert (policy.threshold, policy.target, policy.confidence_level) == (None, TRAINING.target, TRAINING.confidence)
-    harmful = rival(wrong=[rows[place].text for place in new])
+    harmful = rival(wrong=[rows[place].words for place in new])
     assert judged(frozen, harmful, lineage(champion), "budget")[1].outcome == "fail"
     _, first, _ = judged(frozen, harmful, lineage(), "budget")
     assert (first.phase, first.rows_judged, first.outcome) == ("first", 0, "pass")

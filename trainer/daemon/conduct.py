@@ -14,6 +14,7 @@ from store.buffer.ledger import Counters
 from store.control import Control, CycleEnded, CycleKind, CycleRequest, Lease, TrainingState
 from store.errors import MoveConflictError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
+from store.faults.points import reach
 from store.log.lazy import logger
 from store.registry.durable import clear_away
 from store.registry.manifest import Outcome, Verdict
@@ -33,6 +34,7 @@ from trainer.work import (
     Places,
     draft_folder,
     drawing_of,
+    settings_of,
 )
 from trainer.worker import Worker
 
@@ -60,12 +62,11 @@ class Look:
 
 @dataclass(kw_only=True)
 class Conductor:
-    """Runs cycles, one at a time."""
+    """Runs cycles, one at a time in each device's thread."""
 
     registry: RegistryOf
     control: Control
     key: SigningKey
-    worker: Worker
     schedule: ScheduleSettings
     cycle: CycleSettings
     places: Places
@@ -82,7 +83,14 @@ class Conductor:
         return drawing_of(training, self.cycle, now_s)
 
     def run(
-        self, training: LaneTraining, work: CycleWork, look: Look, stock: Stock, lease: Lease, stop: threading.Event
+        self,
+        training: LaneTraining,
+        work: CycleWork,
+        look: Look,
+        stock: Stock,
+        lease: Lease,
+        worker: Worker,
+        stop: threading.Event,
     ) -> None:
         """Run it, move, say what it came to, and remember it.
 
@@ -95,15 +103,17 @@ class Conductor:
         drawing = self.drawing(training, work.now_s)
         seen = None if work.kind == "candidate" else stock.seen(lane, drawing, look.state, look.counters)
         self.beacon.begin(lane, self._progress(work, started_s))
-        result: CycleResult = self.worker.run(
+        result: CycleResult = worker.run(
             work,
             timeout_s=self.schedule.cycle_timeout_s,
             stop=stop,
             tick=self._keeper(lane, lease),
-            told=self.beacon.told,
+            told=lambda stage, done: self.beacon.told(lane, stage, done),
         )
         self.control.renew(lease, self.schedule.lease_s)
+        reach("cycle.judged")
         outcome, refusals = self._move(training, work, result, look.standing)
+        reach("cycle.moved")
         verdict = result.verdict
         report = CycleReport(
             id=work.cycle_id,
@@ -172,7 +182,7 @@ class Conductor:
             champion=standing.champion,
             anchor=standing.anchor,
             now_s=now_s,
-            settings=self.cycle,
+            settings=settings_of(training, self.cycle),
             redis_url=self.places.redis_url,
             items_per_stratum=self.places.items_per_stratum,
             registry_root=self.places.registry_root,

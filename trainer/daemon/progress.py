@@ -93,22 +93,22 @@ class Beacon:
     lanes: Sequence[Lane]
     clock: Callable[[], float] = wall_clock_s
     monotonic: Callable[[], float] = time.monotonic
-    _running: tuple[Lane, Progress] | None = None
+    _running: dict[Lane, Progress] = field(default_factory=dict)
     _given_s: float = -math.inf
 
     def begin(self, lane: Lane, progress: Progress) -> None:
-        """A cycle is in hand from now on."""
-        self._running = lane, progress
+        """A cycle of the lane is in hand from now on."""
+        self._running[lane] = progress
         self.give(at_once=True)
 
-    def told(self, stage: Stage, done_ratio: float | None) -> None:
-        """The cycle in hand has come so far."""
-        if self._running is not None:
-            self._running[1].told(stage, done_ratio, self.monotonic())
+    def told(self, lane: Lane, stage: Stage, done_ratio: float | None) -> None:
+        """The lane's cycle has come so far."""
+        if (progress := self._running.get(lane)) is not None:
+            progress.told(stage, done_ratio, self.monotonic())
 
-    def end(self) -> None:
-        """No cycle is in hand any more."""
-        self._running = None
+    def end(self, lane: Lane) -> None:
+        """No cycle of the lane is in hand any more."""
+        self._running.pop(lane, None)
         self.give(at_once=True)
 
     def give(self, *, at_once: bool = False) -> None:
@@ -117,12 +117,16 @@ class Beacon:
         if not at_once and now_s - self._given_s < _EVERY_S:
             return
         self._given_s = now_s
-        busy, progress = self._running if self._running is not None else (None, None)
+        running = dict(self._running)  # cycles begin and end in other threads
+        busy = next(iter(running), None)
         for lane in self.lanes:
-            cycle = progress.shown(now_s) if progress is not None and lane == busy else None
+            cycle = running[lane].shown(now_s) if lane in running else None
             _show(lane, cycle)
             sign = TrainerSign(
-                owner=self.owner, at_s=self.clock(), busy_with=None if busy is None else str(busy), cycle=cycle
+                owner=self.owner,
+                at_s=self.clock(),
+                busy_with=None if busy is None else str(lane if lane in running else busy),
+                cycle=cycle,
             )
             with suppress(StoreUnavailableError):
                 self.signs.give(lane, sign)

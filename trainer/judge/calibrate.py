@@ -1,4 +1,4 @@
-"""When may this student answer? A temperature, a novelty limit, and a threshold that is certified or absent.
+"""When may this student answer? A threshold on its confidence that is certified, or none.
 
 The threshold is found by Learn-then-Test (Angelopoulos et al. 2021): thresholds are tested from strict to lenient, each
 with an exact binomial test (Clopper and Pearson) of "answered agreement is below the target", and the lowest one
@@ -17,76 +17,84 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
-from scipy.special import bdtrc, softmax
+from scipy.special import bdtrc
 
 from store.policy import Policy
 from trainer.judge.intervals import clopper_pearson_lower
+from trainer.judge.scored import Scored
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 NOVELTY_QUANTILE: Final = 0.99
-UNKNOWN_LABEL: Final = -1
 _STEPS: Final = 20  # thresholds are tried at each twentieth of the rows
 _START_RATIOS: Final = (0.15, 0.3, 0.5)
 _ROOM_FOR_ERRORS: Final = 3  # a start has rows enough to be certified in spite of so many disagreements
 _STRICT_RATIO: Final = 0.6  # a single start lies among the most confident rows, if there are enough of them
-_TEMPERATURES: Final = (0.1, 10.0)
-_SMALLEST_PROBABILITY: Final = 1e-12
 
 
-def calibrate(
-    probs: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
-    weights: npt.NDArray[np.floating],
-    novelty: npt.NDArray[np.floating],
-    *,
-    target: float,
-    confidence: float,
-    seed: int,
-    temperature: float | None = None,
-    novelty_quantile: float = NOVELTY_QUANTILE,
-) -> Policy:
+def calibrate(scored: Scored, start: Policy, *, seed: int) -> Policy:
     """The policy of one version, from rows that it was not trained on, one row a question.
 
+    Where a teacher gave a row several answers, one of them is drawn: so each row is a trial, and the test stays exact.
+
     Args:
-        probs: [rows, labels], the student's, before any temperature.
-        labels: [rows] index of the teacher's label, UNKNOWN_LABEL where the student lacks it.
-        weights: [rows] how many questions each row stands for (`Row.mass`, or `evened` over it).
-        novelty: [rows] distance to the nearest reference vector.
-        target: answered agreement to promise, in (0, 1).
-        confidence: with which to promise it, in (0, 1).
-        seed: of the thinning.
-        temperature: fitted on other rows; None fits it on these, which lets one number see the labels before the test
-            (simulated: no measurable effect on the error).
-        novelty_quantile: share of the questions with a label that the student knows that is not novel.
+        scored: its behaviour; the weights say how many questions each row stands for.
+        start: its temperature and novelty limit, and what is promised; nothing is certified in it yet.
+        seed: of the thinning, and of the answers drawn.
     """
-    if not len(labels):
-        return _uncertified(1.0, None, target, confidence)
-    warmth = fit_temperature(probs, labels, weights) if temperature is None else temperature
-    tempered = _tempered(probs, warmth)
-    known = labels != UNKNOWN_LABEL  # what is off every topic must not make off-topic questions look usual
-    usual = known if known.any() else np.ones_like(known)
-    novelty_threshold = _weighted_quantile(novelty[usual], weights[usual], novelty_quantile)
-    # As precise as they will be served: a threshold between two values of float32 would tell equals apart.
-    scores = np.where(novelty > novelty_threshold, -1.0, tempered.max(axis=1).astype(np.float32)).astype(np.float64)
-    agreed = tempered.argmax(axis=1) == labels
-    found = certify(scores, agreed, weights, target=target, confidence=confidence, seed=seed)
+    if not scored.rows:
+        return start
+    scores = scored.confidence
+    if start.novelty_threshold is not None:
+        scores = np.where(scored.novelty > start.novelty_threshold, -1.0, scores)
+    found = certify(
+        scores, scored.agreed, scored.weight, target=start.target, confidence=start.confidence_level, seed=seed
+    )
     if found is None:
-        return _uncertified(warmth, novelty_threshold, target, confidence)
-    return Policy(
-        temperature=warmth,
+        return start
+    return msgspec.structs.replace(
+        start,
         threshold=found.threshold,
-        novelty_threshold=novelty_threshold,
-        target=target,
-        confidence_level=confidence,
         coverage_ratio=found.coverage_ratio,
         rows=found.rows,
         lower=found.lower,
     )
+
+
+def uncertified(
+    target: float, confidence: float, *, temperature: float = 1.0, novelty_threshold: float | None = None
+) -> Policy:
+    """A policy under which a lane that promises something escalates everything."""
+    return Policy(
+        temperature=temperature,
+        threshold=None,
+        novelty_threshold=novelty_threshold,
+        target=target,
+        confidence_level=confidence,
+        coverage_ratio=0.0,
+        rows=0,
+        lower=0.0,
+    )
+
+
+def novelty_limit(
+    novelty: npt.NDArray[np.floating], weights: npt.NDArray[np.floating], ratio: float = NOVELTY_QUANTILE
+) -> float:
+    """The least of the distances that so much of the weight does not exceed.
+
+    Weighted, because what is paid for is mostly what is far from everything: counted by rows, a limit that a hundredth
+    of the *rows* exceeds is one that hardly any question does.
+
+    Args:
+        novelty: [rows] distances, at least one, of questions of a kind that the student knows.
+        weights: [rows] how many questions each row stands for.
+        ratio: share of the questions that is not novel.
+    """
+    return float(np.quantile(novelty, ratio, weights=weights, method="inverted_cdf"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +109,7 @@ class Certified:
 
 def certify(
     scores: Floats,
-    agreed: Bools,
+    agreed: Floats | Bools,
     weights: npt.NDArray[np.floating],
     *,
     target: float,
@@ -112,18 +120,20 @@ def certify(
 
     Args:
         scores: [rows] higher is surer; below 0 is never answered.
-        agreed: [rows] whether the answer is the teacher's.
+        agreed: [rows] whether the answer is the teacher's; a share of the teacher's answers is as good as that chance.
         weights: [rows] how many questions each row stands for.
         target: answered agreement to promise, in (0, 1).
         confidence: with which to promise it, in (0, 1).
         seed: of the thinning.
     """
-    kept = np.random.default_rng(seed).random(len(weights)) < weights / weights.max()
-    found = _lowest_certified(scores[kept], agreed[kept], target, 1 - confidence)
+    dice = np.random.default_rng(seed)
+    kept = dice.random(len(weights)) < weights / weights.max()
+    right = dice.random(len(weights)) < agreed
+    found = _lowest_certified(scores[kept], right[kept], target, 1 - confidence)
     if found is None:
         return None
     threshold, alpha = found
-    answered = agreed[kept][scores[kept] >= threshold]
+    answered = right[kept][scores[kept] >= threshold]
     return Certified(
         threshold=threshold,
         coverage_ratio=float(weights[scores >= threshold].sum() / weights.sum()),
@@ -147,45 +157,12 @@ def evened(weights: npt.NDArray[np.floating], trusted: Bools) -> Floats:
     return even
 
 
-def fit_temperature(
-    probs: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], weights: npt.NDArray[np.floating]
-) -> float:
-    """The temperature, .1 to 10, with the least weighted log loss (Guo et al. 2017); 1 where no label is known."""
-    known = np.flatnonzero(labels != UNKNOWN_LABEL)
-    if not len(known):
-        return 1.0
-    places = labels[known]
-
-    def loss(log_temperature: float) -> float:
-        tempered = _tempered(probs[known], math.exp(log_temperature))
-        likely = np.maximum(tempered[np.arange(len(known)), places], _SMALLEST_PROBABILITY)
-        return float(-(weights[known] * np.log(likely)).sum())
-
-    low, high = map(math.log, _TEMPERATURES)
-    return math.exp(float(minimize_scalar(loss, bounds=(low, high)).x))
-
-
-def _weighted_quantile(values: npt.NDArray[np.floating], weights: npt.NDArray[np.floating], ratio: float) -> float:
-    """The least of the values that so much of the weight does not exceed.
-
-    Weighted, because what is paid for is mostly what is far from everything: counted by rows, a limit that a hundredth
-    of the *rows* exceeds is one that hardly any question does.
-    """
-    return float(np.quantile(values, ratio, weights=weights, method="inverted_cdf"))
-
-
 def rows_to_certify(target: float, confidence: float) -> int:
     """Confident rows that certify a threshold where true agreement lies half way between the target and 1."""
     rows = 1
     while _chance(rows - math.ceil(rows * (1 - target) / 2), rows, target) > 1 - confidence:
         rows += 1
     return rows
-
-
-def _tempered(probs: npt.NDArray[np.floating], temperature: float) -> Floats:
-    logs = np.log(np.maximum(probs.astype(np.float64), _SMALLEST_PROBABILITY)) / temperature
-    tempered: Floats = softmax(logs, axis=1)
-    return tempered
 
 
 def _lowest_certified(scores: Floats, agreed: Bools, target: float, alpha: float) -> tuple[float, float] | None:
@@ -241,16 +218,3 @@ def _certifiable(rows: int, errors: int, target: float, alpha: float) -> bool:
 def _chance(right: int, rows: int, target: float) -> float:
     """P(so many agreements or more, if the truth is the target): the binomial test that Clopper-Pearson inverts."""
     return float(bdtrc(right - 1, rows, target))
-
-
-def _uncertified(temperature: float, novelty: float | None, target: float, confidence: float) -> Policy:
-    return Policy(
-        temperature=temperature,
-        threshold=None,
-        novelty_threshold=novelty,
-        target=target,
-        confidence_level=confidence,
-        coverage_ratio=0.0,
-        rows=0,
-        lower=0.0,
-    )

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -12,8 +12,6 @@ from store.registry.sealed import files_of_draft
 from store.registry.versions import OpenVersion
 from trainer.snapshot import Snapshot
 from trainer.work import CycleSettings, LaneTraining
-
-RECIPE_KEY: Final = "recipe"  # in a manifest's training
 
 
 def recipe_of(training: LaneTraining, settings: CycleSettings, base_sha256: str, code_version: str) -> str:
@@ -31,6 +29,8 @@ def recipe_of(training: LaneTraining, settings: CycleSettings, base_sha256: str,
         "target": training.target,
         "confidence": training.confidence,
         "prompt_version": training.prompt_version,
+        "metric": training.metric,
+        "tolerance": training.terms.tolerance,
     }
     return hashlib.sha256(canonical_json(parts)).hexdigest()
 
@@ -54,7 +54,7 @@ def nothing_new(kind: str, snapshot: Snapshot, recipe: str, champion: OpenVersio
         recipe: of `recipe_of`.
         champion: the version that serves.
     """
-    if champion.manifest.training.get(RECIPE_KEY) != recipe or not same_rows(snapshot, champion):
+    if champion.manifest.student.recipe != recipe or not same_rows(snapshot, champion):
         return None
     if kind == "fine_tune" and champion.manifest.kind != "fine_tune":
         return None  # its slow member has not seen these rows, if it has one

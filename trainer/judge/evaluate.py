@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from trainer.judge.scored import Scored
 from trainer.snapshot import Row
 
 Bools = npt.NDArray[np.bool_]
+Shares = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -16,8 +18,8 @@ class PairedScores:
     """Who agreed with the teacher, row by row; rows that a competitor has learned from are left out."""
 
     item_ids: tuple[str, ...]
-    champion: Bools | None  # [rows]; None when there is no champion
-    challenger: Bools  # [rows]
+    champion: Shares | None  # [rows] share of the teacher's answers that it agreed with; None: there is no champion
+    challenger: Shares  # [rows]
     weights: npt.NDArray[np.float64]  # [rows] requests each row stands for
     clusters: npt.NDArray[np.int64]  # [rows] linked rows share a number
     hard: Bools  # [rows] a student was asked and did not keep the request
@@ -30,31 +32,11 @@ class PairedScores:
         return len(self.item_ids)
 
 
-def agreement(probs: npt.NDArray[np.floating], labels: Sequence[str], rows: Sequence[Row]) -> Bools:
-    """[rows] whether the top label is the teacher's; a label that the student does not have is a miss.
-
-    Args:
-        probs: [rows, labels].
-        labels: the student's label map.
-        rows: with the teacher's label each.
-
-    Raises:
-        ValueError: the shapes do not fit.
-    """
-    if probs.shape != (len(rows), len(labels)):
-        message = f"probabilities of shape {probs.shape} for {len(rows)} rows and {len(labels)} labels"
-        raise ValueError(message)
-    top = probs.argmax(axis=1) if len(rows) else np.empty(0, np.int64)
-    return np.array([labels[best] == row.label for best, row in zip(top, rows, strict=True)], np.bool_)
-
-
 def paired(
-    champion_probs: npt.NDArray[np.floating] | None,
-    challenger_probs: npt.NDArray[np.floating],
+    champion: Scored | None,
+    challenger: Scored,
     rows: Sequence[Row],
     *,
-    champion_labels: Sequence[str] = (),
-    challenger_labels: Sequence[str],
     trained: Collection[str],
     clusters: Mapping[str, int],
     blocking: Mapping[str, Collection[str]] | None = None,
@@ -62,30 +44,32 @@ def paired(
     """Compare on identical rows.
 
     Args:
-        champion_probs: [rows, champion's labels]; None when there is no champion.
-        challenger_probs: [rows, challenger's labels].
-        rows: the judge rows, in the order of the probabilities.
-        champion_labels: the champion's label map; it may lack labels.
-        challenger_labels: the challenger's.
+        champion: its behaviour on the rows; None when there is no champion.
+        challenger: the challenger's; both scored with one set of weights.
+        rows: the judge rows, in the order of the scores.
         trained: ids of the items that either competitor was trained on.
         clusters: `Snapshot.clusters`: rows linked to a trained item are left out, too.
-        blocking: declared slices, name -> the teacher's labels that make it up.
+        blocking: declared slices, name -> the ids of the items that make it up.
+
+    Raises:
+        ValueError: there is not one score a row.
     """
+    if any(scored is not None and scored.rows != len(rows) for scored in (champion, challenger)):
+        message = f"{challenger.rows} scores for {len(rows)} rows"
+        raise ValueError(message)
     seen = set(trained)
     seen_clusters = {clusters[item_id] for item_id in seen if item_id in clusters}
     new = np.array([row.item_id not in seen and row.cluster not in seen_clusters for row in rows], np.bool_)
-    challenger = agreement(challenger_probs, challenger_labels, rows)
-    champion = None if champion_probs is None else agreement(champion_probs, champion_labels, rows)
     kept = [row for row, keep in zip(rows, new, strict=True) if keep]
     return PairedScores(
         item_ids=tuple(row.item_id for row in kept),
-        champion=None if champion is None else champion[new],
-        challenger=challenger[new],
-        weights=np.array([row.requests for row in kept], np.float64),
-        clusters=np.array([row.cluster for row in kept], np.int64),
+        champion=None if champion is None else champion.agreed[new],
+        challenger=challenger.agreed[new],
+        weights=challenger.weight[new],
+        clusters=challenger.cluster[new],
         hard=np.array([row.first_opinion is not None and row.escalated > 0 for row in kept], np.bool_),
         blocking={
-            name: np.array([row.label in members for row in kept], np.bool_)
+            name: np.array([row.item_id in members for row in kept], np.bool_)
             for name, members in sorted((blocking or {}).items())
         },
         known=len(rows) - len(kept),

@@ -145,12 +145,12 @@ def _compare(
         raise ValueError(message)
     new, old, weights = pairs.challenger[mask], pairs.champion[mask], pairs.weights[mask]
     clusters = pairs.clusters[mask]
-    if len(np.unique(clusters)) == len(clusters) and (not len(weights) or np.ptp(weights) == 0):
-        both, neither = int((new & old).sum()), int((~new & ~old).sum())
-        lower, upper = tango(both, int((new & ~old).sum()), int((~new & old).sum()), neither, 2 * limits.alpha)
+    if len(np.unique(clusters)) == len(clusters) and (not len(weights) or np.ptp(weights) == 0) and _whole(new, old):
+        both, neither = int((new * old).sum()), int(((1 - new) * (1 - old)).sum())
+        gained, lost = int((new * (1 - old)).sum()), int(((1 - new) * old).sum())
+        lower, upper = tango(both, gained, lost, neither, 2 * limits.alpha)
     else:
-        differences = new.astype(np.float64) - old
-        lower, upper = bca(differences, weights, clusters, 2 * limits.alpha, seed=limits.seed)
+        lower, upper = bca(new - old, weights, clusters, 2 * limits.alpha, seed=limits.seed)
     champion, challenger = _mean(old, weights) or 0.0, _mean(new, weights) or 0.0
     return SliceResult(
         name=name,
@@ -164,6 +164,11 @@ def _compare(
         delta=limits.delta,
         refused=False,
     )
+
+
+def _whole(*shares: npt.NDArray[np.float64]) -> bool:
+    """Whether every row was agreed with outright or not at all: no teacher said several things to it."""
+    return all(bool(np.isin(share, (0.0, 1.0)).all()) for share in shares)
 
 
 def _harm(part: SliceResult, phase: Phase, limits: GateLimits) -> str | None:
@@ -208,5 +213,5 @@ def _missing_decision(
     return max(math.ceil(rows_needed(limits.delta, limits.alpha, discordance=discordance) * spread), limits.min_rows)
 
 
-def _mean(values: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]) -> float | None:
+def _mean(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float | None:
     return float((values * weights).sum() / weights.sum()) if len(values) else None

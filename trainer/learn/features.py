@@ -3,10 +3,12 @@
 The cache is only a cache: a shard that is not what its name says is thrown away and computed again.
 """
 
+import functools
 import hashlib
 import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,13 +24,16 @@ from store.errors import CorruptVersionError, SettingsError
 from store.event import wall_clock_s
 from store.registry.manifest import BaseModel
 from store.student.encoder import DEFAULT_MAX_TOKENS, Encoder, FloatArray, Precision
-from store.student.folder import WEIGHTS_NAME, check_encoder
+from store.student.folder import ENCODER_FILES, WEIGHTS_NAME, check_encoder
+from store.student.rank.vectors import sentence_vectors
+from trainer.work import Tell
 
 MINILM: Final = "minilm"
 _SHARD_ROWS: Final = 512
 _TENSOR: Final = "features"
 _IDS: Final = "item_ids"
 _ASIDE: Final = ".tmp"
+_OPTIONAL_FILES: Final = ("tokenizer_config.json", "special_tokens_map.json")  # nothing here reads them
 _ABANDONED_S: Final = 3600.0  # no shard takes so long to write: its writer was killed
 
 
@@ -89,11 +94,30 @@ class BaseEncoder:
         name = MINILM if directory == _wheel() else directory.name
         return BaseEncoder(name=name, directory=directory, sha256=sha256, encoder=encoder)
 
+    def copy_to(self, folder: Path) -> None:
+        """Put its files into a version's folder, and what other tools read beside them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*ENCODER_FILES, *_OPTIONAL_FILES):
+            if (self.directory / name).is_file():
+                shutil.copyfile(self.directory / name, folder / name)
+
     @property
     def record(self) -> BaseModel:
         """What the manifest says of it."""
         parameters = sum(parameter.numel() for parameter in self.encoder.model.parameters())
         return BaseModel(name=self.name, sha256=self.sha256, parameters=parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What is kept of a text."""
+
+    of: Callable[[Encoder, Sequence[str]], FloatArray]  # [n, size]; a function of each text alone
+    size: Callable[[Encoder], int]
+
+
+FEATURES: Final = Numbers(of=lambda encoder, texts: encoder.features(texts), size=lambda encoder: encoder.feature_size)
+SENTENCES: Final = Numbers(of=sentence_vectors, size=lambda encoder: encoder.hidden_size)
 
 
 class FeatureCache:
@@ -102,10 +126,17 @@ class FeatureCache:
     Bounded by what is asked for: rows nobody asked for in the last call go when they outnumber those it did.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, numbers: Numbers = FEATURES) -> None:
         self._directory = directory
+        self._numbers = numbers
         self._fingerprint = ""
         self._rows: dict[str, FloatArray] = {}
+
+    @staticmethod
+    @functools.cache
+    def of(directory: Path, numbers: Numbers = FEATURES) -> "FeatureCache":
+        """The process's one cache of a folder: it forgets what a snapshot no longer holds."""
+        return FeatureCache(directory, numbers)
 
     def features(
         self,
@@ -131,12 +162,12 @@ class FeatureCache:
         new = list({item: i for i, item in enumerate(item_ids) if item not in self._rows}.values())
         for start in range(0, len(new), _SHARD_ROWS):
             shard = new[start : start + _SHARD_ROWS]
-            found = encoder.features([texts[i] for i in shard])
+            found = self._numbers.of(encoder, [texts[i] for i in shard])
             self._keep([item_ids[i] for i in shard], found)
             progress(start + len(shard), len(new))
         self._forget(set(item_ids))
         if not item_ids:
-            return np.empty((0, encoder.feature_size), dtype=np.float32)
+            return np.empty((0, self._numbers.size(encoder)), dtype=np.float32)
         return np.stack([self._rows[item] for item in item_ids])
 
     @property
@@ -148,7 +179,7 @@ class FeatureCache:
         folder = self._directory / encoder.fingerprint[:16]
         _sweep(folder)
         for path in sorted(folder.glob("*.safetensors")):
-            shard = _read_shard(path, encoder.feature_size)
+            shard = _read_shard(path, self._numbers.size(encoder))
             if shard is None:
                 path.unlink(missing_ok=True)
                 continue
@@ -183,6 +214,21 @@ class FeatureCache:
             old.discard(self._keep(shard, np.stack([kept[item] for item in shard])))  # it may be as it was
         for path in old:
             path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """The kept features, and how far those that are new have come."""
+
+    cache: FeatureCache
+    tell: Tell
+
+    def features(self, encoder: Encoder, item_ids: Sequence[str], texts: Sequence[str]) -> FloatArray:
+        """See `trainer.learn.recipe.Features`."""
+        self.tell("embedding", None)
+        return self.cache.features(
+            encoder, item_ids, texts, progress=lambda done, new: self.tell("embedding", done / max(1, new))
+        )
 
 
 def _sweep(folder: Path) -> None:

@@ -8,7 +8,8 @@ import msgspec
 import typer
 
 from ops.cli.options import EPILOG, Config, Output, open_site
-from ops.cli.output import Format, RefusedError, emit_json, emit_table
+from ops.cli.output import Format, emit_json, emit_table
+from ops.exits import RefusedError
 from ops.sections import KeysSection
 from store.registry.durable import sync_folder
 from store.registry.signing import PUBLIC_SUFFIX, SigningKey, check_key_name, public_path, read_public
@@ -81,7 +82,7 @@ def rotate(
 ) -> None:
     """Put a new key in an old one's place; the old public half stays trusted, for all that it has signed.
 
-    Where the old key may have leaked that is not enough: see "Keys" in the README.
+    Where the old key may have leaked that is not enough: see docs/how-to/rotate-keys.md.
 
     Example: understudy keys rotate operator
     """

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ops.answers.decide import Decided, Decision, Labels, sign, told
 from ops.answers.standing import census_of
 from ops.cli.answers.shown import label_columns, label_rows
 from ops.cli.options import EPILOG, Config, DryRun, LaneName, Output, Why, need_reason, open_site
-from ops.cli.output import Format, emit_json, emit_table, time_of
+from ops.cli.output import Format, emit_json, emit_table
+from ops.rulings.decide import Decided, DraftRuling, Labels, sign, told
 from ops.sections import LaneSection
+from ops.show.values import time_of
 from ops.site import Site
 from store.answers.census import STATES, Census
 from store.answers.rulings import Ruling, in_force, rules_of
@@ -199,7 +200,7 @@ def ruling_json(ruling: Ruling) -> dict[str, Any]:
 def _decide(
     config: Config,
     lane: str | None,
-    decide: Callable[[Labels], Decision],
+    decide: Callable[[Labels], DraftRuling],
     reason: str,
     *,
     dry_run: bool,

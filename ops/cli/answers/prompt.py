@@ -11,14 +11,16 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ops.answers.decide import Decision, Prompts, sign
 from ops.answers.reading import Reading
-from ops.answers.sample import Quote, questions
 from ops.answers.standing import census_of
 from ops.cli.answers.labels import report, show_rulings
 from ops.cli.options import EPILOG, Config, LaneName, Output, Why, need_reason, open_site
-from ops.cli.output import FAILED_CHECK, Format, RefusedError, emit_json, emit_table, ratio_of, time_of
+from ops.cli.output import Format, emit_json, emit_table
+from ops.exits import FAILED_CHECK, RefusedError
+from ops.rulings.decide import DraftRuling, Prompts, sign
+from ops.rulings.sample import Quote, questions
 from ops.sections import LaneSection
+from ops.show.values import ratio_of, time_of
 from ops.site import Site
 from store.answers.census import PromptCount
 from store.answers.rulings import Ruling, Sample
@@ -195,9 +197,9 @@ def _signed(
     raise RefusedError(message)
 
 
-def _quoted(site: Site, client: redis.Redis, section: LaneSection, decision: Decision, wanted: Wanted) -> Quote:
+def _quoted(site: Site, client: redis.Redis, section: LaneSection, decision: DraftRuling, wanted: Wanted) -> Quote:
     """Draw the questions, and show what asking them again can cost."""
-    from ops.answers.reask import quote  # noqa: PLC0415 - a rollback need not wait for what other commands need
+    from ops.rulings.reask import quote  # noqa: PLC0415 - a rollback need not wait for what other commands need
 
     drawing = Reading.of(section).drawing(site, client, wall_clock_s())
     items = site.buffer(client).items(section.lane)
@@ -212,7 +214,7 @@ def _quoted(site: Site, client: redis.Redis, section: LaneSection, decision: Dec
 
 def _asked(site: Site, client: redis.Redis, section: LaneSection, quoted: Quote, wanted: Wanted) -> Sample:
     """Ask, once a person has agreed to pay; what came of it is shown."""
-    from ops.answers.reask import ask_again  # noqa: PLC0415 - as above
+    from ops.rulings.reask import ask_again  # noqa: PLC0415 - as above
 
     if not wanted.pay:
         typer.confirm("Ask them?", abort=True, err=True)
@@ -233,7 +235,7 @@ def _asked(site: Site, client: redis.Redis, section: LaneSection, quoted: Quote,
     return sample
 
 
-def _enough(decision: Decision, wanted: Wanted) -> bool:
+def _enough(decision: DraftRuling, wanted: Wanted) -> bool:
     """Whether what the teacher says now is near enough: by the bar that was set, or because a person says so."""
     if decision.sample is None:
         return False

@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping
 
-import msgspec
-import redis
 import typer
 
-from ops.answers.standing import census_of
-from ops.cli.output import emit_table, time_of
-from ops.sections import LaneSection
-from ops.site import Site
-from store.answers.census import STATES, Census, PromptCount, State, advice
-from store.errors import CorruptItemError, RegistryError, SettingsError
+from ops.cli.output import emit_table
+from ops.show.values import time_of
+from ops.status.answers import AnswersShown
+from store.answers.census import STATES, State
 
 _COLUMNS: Mapping[State, str] = {
     "fresh": "fresh",
@@ -23,52 +19,6 @@ _COLUMNS: Mapping[State, str] = {
 
 
 _UNUSED: frozenset[State] = frozenset({"stale", "retired", "off_list"})
-
-
-class AnswersShown(msgspec.Struct, frozen=True, kw_only=True):
-    """How a lane's kept items stand: learned from or not, and why, by label and by prompt version."""
-
-    at_s: float  # when they were counted, Unix seconds
-    items: int
-    fresh: int  # learned from
-    quarantined: int  # too young, for a while
-    stale: int  # paid under another prompt
-    retired: int  # of a label that a ruling retired
-    off_list: int  # of a label that is not on today's list, and that no ruling tells of
-    labels: dict[str, dict[str, int]]  # label -> state -> items
-    prompts: dict[str, PromptCount]
-    advice: list[str]  # what to do, a sentence each
-
-
-def answers_of(site: Site, client: redis.Redis, section: LaneSection, unavailable: list[str]) -> AnswersShown | None:
-    """How a lane's answers stand; None where that cannot be told, and `unavailable` says why.
-
-    Raises:
-        StoreUnavailableError: Redis does not answer.
-    """
-    if section.task != "classify":
-        return None
-    try:
-        return shown(census_of(site, client, section))
-    except (RegistryError, SettingsError, CorruptItemError, OSError) as error:
-        unavailable.append(f"answers of {section.lane}: {error}")
-        return None
-
-
-def shown(census: Census) -> AnswersShown:
-    """A census, for people and programs."""
-    return AnswersShown(
-        at_s=census.at_s,
-        items=census.items,
-        fresh=census.of("fresh"),
-        quarantined=census.of("quarantined"),
-        stale=census.of("stale"),
-        retired=census.of("retired"),
-        off_list=census.of("off_list"),
-        labels=census.labels,
-        prompts=census.prompts,
-        advice=advice(census),
-    )
 
 
 def answers_line(found: AnswersShown | None) -> str | None:

@@ -79,7 +79,7 @@ COMMANDS: Final[dict[str, Place]] = {
         help="Say what another producer's events must name: the topic, and the lane's present model, prompt version and"
         " labels.",
     ),
-    "dlq": Place(module="ops.letters.cli", group="dlq", help="Dead letters: records that will never become items."),
+    "dlq": Place(module="ops.cli.letters", group="dlq", help="Dead letters: records that will never become items."),
     "keys": Place(
         module="ops.cli.access.keys", group="keys", help="Keys: who may publish versions and move the champion."
     ),
@@ -93,8 +93,8 @@ COMMANDS: Final[dict[str, Place]] = {
         group="prompt",
         help="Prompts of a lane: an edited prompt makes older answers stale.",
     ),
-    "ingest": Place(module="ops.repair.cli", group="ingest", help="Ingest: escalations from the log into the buffer."),
-    "buffer": Place(module="ops.repair.cli", group="buffer", help="The replay buffer: what is kept of the log."),
+    "ingest": Place(module="ops.cli.repair", group="ingest", help="Ingest: escalations from the log into the buffer."),
+    "buffer": Place(module="ops.cli.repair", group="buffer", help="The replay buffer: what is kept of the log."),
 }
 
 

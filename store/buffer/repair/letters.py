@@ -13,13 +13,13 @@ from store.log.lazy import logger
 
 _log = logger(__name__)
 _ABANDONED_S: Final = 120.0  # a replay that began so long ago was killed half way: longer than a log takes to answer
-Outcome = Literal["replayed", "dropped"]
+Settlement = Literal["replayed", "dropped"]
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class LetterDecision(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one dead letter."""
 
-    outcome: Outcome
+    outcome: Settlement
     who: str
     why: str
     at_s: float  # Unix seconds
@@ -33,19 +33,19 @@ class LetterBook:
         self._redis = client
         self._settle = client.register_script(script_of("repair/settle.lua"))
 
-    def decisions(self, use_case: str) -> dict[str, Decision]:
+    def decisions(self, use_case: str) -> dict[str, LetterDecision]:
         """What was decided, by the letter's id; a note that cannot be read is left out, aloud."""
         with available():
             found = cast("dict[bytes, bytes]", self._redis.hgetall(_decided_key(use_case)))
-        decided: dict[str, Decision] = {}
+        decided: dict[str, LetterDecision] = {}
         for letter, value in found.items():
             try:
-                decided[text_of(letter)] = msgspec.json.decode(value, type=Decision)
+                decided[text_of(letter)] = msgspec.json.decode(value, type=LetterDecision)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 _log.error("a note on a dead letter cannot be read", letter=text_of(letter), why=str(error))
         return decided
 
-    def begin(self, use_case: str, letter: str, decision: Decision) -> bool:
+    def begin(self, use_case: str, letter: str, decision: LetterDecision) -> bool:
         """Take a letter to replay it; False while somebody else is at it, or it was decided.
 
         One that was begun and never settled (its replay was killed) may be taken again after two minutes: its event's
@@ -59,7 +59,7 @@ class LetterBook:
                 return True
             earlier = cast("bytes | None", self._redis.hget(begun, letter))
             try:
-                since_s = msgspec.json.decode(earlier or b"", type=Decision).at_s
+                since_s = msgspec.json.decode(earlier or b"", type=LetterDecision).at_s
             except msgspec.MsgspecError:
                 since_s = 0.0
             if decision.at_s - since_s < _ABANDONED_S:
@@ -72,7 +72,7 @@ class LetterBook:
         with available():
             self._redis.hdel(_begun_key(use_case), letter)
 
-    def settle(self, use_case: str, letter: str, reason: str, decision: Decision, *, count: int = 1) -> bool:
+    def settle(self, use_case: str, letter: str, reason: str, decision: LetterDecision, *, count: int = 1) -> bool:
         """Note a decision; False when there is one already, which stays.
 
         Args:

@@ -13,15 +13,30 @@ from store.buffer.keys import available
 from store.buffer.ledger import BEGINNING, Claim, Slot
 from store.event import Lane
 from store.log.lazy import logger
+from store.tasks.rank import Tolerance
+from store.tasks.tasks import BEFORE_NOTES, TASKS, LaneTerms
 
 _log = logger(__name__)
 
 
-class LabelList(msgspec.Struct, frozen=True, kw_only=True):
-    """The labels that an answer may be."""
+class LabelList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """By what a lane's answers were read: the labels that one may be, and what is called the same ranking."""
 
     labels: list[str]  # the lane's list; none: any
     earlier: list[str] = []  # that rulings tell of
+    tolerance: Tolerance | None = None  # None: the one that holds where settings name none
+
+    @staticmethod
+    def of(terms: LaneTerms) -> "LabelList":
+        """A lane's terms, to be noted."""
+        tolerance = None if terms.tolerance == Tolerance() else terms.tolerance
+        return LabelList(labels=list(terms.labels), earlier=list(terms.earlier), tolerance=tolerance)
+
+    @property
+    def terms(self) -> LaneTerms:
+        """The terms that were noted."""
+        tolerance = self.tolerance or Tolerance()
+        return LaneTerms(labels=tuple(self.labels), earlier=tuple(self.earlier), tolerance=tolerance)
 
 
 class ListsHeld(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +47,7 @@ class ListsHeld(msgspec.Struct, frozen=True, kw_only=True):
     position: str
     lists: dict[str, LabelList]  # by lane
     at_s: float  # Unix seconds
+    tasks: tuple[str, ...] = BEFORE_NOTES  # whose events became items; those of others were dead letters, or waited
 
 
 class Lists:
@@ -43,11 +59,11 @@ class Lists:
 
     def note(self, use_case: str, slot: Slot, claim: Claim, lists: Mapping[Lane, LabelList], *, now_s: float) -> None:
         """Note the lists of who has just claimed a slot, unless the last one read it by the same."""
-        named = {str(lane): one for lane, one in lists.items()}
+        named, tasks = {str(lane): one for lane, one in lists.items()}, tuple(sorted(TASKS))
         before = [one for one in self.held(use_case) if one.slot == slot]
-        if before and before[-1].lists == named:
+        if before and (before[-1].lists, before[-1].tasks) == (named, tasks):
             return
-        held = ListsHeld(slot=slot, fence=claim.fence, position=claim.position, lists=named, at_s=now_s)
+        held = ListsHeld(slot=slot, fence=claim.fence, position=claim.position, lists=named, at_s=now_s, tasks=tasks)
         with available():
             self._redis.rpush(_key(use_case), msgspec.json.encode(held))
 
@@ -80,13 +96,19 @@ def list_at(held: Iterable[ListsHeld], slot: Slot, offset: int, lane: Lane, toda
     if at := [found for start, found in known if start <= offset]:
         return at[-1]
     first = known[0][1]
-    return LabelList(labels=first.labels, earlier=list(dict.fromkeys([*first.earlier, *today.earlier])))
+    return msgspec.structs.replace(first, earlier=list(dict.fromkeys([*first.earlier, *today.earlier])))
 
 
 def lane_at(held: Iterable[ListsHeld], slot: Slot, offset: int, lane: Lane) -> bool:
     """Whether a lane was in the settings when a record was judged; it was where nobody noted it."""
     at = [one for one in held if one.slot == slot and _start(one) <= offset]
     return not at or str(lane) in at[-1].lists
+
+
+def kept_at(held: Iterable[ListsHeld], slot: Slot, offset: int, task: str) -> bool:
+    """Whether events of a task became items when a record was judged."""
+    at = [one for one in held if one.slot == slot and _start(one) <= offset]
+    return task in (at[-1].tasks if at else BEFORE_NOTES)
 
 
 def _start(held: ListsHeld) -> int:

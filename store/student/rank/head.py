@@ -41,10 +41,13 @@ class RankHead:
             documents: [n, hidden], length 1 each.
             keys: [n] the documents' keys.
         """
-        biases = np.array([self.items.get(key, 0.0) for key in keys], np.float32)
         correction = pair_features(query, documents) @ self.weight
-        result: FloatArray = np.float32(self.slope) * (documents @ query) + correction + biases
+        result: FloatArray = np.float32(self.slope) * (documents @ query) + correction + self.biases(keys)
         return result
+
+    def biases(self, keys: Sequence[str]) -> FloatArray:
+        """[n] the documents' own biases; 0 for one that has none."""
+        return np.array([self.items.get(key, 0.0) for key in keys], np.float32)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, as `head.safetensors` holds them."""

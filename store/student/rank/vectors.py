@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,20 +52,63 @@ class VectorCache:
         if missing:
             found = dict(zip(missing, sentence_vectors(self.encoder, list(missing.values())), strict=True))
             known |= found
-            self._keep(found)
+            with self._lock:
+                self.misses += len(found)
+                self._keep(found)
         return np.stack([known[key] for key in keys]) if keys else self._nothing(), keys
 
-    def _keep(self, found: dict[str, FloatArray]) -> None:
+    def lacks(self, texts: Sequence[str]) -> list[str]:
+        """Those of the documents that would have to be computed, each once."""
+        missing = {key: text for text in texts if (key := document_key(text)) not in self._kept}
+        return list(missing.values())
+
+    def prime(self, keys: Sequence[str], vectors: FloatArray) -> None:
+        """Hold vectors that were computed before.
+
+        Args:
+            keys: [n] of documents, as `store.tasks.rank.document_key` gives them.
+            vectors: [n, hidden] of length 1, as the encoder would give them.
+
+        Raises:
+            ValueError: the shapes do not fit, or a number is not finite.
+        """
+        if vectors.shape != (len(keys), self.encoder.hidden_size) or not np.isfinite(vectors).all():
+            message = (
+                f"vectors {vectors.shape} for {len(keys)} documents, {self.encoder.hidden_size} finite numbers each"
+            )
+            raise ValueError(message)
         with self._lock:
-            self.misses += len(found)
-            for key, vector in found.items():
-                self._kept[key] = vector.copy()  # a view would keep the whole batch alive
-                self._kept.move_to_end(key)
-            while len(self._kept) > self.most:
-                self._kept.popitem(last=False)
+            self._keep(dict(zip(keys, vectors.astype(np.float32), strict=True)))
+
+    def _keep(self, found: dict[str, FloatArray]) -> None:
+        for key, vector in found.items():
+            self._kept[key] = vector.copy()  # a view would keep the whole batch alive
+            self._kept.move_to_end(key)
+        while len(self._kept) > self.most:
+            self._kept.popitem(last=False)
 
     def _nothing(self) -> FloatArray:
         return np.empty((0, self.encoder.hidden_size), np.float32)
+
+
+_shared: "WeakValueDictionary[str, VectorCache]" = WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+def shared_vectors(encoder: Encoder, *, max_bytes: int = DEFAULT_MAX_BYTES) -> VectorCache:
+    """The process's one cache of an encoder's document vectors, for as long as anybody holds it.
+
+    Args:
+        encoder: equal fingerprints on one device share a cache.
+        max_bytes: of memory, where the cache is new.
+    """
+    name = f"{encoder.fingerprint}@{encoder.device}"
+    with _sharing:
+        cache = _shared.get(name)
+        if cache is None:
+            cache = VectorCache(encoder, max_bytes=max_bytes)
+            _shared[name] = cache
+        return cache
 
 
 def sentence_vectors(encoder: Encoder, texts: Sequence[str]) -> FloatArray:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.buffer.effects import ItemKey, LaneEffects, effects, keys_read, retention_rank
-from store.buffer.item import Item, merge
-from store.buffer.ledger import AuditTally, Counters, Entry
+from store.buffer.item import Entry, Item, merge
+from store.buffer.ledger import AuditTally, Counters
 from store.event import ClassifyEscalation, Lane
 from store.secrets import unit_hash
 from tests.contracts.escalations import LANE, entry, escalation
@@ -82,7 +82,7 @@ def test_effects_are_those_of_one_event_after_the_other(batch: list[Entry], kept
     current: dict[ItemKey, Item] = {}
     for one in kept:
         key = ItemKey(one.lane, one.item_id)
-        item, _ = merge(current.get(key), one.item_id, one.event)
+        item, _ = merge(current.get(key), one)
         if item is not None:
             current[key] = item
     items = dict(current)
@@ -90,7 +90,7 @@ def test_effects_are_those_of_one_event_after_the_other(batch: list[Entry], kept
     audits: Counter[tuple[Lane, str, bool]] = Counter()
     for one in batch:
         key = ItemKey(one.lane, one.item_id)
-        item, fate = merge(items.get(key), one.item_id, one.event)
+        item, fate = merge(items.get(key), one)
         fates[one.lane, fate] += 1
         event = one.event
         assert isinstance(event, ClassifyEscalation)

@@ -4,7 +4,8 @@ import redis
 import structlog
 
 from store.buffer.ledger import BEGINNING, Claim
-from store.buffer.repair.lists import LabelList, Lists, ListsHeld, list_at, lists_of
+from store.buffer.repair.lists import LabelList, Lists, ListsHeld, kept_at, list_at, lists_of
+from store.tasks.tasks import TASKS
 from tests.contracts.escalations import LANE, slot
 
 ONE, TWO = LabelList(labels=["a", "b"]), LabelList(labels=["a", "c"], earlier=["b"])
@@ -12,7 +13,14 @@ TODAY = LabelList(labels=["c", "d"], earlier=["a"])
 
 
 def held(fence: int, position: str, found: LabelList, partition: int = 0) -> ListsHeld:
-    return ListsHeld(slot=slot(partition), fence=fence, position=position, lists={str(LANE): found}, at_s=1.0)
+    return ListsHeld(
+        slot=slot(partition),
+        fence=fence,
+        position=position,
+        lists={str(LANE): found},
+        at_s=1.0,
+        tasks=tuple(sorted(TASKS)),
+    )
 
 
 def test_a_record_is_judged_by_the_list_that_held_when_it_was_applied() -> None:
@@ -44,6 +52,8 @@ def test_only_changes_are_noted_and_damage_is_left_out_aloud(redis_client: redis
     note(5, "12", TWO)
     assert lists.held("support") == [held(1, BEGINNING, ONE), held(3, "9", TWO), held(4, BEGINNING, TWO, partition=1)]
     assert lists_of(lists.held("support"), LANE) == [("a", "b"), ("a", "c")]
+    assert not kept_at(lists.held("support"), slot(2), 0, "rank"), "nobody has noted it: an earlier release read on"
+    assert kept_at(lists.held("support"), slot(0), 9, "rank")
     redis_client.rpush("{support}:lists", b"{")
     with structlog.testing.capture_logs() as logs:
         assert len(lists.held("support")) == 3

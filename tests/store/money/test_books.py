@@ -12,8 +12,8 @@ from store.errors import StoreUnavailableError
 from store.event import Lane
 from store.money.books import Book, Books
 from store.money.deeds import Deeds, nano
-from store.money.reckon import LaneMoney, Prices, reckon, total
-from store.money.tally import Batch, Tally
+from store.money.reckon import PERIODS, LaneMoney, Prices, reckon, total
+from store.money.tally import DeedBatch, Tally
 
 LANE = Lane("acme", "support")
 DAY_S = 86_400
@@ -28,7 +28,7 @@ class Flaky:
         self.silent = 0
         self.away = False
 
-    def write(self, lane: Lane, batch: Batch) -> None:
+    def write(self, lane: Lane, batch: DeedBatch) -> None:
         if not self.away:
             self.books.write(lane, batch)
         if self.away or self.silent > 0:
@@ -132,6 +132,35 @@ def test_a_redis_that_was_emptied_counts_from_then_on_and_says_so(redis_client: 
     assert found.ever == Deeds(student=1)
     money = reckon(found, PRICED)
     assert money.start.since_s == money.today.since_s == money.month.since_s == found.since_s != 1000
+
+
+def test_the_books_say_from_when_they_count_however_often_they_are_written(redis_client: redis.Redis) -> None:
+    books, one = Flaky(Books(redis_client)), tally()
+    one.add(Deeds(student=1))
+    flush(one, books)
+    redis_client.hset("{support}:acme:books:ever", "since", 1000)
+    one.add(Deeds(student=1))
+    flush(one, books)
+    assert books.books.read(LANE).since_s == 1000.0
+
+
+def test_the_number_of_a_writers_last_batch_is_kept_for_a_week_and_no_longer(redis_client: redis.Redis) -> None:
+    books, one = Flaky(Books(redis_client)), tally(name="w")
+    one.add(Deeds(student=1))
+    flush(one, books)
+    assert 6 * DAY_S < redis_client.ttl("{support}:acme:books:of:w") <= 7 * DAY_S
+
+
+def test_a_period_counts_from_its_beginning_or_from_that_of_the_books() -> None:
+    old = reckon(book(today=Deeds(student=1)), PRICED)
+    assert (old.today.since_s, old.month.since_s, old.start.since_s) == (40 * DAY_S, 31 * DAY_S, 1.0)
+    young = Book(now_s=40 * DAY_S + 60.0, since_s=40 * DAY_S + 9.0, today=Deeds(), month=Deeds(), ever=Deeds())
+    assert {getattr(reckon(young, PRICED), period).since_s for period in PERIODS} == {40 * DAY_S + 9.0}
+
+
+def test_a_question_is_answered_once_however_many_calls_it_took() -> None:
+    money = reckon(book(today=calls(40, 0.002, teacher=10)), Prices()).today  # repeated, and cut off
+    assert money.teacher_only_usd == pytest.approx(10 * 0.002)
 
 
 def book(*, today: Deeds, month: Deeds | None = None, ever: Deeds | None = None) -> Book:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 from sklearn.metrics import ndcg_score
 
-from store.tasks.rank import Tolerance, agree, best_first, document_key, loss, ndcg, overlap, tau
+from store.tasks.measures import best_first, ndcg, tau
+from store.tasks.rank import Tolerance, agree, document_key, loss, overlap
 
 scores = st.lists(st.integers(-20, 20).map(lambda n: n / 10), min_size=1, max_size=7)
 

@@ -1,5 +1,6 @@
 """The ranking student: head, vectors, confidence."""
 
+import gc
 import threading
 from collections.abc import Sequence
 
@@ -10,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.errors import CorruptVersionError
+from store.event import RankInput
 from store.student.encoder import Encoder, FloatArray
 from store.student.rank.head import RankHead, confidence, pair_features
-from store.student.rank.ranker import Ranker
-from store.student.rank.vectors import VectorCache, sentence_vectors
+from store.student.rank.ranker import Ranker, Ranking
+from store.student.rank.vectors import VectorCache, sentence_vectors, shared_vectors
 from store.tasks.rank import Tolerance, agree, document_key
 from tests.tiny import tiny_encoder
 
@@ -40,9 +42,18 @@ def ranker_of(encoder: Encoder, head: RankHead) -> Ranker:
     )
 
 
+def a_list(query: str, documents: Sequence[str]) -> RankInput:
+    return RankInput(query=query, documents=list(documents))
+
+
+def ranked(ranker: Ranker, query: str, documents: Sequence[str]) -> Ranking:
+    (found,) = ranker.rankings([a_list(query, documents)])
+    return found
+
+
 def test_scores_are_slope_correction_and_bias(encoder: Encoder) -> None:
     head = head_of(encoder, {document_key(DOCUMENTS[2]): 0.5})
-    found = ranker_of(encoder, head).rank("for the marathon", DOCUMENTS)
+    found = ranked(ranker_of(encoder, head), "for the marathon", DOCUMENTS)
     query = sentence_vectors(encoder, ["for the marathon"])[0]
     for place, text in enumerate(DOCUMENTS):
         document = sentence_vectors(encoder, [text])[0]
@@ -54,15 +65,15 @@ def test_scores_are_slope_correction_and_bias(encoder: Encoder) -> None:
 
 def test_documents_in_another_order_have_the_same_scores_to_the_last_bit(encoder: Encoder) -> None:
     ranker = ranker_of(encoder, head_of(encoder))
-    plain = ranker.rank("boil water", DOCUMENTS)
+    plain = ranked(ranker, "boil water", DOCUMENTS)
     for seed in range(5):
         shuffle = np.random.default_rng(seed).permutation(5)
-        moved = ranker_of(encoder, ranker.head).rank("boil water", [DOCUMENTS[place] for place in shuffle])
+        moved = ranked(ranker_of(encoder, ranker.head), "boil water", [DOCUMENTS[place] for place in shuffle])
         assert np.array_equal(moved.scores, plain.scores[shuffle])
         assert list(shuffle[moved.order]) == list(plain.order)
         assert moved.confidence == plain.confidence
     assert plain.novelty == pytest.approx(0.0, abs=1e-6)
-    assert ranker.rank("quite something else", DOCUMENTS).novelty > 1e-3
+    assert ranked(ranker, "quite something else", DOCUMENTS).novelty > 1e-3
 
 
 def test_a_head_comes_back_from_its_tensors(encoder: Encoder) -> None:
@@ -184,7 +195,38 @@ def test_pair_features_are_products_and_distances() -> None:
 def test_too_long_is_told_of_the_query_and_of_each_document(encoder: Encoder) -> None:
     ranker = ranker_of(encoder, head_of(encoder))
     long = "word " * 600
-    assert not ranker.too_long("boil water", DOCUMENTS)
-    assert ranker.too_long(long, DOCUMENTS)
-    assert ranker.too_long("boil water", [*DOCUMENTS, long])
-    assert ranker.parameters() > ranker.head.weight.size
+    assert not ranker.too_long(a_list("boil water", DOCUMENTS))
+    assert ranker.too_long(a_list(long, DOCUMENTS))
+    assert ranker.too_long(a_list("boil water", [*DOCUMENTS, long]))
+
+
+def test_documents_that_are_known_cost_no_tokens(encoder: Encoder) -> None:
+    ranker, long = ranker_of(encoder, head_of(encoder)), ["word " * 40, "another " * 40]
+    before = ranker.tokens(a_list("boil water", long))
+    ranked(ranker, "boil water", long[:1])
+    assert 0 < ranker.tokens(a_list("boil water", long)) < before
+    ranked(ranker, "boil water", long)
+    assert ranker.tokens(a_list("boil water", long)) == encoder.about_tokens("boil water")
+
+
+def test_primed_documents_are_not_computed_and_what_is_no_vector_is_refused(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = sentence_vectors(encoder, ["a", "b"])
+    counted, cache = CountingEncoder(encoder, monkeypatch), VectorCache(encoder)
+    cache.prime([document_key("a"), document_key("b")], vectors)
+    assert np.array_equal(cache.documents(["b", "a"])[0], vectors[::-1])
+    assert counted.texts == []
+    with pytest.raises(ValueError, match="1 documents"):
+        cache.prime(["c"], vectors)
+    with pytest.raises(ValueError, match="finite"):
+        cache.prime(["c", "d"], np.full_like(vectors, np.nan))
+
+
+def test_versions_on_one_base_share_their_documents_for_as_long_as_one_is_held(encoder: Encoder) -> None:
+    first = shared_vectors(encoder)
+    assert shared_vectors(encoder) is first
+    first.documents(["a"])
+    del first
+    gc.collect()
+    assert len(shared_vectors(encoder)) == 0

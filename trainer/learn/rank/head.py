@@ -37,7 +37,8 @@ class RankedList:
     documents: FloatArray  # [n, hidden], length 1 each
     keys: tuple[str, ...]  # [n]
     target: Floats  # [n] the teacher's scores, or `order_scores` of an order
-    weight: float = 1.0  # questions it stands for
+    weight: float = 1.0  # in the fit
+    stands_for: float = 1.0  # questions like it: sigma is that of traffic, not of what is paid for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,7 @@ def fit_rank_head(lists: Sequence[RankedList], *, hidden_size: int) -> RankHead:
     weight, biases = design.solve(residual, chosen, np.ones(len(lists), np.bool_))
     return RankHead(
         slope=slope,
-        sigma=float(np.sqrt(np.average(left**2, weights=design.rows))),
+        sigma=float(np.sqrt(np.average(left**2, weights=design.traffic))),
         weight=weight.astype(np.float32),
         items={key: float(bias) for key, bias in zip(design.items, biases, strict=True) if bias != 0.0},
     )
@@ -100,6 +101,7 @@ class _Design:
         self.list_of = np.repeat(np.arange(len(lists)), sizes)
         self.rows = np.repeat([one.weight / len(one.keys) for one in lists], sizes)  # a list's weight, shared out
         self.rows = self.rows * len(self.rows) / self.rows.sum()
+        self.traffic = np.repeat([one.stands_for / len(one.keys) for one in lists], sizes)
         self.target = np.concatenate([_centred(np.asarray(one.target, np.float64)) for one in lists])
         self.cosine = np.concatenate([_centred((one.documents @ one.query).astype(np.float64)) for one in lists])
         features = np.concatenate([_centred(pair_features(one.query, one.documents)) for one in lists])

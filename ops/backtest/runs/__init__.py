@@ -1,0 +1,1 @@
+"""The runs of a backtest in processes of their own."""

@@ -1,0 +1,1 @@
+"""What the demo measures, and how it is summed up."""

@@ -1,0 +1,1 @@
+"""What the demo plays: a support desk and a shop."""

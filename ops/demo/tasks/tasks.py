@@ -1,0 +1,11 @@
+"""The tasks that the demo plays."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from ops.demo.tasks.classify import SupportDesk
+from ops.demo.tasks.play import Play
+from ops.demo.tasks.rank import Shop
+from store.event import Task
+
+TASKS: Final[Mapping[Task, Play]] = {"classify": SupportDesk(), "rank": Shop()}

@@ -1,0 +1,1 @@
+"""What an operator does to a lane's champion, and whether the gateways have followed."""

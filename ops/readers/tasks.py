@@ -1,0 +1,57 @@
+"""Which reader reads a log for a lane: the one place in `ops/readers` where a task is chosen."""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ops.readers.classify import TextReader
+from ops.readers.rank import ListReader
+from ops.readers.rows import Reader
+from store.answers.rules import NO_RULES, Rules
+from store.errors import SettingsError
+from store.event import Task
+
+
+class Reading(NamedTuple):
+    """How a task's logs are opened."""
+
+    flags: tuple[str, ...]  # that name a column
+    open: Callable[[Path, Mapping[str, str], Collection[str], Rules], Reader]
+
+
+TASKS: Final[Mapping[Task, Reading]] = {
+    "classify": Reading(("--text", "--label"), TextReader.open),
+    "rank": Reading(("--query", "--documents", "--scores", "--order", "--query-id"), ListReader.open),
+}
+
+
+def open_reader(
+    task: Task,
+    path: Path,
+    named: Mapping[str, str | None],
+    *,
+    labels: Collection[str] = (),
+    rules: Rules = NO_RULES,
+) -> Reader:
+    """The reader of a log.
+
+    Args:
+        task: the lane's.
+        path: the log.
+        named: columns that the user named, by flag; None: found.
+        labels: that count; a task without labels has none.
+        rules: how answers are read that were on the list once.
+
+    Raises:
+        SettingsError: a column cannot be told, or a flag is of another task; the message names the flag.
+    """
+    reading = TASKS.get(task)
+    if reading is None:
+        message = f"logs of the task {task} cannot be read yet: there is {', '.join(TASKS)}"
+        raise SettingsError(message)
+    given = {flag: column for flag, column in named.items() if column is not None}
+    for flag in given:
+        if flag not in reading.flags:
+            message = f"{flag}: a log of the task {task} has no such column: there is {', '.join(reading.flags)}"
+            raise SettingsError(message)
+    return reading.open(path, given, labels, rules)

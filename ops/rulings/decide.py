@@ -1,0 +1,313 @@
+"""What an operator decides about older answers: signed rulings, and what is to be changed in the settings with them."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from ops.exits import RefusedError
+from ops.sections import LaneSection
+from store.answers.census import Census
+from store.answers.rulings import Ruling, RulingKind, Rulings, Sample, in_force, rules_of
+from store.answers.spellings import wrong_labels
+from store.errors import InvalidAnswerError
+from store.labels import listed
+from store.registry.signing import SigningKey
+
+_RESTART: Final = "then restart ingest first, and after it the trainer and the gateways"
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """What was decided, or would be."""
+
+    lane: str
+    ruling: int | None  # its number; None: nothing was signed
+    kind: str
+    labels: list[str] = []
+    to: str | None = None
+    prompt: str | None = None
+    undoes: int | None = None
+    items: int = 0  # kept items that it is about
+    settings: list[str] = []  # what to change there, a line each
+    notes: list[str] = []
+    sample: Sample | None = None
+    done: bool = True  # false: only shown, or not accepted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftRuling:
+    """A ruling as it would be signed, with what goes with it."""
+
+    kind: RulingKind
+    labels: tuple[str, ...] = ()
+    to: str | None = None
+    prompt: str | None = None
+    under: str | None = None
+    undoes: int | None = None
+    sample: Sample | None = None
+    items: int = 0
+    settings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def shown(self, lane: str, *, ruling: int | None, done: bool) -> Decided:
+        """For the CLI."""
+        return Decided(
+            lane=lane,
+            ruling=ruling,
+            kind=self.kind,
+            labels=list(self.labels),
+            to=self.to,
+            prompt=self.prompt,
+            undoes=self.undoes,
+            items=self.items,
+            settings=list(self.settings),
+            notes=list(self.notes),
+            sample=self.sample,
+            done=done,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """A lane's labels: today's list, and what its history holds."""
+
+    section: LaneSection
+    census: Census | None  # None: Redis does not answer, and the list and the rulings alone are known
+    rulings: Sequence[Ruling]
+
+    def rename(self, old: str, new: str) -> DraftRuling:
+        """One label under another name; errors as of `merge`."""
+        label, name, today = self._known(old), new.strip(), self.section.labels
+        others = [one for one in today if one != label]
+        if not name or name == label:
+            message = f"{label!r} is its name already"
+            raise RefusedError(message)
+        if name in others and label in today:
+            message = (
+                f"{name!r} is a label of its own: `understudy labels merge {_quoted(label)} --into {_quoted(name)}`"
+            )
+            raise RefusedError(message)
+        if name not in others:
+            self._refuse_spelling(name, others)
+        wanted = [name if one == label else one for one in today]
+        if name not in wanted:
+            wanted.append(name)
+        return DraftRuling(
+            kind="rename", labels=(label,), to=name, items=self._items([label]), settings=self._settings(wanted)
+        )
+
+    def merge(self, old: Iterable[str], into: str, *, unlisted: bool = False) -> DraftRuling:
+        """Labels read as another one that is on the list.
+
+        Args:
+            old: the labels.
+            into: as which they are read.
+            unlisted: they may be such as were never on the list: what another producer calls it.
+
+        Raises:
+            RefusedError: it makes no sense; the message says why.
+        """
+        labels = tuple(dict.fromkeys(self._any(one) if unlisted else self._known(one) for one in old))
+        if into not in self.section.labels:
+            message = f"--into {into}: it is not on the list, which has {_all(self.section.labels)}"
+            raise RefusedError(message)
+        if into in labels:
+            message = f"{into!r} cannot be read as itself"
+            raise RefusedError(message)
+        return DraftRuling(
+            kind="merge",
+            labels=labels,
+            to=into,
+            items=self._items(labels),
+            settings=self._settings([one for one in self.section.labels if one not in labels]),
+        )
+
+    def retire(self, old: str) -> DraftRuling:
+        """A label whose answers count no more; errors as of `merge`."""
+        label = self._known(old)
+        return DraftRuling(
+            kind="retire",
+            labels=(label,),
+            items=self._items([label]),
+            settings=self._settings([one for one in self.section.labels if one != label]),
+            notes=("a cycle takes it out of the student's rows: `understudy cycle start`, once the trainer restarted",),
+        )
+
+    def add(self, new: str) -> Decided:
+        """A label more; nothing is signed: answers that were paid before it stay valid. Errors as of `merge`."""
+        name = new.strip()
+        if not name or name in self.section.labels:
+            message = f"{name!r} is on the list already" if name else "a label has a name"
+            raise RefusedError(message)
+        self._refuse_spelling(name, self.section.labels)
+        notes = [
+            f"ruling {ruling.number} ({told(ruling)}) sleeps from then on: what is on the list is read as itself"
+            for ruling in in_force(self.rulings)
+            if name in ruling.labels
+        ]
+        return Decided(
+            lane=str(self.section.lane),
+            ruling=None,
+            kind="add",
+            labels=[name],
+            items=0 if self.census is None else self.census.of("fresh"),
+            settings=list(self._settings([*self.section.labels, name])),
+            notes=["answers that were paid before stay valid", *notes],
+        )
+
+    def undo(self, number: int) -> DraftRuling:
+        """A ruling that counts no more; errors as of `merge`."""
+        known = {ruling.number: ruling for ruling in in_force(self.rulings)}
+        if (ruling := known.get(number)) is None:
+            having = f"in force are {', '.join(map(str, known))}" if known else "none is in force"
+            message = f"ruling {number} of {self.section.lane} is not in force: {having}"
+            raise RefusedError(message)
+        notes = [f"it was: {told(ruling)}, by {ruling.who}: {ruling.why}"]
+        if ruling.labels:
+            notes.append("a label that shall be read as itself again must be on the list in the settings")
+        return DraftRuling(kind="undo", undoes=number, items=self._items(ruling.labels), notes=tuple(notes))
+
+    def _known(self, name: str) -> str:
+        """The label that is meant: on the list, in the history, or in a ruling.
+
+        Raises:
+            RefusedError: there is none of that name.
+        """
+        history = () if self.census is None else tuple(self.census.labels)
+        known = list(dict.fromkeys((*self.section.labels, *history, *rules_of(self.rulings).labels)))
+        if name in known:
+            return name
+        try:
+            return listed(name, known)
+        except InvalidAnswerError as error:
+            message = f"no label {name!r}: there is {_all(known)}; `merge --unlisted` takes what was never on the list"
+            raise RefusedError(message) from error
+
+    def _any(self, name: str) -> str:
+        """The label that is meant; where nobody knows it, the name itself."""
+        try:
+            return self._known(name)
+        except RefusedError:
+            if (wrong := wrong_labels((name.strip(),))) is not None:
+                message = f"{name!r}: {wrong}"
+                raise RefusedError(message) from None
+            return name.strip()
+
+    def _refuse_spelling(self, name: str, others: Sequence[str]) -> None:
+        """Refuse a name that answers would be taken for another label by."""
+        try:
+            like = listed(name, others) if others else None
+        except InvalidAnswerError:
+            return
+        if like is not None:
+            message = f"{name!r} is read as the label {like!r}: answers could not tell them apart"
+            raise RefusedError(message)
+
+    def _items(self, labels: Iterable[str]) -> int:
+        if self.census is None:
+            return 0
+        return sum(sum(self.census.labels.get(label, {}).values()) for label in labels)
+
+    def _settings(self, wanted: Sequence[str]) -> tuple[str, ...]:
+        """What to change in the settings, a line each; nothing where the list is so already."""
+        section = self.section
+        if list(wanted) == list(section.labels):
+            return ()
+        if section.labels_file is None:
+            line = f"labels = [{', '.join(map(_quoted, wanted))}]"
+            return (f"in the settings, in the lane {section.lane}:", line, _RESTART)
+        gone = [f"- {one}" for one in section.labels if one not in wanted]
+        come = [f"+ {one}" for one in wanted if one not in section.labels]
+        return (f"in {section.labels_file}, a label a line:", *gone, *come, _RESTART)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """A lane's prompt versions: the present one, and those that its items were answered under."""
+
+    section: LaneSection
+    present: str  # `model@prompt version`
+    census: Census
+
+    def accept(self, named: str) -> DraftRuling:
+        """The answers of an older prompt version are still good.
+
+        Raises:
+            RefusedError: there is no such prompt version, more than one, or its answers count already.
+        """
+        prompt = self.older(named)
+        found = self.census.prompts[prompt]
+        notes = (
+            f"{found.alone} items have no other answer and count again",
+            "from the next cycle on, of a trainer that runs with the present settings",
+            "where answers still come in under it, restart ingest: till then it names them as of another prompt",
+        )
+        return DraftRuling(kind="accept", prompt=prompt, under=self.present, items=found.items, notes=notes)
+
+    def older(self, named: str) -> str:
+        """The prompt version that is meant, by its hash or how that begins; errors as of `accept`."""
+        prompts = self.census.prompts
+        matching = [one for one in prompts if one == named or one.rpartition("@")[2].startswith(named)] if named else []
+        if len(matching) != 1:
+            which = "fits more than one of" if matching else "is none of"
+            message = f"--from {named} {which} the prompt versions that are kept: {', '.join(prompts) or 'none'}"
+            raise RefusedError(message)
+        if matching[0] == self.present or prompts[matching[0]].counts:
+            message = f"the answers of {matching[0]} count already"
+            raise RefusedError(message)
+        return matching[0]
+
+
+def sign(decision: DraftRuling, rulings: Rulings, key: SigningKey, *, why: str, now_s: float, expected: int) -> Ruling:
+    """Put a decision at the end of the chain.
+
+    Args:
+        decision: what is decided.
+        rulings: the lane's.
+        key: the operator's, whose name is kept as `who`.
+        why: the reason.
+        now_s: Unix seconds.
+        expected: the number it gets: one more than the rulings that it was decided on.
+
+    Raises:
+        MoveConflictError: somebody else has decided meanwhile.
+        RegistryError: it cannot be written.
+    """
+    return rulings.append(
+        decision.kind,
+        who=key.name,
+        why=why,
+        key=key,
+        now_s=now_s,
+        expected=expected,
+        labels=decision.labels,
+        to=decision.to,
+        prompt=decision.prompt,
+        under=decision.under,
+        sample=decision.sample,
+        undoes=decision.undoes,
+    )
+
+
+def told(ruling: Ruling) -> str:
+    """A ruling in a few words."""
+    match ruling.kind:
+        case "rename" | "merge":
+            return f"{ruling.kind} {_all(ruling.labels)} -> {ruling.to}"
+        case "retire":
+            return f"retire {_all(ruling.labels)}"
+        case "accept":
+            return f"accept {ruling.prompt}"
+        case "undo":
+            return f"undo {ruling.undoes}"
+
+
+def _all(labels: Iterable[str]) -> str:
+    return ", ".join(labels)
+
+
+def _quoted(label: str) -> str:
+    """A label as TOML, and a shell, take it."""
+    return json.dumps(label, ensure_ascii=False)

@@ -1,0 +1,57 @@
+"""Which older questions are asked again, what that may cost, and what came of it: records, and a pure draw."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from store.answers.rules import Drawing, answer_of
+from store.answers.rulings import Sample
+from store.buffer.item import Item
+from store.event import TextInput
+from store.secrets import unit_hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledQuestion:
+    """A question to ask again."""
+
+    item_id: str
+    text: str
+    label: str  # what was said to it, as it is read today
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """What asking again comes to, before it is done."""
+
+    questions: tuple[SampledQuestion, ...]
+    of: int  # items that could have been drawn
+    usd_at_most: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What came of it."""
+
+    sample: Sample
+    differing: tuple[tuple[str, str], ...]  # (said before, says now)
+    unanswered: tuple[str, ...]  # why, each reason once
+    usd: float
+
+
+def questions(items: Iterable[Item], drawing: Drawing, prompt: str, count: int) -> tuple[list[SampledQuestion], int]:
+    """Some of the items that were answered under a prompt version alone, each as likely; and of how many.
+
+    Args:
+        items: of the lane.
+        drawing: how answers are read now.
+        prompt: `model@prompt version`.
+        count: at most.
+    """
+    known: list[SampledQuestion] = []
+    for item in items:
+        said = item.answers(prompt)
+        label = drawing.read(answer_of(said)) if said and not any(map(drawing.counts, item.tally)) else None
+        if label is not None and isinstance(item.input, TextInput):
+            known.append(SampledQuestion(item_id=item.item_id, text=item.input.text, label=label))
+    drawn = sorted(known, key=lambda one: unit_hash(f"again/{prompt}/{drawing.prompt_version}", one.item_id))
+    return drawn[:count], len(known)

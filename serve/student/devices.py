@@ -1,0 +1,68 @@
+"""One executor a device, and the line before it: lanes that compute in one place share it, others do not wait."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serve.request.admission import StudentLine
+from serve.settings import GatewaySettings
+from serve.student.executor import Executor
+from serve.student.slot import Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What computes on one device."""
+
+    executor: Executor
+    line: StudentLine
+
+
+class Devices:
+    """The devices that versions were loaded on so far. Used from the event loop; health is asked from any thread."""
+
+    def __init__(self, settings: GatewaySettings, observe: Callable[[int, int, float], None]) -> None:
+        """Prepare; a device's threads start with the first version on it."""
+        self._settings = settings
+        self._observe = observe
+        self._devices: dict[str, Device] = {}
+
+    def of(self, slot: Slot) -> Device:
+        """Where a slot's student computes."""
+        found = self._devices.get(slot.device)
+        if found is None:
+            found = self._open(slot.device)
+            self._devices = {**self._devices, slot.device: found}  # whoever iterates in another thread goes on
+        found.executor.pace.expect(slot.token_s, tokens=slot.tokens)
+        return found
+
+    @property
+    def all(self) -> list[Device]:
+        """Those that are open."""
+        return list(self._devices.values())
+
+    @property
+    def hangs_s(self) -> float:
+        """How long a student has hung, at most; 0 if none does."""
+        return max((device.executor.hangs_s for device in self.all), default=0.0)
+
+    def alive(self) -> bool:
+        """Whether all threads run."""
+        return all(device.executor.alive() for device in self.all)
+
+    def close(self) -> None:
+        """Finish what is queued, and stop."""
+        for device in self.all:
+            device.executor.close()
+
+    def _open(self, name: str) -> Device:
+        settings = self._settings
+        executor = Executor(
+            max_batch=settings.max_batch,
+            max_tokens=settings.max_batch_tokens,
+            wait_s=settings.batch_wait_s,
+            timeout_s=settings.student_timeout_s,
+            observe=self._observe,
+            name=name,
+        )
+        executor.start()
+        return Device(executor=executor, line=StudentLine(pace=executor.pace, wait_s=settings.student_wait_s))

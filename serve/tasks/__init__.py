@@ -1,0 +1,1 @@
+"""Each task as its clients see it."""

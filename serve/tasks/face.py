@@ -1,0 +1,123 @@
+"""What the gateway has to know of a task: its requests and answers over HTTP, and what its questions are made of.
+
+Everything else of the gateway carries questions and opinions of which it knows no more than these protocols say.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from serve.escalation import Answer, Common, Given
+from serve.front.errors import ApiError
+from serve.settings import LaneSettings
+from store.event import EscalationBase, TaskInput, TeacherAnswer
+from store.student.loaded import Opinion
+
+_MISSING_FIELD: Final = re.compile(r"missing required field `([^`]+)`")
+_FIELD_PATH: Final = re.compile(r"at `\$\.?([^`]*)`")
+_Body = TypeVar("_Body")
+
+Heed = Callable[[Opinion], Opinion | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """How much one request may hold."""
+
+    max_inputs: int
+    max_documents: int
+    max_text_chars: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request, decoded and checked."""
+
+    model: str  # the use case
+    user: str | None  # the subject, for erasure; kept as a keyed token
+    values: Sequence[TaskInput]  # a question each, as the client sent it
+    fields: Sequence[str]  # where each text of the questions stands in the request, for errors
+    listed: bool  # the questions came as a list: under one Idempotency-Key their places tell them apart
+    identity: Sequence[Any]  # all of the body that shapes the answers, as what JSON can hold
+    unsupported: bool = False  # it wants what no student can do
+    shown: Any = None  # what the task's own answer needs to know of it
+
+
+class Matter(Protocol):
+    """What a task's questions are made of."""
+
+    @property
+    def event_type(self) -> type[EscalationBase]:
+        """Of its escalations."""
+
+    @property
+    def sample(self) -> TaskInput:
+        """A question of our own: to warm a student up, and to see whether a teacher answers."""
+
+    def of_texts(self, value: TaskInput, texts: Sequence[str]) -> TaskInput:
+        """The question with other texts in the places of its own, as `TaskRules.texts` has them."""
+
+    def portions(self, value: TaskInput, count: int) -> Sequence[TaskInput]:
+        """Questions that the student may read one by one, so that this one costs it little; none where none help."""
+
+
+class Face(Matter, Protocol):
+    """A task as its clients see it."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Where it is served."""
+
+    @property
+    def answer_type(self) -> type[Answer]:
+        """Of its answers, as they are kept under an Idempotency-Key."""
+
+    def decode(self, body: bytes) -> Asked:
+        """One request.
+
+        Raises:
+            ApiError: 422, naming the field.
+        """
+
+    def check(self, asked: Asked, limits: RequestLimits) -> None:
+        """See that a request holds what can be answered.
+
+        Raises:
+            ApiError: 422, naming the field.
+        """
+
+    def body(self, asked: Asked, given: Given) -> dict[str, Any]:
+        """What the client reads; at least one question was answered."""
+
+    def heed(self, settings: LaneSettings) -> Heed:
+        """What a lane makes of a student's opinions, each heard once: None where its answer is none of the lane's."""
+
+    def of_student(self, opinion: Opinion, common: Common) -> Answer:
+        """The student's answer."""
+
+    def of_teacher(self, answer: TeacherAnswer, value: TaskInput, settings: LaneSettings, common: Common) -> Answer:
+        """The teacher's answer to a question."""
+
+
+def decode_body(body: bytes, kind: type[_Body]) -> _Body:
+    """A request's body.
+
+    Raises:
+        ApiError: 422 that names the field; msgspec's messages hold types, never values.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        named = [found.group(1) for find in (_FIELD_PATH, _MISSING_FIELD) if (found := find.search(message))]
+        raise invalid(field=".".join(filter(None, named)) or "body", message=message) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid(field="body", message="not JSON in UTF-8") from error
+
+
+def invalid(*, field: str, message: str) -> ApiError:
+    """The request is wrong, and this is what of it."""
+    return ApiError(422, "invalid_request", message, field)

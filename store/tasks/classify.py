@@ -1,0 +1,82 @@
+"""Classification: a text in, one of the lane's labels out; agreement is the same label."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+
+from store.event import ClassifyEscalation, Escalation, LabelAnswer, Task, TaskInput, TextInput, canonical_text
+from store.labels import listed
+from store.redact import redact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyRules:
+    """Satisfies `store.tasks.rules.TaskRules`."""
+
+    labels: tuple[str, ...] = ()  # that an answer may be; none: any
+    earlier: tuple[str, ...] = ()  # that were on the list once, and are kept: rulings tell how they are read
+
+    task: ClassVar[Task] = "classify"
+    most_said: ClassVar[int | None] = None
+
+    def parts(self, value: TaskInput) -> list[Any]:
+        """The canonical text."""
+        return [self.words(value)]
+
+    def texts(self, value: TaskInput) -> list[str]:
+        """The one text."""
+        return [_text(value)]
+
+    def words(self, value: TaskInput) -> str:
+        """The canonical text."""
+        return canonical_text(_text(value))
+
+    def redact(self, value: TaskInput, key: bytes) -> TextInput:
+        """The text with personal data replaced, its layout kept."""
+        return TextInput(text=redact(_text(value), key))
+
+    def normal(self, event: Escalation, key: bytes) -> ClassifyEscalation:
+        """The event with its label as the list spells it, and its text redacted."""
+        event = _event(event)
+        teacher = msgspec.structs.replace(event.teacher, label=listed(event.teacher.label, self.labels, self.earlier))
+        return msgspec.structs.replace(event, teacher=teacher, input=self.redact(event.input, key))
+
+    def said(self, event: Escalation) -> str:
+        """The label."""
+        return _teacher(event).label
+
+    def stratum(self, event: Escalation) -> str:
+        """The label."""
+        return _teacher(event).label
+
+    def agreed(self, event: Escalation) -> bool | None:
+        """Whether both said the same label."""
+        return None if event.student is None else self.agree(self.said(event), event.student.output)
+
+    def agree(self, answer: str, output: str) -> bool:
+        """Whether two labels are the same."""
+        return answer == output
+
+    def conflicted(self, answers: Mapping[str, int]) -> bool:
+        """Whether there is more than one label."""
+        return len(answers) > 1
+
+
+def _event(event: Escalation) -> ClassifyEscalation:
+    if not isinstance(event, ClassifyEscalation):
+        message = f"an event of {event.__struct_config__.tag} in a lane of classify"
+        raise TypeError(message)
+    return event
+
+
+def _teacher(event: Escalation) -> LabelAnswer:
+    return _event(event).teacher
+
+
+def _text(value: TaskInput) -> str:
+    if not isinstance(value, TextInput):
+        message = f"{type(value).__name__} in a lane of classify"
+        raise TypeError(message)
+    return value.text

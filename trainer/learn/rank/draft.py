@@ -1,0 +1,69 @@
+"""A fitted ranking student that is not yet a version: it answers in memory, and writes a version's files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+from torch import Tensor
+from torch.nn import functional
+
+from store.policy import Policy
+from store.registry.manifest import Preprocessing
+from store.registry.records import RankRecord
+from store.student.classify import ENCODER_FOLDER, HEAD_NAME, REFERENCE_NAME, REFERENCE_TENSOR, TUNED_NAME
+from store.student.rank.head import RankHead
+from store.student.rank.ranker import Ranker, TunedRanker
+from store.student.rank.vectors import shared_vectors
+from store.tasks.rank import Tolerance
+from trainer.learn.features import BaseEncoder
+from trainer.learn.recipe import ManifestParts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RankDraft:
+    """Satisfies `trainer.learn.recipe.Draft`."""
+
+    kind: Literal["head", "fine_tune"]
+    base: BaseEncoder
+    head: RankHead
+    tuned: TunedRanker | None
+    reference: Tensor  # [references, hidden], float16
+    record: RankRecord  # without the golden outputs
+
+    @property
+    def learned(self) -> Mapping[str, int]:
+        """How many lists were learned from."""
+        return {"lists": self.record.rows}
+
+    def student(self, policy: Policy | None = None) -> Ranker:
+        """The student in memory, as a gateway will load it."""
+        return Ranker(
+            vectors=shared_vectors(self.base.encoder),
+            head=self.head,
+            reference=functional.normalize(self.reference.float(), dim=-1).numpy(),
+            tolerance=Tolerance(k=self.record.k, epsilon=self.record.epsilon),
+            tuned=self.tuned,
+            tuned_share=self.record.tuned_share,
+            policy=policy,
+            made_in=self.record.precision,
+            tuned_rows=self.record.tuned_rows,
+        )
+
+    def write(self, directory: Path, policy: Policy | None = None) -> ManifestParts:
+        """Write the version's files and return what its manifest says of them; see `trainer.learn.recipe.Draft`."""
+        self.base.copy_to(directory / ENCODER_FOLDER)
+        files = {HEAD_NAME: self.head.tensors(), REFERENCE_NAME: {REFERENCE_TENSOR: self.reference}}
+        if self.tuned is not None:
+            files[TUNED_NAME] = self.tuned.tensors()
+        for name, tensors in files.items():
+            (directory / name).write_bytes(safetensors.torch.save(tensors))
+        student = self.student(policy)
+        return ManifestParts(
+            kind=self.kind,
+            base=self.base.record,
+            served_parameters=student.served_parameters,
+            preprocessing=Preprocessing(redacted=True, max_tokens=self.base.encoder.max_tokens),
+            student=student.told(self.record),
+        )

@@ -1,0 +1,332 @@
+"""The recipe of `rank`: a head on kept vectors of queries and documents, and a fine-tuned bi-encoder beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from store.control import CycleKind
+from store.event import RankInput
+from store.policy import Policy
+from store.registry.records import Mode, RankRecord
+from store.registry.versions import OpenVersion
+from store.student.encoder import FloatArray
+from store.student.rank.head import RankHead
+from store.student.rank.ranker import Ranker, Ranking, TunedRanker, list_of
+from store.student.rank.vectors import sentence_vectors
+from store.tasks.rank import Tolerance, document_key
+from store.tasks.rules import TaskRules
+from trainer.judge.calibrate import novelty_limit, uncertified
+from trainer.judge.scored import Scored
+from trainer.learn.enough import NotEnoughLabelsError
+from trainer.learn.features import SENTENCES, BaseEncoder, FeatureCache, Telling
+from trainer.learn.halves import halves
+from trainer.learn.rank.draft import RankDraft
+from trainer.learn.rank.fine_tune import RankTuning, TextList, fine_tune
+from trainer.learn.rank.freezing import ListFreezing
+from trainer.learn.rank.head import RankedList, fit_rank_head
+from trainer.learn.rank.targets import targets_of
+from trainer.learn.recipe import CrossFitted, Features, Frozen, Lineage, Rival
+from trainer.learn.recipe import Student as AnyStudent
+from trainer.learn.reference import reference_vectors
+from trainer.snapshot import Snapshot, rows_of
+from trainer.work import CycleSettings, LaneTraining, Tell
+
+Floats = npt.NDArray[np.float64]
+
+TUNED_SHARE: Final = 0.5  # of the fine-tuned member in a score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrozenLists:
+    """The snapshot with the vectors of its queries and documents. Satisfies `trainer.learn.recipe.Frozen`."""
+
+    snapshot: Snapshot
+    base: BaseEncoder
+    rules: TaskRules
+    tolerance: Tolerance  # the lane's; epsilon is 0 where its teacher gives orders
+    scored_teacher: bool  # it gives scores
+    lists: Sequence[RankedList]  # one a row
+    target: float
+    confidence: float
+    novelty_quantile: float
+    _tuned: WeakKeyDictionary[TunedRanker, dict[int, FloatArray]] = field(default_factory=WeakKeyDictionary, repr=False)
+
+    def topics_from(self) -> tuple[FloatArray, list[str]]:
+        """Topics are of the queries."""
+        queries = [one.query for one in self.lists]
+        empty = np.empty((0, self.base.encoder.hidden_size), np.float32)
+        return np.stack(queries) if queries else empty, [row.words for row in self.snapshot.rows]
+
+    def start(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Policy:
+        """A novelty limit; the confidence needs no temperature: sigma is its own."""
+        if not places:
+            return uncertified(self.target, self.confidence)
+        novelty = self.scored(student, places, weights).novelty
+        limit = novelty_limit(novelty, weights, self.novelty_quantile)
+        return uncertified(self.target, self.confidence, novelty_threshold=limit)
+
+    def scored(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Scored:
+        """What judges read of a student: of several answers to a list, the share that its order agrees with."""
+        said = self.rankings(ranker(student), places)
+        rows = [self.snapshot.rows[place] for place in places]
+        outputs = [msgspec.json.encode(one.order.tolist()).decode() for one in said]
+        return Scored(
+            confidence=np.array([one.confidence for one in said], np.float64),
+            novelty=np.array([one.novelty for one in said], np.float64),
+            agreed=np.array(
+                [
+                    np.mean([self.rules.agree(answer, output) for answer in row.answers])
+                    for row, output in zip(rows, outputs, strict=True)
+                ],
+                np.float64,
+            ),
+            weight=weights,
+            cluster=np.array([row.cluster for row in rows], np.int64),
+        )
+
+    def rankings(self, student: Ranker, places: Sequence[int]) -> list[Ranking]:
+        """A student's answers to some rows, from the kept vectors where it shares the base."""
+        if student.encoder.fingerprint != self.base.encoder.fingerprint:
+            return student.rankings([list_of(self.snapshot.rows[place].input) for place in places])
+        cosines = self._cosines(student.tuned, places)
+        return [
+            student.rank_from(
+                self.lists[place].query, self.lists[place].documents, self.lists[place].keys, cosines.get(place)
+            )
+            for place in places
+        ]
+
+    def _cosines(self, tuned: TunedRanker | None, places: Sequence[int]) -> dict[int, FloatArray]:
+        """The fine-tuned member's cosines, [n] for each place; nothing where there is none."""
+        if tuned is None:
+            return {}
+        known = self._tuned.setdefault(tuned, {})
+        new = [place for place in places if place not in known]
+        asked = [list_of(self.snapshot.rows[place].input) for place in new]
+        queries = sentence_vectors(tuned.vectors.encoder, [one.query for one in asked])
+        tuned.vectors.documents(sorted({text for one in asked for text in one.documents}))  # in whole batches
+        for place, one, query in zip(new, asked, queries, strict=True):
+            known[place] = tuned.vectors.documents(one.documents)[0] @ query
+        return known
+
+
+class RankRecipe:
+    """Satisfies `trainer.learn.recipe.Recipe`."""
+
+    def freezing(self, training: LaneTraining, settings: CycleSettings, champion: AnyStudent | None) -> ListFreezing:  # noqa: ARG002 - as the protocol has it
+        """Lists of one query with most documents equal are one question."""
+        return ListFreezing(rules=training.rules)
+
+    def cache(self, folder: Path, tell: Tell) -> Features:
+        """Vectors by the text's key: a document that came back is computed once."""
+        return Telling(FeatureCache.of(folder / "sentences", SENTENCES), tell)
+
+    def freeze(
+        self,
+        snapshot: Snapshot,
+        base: BaseEncoder,
+        features: Features,
+        *,
+        training: LaneTraining,
+        settings: CycleSettings,
+    ) -> FrozenLists:
+        """The rows with their vectors and targets."""
+        asked = [list_of(row.input) for row in snapshot.rows]
+        texts = {document_key(text): text for one in asked for text in (one.query, *one.documents)}
+        found = features.features(base.encoder, list(texts), list(texts.values()))
+        place = {key: number for number, key in enumerate(texts)}
+        targets, scored = targets_of(snapshot.rows, [len(one.documents) for one in asked])
+        lane = training.terms.tolerance
+        lists = []
+        for row, one, target in zip(snapshot.rows, asked, targets, strict=True):
+            keys = tuple(document_key(text) for text in one.documents)
+            lists.append(
+                RankedList(
+                    query=found[place[document_key(one.query)]],
+                    documents=found[[place[key] for key in keys]],
+                    keys=keys,
+                    target=target,
+                    weight=row.weight,
+                    stands_for=row.mass,
+                )
+            )
+        return FrozenLists(
+            snapshot=snapshot,
+            base=base,
+            rules=training.rules,
+            tolerance=lane if scored else replace(lane, epsilon=0.0),
+            scored_teacher=scored,
+            lists=lists,
+            target=training.target,
+            confidence=training.confidence,
+            novelty_quantile=settings.novelty_quantile,
+        )
+
+    def load(self, opened: OpenVersion, settings: CycleSettings) -> Ranker:
+        """See `store.student.tasks.Loader`."""
+        return Ranker.load(opened, device=settings.device, precision=settings.precision)
+
+    def fit(
+        self, kind: CycleKind, frozen: Frozen, lineage: Lineage, *, settings: CycleSettings, tell: Tell
+    ) -> RankDraft:
+        """A head; with `fine_tune` a new member as well, which goes on from the champion's where it has one."""
+        torch.set_num_threads(settings.threads)
+        rows = frozen_lists(frozen)
+        places = rows_of(rows.snapshot, "train")
+        if not places:
+            message = "no list of two documents or more was answered yet: wait for more answers"
+            raise NotEnoughLabelsError(message)
+        lists = [rows.lists[place] for place in places]
+        tell("fitting", None)
+        head = fit_rank_head(lists, hidden_size=rows.base.encoder.hidden_size)
+        member = _slow_member(kind, rows, places, head, lineage, settings=settings, tell=tell)
+        return RankDraft(
+            kind="fine_tune" if kind == "fine_tune" else "head",
+            base=rows.base,
+            head=head,
+            tuned=member.tuned,
+            reference=reference_vectors(np.stack([one.query for one in lists]), seed=settings.seed),
+            record=RankRecord(
+                k=rows.tolerance.k,
+                epsilon=rows.tolerance.epsilon,
+                scored=rows.scored_teacher,
+                tuned_share=TUNED_SHARE if member.tuned is not None else 0.0,
+                golden=[],
+                items=len(head.items),
+                longest_list=max(len(one.keys) for one in lists),
+                precision=rows.base.encoder.precision,
+                threads=settings.threads,
+                rows=len(lists),
+                fine_tune=member.mode,
+                tuned_rows=member.rows,
+            ),
+        )
+
+    def cross_fitted(self, frozen: Frozen, draft: object, champion: Rival) -> CrossFitted:
+        """A head from the other lists, and the champion's fine-tuned member: it has seen none of what is new to it."""
+        rows, own = frozen_lists(frozen), drafted(draft)
+        seen = {rows.snapshot.clusters[one] for one in champion.trained if one in rows.snapshot.clusters}
+        tuned = ranker(champion.student).tuned if own.tuned is not None else None
+        record = own.record if tuned is not None else msgspec.structs.replace(own.record, tuned_share=0.0)
+
+        def scored(places: Sequence[int], weights: Floats) -> Scored:
+            if any(rows.snapshot.rows[place].cluster in seen for place in places):
+                message = "only rows that are new to the champion are cross-fitted"
+                raise ValueError(message)
+            parts, found = halves([rows.snapshot.rows[place].cluster for place in places]), list[Scored]()
+            for part in parts:
+                held = [places[index] for index in part]
+                others = [rows.lists[place] for place in sorted(set(range(len(rows.lists))) - set(held))]
+                head = fit_rank_head(others, hidden_size=rows.base.encoder.hidden_size)
+                student = replace(own, head=head, tuned=tuned, record=record).student()
+                found.append(rows.scored(student, held, weights[part]))
+            return _together(found, parts, rows, places, weights)
+
+        return scored
+
+
+RECIPE: Final = RankRecipe()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    """The slow one, with how it came about."""
+
+    tuned: TunedRanker | None
+    mode: Mode
+    rows: int | None  # that it was last trained on
+
+
+def _slow_member(
+    kind: CycleKind,
+    rows: FrozenLists,
+    places: Sequence[int],
+    head: RankHead,
+    lineage: Lineage,
+    *,
+    settings: CycleSettings,
+    tell: Tell,
+) -> _Member:
+    """The fine-tuned member: new, trained on, or kept as it is; another base's is of no use."""
+    champion = ranker(lineage.champion.student) if lineage.champion is not None else None
+    if champion is not None and champion.encoder.fingerprint != rows.base.encoder.fingerprint:
+        champion = None
+    kept = champion.tuned if champion is not None else None
+    if kind != "fine_tune":
+        tuned_rows = champion.tuned_rows if champion is not None and kept is not None else None
+        return _Member(tuned=kept, mode="kept" if kept is not None else "none", rows=tuned_rows)
+    tuned = fine_tune(
+        rows.base.encoder,
+        [_text_list(rows, place, head) for place in places],
+        head=head,
+        start=kept,
+        settings=RankTuning(),
+        seed=settings.seed,
+        progress=lambda done, steps: tell("fine_tuning", done / steps),
+    )
+    return _Member(tuned=tuned, mode="warm" if kept is not None else "fresh", rows=len(places))
+
+
+def _text_list(rows: FrozenLists, place: int, head: RankHead) -> TextList:
+    value: RankInput = list_of(rows.snapshot.rows[place].input)
+    own = rows.lists[place]
+    return TextList(
+        query=value.query,
+        documents=value.documents,
+        biases=head.biases(own.keys).astype(np.float64),
+        target=own.target,
+        weight=own.weight,
+    )
+
+
+def _together(
+    found: Sequence[Scored], parts: Sequence[Sequence[int]], rows: FrozenLists, places: Sequence[int], weights: Floats
+) -> Scored:
+    confidence, novelty, agreed = (np.empty(len(places)) for _ in range(3))
+    for part, one in zip(parts, found, strict=True):
+        confidence[part], novelty[part], agreed[part] = one.confidence, one.novelty, one.agreed
+    cluster = np.array([rows.snapshot.rows[place].cluster for place in places], np.int64)
+    return Scored(confidence=confidence, novelty=novelty, agreed=agreed, weight=weights, cluster=cluster)
+
+
+def ranker(student: object) -> Ranker:
+    """A student, as one of `rank`.
+
+    Raises:
+        TypeError: it is another task's: the lane's versions are mixed up.
+    """
+    if not isinstance(student, Ranker):
+        message = f"a {type(student).__name__} in a cycle of rank"
+        raise TypeError(message)
+    return student
+
+
+def frozen_lists(frozen: object) -> FrozenLists:
+    """Frozen rows, as those of `rank`.
+
+    Raises:
+        TypeError: they are another task's.
+    """
+    if not isinstance(frozen, FrozenLists):
+        message = f"a {type(frozen).__name__} in a cycle of rank"
+        raise TypeError(message)
+    return frozen
+
+
+def drafted(draft: object) -> RankDraft:
+    """A draft, as one of `rank`.
+
+    Raises:
+        TypeError: it is another task's.
+    """
+    if not isinstance(draft, RankDraft):
+        message = f"a {type(draft).__name__} in a cycle of rank"
+        raise TypeError(message)
+    return draft
