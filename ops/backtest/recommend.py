@@ -109,7 +109,10 @@ def settings_toml(backtest: Backtest, ask: Ask, encoder: str) -> str:
 
 def score_name(backtest: Backtest) -> str:
     """What answers are scored by."""
-    return backtest.metric.replace("_", " ") if backtest.has_gold else "agreement with the teacher"
+    if backtest.has_gold:
+        return backtest.metric.replace("_", " ")
+    same = f" ({backtest.agreement})" if backtest.agreement is not None else ""
+    return f"agreement with the teacher{same}"
 
 
 def quality(point: Point) -> Interval:

@@ -11,6 +11,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from ops.addresses import port_names
+from ops.catalogues import Primer, folder_of
 from ops.open_log import log_login
 from ops.sections import LaneSection
 from ops.settings import Settings
@@ -28,6 +29,7 @@ from store.control import Control
 from store.errors import SettingsError
 from store.money.books import Books
 from store.redact import redact
+from store.registry.moves import Standing
 from store.registry.versions import Registry
 from store.student.loaded import Loaded
 
@@ -106,11 +108,18 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
     versions, moves = registry.versions(section.lane), registry.moves(section.lane)
 
     own = own_student(section, settings)
+    primer = Primer(folder_of(settings, section))
+
+    def standing() -> Standing:
+        primer.look()
+        return moves.standing(time.monotonic())
 
     def load(version: str) -> Loaded:
         from store.student.tasks import load as load_version  # noqa: PLC0415 - late, as everything that needs torch
 
-        return load_version(versions.open(version), device=own.device, precision=own.precision)
+        loaded = load_version(versions.open(version), device=own.device, precision=own.precision)
+        primer.loaded(loaded)
+        return loaded
 
     def prepare() -> None:
         import_module("store.student.tasks")
@@ -126,7 +135,7 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
         torch.set_num_threads(own.threads)  # as in training: bf16 sums depend on how they are split
 
     return Versions(
-        standing=lambda: moves.standing(time.monotonic()),
+        standing=standing,
         size_bytes=lambda version: sum(entry.size_bytes for entry in versions.manifest(version).files.values()),
         load=load,
         available_bytes=lambda: int(psutil.virtual_memory().available),

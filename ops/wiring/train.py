@@ -18,6 +18,7 @@ from store.money.books import Books
 from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
+from trainer.learn.tasks import TASKS
 from trainer.schedule import Trainer
 from trainer.snapshot import SplitSettings
 from trainer.work import CycleSettings, LaneTraining, Places, StudentSettings
@@ -34,7 +35,7 @@ def check_train(site: Site) -> None:
     Raises:
         SettingsError: something cannot; the message names every such key, a line each.
     """
-    every(lambda: site.registry, site.trainer_key, lambda: cycle_settings(site.settings))
+    every(lambda: site.registry, site.trainer_key, site.settings.encoder_directory)
 
 
 def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
@@ -44,7 +45,8 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         SettingsError: the trainer's key or the encoder is missing.
     """
     settings = site.settings
-    readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task == "classify"}
+    settings.encoder_directory()  # said now rather than by the first cycle
+    readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task in TASKS}
     return Trainer(
         lanes=[
             LaneTraining(
@@ -60,7 +62,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
                 prices=prices_of(settings, section),
             )
             for section in settings.lanes
-            if section.task == "classify" and section.training_permitted
+            if section.task in TASKS and section.training_permitted
         ],
         registry=site.registry,
         buffer=site.buffer(client),
@@ -115,13 +117,8 @@ def schedule_settings(settings: Settings) -> ScheduleSettings:
 
 
 def cycle_settings(settings: Settings) -> CycleSettings:
-    """How a cycle freezes, fits and judges.
-
-    Raises:
-        SettingsError: there is no encoder.
-    """
+    """How a cycle freezes, fits and judges."""
     section, gate, split = settings.trainer, settings.gate, settings.split
-    settings.encoder_directory()  # said now rather than by the first cycle
     return CycleSettings(
         encoder=str(section.encoder),
         device=section.device,

@@ -126,7 +126,7 @@ def lanes_seen(wired: Wired) -> object:
 
 def tasks_seen(wired: Wired) -> object:
     (keys,) = wired.ingest._lanes.values()
-    return len(wired.services().lanes), keys.task, len(wired.trainer.lanes)
+    return wired.lane.parts.settings.task, keys.task
 
 
 def labels_seen(wired: Wired) -> object:
@@ -251,6 +251,10 @@ def cycle_and_load(name: str) -> See:
     return lambda wired: (getattr(wired.work.settings, name), wired.loaded_with()[name])
 
 
+def own(name: str) -> See:
+    return lambda wired: (getattr(wired.work.training.student, name), wired.loaded_with()[name])
+
+
 BASE: Final[dict[str, object]] = {
     "redis.url": NOWHERE,
     "lanes.tenant": "acme",
@@ -262,6 +266,8 @@ BASE: Final[dict[str, object]] = {
     "lanes.teacher.model": "big",
     "lanes.teacher.prompt_file": "prompts/classify.txt",
 }
+RANKING: Final = {"lanes.task": "rank", "lanes.labels": None, "lanes.teacher.prompt_file": "rank.txt"}
+A_RERANKER: Final = {"lanes.teacher.prompt_file": None}
 CHECKS: Final[dict[str, Check]] = {
     "state_dir": Check(
         "elsewhere", state_places, ["elsewhere/spool", "elsewhere/cache", "elsewhere/registry", "elsewhere/run"]
@@ -350,7 +356,9 @@ CHECKS: Final[dict[str, Check]] = {
     "spool.max_bytes": Check(2 << 20, spool, both(2 << 20)),
     "lanes.tenant": Check("bolt", lanes_seen, (["bolt/support"],) * 3),
     "lanes.use_case": Check("orders", lanes_seen, (["acme/orders"],) * 3),
-    "lanes.task": Check("rank", tasks_seen, (0, "rank", 0)),
+    "lanes.task": Check(
+        "rank", tasks_seen, both("rank"), also={"lanes.labels": None, "lanes.teacher.prompt_file": "rank.txt"}
+    ),
     "lanes.labels": Check(["gone", "refund"], labels_seen, (True, True, *both(("gone", "refund")))),
     "lanes.labels_file": Check(
         "labels.txt", labels_seen, (True, True, *both(("refund", "gone"))), also={"lanes.labels": None}
@@ -364,9 +372,7 @@ CHECKS: Final[dict[str, Check]] = {
     "lanes.policy": Check(
         "budget", lambda w: (not w.lane.service.routing.promises, w.work.training.policy), (True, "budget")
     ),
-    "lanes.metric": Check(
-        "balanced_accuracy", lambda w: w.lane.service._plan and w.lane.service._plan.pace._metric, beside=BUDGET_ONLY
-    ),
+    "lanes.metric": Check("balanced_accuracy", lambda w: w.lane.service.settings.metric, beside=BUDGET_ONLY),
     "lanes.rows_per_day": Check(500.0, lambda w: w.horizon()._rows_per_day, beside=BUDGET_ONLY),
     "lanes.audit_ratio": Check(
         0.25,
@@ -397,6 +403,16 @@ CHECKS: Final[dict[str, Check]] = {
     "lanes.teacher.output_usd_per_mtok": Check(5.0, cost, 10),  # 2 tokens
     "lanes.teacher.search_usd": Check(0.25, lambda w: w.lane.parts.settings.teacher.search_usd),
     "lanes.teacher.window_documents": Check(7, lambda w: w.lane.parts.settings.teacher.window_documents),
+    "lanes.teacher.kind": Check(
+        "rerank", lambda w: type(w.lane.teacher._asking).__name__, "AskForScores", beside=RANKING, also=A_RERANKER
+    ),
+    "lanes.rank.k": Check(3, lambda w: w.lane.parts.settings.terms.tolerance.k, beside=RANKING),
+    "lanes.rank.epsilon": Check(0.2, lambda w: w.lane.parts.settings.terms.tolerance.epsilon, beside=RANKING),
+    "lanes.student.encoder": Check("tiny", lambda w: Path(w.work.training.student.encoder or "").name),
+    "lanes.student.max_tokens": Check(32, lambda w: w.work.training.student.max_tokens),
+    "lanes.student.device": Check("cpu", own("device"), both("cpu")),
+    "lanes.student.precision": Check("fp32", own("precision"), both("fp32")),
+    "lanes.student.threads": Check(2, own("threads"), both(2)),
     "lanes.teacher.proxy": Check("http://10.9.8.7:3128", lambda w: w.teachers_client()["proxy"]),
 }
 
@@ -416,6 +432,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_encoder(made / "tiny")
     (made / "labels.txt").write_text("refund\ngone\n")
     (made / "another.txt").write_text("Another prompt: $text")
+    (made / "rank.txt").write_text("$query $documents")
     return made
 
 

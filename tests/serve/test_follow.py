@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -390,3 +391,82 @@ def test_a_cold_gateway_prepares_for_its_first_version_once_and_one_that_serves_
     for world in (cold, served):
         asyncio.run(main(world))
     assert (cold.registry.prepared, served.registry.prepared) == (1, 0)
+
+
+class Held(FakeStudent):
+    """Its load waits at the warm-up until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+
+def test_a_rollback_does_not_wait_for_a_load_and_stops_it(lab: Lab) -> None:
+    async def main() -> None:
+        lab.add("a", "b")
+        for champion, previous in (("a", None), ("b", "a")):
+            lab.registry.move(champion, previous)
+            await lab.follow.step()
+        held = Held()
+        lab.registry.students["c"] = held
+        lab.registry.move("c", "b")
+        await lab.follow.look()
+        await eventually(lambda: lab.registry.loads["c"] == 1)
+        lab.registry.move("a", "b", pinned=True)  # while c is being loaded
+        await lab.follow.look()
+        assert lab.slots.version == "a"
+        assert held.gate is not None
+        held.gate.set()
+        await eventually(lambda: lab.follow._catching_up is None)
+        await lab.follow.step()
+        assert lab.slots.version == "a"
+        assert lab.slots.warm("c") is None
+        assert held.batches == [1]  # it was stopped at its next step
+
+    asyncio.run(main())
+    assert [(swap.after, swap.failed) for swap in lab.swaps] == [("a", False), ("b", False), ("a", False)]
+
+
+def test_a_newer_version_is_loaded_instead_of_the_one_that_is_being_loaded(lab: Lab) -> None:
+    async def main() -> None:
+        lab.add("a", "c")
+        lab.registry.move("a")
+        await lab.follow.step()
+        held = Held()
+        lab.registry.students["b"] = held
+        lab.registry.move("b", "a")
+        await lab.follow.look()
+        await eventually(lambda: lab.registry.loads["b"] == 1)
+        lab.registry.move("c", "a")
+        await lab.follow.look()
+        assert lab.slots.version == "a"
+        assert held.gate is not None
+        held.gate.set()
+        await eventually(lambda: lab.follow._catching_up is None)
+        await lab.follow.step()
+        assert lab.slots.version == "c"
+        assert lab.slots.warm("a") is not None
+
+    asyncio.run(main())
+    assert [swap.after for swap in lab.swaps] == ["a", "c"]
+
+
+def test_a_version_that_a_newer_move_makes_the_one_to_roll_back_to_is_kept_warm(lab: Lab) -> None:
+    async def main() -> None:
+        lab.add("a")
+        lab.registry.move("a")
+        await lab.follow.step()
+        held = Held()
+        lab.registry.students["b"] = held
+        lab.registry.move("b", "a")
+        await lab.follow.look()
+        await eventually(lambda: lab.registry.loads["b"] == 1)
+        lab.registry.move("a", "b", pinned=True)
+        await lab.follow.look()
+        assert held.gate is not None
+        held.gate.set()
+        await eventually(lambda: lab.follow._catching_up is None)
+        assert lab.slots.version == "a"
+        assert lab.slots.warm("b") is not None
+
+    asyncio.run(main())

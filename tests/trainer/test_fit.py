@@ -16,10 +16,11 @@ from store.policy import Policy
 from store.registry.manifest import FileEntry, Manifest
 from store.student.classify import Student
 from tests.tiny import TOPICS, questions, tiny_encoder
-from trainer.learn.classify.draft import Draft, ManifestParts, reference_vectors
+from trainer.learn.classify.draft import Draft, ManifestParts
 from trainer.learn.classify.fine_tune import FineTuneSettings
 from trainer.learn.classify.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit
 from trainer.learn.features import BaseEncoder
+from trainer.learn.reference import reference_vectors
 
 LABELS = tuple(sorted(TOPICS))
 SETTINGS = FitSettings(tuning=FineTuneSettings(epochs=1, warm_epochs=1))

@@ -111,15 +111,28 @@ def merge(
     config: Config = None,
     lane: LaneName = None,
     *,
+    unlisted: Annotated[
+        bool, typer.Option("--unlisted", help="Even where it was never on the list: what another producer calls it.")
+    ] = False,
     dry_run: DryRun = False,
     reason: Why = "",
     output: Output = Format.table,
 ) -> None:
     """Read the answers of some labels as another one, once the settings list that alone.
 
+    With --unlisted also what never was a label here: answers that came under it are dead letters until ingest is
+    restarted and they are replayed.
+
     Example: understudy labels merge "late" "lost" --into delivery --reason "one team has both"
     """
-    _decide(config, lane, lambda found: found.merge(old, into), reason, dry_run=dry_run, output=output)
+    _decide(
+        config,
+        lane,
+        lambda found: found.merge(old, into, unlisted=unlisted),
+        reason,
+        dry_run=dry_run,
+        output=output,
+    )
 
 
 @labels.command(epilog=EPILOG)

@@ -37,7 +37,7 @@ TRAINING = LaneTraining(
     lane=LANE,
     task="rank",
     prompt_version=PROMPT_VERSION,
-    target=0.6,
+    target=0.9,
     confidence=0.8,
     terms=LaneTerms(tolerance=TOLERANCE),
 )
@@ -118,7 +118,7 @@ def test_the_published_version_answers_as_the_judged_one_did(first: tuple[CycleW
     assert policy is not None
     assert policy.threshold is not None
     sure = np.array([opinion.confidence for opinion in said]) >= policy.threshold
-    assert np.mean(np.array(right)[sure]) >= 0.6
+    assert np.mean(np.array(right)[sure]) >= 0.9
     assert np.mean(np.array(right)[sure]) > np.mean(right)
 
 
