@@ -49,18 +49,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
     readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task in TASKS}
     return Trainer(
         lanes=[
-            LaneTraining(
-                lane=section.lane,
-                task=section.task,
-                prompt_version=readings[section.lane].key(),
-                target=section.promise.target,
-                confidence=section.promise.confidence,
-                policy=section.policy,
-                terms=section.terms(),
-                metric=section.metric,
-                student=student_settings(section),
-                prices=prices_of(settings, section),
-            )
+            lane_training(settings, section, readings[section.lane])
             for section in settings.lanes
             if section.task in TASKS and section.training_permitted
         ],
@@ -85,6 +74,22 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
             cycle_log=site.run_directory / "cycles.jsonl",
             code_version=installed_version("understudy"),
         ),
+    )
+
+
+def lane_training(settings: Settings, section: LaneSection, reading: Reading) -> LaneTraining:
+    """What the trainer knows of a lane."""
+    return LaneTraining(
+        lane=section.lane,
+        task=section.task,
+        prompt_version=reading.key(),
+        target=section.promise.target,
+        confidence=section.promise.confidence,
+        policy=section.policy,
+        terms=section.terms(),
+        metric=section.metric,
+        student=student_settings(section),
+        prices=prices_of(settings, section),
     )
 
 
