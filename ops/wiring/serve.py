@@ -1,6 +1,7 @@
 """Puts the gateway together: its settings, its lanes, and the versions that it loads. torch is imported late."""
 
 import secrets
+import sys
 import time
 from functools import partial
 from importlib import import_module
@@ -84,7 +85,17 @@ def services(site: Site, client: redis.Redis, sink: EventSink, registry: Collect
         metrics=ServeMetrics.create(registry),
         rng=Random(secrets.randbits(128)),  # noqa: S311 - event ids, no secrets
         write=Books(client).write,
+        vectors=_vectors,
     )
+
+
+def _vectors() -> tuple[int, int, int] | None:
+    """What the caches of document vectors have done, once a version has brought them."""
+    if "store.student.rank.vectors" not in sys.modules:
+        return None
+    from store.student.rank.vectors import vector_counts  # noqa: PLC0415 - it is there, and so is torch
+
+    return vector_counts()
 
 
 def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LaneParts:
