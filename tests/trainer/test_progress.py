@@ -1,13 +1,16 @@
 """How far a cycle has come, and when it may end: from its own steps, else from cycles before it. Pure."""
 
+from typing import Literal
+
 import pytest
 
 from store.control import CycleEnded, CycleKind
 from trainer.daemon.progress import Progress, earlier_seconds
 
 
-def ended(seconds: float, *, kind: CycleKind = "head", version: str | None = "v", error: bool = False) -> CycleEnded:
-    verdict = "error" if error else "fail"
+def ended(
+    seconds: float, *, kind: CycleKind = "head", version: str | None = "v", verdict: Literal["fail", "error"] = "fail"
+) -> CycleEnded:
     return CycleEnded(id="c", at_s=0.0, seconds=seconds, kind=kind, verdict=verdict, why="", version=version)
 
 
@@ -17,7 +20,7 @@ def progress(*earlier_s: float, kind: CycleKind = "fine_tune") -> Progress:
 
 def test_the_last_five_cycles_of_a_kind_that_judged_a_version_tell_how_long_one_takes() -> None:
     before = [ended(float(seconds)) for seconds in range(7)]
-    others = [ended(90.0, kind="fine_tune"), ended(91.0, error=True), ended(92.0, version=None)]
+    others = [ended(90.0, kind="fine_tune"), ended(91.0, verdict="error"), ended(92.0, version=None)]
     assert earlier_seconds([*before, *others], "head") == [2.0, 3.0, 4.0, 5.0, 6.0]
     assert earlier_seconds(others, "fine_tune") == [90.0]
     assert earlier_seconds(others, "candidate") == []
@@ -39,7 +42,9 @@ def test_steps_of_a_fine_tuning_tell_more_than_other_cycles_once_there_are_enoug
     one.told("fine_tuning", 0.04, 124.0)
     assert one.left(124.0) == (976.0, "earlier_cycles")
     one.told("fine_tuning", 0.05, 130.0)
-    assert one.left(130.0) == (pytest.approx(190.0), "steps")  # 10 s for a twentieth, since the stage began
+    left_s, left_by = one.left(130.0)
+    assert left_by == "steps"
+    assert left_s == pytest.approx(190.0)  # 10 s for a twentieth, since the stage began
     one.told("fine_tuning", 1.0, 320.0)
     assert one.left(320.0) == (0.0, "steps")
     one.told("fitting", 0.5, 321.0)
