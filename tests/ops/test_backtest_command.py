@@ -16,7 +16,6 @@ import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
-from ops.backtest import pool
 from ops.backtest.command import curve_budgets, physical_cores
 from ops.cli.app import app
 from store.student.folder import ENCODER_FILES
@@ -24,6 +23,7 @@ from tests.ops.children import REPOSITORY, gone, lines, until
 from tests.ops.fake_replay import FakeReplay, noted, one_raises, unreadable, write_log
 from tests.ops.sites import LANE, make_site
 from tests.tiny import tiny_encoder
+from trainer import worker
 
 
 def entry(replay: Callable[..., FakeReplay]) -> str:
@@ -39,13 +39,13 @@ def call(log: Path, out: Path, *more: str | Path, replay: Callable[..., FakeRepl
 def forking() -> ForkServerContext:
     """Starts workers from a process that has imported what they need; `test_backtest_pool` starts them from nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "tests.ops.fake_replay", "ops.backtest.scores"])
+    context.set_forkserver_preload(["pytest", "tests.ops.fake_replay", "ops.backtest.runs.work", "ops.backtest.scores"])
     return context
 
 
 @pytest.fixture(autouse=True)
 def _quick_workers(forking: ForkServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: forking)
+    monkeypatch.setattr(worker.multiprocessing, "get_context", lambda _: forking)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ops.checks.lag import Unread
+from ops.checks.lag import UnreadRecords
 from tests.contracts.escalations import slot
 
 
@@ -20,5 +20,5 @@ from tests.contracts.escalations import slot
 def test_what_is_unread_is_what_lies_between_position_and_end(
     position: str, begin: int, end: int, first: int, lag: int
 ) -> None:
-    unread = Unread(slot=slot(0), position=position, begin=begin, end=end)
+    unread = UnreadRecords(slot=slot(0), position=position, begin=begin, end=end)
     assert (unread.first, unread.lag_records) == (first, lag)

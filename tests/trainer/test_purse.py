@@ -11,7 +11,7 @@ from store.event import Lane
 from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.reckon import Prices
-from store.money.tally import Batch
+from store.money.tally import DeedBatch
 from trainer.daemon.purse import Purse
 from trainer.work import LaneTraining
 
@@ -68,7 +68,7 @@ def test_a_cycle_is_counted_with_its_milliseconds_and_one_that_had_nothing_to_do
 
 def test_what_the_books_come_to_is_shown_each_by_its_name(purse: Purse, books: Books) -> None:
     deeds = Deeds(student=10, calls=2, calls_nano_usd=10**9, audits=1, audits_nano_usd=25 * 10**7, training_ms=2000)
-    books.write(LANE, Batch(writer="w", number=1, deeds=deeds))
+    books.write(LANE, DeedBatch(writer="w", number=1, deeds=deeds))
     purse.show()
     for period in ("today", "month", "start"):
         found = {what: shown(LANE, what, period) for what in ("teacher_only", "calls", "audits", "training", "saved")}
@@ -88,7 +88,7 @@ def test_a_lane_without_a_price_shows_no_number_rather_than_nought(purse: Purse)
 
 def test_the_books_are_asked_every_quarter_of_a_minute_and_no_oftener(purse: Purse, books: Books, clock: Clock) -> None:
     purse.show()
-    books.write(LANE, Batch(writer="w", number=1, deeds=Deeds(calls=1, calls_nano_usd=10**9)))
+    books.write(LANE, DeedBatch(writer="w", number=1, deeds=Deeds(calls=1, calls_nano_usd=10**9)))
     clock.now_s += 14.9
     purse.show()
     assert shown(LANE, "calls") == 0.0

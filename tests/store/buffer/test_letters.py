@@ -5,15 +5,15 @@ from typing import Final
 import pytest
 import redis
 
-from store.buffer.repair.letters import Decision, LetterBook
+from store.buffer.repair.letters import LetterBook, LetterDecision
 
 SETTLED: Final = "{support}:letters"
 BY_REASON: Final = "{support}:letters:settled"
 BEGUN: Final = "{support}:letters:begun"
 
 
-def decision(at_s: float = 1.0, who: str = "ann") -> Decision:
-    return Decision(outcome="replayed", who=who, why="mended", at_s=at_s)
+def decision(at_s: float = 1.0, who: str = "ann") -> LetterDecision:
+    return LetterDecision(outcome="replayed", who=who, why="mended", at_s=at_s)
 
 
 @pytest.fixture
