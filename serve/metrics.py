@@ -39,6 +39,9 @@ class ServeMetrics:
     line_tokens: Gauge
     line_seconds: Gauge
     hung_seconds: Gauge
+    vectors_found: Gauge
+    vectors_computed: Gauge
+    vectors_kept: Gauge
     teacher_waiting: Gauge
     degraded: Gauge
     replayed: Counter
@@ -154,6 +157,21 @@ class ServeMetrics:
             hung_seconds=Gauge(
                 "understudy_student_hung_seconds",
                 "How long the student has hung in a forward pass, 0 if it does not; worry at once.",
+                registry=registry,
+            ),
+            vectors_found=Gauge(
+                "understudy_document_vectors_found",
+                "Documents whose vector was known, since the start; worry when few are: load the catalogue.",
+                registry=registry,
+            ),
+            vectors_computed=Gauge(
+                "understudy_document_vectors_computed",
+                "Documents whose vector had to be computed, since the start; worry when it rises like those found.",
+                registry=registry,
+            ),
+            vectors_kept=Gauge(
+                "understudy_document_vectors_kept",
+                "Documents whose vector is known now; worry when it stands still while many are computed: it is full.",
                 registry=registry,
             ),
             teacher_waiting=gauge(

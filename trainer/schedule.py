@@ -205,14 +205,11 @@ class Trainer:
     def _attempt(self, training: LaneTraining, look: Callable[[LaneTraining], Found]) -> Found | None:
         """Look at a lane by today's rules, and keep why that could not be done."""
         try:
-            found = look(replace(training, readings=self.rules(training.lane)))
+            return look(replace(training, readings=self.rules(training.lane)))
         except (WorkerStoppedError, LeaseLostError) as error:
             log.warning("cycle dropped", lane=str(training.lane), reason=str(error))
         except Exception as error:  # noqa: BLE001 - the schedule must outlive whatever one lane does
             self._blind(training.lane, error)
-        else:
-            self._sees(training.lane)
-            return found
         return None
 
     def _blind(self, lane: Lane, error: Exception) -> None:
@@ -247,6 +244,7 @@ class Trainer:
         show_schedule(training, standing, state, items=known, every_s=self.schedule.every_s, since_s=self._started_s)
         show_promise(training, standing.champion, self.buffer, self.control, watch.audited)
         watch.answers.show(training.lane, drawing, counters)
+        self._sees(training.lane)
         return look
 
     def _wanted(self, training: LaneTraining, look: Look) -> _Wanted | None:

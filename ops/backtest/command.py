@@ -12,7 +12,7 @@ import msgspec
 import psutil
 
 from ops.backtest.findings import Finished, Measure, assemble, measure_of, points_of, steps_of
-from ops.backtest.log import ColumnNames, Log, read_log
+from ops.backtest.log import Log
 from ops.backtest.options import Options
 from ops.backtest.recommend import recommend, settings_toml
 from ops.backtest.records import Answers, Ask, Backtest, Prices
@@ -20,19 +20,19 @@ from ops.backtest.report.curve import draw_curve, read_published
 from ops.backtest.report.page import write_page
 from ops.backtest.runs.pool import Outcome, Pool, in_order
 from ops.backtest.runs.work import Done, Source
-from ops.sections import BudgetSection, LaneSection
+from ops.backtest.tasks.logs import read
+from ops.sections import BudgetSection, LaneSection, PromiseSection
 from ops.settings import Settings, read_prompt
 from ops.show.progress import Show
 from ops.site import Site
 from store.answers.rules import NO_RULES
 from store.errors import SettingsError
-from store.student.folder import check_encoder
+from store.student.folder import MINILM, find_encoder
 
-AUDIT_RATIO: Final[float] = LaneSection.model_fields["audit_ratio"].default
-AUDIT_RESERVE_RATIO: Final[float] = BudgetSection.model_fields["audit_reserve_ratio"].default
+_AUDIT_RATIO: Final[float] = LaneSection.model_fields["audit_ratio"].default
+_AUDIT_RESERVE_RATIO: Final[float] = BudgetSection.model_fields["audit_reserve_ratio"].default
 CURVE: Final = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.85)  # of the rows
 _CHARS_PER_TOKEN: Final = 4
-_MINILM: Final = "minilm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +76,12 @@ def run_backtest(options: Options, show: Show) -> Result:
         _check_answers(options.answers, options)
     settings, lane = _lane(options)
     published = read_published(options.published) if options.published is not None else []
-    allowed = lane.labels if lane is not None else ()
     rules = Site(settings).rules(lane.lane) if settings is not None and lane is not None else NO_RULES
-    columns = ColumnNames(text=options.text, label=options.label, gold=options.gold, id=options.id, time=options.time)
-    log = read_log(options.log, columns, options.days, allowed, rules)
+    task = options.task or (lane.task if lane is not None else "classify")
+    if lane is not None and lane.task != task:
+        message = f"--task {task}: {lane.lane} is a lane of {lane.task}"
+        raise SettingsError(message)
+    log = read(task, options, lane, rules)
     encoder = _encoder(options, settings)
     asks = in_order(_asks(options, log, settings, lane))
     price = options.usd_per_call if options.usd_per_call is not None else _usd_per_call(lane, log)
@@ -100,7 +102,7 @@ def run_backtest(options: Options, show: Show) -> Result:
     if not kept.finished:
         return Result(backtest=None, outcome=outcome, files=[], untimed_why=log.untimed_why)
     backtest = _found(log, kept, prices, complete=not outcome.missing)
-    named = options.encoder or (str(settings.trainer.encoder) if settings is not None else _MINILM)
+    named = options.encoder or (str(settings.trainer.encoder) if settings is not None else MINILM)
     files = _write(options, backtest, named)
     draw_curve(backtest, files[0], published)
     if options.answers is not None and backtest.recommendation is not None:
@@ -221,8 +223,8 @@ def _asks(options: Options, log: Log, settings: Settings | None, lane: LaneSecti
             raise SettingsError(message)
     audit_ratio = options.audit_ratio
     if audit_ratio is None and (lane is not None or target is not None):
-        audit_ratio = lane.audit_ratio if lane is not None else AUDIT_RATIO
-    confidence = options.confidence or (lane.promise.confidence if lane is not None else 0.95)
+        audit_ratio = lane.audit_ratio if lane is not None else _AUDIT_RATIO
+    confidence = options.confidence or (lane.promise.confidence if lane is not None else PromiseSection().confidence)
     return [
         Ask(
             budget=budget,
@@ -232,7 +234,7 @@ def _asks(options: Options, log: Log, settings: Settings | None, lane: LaneSecti
             confidence=confidence,
             metric=metric,
             audit_ratio=audit_ratio or 0.0,
-            audit_reserve_ratio=lane.budget.audit_reserve_ratio if lane is not None else AUDIT_RESERVE_RATIO,
+            audit_reserve_ratio=lane.budget.audit_reserve_ratio if lane is not None else _AUDIT_RESERVE_RATIO,
             fine_tune=not options.no_fine_tune and (settings is None or settings.trainer.fine_tune),
         )
         for budget in sorted(set(options.budgets or curve_budgets(log.rows)))
@@ -241,12 +243,9 @@ def _asks(options: Options, log: Log, settings: Settings | None, lane: LaneSecti
 
 
 def _encoder(options: Options, settings: Settings | None) -> str:
-    if options.encoder is None and settings is not None:
-        return str(settings.encoder_directory())
-    encoder = options.encoder or _MINILM
-    if encoder != _MINILM:
-        check_encoder(Path(encoder).expanduser(), f"--encoder {encoder}")
-    return encoder
+    if options.encoder is None:
+        return str(settings.encoder_directory()) if settings is not None else MINILM
+    return str(find_encoder(options.encoder, "--encoder"))
 
 
 def _usd_per_call(lane: LaneSection | None, log: Log) -> float:
@@ -256,7 +255,7 @@ def _usd_per_call(lane: LaneSection | None, log: Log) -> float:
     teacher = lane.teacher
     prompt = len(read_prompt(lane)) + sum(len(label) + 2 for label in lane.labels)
     asked = prompt + sum(map(len, log.texts)) / log.rows
-    said = sum(map(len, log.label_set)) / len(log.label_set)
+    said = sum(map(len, log.label_set)) / max(1, len(log.label_set))
     return (asked * teacher.input_usd_per_mtok + said * teacher.output_usd_per_mtok) / _CHARS_PER_TOKEN / 1e6
 
 

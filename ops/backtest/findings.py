@@ -15,7 +15,7 @@ difference d_i over seeds. The last term is one more row that differs: few such 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -47,6 +47,7 @@ class Measure:
     teacher_right: Flags  # [rows]
     labelled: int  # rows with a usable teacher answer
     has_gold: bool
+    log: Log | None = None  # whose words are compared; None: the very same are the same answer
 
     @property
     def rows(self) -> float:
@@ -62,9 +63,14 @@ class Measure:
         """[rows of the log], whether the answer that was given is the true one."""
         found = np.zeros(len(self.truth), np.bool_)
         found[answers.rows] = [
-            answer == self.truth[row] for row, answer in zip(answers.rows, answers.answer, strict=True)
+            self._agree(self.truth[row], answer) for row, answer in zip(answers.rows, answers.answer, strict=True)
         ]
         return found
+
+    def _agree(self, truth: str | None, answer: str) -> bool:
+        if self.log is None or self.has_gold:
+            return answer == truth
+        return truth is not None and self.log.in_its_words(truth, answer) == truth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +97,7 @@ def measure_of(log: Log, metric: Metric) -> Measure:
         teacher_right=right,
         labelled=log.rows - log.unusable,
         has_gold=log.has_gold,
+        log=log,
     )
 
 
@@ -201,6 +208,10 @@ def assemble(
         hard_topics=list(topics),
         recommendation=recommendation,
         runs=[one.run for one in sorted(finished, key=lambda one: (one.run.ask.budget, one.run.ask.seed))],
+        task=log.task,
+        tolerance=log.tolerance,
+        agreement=log.agreement,
+        proposal=log.proposal,
         complete=complete,
     )
 
@@ -250,7 +261,15 @@ def _point(budget: int, group: dict[int, Finished], measure: Measure, prices: Pr
         suspended_ratio=float(np.mean([run.suspended_rows / run.rows for run in runs])),
         suspended_s=float(np.mean([run.suspended_s for run in runs])),
         runs=len(runs),
+        others=_means([run.others for run in runs]),
+        measures=_means([run.measures for run in runs]),
     )
+
+
+def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each name over the runs that have it."""
+    names = dict.fromkeys(name for one in found for name in one)
+    return {name: float(np.mean([one[name] for one in found if name in one])) for name in names}
 
 
 def _difference(first: Flags, second: Flags) -> Floats:

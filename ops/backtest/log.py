@@ -1,7 +1,7 @@
 """A user's own log as a backtest reads it: texts, the teacher's recorded answers and, if there are any, true labels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,9 +13,12 @@ from ops.readers.files import BadRow, rows_of
 from ops.readers.times import READABLE_TIMES, TIME_COLUMNS, moment_of
 from store.answers.rules import NO_RULES, Rules
 from store.errors import InvalidAnswerError, SettingsError, TooLaboriousError
-from store.event import canonical_text
+from store.event import Task, TaskInput, TextInput, canonical_text
 from store.labels import folded, listed
 from store.redact import redact
+from store.tasks.rank import Tolerance
+from store.tasks.rules import TaskRules
+from store.tasks.tasks import TASKS, LaneTerms
 
 GOLD: Final = Sought(
     flag="--gold",
@@ -24,6 +27,7 @@ GOLD: Final = Sought(
     read=label_of,
 )
 MAX_DAYS: Final = 3660.0  # ten years: a log that seems longer has a wrong time in it
+KEY: Final = b"understudy backtest: no secret, the log is the user's own"
 _CHECKED_CHARS: Final = 10_000  # a shorter text can be redacted, whatever it is
 _SHORTEST_DAYS: Final = 0.5  # of a log that says what a day costs
 _DAY_S: Final = 86_400.0
@@ -58,6 +62,31 @@ class Log:
     untimed_why: str | None = None  # why the times are not the log's own, though some row has one; a sentence
     spellings: int = 0  # of the labels among the teacher's answers
     off_list: int = 0  # answers that are none of the lane's labels, and so unusable
+    task: Task = "classify"
+    values: list[TaskInput] = field(default_factory=list)  # the questions, redacted, as an item keeps them
+    tolerance: Tolerance | None = None  # of a ranking: what is called the same
+    proposal: str = ""  # of a tolerance, in words
+
+    @property
+    def terms(self) -> LaneTerms:
+        """What a lane's settings would say of its answers."""
+        if self.tolerance is not None:
+            return LaneTerms(tolerance=self.tolerance)
+        return LaneTerms(labels=self.label_set)
+
+    @property
+    def rules(self) -> TaskRules:
+        """What the task means by a question, an answer and agreement."""
+        return TASKS[self.task](self.terms)
+
+    @property
+    def agreement(self) -> str | None:
+        """What is called the same answer, in words; None: the very same."""
+        return None if self.tolerance is None else f"top {self.tolerance.k} within {self.tolerance.epsilon:g}"
+
+    def in_its_words(self, said: str | None, output: str) -> str:
+        """An output as the teacher would have said it, where it agrees; else as it is."""
+        return said if said is not None and output and self.rules.agree(said, output) else output
 
     @property
     def rows(self) -> int:
@@ -71,7 +100,9 @@ class Log:
 
     @property
     def label_set(self) -> tuple[str, ...]:
-        """What the teacher ever answers, sorted."""
+        """What the teacher ever answers, sorted; none where answers are no labels."""
+        if self.tolerance is not None:
+            return ()
         return tuple(sorted({label for label in self.labels if label is not None}))
 
     @property
@@ -93,10 +124,11 @@ class Log:
             gold=[self.gold[place] for place in places],
             ids=[self.ids[place] for place in places],
             times_s=np.sort(self.times_s[list(places)]),
+            values=[self.values[place] for place in places],
         )
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """A good row as the file has it."""
 
     number: int
@@ -106,6 +138,7 @@ class _Line(NamedTuple):
     text: str
     label: str | None
     gold: str | None
+    value: TaskInput
 
 
 def read_log(
@@ -129,9 +162,7 @@ def read_log(
         SettingsError: the file cannot be read, a column cannot be told, no row is usable, or the times span more than
             ten years; it names the flag or the line.
     """
-    if days is not None and not 0 < days <= MAX_DAYS:
-        message = f"--days {days:g}: give a number above 0, and at most {MAX_DAYS:,.0f}"
-        raise SettingsError(message)
+    check_days(days)
     texts, labels = TEXT.called(columns.text), LABEL.called(columns.label)
     survey = Survey(path, texts, labels, GOLD)
     text, label = survey.needed(texts), survey.needed(labels)
@@ -143,7 +174,7 @@ def read_log(
         gold = None
     time_names = (columns.time,) if columns.time is not None else TIME_COLUMNS
     bad: list[BadRow] = []
-    lines: list[_Line] = []
+    lines: list[Line] = []
     for number, value in rows_of(path):
         found = _text(number, value, text)
         if isinstance(found, BadRow):
@@ -155,7 +186,7 @@ def read_log(
             bad.append(BadRow(line=number, why=why))
             continue
         lines.append(
-            _Line(
+            Line(
                 number=number,
                 time_s=moment.time_s,
                 time_column=moment.column,
@@ -163,6 +194,7 @@ def read_log(
                 text=found,
                 label=label_of(value_at(value, label)),
                 gold=label_of(value_at(value, gold)) if gold is not None else None,
+                value=TextInput(text=redact(found, KEY)),
             )
         )
     said = [line.label for line in lines if line.label is not None]
@@ -172,9 +204,20 @@ def read_log(
         for line in lines
     ]
     _check(path, columns, text, label, lines, allowed)
-    log = _log(path, lines, bad, days)
+    log = log_of(path, lines, bad, days)
     unread = sum(reading[one] is None for one in said)
     return replace(log, spellings=len({one for one in said if reading[one] is not None}), off_list=unread)
+
+
+def check_days(days: float | None) -> None:
+    """Refuse a length that no log has.
+
+    Raises:
+        SettingsError: the message names the flag.
+    """
+    if days is not None and not 0 < days <= MAX_DAYS:
+        message = f"--days {days:g}: give a number above 0, and at most {MAX_DAYS:,.0f}"
+        raise SettingsError(message)
 
 
 def _reading(answers: Sequence[str], allowed: Sequence[str], rules: Rules) -> dict[str, str | None]:
@@ -191,7 +234,7 @@ def _listed(answer: str, allowed: Sequence[str], rules: Rules) -> str | None:
         return None
 
 
-def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[_Line], allowed: Sequence[str]) -> None:
+def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[Line], allowed: Sequence[str]) -> None:
     """Refuse a log that cannot be replayed, and a column that was named and is nowhere."""
     of = "of the lane's labels" if allowed else "labels"
     wanted = {
@@ -211,7 +254,8 @@ def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[
             raise SettingsError(message)
 
 
-def _log(path: Path, lines: list[_Line], bad: list[BadRow], days: float | None) -> Log:
+def log_of(path: Path, lines: list[Line], bad: list[BadRow], days: float | None) -> Log:
+    """The good rows in order of time; errors as of `read_log`."""
     moments = {line.time_s for line in lines}
     timed = None not in moments and (len(moments) > 1 or len(lines) == 1)
     times_s: NDArray[np.float64] = _START_S + np.arange(len(lines), dtype=np.float64) * (
@@ -224,6 +268,7 @@ def _log(path: Path, lines: list[_Line], bad: list[BadRow], days: float | None) 
     return Log(
         path=path,
         texts=[line.text for line in lines],
+        values=[line.value for line in lines],
         labels=[line.label for line in lines],
         gold=[line.gold for line in lines],
         ids=[line.id or f"line-{line.number}" for line in lines],
@@ -236,7 +281,7 @@ def _log(path: Path, lines: list[_Line], bad: list[BadRow], days: float | None) 
     )
 
 
-def _check_span(path: Path, times_s: NDArray[np.float64], lines: list[_Line]) -> None:
+def _check_span(path: Path, times_s: NDArray[np.float64], lines: list[Line]) -> None:
     """Refuse a log that by its own times, which ascend, is longer than `--days` may be."""
     days = float(times_s[-1] - times_s[0]) / _DAY_S
     if days > MAX_DAYS:
@@ -248,7 +293,7 @@ def _check_span(path: Path, times_s: NDArray[np.float64], lines: list[_Line]) ->
         raise SettingsError(message)
 
 
-def _untimed_why(lines: list[_Line]) -> str | None:
+def _untimed_why(lines: list[Line]) -> str | None:
     """Why the times are not the log's own, by the first line that spoils them; None: they are, or there are none."""
     column = next((line.time_column for line in lines if line.time_column is not None), None)
     without = [line for line in lines if line.time_s is None]

@@ -7,6 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from ops.readers.flags import (
+    DocumentsColumn,
+    LabelColumn,
+    OrderColumn,
+    QueryColumn,
+    QueryIdColumn,
+    ScoresColumn,
+    TextColumn,
+)
 from store.errors import SettingsError
 
 _Column = str | None
@@ -22,6 +31,10 @@ class Options:
             metavar="LOG", help="A question and the teacher's answer in each row: JSON lines, JSON array or CSV."
         ),
     ]
+    task: Annotated[
+        Literal["classify", "rank"] | None,
+        typer.Option(help="What the log is of; else the lane's of --settings, else classify.", show_default=False),
+    ] = None
     budget: Annotated[
         str | None,
         typer.Option(help="Teacher calls over the log, as 1200,1500,2700; else the curve.", show_default=False),
@@ -44,13 +57,23 @@ class Options:
         float | None,
         typer.Option(min=0.0, max=1.0, help="Of the student's answers, checked; else 0.05 with --target, 0 without."),
     ] = None
-    text: Annotated[_Column, typer.Option(help="Column of the text; found by itself otherwise.")] = None
-    label: Annotated[
-        _Column, typer.Option(help="Column of the teacher's answer, a text or a whole number; a dot goes inside.")
-    ] = None
+    text: TextColumn = None
+    label: LabelColumn = None
     gold: Annotated[_Column, typer.Option(help="Column of the true label, where there is one: for scores alone.")] = (
         None
     )
+    query: QueryColumn = None
+    documents: DocumentsColumn = None
+    scores: ScoresColumn = None
+    order: OrderColumn = None
+    query_id: QueryIdColumn = None
+    k: Annotated[int | None, typer.Option(min=1, max=100, help="rank: first places that count; else 1.")] = None
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="rank: what a place may lose in the teacher's scores; else what they themselves propose."
+        ),
+    ] = None
     id: Annotated[_Column, typer.Option(help="Column of the row's id.")] = None
     time: Annotated[
         _Column, typer.Option(help="Column of the time: Unix seconds or milliseconds, or ISO 8601 with its zone.")
@@ -97,6 +120,17 @@ class Options:
     replay: Annotated[str, typer.Option(hidden=True, help="What replays a log, module:callable.")] = (
         "ops.backtest.replay:Replay"
     )
+
+    @property
+    def given(self) -> dict[str, str | int | float | None]:
+        """What was said of the log, by flag."""
+        names = ("text", "label", "gold", "metric", "query", "documents", "scores", "order", "query_id", "k", "epsilon")
+        return {f"--{name.replace('_', '-')}": getattr(self, name) for name in (*names, "id", "time")}
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Columns that the user named, by flag."""
+        return {flag: value for flag, value in self.given.items() if isinstance(value, str)}
 
     @property
     def budgets(self) -> tuple[int, ...] | None:

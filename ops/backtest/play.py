@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, ParamSpec, TypeVar
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from ops.backtest.log import Log
@@ -20,11 +21,11 @@ from ops.backtest.stream import (
     Cursor,
     LogHorizon,
     RecordedTeacher,
-    ReplayedForward,
     Stream,
 )
+from ops.backtest.tasks.tasks import TASKS
 from serve.counts import Counts
-from serve.escalation import Question
+from serve.escalation import Answer, Question
 from serve.gateway import LaneService
 from serve.metrics import ServeMetrics
 from serve.routing.budget import BudgetRouting
@@ -32,26 +33,23 @@ from serve.routing.pace import Pace
 from serve.routing.promise import PromiseRouting
 from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
 from serve.student.slot import Slot, Slots
-from serve.tasks.classify import Classify, LabelledAnswer
+from serve.tasks.tasks import TASKS as FACES
 from serve.teacher.audit import Audits
 from serve.teacher.budget import BUCKET_S, Budget
 from serve.teacher.memory_ledger import MemoryLedger
 from store.buffer.memory import MemoryBuffer
 from store.control import CycleKind, TrainingState
-from store.event import Lane, TextInput
+from store.event import Lane
 from store.registry.moves import Standing
 from store.registry.records import StudentRecord
 from store.secrets import unit_hash
-from store.tasks.classify import ClassifyRules
-from store.tasks.tasks import LaneTerms
 from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.due import ScheduleSettings, after, due
 from trainer.judge.gate import Judged
-from trainer.learn.classify.recipe import classifier
 from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import Features, Lineage, Rival
-from trainer.learn.tasks import TASKS
+from trainer.learn.tasks import TASKS as LEARNED
 from trainer.work import CycleSettings, LaneTraining
 
 P = ParamSpec("P")
@@ -115,16 +113,18 @@ class Play:
         self._schedule = replace(schedule, fine_tune=ask.fine_tune, head_first=False)  # here training takes no time
         self._training = LaneTraining(
             lane=LANE,
-            task="classify",
+            task=log.task,
             prompt_version=PROMPT_VERSION,
             target=ask.target if ask.target is not None else 0.95,
             confidence=ask.confidence,
             policy=ask.policy,
             metric=ask.metric,
+            terms=replace(log.terms, labels=()),  # whatever the teacher says is learned
         )
+        self._rules, self._part = log.rules, TASKS[log.task]
         self._cursor = Cursor(now_s=float(stream.times_s[0]))
-        self._teacher = RecordedTeacher(stream, self._cursor, usd_per_call)
-        self._sink = BufferSink(lane=LANE, buffer=MemoryBuffer(k=max(1, stream.rows)))
+        self._teacher = RecordedTeacher(stream, self._cursor, usd_per_call, self._part.teach)
+        self._sink = BufferSink(lane=LANE, buffer=MemoryBuffer(k=max(1, stream.rows)), rules=self._rules)
         self._slots = Slots()
         self._past = _Past()
         self._state = TrainingState()
@@ -141,12 +141,12 @@ class Play:
         )
         settings = LaneSettings(
             lane=LANE,
-            task="classify",
-            terms=LaneTerms(labels=self._log.label_set),
+            task=self._log.task,
+            terms=self._log.terms,
             policy=ask.policy,
             metric=ask.metric,
             training_permitted=True,
-            teacher=TeacherSettings(base_url="http://localhost", model="recorded", prompt="$text"),
+            teacher=TeacherSettings(base_url="http://localhost", model="recorded", prompt="recorded"),
             budget=limits,
             audit_ratio=ask.audit_ratio,
         )
@@ -169,11 +169,11 @@ class Play:
             cursor=self._cursor,
         )
         routing = BudgetRouting(horizon, Pace()) if ask.policy == "budget" else PromiseRouting()
-        forward = ReplayedForward(stream, self._cursor)
+        forward = self._part.forward(stream, self._cursor)
         service = LaneService(
             settings,
-            face=Classify(),
-            rules=ClassifyRules(labels=self._log.label_set),
+            face=FACES[self._log.task],
+            rules=self._rules,
             routing=routing,
             slots=self._slots,
             forward=lambda _: forward,
@@ -207,7 +207,7 @@ class Play:
                 progress(row + 1, self._stream.rows)
         await self._service.audits.drain(1.0)
         await self._budget.close()
-        answers = to_answers(self._stream, rows)
+        answers = to_answers(self._stream, rows, self._part)
         run = to_run(
             self._ask,
             self._log,
@@ -219,12 +219,17 @@ class Play:
             unusable=self._teacher.unusable,
             seconds=time.monotonic() - started_s,
         )
+        run = msgspec.structs.replace(
+            run,
+            others=self._part.others(self._log, self._stream, answers, run.calls),
+            measures=self._part.measures(self._log, self._stream, answers),
+        )
         return run, answers
 
     async def _answer(self, row: int) -> RowAnswer:
         question = Question(
-            value=TextInput(text=self._stream.texts[row]),
-            redacted=TextInput(text=self._stream.texts[row]),
+            value=self._stream.values[row],
+            redacted=self._stream.values[row],
             item_id=self._stream.item_ids[row],
             event_id=str(uuid.uuid5(_NAMESPACE, f"{self._ask.seed}/{self._stream.places[row]}")),
             at_s=self._now(),
@@ -236,7 +241,7 @@ class Play:
         await self._service.audits.settled()
         published = self._sink.take()
         return RowAnswer(
-            answer=found if isinstance(found, LabelledAnswer) else None,
+            answer=found if isinstance(found, Answer) else None,
             opinion=published.student if published is not None else None,
             called=self._teacher.calls > calls,
         )
@@ -252,7 +257,7 @@ class Play:
             request=None,
             now_s=self._now(),
             settings=self._schedule,
-            ripe=TASKS[self._training.task].ripe,
+            ripe=LEARNED[self._training.task].ripe,
         )
         if kind is None:
             return
@@ -288,13 +293,14 @@ class Play:
     def _swap(self, made: Attempt, row: int) -> None:
         """What the moves and the gateway's follower do with a pass."""
         version = f"v{len(self._past.history) + 1}"
-        student = classifier(made.draft.student(made.policy))
+        student = made.draft.student(made.policy)
         self._slots.publish(Slot(version=version, student=student))
         self._past.champion = Rival(student=student, trained=made.trained)
         self._past.anchor = self._past.champion if made.anchor or self._past.anchor is None else self._past.anchor
         self._past.history.append(Judged(labels=len(made.frozen.snapshot.rows), verdict=made.verdict))
         self._past.records[version] = made.draft.record
-        self._cycles.promoted(row, student, certified=made.policy.threshold is not None)
+        self._cycles.encoder_parameters = self._base.record.parameters
+        self._cycles.promoted(row, student.served_parameters, certified=made.policy.threshold is not None)
         self._told(row + 1, made)
 
 

@@ -4,7 +4,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from store.event import Task
 from store.policy import Metric, PolicyName
+from store.tasks.rank import Tolerance
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +87,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     training_cpu_s: float
     seconds: float  # of the run, on the wall
     slices: list[Slice]
+    others: dict[str, float] = {}  # by name: agreement of other ways to answer the same questions
+    measures: dict[str, float] = {}  # by name: what else is told of all answers, and never promised
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -130,6 +134,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     suspended_ratio: float  # of rows
     suspended_s: float  # mean, of the log's time
     runs: int
+    others: dict[str, float] = {}  # means; see `Run`
+    measures: dict[str, float] = {}
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,4 +195,8 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
     hard_topics: list[HardTopic]
     recommendation: Recommendation | None
     runs: list[Run]
+    task: Task = "classify"
+    tolerance: Tolerance | None = None  # of a ranking
+    agreement: str | None = None  # what is called the same answer, where it is more than the same words
+    proposal: str = ""  # of a tolerance, by what the teacher's scores are like
     complete: bool  # false: it was stopped before every run had ended

@@ -4,7 +4,7 @@ import asyncio
 import copy
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -12,59 +12,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ops.backtest.log import Log
+from ops.backtest.log import KEY, Log
 from ops.backtest.play import Play
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.stream import Stream, errors_alone
-from store.event import TextInput
-from store.redact import redact
+from ops.backtest.tasks.part import KeptFeatures
+from ops.backtest.tasks.tasks import TASKS
+from ops.sections import GateSection, SplitSection, TrainerSection
+from ops.settings import Settings
+from ops.wiring.train import cycle_settings, schedule_settings
 from store.secrets import item_id
-from store.student.encoder import Encoder, FloatArray
-from store.tasks.classify import ClassifyRules
+from store.student.encoder import FloatArray
 from trainer.attempt import Attempt
 from trainer.due import ScheduleSettings
-from trainer.judge.gate import GateLimits
-from trainer.learn.features import BaseEncoder, FeatureCache
-from trainer.snapshot import SplitSettings
+from trainer.learn.features import BaseEncoder
 from trainer.work import CycleSettings
 
-_KEY: Final = b"understudy backtest: no secret, the log is the user's own"
-DEFAULT_CYCLE: Final = CycleSettings(
-    encoder="minilm",
-    device="auto",
-    precision="auto",
-    threads=1,
-    max_tokens=256,
-    seed=0,
-    min_items_per_label=20,
-    quarantine_s=0.0,
-    novelty_quantile=0.99,
-    split=SplitSettings(salt="backtest", calibrate_ratio=0.15, judge_ratio=0.15),
-    limits=GateLimits(delta=0.02, min_rows=300),
+_DEFAULTS: Final = Settings.model_construct(
+    trainer=TrainerSection(), split=SplitSection(salt="backtest"), gate=GateSection()
 )
-DEFAULT_SCHEDULE: Final = ScheduleSettings(
-    tick_s=1.0,
-    every_s=86_400.0,
-    min_new_labels=30,
-    growth_ratio=0.04,
-    fine_tune=True,
-    fine_tune_growth_ratio=1.5,
-    lease_s=15.0,
-    cycle_timeout_s=21_600.0,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptFeatures:
-    """Features of the whole log by item, computed once."""
-
-    rows: dict[str, FloatArray]
-
-    def features(self, encoder: Encoder, item_ids: Sequence[str], texts: Sequence[str]) -> FloatArray:  # noqa: ARG002
-        """See `trainer.attempt.Features`."""
-        if not item_ids:
-            return np.empty((0, encoder.feature_size), np.float32)
-        return np.stack([self.rows[item] for item in item_ids])
+DEFAULT_CYCLE: Final = replace(cycle_settings(_DEFAULTS), quarantine_s=0.0)
+DEFAULT_SCHEDULE: Final = replace(schedule_settings(_DEFAULTS), head_first=False)  # training takes no time here
 
 
 class Replay:
@@ -93,21 +61,20 @@ class Replay:
         self.base = BaseEncoder.open(
             encoder, device=cycle.device, precision=cycle.precision, max_tokens=cycle.max_tokens
         )
-        self._cache = FeatureCache(cache)
+        self._cache = cache
         self._usd_per_call = usd_per_call
-        self._texts = [redact(text, _KEY) for text in log.texts]
-        self._items = [item_id(_KEY, ClassifyRules(), TextInput(text=text)) for text in self._texts]
+        self._part = TASKS[log.task]
+        self._items = [item_id(KEY, log.rules, value) for value in log.values]
         self._kept = KeptFeatures(rows={})
 
     @property
     def features(self) -> FloatArray:
-        """[rows of the log, features]."""
-        return self._kept.features(self.base.encoder, self._items, self._texts)
+        """[rows of the log, any]."""
+        return self._part.features(self.log, self._items, self._kept)
 
     def prepare(self, progress: Callable[[int, int], None]) -> None:
-        """Compute every row's features, or read them from the cache; `progress(rows computed, rows to compute)`."""
-        found = self._cache.features(self.base.encoder, self._items, self._texts, progress=progress)
-        self._kept = KeptFeatures(rows=dict(zip(self._items, found, strict=True)))
+        """Compute every text's numbers, or read them from the cache; `progress(done, to do)`."""
+        self._kept = self._part.embed(self.log, self._items, self.base.encoder, self._cache, progress)
 
     def sub(self, places: Sequence[int]) -> "Replay":
         """A replay of some of the log's rows, in this order; encoder and features are this one's."""
@@ -115,8 +82,7 @@ class Replay:
             self.prepare(lambda _done, _rows: None)
         part = copy.copy(self)
         part.log = self.log.sub(places)
-        part._texts = [self._texts[place] for place in places]  # noqa: SLF001 - one of ours
-        part._items = [self._items[place] for place in places]  # noqa: SLF001 - as above
+        part._items = [self._items[place] for place in places]  # noqa: SLF001 - one of ours
         return part
 
     def run(
@@ -156,16 +122,17 @@ class Replay:
         places: NDArray[np.int64] = np.arange(log.rows)
         if ask.shuffled and ask.seed > 0:
             places = np.random.default_rng(ask.seed).permutation(log.rows)
-        texts = [self._texts[place] for place in places]
-        items = [self._items[place] for place in places]
+        features, too_long = self.features, self._part.too_long(log, encoder)
+        rules = log.rules
         return Stream(
             encoder=encoder,
             places=places,
             times_s=log.times_s,
-            texts=texts,
+            texts=[rules.words(log.values[place]) for place in places],
+            values=[log.values[place] for place in places],
             labels=[log.labels[place] for place in places],
-            item_ids=items,
-            tokens=encoder.tokenise(texts),
-            too_long=np.array([encoder.too_long(text) for text in texts], np.bool_),
-            features=self._kept.features(encoder, items, texts),
+            item_ids=[self._items[place] for place in places],
+            too_long=np.array([too_long[place] for place in places], np.bool_),
+            features=features[places],
+            kept=self._kept.rows,
         )

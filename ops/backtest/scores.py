@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from ops.backtest.log import Log
 from ops.backtest.records import Answers, Ask, HardTopic, Run, Slice
 from ops.backtest.stream import Stream
-from serve.tasks.classify import LabelledAnswer
+from ops.backtest.tasks.part import Part
+from serve.escalation import Answer
 from store.buffer.topics import find_topics
 from store.control import CycleKind
 from store.event import StudentOpinion
 from store.policy import Metric
 from store.redact import redact
-from store.student.classify import Student
 from trainer.attempt import Attempt
 
 Words = NDArray[np.object_]
@@ -32,7 +32,7 @@ _KEY: Final = b"understudy backtest: names of topics are shown to people"
 class RowAnswer:
     """What one row got."""
 
-    answer: LabelledAnswer | None  # None: nobody answered
+    answer: Answer | None  # None: nobody answered
     opinion: StudentOpinion | None  # of the row's event, from before the label was seen
     called: bool  # the teacher was asked, whatever came of it
 
@@ -56,28 +56,27 @@ class Cycles:
         self.fine_tunes += kind == "fine_tune"
         self.refused += made.verdict.outcome != "pass"
 
-    def promoted(self, row: int, student: Student, *, certified: bool) -> None:
+    def promoted(self, row: int, served_parameters: int, *, certified: bool) -> None:
         """A version serves from the row after this one."""
         if self.first_version_row is None:
             self.first_version_row = row + 1
         if certified and self.certified_row is None:
             self.certified_row = row + 1
-        self.served_parameters = student.served_parameters
-        self.encoder_parameters = sum(parameter.numel() for parameter in student.encoder.model.parameters())
+        self.served_parameters = served_parameters
 
 
-def to_answers(stream: Stream, rows: Sequence[RowAnswer]) -> Answers:
-    """The rows as columns."""
+def to_answers(stream: Stream, rows: Sequence[RowAnswer], part: Part) -> Answers:
+    """The rows as columns, answers as outputs of students are written."""
     given = [row.answer for row in rows]
     return Answers(
         rows=stream.places,
-        answer=[one.label if one is not None else _NOBODY for one in given],
+        answer=[part.output(one) if one is not None else _NOBODY for one in given],
         by_teacher=np.array([one is not None and one.served_by == "teacher" for one in given], np.bool_),
         reason=[one.reason or "trusted" if one is not None else "nobody" for one in given],
         propensity=np.array([one.propensity if one is not None else 0.0 for one in given]),
-        confidence=np.array([_confidence(row) for row in rows]),
+        confidence=np.array([_confidence(row, part) for row in rows]),
         version=[one.version or "" if one is not None else "" for one in given],
-        student=[_student(row) for row in rows],
+        student=[_student(row, part) for row in rows],
     )
 
 
@@ -96,7 +95,7 @@ def to_run(
     """Everything that is said of a run."""
     gold = np.array([log.gold[place] or _NOBODY for place in stream.places], object)
     teacher = np.array([label or _NOBODY for label in stream.labels], object)
-    answer, student = np.array(answers.answer, object), np.array(answers.student, object)
+    answer, student = (_in_its_words(log, stream, outputs) for outputs in (answers.answer, answers.student))
     withheld = np.array([row.answer is not None and row.answer.withheld for row in rows], np.bool_)
     own = ~answers.by_teacher & np.array([one != _NOBODY for one in answers.answer], np.bool_)
     audits = np.array([reason == "audit" for reason in answers.reason], np.bool_)
@@ -143,6 +142,12 @@ def to_run(
     )
 
 
+def _in_its_words(log: Log, stream: Stream, outputs: Sequence[str]) -> Words:
+    """Each output as the teacher would have said it where the two agree, so that words can be compared."""
+    said = zip(stream.labels, outputs, strict=True)
+    return np.array([log.in_its_words(label, output) for label, output in said], object)
+
+
 def score(answer: Words, truth: Words, mask: NDArray[np.bool_], metric: Metric) -> float | None:
     """Accuracy, or the mean of each true label's accuracy, over the rows of the mask; None where there are none."""
     if not mask.any():
@@ -153,18 +158,18 @@ def score(answer: Words, truth: Words, mask: NDArray[np.bool_], metric: Metric) 
     return float(np.mean([right[true == label].mean() for label in sorted(set(true))]))
 
 
-def _confidence(row: RowAnswer) -> float:
+def _confidence(row: RowAnswer, part: Part) -> float:
     if row.opinion is not None:
         return row.opinion.confidence
-    if row.answer is not None and row.answer.probs is not None:
-        return max(row.answer.probs)
+    if row.answer is not None and row.answer.served_by == "student":
+        return part.confidence(row.answer)
     return float("nan")
 
 
-def _student(row: RowAnswer) -> str:
+def _student(row: RowAnswer, part: Part) -> str:
     if row.opinion is not None:
         return row.opinion.output
-    return row.answer.label if row.answer is not None and row.answer.served_by == "student" else _NOBODY
+    return part.output(row.answer) if row.answer is not None and row.answer.served_by == "student" else _NOBODY
 
 
 def _chance_and_oracle(
@@ -238,7 +243,8 @@ def hard_topics(log: Log, features: NDArray[np.float32], answers: Answers) -> li
         answers.by_teacher[half:].astype(float).tolist(),
         seed=0,
     )
-    student = np.array(answers.student[half:], object)
+    asked = zip(places, answers.student[half:], strict=True)
+    student = np.array([log.in_its_words(log.labels[place], output) for place, output in asked], object)
     teacher = np.array([log.labels[place] for place in places], object)
     own = ~answers.by_teacher[half:] & (student != "")
     result = []

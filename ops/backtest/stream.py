@@ -2,36 +2,31 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from serve.settings import BudgetSettings
-from serve.student.line import Outcome, Ticket, TooLong
-from serve.student.slot import Slot
 from serve.teacher.client import Answered, Invalid, Reply
 from store.buffer.item import Entry
 from store.buffer.ledger import Application, Counters
 from store.buffer.ledger import Slot as LogSlot
 from store.buffer.memory import MemoryBuffer
-from store.event import ClassifyEscalation, Escalation, LabelAnswer, Lane, TaskInput, Usage
+from store.event import Escalation, Lane, TaskInput, TeacherAnswer, Usage
 from store.policy import Allowance, outright_calls
-from store.student.classify import Student
-from store.student.encoder import Encoder, FloatArray, TokenIds
-from store.student.loaded import Opinion
-from store.student.tuned import Tuned
-from store.tasks.classify import ClassifyRules
+from store.student.encoder import Encoder, FloatArray
+from store.tasks.rules import TaskRules
 
 MODEL: Final = "recorded"
 PROMPT: Final = "log"
 PROMPT_VERSION: Final = f"{MODEL}@{PROMPT}"
-_AHEAD: Final = 64  # rows answered at once by the head
-_TUNED_AHEAD: Final = 256  # by the fine-tuned member: it changes less often, and large batches waste less
+Teach = Callable[[str, str, str], TeacherAnswer]  # an answer as a log holds it, model, prompt version
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,11 +45,12 @@ class Stream:
     places: NDArray[np.int64]  # [n] rows of the log
     times_s: NDArray[np.float64]  # [n]
     texts: Sequence[str]  # [n] redacted
-    labels: Sequence[str | None]  # [n] the teacher's
+    values: Sequence[TaskInput]  # [n] redacted, as they are kept
+    labels: Sequence[str | None]  # [n] the teacher's answers
     item_ids: Sequence[str]  # [n]
-    tokens: TokenIds  # [n]
     too_long: NDArray[np.bool_]  # [n]
     features: FloatArray  # [n, features]
+    kept: Mapping[str, FloatArray] = field(default_factory=dict)  # numbers of texts by their keys
 
     @property
     def rows(self) -> int:
@@ -62,63 +58,13 @@ class Stream:
         return len(self.texts)
 
 
-class ReplayedForward:
-    """The serving student's answers, from kept features, some rows ahead at a time.
-
-    Looking ahead is only a way of computing: batches have fixed shapes, so what a row gets does not depend on the rows
-    after it.
-    """
-
-    def __init__(self, stream: Stream, cursor: Cursor) -> None:
-        """Answer for the row that the cursor stands at."""
-        self._stream = stream
-        self._cursor = cursor
-        self._version = ""
-        self._opinions: dict[int, Opinion] = {}
-        self._tuned: Tuned | None = None
-        self._logits: dict[int, FloatArray] = {}  # of the fine-tuned member, which outlives a change of the head
-
-    @property
-    def turn(self) -> int:
-        """See `serve.request.parts.Forward`: a row is read at once."""
-        return 1 << 30
-
-    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> Outcome:  # noqa: ARG002 - the row is the cursor's
-        """See `serve.request.parts.Forward`."""
-        row = self._cursor.row
-        if self._stream.too_long[row]:
-            return TooLong()
-        if slot.version != self._version or row not in self._opinions:
-            if not isinstance(slot.student, Student):
-                message = "a replay serves students of the trainer alone"
-                raise TypeError(message)
-            self._version, self._opinions = slot.version, self._look_ahead(slot.student, row)
-        return self._opinions[row]
-
-    def _look_ahead(self, student: Student, row: int) -> dict[int, Opinion]:
-        stop = min(row + _AHEAD, self._stream.rows)
-        logits = None
-        if student.tuned is not None:
-            logits = np.stack([self._tuned_logits(student.tuned, ahead) for ahead in range(row, stop)])
-        said = student.opinions(student.predict_from(self._stream.features[row:stop], logits))
-        return dict(zip(range(row, stop), said, strict=True))
-
-    def _tuned_logits(self, tuned: Tuned, row: int) -> FloatArray:
-        if tuned is not self._tuned:
-            self._tuned, self._logits = tuned, {}
-        if row not in self._logits:
-            stop = min(row + _TUNED_AHEAD, self._stream.rows)
-            found = tuned.logits(self._stream.tokens[row:stop], steady=True)
-            self._logits.update(zip(range(row, stop), found, strict=True))
-        return self._logits[row]
-
-
 class RecordedTeacher:
     """Says what the log says the teacher said, at once."""
 
-    def __init__(self, stream: Stream, cursor: Cursor, usd_per_call: float) -> None:
-        """Answer for the row that the cursor stands at."""
+    def __init__(self, stream: Stream, cursor: Cursor, usd_per_call: float, teach: Teach) -> None:
+        """Answer for the row that the cursor stands at; `teach` reads an answer as the log holds it."""
         self._stream = stream
+        self._teach = teach
         self._cursor = cursor
         self._usd_per_call = usd_per_call
         self.calls = 0
@@ -142,9 +88,8 @@ class RecordedTeacher:
             return Invalid(
                 detail="the log has no usable answer", kind="empty", cost_usd=self._usd_per_call, usage=Usage()
             )
-        return Answered(
-            answer=LabelAnswer(model=MODEL, prompt_version=PROMPT, label=label, cost_usd=self._usd_per_call)
-        )
+        answer = self._teach(label, MODEL, PROMPT)
+        return Answered(answer=msgspec.structs.replace(answer, cost_usd=self._usd_per_call))
 
     def stop_asking(self) -> None:
         """Nothing ever waits for its turn."""
@@ -159,7 +104,8 @@ class BufferSink:
 
     lane: Lane
     buffer: MemoryBuffer
-    _last: ClassifyEscalation | None = None
+    rules: TaskRules
+    _last: Escalation | None = None
     _fence: int = field(init=False)
     _next: int = field(init=False, default=0)
 
@@ -190,18 +136,18 @@ class BufferSink:
                 fence=self._fence,
                 start=start,
                 next=str(self._next),
-                entries=(Entry.of(event, item_id, ClassifyRules()),),
+                entries=(Entry.of(event, item_id, self.rules),),
             )
         )
         if applied.outcome != "ok":
             message = f"the buffer answered {applied.outcome}"
             raise RuntimeError(message)
-        self._last = event if isinstance(event, ClassifyEscalation) else None
+        self._last = event
 
     async def close(self) -> None:
         """Nothing to end."""
 
-    def take(self) -> ClassifyEscalation | None:
+    def take(self) -> Escalation | None:
         """The event that was published since the last time, if any."""
         event, self._last = self._last, None
         return event

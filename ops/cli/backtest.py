@@ -66,7 +66,10 @@ def _show(result: Any) -> None:
     for sentence in warnings(found):
         typer.echo(f"! {sentence}\n")
     unusable = f"{found.unusable:,} without a usable teacher answer"
-    typer.echo(f"{found.rows:,} rows, {found.labels} labels, {unusable}; intervals are of 95 %\n")
+    kinds = f"{found.labels} labels, " if found.agreement is None else ""
+    typer.echo(f"{found.rows:,} rows, {kinds}{unusable}; intervals are of 95 %\n")
+    if found.proposal:
+        typer.echo(f"{found.proposal[0].upper()}{found.proposal[1:]}.\n")
     for title, grid in (
         ("What each budget gives (*: recommended)", bought(found)),
         ("Beside the teacher, and other ways to spend it", compared(found)),

@@ -7,23 +7,18 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ops.cli.options import (
-    EPILOG,
-    Config,
+from ops.cli.options import EPILOG, Config, LaneName, Output, open_site, use_cases_of
+from ops.cli.output import Format, emit_fields, emit_json, emit_table
+from ops.exits import FAILED_CHECK, UNAVAILABLE, RefusedError
+from ops.readers.flags import (
     DocumentsColumn,
     LabelColumn,
-    LaneName,
     OrderColumn,
-    Output,
     QueryColumn,
     QueryIdColumn,
     ScoresColumn,
     TextColumn,
-    open_site,
-    use_cases_of,
 )
-from ops.cli.output import Format, emit_fields, emit_json, emit_table
-from ops.exits import FAILED_CHECK, UNAVAILABLE, RefusedError
 from ops.reports import ImportReport, ProducerShown, VerifyReport
 
 app = typer.Typer()

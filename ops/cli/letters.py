@@ -89,7 +89,8 @@ def dlq_replay(
     """Put dead letters on their topic again, after what was wrong is mended: each once, unchanged.
 
     One that this release and these settings would still not take is left, and says why (exit code 1). Restart ingest
-    first where the settings were what was wrong. Who, why and when is kept; `dlq show` tells it.
+    first where the labels were what was wrong: it is refused while one runs here that was started before. Who, why and
+    when is kept; `dlq show` tells it.
 
     Example: understudy dlq replay --all --kind off_list --reason "the labels were added"
     """

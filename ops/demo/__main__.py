@@ -93,9 +93,8 @@ class Demo:
         logs.mkdir(exist_ok=True)
         with ExitStack() as stack:
             config = make_site(self.plan)
-            teachers = [await self._start_teacher(stack, one, logs) for one in traffic]
-            addresses = [(one, url) for one, (_, url, _) in zip(traffic, teachers, strict=True)]
-            changed = configure(config, self.plan, addresses)
+            teacher, url = await self._start_teacher(stack, traffic, logs / "teacher.log")
+            changed = configure(config, self.plan, traffic, url)
             self._say_settings(changed)
             everything = stack.enter_context(
                 running(
@@ -108,10 +107,9 @@ class Demo:
 
             def check() -> None:
                 for name, process, log in (
-                    *((f"the recorded teacher of {one.lane}", process, log)
-                      for one, (process, _, log) in zip(traffic, teachers, strict=True)),
+                    ("the recorded teacher", teacher, logs / "teacher.log"),
                     ("understudy run all", everything, logs / "understudy.log"),
-                ):  # fmt: skip
+                ):
                     if (why := explain_end(name, process, log)) is not None:
                         raise DemoError(why)
 
@@ -202,25 +200,21 @@ class Demo:
         return points
 
     async def _start_teacher(
-        self, stack: ExitStack, traffic: DemoTraffic, logs: Path
-    ) -> tuple[subprocess.Popen[bytes], str, Path]:
-        """A lane's recorded teacher: its process, its address, and its log."""
-        state, name = self.plan.state.resolve(), f"the recorded teacher of {traffic.lane}"
-        folder, log = state / f"teacher-{traffic.task}", logs / f"teacher-{traffic.task}.log"
-        folder.mkdir()
-        command = (
-            *("ops.demo.traffic.recorded_teacher", "--table", str(traffic.file.resolve())),
-            *("--prompt-file", str(state / "prompts" / "classify.txt"), "--run-folder", str(folder)),
-        )
-        teacher = stack.enter_context(running(name, command, folder=state, log=log))
+        self, stack: ExitStack, traffic: Sequence[DemoTraffic], log: Path
+    ) -> tuple[subprocess.Popen[bytes], str]:
+        """The recorded teacher's process and its address."""
+        state = self.plan.state.resolve()
+        lists = [part for one in traffic for part in TASKS[one.task].recorded(one, state / "prompts")]
+        command = ("ops.demo.traffic.recorded_teacher", *lists, "--run-folder", str(state))
+        teacher = stack.enter_context(running("the recorded teacher", command, folder=state, log=log))
 
         def port() -> int | None:
-            if (why := explain_end(name, teacher, log)) is not None:
+            if (why := explain_end("the recorded teacher", teacher, log)) is not None:
                 raise DemoError(why)
-            found = read_run_file(folder, RUN_NAME)
+            found = read_run_file(state, RUN_NAME)
             return found.port if found is not None else None
 
-        return teacher, f"http://127.0.0.1:{await _wait_for(port, name)}/v1", log
+        return teacher, f"http://127.0.0.1:{await _wait_for(port, 'the recorded teacher')}/v1"
 
     async def _await_ready(self, site: Site, check: Callable[[], None]) -> int:
         """Wait until gateway, ingest and trainer say that they are ready; the gateway's port."""

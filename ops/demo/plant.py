@@ -1,4 +1,4 @@
-"""Makes a challenger that has learned nothing: the champion's rows with their labels shuffled.
+"""Makes a challenger that has learned nothing: the champion's rows with their answers shuffled.
 
 A short-lived process of its own, as anybody who trains elsewhere would have: it publishes a version signed with the
 operator's key and prints its id. Submitting it is left to `understudy cycle start --candidate`.
@@ -10,69 +10,90 @@ import argparse
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from ops.answers.reading import Reading
 from ops.settings import Settings
 from ops.site import Site
-from ops.wiring.train import cycle_settings
+from ops.wiring.train import cycle_settings, lane_training
 from store.errors import UnderstudyError
-from store.event import wall_clock_s
-from store.registry.manifest import Manifest
+from store.event import TaskInput, wall_clock_s
+from store.registry.manifest import SNAPSHOT_NAME, Manifest
 from store.registry.moves import fold
-from trainer.learn.classify.freezing import LabelFreezing
-from trainer.snapshot import Row, Snapshot, freeze
-
-SNAPSHOT_NAME: Final = "snapshot.json"
-
-
-def shuffle_labels(rows: tuple[Row, ...], seed: int) -> list[Row]:
-    """The rows with the training rows' labels permuted among them; held-out rows are not looked at."""
-    labels = [row.label for row in rows if row.split == "train"]
-    random.Random(seed).shuffle(labels)  # noqa: S311 - sabotage, no secret
-    shuffled = iter(labels)
-    return [replace(row, label=next(shuffled), soft=None) if row.split == "train" else row for row in rows]
+from store.tasks.tasks import TASKS as TASK_RULES
+from trainer.attempt import freeze_rows
+from trainer.learn.features import BaseEncoder
+from trainer.learn.recipe import Lineage, Recipe, Rival
+from trainer.learn.tasks import TASKS
+from trainer.snapshot import Row
+from trainer.work import settings_of, tell_nobody
 
 
-def plant(site: Site, seed: int) -> str:
+def shuffle_answers(rows: tuple[Row, ...], texts: Callable[[TaskInput], list[str]], seed: int) -> tuple[Row, ...]:
+    """The rows with the training rows' answers permuted among those of the same shape; held-out rows are not looked at.
+
+    Args:
+        rows: of a snapshot.
+        texts: of a question: an answer fits another question that has as many.
+        seed: of the permutation.
+    """
+    rng = random.Random(seed)  # noqa: S311 - sabotage, no secret
+    shapes: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row.split == "train":
+            shapes.setdefault(len(texts(row.input)), []).append(place)
+    shuffled = list(rows)
+    for places in shapes.values():
+        for place, other in zip(places, rng.sample(places, len(places)), strict=True):
+            said = rows[other]
+            shuffled[place] = replace(rows[place], answers=said.answers, label=said.label, soft=None)
+    return tuple(shuffled)
+
+
+def plant(site: Site, lane: str | None, seed: int) -> str:
     """Fit, publish and sign the challenger; its version id.
 
     Raises:
         UnderstudyError: there is no champion to be unlike, or too little to learn from.
     """
-    from store.student.classify import Student  # noqa: PLC0415 - torch
-    from trainer.learn.classify.fit import FitSettings, fit  # noqa: PLC0415 - torch
-    from trainer.learn.features import BaseEncoder  # noqa: PLC0415 - torch
-
-    section, settings = site.lane(None), cycle_settings(site.settings)
+    section = site.lane(lane)
+    training = lane_training(site.settings, section, Reading.of(section))
+    settings = settings_of(training, cycle_settings(site.settings))
+    recipe: Recipe = TASKS[section.task].recipe()
     versions = site.registry.versions(section.lane)
     champion = fold(site.registry.moves(section.lane).read()).champion
     if champion is None:
         message = "there is no champion yet: nothing can challenge it"
         raise UnderstudyError(message)
-    student = Student.load(versions.open(champion), device=settings.device, precision=settings.precision)
-    snapshot = _snapshot(site, student.labels)
+    serving = Rival(student=recipe.load(versions.open(champion), settings), trained=frozenset())
+    lineage = Lineage(champion=serving, anchor=None, history=(), records={})
     base = BaseEncoder.open(
         settings.encoder, device=settings.device, precision=settings.precision, max_tokens=settings.max_tokens
     )
-    draft = fit(
-        shuffle_labels(snapshot.rows, seed),
-        base.encoder.features([row.words for row in snapshot.rows]),
-        labels=snapshot.labels,
-        base=base,
-        previous=student,
-        settings=FitSettings(threads=settings.threads),
-        seed=seed,
-        fine_tune="none",
-        label_maps={},
-    )
-    with tempfile.TemporaryDirectory(prefix="understudy-planted-") as folder:
-        parts = draft.write(Path(folder))
-        (Path(folder) / SNAPSHOT_NAME).write_bytes(snapshot.content)
+    with site.redis_client() as client:
+        items = list(site.buffer(client).items(section.lane))
+    with tempfile.TemporaryDirectory(prefix="understudy-planted-") as scratch:
+        features = recipe.cache(Path(scratch) / "features", tell_nobody)
+        found = freeze_rows(
+            items,
+            lineage,
+            training=training,
+            settings=settings,
+            base=base,
+            features=features,
+            now_s=wall_clock_s(),
+            positions={},
+        ).snapshot
+        wrong = replace(found, rows=shuffle_answers(found.rows, TASK_RULES[section.task](section.terms()).texts, seed))
+        frozen = recipe.freeze(wrong, base, features, training=training, settings=settings)
+        draft = recipe.fit("head", frozen, lineage, settings=settings, tell=tell_nobody)
+        folder = Path(scratch) / "version"
+        parts = draft.write(folder)
+        (folder / SNAPSHOT_NAME).write_bytes(found.content)
         manifest = Manifest(
             lane=section.lane,
             kind="candidate",
@@ -84,39 +105,23 @@ def plant(site: Site, seed: int) -> str:
             served_parameters=parts.served_parameters,
             preprocessing=parts.preprocessing,
             student=parts.student,
-            snapshot=snapshot.record,
+            snapshot=found.record,
             verdict=None,
             policy=None,
             topics=[],
             files={},
         )
-        return versions.publish(Path(folder), manifest, site.operator_key())
-
-
-def _snapshot(site: Site, labels: tuple[str, ...]) -> Snapshot:
-    """The lane's rows as a cycle would freeze them now."""
-    section, settings = site.lane(None), cycle_settings(site.settings)
-    with site.redis_client() as client:
-        items = list(site.buffer(client).items(section.lane))
-    return freeze(
-        items,
-        LabelFreezing(labels_min=settings.min_items_per_label, known=labels),
-        prompt_version=Reading.of(section).key(),
-        split=settings.split,
-        quarantine_s=settings.quarantine_s,
-        now_s=wall_clock_s(),
-        seed=settings.seed,
-        positions={},
-    )
+        return versions.publish(folder, manifest, site.operator_key())
 
 
 def main() -> None:
     """Plant it and print {"version": id}."""
-    parser = argparse.ArgumentParser(description="Publish a challenger that was trained on shuffled labels.")
+    parser = argparse.ArgumentParser(description="Publish a challenger that was trained on shuffled answers.")
     parser.add_argument("--config", type=Path, required=True, help="settings file")
+    parser.add_argument("--lane", help="tenant/use_case; the first where it is left out")
     parser.add_argument("--seed", type=int, default=1, help="of the shuffling")
     arguments = parser.parse_args()
-    version = plant(Site(Settings.load(arguments.config)), arguments.seed)
+    version = plant(Site(Settings.load(arguments.config)), arguments.lane, arguments.seed)
     sys.stdout.write(msgspec.json.encode({"version": version}).decode() + "\n")
 
 

@@ -32,20 +32,21 @@ def make_site(plan: DemoPlan) -> Path:
     return plan.state / SETTINGS_NAME
 
 
-def configure(file: Path, plan: DemoPlan, lanes: Sequence[tuple[DemoTraffic, str]]) -> dict[str, Any]:
+def configure(file: Path, plan: DemoPlan, lanes: Sequence[DemoTraffic], teacher_url: str) -> dict[str, Any]:
     """Set what the demo sets; every setting that now differs from its default, as {name: [production's, demo's]}.
 
     Args:
         file: as `make_site` wrote it.
         plan: the demo's.
-        lanes: each one's traffic, and its teacher's address.
+        lanes: the traffic of each.
+        teacher_url: of them all.
     """
     production = Settings.load(file)
     text = file.read_text("utf-8")
     for (table, key), value in _SHARED.items():
         text = set_key(text, table, key, value)
     head, mark, lane = text.partition(_LANE_MARK)
-    blocks = [mark + _lane(lane, mark, plan, traffic, url) for traffic, url in lanes]
+    blocks = [mark + _lane(lane, mark, plan, traffic, teacher_url) for traffic in lanes]
     file.write_text(head + "\n".join(blocks), "utf-8")
     return differences(production, Settings.load(file))
 

@@ -13,13 +13,16 @@ from typing import Final
 
 import redis
 
+from ops.exits import RefusedError
 from ops.letters.reading import Choice, id_of
 from ops.open_log import open_appender, open_history
 from ops.reports import LetterSettled, LettersSettled
 from ops.site import Site
+from ops.state.run_files import read_run_file
 from ops.wiring.ingest import lane_keys
 from store.buffer.item import Entry
 from store.buffer.repair.letters import LetterBook, LetterDecision, Settlement
+from store.buffer.repair.lists import Lists
 from store.errors import LogError, LogUnavailableError
 from store.event import Lane, Undecodable, UnknownTask, wall_clock_s
 from stream.dead_letter import DeadLetter, read_dead_letters
@@ -49,6 +52,7 @@ def settle_letters(site: Site, order: Order) -> LettersSettled:
     """Deal with every open letter that is chosen.
 
     Raises:
+        RefusedError: the ingest that runs here reads by older lists of labels, and would bury them again.
         StoreUnavailableError, LogUnavailableError: Redis or the log did not answer; what was done stays done, and the
             same command goes on with the rest.
     """
@@ -56,11 +60,29 @@ def settle_letters(site: Site, order: Order) -> LettersSettled:
         book = LetterBook(client)
         dead = site.buffer(client).dead(order.use_case)  # before the letters: one that comes meanwhile is not gone
         chosen = list(_open_ones(site, client, book, order))
+        if chosen and order.outcome == "replayed" and not order.dry_run:
+            _refuse_while_ingest_is_of_before(site, client, order.use_case)
         lanes = lane_keys(site, order.use_case) if chosen and order.outcome == "replayed" else {}
         with closing(open_appender(site, client)) as appender:
             found = [_settled(lanes, book, appender, order, letter) for letter in chosen]
         gone = _settle_gone(site, client, book, order, dead, chosen) if order.outcome == "dropped" else 0
     return LettersSettled(use_case=order.use_case, letters=found, gone=gone, dry_run=order.dry_run)
+
+
+def _refuse_while_ingest_is_of_before(site: Site, client: redis.Redis, use_case: str) -> None:
+    """Ingest learns at its start which labels there are: what it has noted tells by which it reads."""
+    if read_run_file(site.run_directory, "ingest") is None:
+        return  # it reads by the present ones once it starts
+    newest = {held.slot: held.lists for held in Lists(client).held(use_case)}
+    for section in site.lanes(None):
+        present = (list(section.labels), list(site.rules(section.lane).earlier))
+        read_by = [lists.get(str(section.lane)) for lists in newest.values()]
+        if section.use_case == use_case and any(one is None or (one.labels, one.earlier) != present for one in read_by):
+            message = (
+                f"ingest was started before the labels of {section.lane} were changed, and would bury the letters"
+                " again: restart it, then replay"
+            )
+            raise RefusedError(message)
 
 
 def _open_ones(site: Site, client: redis.Redis, book: LetterBook, order: Order) -> Iterator[DeadLetter]:

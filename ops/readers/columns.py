@@ -123,6 +123,7 @@ class _Tally:
     garbled: int = 0  # texts that are no valid Unicode
     one: str | None = None  # of the usable values
     differ: bool = False  # there is another
+    chats: int = 0  # usable values out of a chat's or a completion's structure, which nothing else has
 
     def add(self, value: Any, usable: str | None) -> None:
         """Count a row's value."""
@@ -130,6 +131,7 @@ class _Tally:
         self.garbled += usable is None and isinstance(value, str) and not _is_unicode(value)
         if usable is not None:
             self.usable += 1
+            self.chats += isinstance(value, Mapping | list)
             self.differ = self.differ or usable != (self.one or usable)
             self.one = usable
 
@@ -160,7 +162,8 @@ class Survey:
         """The column's name; None: it cannot be told, or nothing of use is under the name that the user gave.
 
         It is the first name under which most of what is there is of use; a value that is missing counts against none.
-        First come names with a text in most rows, or with two labels at least.
+        First come names with a text in most rows, or with two labels at least, and last those with a chat in a few: on
+        a bad day most calls have no answer.
         """
         tallies = {name: self._tallies[sought.flag, name] for name in sought.names}
         if sought.named:
@@ -171,7 +174,7 @@ class Survey:
             for name, tally in mostly.items()
             if (2 * tally.usable > self._rows if sought.in_most_rows else tally.differ)
         ]
-        return next(iter([*likely, *mostly]), None)
+        return next(iter([*likely, *mostly, *(name for name, tally in tallies.items() if tally.chats)]), None)
 
     def needed(self, sought: Sought) -> str:
         """The column's name.

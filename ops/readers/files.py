@@ -86,6 +86,8 @@ def _kind(path: Path, head: bytes) -> str:
         return "document"
     if any(isinstance(_decoded(0, line), dict) for line in lines):
         return "lines"
+    if start[:1] == b'"' and all(isinstance(_decoded(0, line), str) for line in lines[: len(lines) - 1 or 1]):
+        return "lines"  # of texts alone
     if start[:1] == b"{":
         return "document" if _begins_document(head) else "lines"
     delimiter = _delimiter(head)
@@ -131,7 +133,15 @@ def _lines(stream: io.BufferedReader) -> Rows:
                 pass
             yield line, BadRow(line=line, why=f"longer than {_MAX_LINE_BYTES} bytes")
         elif raw.strip(_NOTHING):
-            yield line, row_of(_decoded(line, raw))
+            for part in _parted(line, raw):
+                yield line, row_of(_decoded(line, part))
+
+
+def _parted(line: int, raw: bytes) -> list[bytes]:
+    """The line, or its rows where some of a file's lines end as those of an old Mac: no JSON holds a bare return."""
+    parts = [part for part in raw.split(b"\r") if part.strip(_NOTHING)]
+    is_cut = len(parts) > 1 and isinstance(_decoded(line, raw), BadRow)
+    return parts if is_cut and all(isinstance(_decoded(line, part), dict) for part in parts) else [raw]
 
 
 def _decoded(line: int, raw: bytes) -> Any:

@@ -7,6 +7,7 @@ import codecs
 import gzip
 import io
 import re
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,9 @@ def open_log(path: Path) -> Iterator[tuple[io.BufferedReader, bytes]]:
         SettingsError: it cannot be read, it is something else (which is named), or it unpacks to far too much.
     """
     try:
+        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):  # which the system names itself
+            message = f"{path} is a pipe or a device, and a log is read more than once: write it to a file first"
+            raise SettingsError(message)
         file: io.BufferedReader = io.BufferedReader(io.FileIO(path), HEAD_BYTES)  # so that `peek` sees as much
         with file:
             head = file.peek(HEAD_BYTES)[:HEAD_BYTES]

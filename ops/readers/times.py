@@ -24,6 +24,7 @@ _UNITS: Final = (  # below the first so many are a second; seconds would be the 
 _FIRST_S: Final = -62_135_596_800.0  # the year 1, UTC
 _LAST_S: Final = 253_402_300_799.0  # the end of the year 9999
 _NUMBER: Final = re.compile(r"[0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE]\+?[0-9]{1,2})?")
+_YEAR: Final = re.compile(r"(?:[+-]?\d{5,9}|-\d{4}|0000)-\d\d(?:-\d\d)?(?:[ Tt].*)?")  # that no calendar here has
 _MINUS: Final = "\u2212"
 _LIKE_ISO: Final = re.compile(
     r"(\d{4}[-/]\d\d[-/]\d\d)[ Tt](\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?) ?([+\-\u2212]\d\d(?::?\d\d)?)?"
@@ -81,7 +82,7 @@ def _of_words(value: str) -> tuple[float | None, Fault | None]:
         try:
             read = parsedate_to_datetime(value)
         except (ValueError, IndexError, TypeError):
-            return None, "unreadable"
+            return None, "outside" if _YEAR.fullmatch(value) else "unreadable"
     if read.tzinfo is None:
         return None, "naive"
     try:

@@ -11,6 +11,7 @@ from ops.exits import RefusedError
 from ops.sections import LaneSection
 from store.answers.census import Census
 from store.answers.rulings import Ruling, RulingKind, Rulings, Sample, in_force, rules_of
+from store.answers.spellings import wrong_labels
 from store.errors import InvalidAnswerError
 from store.labels import listed
 from store.registry.signing import SigningKey
@@ -97,13 +98,18 @@ class Labels:
             kind="rename", labels=(label,), to=name, items=self._items([label]), settings=self._settings(wanted)
         )
 
-    def merge(self, old: Iterable[str], into: str) -> DraftRuling:
+    def merge(self, old: Iterable[str], into: str, *, unlisted: bool = False) -> DraftRuling:
         """Labels read as another one that is on the list.
+
+        Args:
+            old: the labels.
+            into: as which they are read.
+            unlisted: they may be such as were never on the list: what another producer calls it.
 
         Raises:
             RefusedError: it makes no sense; the message says why.
         """
-        labels = tuple(dict.fromkeys(self._known(one) for one in old))
+        labels = tuple(dict.fromkeys(self._any(one) if unlisted else self._known(one) for one in old))
         if into not in self.section.labels:
             message = f"--into {into}: it is not on the list, which has {_all(self.section.labels)}"
             raise RefusedError(message)
@@ -176,8 +182,18 @@ class Labels:
         try:
             return listed(name, known)
         except InvalidAnswerError as error:
-            message = f"no label {name!r}: there is {_all(known)}"
+            message = f"no label {name!r}: there is {_all(known)}; `merge --unlisted` takes what was never on the list"
             raise RefusedError(message) from error
+
+    def _any(self, name: str) -> str:
+        """The label that is meant; where nobody knows it, the name itself."""
+        try:
+            return self._known(name)
+        except RefusedError:
+            if (wrong := wrong_labels((name.strip(),))) is not None:
+                message = f"{name!r}: {wrong}"
+                raise RefusedError(message) from None
+            return name.strip()
 
     def _refuse_spelling(self, name: str, others: Sequence[str]) -> None:
         """Refuse a name that answers would be taken for another label by."""

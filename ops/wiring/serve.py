@@ -1,6 +1,7 @@
 """Puts the gateway together: its settings, its lanes, and the versions that it loads. torch is imported late."""
 
 import secrets
+import sys
 import time
 from functools import partial
 from importlib import import_module
@@ -11,6 +12,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from ops.addresses import port_names
+from ops.catalogues import Primer, folder_of
 from ops.open_log import log_login
 from ops.sections import LaneSection
 from ops.settings import Settings
@@ -28,6 +30,7 @@ from store.control import Control
 from store.errors import SettingsError
 from store.money.books import Books
 from store.redact import redact
+from store.registry.moves import Standing
 from store.registry.versions import Registry
 from store.student.loaded import Loaded
 
@@ -82,7 +85,17 @@ def services(site: Site, client: redis.Redis, sink: EventSink, registry: Collect
         metrics=ServeMetrics.create(registry),
         rng=Random(secrets.randbits(128)),  # noqa: S311 - event ids, no secrets
         write=Books(client).write,
+        vectors=_vectors,
     )
+
+
+def _vectors() -> tuple[int, int, int] | None:
+    """What the caches of document vectors have done, once a version has brought them."""
+    if "store.student.rank.vectors" not in sys.modules:
+        return None
+    from store.student.rank.vectors import vector_counts  # noqa: PLC0415 - it is there, and so is torch
+
+    return vector_counts()
 
 
 def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LaneParts:
@@ -106,11 +119,18 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
     versions, moves = registry.versions(section.lane), registry.moves(section.lane)
 
     own = own_student(section, settings)
+    primer = Primer(folder_of(settings, section))
+
+    def standing() -> Standing:
+        primer.look()
+        return moves.standing(time.monotonic())
 
     def load(version: str) -> Loaded:
         from store.student.tasks import load as load_version  # noqa: PLC0415 - late, as everything that needs torch
 
-        return load_version(versions.open(version), device=own.device, precision=own.precision)
+        loaded = load_version(versions.open(version), device=own.device, precision=own.precision)
+        primer.loaded(loaded)
+        return loaded
 
     def prepare() -> None:
         import_module("store.student.tasks")
@@ -126,7 +146,7 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
         torch.set_num_threads(own.threads)  # as in training: bf16 sums depend on how they are split
 
     return Versions(
-        standing=lambda: moves.standing(time.monotonic()),
+        standing=standing,
         size_bytes=lambda version: sum(entry.size_bytes for entry in versions.manifest(version).files.values()),
         load=load,
         available_bytes=lambda: int(psutil.virtual_memory().available),

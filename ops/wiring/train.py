@@ -18,6 +18,7 @@ from store.money.books import Books
 from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
+from trainer.learn.tasks import TASKS
 from trainer.schedule import Trainer
 from trainer.snapshot import SplitSettings
 from trainer.work import CycleSettings, LaneTraining, Places, StudentSettings
@@ -34,7 +35,7 @@ def check_train(site: Site) -> None:
     Raises:
         SettingsError: something cannot; the message names every such key, a line each.
     """
-    every(lambda: site.registry, site.trainer_key, lambda: cycle_settings(site.settings))
+    every(lambda: site.registry, site.trainer_key, site.settings.encoder_directory)
 
 
 def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
@@ -44,23 +45,13 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         SettingsError: the trainer's key or the encoder is missing.
     """
     settings = site.settings
-    readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task == "classify"}
+    settings.encoder_directory()  # said now rather than by the first cycle
+    readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task in TASKS}
     return Trainer(
         lanes=[
-            LaneTraining(
-                lane=section.lane,
-                task=section.task,
-                prompt_version=readings[section.lane].key(),
-                target=section.promise.target,
-                confidence=section.promise.confidence,
-                policy=section.policy,
-                terms=section.terms(),
-                metric=section.metric,
-                student=student_settings(section),
-                prices=prices_of(settings, section),
-            )
+            lane_training(settings, section, readings[section.lane])
             for section in settings.lanes
-            if section.task == "classify" and section.training_permitted
+            if section.task in TASKS and section.training_permitted
         ],
         registry=site.registry,
         buffer=site.buffer(client),
@@ -83,6 +74,22 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
             cycle_log=site.run_directory / "cycles.jsonl",
             code_version=installed_version("understudy"),
         ),
+    )
+
+
+def lane_training(settings: Settings, section: LaneSection, reading: Reading) -> LaneTraining:
+    """What the trainer knows of a lane."""
+    return LaneTraining(
+        lane=section.lane,
+        task=section.task,
+        prompt_version=reading.key(),
+        target=section.promise.target,
+        confidence=section.promise.confidence,
+        policy=section.policy,
+        terms=section.terms(),
+        metric=section.metric,
+        student=student_settings(section),
+        prices=prices_of(settings, section),
     )
 
 
@@ -115,13 +122,8 @@ def schedule_settings(settings: Settings) -> ScheduleSettings:
 
 
 def cycle_settings(settings: Settings) -> CycleSettings:
-    """How a cycle freezes, fits and judges.
-
-    Raises:
-        SettingsError: there is no encoder.
-    """
+    """How a cycle freezes, fits and judges."""
     section, gate, split = settings.trainer, settings.gate, settings.split
-    settings.encoder_directory()  # said now rather than by the first cycle
     return CycleSettings(
         encoder=str(section.encoder),
         device=section.device,

@@ -47,3 +47,4 @@ class Services:
     rng: Random  # event ids, and ids of leases and writers
     write: Write = field(default=lambda _lane, _batch: None)  # into the books
     now: Callable[[], float] = wall_clock_s
+    vectors: Callable[[], tuple[int, int, int] | None] = lambda: None  # of documents: found, computed, kept; if any

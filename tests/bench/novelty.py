@@ -7,7 +7,7 @@ from scipy import stats
 
 from ops.backtest.replay import Replay
 from ops.demo.traffic.generate import TrafficSettings, generate
-from trainer.learn.classify.draft import reference_vectors
+from trainer.learn.reference import reference_vectors
 
 _OFF_TOPIC: Final = 400
 _KNOWN_RATIO: Final = 0.5

@@ -25,13 +25,13 @@ import torch
 from serve.routing.pace import RECENT
 from store.policy import Allowance, escalation_limit, outright_calls
 from store.student.encoder import Encoder, FloatArray
+from store.student.folder import find_encoder
 from store.student.rank.head import confidence
 from store.student.rank.vectors import VectorCache, sentence_vectors
 from store.tasks.measures import best_first, ndcg, tau
 from store.tasks.rank import Tolerance, agree
 from tests.bench.catalogue import offers, shop
 from trainer.judge.calibrate import certify
-from trainer.learn.features import resolve_encoder
 from trainer.learn.rank.head import RankedList, fit_rank_head, untaught
 
 DATA: Final = Path(__file__).parents[3] / "shared" / "data" / "rerank.jsonl"
@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not asked.data.is_file():
         sys.stderr.write(f"{asked.data}: no such file; name a log of lists with --data\n")
         return 2
-    encoder = Encoder.load(resolve_encoder(asked.encoder), precision="fp32")
+    encoder = Encoder.load(find_encoder(asked.encoder, "--encoder"), precision="fp32")
     streams = {"rerank": read_rerank(asked.data, encoder), "catalogue": read_catalogue(encoder, 0)}
     with ProcessPoolExecutor(asked.workers, get_context("spawn"), _open, (streams,)) as pool:
         played = []

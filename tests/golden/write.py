@@ -17,6 +17,7 @@ import redis
 from store.buffer.server import private_redis
 from tests.golden import aside, scene
 from tests.golden.fixed import fixed
+from tests.golden.ranking import write_ranking
 from tests.golden.stored import dump, pack_registry, write_json
 from tests.golden.whole import cli_answers, installed
 from tests.tiny import tiny_encoder
@@ -47,6 +48,7 @@ def write(target: Path, url: str, scratch: Path, kept: Path | None) -> None:
         scene.rulings(site)
         scene.streamed(site, client, scratch)
         aside.returns(client, site)
+        aside.ranked_lists(client, site)
         aside.control(client, site)
         aside.letters(client, site)
         aside.signs(client)
@@ -57,6 +59,7 @@ def write(target: Path, url: str, scratch: Path, kept: Path | None) -> None:
         head, tuned = scene.versions(site, client, kept)
         scene.moves(site, head, tuned)
         aside.run_files(target / "run", head, tuned)
+        write_ranking(target, kept)
         pack_registry(site.registry_root, target / "registry")
         write_json(target / "redis.json", dump(client))
         client.flushall()

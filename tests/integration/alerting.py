@@ -215,6 +215,16 @@ class Receiver(ThreadingHTTPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
+    @property
+    def begun(self) -> set[str]:
+        """The alerts that were told as firing."""
+        return {alert for _, alert, status in list(self.heard) if status == "firing"}
+
+    @property
+    def ended(self) -> set[str]:
+        """Those that were told as resolved."""
+        return {alert for _, alert, status in list(self.heard) if status == "resolved"}
+
 
 class _Hook(BaseHTTPRequestHandler):
     server: Receiver

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import httpx
+from typer.testing import CliRunner
 
+from ops.cli.app import app
 from ops.open_log import open_appender
 from ops.state.run_files import read_run_file
 from store.buffer.server import private_redis
+from store.event import wall_clock_s
 from tests.integration.alerting import FOLDER, Watch, free_port, promised_s, sped_up
 from tests.ops.children import REPOSITORY
 from tests.ops.sites import LANE, make_site, open_site
@@ -97,12 +101,13 @@ class Rig:
         stack.callback(self._end)
         self._sent = 0
 
-    def start(self, *names: str) -> None:
-        """Start processes, and wait until each has said where it is."""
+    def start(self, *names: str, files: int | None = None) -> None:
+        """Start processes, with so many files open at most, and wait until each has said where it is."""
+        limit = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
         for name in names:
             with (self.folder / f"{name}.log").open("ab") as log:
                 self._processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", "ops.cli", "run", name, "-c", str(self.settings)],
+                    [*limit, sys.executable, "-m", "ops.cli", "run", name, "-c", str(self.settings)],
                     cwd=REPOSITORY,
                     stdout=log,
                     stderr=log,
@@ -154,12 +159,25 @@ class Rig:
         )
         self.ask(LONG[: max(10, int(lacks / 3 / 2))])
 
-    def publish(self, *values: bytes) -> None:
-        """Put records on the topic, as another producer does."""
+    def publish(self, *values: bytes, age_s: float = 0.0) -> None:
+        """Put records on the topic, as another producer does, which the log took so long ago."""
+        at_ms = round((wall_clock_s() - age_s) * 1000)
         site = open_site(self.settings)
         with site.redis_client() as client, closing(open_appender(site, client)) as appender:
             for value in values:
-                appender.append(TOPIC, key=b"k", value=value).result(30)
+                appender.append(TOPIC, key=b"k", value=value, timestamp_ms=at_ms).result(30)
+
+    def connect(self, count: int) -> None:
+        """Open connections to the gateway that ask nothing, and close them."""
+        found = read_run_file(open_site(self.settings).run_directory, "serve")
+        with ExitStack() as stack, suppress(OSError):
+            for _ in range(count if found and found.port else 0):
+                stack.enter_context(socket.create_connection(("127.0.0.1", found.port if found else None), timeout=5.0))
+
+    def command(self, *arguments: str) -> None:
+        """A command of ours, which must succeed."""
+        done = CliRunner().invoke(app, [*arguments, "-c", str(self.settings)])
+        assert done.exit_code == 0, done.output
 
     def metric(self, name: str, process: str) -> float:
         """The sum of a metric's samples, as a process says it now; 0 where there is none."""
@@ -194,6 +212,14 @@ class Rig:
         """See alerts end."""
         for alert in alerts:
             self.until(f"{alert} ends", partial(self._quiet, watch, alert), meanwhile=meanwhile)
+
+    def calm(self, watch: Watch, *, meanwhile: Callable[[], object] = _nothing) -> None:
+        """See that only the watchdog fires; else say what does."""
+        try:
+            self.until("calm", lambda: watch.firing() == {"Watchdog"}, meanwhile=meanwhile)
+        except AssertionError as error:
+            error.add_note(f"firing: {', '.join(sorted(watch.firing()))}")
+            raise
 
     @staticmethod
     def _quiet(watch: Watch, alert: str) -> bool:

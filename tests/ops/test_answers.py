@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -260,6 +260,8 @@ class Endpoint:
     def __init__(self) -> None:
         self.other_where = "nowhere"
         self.asked: list[str] = []
+        self.meanwhile: Callable[[], object] = lambda: None  # done once, at the first question
+        self._first = threading.Lock()
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -267,6 +269,8 @@ class Endpoint:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 text = body["messages"][0]["content"]
                 endpoint.asked.append(text)
+                if endpoint._first.acquire(blocking=False):
+                    endpoint.meanwhile()
                 label = "other" if endpoint.other_where in text else "refund"
                 said = {
                     "choices": [
@@ -374,6 +378,41 @@ def test_a_sample_that_disagrees_accepts_nothing_and_a_person_may_all_the_same(s
 def _stale(stand: Stand) -> str:
     prompts: dict[str, Any] = run(stand, "prompt", "list")["prompts"]
     return next(name for name, one in prompts.items() if not one["counts"])
+
+
+def test_somebody_elses_ruling_while_the_teacher_is_asked_costs_no_sample(stand: Stand) -> None:
+    with a_teacher(stand) as teacher:
+        teacher.meanwhile = lambda: run(stand, "labels", "retire", "delivery", "--reason", "meanwhile")
+        signed = accept(stand, "--yes", "--at-least", "0.8")
+        assert len(teacher.asked) == 20
+    assert [one.kind for one in stand.site.registry.rulings(LANE).read()] == ["retire", "accept"]
+    assert (signed["ruling"], signed["sample"]["asked"]) == (2, 20)
+
+
+def test_who_cannot_sign_pays_nothing(stand: Stand) -> None:
+    with a_teacher(stand) as teacher:
+        trusted = stand.site.settings.keys.trusted / "operator.pub"
+        trusted.rename(trusted.with_suffix(".aside"))
+        said = accept(stand, "--yes", "--at-least", "0.8", code=1)
+        assert "not among the trusted keys" in said
+        assert teacher.asked == []
+
+
+def test_a_label_that_was_never_on_the_list_is_merged_where_that_is_meant(stand: Stand) -> None:
+    put(stand, 2, "angry customer")
+    take_in(stand)
+    assert dict(stand.buffer.open_dead(LANE.use_case)) == {"off_list": 2}
+    merge = ("labels", "merge", "angry customer", "--into", "other", "--reason", "theirs")
+    assert "merge --unlisted" in run(stand, *merge, code=4)
+    assert "cannot be seen" in run(stand, "labels", "merge", "a\x00b", *merge[3:], "--unlisted", code=4)
+    signed = run(stand, *merge, "--unlisted")
+    assert (signed["labels"], signed["to"], signed["settings"]) == (["angry customer"], "other", [])
+    run(stand, "dlq", "replay", "--all", "--reason", "merged")
+    stand.sent += 2
+    take_in(stand)
+    assert answers(stand)["fresh"] == 2
+    assert dict(stand.buffer.open_dead(LANE.use_case)) == {"off_list": 0}
+    assert stand.verify().ok
 
 
 def test_a_budget_that_binds_lets_no_sample_through(stand: Stand) -> None:

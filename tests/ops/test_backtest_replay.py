@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from ops.backtest.records import Answers, Ask, Run
-from ops.backtest.stream import Cursor, LogHorizon, ReplayedForward
+from ops.backtest.stream import Cursor, LogHorizon
+from ops.backtest.tasks.classify import ReplayedForward
 from store.buffer.memory import MemoryBuffer
 from store.policy import Allowance
 from store.student.classify import Student
@@ -168,7 +169,7 @@ def test_what_a_student_says_to_a_row_is_what_the_service_would_say_whatever_row
     stream = replay._stream(BUDGET_ONLY)
     for row in (0, 150, 330):
         order = [*range(row + 7), *range(stream.rows - 1, row + 6, -1)]
-        other = replace(stream, tokens=[stream.tokens[place] for place in order], features=stream.features[order])
+        other = replace(stream, texts=[stream.texts[place] for place in order], features=stream.features[order])
         said = ReplayedForward(stream, Cursor())._look_ahead(student, row)
         again = ReplayedForward(other, Cursor())._look_ahead(student, row)
         assert [again[place] for place in range(row, row + 7)] == [said[place] for place in range(row, row + 7)]

@@ -14,8 +14,9 @@ from ops.backtest.log import Log
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.scores import Cycles, RowAnswer, hard_topics, score, to_answers, to_run
 from ops.backtest.stream import Stream
+from ops.backtest.tasks.classify import ClassifyPart
 from serve.tasks.classify import LabelledAnswer
-from store.event import StudentOpinion
+from store.event import StudentOpinion, TextInput
 from store.policy import Metric
 from store.student.encoder import Encoder
 from tests.tiny import tiny_encoder
@@ -107,12 +108,12 @@ def made(
         texts=[log.texts[place] for place in places],
         labels=[log.labels[place] for place in places],
         item_ids=[f"{place}" for place in places],
-        tokens=[[1]] * len(rows),
+        values=[TextInput(text=log.texts[place]) for place in places],
         too_long=np.zeros(len(rows), np.bool_),
         features=np.zeros((len(rows), 2), np.float32),
     )
     told = [rows[place].told for place in places]
-    answers = to_answers(stream, told)
+    answers = to_answers(stream, told, ClassifyPart())
     calls = sum(row.called for row in rows)
     unusable = sum(row.called and row.teacher is None for row in rows)
     run = to_run(ask, log, stream, answers, told, Cycles(), calls=calls, unusable=unusable, seconds=1.0)

@@ -6,6 +6,7 @@ import structlog
 
 from ops.backtest.records import Ask
 from ops.backtest.stream import Cursor, LogHorizon, RecordedTeacher, Stream, errors_alone
+from ops.backtest.tasks.classify import ClassifyPart
 from tests.ops.replays import Bench, log_rows, unseen
 
 SOME = log_rows(120, unusable=0.1)
@@ -41,7 +42,7 @@ def test_calls_that_audits_will_take_are_not_there_for_escalations(
     stream: Stream, audit_ratio: float, row: int, calls: int, left: int
 ) -> None:
     cursor = Cursor(row=row)
-    teacher = RecordedTeacher(stream, cursor, 0.0)
+    teacher = RecordedTeacher(stream, cursor, 0.0, ClassifyPart().teach)
     teacher.calls = calls
     horizon = LogHorizon(
         budget=100,

@@ -1,6 +1,7 @@
 """Dead letters as people deal with them: listed, opened, replayed once, dropped; on the embedded log."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,8 +16,10 @@ from ops.checks.lag import lags_of
 from ops.checks.verify import verify_site
 from ops.cli.app import app
 from ops.letters.reading import list_letters
+from ops.state.run_files import RunFile, write_run_file
 from store.buffer.repair.letters import LetterBook, LetterDecision
-from store.event import Lane, encode
+from store.buffer.repair.lists import Lists
+from store.event import Lane, encode, wall_clock_s
 from tests.contracts.escalations import escalation
 from tests.ops.sites import LANE, open_site
 from tests.ops.stand import TOPIC, Stand, standing, until
@@ -98,6 +101,24 @@ def test_a_replay_waits_for_the_mend_and_happens_once(stand: Stand) -> None:
     assert (shown["letter"]["state"], shown["why"]) == ("replayed", "the label was added")
     assert shown["who"]
     assert call(stand, "status", code=3)["dead_letters"] == {"support": {"undecodable": 1}}
+
+
+def test_a_replay_is_refused_while_the_ingest_that_runs_reads_by_older_lists(stand: Stand) -> None:
+    bury(stand, off_list(0))
+    add_the_label(stand)
+    ours = RunFile(name="ingest", pid=os.getpid(), started_s=wall_clock_s())
+    write_run_file(stand.site.run_directory, ours)
+    replay = ("dlq", "replay", "--all", "-r", "the label was added")
+    said = call(stand, *replay, code=4)
+    assert "would bury the letters again: restart it" in said
+    call(stand, *replay, "--dry-run")
+    assert stand.buffer.open_dead(LANE.use_case) == {"off_list": 1}
+    with ExitStack() as stack:
+        again = Stand(stand.path, stack)
+        stack.enter_context(again.ingesting())
+        until(lambda: Lists(stand.client).held(LANE.use_case)[-1].lists[str(LANE)].labels[-1] == ADDED)
+        call(stand, *replay)
+        until(lambda: again.counters.counted == 1)
 
 
 def test_letters_of_a_lane_that_is_added_later_are_replayed_and_history_is_judged_by_the_lanes_there_were(

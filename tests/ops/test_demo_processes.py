@@ -23,12 +23,14 @@ from starlette.routing import Route
 
 from ops.demo.__main__ import parse
 from ops.demo.command import run_json
-from ops.demo.plant import shuffle_labels
+from ops.demo.plant import shuffle_answers
 from ops.demo.processes import DemoError, Descendants, explain_end, running
 from ops.demo.tasks.play import Request
 from ops.demo.tasks.tasks import TASKS
 from ops.demo.traffic.client import Client, schedule_s
-from store.event import TaskInput, TextInput
+from store.event import RankInput, TaskInput, TextInput
+from store.tasks.classify import ClassifyRules
+from store.tasks.rank import RankRules
 from tests.ops.children import REPOSITORY, gone, until
 from tests.ops.one_run import traffic
 from trainer.snapshot import Row
@@ -201,10 +203,12 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
     assert not [child for child in psutil.Process().children() if "http.server" in " ".join(child.cmdline())]
 
 
-def row(number: int, split: str) -> Row:
+def row(number: int, split: str, value: TaskInput) -> Row:
     return Row(
         item_id=f"item-{number}",
-        text=f"text {number}",
+        input=value,
+        answers={f"label {number % 5}": 1},
+        words=f"text {number}",
         label=f"label {number % 5}",
         soft={"label 0": 0.5, "label 1": 0.5},
         weight=1.0,
@@ -220,15 +224,28 @@ def row(number: int, split: str) -> Row:
     )
 
 
-def test_shuffling_permutes_the_training_rows_labels_and_touches_nothing_else() -> None:
-    rows = tuple(row(number, ("train", "judge", "train", "calibrate")[number % 4]) for number in range(200))
-    found = shuffle_labels(rows, 1)
+SPLITS = ("train", "judge", "train", "calibrate")
+
+
+def test_shuffling_permutes_the_training_rows_answers_and_touches_nothing_else() -> None:
+    rows = tuple(row(number, SPLITS[number % 4], TextInput(text=f"text {number}")) for number in range(200))
+    found = shuffle_answers(rows, ClassifyRules().texts, 1)
     train = [place for place, one in enumerate(rows) if one.split == "train"]
     assert sorted(found[place].label for place in train) == sorted(rows[place].label for place in train)
     kept = sum(found[place].label == rows[place].label for place in train)
     assert kept < 0.4 * len(train)
+    assert all(list(found[place].answers) == [found[place].label] for place in train)
     assert all(found[place].soft is None for place in train)
     assert all(a == b for a, b in zip(found, rows, strict=True) if a.split != "train")
+
+
+def test_a_list_gets_the_answer_of_another_list_with_as_many_documents() -> None:
+    lengths = [2 + number % 3 for number in range(90)]
+    lists = [RankInput(query="q", documents=[str(n)] * length) for n, length in enumerate(lengths)]
+    rows = tuple(replace(row(n, "train", value), label=str(lengths[n])) for n, value in enumerate(lists))
+    found = shuffle_answers(rows, RankRules().texts, 1)
+    assert [one.label for one in found] == [one.label for one in rows]
+    assert [one.answers for one in found] != [one.answers for one in rows]
 
 
 def test_the_arguments_are_those_that_make_passes_on() -> None:

@@ -95,7 +95,7 @@ def test_the_settings_that_differ_are_found_by_comparing(tmp_path: Path) -> None
     chosen = plan(tmp_path, requests=60, target=0.75)
     traffic = prepare_traffic(chosen)
     file = make_site(chosen)
-    changed = configure(file, chosen, [(traffic, "http://127.0.0.1:1/v1")])
+    changed = configure(file, chosen, [traffic], "http://127.0.0.1:1/v1")
     assert changed["lanes.promise.target"] == [0.95, 0.75]
     assert changed["trainer.fine_tune"] == [True, False]
     assert changed["trainer.quarantine_s"] == [3600.0, 0.0]
@@ -131,7 +131,7 @@ def test_every_task_is_played_at_once_and_all_lanes_end_together(tmp_path: Path)
     assert (str(support.lane), str(shop.lane)) == ("demo/support", "demo/shop")
     assert rate_of(chosen, support, [support, shop]) == rate_of(chosen, shop, [support, shop]) == chosen.rate / 2
     file = make_site(chosen)
-    configure(file, chosen, [(support, "http://127.0.0.1:1/v1"), (shop, "http://127.0.0.1:2/v1")])
+    configure(file, chosen, [support, shop], "http://127.0.0.1:1/v1")
     first, second = Settings.load(file).lanes
     assert (first.task, first.teacher.kind, first.labels) == ("classify", "chat", support.terms.labels)
     assert (second.task, second.teacher.kind, second.labels) == ("rank", "rerank", ())

@@ -169,10 +169,10 @@ def test_events_are_eligible_cold_and_redacted_and_keyed_by_their_item(tmp_path:
     assert records[0].key == item_id(INTO.lane_key, ClassifyRules(), event.input).encode()
 
 
-def test_a_row_that_cannot_be_redacted_is_a_bad_row(tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_redacted_is_a_bad_row(tmp_path: Path, hard_text: str) -> None:
     path = write(
         tmp_path / "log.jsonl",
-        [{"text": "01001 " * 100_000, "label": "refund"}, {"text": "fine", "label": "refund"}],
+        [{"text": hard_text, "label": "refund"}, {"text": "fine", "label": "refund"}],
     )
     log = MemoryLog()
     log.ensure(topic_of(LANE.use_case), 1)

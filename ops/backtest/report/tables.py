@@ -59,15 +59,20 @@ def bought(backtest: Backtest) -> Grid:
 def compared(backtest: Backtest) -> Grid:
     """What each budget's answers are like beside the teacher's, and beside other ways of spending it."""
     gold = backtest.has_gold
+    others = list(dict.fromkeys(name for point in backtest.points for name in point.others))
+    measures = list(dict.fromkeys(name for point in backtest.points for name in point.measures))
     rows = [
         [
             f"{point.budget:,}",
             *([share(point.agreement)] if gold else []),
             *("-" if value is None else f"{value:.1%}" for value in (at_random(point), oracle(point))),
+            *("-" if name not in point.others else f"{point.others[name]:.1%}" for name in others),
+            *("-" if name not in point.measures else f"{point.measures[name]:.3f}" for name in measures),
         ]
         for point in backtest.points
     ]
-    return Grid(head=["budget", *(["agreement"] if gold else []), "random", "oracle"], rows=rows)
+    head = ["budget", *(["agreement"] if gold else []), "random", "oracle", *others, *measures]
+    return Grid(head=head, rows=rows)
 
 
 def promised(backtest: Backtest) -> Grid:

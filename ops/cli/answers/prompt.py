@@ -1,6 +1,7 @@
 """`understudy prompt`: which prompt versions the kept answers were paid under, and whether they still count."""
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
@@ -21,9 +22,12 @@ from ops.rulings.sample import Quote, questions
 from ops.sections import LaneSection
 from ops.show.values import ratio_of, time_of
 from ops.site import Site
+from ops.tasks import TASKS
 from store.answers.census import PromptCount
-from store.answers.rulings import Sample
+from store.answers.rulings import Ruling, Sample
+from store.errors import MoveConflictError
 from store.event import wall_clock_s
+from store.registry.signing import SigningKey, TrustedKeys
 
 prompt = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +38,8 @@ prompt = typer.Typer(
 
 
 _SHOWN: Final = 10
+_TRIES: Final = 5
+_PROBE: Final = b"understudy/probe/1\n"  # signed by nobody for anything else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +128,9 @@ def accept(
     if not section.training_permitted:
         message = f"{section.lane}: training_permitted is false, so its answers may not be learned from"
         raise RefusedError(message)
+    if sample is not None and not TASKS[section.task].has_labels:
+        message = f"{section.lane} is a lane of {section.task}: --sample compares labels, accept without it"
+        raise RefusedError(message)
     wanted = None if sample is None else Wanted(count=sample, at_least=at_least, pay=yes)
     with site.redis_client() as client:
         _accept(site, client, section, old, wanted, reason, dry_run=dry_run, output=output)
@@ -139,24 +148,57 @@ def _accept(
     output: Format,
 ) -> None:
 
-    chain, where = site.registry.rulings(section.lane), str(section.lane)
-    expected = len(chain.read()) + 1
-    prompts = Prompts(section=section, present=Reading.of(section).key(), census=census_of(site, client, section))
-    decision, accepted = prompts.accept(old), True
+    where = str(section.lane)
+    decision, accepted = _prompts(site, client, section).accept(old), True
     if wanted is not None:
         quoted = _quoted(site, client, section, decision, wanted)
         if dry_run:
             report(decision.shown(where, ruling=None, done=False), output)
             return
+        _signs(site)  # before anything is paid
         decision = replace(decision, sample=_asked(site, client, section, quoted, wanted))
         accepted = _enough(decision, wanted)
     number = None
     if accepted and not dry_run:
-        key = site.operator_key()
-        number = sign(decision, chain, key, why=reason, now_s=wall_clock_s(), expected=expected).number
+        number = _signed(site, client, section, old, decision.sample, reason).number
     report(decision.shown(where, ruling=number, done=number is not None), output)
     if not accepted:
         raise typer.Exit(FAILED_CHECK)
+
+
+def _prompts(site: Site, client: redis.Redis, section: LaneSection) -> Prompts:
+    return Prompts(section=section, present=Reading.of(section).key(), census=census_of(site, client, section))
+
+
+def _signs(site: Site) -> SigningKey:
+    """The operator's key, which must be one that counts.
+
+    Raises:
+        BadSignatureError: it is not.
+        SettingsError: the file is missing or readable by others.
+    """
+    key = site.operator_key()
+    TrustedKeys.load(site.settings.keys.trusted).verify(_PROBE, key.sign(_PROBE))
+    return key
+
+
+def _signed(
+    site: Site, client: redis.Redis, section: LaneSection, old: str, sample: Sample | None, reason: str
+) -> Ruling:
+    """Decide on the rulings as they are now: somebody else's, while the teacher was asked, costs no sample.
+
+    Raises:
+        RefusedError: the answers count by now, or are there no longer.
+    """
+    key = _signs(site)
+    chain = site.registry.rulings(section.lane)
+    for _ in range(_TRIES):
+        expected = len(chain.read()) + 1
+        decision = replace(_prompts(site, client, section).accept(old), sample=sample)
+        with suppress(MoveConflictError):
+            return sign(decision, chain, key, why=reason, now_s=wall_clock_s(), expected=expected)
+    message = "other rulings are made all the time: run it again without --sample; the answers that were paid are kept"
+    raise RefusedError(message)
 
 
 def _quoted(site: Site, client: redis.Redis, section: LaneSection, decision: DraftRuling, wanted: Wanted) -> Quote:

@@ -67,6 +67,11 @@ COMMANDS: Final[dict[str, Place]] = {
         module="ops.cli.backtest",
         help="Replay a log through the service's own parts, and say what they would have saved and at what quality.",
     ),
+    "catalogue": Place(
+        module="ops.cli.catalogue",
+        group="catalogue",
+        help="Catalogues: documents of a ranking lane, embedded before anybody asks.",
+    ),
     "run": Place(module="ops.cli.run", group="app", help="Run a process until it is stopped."),
     "cycle": Place(module="ops.cli.lane", group="cycle", help="Ask for a cycle."),
     "lag": Place(

@@ -106,7 +106,7 @@ def _lead(summary: Mapping[str, Any]) -> str:
     lanes = summary["lanes"].values()
     cycles = [cycle for lane in lanes for cycle in lane["cycles"]]
     planted = next((cycle for cycle in cycles if cycle["planted"]), None)
-    verdict = f" A challenger trained on shuffled labels was judged: {planted['verdict']}." if planted else ""
+    verdict = f" A challenger trained on shuffled answers was judged: {planted['verdict']}." if planted else ""
     rollback = next((lane["rollback"] for lane in lanes if lane["rollback"] is not None), None)
     back = (
         f" An operator's rollback took {rollback['cli_s']:.1f} s, command to answers." if rollback is not None else ""
@@ -155,7 +155,7 @@ def _cycles(cycles: Sequence[Mapping[str, Any]]) -> str:
         verdict = escape(cycle["verdict"])
         chip = f'<span class="chip" style="color:var(--{verdict})">{verdict}</span>'
         told = escape("; ".join(cycle["refusals"])) or "nothing against it"
-        who = "<br><strong>planted: trained on shuffled labels</strong>" if cycle["planted"] else ""
+        who = "<br><strong>planted: trained on shuffled answers</strong>" if cycle["planted"] else ""
         rows.append(
             [
                 chip,

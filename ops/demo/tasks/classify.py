@@ -58,6 +58,10 @@ class SupportDesk:
         """The labels."""
         return {("lanes", "labels"): list(traffic.terms.labels)}
 
+    def recorded(self, traffic: DemoTraffic, prompts: Path) -> tuple[str, ...]:
+        """Texts, found in the lane's own prompt."""
+        return ("--table", str(traffic.file.resolve()), "--prompt-file", str(prompts / "classify.txt"))
+
     def ask(self, use_case: str, value: TaskInput) -> tuple[str, dict[str, Any]]:
         """As the gateway's own face has it."""
         return "/v1/classify", {"model": use_case, "input": _text(value)}

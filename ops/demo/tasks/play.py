@@ -73,6 +73,9 @@ class Play(Protocol):
     def settings(self, traffic: DemoTraffic) -> Mapping[tuple[str, str], Any]:
         """What the task sets in its lane, beside what all lanes of the demo set: (table, key) -> value."""
 
+    def recorded(self, traffic: DemoTraffic, prompts: Path) -> tuple[str, ...]:
+        """The recorded teacher's arguments for this lane; `prompts` is the folder of the lanes' prompt files."""
+
     def ask(self, use_case: str, value: TaskInput) -> tuple[str, dict[str, Any]]:
         """The path and the body of a request."""
 

@@ -11,6 +11,8 @@ import numpy as np
 from ops.demo.tasks.play import DemoTraffic, Request, Source, sha256_of
 from ops.demo.traffic.shop import ShopSettings, generate, to_jsonl
 from ops.readers.files import BadRow
+from ops.readers.lists.columns import find_list_columns
+from ops.readers.lists.rows import ListRow, read_lists
 from store.errors import SettingsError
 from store.event import Lane, RankInput, TaskInput
 from store.tasks.rank import RankSaid, Tolerance
@@ -57,6 +59,10 @@ class Shop:
             ("lanes.teacher", "prompt_file"): None,
         }
 
+    def recorded(self, traffic: DemoTraffic, prompts: Path) -> tuple[str, ...]:  # noqa: ARG002 - a reranker has none
+        """Lists, with a score for each document."""
+        return ("--lists", str(traffic.file.resolve()))
+
     def ask(self, use_case: str, value: TaskInput) -> tuple[str, dict[str, Any]]:
         """As the gateway's own face has it."""
         listed = _list(value)
@@ -78,7 +84,7 @@ class Shop:
 
 def _line(request: Request) -> dict[str, Any]:
     listed = _list(request.value)
-    return {"query": listed.query, "documents": listed.documents, "scores": list(request.recorded)}
+    return {"query": listed.query, "documents": listed.documents, "teacher": {"scores": list(request.recorded)}}
 
 
 def _list(value: TaskInput) -> RankInput:
@@ -88,37 +94,27 @@ def _list(value: TaskInput) -> RankInput:
     return value
 
 
-class _Row(msgspec.Struct, frozen=True):
-    query: str
-    documents: list[str]
-    scores: list[float]
-
-
 def _read(source: Source, path: Path) -> tuple[list[Request], list[BadRow]]:
     """The lists in the order of sending. What comes again has the scores it had first: it is a recording."""
-    found: list[_Row] = []
+    good: list[ListRow] = []
     skipped: list[BadRow] = []
-    for line, text in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            row = msgspec.json.decode(text, type=_Row)
-        except msgspec.MsgspecError as error:
-            skipped.append(BadRow(line=line, why=str(error)))
-            continue
-        if not row.query.strip() or not row.documents or len(row.documents) != len(row.scores):
-            skipped.append(BadRow(line=line, why="a query, documents and a score for each are needed"))
-            continue
-        found.append(row)
-    if not found:
-        message = f"{path}: no row has query, documents and scores"
+    for row in read_lists(path, find_list_columns(path, {})):
+        if isinstance(row, BadRow):
+            skipped.append(row)
+        elif row.said is None or row.said.scores is None:
+            skipped.append(BadRow(line=row.line, why="no scores: the recorded teacher gives one to each document"))
+        else:
+            good.append(row)
+    if not good:
+        message = f"{path}: no row has a query, documents and scores"
         raise SettingsError(message)
     if source.file is not None and not source.file_order:
-        random.Random(f"understudy-demo/{source.seed}").shuffle(found)  # noqa: S311 - an order, no secret
-    recorded: dict[tuple[str, tuple[str, ...]], list[float]] = {}
-    requests = [
-        Request(
-            value=RankInput(query=row.query, documents=row.documents),
-            recorded=tuple(recorded.setdefault((row.query, tuple(row.documents)), row.scores)),
-        )
-        for row in found[: source.rows]
-    ]
-    return requests, skipped
+        random.Random(f"understudy-demo/{source.seed}").shuffle(good)  # noqa: S311 - an order, no secret
+    recorded: dict[str, dict[str, float]] = {}
+    return [_request(row, recorded) for row in good[: source.rows]], skipped
+
+
+def _request(row: ListRow, recorded: dict[str, dict[str, float]]) -> Request:
+    scores = () if row.said is None or row.said.scores is None else row.said.scores
+    first = recorded.setdefault(row.question, dict(zip(row.documents, scores, strict=True)))
+    return Request(value=row.input, recorded=tuple(first[document] for document in row.documents))

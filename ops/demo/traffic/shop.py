@@ -109,7 +109,8 @@ def generate(settings: ShopSettings) -> list[Offer]:
 def to_jsonl(offers: Sequence[Offer]) -> Iterator[str]:
     """The lists as the lines of a file that `make demo TASK=rank TRAFFIC=` reads back."""
     for one in offers:
-        yield json.dumps({"query": one.query, "documents": one.documents, "scores": one.scores}, ensure_ascii=False)
+        said = {"query": one.query, "documents": one.documents, "teacher": {"scores": one.scores}}
+        yield json.dumps(said, ensure_ascii=False)
 
 
 def _stock(items: int, favour_sd: float, rng: Random) -> list[Item]:

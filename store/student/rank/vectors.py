@@ -6,7 +6,7 @@ Kept by the document's key and the encoder's fingerprint, so versions with the s
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -109,6 +109,25 @@ def shared_vectors(encoder: Encoder, *, max_bytes: int = DEFAULT_MAX_BYTES) -> V
             cache = VectorCache(encoder, max_bytes=max_bytes)
             _shared[name] = cache
         return cache
+
+
+class VectorCounts(NamedTuple):
+    """What the process's shared caches have done since it started, and hold."""
+
+    hits: int
+    misses: int
+    kept: int
+
+
+def vector_counts() -> VectorCounts:
+    """Of all caches together; of those that nobody holds any more nothing is told."""
+    with _sharing:
+        caches = list(_shared.values())
+    return VectorCounts(
+        hits=sum(cache.hits for cache in caches),
+        misses=sum(cache.misses for cache in caches),
+        kept=sum(map(len, caches)),
+    )
 
 
 def sentence_vectors(encoder: Encoder, texts: Sequence[str]) -> FloatArray:

@@ -1,5 +1,6 @@
 """`/rerank` over HTTP: the shape that Cohere, Jina and vLLM share, and what is refused with the field named."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +271,15 @@ def test_a_long_list_is_read_in_portions_so_that_others_have_their_turn(tmp_path
     assert len(portions) > 5
     assert [document for portion in portions for document in portion.documents] == documents
     assert list(whole.documents) == documents
+
+
+def test_what_the_caches_of_document_vectors_do_is_told(tmp_path: Path) -> None:
+    world = served(tmp_path)
+    services = replace(world.services(), vectors=lambda: (7, 3, 5))
+    gateway = Gateway(services, world.settings)
+    gateway._tell()
+    found = [
+        world.prometheus.get_sample_value(f"understudy_document_vectors_{name}")
+        for name in ("found", "computed", "kept")
+    ]
+    assert found == [7, 3, 5]

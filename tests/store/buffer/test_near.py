@@ -1,14 +1,16 @@
 """Near-duplicates: what is linked, what never is, and that order does not matter."""
 
+import hashlib
 import json
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.near.link import link
+from store.near.link import HASHES, _hashed, link
 
 WORDS = (
     *("i", "want", "to", "cancel", "my", "order", "please", "the", "refund", "card", "from", "not", "do", "change"),
@@ -148,3 +150,55 @@ def test_shuffling_real_rows_changes_no_link(shared_data: Path) -> None:
     shuffled = Random(5).sample(rows, len(rows))
     assert partition(rows) == partition(shuffled)
     assert contrasts(rows) == contrasts(shuffled)
+
+
+def test_the_hash_functions_are_the_same_for_all_time() -> None:
+    """Which rows are one question decides what a version may be judged on: an upgrade must not deal them anew."""
+    hashes = _hashed(np.arange(1000))
+    assert hashes.shape == (1000, HASHES) == (1000, 96)
+    digest = "287015f363b63287cea49bd102f9e280ef5e73f5c49ec9b89d8bcbe51e1ab489"
+    assert hashlib.sha256(hashes.tobytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),  # similar by .41 to .48, an eighth to a sixth of the letters edited
+    [
+        ("parcel for long for", "parcml for lomg for please"),
+        ("is parcel is long on last", "is parmel is lhng on laft"),
+        ("parcel does i take", "parcel doys i tade parcel"),
+        ("account invoice the cancel", "accohnt invoice the cancel why"),
+        ("how for invoice address charged twice please change", "how for ibvoice address chargid twice plecse change"),
+    ],
+)
+def test_what_is_just_similar_enough_and_has_just_few_enough_edits_is_one_question(one: str, other: str) -> None:
+    assert linked(one, other)
+    assert link([one, other], ["a", "b"]).contrasts == ((0, 1),)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),  # similar by .375, an eighth of the letters edited
+    [("card last i account", "card lsst i aocount please")],
+)
+def test_what_is_not_similar_enough_is_two_questions_and_no_contrast(one: str, other: str) -> None:
+    assert not linked(one, other)
+    assert link([one, other], ["a", "b"]).contrasts == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("where to delivery where and and take the order", "whese to delivgry where and and twke the ordtr"),  # .21
+        ("is and invoice delivery for where please", "is and iivoice delivgry for where pleese"),  # .24
+        ("parcel how my charged and delivery", "parcel how my charged and delivery account"),  # .24 of the shorter
+        ("and please charged parcel change", "and please charged parcel chanbe change"),  # .21 of the shorter
+    ],
+)
+def test_more_edits_than_a_fifth_of_the_shorter_make_two_questions_that_are_a_contrast(one: str, other: str) -> None:
+    assert not linked(one, other)
+    assert link([one, other], ["a", "b"]).contrasts == ((0, 1),)
+
+
+def test_the_same_answer_makes_no_contrast_and_rows_without_a_guard_are_counted() -> None:
+    one, other = "where is my parcel please", "where is my parcel"
+    assert link([one, other], ["a", "a"]).contrasts == ()
+    assert link([one, other, "wo ist mein Paket"], ["a", "a", "a"]).exact_only == 1

@@ -102,3 +102,50 @@ def test_a_position_is_moved_under_the_fence_that_was_drawn_for_it_and_the_move_
     assert buffer.claim("support", slot(0), "ingest").position == "5"
     redis_client.rpush("{support}:skips", b"\xff")
     assert positions.skips("support") == [skip]
+
+
+def test_a_moved_position_voids_the_fence_under_which_it_was_moved(
+    redis_client: redis.Redis, buffer: RedisBuffer
+) -> None:
+    """Whoever read under it looks again: nothing is applied from where it stood."""
+    reader, positions = Partition(buffer, 0), Positions(redis_client)
+    reader.apply([escalation("a", number=1)])
+    fence = buffer.claim("support", slot(0), "skip").fence
+    skip = Skip(slot=slot(0), at="1", to="5", unread=(1, 5), again=(5, 5), who="me", why="gone", at_s=1.0)
+    assert positions.move("support", skip, fence)
+    assert not positions.move("support", skip, fence)
+    assert positions.skips("support") == [skip]
+
+
+def put_one(client: redis.Redis, buffer: RedisBuffer, *, drop: list[str], whole: bool = False) -> None:
+    staging = Staging(client, LANE)
+    staging.put(items_of("new"), drop, None, None)
+    fence = buffer.claim("support", slot(0), "rebuild").fence
+    assert swap(client, "support", {slot(0): fence}, {LANE: whole})
+
+
+@pytest.mark.parametrize("name", ["strata", "stratum:refund"])
+def test_what_is_of_another_type_gives_way_to_what_is_put(
+    redis_client: redis.Redis, buffer: RedisBuffer, name: str
+) -> None:
+    redis_client.set(f"{{support}}:acme:{name}", "somebody's")
+    put_one(redis_client, buffer, drop=[])
+    assert texts(buffer) == {"new"}
+
+
+def test_what_is_dropped_is_neither_kept_nor_ranked(redis_client: redis.Redis, buffer: RedisBuffer) -> None:
+    Partition(buffer, 0).apply([escalation("old", number=1), escalation("kept", number=2)])
+    (old,) = [item.item_id for item in buffer.items(LANE) if getattr(item.input, "text", "") == "old"]
+    put_one(redis_client, buffer, drop=[old])
+    assert texts(buffer) == {"new", "kept"}
+    assert redis_client.zscore("{support}:acme:stratum:refund", old) is None
+    assert old not in buffer.damaged(LANE)
+
+
+def test_after_a_rebuild_nothing_is_noted_as_damaged_any_more(redis_client: redis.Redis, buffer: RedisBuffer) -> None:
+    for name in ("{support}:acme:damaged", "{support}:damaged"):
+        redis_client.hset(name, "counters", "of type string")
+    redis_client.hset("{support}:acme:audits", "v1:audits", 3)
+    put_one(redis_client, buffer, drop=[], whole=True)
+    assert not redis_client.exists("{support}:acme:damaged", "{support}:damaged")
+    assert buffer.audits(LANE) == {}, "none was staged, and all of the lane was"

@@ -3,7 +3,7 @@
 import pytest
 import redis
 
-from store.buffer.keys import position_key
+from store.buffer.keys import position_key, script_of
 from store.buffer.ledger import Counters
 from store.buffer.redis import RedisBuffer
 from tests.contracts.escalations import LANE, Partition, check_integrity, escalation
@@ -79,3 +79,35 @@ def test_who_owns_a_slot_is_written_for_people(redis_client: redis.Redis) -> Non
     assert redis_client.hget(position, "owner") == b"test"
     redis_client.hset(position, "fence", "torn")
     assert reader.buffer.claim("support", reader.slot, "next").fence > 1_700_000_000_000_000  # above any drawn so far
+
+
+def test_a_fence_after_a_damaged_one_is_higher_than_any_that_was_drawn(redis_client: redis.Redis) -> None:
+    buffer = RedisBuffer(redis_client, 9)
+    reader = Partition(buffer, 0)
+    position = position_key("support", reader.slot)
+    redis_client.hset(position, "fence", 10**12)  # a million claims a second for eleven days
+    before = buffer.claim("support", reader.slot, "test").fence
+    redis_client.hset(position, "fence", "torn")
+    assert buffer.claim("support", reader.slot, "test").fence > before
+    redis_client.hset(position, "fence", "torn again")
+    assert buffer.claim("support", reader.slot, "test").fence > 10**15  # of the clock, in microseconds
+
+
+def test_bytes_of_a_thousand_damaged_items_are_kept_and_after_that_their_names(redis_client: redis.Redis) -> None:
+    script = redis_client.register_script(script_of("set_aside.lua"))
+    keys = [f"{PREFIX}item:x", f"{PREFIX}damaged", f"{PREFIX}strata"]
+    redis_client.hset(keys[1], mapping={str(number): "bytes" for number in range(999)})
+    for name, kept in (("first", b"torn"), ("second", b"")):
+        redis_client.set(keys[0], b"torn")
+        assert script(keys=keys, args=[name, b"torn", f"{PREFIX}stratum:"]) == 1
+        assert redis_client.hget(keys[1], name) == kept
+        assert not redis_client.exists(keys[0])
+
+
+def test_an_item_that_was_written_anew_is_not_set_aside(redis_client: redis.Redis) -> None:
+    script = redis_client.register_script(script_of("set_aside.lua"))
+    redis_client.set(f"{PREFIX}item:x", b"whole")
+    keys = [f"{PREFIX}item:x", f"{PREFIX}damaged", f"{PREFIX}strata"]
+    assert script(keys=keys, args=["x", b"torn", f"{PREFIX}stratum:"]) == 0
+    assert redis_client.get(f"{PREFIX}item:x") == b"whole"
+    assert not redis_client.exists(f"{PREFIX}damaged")

@@ -1,0 +1,186 @@
+"""A lane's catalogue of documents: read from a file, redacted with the lane's key, embedded once, kept in state_dir."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+import msgspec
+
+from ops.readers.files import BadRow, rows_of
+from ops.readers.lists.values import document_of
+from ops.sections import LaneSection
+from ops.settings import Settings
+from ops.site import Site
+from store.errors import CorruptVersionError, SettingsError, TooLaboriousError
+from store.event import wall_clock_s
+from store.log.lazy import logger
+from store.redact import redact
+
+_log = logger(__name__)
+_NAMED_BAD: Final = 20
+
+
+class CatalogueShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One base's catalogue; `-o json` prints it as it is."""
+
+    lane: str
+    encoder: str
+    base: str  # fingerprint of the encoder
+    documents: int
+    made_s: float  # Unix seconds
+    size_bytes: int
+
+
+class CatalogueLoaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a file."""
+
+    catalogue: CatalogueShown
+    rows: int  # good ones, of which some may be the same document
+    computed: int  # vectors; the others were known
+    skipped: int
+    bad: list[dict[str, Any]]  # the first 20: line and why
+
+
+@dataclass(slots=True, kw_only=True)
+class _Documents:
+    """What a file holds."""
+
+    texts: list[str]
+    bad: list[BadRow]
+
+
+def read_documents(path: Path, key: bytes) -> _Documents:
+    """The redacted documents of a file: strings, or objects with a text, in JSON lines, a JSON array or a table.
+
+    Raises:
+        SettingsError: the file cannot be read, or no row is a document.
+    """
+    found = _Documents(texts=[], bad=[])
+    for line, value in rows_of(path):
+        text = None if isinstance(value, BadRow) else document_of(value)
+        if text is None:
+            found.bad.append(value if isinstance(value, BadRow) else BadRow(line=line, why="no text in it"))
+            continue
+        try:
+            found.texts.append(redact(text, key))
+        except TooLaboriousError as error:
+            found.bad.append(BadRow(line=line, why=str(error)))
+    if not found.texts:
+        why = f": line {found.bad[0].line}: {found.bad[0].why}" if found.bad else ""
+        message = f"{path}: no row is a document, a text or an object with one (text, content, passage){why}"
+        raise SettingsError(message)
+    return found
+
+
+def load(site: Site, section: LaneSection, path: Path, *, seen: Callable[[int, int], None]) -> CatalogueLoaded:
+    """Put a file's documents in the place of the lane's catalogue for its present encoder.
+
+    Args:
+        site: where it is kept.
+        section: the lane.
+        path: the file.
+        seen: told of (vectors computed, vectors to compute).
+
+    Raises:
+        SettingsError: the file or the encoder cannot be used.
+    """
+    documents = read_documents(path, site.secret.redaction_key(section.lane))
+    from store.student.rank.catalogue import Catalogue  # noqa: PLC0415 - it needs torch
+    from trainer.learn.features import BaseEncoder  # noqa: PLC0415 - as above
+
+    own, usual = section.student, site.settings.trainer
+    base = BaseEncoder.open(
+        str(own.encoder or usual.encoder),
+        device=own.device or usual.device,
+        precision=own.precision or usual.precision,
+        max_tokens=own.max_tokens or usual.max_tokens,
+    )
+    computed = 0
+
+    def told(done: int, of: int) -> None:
+        nonlocal computed
+        computed = of
+        seen(done, of)
+
+    held = Catalogue(folder_of(site.settings, section)).load(
+        documents.texts, base.encoder, name=base.name, now_s=wall_clock_s(), seen=told
+    )
+    return CatalogueLoaded(
+        catalogue=_shown(section, held),
+        rows=len(documents.texts),
+        computed=computed,
+        skipped=len(documents.bad),
+        bad=[{"line": row.line, "why": row.why} for row in documents.bad[:_NAMED_BAD]],
+    )
+
+
+def shown(site: Site, section: LaneSection) -> list[CatalogueShown]:
+    """The lane's catalogues, the newest first."""
+    from store.student.rank.catalogue import Catalogue  # noqa: PLC0415 - as above
+
+    return [_shown(section, held) for held in Catalogue(folder_of(site.settings, section)).held()]
+
+
+def folder_of(settings: Settings, section: LaneSection) -> Path:
+    """Where the lane's catalogue is kept."""
+    return settings.state_dir / "catalogue" / section.tenant / section.use_case
+
+
+class Primer:
+    """Keeps the document vectors of one lane's gateway as its catalogue has them; the catalogue is only a help."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read nothing yet."""
+        self._folder = folder
+        self._priming: Any = None
+        self._cache: Any = None
+        self._thread: threading.Thread | None = None
+
+    def loaded(self, student: object) -> None:
+        """Prime a version that has just been loaded, if it has vectors of documents."""
+        if not isinstance(student, _WithVectors):
+            return
+        from store.student.rank.catalogue import Catalogue, Priming  # noqa: PLC0415 - as above
+
+        if self._priming is None:
+            self._priming = Priming(Catalogue(self._folder))
+        fresh = student.vectors is not self._cache
+        self._cache = student.vectors
+        self._look(fresh=fresh)
+
+    def look(self) -> None:
+        """Prime again where the catalogue has changed, in a thread of its own: nobody waits for a large file."""
+        if self._cache is None or (self._thread is not None and self._thread.is_alive()):
+            return
+        if self._priming.changed(self._cache):
+            self._thread = threading.Thread(target=self._look, kwargs={"fresh": False}, name="catalogue", daemon=True)
+            self._thread.start()
+
+    def _look(self, *, fresh: bool) -> None:
+        try:
+            taken = self._priming.look(self._cache, fresh=fresh)
+        except (CorruptVersionError, OSError) as error:
+            _log.warning("a catalogue cannot be read: its documents are embedded as they come", why=str(error))
+            return
+        if taken:
+            _log.info("document vectors of the catalogue are in memory", documents=taken)
+
+
+@runtime_checkable
+class _WithVectors(Protocol):
+    """A student that keeps the vectors of documents."""
+
+    vectors: Any
+
+
+def _shown(section: LaneSection, held: Any) -> CatalogueShown:
+    return CatalogueShown(
+        lane=str(section.lane),
+        encoder=held.encoder,
+        base=held.base,
+        documents=held.documents,
+        made_s=held.made_s,
+        size_bytes=held.size_bytes,
+    )

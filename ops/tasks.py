@@ -1,0 +1,48 @@
+"""What commands must know of each task: the one place outside the readers where `ops` chooses by a task."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ops.sections import LaneSection
+from store.event import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A task, as commands see it."""
+
+    has_labels: bool = False  # there is a list of what the teacher may answer
+    is_kept: bool = True  # answers become items, which are counted by how they are read today
+    has_catalogue: bool = False  # its questions offer documents, which can be embedded before anybody asks
+    prompt: str = ""  # of a chat teacher, to begin with; none: `init` has no example of such a lane
+    agreement: Callable[[LaneSection], str]  # when two answers are the same, in words: printed with the promise
+
+
+def _same_ranking(section: LaneSection) -> str:
+    first = "first place" if section.rank.k == 1 else f"each of the first {section.rank.k} places"
+    return f"{first} within {section.rank.epsilon:g} of the teacher's own score"
+
+
+_LABELS: Final = """\
+You sort the messages that customers write to a support desk.
+Answer with exactly one of these labels and nothing else: $labels
+
+Message: $text
+Label:"""
+_ORDER: Final = """\
+You order what a shop offers by how well it fits what a customer looks for.
+Answer with the numbers of all offers, the best first, as a JSON list and nothing else, like [3, 1, 2].
+
+Customer: $query
+
+Offers:
+$documents
+
+Order:"""
+
+TASKS: Final[Mapping[Task, Kind]] = {
+    "classify": Kind(has_labels=True, prompt=_LABELS, agreement=lambda _: "the same label"),
+    "rank": Kind(has_catalogue=True, prompt=_ORDER, agreement=_same_ranking),
+    "chat": Kind(is_kept=False, agreement=lambda _: "the same text"),
+}

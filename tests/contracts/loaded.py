@@ -1,0 +1,128 @@
+"""A small version of each task, for the contract that every loaded student keeps."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from store.event import RankInput, TaskInput, TextInput
+from store.registry.manifest import BaseModel, FileEntry, Manifest, Preprocessing
+from store.registry.records import RankRecord
+from store.student.encoder import Encoder
+from store.student.folder import ENCODER_FILES
+from store.student.rank.head import RankHead
+from store.student.rank.ranker import Ranker, TunedRanker
+from store.student.rank.vectors import sentence_vectors, shared_vectors
+from store.tasks.rank import Tolerance, document_key
+from tests.store.drafts import LANE
+from tests.store.test_student import FakeVersion, student_on, version_of
+from tests.tiny import tiny_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A version, with what can be asked of it and what it cannot read whole."""
+
+    version: FakeVersion
+    inputs: Sequence[TaskInput]
+    long: TaskInput
+
+
+def of_classify(folder: Path) -> Made:
+    base = tiny_encoder(folder)
+    encoder = Encoder.load(base, device="cpu", precision="fp32", max_tokens=32)
+    texts = ("my parcel is late", "reset the password please", "the courier has my money", "?")
+    return Made(
+        version=version_of(student_on(encoder), base),
+        inputs=[TextInput(text=text) for text in texts],
+        long=TextInput(text="my " * 60),
+    )
+
+
+def of_rank(folder: Path) -> Made:
+    base = tiny_encoder(folder, seed=1)
+    encoder = Encoder.load(base, device="cpu", precision="fp32", max_tokens=32)
+    lists = [
+        RankInput(query=query, documents=documents)
+        for query, documents in (
+            ("my parcel is late", ["the courier", "a password", "money back", "the address", "a code"]),
+            ("reset", ["email code", "account locked"]),
+            ("money", ["refund"]),
+            (
+                "help with my account",
+                [f"{word} today" for word in ("money", "parcel", "reset", "late", "code", "twice")],
+            ),
+        )
+    ]
+    return Made(
+        version=version_of_ranker(ranker_on(encoder), base),
+        inputs=lists,
+        long=RankInput(query="money", documents=["refund", "my " * 60]),
+    )
+
+
+def ranker_on(encoder: Encoder) -> Ranker:
+    """A random ranking student with both members."""
+    dice = np.random.default_rng(0)
+    names = [name for name, _ in encoder.model.named_parameters() if "layer.3" in name]
+    own = dict(encoder.model.named_parameters())
+    torch_dice = torch.Generator().manual_seed(0)
+    changed = {name: own[name] + 0.05 * torch.randn(own[name].shape, generator=torch_dice) for name in names}
+    return Ranker(
+        vectors=shared_vectors(encoder),
+        head=RankHead(
+            slope=0.9,
+            sigma=0.1,
+            weight=dice.normal(0.0, 0.1, 2 * encoder.hidden_size).astype(np.float32),
+            items={document_key("a code"): 0.2},
+        ),
+        reference=sentence_vectors(encoder, ["reset", "money"]),
+        tolerance=Tolerance(k=1, epsilon=0.05),
+        tuned=TunedRanker.on(encoder, changed, 0.8),
+        tuned_share=0.5,
+        made_in=encoder.precision,
+    )
+
+
+def version_of_ranker(student: Ranker, base: Path) -> FakeVersion:
+    """What a trainer would publish."""
+    assert student.tuned is not None
+    contents = {f"encoder/{name}": (base / name).read_bytes() for name in ENCODER_FILES}
+    contents["head.safetensors"] = safetensors.torch.save(student.head.tensors())
+    contents["reference.safetensors"] = safetensors.torch.save({"reference": torch.from_numpy(student.reference)})
+    contents["tuned.safetensors"] = safetensors.torch.save(student.tuned.tensors())
+    files = {n: FileEntry(sha256=hashlib.sha256(d).hexdigest(), size_bytes=len(d)) for n, d in contents.items()}
+    record = student.told(
+        RankRecord(
+            k=student.tolerance.k,
+            epsilon=student.tolerance.epsilon,
+            scored=True,
+            tuned_share=student.tuned_share,
+            golden=[],
+        )
+    )
+    manifest = Manifest(
+        lane=LANE,
+        kind="fine_tune",
+        parent=None,
+        created_s=0.0,
+        code_version="test",
+        seed=0,
+        base=BaseModel(name="tiny", sha256=files["encoder/model.safetensors"].sha256, parameters=1),
+        served_parameters=student.served_parameters,
+        preprocessing=Preprocessing(redacted=True, max_tokens=student.encoder.max_tokens),
+        student=record,
+        snapshot=None,
+        verdict=None,
+        policy=student.policy,
+        topics=[],
+        files=files,
+    )
+    return FakeVersion(manifest, contents)
+
+
+MAKERS: dict[str, Callable[[Path], Made]] = {"classify": of_classify, "rank": of_rank}
