@@ -19,10 +19,6 @@ POINTS: Final = frozenset(
         "apply.read",  # a batch is prepared, and nothing of it is written
         "apply.buried",  # its dead letters are written, and nothing of it is applied
         "apply.applied",  # it is applied, and the log's group does not know
-        "cycle.drafted",  # the version's files are written, and not published: in the cycle's own process
-        "cycle.published",  # it is published, and the trainer does not know: in the cycle's own process
-        "cycle.judged",  # the trainer has the verdict, and has made no move
-        "cycle.moved",  # the move is made, and nothing is remembered of the cycle
         "swap.loaded",  # a version is loaded, and does not serve
         "swap.published",  # it serves, and that is written nowhere
     }
@@ -50,11 +46,6 @@ def arm(said: str | None) -> None:
         message = f"there is no fail point {said!r}; known are {', '.join(sorted(POINTS))}, each with @N or without"
         raise SettingsError(message)
     _armed = _Armed(point, int(times or 1)) if said else None
-
-
-def armed() -> str | None:
-    """What `arm` was told, as far as it has not happened: for a child that is to die in one's place."""
-    return None if _armed is None else f"{_armed.point}@{_armed.left}"
 
 
 def reach(point: str) -> None:

@@ -4,27 +4,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 import redis
 
 from ops.state.run_files import read_run_file
 from store.errors import SettingsError
-from store.event import decode, encode
+from store.event import decode
 from store.faults import points
-from store.registry.moves import fold
 from stream.embedded.log import EmbeddedLog
 from stream.log import dead_topic_of, topic_of
 from tests.contracts.escalations import escalation
 from tests.ops.children import REPOSITORY, until
 from tests.ops.sites import LANE
 from tests.ops.stand import Stand, standing
-from tests.tiny import questions, tiny_encoder
 
 TOPIC = topic_of(LANE.use_case)
 START_S = 240.0  # a slow machine imports torch
@@ -32,18 +28,16 @@ EVENTS = 40
 INGEST = ["apply.read", "apply.buried", "apply.applied", "apply.applied@2"]
 SPOOL = ["spool.written", "spool.synced", "spool.synced@3", "spool.resent", "spool.sent"]
 SWAP = ["swap.loaded", "swap.published"]
-CYCLE = ["cycle.drafted", "cycle.published", "cycle.judged", "cycle.moved"]
 
 
 def test_every_point_is_tried() -> None:
-    assert {point.partition("@")[0] for point in [*INGEST, *SPOOL, *SWAP, *CYCLE]} == points.POINTS
+    assert {point.partition("@")[0] for point in [*INGEST, *SPOOL, *SWAP]} == points.POINTS
 
 
 def test_a_point_that_nobody_knows_is_refused_by_name() -> None:
     for said in ("spool.lost", "spool.sent@often"):
         with pytest.raises(SettingsError, match=said):
             points.arm(said)
-    assert points.armed() is None
 
 
 @contextmanager
@@ -101,7 +95,7 @@ def test_what_a_publisher_accepted_is_in_the_log_wherever_it_dies(
             "-m",
             "tests.faults.spooling",
             redis_url,
-            tmp_path / "spool",
+            str(tmp_path / "spool"),
             str(first),
             str(count),
             at,
@@ -138,52 +132,3 @@ def test_a_gateway_that_dies_in_a_swap_serves_the_champion_when_it_is_back(
             until(lambda: swaps.exists() and b'"slow"' in swaps.read_bytes(), seconds=START_S)
             until(lambda: read_run_file(stand.site.run_directory, "serve") is not None, seconds=START_S)
         assert len(swaps.read_bytes().splitlines()) == 1
-
-
-def teach(stand: Stand, count: int) -> None:
-    """Give the lane so many answers to learn from."""
-    texts, labels = questions(count)
-    for number, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        event = escalation(f"{text} {number}", number=number, label=label)
-        teacher = msgspec.structs.replace(event.teacher, model=stand.model, prompt_version=stand.prompt_version)
-        value = encode(msgspec.structs.replace(event, teacher=teacher))
-        stand.appender.append(TOPIC, key=str(number).encode(), value=value)
-    with stand.ingesting():
-        until(lambda: stand.counters.counted == count, seconds=START_S)
-
-
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "fail_point", [pytest.param(one, marks=[] if one == "cycle.moved" else pytest.mark.long) for one in CYCLE]
-)
-def test_a_cycle_that_dies_moves_the_champion_once(tmp_path: Path, redis_url: str, fail_point: str) -> None:
-    settings: dict[str, Any] = {
-        "labels": '["delivery", "login", "refund"]',
-        "encoder": f'"{tiny_encoder(tmp_path / "encoder")}"',
-        "min_items_per_label": "5",
-        "min_new_labels": "20",
-        "min_rows": "10",
-        "quarantine_s": "0.0",
-        "target": "0.4",
-        "fine_tune": "false",
-        "device": '"cpu"',
-    }
-    with standing(tmp_path, redis_url, **settings) as stand:
-        moves = stand.site.registry.moves(LANE)
-        promoted: Callable[[], list[Any]] = lambda: [move for move in moves.read() if move.kind == "promote"]  # noqa: E731
-        teach(stand, 160)
-        if fail_point in {"cycle.drafted", "cycle.published"}:  # the cycle's own process dies, and the trainer says so
-            log = stand.site.run_directory / "cycles.jsonl"
-            with process(*run("train", stand), fail_point=fail_point):
-                until(lambda: log.exists() and b"died" in log.read_bytes(), seconds=START_S)
-            assert promoted() == []
-        else:
-            killed(*run("train", stand), fail_point=fail_point)
-            assert len(promoted()) == (fail_point == "cycle.moved")
-        with process(*run("train", stand)):
-            until(lambda: fold(moves.read()).champion is not None, seconds=START_S)
-            until(lambda: bool(stand.site.buffer(stand.client).counters(LANE).counted), seconds=START_S)
-        assert len(promoted()) == 1
-        versions = stand.site.registry.versions(LANE)
-        assert {versions.open(version).id for version in versions.list()} >= {fold(moves.read()).champion}
-        assert stand.verify().versions_ok

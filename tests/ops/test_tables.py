@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from ops.backtest.command import Result as Backtested
 from ops.backtest.runs.pool import Outcome
 from ops.cli import backtest as backtest_cli
-from ops.cli import data, lane, letters, repair
+from ops.cli import data, letters, repair
 from ops.cli.app import app
+from ops.cli.lane.shown import show_processes
 from ops.reports import DeadLetterReport, Differing, LetterKind, LetterShown, Rebuilt, Skipped, VerifyReport
 from ops.status.report import ProcessStatus, StatusReport
 from store.control import Control, CycleEnded, Heartbeat
@@ -135,7 +136,7 @@ SHOWN: Final[dict[str, Callable[[Path], object]]] = {
     "verify": lambda _: data._show_verified(VERIFIED),
     "ingest skip": lambda _: repair._show_skipped([SKIPPED]),
     "buffer rebuild": lambda _: repair._show_rebuilt([REBUILT]),
-    "processes": lambda _: lane._show_processes(_processes()),
+    "processes": lambda _: show_processes(_processes()),
     "backtest": lambda folder: backtest_cli._show(_backtested(folder)),
 }
 

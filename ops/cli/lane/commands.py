@@ -6,11 +6,11 @@ import msgspec
 import typer
 
 from ops.checks.cycles import ended_cycles
-from ops.cli.answers.shown import answers_line, show_answers
+from ops.cli.answers.shown import show_answers
+from ops.cli.lane.shown import lane_fields, show_processes, version_fields
 from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, VersionName, open_site
 from ops.cli.output import Format, emit_fields, emit_json, emit_table
 from ops.cycles.asking import CycleAsked, ask_for_cycle
-from ops.cycles.shown import cycle_now
 from ops.cycles.waiting import await_cycle, exit_code_of_cycle, verdict_line
 from ops.exits import FAILED_CHECK, UNAVAILABLE, RefusedError
 from ops.money.shown import money_fields
@@ -19,20 +19,16 @@ from ops.moves.operator import MoveReport, Operator
 from ops.show.values import ratio_of, time_of
 from ops.site import Site
 from ops.status.collect import collect, promise_of
-from ops.status.report import LaneStatus, PromiseShown, StatusReport
 from store.control import Control, CycleEnded, CycleKind
 from store.cycles.signs import Signs
 from store.errors import RegistryError
 from store.event import Lane, wall_clock_s
-from store.registry.manifest import Manifest, Verdict
 from store.registry.moves import Move, fold
-from store.registry.records import ClassifyRecord, RankRecord, StudentRecord
 
 app = typer.Typer()
 cycle = typer.Typer(no_args_is_help=True, help="Ask for a cycle.", epilog=EPILOG)
 
 _NOTHING_ANSWERS = "nothing answers: no process of ours runs here or was heard; `understudy run all` starts them"
-_SAME_LABEL = "the same label"
 _INTERRUPTED = 130
 _NOBODY = "no gateway is alive: the next one to start serves it"
 _NOBODY_HERE = "no gateway runs here, and Redis does not answer for other machines': each follows at its next look"
@@ -52,11 +48,11 @@ def status(config: Config = None, lane: LaneName = None, output: Output = Format
         emit_json(report)
     else:
         for found in report.lanes:
-            emit_fields(_lane_fields(found), title=found.lane)
+            emit_fields(lane_fields(found), title=found.lane)
             show_answers(found.answers)
         if len(report.lanes) > 1:
             emit_fields(money_fields(report.money), title="all lanes")
-        _show_processes(report)
+        show_processes(report)
     if not report.answering:
         typer.echo(_NOTHING_ANSWERS, err=True)
         raise typer.Exit(UNAVAILABLE)
@@ -121,7 +117,7 @@ def show(version: VersionName, config: Config = None, lane: LaneName = None, out
     if output is Format.json:
         emit_json({"id": opened.id, "signed_by": opened.signed_by, **msgspec.json.decode(opened.signed)})
         return
-    emit_fields(_version_fields(opened.id, opened.signed_by, opened.manifest), title=f"version {opened.id} of {where}")
+    emit_fields(version_fields(opened.id, opened.signed_by, opened.manifest), title=f"version {opened.id} of {where}")
     if opened.manifest.topics:
         rows = [(t.name, t.items, round(t.requests), ratio_of(t.escalated_ratio)) for t in opened.manifest.topics]
         emit_table(["topic", "items", "requests", "escalated"], rows, title="topics")
@@ -314,103 +310,3 @@ def _version_row(site: Site, lane: str | None, version: str) -> dict[str, Any]:
         "verdict": verdict.outcome if verdict else None,
         "student_agreement": verdict.student_agreement if verdict else None,
     }
-
-
-def _unreadable(ratio: float | None) -> str | None:
-    return None if ratio is None else f"{ratio_of(ratio)} of the teacher's answers"
-
-
-def _lane_fields(found: LaneStatus) -> dict[str, object]:
-    buffer, last = found.buffer, found.last_move
-    return {
-        "served": ", ".join(f"{name}: {version or 'cold'}" for name, version in found.served.items()) or "by nobody",
-        "champion": found.champion if found.moves_ok else "unknown: the moves do not verify",
-        "anchor": found.anchor,
-        "pinned": found.pinned,
-        "paused": found.paused,
-        "last move": f"{last.number} {last.kind} by {last.who}, {time_of(last.time_s)}: {last.why}" if last else None,
-        **_promise_fields(found.promise),
-        "budget": f"{'?' if found.budget.used is None else found.budget.used} of {found.budget.limit} calls in 24 h",
-        "escalated": ratio_of(found.escalated_ratio),
-        "unreadable": _unreadable(found.unread_ratio),
-        "buffer": None
-        if buffer is None
-        else f"{buffer.counted} counted, {buffer.repeats} repeats, {buffer.evicted} evicted, lag {buffer.lag_records}",
-        "answers": answers_line(found.answers),
-        **money_fields(found.money),
-        "cycle now": cycle_now(found.trainer),
-        "last cycle": None if found.last_cycle is None else _cycle_line(found.last_cycle),
-        **({} if found.training_permitted else {"training": "not permitted by the settings"}),
-    }
-
-
-def _cycle_line(cycle: CycleEnded) -> str:
-    line = f"{time_of(cycle.at_s)}, {cycle.kind}: {cycle.verdict}"
-    line += f": {cycle.why}" if cycle.why else ""
-    return line if cycle.next_try_s is None else f"{line}; next try {time_of(cycle.next_try_s)}"
-
-
-def _promise_fields(promise: PromiseShown) -> dict[str, object]:
-    audited = "unknown: Redis does not answer"
-    if promise.state is not None:
-        short = "" if promise.audits_short is None else f", {promise.audits_short} audits short"
-        audited = f"{ratio_of(promise.estimate)} of {promise.audits} audits, at least {ratio_of(promise.low)}{short}"
-    if promise.target is None:
-        return {"promise": "none: budget only", "agreement": audited}
-    named = f"promise {promise.target:.0%}"
-    if promise.agreement != _SAME_LABEL:
-        named = f"{named} ({promise.agreement})"
-    return {named: audited if promise.state is None else f"{promise.state}: {audited}"}
-
-
-def _show_processes(report: StatusReport) -> None:
-    rows = [(one.name, one.pid, one.ready, one.port, one.admin_port) for one in report.processes]
-    emit_table(["process", "pid", "ready", "port", "admin port"], rows)
-    dead = [(use_case, reason, n) for use_case, of in report.dead_letters.items() for reason, n in of.items()]
-    if dead:
-        emit_table(["use case", "dead letters", "records"], dead)
-    for one in report.processes:
-        for why in one.why:
-            typer.echo(f"{one.name}: {why}", err=True)
-    for warning in report.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    for why in report.unavailable:
-        typer.echo(f"not available: {why}", err=True)
-
-
-def _student_fields(student: StudentRecord) -> dict[str, object]:
-    match student:
-        case ClassifyRecord(labels=labels, pool_weights=weights):
-            return {"labels": len(labels), "weights in the pool": " and ".join(f"{one:.2f}" for one in weights)}
-        case RankRecord(k=k, epsilon=epsilon, tuned_share=share):
-            return {"agreement": f"the first {k} within {epsilon:g}", "fine-tuned share of a score": f"{share:.2f}"}
-
-
-def _version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[str, object]:
-    policy, snapshot = manifest.policy, manifest.snapshot
-    return {
-        "id": version,
-        "signed by": signed_by,
-        "made": time_of(manifest.created_s),
-        "kind": manifest.kind,
-        "parent": manifest.parent,
-        "encoder": f"{manifest.base.name}, {manifest.served_parameters:,} parameters served",
-        **_student_fields(manifest.student),
-        "snapshot": f"{snapshot.train} train, {snapshot.calibrate} calibrate, {snapshot.judge} judge rows"
-        if snapshot
-        else None,
-        "policy": f"answers at confidence {policy.threshold:.3f} and above: {ratio_of(policy.coverage_ratio)} of "
-        f"traffic, agreement at least {ratio_of(policy.lower)} (target {ratio_of(policy.target)})"
-        if policy and policy.threshold is not None
-        else "certifies no threshold: a lane that keeps a promise escalates everything",
-        "verdict": _verdict_line(manifest.verdict),
-    }
-
-
-def _verdict_line(verdict: Verdict | None) -> str | None:
-    if verdict is None:
-        return None
-    line = f"{verdict.outcome} ({verdict.phase}), {verdict.rows_judged} rows judged"
-    if verdict.difference is not None and verdict.lower is not None:
-        line += f", difference {verdict.difference:+.3f}, at least {verdict.lower:+.3f}, margin {verdict.delta:.3f}"
-    return "; ".join([line, *verdict.refusals])

@@ -1,0 +1,1 @@
+"""Commands on lanes, and how they show what they found."""
