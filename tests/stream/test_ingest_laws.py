@@ -184,6 +184,16 @@ class Readers(RuleBasedStateMachine):
         if outcome == "ok":
             self.past.append(prepared.application)
 
+    @rule(number=st.integers(0, 40))
+    def a_zombie_wakes(self, number: int) -> None:
+        """It has read, slept through another's claims, and applies what it has in hand."""
+        for partition in "ab":
+            self.produce(number, is_ranked=True, partition=partition)
+        self.read(0, 6)
+        for slot in self.log.slots(TOPIC):
+            self.claim(slot)
+        self.apply(0, twice=False)
+
     @rule(which=st.integers(0, 2))
     def expel(self, which: int) -> None:
         """The group takes its partitions away; it goes on, as a zombie with an old fence."""
