@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from ops.checks.compare import compare, dead_off, look, replay
 from ops.checks.oracle import LaneRules
-from store.buffer.ledger import BEGINNING, Application, Buffer
+from store.buffer.ledger import BEGINNING, Application, Buffer, Claim, Slot
 from store.buffer.memory import MemoryBuffer
 from store.buffer.redis import RedisBuffer
 from store.buffer.repair.lists import LabelList, ListsHeld
@@ -73,7 +73,7 @@ def an_event(number: int, *, is_ranked: bool) -> Escalation:
             number=number,
             reason=rng.choice(["audit", "low_confidence"]),
         )
-    documents = ("red", "blue\n shoes", f"hat {number % 5}")
+    documents = ("red", "blue\n shoes", f"hat {number % 2}")
     came = rng.sample(range(3), 3)
     scores = [rng.random() for _ in documents] if rng.random() < 0.5 else None
     return ranked(
@@ -102,6 +102,7 @@ class Readers(RuleBasedStateMachine):
         self.buffer = self.buffer_of()
         self.readers: list[Reader] = []
         self.past: list[Application] = []
+        self.fences: dict[Slot, int] = {}
         self.standing = False
         self.changed = True
         self.held = [
@@ -117,10 +118,15 @@ class Readers(RuleBasedStateMachine):
         ]
         self.start()
 
+    def claim(self, slot: Slot) -> Claim:
+        claimed = self.buffer.claim(USE_CASE, slot, "test")
+        self.fences[slot] = claimed.fence
+        return claimed
+
     @precondition(lambda self: len(self.readers) < 3)
     @rule()
     def start(self) -> None:
-        source = self.log.source(TOPIC, "group", lambda slot: self.buffer.claim(USE_CASE, slot, "test"))
+        source = self.log.source(TOPIC, "group", self.claim)
         ingest = Ingest(
             source,
             self.buffer,
@@ -170,12 +176,23 @@ class Readers(RuleBasedStateMachine):
             return
         prepared = reader.prepared.popleft()
         outcome = self.buffer.apply(prepared.application).outcome
+        assert (outcome == "fenced") == (prepared.application.fence != self.fences[prepared.batch.slot])
         if twice:
             assert self.buffer.apply(prepared.application).outcome == outcome, "the reply was lost"
         reader.source.done(prepared.batch, outcome)
         self.changed |= outcome == "ok"
         if outcome == "ok":
             self.past.append(prepared.application)
+
+    @rule(number=st.integers(0, 40))
+    def a_zombie_wakes(self, number: int) -> None:
+        """It has read, slept through another's claims, and applies what it has in hand."""
+        for partition in "ab":
+            self.produce(number, is_ranked=True, partition=partition)
+        self.read(0, 6)
+        for slot in self.log.slots(TOPIC):
+            self.claim(slot)
+        self.apply(0, twice=False)
 
     @rule(which=st.integers(0, 2))
     def expel(self, which: int) -> None:
@@ -196,7 +213,7 @@ class Readers(RuleBasedStateMachine):
     def rewind(self, which: int) -> None:
         """A new claim, and an application that went through long ago."""
         old = self.past[which % len(self.past)]
-        claim = self.buffer.claim(USE_CASE, old.slot, "rewound")
+        claim = self.claim(old.slot)
         outcome = self.buffer.apply(replace(old, fence=claim.fence)).outcome
         assert outcome == ("ok" if old.next == claim.position else "moved")
 
