@@ -270,7 +270,7 @@ class Ranker:
                 worst = max(worst, off) if np.isfinite(off) else float("inf")
         return worst
 
-    def check_follows(self, serving: Self | None, *, removal_declared: bool) -> None:  # noqa: ARG002 - any may follow
+    def check_follows(self, serving: Self | None, *, removal_declared: bool) -> None:
         """See `store.student.loaded.Loaded`: another base or another length of lists changes no client's request."""
 
     def _fresh_scores(self, query: str, documents: Sequence[str]) -> list[float]:
