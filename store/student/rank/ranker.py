@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
-from store.errors import CorruptVersionError, SwapRefusedError
+from store.errors import CorruptVersionError
 from store.event import RankInput, TaskInput
 from store.policy import Policy
 from store.registry.manifest import Manifest
@@ -270,11 +270,8 @@ class Ranker:
                 worst = max(worst, off) if np.isfinite(off) else float("inf")
         return worst
 
-    def check_follows(self, serving: Self | None, *, removal_declared: bool) -> None:  # noqa: ARG002 - see below
+    def check_follows(self, serving: Self | None, *, removal_declared: bool) -> None:
         """See `store.student.loaded.Loaded`: another base or another length of lists changes no client's request."""
-        if serving is not None and not isinstance(serving, Ranker):
-            message = f"a ranking student cannot follow a {type(serving).__name__}"
-            raise SwapRefusedError(message)
 
     def _fresh_scores(self, query: str, documents: Sequence[str]) -> list[float]:
         """Scores for which nothing comes out of a cache: what is checked is the encoder as well."""

@@ -78,7 +78,7 @@ class FrozenLabels:
     ) -> Scored:
         """The same of probabilities, [places, labels]."""
         rows = [self.snapshot.rows[place] for place in places]
-        served = probs
+        served: npt.NDArray[np.floating] = probs
         if self.metric == "balanced_accuracy" and rows:
             requests = weights_of(self.snapshot.rows, places, "requests")
             served = balanced(probs, np.average(probs, axis=0, weights=requests))
