@@ -333,7 +333,7 @@ class LaneSection(Section):
     use_case: Annotated[Slug, Field(examples=["support"])]
     """The `model` that a client asks for."""
     task: Literal["classify", "rank", "chat"] = "classify"
-    """classify is served; rank and chat answer 501 not_yet."""
+    """classify and rank are served; chat answers 501 not_yet."""
     labels: Annotated[
         tuple[Text, ...], Field(examples=[["refund", "delivery", "other"]], json_schema_extra={SHOWN: True})
     ] = ()

@@ -45,6 +45,7 @@ SETTINGS_NAME: Final = "understudy.toml"
 _ENVIRONMENT: Final = os.environ  # noqa: TID251 - this is the one place
 _REASONS: Final = {"extra_forbidden": "there is no such key", "missing": "required"}
 _FILE_VARIABLE: Final = "UNDERSTUDY_SETTINGS"
+_FAIL_POINT_VARIABLE: Final = "UNDERSTUDY_FAIL_POINT"
 _BYTE_ORDER_MARKS: Final = (  # the longest first
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -203,6 +204,11 @@ def read_log_password(log: LogSection) -> str | None:
     return None if log.sasl_password_env is None else _secret("log.sasl_password_env", log.sasl_password_env)
 
 
+def fail_point() -> str | None:
+    """Where this process is to die, for the tests that kill it there; None, as ever but in tests: nowhere."""
+    return _ENVIRONMENT.get(_FAIL_POINT_VARIABLE)
+
+
 def _secret(key: str, variable: str) -> str:
     value = _ENVIRONMENT.get(variable)
     if not value:
@@ -242,7 +248,8 @@ def _explain(file: Path, error: ValidationError) -> str:
 def _unknown_variables(file: Path, settings: Settings) -> list[str]:
     """What is wrong with variables: a misspelt table name would otherwise be ignored."""
     found = []
-    ours = {_FILE_VARIABLE, settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
+    named = {settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
+    ours = {_FILE_VARIABLE, _FAIL_POINT_VARIABLE, *named}
     fields = [name.upper() for name in Settings.model_fields]
     for name in sorted(_ENVIRONMENT):
         first = name.upper().removeprefix(PREFIX).split("__")[0]

@@ -15,6 +15,7 @@ import msgspec
 
 from store.errors import LogUnavailableError, RecordTooLargeError, SpoolFullError
 from store.event import MAX_EVENT_BYTES, Escalation, encode
+from store.faults.points import reach
 from store.log.lazy import logger
 from store.retry.backoff import Backoff
 from stream.log import Appender, Headers, topic_of
@@ -156,6 +157,8 @@ class Publisher:
                 room = max(1, self._max_in_flight - self._in_flight)
                 payloads = await asyncio.to_thread(self._spool.head, min(limit, room))
                 sent = await self._send_in_order(payloads)
+                if sent:
+                    reach("spool.resent")
                 await asyncio.to_thread(self._spool.advance, sent)
             except OSError as error:
                 _log.error("the spool cannot be read: its events wait", reason=str(error))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from store.errors import LogError, SpoolFullError
+from store.faults.points import reach
 from store.log.lazy import logger
 from store.registry.durable import make_folder, sync_folder
 
@@ -174,6 +175,7 @@ class Spool:
                 return
             self._segments.popleft()
             self._reserved_bytes -= oldest.size
+            reach("spool.sent")
             oldest.path.unlink(missing_ok=True)
 
     def _run(self) -> None:
@@ -235,9 +237,11 @@ def _write(segment: _Segment, frames: Sequence[bytes]) -> OSError | None:
         with os.fdopen(descriptor, "ab") as file:
             file.writelines(frames)
             file.flush()
+            reach("spool.written")
             os.fsync(file.fileno())
         if segment.size == 0:
             sync_folder(segment.path.parent)
+        reach("spool.synced")
     except OSError as error:
         segment.ours = False  # what the disk holds after a failed fsync is unknown: write elsewhere
         with contextlib.suppress(OSError):

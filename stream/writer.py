@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 from store.buffer.ledger import Application, Applied, Buffer
 from store.errors import CorruptItemError, LogUnavailableError, StoreUnavailableError
+from store.faults.points import reach
 from store.log.lazy import logger
 from store.retry.backoff import Backoff
 from stream.dead_letter import DeadLetters, Letter
@@ -108,7 +109,10 @@ class Writer:
                 if not buried:
                     self._dead_letters.write(application.use_case, prepared.letters)
                     buried, waiting_for = True, "store"
+                    reach("apply.buried")
+                reach("apply.read")
                 applied = self._buffer.apply(application)
+                reach("apply.applied")
             except (StoreUnavailableError, LogUnavailableError, CorruptItemError) as error:
                 failures += 1
                 self.blocked_by = {"redis" if waiting_for == "store" else "log": str(error)}

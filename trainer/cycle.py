@@ -26,6 +26,7 @@ from store.errors import (
     SwapRefusedError,
     UnknownVersionError,
 )
+from store.faults.points import reach
 from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
 from store.registry.records import StudentRecord
@@ -109,7 +110,9 @@ def run_cycle(
             return CycleResult(
                 version=None, verdict=verdict, anchor=False, label_items=label_items, drawn=rows, nothing_new=True
             )
+        reach("cycle.drafted")
         version = versions.publish(folder, manifest, SigningKey.load(work.signing_key))
+        reach("cycle.published")
     finally:
         clear_away(folder)  # whatever became of it: forty megabytes a try fill a disk, or keep it full
     return CycleResult(version=version, verdict=made.verdict, anchor=made.anchor, label_items=label_items, drawn=rows)

@@ -205,13 +205,11 @@ class Trainer:
     def _attempt(self, training: LaneTraining, look: Callable[[LaneTraining], Found]) -> Found | None:
         """Look at a lane by today's rules, and keep why that could not be done."""
         try:
-            found = look(replace(training, readings=self.rules(training.lane)))
+            return look(replace(training, readings=self.rules(training.lane)))
         except (WorkerStoppedError, LeaseLostError) as error:
             log.warning("cycle dropped", lane=str(training.lane), reason=str(error))
         except Exception as error:  # noqa: BLE001 - the schedule must outlive whatever one lane does
             self._blind(training.lane, error)
-        else:
-            return found
         return None
 
     def _blind(self, lane: Lane, error: Exception) -> None:

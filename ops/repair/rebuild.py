@@ -25,7 +25,8 @@ from store.errors import PositionOutsideLogError, StoreUnavailableError
 from store.event import DeadReason, Lane, Undecodable, UnknownTask
 from store.log.lazy import logger
 from store.secrets import ITEM_ID_HEX_DIGITS
-from stream.ingest import LaneKeys, triage
+from store.tasks.tasks import TASKS
+from stream.ingest import LaneKeys, read, triage
 from stream.log import History, Record, topic_of
 from stream.slots import start_offset
 
@@ -84,11 +85,12 @@ class Replayed:
         entries: list[Entry] = []
         dead: Counter[DeadReason] = Counter()
         for record in records:
+            if self._was_buried(slot, record):
+                dead[UnknownTask.buried_as] += 1
+                continue
             lanes = self._judged_by(slot, record.offset)
             found = triage(record, use_case=self.use_case, lanes=lanes, max_age_s=self.max_age_s)
             match found:
-                case Entry() if not kept_at(self.held, slot, record.offset, found.event.task):
-                    dead[UnknownTask.buried_as] += 1
                 case Entry():
                     entries.append(found)
                 case Undecodable():
@@ -109,6 +111,15 @@ class Replayed:
                 entries=tuple(entries),
                 dead=dead,
             )
+        )
+
+    def _was_buried(self, slot: Slot, record: Record) -> bool:
+        """Whether a record was applied by a release that buried what it holds, for its task."""
+        if all(kept_at(self.held, slot, record.offset, task) for task in TASKS):
+            return False
+        found = read(record, self.use_case)
+        return not isinstance(found, Undecodable | UnknownTask) and not kept_at(
+            self.held, slot, record.offset, found.task
         )
 
     def _judged_by(self, slot: Slot, offset: int) -> dict[Lane, LaneKeys]:

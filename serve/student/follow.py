@@ -21,6 +21,7 @@ from serve.student.loads import AbandonedError, Loads, Standing, Versions
 from serve.student.slot import Slot, Slots
 from store.errors import RegistryError
 from store.event import Lane, TaskInput
+from store.faults.points import reach
 from store.log.lazy import logger
 
 _log: Final = logger(__name__)
@@ -201,7 +202,9 @@ class Follow:
             self._keep(slot)  # there was a newer move meanwhile
             return
         load_s = time.perf_counter() - started_s
+        reach("swap.loaded")
         publish_s, unneeded = self._slots.publish(slot)
+        reach("swap.published")
         self._retries.pop(version, None)
         if unneeded is not None:
             self._retire([unneeded])

@@ -89,7 +89,6 @@ class RankRecord(RecordBase, frozen=True, kw_only=True, tag="rank"):
 
     task: ClassVar[Task] = "rank"
 
-    base_kind: Literal["bi_encoder", "cross_encoder"] = "bi_encoder"
     k: int  # first places that its confidence is about
     epsilon: float  # what each of them may lose, in the teacher's scores; 0 for a teacher who gives orders
     scored: bool  # its teacher gave scores: their differences mean something
@@ -101,7 +100,7 @@ class RankRecord(RecordBase, frozen=True, kw_only=True, tag="rank"):
     @property
     def answers_from(self) -> Sequence[Any]:
         """See `RecordBase`."""
-        return [self.base_kind, self.k, self.epsilon, self.tuned_share]
+        return [self.k, self.epsilon, self.tuned_share]
 
 
 StudentRecord = ClassifyRecord | RankRecord

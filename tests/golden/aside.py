@@ -25,14 +25,16 @@ from store.buffer.repair.letters import LetterBook, LetterDecision
 from store.buffer.repair.positions import Positions, Skip
 from store.control import Control, CycleEnded, CycleRequest, Heartbeat, TrainingState
 from store.cycles.signs import CycleRunning, Signs, TrainerSign
-from store.event import Lane
+from store.event import Lane, utc
 from store.money import books
 from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.tally import Tally
 from store.registry.durable import append_line
+from store.secrets import item_id
 from store.tasks.classify import ClassifyRules
-from tests.golden.events import LANE, asked
+from store.tasks.rank import RankRules
+from tests.golden.events import LANE, asked, ranked
 from tests.golden.fixed import NOW_S, OWNER
 from tests.golden.scene import work
 from tests.golden.stored import hold
@@ -41,6 +43,7 @@ from trainer.daemon.journal import Journal
 from trainer.news import drawn
 from trainer.work import CycleReport, drawing_of
 
+SHOP: Final = Lane("acme", "shop")
 RETURNS: Final = Lane("acme", "returns")  # beside the settings: nothing of the other lane is mixed with it
 REPLICA: Final = "gateway-1-ab12"
 BOOKS_S: Final = 1_000_000_000.0  # 2001-09-09
@@ -78,6 +81,32 @@ def returns(client: redis.Redis, site: Site) -> None:
     assert len(list(buffer.items(RETURNS))) == 1
     skip = Skip(slot=slot, at="2", to="5", unread=(2, 5), again=(5, 5), who="ada", why="retention", at_s=NOW_S)
     assert Positions(client).move("returns", skip, claim.fence)
+
+
+def ranked_lists(client: redis.Redis, site: Site) -> None:
+    """Two items of a lane that ranks: one asked five times, with its documents in several orders; one asked once."""
+    buffer, rules = site.buffer(client), RankRules()
+    slot = Slot("understudy.shop", "shop-uuid", 0)
+    claim = buffer.claim(SHOP.use_case, slot, OWNER)
+    documents, seller = ["red shoes", "blue shoes,\n  any size", "hat"], "mail jane@example.com"
+    events = [
+        ranked(600, documents, scores=[0.75, 0.5, 0.25], output="[0,1,2]", members=[[0.5, 0.25, 0.125]]),
+        ranked(601, documents[::-1], scores=[0.25, 0.5, 0.75]),
+        ranked(602, documents, order=[1, 0], output="[1,0,2]"),
+        ranked(603, documents, scores=[0.75, 0.625, 0.25]),
+        ranked(604, documents, scores=[0.75, 0.6875, 0.25]),
+        ranked(605, [*documents[:2], seller], scores=[0.75, 0.5, 0.25]),
+    ]
+    entries = []
+    for number, event in enumerate(events):
+        of_shop = msgspec.structs.replace(event, use_case=SHOP.use_case, time=utc(NOW_S + number))
+        kept = rules.normal(of_shop, site.secret.redaction_key(SHOP))
+        entries.append(Entry.of(kept, item_id(site.secret.lane_key(SHOP), rules, kept.input), rules))
+    buffer.apply(
+        Application(
+            use_case=SHOP.use_case, slot=slot, fence=claim.fence, start="-1", next="6", entries=tuple(entries), dead={}
+        )
+    )
 
 
 def control(client: redis.Redis, site: Site) -> None:

@@ -72,6 +72,24 @@ def asked(number: int, text: str, label: str, **fields: Any) -> ClassifyEscalati
     )
 
 
+def ranked(number: int, documents: list[str], *, query: str = "shoes", **fields: Any) -> RankEscalation:
+    """A question of `rank`."""
+    output = fields.pop("output", None)
+    members = fields.pop("members", [])
+    opinion = StudentOpinion(version=VERSION, output=output or "", confidence=0.5, members=members)
+    return RankEscalation(
+        id=event_id(number),
+        time=utc(fields.pop("time_s", NOW_S)),
+        use_case=fields.pop("use_case", LANE.use_case),
+        tenant=LANE.tenant,
+        student=None if output is None else opinion,
+        escalation=EscalationCause(reason="low_confidence", threshold=0.75, propensity=1.0),
+        subject=fields.pop("subject", None),
+        input=RankInput(query=query, documents=documents),
+        teacher=RankAnswer(model=MODEL, prompt_version=PROMPT, **fields),
+    )
+
+
 def every_event(prompt: str = PROMPT) -> dict[str, Escalation]:
     """By name; all of one lane, answered under one prompt version."""
     events: dict[str, Escalation] = {
@@ -146,6 +164,18 @@ def every_event(prompt: str = PROMPT) -> dict[str, Escalation]:
             input=chat,
             teacher=ChatAnswer(text="hi", logprobs=[{"token": "hi", "logprob": -0.5, "top_logprobs": []}], **said),
             **common,
+        ),
+        # From 0.2.0 on.
+        "rank, everything optional": ranked(
+            204,
+            ["red shoes", "blue  shoes\n  in stock", "ask <EMAIL:0a1b2c3d4e>", "red shoes"],
+            scores=[0.75, 0.25, -1.5, 0.75],
+            output="[3,0,1,2]",
+            members=[[0.5, 0.25, 0.125, 0.5]],
+            subject="jane",
+            usage=Usage(prompt_tokens=120),
+            cost_usd=0.00025,
+            latency_ms=321.5,
         ),
     }
     return {name: answered_under(prompt, event) for name, event in events.items()}

@@ -16,6 +16,7 @@ class Facts:
     items: int
     counted: int  # events
     positions: tuple[str, str]  # of the partitions, up to which its ingest has read
+    events: int  # in `events.json`: the first so many of `every_event`
     dead: int  # letters in `dead_letters.json`: the first so many of `scene.DEAD`
     rulings: int
     first: bool = False  # it stored none of the kinds in `test_kinds`
@@ -34,10 +35,13 @@ _FACTS: Final = {
         counted=111,
         positions=("58", "58"),
         dead=11,
+        events=24,
         rulings=0,
         first=True,
     ),
-    "0.2.0": Facts(prompt=PROMPT, records=119, items=112, counted=114, positions=("60", "59"), dead=12, rulings=6),
+    "0.2.0": Facts(
+        prompt=PROMPT, records=119, items=112, counted=114, positions=("60", "59"), dead=13, events=25, rulings=6
+    ),
 }
 
 

@@ -42,7 +42,7 @@ from stream.memory import MemoryLog
 from stream.metrics import IngestMetrics
 from stream.publisher import Publisher
 from stream.spool import Spool
-from tests.golden.events import LANE, LISTED_PROMPT, MODEL, PROMPT, asked, every_event
+from tests.golden.events import LANE, LISTED_PROMPT, MODEL, PROMPT, asked, every_event, ranked
 from tests.golden.fixed import NOW_S, OWNER, fixed_keys
 from tests.tiny import questions
 from trainer.cycle import run_cycle
@@ -94,7 +94,7 @@ def in_use(folder: Path, redis_url: str, encoder: Path) -> Site:
     path = folder / "understudy.toml"
     text = path.read_text("utf-8")
     for name, value in {**_SETTINGS, "url": f'"{redis_url}"', "encoder": f'"{encoder}"'}.items():
-        text, found = re.subn(rf"(?m)^#?{name} = .*$", f"{name} = {value}", text)
+        text, found = re.subn(rf"(?m)^#?{name} = .*$", f"{name} = {value}", text, count=1)  # [trainer] before lanes
         assert found == 1, f"{name} is there {found} times"
     path.write_text(text, "utf-8")
     return Site(Settings.load(path))
@@ -182,6 +182,11 @@ DEAD: Final[tuple[tuple[DeadReason, str, bytes], ...]] = (
         "in_future",
         "dated 100000 s after the log took it, 86400 s allowed",
         encode(asked(406, "e", "login", time_s=NOW_S + 100_000)),
+    ),
+    (
+        "wrong_shape",
+        "teacher.scores: 1 numbers for 2 documents; a finite one is wanted for each",
+        encode(ranked(407, ["red shoes", "blue shoes"], scores=[0.5])),
     ),
 )
 TOLD_TENANT: Final = {"in_future": LANE.tenant}  # of the letters that name it

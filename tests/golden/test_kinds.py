@@ -16,12 +16,13 @@ from store.buffer.repair.letters import LetterBook, LetterDecision
 from store.buffer.repair.lists import LabelList, Lists, lists_of
 from store.control import Control
 from store.cycles.signs import Signs
-from store.event import TextInput
+from store.event import RankInput, TextInput
 from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.tally import Tally
 from store.secrets import item_id
 from store.tasks.classify import ClassifyRules
+from store.tasks.rank import RankRules, heard
 from tests.golden import aside, facts, scene
 from tests.golden.events import LANE, LISTED_PROMPT, MODEL, PROMPT
 from tests.golden.fixed import NOW_S, OWNER
@@ -82,6 +83,28 @@ def test_lists_of_labels_were_noted_at_the_claims(known: facts.Facts, site: Site
     for one in held:
         assert (one.fence, one.position, one.at_s) == (1, BEGINNING, NOW_S)
         assert one.lists[str(LANE)] == LabelList(labels=list(LABELS), earlier=earlier)
+
+
+def test_items_of_rank_keep_the_newest_four_answers(known: facts.Facts, site: Site, redis_client: redis.Redis) -> None:
+    items = list(site.buffer(redis_client).items(aside.SHOP))
+    if known.first:
+        assert items == []
+        return
+    often, once = sorted(items, key=lambda item: -item.count)
+    assert (often.task, often.stratum, often.count, once.count) == ("rank", "all", 5, 1)
+    assert often.input == RankInput(query="shoes", documents=["blue shoes,\n  any size", "hat", "red shoes"])
+    assert [(said.scores, said.order) for said in heard(often.answers(f"{MODEL}@{PROMPT}"))] == [
+        ((0.6875, 0.25, 0.75), None),
+        ((0.625, 0.25, 0.75), None),
+        (None, (0, 2)),
+        ((0.5, 0.25, 0.75), None),
+    ]
+    assert often.first_opinion is not None
+    assert often.first_opinion.opinion.output == "[2,0,1]"
+    assert often.first_opinion.opinion.members == [[0.25, 0.125, 0.5]]
+    rules = RankRules()
+    assert once.item_id == item_id(site.secret.lane_key(aside.SHOP), rules, once.input)
+    assert "jane" not in str(once.input)
 
 
 def test_books_go_on(

@@ -48,6 +48,7 @@ def write(target: Path, url: str, scratch: Path, kept: Path | None) -> None:
         scene.rulings(site)
         scene.streamed(site, client, scratch)
         aside.returns(client, site)
+        aside.ranked_lists(client, site)
         aside.control(client, site)
         aside.letters(client, site)
         aside.signs(client)

@@ -39,6 +39,8 @@ def add_the_shop(stand: Stand, task: str = "rank") -> None:
     lane = re.sub(r"(?m)^tenant = .*$", f'tenant = "{SHOP.tenant}"', lane)
     lane = re.sub(r"(?m)^#task = .*$", f"task = {json.dumps(task)}", lane)
     lane = re.sub(r"(?m)^labels = .*$", "", lane)
+    lane = re.sub(r"(?m)^prompt_file = .*$", 'prompt_file = "prompts/shop.txt"', lane)
+    (stand.path.parent / "prompts" / "shop.txt").write_text("$query\n$documents\n", "utf-8")
     stand.path.write_text(f"{text}\n{lane}", "utf-8")
     stand.site = open_site(stand.path)
 

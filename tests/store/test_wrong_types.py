@@ -12,7 +12,7 @@ from store.errors import LeaseLostError
 from store.event import Lane
 from store.money.books import Books
 from store.money.deeds import Deeds
-from store.money.tally import Batch
+from store.money.tally import DeedBatch
 
 LANE: Final = Lane("acme", "support")
 PREFIX: Final = "{support}:acme:"
@@ -22,8 +22,8 @@ ENDED: Final = CycleEnded(id="c", at_s=1.0, seconds=2.0, kind="head", verdict="p
 SIGN: Final = TrainerSign(owner="t", at_s=1.0, busy_with=None, cycle=None)
 
 
-def batch(number: int) -> Batch:
-    return Batch(writer="me", number=number, deeds=Deeds(calls=2, student=3))
+def batch(number: int) -> DeedBatch:
+    return DeedBatch(writer="me", number=number, deeds=Deeds(calls=2, student=3))
 
 
 Call = Callable[[redis.Redis], Any]

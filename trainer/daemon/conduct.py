@@ -14,6 +14,7 @@ from store.buffer.ledger import Counters
 from store.control import Control, CycleEnded, CycleKind, CycleRequest, Lease, TrainingState
 from store.errors import MoveConflictError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
+from store.faults.points import reach
 from store.log.lazy import logger
 from store.registry.durable import clear_away
 from store.registry.manifest import Outcome, Verdict
@@ -110,7 +111,9 @@ class Conductor:
             told=lambda stage, done: self.beacon.told(lane, stage, done),
         )
         self.control.renew(lease, self.schedule.lease_s)
+        reach("cycle.judged")
         outcome, refusals = self._move(training, work, result, look.standing)
+        reach("cycle.moved")
         verdict = result.verdict
         report = CycleReport(
             id=work.cycle_id,

@@ -10,8 +10,10 @@ from ops.exits import RefusedError
 from ops.processes.admin import Probes, admin_server, name_process
 from ops.processes.limits import raise_file_limit
 from ops.processes.process import Daemon, daemon
+from ops.settings import fail_point
 from ops.site import Site
 from store.event import wall_clock_s
+from store.faults.points import arm
 
 PATIENCE_S: Final = 30.0  # for a predecessor on its way out
 WATCH_S: Final = 0.1
@@ -20,6 +22,7 @@ GRACE_S: Final = {"serve": 56.0, "train": 20.0, "ingest": 30.0}  # then a proces
 
 def process_of(name: str, site: Site, lifeline: int | None) -> AbstractContextManager[Daemon]:
     """The process under its name, alone on its state directory; errors are those of `daemon`."""
+    arm(fail_point())
     raise_file_limit()
     name_process(name)
     return daemon(

@@ -347,8 +347,5 @@ def _check(manifest: Manifest) -> RankRecord:
         if found:
             message = f"a version cannot be loaded: {problem}"
             raise CorruptVersionError(message)
-    if record.base_kind != "bi_encoder":
-        message = f"this release serves no base of kind {record.base_kind}"
-        raise SwapRefusedError(message)
     check_base(manifest)
     return record

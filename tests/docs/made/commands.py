@@ -10,7 +10,7 @@ from typing import Any, Final, get_args
 import typer
 
 from ops.cli.app import app
-from ops.cli.output import EXIT_CODES
+from ops.exits import EXIT_CODES
 from tests.docs.made.markdown import head, one_line, page, table
 
 PROGRAM: Final = "understudy"

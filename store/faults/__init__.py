@@ -1,0 +1,1 @@
+"""Faults that tests make on purpose, at places with names."""
