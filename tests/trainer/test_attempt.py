@@ -18,8 +18,8 @@ from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.gate import GateLimits
 from trainer.judge.verdicts import new_rows
 from trainer.learn.classify.fit import cross_fit
-from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.classify.recipe import cross_predict, drafted, labelled
+from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import BaseEncoder
 from trainer.learn.halves import halves
 from trainer.learn.recipe import Frozen, Lineage, Rival
