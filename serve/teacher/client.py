@@ -88,7 +88,10 @@ class Teacher:
             timeout=time_outs(settings.timeout_s),
             max_retries=0,
             http_client=http_client(
-                timeout_s=settings.timeout_s, connections=settings.concurrency, proxy=settings.proxy
+                timeout_s=settings.timeout_s,
+                connections=settings.concurrency,
+                proxy=settings.proxy,
+                most_bytes=asking.most_bytes,
             ),
         )
         self._options = _options(settings.parameters)

@@ -35,9 +35,10 @@ FLIGHT: Final[ContextVar[Flight | None]] = ContextVar("flight", default=None)
 class BoundedTransport(httpx2.AsyncBaseTransport):
     """Reads answers within the bound, and notes in `FLIGHT` when a request begins to leave."""
 
-    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
+    def __init__(self, inner: httpx2.AsyncBaseTransport, *, most_bytes: int = MAX_ANSWER_BYTES) -> None:
         """Wrap the transport that connects."""
         self._inner = inner
+        self._most_bytes = most_bytes
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request and read the whole answer.
@@ -57,7 +58,7 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
         request.headers["Accept-Encoding"] = "identity"
         response = await self._inner.handle_async_request(request)
         try:
-            body = await _read(response)
+            body = await _read(response, self._most_bytes)
         finally:
             await response.aclose()
         headers = [(name, value) for name, value in response.headers.raw if _passed_on(name)]
@@ -76,14 +77,19 @@ def time_outs(timeout_s: float) -> httpx2.Timeout:
     return httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s / 3))
 
 
-def http_client(*, timeout_s: float, connections: int, proxy: str | None = None) -> httpx2.AsyncClient:
+def http_client(
+    *, timeout_s: float, connections: int, proxy: str | None = None, most_bytes: int = MAX_ANSWER_BYTES
+) -> httpx2.AsyncClient:
     """A client that goes where it is told and nowhere else; the environment's proxies and `.netrc` are not read."""
     inner = httpx2.AsyncHTTPTransport(
         proxy=proxy,  # the CA bundle is still the one that SSL_CERT_FILE names, if it does
         limits=httpx2.Limits(max_connections=2 * connections, max_keepalive_connections=connections),
     )
     return httpx2.AsyncClient(
-        transport=BoundedTransport(inner), timeout=time_outs(timeout_s), follow_redirects=False, trust_env=False
+        transport=BoundedTransport(inner, most_bytes=most_bytes),
+        timeout=time_outs(timeout_s),
+        follow_redirects=False,
+        trust_env=False,
     )
 
 
@@ -91,19 +97,19 @@ def _passed_on(name: bytes) -> bool:
     return name.decode("latin-1").lower() not in _NOT_PASSED_ON
 
 
-async def _read(response: httpx2.Response) -> bytes:
+async def _read(response: httpx2.Response, most_bytes: int) -> bytes:
     codings = [one.strip().lower() for one in response.headers.get("content-encoding", "").split(",")]
     codings = [one for one in codings if one not in {"", "identity"}]
     packed = bytearray()
     async for chunk in response.aiter_raw():
         packed += chunk
-        if len(packed) > MAX_ANSWER_BYTES:
-            message = f"an answer of more than {MAX_ANSWER_BYTES} bytes"
+        if len(packed) > most_bytes:
+            message = f"an answer of more than {most_bytes} bytes"
             raise UnreadableError(message)
-    return bytes(packed) if not codings or not packed else _unpacked(bytes(packed), codings)
+    return bytes(packed) if not codings or not packed else _unpacked(bytes(packed), codings, most_bytes)
 
 
-def _unpacked(packed: bytes, codings: list[str]) -> bytes:
+def _unpacked(packed: bytes, codings: list[str], most_bytes: int) -> bytes:
     """We ask for none, and some pack all the same: gzip and deflate are read."""
     if len(codings) > 1 or codings[0] not in _WINDOW_BITS:
         message = "an answer that is packed in a way that was not asked for"
@@ -114,12 +120,12 @@ def _unpacked(packed: bytes, codings: list[str]) -> bytes:
     for window_bits in bits:
         opened = zlib.decompressobj(window_bits)
         try:
-            body = opened.decompress(packed, MAX_ANSWER_BYTES)
+            body = opened.decompress(packed, most_bytes)
         except zlib.error:
             continue
         if opened.eof:
             return body
-        message = f"an answer that is cut off, or of more than {MAX_ANSWER_BYTES} bytes unpacked"
+        message = f"an answer that is cut off, or of more than {most_bytes} bytes unpacked"
         raise UnreadableError(message)
     message = "an answer that does not unpack"
     raise UnreadableError(message)

@@ -17,6 +17,8 @@ from store.event import TaskInput, TextInput
 from store.student.loaded import LabelOpinion, Opinion
 from tests.serve.fakes import FakeStudent, eventually, text_of
 
+PATIENT_S = 500.0  # a forward pass that was held up makes the next ones no smaller
+
 
 @asynccontextmanager
 async def batcher(*, max_batch: int = 8, max_tokens: int = 1_000, timeout_s: float = 5.0) -> AsyncIterator[Executor]:
@@ -270,7 +272,7 @@ def test_a_long_list_does_not_hold_up_who_comes_after_it() -> None:
     slot = Slot(version="a", student=student)
 
     async def main() -> None:
-        async with batcher() as made:
+        async with batcher(timeout_s=PATIENT_S) as made:
             first = asyncio.create_task(made.ask(slot, text("sure first")))
             await eventually(lambda: bool(made._running))
             listed = Ticket(tokens=40)
@@ -303,7 +305,7 @@ def test_what_goes_into_one_pass_is_bounded_by_its_tokens_and_one_question_goes_
     slot = Slot(version="a", student=student)
 
     async def main() -> None:
-        async with batcher(max_tokens=10) as made:
+        async with batcher(max_tokens=10, timeout_s=PATIENT_S) as made:
             first = asyncio.create_task(made.ask(slot, text("sure first")))
             await eventually(lambda: bool(made._running))
             sizes = [4, 4, 4, 25, 1]

@@ -66,6 +66,10 @@ class Asking(Protocol):
         """Of its answers."""
 
     @property
+    def most_bytes(self) -> int:
+        """That one of its answers may have."""
+
+    @property
     def prompt_version(self) -> str:
         """The hash of all that shapes its answers."""
 

@@ -7,6 +7,7 @@ from typing import Final, cast
 from serve.settings import TeacherSettings
 from serve.teacher.ask.asking import Signal, Tab, Talk
 from serve.teacher.ask.chat import ChatModel, size_bytes
+from serve.teacher.wire import MAX_ANSWER_BYTES
 from store.answers.prompt import prompt_version
 from store.errors import SettingsError
 from store.event import LabelAnswer, TaskInput, TextInput
@@ -17,6 +18,7 @@ class AskForLabel:
     """Satisfies `Asking`."""
 
     answer_type: Final = LabelAnswer
+    most_bytes: Final = MAX_ANSWER_BYTES
 
     def __init__(self, settings: TeacherSettings, labels: Sequence[str]) -> None:
         """Prepare the prompt for the lane's list of labels.

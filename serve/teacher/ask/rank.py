@@ -16,6 +16,7 @@ from serve.settings import TeacherSettings
 from serve.teacher.ask.asking import Signal, Tab, Talk
 from serve.teacher.ask.chat import ChatModel, size_bytes
 from serve.teacher.ask.prompts import shaped_beside
+from serve.teacher.wire import MAX_ANSWER_BYTES
 from store.answers.prompt import prompt_version
 from store.answers.ranking import read_order
 from store.event import RankAnswer, RankInput, TaskInput
@@ -56,6 +57,7 @@ class AskForOrder:
     """Satisfies `Asking`."""
 
     answer_type: Final = RankAnswer
+    most_bytes: Final = MAX_ANSWER_BYTES
 
     def __init__(self, settings: TeacherSettings) -> None:
         """Prepare the prompt."""

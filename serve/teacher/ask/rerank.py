@@ -53,6 +53,7 @@ class AskForScores:
     """Satisfies `Asking`."""
 
     answer_type: Final = RankAnswer
+    most_bytes: Final = 8 << 20  # some give a thousand documents back, whether they are wanted or not
 
     def __init__(self, settings: TeacherSettings) -> None:
         """Prepare what every call has in common."""

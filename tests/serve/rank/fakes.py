@@ -80,7 +80,7 @@ class FakeReranker(FakeEndpoint):
 
     def answer_of(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The body of an answer."""
-        results = [
+        results: list[Any] = [
             {"index": place, "relevance_score": worth(asked["query"], document), "document": {"text": document}}
             for place, document in enumerate(asked["documents"])
         ]

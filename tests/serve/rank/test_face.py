@@ -9,6 +9,7 @@ import pytest
 
 from serve.lifecycle import Gateway
 from serve.settings import GatewaySettings
+from store.errors import RecordTooLargeError
 from store.event import RankEscalation, RankInput, decode, encode
 from tests.serve.client import run
 from tests.serve.fakes import World
@@ -283,3 +284,17 @@ def test_what_the_caches_of_document_vectors_do_is_told(tmp_path: Path) -> None:
         for name in ("found", "computed", "kept")
     ]
     assert found == [7, 3, 5]
+
+
+def test_an_event_that_is_too_large_is_answered_and_said_and_counted(tmp_path: Path) -> None:
+    world = rank_world(tmp_path)
+    world.sink.failure = RecordTooLargeError("1,100,000 bytes")
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        found = (await client.post("/rerank", json=body())).json()
+        assert (found["served_by"], found["degraded"], found["event_id"]) == ("teacher", "escalation_dropped", None)
+        assert len(found["results"]) == len(DOCUMENTS)
+
+    run(world, step)
+    assert world.sink.events == []
+    assert world.metric("understudy_escalations_dropped_total") == 1

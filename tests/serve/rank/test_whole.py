@@ -30,8 +30,6 @@ from tests.ops.sites import open_site
 from tests.serve.rank.fakes import worth
 from tests.tiny import tiny_encoder
 
-SHOP: Final = Lane("acme", "shop")  # whose teacher is a reranker
-SEARCH: Final = Lane("acme", "search")  # whose teacher is a chat model
 DEADLINE_S: Final = 300.0  # for anything, on a machine ten times slower
 DOCUMENTS: Final = ["red money", "a blue parcel", "money money", "late"]
 SURE: Final = Policy(
@@ -97,7 +95,6 @@ class Teacher(ThreadingHTTPServer):
 
 class _Answer(BaseHTTPRequestHandler):
     server: Teacher
-    protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
