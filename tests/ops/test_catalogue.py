@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from ops.catalogues import Primer, folder_of, read_documents
+from ops.catalogues import read_documents
 from ops.cli.app import app
 from ops.exits import REFUSED
+from ops.priming import Primer, folder_of
 from ops.settings import Settings
 from store.errors import CorruptVersionError, SettingsError
 from store.student.encoder import Encoder, FloatArray
