@@ -187,7 +187,9 @@ def test_a_file_without_documents_says_what_one_is(tmp_path: Path) -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
     tiny_encoder(tmp_path / "encoder")
-    path = make_site(tmp_path / "site", encoder=f'"{tmp_path / "encoder"}"', device='"cpu"', precision='"fp32"')
+    path = make_site(
+        tmp_path / "site", encoder=f'"{tmp_path / "encoder"}"', device='"cpu"', precision='"fp32"', max_tokens="48"
+    )
     text = path.read_text().replace('#task = "classify"', 'task = "rank"').replace("$text", "$query")
     path.write_text(text)
     (path.parent / "prompts" / "classify.txt").write_text("Order $documents by how well they answer $query.")
