@@ -96,7 +96,7 @@ def example_of(task: Task, teacher: TeacherKind) -> str:
         changes["prompt_file"] = f'prompt_file = "prompts/{task}.txt"'
     head, lanes = text.split("[[lanes]]", 1)
     for key, line in changes.items():
-        lanes = re.sub(rf"(?m)^{key} = .*$", lambda old, new=line: new or f"#{old.group()}", lanes, count=1)
+        lanes = re.sub(rf"(?m)^({key} = .*)$", r"#\1" if line is None else line, lanes, count=1)
     return f"{head}[[lanes]]{lanes}"
 
 

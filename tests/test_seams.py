@@ -10,14 +10,22 @@ import pytest
 from store.event import Task
 
 ROOT: Final = Path(__file__).parent.parent
-ROOMS: Final = ("store", "stream", "serve", "trainer")
+ROOMS: Final = ("store", "stream", "serve", "trainer", "ops")
 THEIR_OWN: Final = (
     *("store/event.py", "store/tasks/*.py", "store/student/**/*.py", "store/answers/ranking.py"),
     *("store/registry/records.py", "store/registry/earlier.py"),
     *("serve/tasks/*.py", "serve/teacher/ask/*.py"),
     *("trainer/learn/tasks.py", "trainer/learn/classify/*.py", "trainer/learn/rank/*.py"),
+    *("ops/tasks.py", "ops/readers/tasks.py", "ops/readers/classify.py", "ops/readers/lists/*.py"),
+    *("ops/backtest/tasks/*.py", "ops/backtest/log.py", "ops/backtest/records.py", "ops/backtest/options.py"),
+    *("ops/backtest/command.py", "ops/sections.py", "ops/init.py", "ops/cli/start/begin.py"),
+    *("ops/rulings/reask.py", "ops/rulings/sample.py", "ops/demo/**/*.py"),
 )
-"""The event's codec; each task's rules, student, record in a manifest, face at the gateway, asking and recipe."""
+"""The event's codec; each task's rules, student, record in a manifest, face at the gateway, asking and recipe.
+
+Of `ops`: what commands know of a task, its logs and its replay; what a person may name in settings and options; samples
+of labels that are asked again; and the demo.
+"""
 TYPES: Final = frozenset(
     {"TextInput", "RankInput", "ChatInput", "LabelAnswer", "RankAnswer", "ChatAnswer"}
     | {"ClassifyEscalation", "RankEscalation", "ChatEscalation", "ClassifyRules", "RankRules", "ChatRules"}

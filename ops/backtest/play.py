@@ -146,7 +146,7 @@ class Play:
             policy=ask.policy,
             metric=ask.metric,
             training_permitted=True,
-            teacher=TeacherSettings(base_url="http://localhost", model="recorded", prompt="recorded"),
+            teacher=TeacherSettings(base_url="http://localhost", model="recorded", prompt=self._part.prompt),
             budget=limits,
             audit_ratio=ask.audit_ratio,
         )

@@ -12,8 +12,8 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from ops.addresses import port_names
-from ops.catalogues import Primer, folder_of
 from ops.open_log import log_login
+from ops.priming import Primer, folder_of
 from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.site import Site

@@ -139,7 +139,7 @@ def test_a_teacher_that_was_asked_again_is_compared_with_itself(folder: Path) ->
 
 
 def test_a_list_is_read_as_its_item_keeps_it_with_its_answer(folder: Path) -> None:
-    rows = [{"query": "q", "documents": ["b", "a", "c"], "scores": [0.1, 0.2, 0.9]}, {"query": "p", "documents": ["x", "y"], "scores": None}]  # fmt: skip  # noqa: E501
+    rows: list[Row] = [{"query": "q", "documents": ["b", "a", "c"], "scores": [0.1, 0.2, 0.9]}, {"query": "p", "documents": ["x", "y"], "scores": None}]  # fmt: skip  # noqa: E501
     log = log_of(folder, rows, k=2, epsilon=0.15)
     assert [value.documents for value in log.values] == [["a", "b", "c"], ["x", "y"]]  # type: ignore[union-attr]
     assert (log.unusable, log.label_set, log.agreement) == (1, (), "top 2 within 0.15")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from ops.catalogues import Primer, folder_of, read_documents
+from ops.catalogues import read_documents
 from ops.cli.app import app
 from ops.exits import REFUSED
+from ops.priming import Primer, folder_of
 from ops.settings import Settings
 from store.errors import CorruptVersionError, SettingsError
 from store.student.encoder import Encoder, FloatArray
@@ -186,7 +187,9 @@ def test_a_file_without_documents_says_what_one_is(tmp_path: Path) -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
     tiny_encoder(tmp_path / "encoder")
-    path = make_site(tmp_path / "site", encoder=f'"{tmp_path / "encoder"}"', device='"cpu"', precision='"fp32"')
+    path = make_site(
+        tmp_path / "site", encoder=f'"{tmp_path / "encoder"}"', device='"cpu"', precision='"fp32"', max_tokens="48"
+    )
     text = path.read_text().replace('#task = "classify"', 'task = "rank"').replace("$text", "$query")
     path.write_text(text)
     (path.parent / "prompts" / "classify.txt").write_text("Order $documents by how well they answer $query.")

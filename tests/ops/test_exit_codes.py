@@ -62,7 +62,11 @@ class Place:
         """Settings of a lane of rankings, with an encoder that takes no time."""
         path = self.site()
         encoder = tiny_encoder(self.folder / "encoder")
-        text = path.read_text().replace('#encoder = "minilm"', f'encoder = "{encoder}"', 1)
+        text = (
+            path.read_text()
+            .replace('#encoder = "minilm"', f'encoder = "{encoder}"', 1)
+            .replace("#max_tokens = 256", "max_tokens = 48", 1)
+        )
         path.write_text(text.replace('#task = "classify"', 'task = "rank"'))
         (path.parent / "prompts" / "classify.txt").write_text("Order $documents for $query.")
         return path

@@ -28,6 +28,8 @@ _TUNED_AHEAD: Final = 256  # by the fine-tuned member: it changes less often, an
 class ClassifyPart:
     """Satisfies `Part`."""
 
+    prompt: Final = "$text"
+
     def embed(self, log: Log, items: Sequence[str], encoder: Encoder, cache: Path, progress: Seen) -> KeptFeatures:
         """Features by item."""
         found = FeatureCache(cache).features(encoder, items, log.texts, progress=progress)

@@ -34,6 +34,10 @@ class KeptFeatures:
 class Part(Protocol):
     """A task, as far as a replay must know it."""
 
+    @property
+    def prompt(self) -> str:
+        """One that a lane's settings take; the recorded teacher is never shown it."""
+
     def embed(self, log: Log, items: Sequence[str], encoder: Encoder, cache: Path, progress: Seen) -> KeptFeatures:
         """The numbers of every text of the log, or read from the cache."""
 

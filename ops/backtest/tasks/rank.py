@@ -29,6 +29,8 @@ _AHEAD: Final = 16  # lists answered at once
 class RankPart:
     """Satisfies `Part`."""
 
+    prompt: Final = "$query $documents"
+
     def embed(self, log: Log, items: Sequence[str], encoder: Encoder, cache: Path, progress: Seen) -> KeptFeatures:  # noqa: ARG002 - vectors belong to texts
         """Vectors by the text's key."""
         texts = {document_key(text): text for one in _lists(log) for text in (one.query, *one.documents)}
