@@ -1,7 +1,6 @@
 """`understudy backtest` from its options to its files and exit codes, with a replay that costs nothing."""
 
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -9,14 +8,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
-from ops.backtest import pool
 from ops.backtest.command import curve_budgets, physical_cores
 from ops.cli.app import app
 from store.student.folder import ENCODER_FILES
@@ -33,19 +30,6 @@ def entry(replay: Callable[..., FakeReplay]) -> str:
 def call(log: Path, out: Path, *more: str | Path, replay: Callable[..., FakeReplay] = FakeReplay) -> Result:
     arguments = ["backtest", log, "--out", out, "--replay", entry(replay), "--jobs", "2", *more]
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="module")
-def forking() -> ForkServerContext:
-    """Starts workers from a process that has imported what they need; `test_backtest_pool` starts them from nothing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "tests.ops.fake_replay", "ops.backtest.scores"])
-    return context
-
-
-@pytest.fixture(autouse=True)
-def _quick_workers(forking: ForkServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: forking)
 
 
 @pytest.fixture
