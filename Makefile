@@ -5,6 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := store stream trainer serve ops
 
+# Tests and the demo start hundreds of processes: what those import is compiled once, whatever the environment says.
+export UV_COMPILE_BYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-long check docs mutants format clean
 
 demo: .venv/ready-demo  ## the whole loop on embedded defaults; TASK=rank for one lane; TRAFFIC=FILE.jsonl TARGET=.75 FILE_ORDER=1 SEED=1 for real text

@@ -1,7 +1,6 @@
 """`understudy backtest` from its options to its files and exit codes, with a replay that costs nothing."""
 
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -9,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import psutil
@@ -23,7 +21,6 @@ from tests.ops.children import REPOSITORY, gone, lines, until
 from tests.ops.fake_replay import FakeReplay, noted, one_raises, unreadable, write_log
 from tests.ops.sites import LANE, make_site
 from tests.tiny import tiny_encoder
-from trainer import worker
 
 
 def entry(replay: Callable[..., FakeReplay]) -> str:
@@ -33,19 +30,6 @@ def entry(replay: Callable[..., FakeReplay]) -> str:
 def call(log: Path, out: Path, *more: str | Path, replay: Callable[..., FakeReplay] = FakeReplay) -> Result:
     arguments = ["backtest", log, "--out", out, "--replay", entry(replay), "--jobs", "2", *more]
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="module")
-def forking() -> ForkServerContext:
-    """Starts workers from a process that has imported what they need; `test_backtest_pool` starts them from nothing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "tests.ops.fake_replay", "ops.backtest.runs.work", "ops.backtest.scores"])
-    return context
-
-
-@pytest.fixture(autouse=True)
-def _quick_workers(forking: ForkServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker.multiprocessing, "get_context", lambda _: forking)
 
 
 @pytest.fixture

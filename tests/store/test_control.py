@@ -72,6 +72,8 @@ def test_the_same_owner_after_an_expiry_is_a_new_holder(redis_client: redis.Redi
     assert again.fence > lease.fence
     with pytest.raises(LeaseLostError):
         control.renew(lease, 60.0)
+    control.release(lease)
+    control.renew(again, 60.0)
 
 
 def test_the_rows_of_the_last_cycle_are_kept_with_what_the_schedule_remembers(redis_client: redis.Redis) -> None:
