@@ -1,25 +1,24 @@
 """`understudy init`: a settings file, the keys, the data secret, an example prompt, and what git leaves alone."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from ops.settings import SETTINGS_NAME, example_toml
+from ops.tasks import TASKS
 from store.errors import SettingsError
+from store.event import Task
 from store.registry.durable import create, make_folder, replace
 from store.registry.signing import PUBLIC_SUFFIX, SigningKey
 from store.secrets import DataSecret
 
-KEY_NAMES: Final = ("trainer", "operator")
-_PROMPT: Final = """\
-You sort the messages that customers write to a support desk.
-Answer with exactly one of these labels and nothing else: $labels
+TeacherKind = Literal["chat", "rerank"]
 
-Message: $text
-Label:"""
+KEY_NAMES: Final = ("trainer", "operator")
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,13 +29,15 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     made: bool  # false: it was there and was kept
 
 
-def init(directory: Path, *, force: bool = False) -> list[Made]:
+def init(directory: Path, *, force: bool = False, task: Task = "classify", teacher: TeacherKind = "chat") -> list[Made]:
     """Prepare a folder for Understudy; the settings file comes last, so that half an init is simply run again.
 
     Args:
         directory: made where it is missing.
         force: write the settings file anew. Keys, secret and prompt are kept whatever is said here: with other keys
             every version would be refused, and with another secret every item would be unknown.
+        task: of the example lane.
+        teacher: of that lane: a chat model with a prompt, or a reranker.
 
     Returns:
         What was made and what was kept, for the CLI to print.
@@ -45,24 +46,28 @@ def init(directory: Path, *, force: bool = False) -> list[Made]:
         SettingsError: there is a settings file already, or the folder cannot be written.
     """
     settings = directory / SETTINGS_NAME
+    if not TASKS[task].prompt or (teacher == "rerank" and not TASKS[task].has_catalogue):
+        message = f"--task {task}, --teacher {teacher}: there is no example of such a lane"
+        raise SettingsError(message)
     if settings.exists() and not force:
         message = f"{settings} is there already: --force writes it anew (keys, secret and prompt are kept)"
         raise SettingsError(message)
     try:
-        return _make(directory, settings)
+        return _make(directory, settings, task, teacher)
     except OSError as error:
         message = f"{directory} cannot be prepared: {error}"
         raise SettingsError(message) from error
 
 
-def _make(directory: Path, settings: Path) -> list[Made]:
+def _make(directory: Path, settings: Path, task: Task, teacher: TeacherKind) -> list[Made]:
     keys = directory / "keys"
     trusted = keys / "trusted"
     make_folder(trusted)
     for folder in (keys, trusted):
         folder.chmod(0o700)
-    prompt = directory / "prompts" / "classify.txt"
-    make_folder(prompt.parent, mode=0o755)
+    prompt = directory / "prompts" / f"{task}.txt"
+    if teacher == "chat":
+        make_folder(prompt.parent, mode=0o755)
     made: list[Made] = []
     for name in KEY_NAMES:
         path = keys / name
@@ -71,11 +76,28 @@ def _make(directory: Path, settings: Path) -> list[Made]:
         made.append(_unless_there(public, "its public half, trusted", SigningKey.load(path).write_public))
     made += [
         _unless_there(directory / "data.secret", "data secret: back it up, it cannot be made again", DataSecret.create),
-        _unless_there(prompt, "example prompt of the teacher", partial(create, data=_PROMPT.encode(), mode=0o644)),
     ]
+    if teacher == "chat":
+        data = TASKS[task].prompt.encode()
+        made.append(_unless_there(prompt, "example prompt of the teacher", partial(create, data=data, mode=0o644)))
     made.append(_unless_there(directory / ".gitignore", "keeps keys, secret and state out of git", _write_ignored))
-    replace(settings, example_toml().encode(), mode=0o600)
-    return [*made, Made(path=str(settings), what="settings: name your teacher and labels there", made=True)]
+    replace(settings, example_of(task, teacher).encode(), mode=0o600)
+    named = "teacher and labels" if TASKS[task].has_labels else "teacher"
+    return [*made, Made(path=str(settings), what=f"settings: name your {named} there", made=True)]
+
+
+def example_of(task: Task, teacher: TeacherKind) -> str:
+    """The example of the settings, with a lane of a task and a teacher."""
+    text = example_toml()
+    changes = {} if TASKS[task].has_labels else {"#?task": f'task = "{task}"', "labels": None}
+    if teacher == "rerank":
+        changes |= {"prompt_file": None, "#kind": 'kind = "rerank"'}
+    elif changes:
+        changes["prompt_file"] = f'prompt_file = "prompts/{task}.txt"'
+    head, lanes = text.split("[[lanes]]", 1)
+    for key, line in changes.items():
+        lanes = re.sub(rf"(?m)^{key} = .*$", lambda old, new=line: new or f"#{old.group()}", lanes, count=1)
+    return f"{head}[[lanes]]{lanes}"
 
 
 def _write_ignored(path: Path) -> None:

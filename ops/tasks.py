@@ -13,7 +13,9 @@ class Kind:
     """A task, as commands see it."""
 
     has_labels: bool = False  # there is a list of what the teacher may answer
+    is_kept: bool = True  # answers become items, which are counted by how they are read today
     has_catalogue: bool = False  # its questions offer documents, which can be embedded before anybody asks
+    prompt: str = ""  # of a chat teacher, to begin with; none: `init` has no example of such a lane
     agreement: Callable[[LaneSection], str]  # when two answers are the same, in words: printed with the promise
 
 
@@ -22,8 +24,25 @@ def _same_ranking(section: LaneSection) -> str:
     return f"{first} within {section.rank.epsilon:g} of the teacher's own score"
 
 
+_LABELS: Final = """\
+You sort the messages that customers write to a support desk.
+Answer with exactly one of these labels and nothing else: $labels
+
+Message: $text
+Label:"""
+_ORDER: Final = """\
+You order what a shop offers by how well it fits what a customer looks for.
+Answer with the numbers of all offers, the best first, as a JSON list and nothing else, like [3, 1, 2].
+
+Customer: $query
+
+Offers:
+$documents
+
+Order:"""
+
 TASKS: Final[Mapping[Task, Kind]] = {
-    "classify": Kind(has_labels=True, agreement=lambda _: "the same label"),
-    "rank": Kind(has_catalogue=True, agreement=_same_ranking),
-    "chat": Kind(agreement=lambda _: "the same text"),
+    "classify": Kind(has_labels=True, prompt=_LABELS, agreement=lambda _: "the same label"),
+    "rank": Kind(has_catalogue=True, prompt=_ORDER, agreement=_same_ranking),
+    "chat": Kind(is_kept=False, agreement=lambda _: "the same text"),
 }

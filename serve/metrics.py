@@ -166,7 +166,7 @@ class ServeMetrics:
             ),
             vectors_computed=Gauge(
                 "understudy_document_vectors_computed",
-                "Documents whose vector had to be computed, since the start; worry when it rises as fast as those found.",
+                "Documents whose vector had to be computed, since the start; worry when it rises like those found.",
                 registry=registry,
             ),
             vectors_kept=Gauge(

@@ -10,14 +10,14 @@ import pytest
 from store.event import Task
 
 ROOT: Final = Path(__file__).parent.parent
-ROOMS: Final = ("store", "stream", "trainer", "serve")
+ROOMS: Final = ("store", "stream", "serve", "trainer")
 THEIR_OWN: Final = (
     *("store/event.py", "store/tasks/*.py", "store/student/**/*.py", "store/answers/ranking.py"),
     *("store/registry/records.py", "store/registry/earlier.py"),
-    *("trainer/learn/tasks.py", "trainer/learn/classify/*.py", "trainer/learn/rank/*.py"),
     *("serve/tasks/*.py", "serve/teacher/ask/*.py"),
+    *("trainer/learn/tasks.py", "trainer/learn/classify/*.py", "trainer/learn/rank/*.py"),
 )
-"""The event's codec; each task's rules, student, record, recipe, face at the gateway, and how its teacher is asked."""
+"""The event's codec; each task's rules, student, record in a manifest, face at the gateway, asking and recipe."""
 TYPES: Final = frozenset(
     {"TextInput", "RankInput", "ChatInput", "LabelAnswer", "RankAnswer", "ChatAnswer"}
     | {"ClassifyEscalation", "RankEscalation", "ChatEscalation", "ClassifyRules", "RankRules", "ChatRules"}

@@ -9,6 +9,7 @@ import redis
 from ops.answers.reading import Reading
 from ops.sections import LaneSection
 from ops.site import Site
+from ops.tasks import TASKS
 from store.answers.census import Census, present_census, tell
 from store.control import Control
 from store.errors import StoreUnavailableError, UnderstudyError
@@ -41,7 +42,7 @@ def tell_at_start(site: Site, stop: threading.Event) -> threading.Thread:
 
     def run() -> None:
         for section in site.settings.lanes:
-            while section.task == "classify" and not stop.is_set():
+            while TASKS[section.task].is_kept and not stop.is_set():
                 try:
                     with site.redis_client() as client:
                         tell(section.lane, census_of(site, client, section))

@@ -209,6 +209,7 @@ def assemble(
         recommendation=recommendation,
         runs=[one.run for one in sorted(finished, key=lambda one: (one.run.ask.budget, one.run.ask.seed))],
         task=log.task,
+        tolerance=log.tolerance,
         agreement=log.agreement,
         proposal=log.proposal,
         complete=complete,

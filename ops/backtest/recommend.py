@@ -91,11 +91,14 @@ def settings_toml(backtest: Backtest, ask: Ask, encoder: str) -> str:
         f"# Recommended by `understudy backtest` of {json.dumps(backtest.log)}. Put these keys into the same tables.",
         *textwrap.wrap(found.why, 110, initial_indent="# ", subsequent_indent="# "),
         "[[lanes]]",
+        *([f"task = {json.dumps(backtest.task)}"] if backtest.tolerance is not None else []),
         f"policy = {json.dumps(ask.policy)}",
         f"metric = {json.dumps(ask.metric)}",
         *([f"rows_per_day = {math.ceil(backtest.rows / backtest.days)}"] if backtest.per_day else []),
         f"audit_ratio = {ask.audit_ratio}",
     ]
+    if backtest.tolerance is not None:
+        lines += ["", "[lanes.rank]", f"k = {backtest.tolerance.k}", f"epsilon = {backtest.tolerance.epsilon:g}"]
     if ask.target is not None:
         lines += ["", "[lanes.promise]", f"target = {ask.target}", f"confidence = {ask.confidence}"]
     calls = f"calls_per_day = {found.calls_per_day}"

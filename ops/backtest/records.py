@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from store.event import Task
 from store.policy import Metric, PolicyName
+from store.tasks.rank import Tolerance
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,6 +196,7 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
     recommendation: Recommendation | None
     runs: list[Run]
     task: Task = "classify"
+    tolerance: Tolerance | None = None  # of a ranking
     agreement: str | None = None  # what is called the same answer, where it is more than the same words
     proposal: str = ""  # of a tolerance, by what the teacher's scores are like
     complete: bool  # false: it was stopped before every run had ended

@@ -32,6 +32,7 @@ app = typer.Typer()
 cycle = typer.Typer(no_args_is_help=True, help="Ask for a cycle.", epilog=EPILOG)
 
 _NOTHING_ANSWERS = "nothing answers: no process of ours runs here or was heard; `understudy run all` starts them"
+_SAME_LABEL = "the same label"
 _INTERRUPTED = 130
 _NOBODY = "no gateway is alive: the next one to start serves it"
 _NOBODY_HERE = "no gateway runs here, and Redis does not answer for other machines': each follows at its next look"
@@ -356,7 +357,10 @@ def _promise_fields(promise: PromiseShown) -> dict[str, object]:
         audited = f"{ratio_of(promise.estimate)} of {promise.audits} audits, at least {ratio_of(promise.low)}{short}"
     if promise.target is None:
         return {"promise": "none: budget only", "agreement": audited}
-    return {f"promise {promise.target:.0%}": audited if promise.state is None else f"{promise.state}: {audited}"}
+    named = f"promise {promise.target:.0%}"
+    if promise.agreement != _SAME_LABEL:
+        named = f"{named} ({promise.agreement})"
+    return {named: audited if promise.state is None else f"{promise.state}: {audited}"}
 
 
 def _show_processes(report: StatusReport) -> None:

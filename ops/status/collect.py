@@ -21,6 +21,7 @@ from ops.site import Site
 from ops.state.run_files import read_run_file
 from ops.status.answers import AnswersShown, answers_of
 from ops.status.report import BudgetShown, BufferShown, LaneStatus, MoveShown, ProcessStatus, PromiseShown, StatusReport
+from ops.tasks import TASKS
 from store.buffer.ledger import AuditTally, Counters
 from store.control import LIVE_S, Control, CycleEnded, Heartbeat
 from store.cycles.signs import Signs, TrainerSign
@@ -202,7 +203,14 @@ def _promise(site: Site, section: LaneSection, champion: str | None, seen: _Live
     target = section.promise.target if section.policy == "promise" else None
     if seen is None:
         return PromiseShown(
-            target=target, state=None, estimate=None, low=None, high=None, audits=None, audits_short=None
+            target=target,
+            state=None,
+            estimate=None,
+            low=None,
+            high=None,
+            audits=None,
+            audits_short=None,
+            agreement=TASKS[section.task].agreement(section),
         )
     from store.promise import promise_state  # noqa: PLC0415 - scipy, half a second that a rollback need not wait for
 
@@ -222,6 +230,7 @@ def _promise(site: Site, section: LaneSection, champion: str | None, seen: _Live
         high=found.high,
         audits=found.n,
         audits_short=found.audits_short if target is not None else None,
+        agreement=TASKS[section.task].agreement(section),
     )
 
 

@@ -30,6 +30,7 @@ class PromiseShown(msgspec.Struct, frozen=True, kw_only=True):
     high: float | None
     audits: int | None
     audits_short: int | None
+    agreement: str = "the same label"  # when an answer counts as the teacher's
 
 
 class BudgetShown(msgspec.Struct, frozen=True, kw_only=True):

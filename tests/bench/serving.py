@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from tests.bench.serving_gateway import lists_of, texts_of
+from tests.bench.serving_requests import lists_of, texts_of
 
 CLIENTS = 48
 SINGLES = 40

@@ -3,13 +3,11 @@
 It prints its port, and seconds of bare forward passes for each line `TASK all` or `TASK one` that it reads.
 """
 
-import json
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -22,7 +20,7 @@ import uvicorn
 
 from serve.app import build_app
 from serve.settings import GatewaySettings
-from store.event import Lane, RankInput, TaskInput, TextInput
+from store.event import Lane, TaskInput, TextInput
 from store.policy import Policy
 from store.student.classify import Student
 from store.student.encoder import Encoder
@@ -33,11 +31,11 @@ from store.student.rank.ranker import Ranker
 from store.student.rank.vectors import sentence_vectors, shared_vectors
 from store.tasks.rank import Tolerance
 from store.tasks.tasks import LaneTerms
-from tests.bench.overload_gateway import CountingEndpoint, CountingSink, traffic
+from tests.bench.overload_gateway import CountingEndpoint, CountingSink
+from tests.bench.serving_requests import lists_of, texts_of
 from tests.serve.fakes import LABELS, FakeRegistry, FakeStudent, World
 from tests.serve.rank.fakes import RERANKER
 
-LISTS = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "rerank.jsonl"
 SURE = Policy(
     temperature=1.0,
     threshold=0.0,
@@ -49,20 +47,6 @@ SURE = Policy(
     lower=0.91,
 )
 SINGLES = 40
-
-
-@lru_cache(maxsize=2)
-def texts_of(count: int) -> tuple[str, ...]:
-    """Distinct texts of some twenty words."""
-    return tuple(traffic(count))
-
-
-@lru_cache(maxsize=4)
-def lists_of(count: int) -> tuple[RankInput, ...]:
-    """Lists of eight documents."""
-    lines = LISTS.read_text("utf-8").splitlines()[:count]
-    rows = [json.loads(line) for line in lines]
-    return tuple(RankInput(query=row["query"], documents=row["documents"]) for row in rows)
 
 
 def encoder_of() -> Encoder:

@@ -11,10 +11,12 @@ import torch
 from msgspec import structs
 
 import ops.backtest.play
-import serve.gateway
+import serve.routing.budget
+import serve.routing.promise
 import trainer.attempt
 import trainer.judge.verdicts
 import trainer.learn.classify.fit
+import trainer.learn.classify.recipe
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import DEFAULT_CYCLE, DEFAULT_SCHEDULE
 from ops.sections import GateSection, SplitSection, TrainerSection
@@ -54,7 +56,7 @@ def wrap(patch: Patch, home: Any, name: str, mark: Callable[..., Any]) -> None:
 
 
 def policy_never_buys(patch: Patch) -> None:
-    wrap(patch, serve.gateway, "escalation_limit", lambda _real, *_: 9.0)
+    wrap(patch, serve.routing.budget, "escalation_limit", lambda _real, *_: 9.0)
 
 
 def policy_names_another_reason(patch: Patch) -> None:
@@ -62,8 +64,8 @@ def policy_names_another_reason(patch: Patch) -> None:
         found = real(*arguments, **named)
         return replace(found, reason="forced") if found.route == "teacher" else found
 
-    wrap(patch, serve.gateway, "decide", marked)
-    wrap(patch, serve.gateway, "decide_by_budget", marked)
+    wrap(patch, serve.routing.promise, "decide", marked)
+    wrap(patch, serve.routing.budget, "decide_by_budget", marked)
 
 
 def budget_refuses(patch: Patch) -> None:
@@ -94,7 +96,7 @@ def trainer_always_says_delivery(patch: Patch) -> None:
         favoured[draft.labels.index("delivery")] = 1e4
         return replace(draft, head=replace(draft.head, bias=draft.head.bias + favoured))
 
-    wrap(patch, trainer.attempt, "fit", marked)
+    wrap(patch, trainer.learn.classify.recipe, "fit", marked)
 
 
 def calibration_never_certifies(patch: Patch) -> None:

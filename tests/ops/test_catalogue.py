@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from ops.catalogues import Primer, folder_of, read_documents
 from ops.cli.app import app
+from ops.exits import REFUSED
 from ops.settings import Settings
 from store.errors import CorruptVersionError, SettingsError
 from store.student.encoder import Encoder, FloatArray
@@ -221,5 +222,5 @@ def test_a_lane_of_labels_has_no_catalogue(tmp_path: Path) -> None:
     items.write_text('"card"\n')
     for command in (["load", items], ["show"]):
         refused = call(*command, "-c", path)
-        assert refused.exit_code == 1
+        assert refused.exit_code == REFUSED
         assert "a catalogue is of documents that are ranked" in refused.stderr

@@ -21,6 +21,7 @@ from store.errors import UnderstudyError
 from store.event import wall_clock_s
 from tests.ops.sites import LANE, make_site, open_site, publish
 from tests.ops.test_status import beat
+from tests.tiny import tiny_encoder
 
 DONE, FAILED_CHECK, BAD_SETTINGS, UNAVAILABLE, REFUSED = range(5)
 
@@ -55,6 +56,15 @@ class Place:
         """A label was renamed."""
         path = self.site()
         assert called("labels", "rename", "refund", "old", "-c", path, "--reason", "w") == DONE
+        return path
+
+    def ranking(self) -> Path:
+        """Settings of a lane of rankings, with an encoder that takes no time."""
+        path = self.site()
+        encoder = tiny_encoder(self.folder / "encoder")
+        text = path.read_text().replace('#encoder = "minilm"', f'encoder = "{encoder}"', 1)
+        path.write_text(text.replace('#task = "classify"', 'task = "rank"'))
+        (path.parent / "prompts" / "classify.txt").write_text("Order $documents for $query.")
         return path
 
     def log(self, *lines: str) -> Path:
@@ -201,6 +211,12 @@ ROWS: list[Row] = [
     ("lag", "Redis does not answer", lambda place: ["-c", place.site()], UNAVAILABLE),
     ("producers", "done", lambda place: ["-c", place.site()], DONE),
     ("producers", "no such lane", lambda place: ["-c", place.site(), "--lane", "acme/other"], BAD_SETTINGS),
+    ("catalogue load", "done", lambda place: [place.log('"card"'), "-c", place.ranking()], DONE),
+    ("catalogue load", "no such file", lambda place: [place.folder / "gone", "-c", place.ranking()], BAD_SETTINGS),
+    ("catalogue load", "a lane of labels", lambda place: [place.log('"card"'), "-c", place.site()], REFUSED),
+    ("catalogue show", "none is there", lambda place: ["-c", place.ranking()], FAILED_CHECK),
+    ("catalogue show", "a lane of labels", lambda place: ["-c", place.site()], REFUSED),
+    ("labels list", "a lane of rankings", lambda place: ["-c", place.ranking()], REFUSED),
     ("labels list", "done, though Redis does not answer", lambda place: ["-c", place.site()], DONE),
     ("labels add", "done", lambda place: ["lost parcel", "-c", place.site()], DONE),
     ("labels add", "it is on the list", lambda place: ["refund", "-c", place.site()], REFUSED),
@@ -280,6 +296,7 @@ ELSEWHERE = {  # how they end is seen with the processes that they start
 }
 DONE_ELSEWHERE = {  # with what they need: a run of hours, dead letters, answers of an older prompt
     "backtest",
+    "catalogue show",
     "dlq show",
     "dlq replay",
     "dlq drop",
@@ -289,6 +306,7 @@ NEEDED = {
     "show": ["0" * 16],
     "promote": ["0" * 16],
     "import": ["log.jsonl"],
+    "catalogue load": ["log.jsonl"],
     "keys add": ["ada"],
     "keys rotate": ["ada"],
     "dlq show": ["3fa1"],

@@ -223,13 +223,26 @@ def test_an_item_that_nobody_asked_for_is_extra(world: World) -> None:
     assert report.extra == ["f" * 32]
 
 
+def test_an_item_that_an_earlier_release_kept_without_its_layout_is_sound(world: World) -> None:
+    laid_out = escalation("if x:\n    stop()\n")
+    world.write(laid_out)
+    world.ingest()
+    old = world.buffer
+    (item,) = old.items(LANE)
+    assert item.input == laid_out.input
+    for kept, is_sound in (("if x: stop()", True), ("if x:\n  stop()", False)):
+        altered = msgspec.structs.replace(item, input=TextInput(text=kept))
+        world.buffer = Overlaid(old, items=lambda lane, one=altered: iter([one] if lane == LANE else []))
+        assert world.verify().ok is is_sound
+
+
 @pytest.mark.parametrize(
     ("field", "change"),
     [
         ("count", lambda item: item.count + 1),
         ("tally", lambda item: {**item.tally, "x@y": {"refund": 1}}),
         ("propensities", lambda item: {"0.5": item.count}),
-        ("text", lambda item: TextInput(text=item.input.text + "!")),
+        ("input", lambda item: TextInput(text=item.input.text + "!")),
         ("event_ids", lambda item: item.event_ids[1:]),
         ("last_asked_s", lambda item: item.last_asked_s + 1.0),
         ("stratum", lambda _: "elsewhere"),
@@ -243,8 +256,7 @@ def test_an_item_that_was_altered_is_named_with_the_field(
     world.ingest()
     old = world.buffer
     victim = next(item for item in old.items(LANE) if item.count > 1)
-    name = "input" if field == "text" else field
-    altered = msgspec.structs.replace(victim, **{name: change(victim)})
+    altered = msgspec.structs.replace(victim, **{field: change(victim)})
     world.buffer = Overlaid(
         old, items=lambda lane: (altered if item.item_id == victim.item_id else item for item in old.items(lane))
     )

@@ -1,13 +1,23 @@
 """An item is a function of the set of its events."""
 
 import random
+from itertools import permutations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.buffer.item import MAX_EVENT_IDS, Entry, Item, merge
-from store.event import ClassifyEscalation, EscalationCause, LabelAnswer, Reason, StudentOpinion, new_event_id, utc
+from store.event import (
+    ClassifyEscalation,
+    EscalationCause,
+    LabelAnswer,
+    Reason,
+    StudentOpinion,
+    TextInput,
+    new_event_id,
+    utc,
+)
 from store.tasks.classify import ClassifyRules
 from tests.store.test_event import an_event
 
@@ -68,6 +78,18 @@ def test_an_item_knows_when_it_was_first_and_last_asked_and_its_newest_events(nu
     assert item.stratum == "track"
     newest = an_event(id=ids[40], time=utc(40.0))
     assert merge(item, Entry.of(newest, "id", RULES)) == (item, "repeat")
+
+
+def test_the_layout_is_the_newest_events_whenever_it_comes() -> None:
+    texts = ["a b", "a\nb", "a  b"]
+    events = [
+        an_event(id=new_event_id(float(n), random.Random(n)), time=utc(float(n)), input=TextInput(text=text))
+        for n, text in enumerate(texts)
+    ]
+    for order in permutations(events):
+        item = fold(list(order))
+        assert item is not None
+        assert item.input == TextInput(text="a  b")
 
 
 def test_of_opinions_from_one_moment_the_one_of_the_lowest_id_is_kept() -> None:

@@ -17,7 +17,8 @@ from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item
 from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.gate import GateLimits
 from trainer.judge.verdicts import new_rows
-from trainer.learn.classify.fit import NotEnoughLabelsError, cross_fit
+from trainer.learn.classify.fit import cross_fit
+from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.classify.recipe import cross_predict, drafted, labelled
 from trainer.learn.features import BaseEncoder
 from trainer.learn.halves import halves

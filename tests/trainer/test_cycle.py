@@ -25,6 +25,7 @@ from trainer.judge.equal import nothing_new
 from trainer.judge.gate import GateLimits
 from trainer.learn.classify.fine_tune import FineTuneSettings
 from trainer.learn.classify.fit import FitSettings
+from trainer.learn.classify.freezing import LabelFreezing
 from trainer.snapshot import SplitSettings, freeze, split_of
 from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining, draft_folder
 
@@ -243,8 +244,8 @@ def test_a_fine_tuning_cycle_on_a_heads_rows_has_something_to_learn(first: tuple
     recipe = champion.manifest.student.recipe
     rows = freeze(
         items(600),
+        LabelFreezing(labels_min=SETTINGS.min_items_per_label),
         prompt_version=PROMPT_VERSION,
-        labels_min=SETTINGS.min_items_per_label,
         split=SPLIT,
         quarantine_s=0.0,
         now_s=NOW_S + 5.0,

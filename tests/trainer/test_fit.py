@@ -16,10 +16,12 @@ from store.policy import Policy
 from store.registry.manifest import FileEntry, Manifest
 from store.student.classify import Student
 from tests.tiny import TOPICS, questions, tiny_encoder
-from trainer.learn.classify.draft import Draft, ManifestParts
+from trainer.learn.classify.draft import Draft
 from trainer.learn.classify.fine_tune import FineTuneSettings
-from trainer.learn.classify.fit import FineTuneMode, FitSettings, NotEnoughLabelsError, fit
+from trainer.learn.classify.fit import FineTuneMode, FitSettings, fit
+from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import BaseEncoder
+from trainer.learn.recipe import ManifestParts
 from trainer.learn.reference import reference_vectors
 
 LABELS = tuple(sorted(TOPICS))
@@ -30,7 +32,7 @@ SETTINGS = FitSettings(tuning=FineTuneSettings(epochs=1, warm_epochs=1))
 class FakeRow:
     """A row of a snapshot."""
 
-    text: str
+    words: str
     label: str
     soft: dict[str, float] | None = None
     weight: float = 1.0
@@ -68,7 +70,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseEncoder:
 
 
 def rows_of(n: int, *, seed: int = 0) -> list[FakeRow]:
-    return [FakeRow(text=text, label=label) for text, label in zip(*questions(n, seed=seed), strict=True)]
+    return [FakeRow(words=text, label=label) for text, label in zip(*questions(n, seed=seed), strict=True)]
 
 
 def fitted(
@@ -82,7 +84,7 @@ def fitted(
 ) -> Draft:
     return fit(
         rows,
-        base.encoder.features([row.text for row in rows]),
+        base.encoder.features([row.words for row in rows]),
         labels=labels,
         base=base,
         previous=previous,
@@ -161,20 +163,20 @@ def test_only_training_rows_with_an_answer_in_the_head_are_fitted_to(base: BaseE
     held = [
         replace(row, label=LABELS[0], split=split) for row in rows_of(30, seed=9) for split in ("calibrate", "judge")
     ]
-    rare = [FakeRow(text="help me with this", label="rare")]
+    rare = [FakeRow(words="help me with this", label="rare")]
     alone, mixed = fitted(base, rows), fitted(base, [*held, *rows, *rare])
     alone.write(tmp_path / "a")
     mixed.write(tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert mixed.record.rows == 60
-    assert mixed.student().predict([rare[0].text]).novelty[0] > 1e-3
+    assert mixed.student().predict([rare[0].words]).novelty[0] > 1e-3
 
 
 def test_weights_and_soft_answers_are_used(base: BaseEncoder) -> None:
     rows = rows_of(60)
     heavy = [replace(row, weight=5.0 if row.label == LABELS[0] else 1.0) for row in rows]
     soft = [replace(row, soft={LABELS[0]: 0.5, LABELS[1]: 0.5}) if row.label == LABELS[0] else row for row in rows]
-    texts = [row.text for row in rows]
+    texts = [row.words for row in rows]
     plain, weighed, softened = (fitted(base, x).student().predict(texts).probs for x in (rows, heavy, soft))
     assert weighed[:, 0].mean() > plain[:, 0].mean() + 0.01
     assert softened[:, 1].mean() > plain[:, 1].mean() + 0.05
@@ -192,7 +194,7 @@ def test_a_head_fit_keeps_the_fine_tuned_members_bytes_also_with_a_new_label(bas
     assert second.kind == "head"
     assert second.record.tuned_rows == len(early)
     assert second.labels == LABELS
-    chosen = second.student().predict([row.text for row in rows]).probs.argmax(axis=1)
+    chosen = second.student().predict([row.words for row in rows]).probs.argmax(axis=1)
     assert (chosen == 2).any()
 
 
@@ -214,7 +216,7 @@ def test_a_warm_member_is_probed_for_labels_it_was_never_shown(base: BaseEncoder
     early = fitted(base, [row for row in rows if row.label != LABELS[2]], labels=LABELS[:2], fine_tune="fresh")
     late = fitted(base, rows, previous=early.student(), fine_tune="warm", settings=still)
     assert late.record.fine_tune == "warm"
-    new = [row.text for row in rows if row.label == LABELS[2]]
+    new = [row.words for row in rows if row.label == LABELS[2]]
     logits = late.student().tuned_logits(new)
     assert logits is not None
     assert (logits.argmax(axis=1) == 2).mean() > 0.6

@@ -1,6 +1,5 @@
 """What judges read of a student: how sure it was, how novel the question, and whether its answer was the teacher's."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,24 +22,3 @@ class Scored:
     def rows(self) -> int:
         """How many rows there are."""
         return len(self.agreed)
-
-    def at(self, places: Sequence[int] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> "Scored":
-        """Some of the rows."""
-        index = np.asarray(places, np.int64) if isinstance(places, list) else places
-        return Scored(
-            confidence=self.confidence[index],
-            novelty=self.novelty[index],
-            agreed=self.agreed[index],
-            weight=self.weight[index],
-            cluster=self.cluster[index],
-        )
-
-    def weighing(self, weight: Floats) -> "Scored":
-        """The same behaviour under other weights."""
-        return Scored(
-            confidence=self.confidence,
-            novelty=self.novelty,
-            agreed=self.agreed,
-            weight=weight,
-            cluster=self.cluster,
-        )

@@ -10,10 +10,12 @@ from ops.answers.standing import census_of
 from ops.cli.answers.shown import label_columns, label_rows
 from ops.cli.options import EPILOG, Config, DryRun, LaneName, Output, Why, need_reason, open_site
 from ops.cli.output import Format, emit_json, emit_table
+from ops.exits import RefusedError
 from ops.rulings.decide import Decided, DraftRuling, Labels, sign, told
 from ops.sections import LaneSection
 from ops.show.values import time_of
 from ops.site import Site
+from ops.tasks import TASKS
 from store.answers.census import STATES, Census
 from store.answers.rulings import Ruling, in_force, rules_of
 from store.errors import StoreUnavailableError
@@ -56,7 +58,7 @@ def list_labels(config: Config = None, lane: LaneName = None, output: Output = F
     Example: understudy labels list --lane acme/support
     """
     site = open_site(config)
-    section = site.lane(lane)
+    section = _labelled(site, lane)
     rulings, census = site.registry.rulings(section.lane).read(), _census(site, section)
     found = _listed(section, census, rulings)
     if output is Format.json:
@@ -219,9 +221,18 @@ def _decide(
 
 def _labels(config: Config, lane: str | None) -> tuple[Site, Labels]:
     site = open_site(config)
-    section = site.lane(lane)
+    section = _labelled(site, lane)
     rulings = site.registry.rulings(section.lane).read()
     return site, Labels(section=section, census=_census(site, section), rulings=rulings)
+
+
+def _labelled(site: Site, lane: str | None) -> LaneSection:
+    """The lane, if its answers are labels."""
+    section = site.lane(lane)
+    if not TASKS[section.task].has_labels:
+        message = f"{section.lane} is a lane of {section.task}: it has no labels"
+        raise RefusedError(message)
+    return section
 
 
 def _census(site: Site, section: LaneSection) -> Census | None:

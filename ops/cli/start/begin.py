@@ -1,12 +1,13 @@
 """`understudy init`: the command."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ops.cli.options import EPILOG, Output
 from ops.cli.output import Format, emit_json, emit_table
+from ops.init import TeacherKind
 from ops.init import init as prepare
 
 app = typer.Typer()
@@ -17,13 +18,17 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Made where it is missing.")] = Path(),
     *,
     force: Annotated[bool, typer.Option("--force", help="Write the settings file anew; keys are kept.")] = False,
+    task: Annotated[Literal["classify", "rank"], typer.Option(help="Of the example lane.")] = "classify",
+    teacher: Annotated[
+        TeacherKind, typer.Option(help="Of a lane of rank: a chat model with a prompt, or a reranker without one.")
+    ] = "chat",
     output: Output = Format.table,
 ) -> None:
     """Write a commented settings file, the keys and the data secret.
 
     Example: understudy init /etc/understudy
     """
-    made = prepare(directory, force=force)
+    made = prepare(directory, force=force, task=task, teacher=teacher)
     if output is Format.json:
         emit_json({"files": made})
     else:

@@ -93,6 +93,7 @@ def test_the_first_version_is_certified_and_says_what_its_agreement_is(first: tu
     assert (manifest.task, record.k, record.epsilon, record.scored) == ("rank", 1, 0.05, True)
     assert (record.fine_tune, record.tuned_share) == ("none", 0.0)
     assert record.items > 30
+    assert record.longest_list == 6
     assert record.rows > 200
     assert result.verdict.outcome == "pass", result.verdict
     assert manifest.policy is not None
@@ -175,7 +176,11 @@ def test_without_a_list_there_is_no_version_and_a_reason(tmp_path: Path) -> None
 
 def test_a_submitted_version_is_judged_like_any_other(first: tuple[CycleWork, CycleResult]) -> None:
     work, result = first
-    after = replace(work, champion=result.version, now_s=NOW_S + 3)
-    found = run_cycle(replace(after, kind="candidate", candidate=result.version), items(450), {})
-    assert found.version is not None
-    assert registry(work).versions(LANE).manifest(found.version).kind == "candidate"
+    asked = replace(work, kind="candidate", candidate=result.version, now_s=NOW_S + 3)
+    found = run_cycle(asked, items(450), {})
+    assert found.version not in {None, result.version}
+    manifest = registry(work).versions(LANE).manifest(found.version or "")
+    assert (manifest.kind, manifest.verdict) == ("candidate", found.verdict)
+    again = run_cycle(replace(asked, champion=result.version, candidate=result.version), items(400), {})
+    assert (again.version, again.verdict.outcome) == (result.version, "inconclusive")
+    assert "the same weights" in again.verdict.refusals[0]

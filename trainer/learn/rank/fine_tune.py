@@ -149,7 +149,12 @@ class _States:
             seen.append(arguments[0])
             raise _Stop
 
-        hook = encoder.layers()[first].register_forward_pre_hook(catch)
+        def note(_module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> None:
+            self.in_tuples = isinstance(output, tuple)
+
+        self.in_tuples = False  # how this architecture's layers hand on their states
+        hooks = [encoder.layers()[first].register_forward_pre_hook(catch)]
+        hooks += [layer.register_forward_hook(note) for layer in encoder.layers()[: min(first, 1)]]
         try:
             for start in range(0, len(order), _STATES_BATCH):
                 batch = order[start : start + _STATES_BATCH]
@@ -162,19 +167,22 @@ class _States:
                 for place, text in enumerate(batch):
                     self.of[text] = seen[-1][place, : len(self.rows[text])].clone()
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
 
 class _Given(nn.Module):
     """Stands in the place of a lower layer: says what was computed before, or passes on what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_tuples: bool) -> None:
         super().__init__()
         self.states: Tensor | None = None
+        self._in_tuples = in_tuples
 
-    def forward(self, states: Tensor, *_: Any, **__: Any) -> Tensor:
+    def forward(self, states: Tensor, *_: Any, **__: Any) -> Tensor | tuple[Tensor]:
         """The kept states, whatever comes in."""
-        return states if self.states is None else self.states
+        found = states if self.states is None else self.states
+        return (found,) if self._in_tuples else found
 
 
 class _Top:
@@ -191,9 +199,9 @@ class _Top:
         if encoder.device.type == "cpu":
             self.model.set_attn_implementation("eager")
         layers = encoder.layers(self.model)
-        self._given = _Given()
+        self._given = _Given(in_tuples=states.in_tuples)
         for place in range(first):
-            layers[place] = self._given if place == first - 1 else _Given()
+            layers[place] = self._given if place == first - 1 else _Given(in_tuples=states.in_tuples)
         self._lowest = first == 0
         self.model.eval()
         named = dict(self.model.named_parameters())
