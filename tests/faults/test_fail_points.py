@@ -101,7 +101,7 @@ def test_what_a_publisher_accepted_is_in_the_log_wherever_it_dies(
             "-m",
             "tests.faults.spooling",
             redis_url,
-            tmp_path / "spool",
+            str(tmp_path / "spool"),
             str(first),
             str(count),
             at,
