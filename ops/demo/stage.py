@@ -187,9 +187,8 @@ class DemoRun:
     async def _roll_back(self) -> None:
         """Near the end: the operator goes back to the champion before, with the real command."""
         await self._until(lambda: self._sent(ROLLBACK_AT) and self._previous() is not None, float("inf"))
-        command = ("ops.cli", "rollback", "--config", str(self.config), "--reason", "a rehearsal, by the demo")
-        command += ("--lane", str(self.traffic.lane))
-        ran = await run_json(*command, "-o", "json")
+        command = ("ops.cli", "rollback", "--config", str(self.config), "--lane", str(self.traffic.lane))
+        ran = await run_json(*command, "--reason", "a rehearsal, by the demo", "-o", "json")
         self.rolled_back_s = wall_clock_s()
         self.rollback = Rollback(
             before=ran.answer.get("from"),

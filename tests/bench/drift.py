@@ -30,7 +30,7 @@ from ops.backtest.replay import Replay
 from store.student.classify import Student
 from trainer.attempt import Attempt
 from trainer.learn.classify.fit import FineTuneMode, FitSettings, fit
-from trainer.learn.classify.recipe import drafted, labelled
+from trainer.learn.classify.recipe import classifier, drafted, labelled
 
 SHARED: Final = Path(__file__).parents[3] / "shared" / "data"
 PARTS: Final = 10
@@ -199,10 +199,10 @@ def forgetting(
         ).student()
 
     students = {
-        "before_the_change": before.draft.student(),
-        "last": last.draft.student(),
+        "before_the_change": classifier(before.draft.student()),
+        "last": classifier(last.draft.student()),
         "everything_at_once": fitted(range(len(rows)), None, "fresh"),
-        "naive_new_rows_only": fitted(fresh, before.draft.student(), "warm"),
+        "naive_new_rows_only": fitted(fresh, classifier(before.draft.student()), "warm"),
     }
     found: dict[str, Any] = {
         who: {topics: bench.accuracy(student, places) for topics, places in held.items()}
@@ -215,7 +215,7 @@ def forgetting(
         "fine_tuned": [
             {"row": row, "rows": one.draft.record.tuned_rows, "labels": len(drafted(one.draft).labels)}
             for row, one in made
-            if one.draft.kind == "fine_tune"
+            if drafted(one.draft).kind == "fine_tune"
         ],
         "forgotten_points": round(of["everything_at_once"] - of["last"], 2),
         "forgotten_points_naive": round(of["everything_at_once"] - of["naive_new_rows_only"], 2),

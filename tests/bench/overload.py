@@ -287,7 +287,7 @@ async def measure(child: subprocess.Popen[str], seconds: float, factor: float) -
         "rss_after_mb": round(after["rss_bytes"] / 1e6, 1),
         "gateway_cpu_s": round(after["cpu_s"] - before["cpu_s"], 1),
         "client_connections": load.count,
-        "text_ms": round(after["text_s"] * 1000, 2),
+        "token_us": round(after["token_s"] * 1e6, 1),
     }
 
 

@@ -103,13 +103,15 @@ def counts(world: World, gateway: Gateway) -> dict[str, Any]:
     """What has been done so far."""
     service = gateway.lanes[0].service
     endpoint = cast("CountingEndpoint", world.endpoint)
+    slot = service.slots.current
+    line = None if slot is None else gateway.devices.of(slot).line
     return {
         "served": service.slots.version,
         "calls": endpoint.calls,
         "rss_bytes": psutil.Process().memory_info().rss,
         "in_flight": gateway.admission.in_flight,
-        "line": gateway.admission.line.texts,
-        "text_s": round(gateway.admission.line.reader.text_s, 6),
+        "line": 0 if line is None else line.tokens,
+        "token_s": 0.0 if line is None else round(line.pace.token_s, 9),
         "cpu_s": sum(psutil.Process().cpu_times()[:2]),
     }
 

@@ -14,6 +14,7 @@ from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import Replay
 from store.student.classify import Student
 from trainer.attempt import Attempt
+from trainer.learn.classify.recipe import classifier
 
 SHARED: Final = Path(__file__).parents[3] / "shared" / "data"
 CONFIDENCE: Final = 0.95
@@ -103,7 +104,7 @@ def measure(opened: Opened, kind: Kind, seed: int, budget_ratio: float) -> Strea
     promoted: list[tuple[int, Student]] = []
 
     def note(row: int, made: Attempt) -> None:
-        promoted.append((row, made.draft.student(made.policy)))
+        promoted.append((row, classifier(made.draft.student(made.policy))))
 
     ask = Ask(
         budget=round(budget_ratio * len(places)),

@@ -21,6 +21,7 @@ from store.buffer.ledger import Claim
 from store.buffer.repair.lists import LabelList, Lists
 from store.event import TextInput, encode
 from store.registry.moves import fold
+from store.student.classify import Student
 from stream.metrics import IngestMetrics
 from tests.golden import facts, scene
 from tests.golden.aside import REPLICA, RETURNS
@@ -103,6 +104,7 @@ def test_a_gateway_takes_the_champion_into_service_and_the_one_before_it(site: S
         assert version is not None
         student = versions.load(version)
         assert student.check_golden() <= student.golden_tolerance
+        assert isinstance(student, Student)
         assert list(student.labels) == ["delivery", "login", "refund"]
 
 

@@ -9,10 +9,12 @@ from msgspec import structs
 
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import Replay
+from store.event import TextInput
 from store.student.classify import Student
 from tests.bench.promise_streams import needless
 from tests.ops.replays import Bench, log_rows, unseen
 from trainer.attempt import Attempt
+from trainer.learn.classify.recipe import classifier
 
 ENOUGH = Ask(budget=600, seed=0, target=0.8, audit_ratio=0.1, fine_tune=False)
 Played = tuple[Replay, Run, Answers, list[tuple[int, Attempt]]]
@@ -36,7 +38,7 @@ def kept(replay: Replay) -> Played:
 
 
 def students(made: Sequence[tuple[int, Attempt]]) -> list[Student]:
-    return [attempt.draft.student(attempt.policy) for _, attempt in made]
+    return [classifier(attempt.draft.student(attempt.policy)) for _, attempt in made]
 
 
 def test_with_a_budget_that_suffices_the_teacher_gets_what_the_serving_version_does_not_trust_and_nothing_else(
@@ -55,7 +57,7 @@ def test_with_a_budget_that_suffices_the_teacher_gets_what_the_serving_version_d
         said = student.predict_from(replay.features[row : row + 1], None)
         novel = bool(said.novelty[0] > student.policy.novelty_threshold)
         sure = bool(said.probs.max() >= student.policy.threshold)
-        long = student.too_long(replay.log.texts[row])
+        long = student.too_long(TextInput(text=replay.log.texts[row]))
         kind = "long" if long else "novel" if novel else "sure" if sure else "unsure"
         routed[kind] += 1
         wanted = {"long": {"too_long"}, "novel": {"novel"}, "unsure": {"low_confidence"}, "sure": {"trusted", "audit"}}

@@ -63,7 +63,7 @@ def test_the_start_of_ingest_reads_a_lanes_rulings_once(tmp_path: Path, monkeypa
     monkeypatch.setattr(Site, "rulings", counted)
     (keys,) = ingest.lane_keys(site, "support").values()
     assert read == ["acme/support"]
-    assert keys.earlier == ("invoice",)
+    assert keys.terms.earlier == ("invoice",)
     assert keys.prompts[0] == Reading.of(site.settings.lanes[0]).key()
 
 
@@ -74,7 +74,7 @@ def test_rulings_that_do_not_verify_stop_no_ingest_and_tell_of_no_label(tmp_path
     ruling.unlink()
     ruling.write_bytes(b"{}")
     (keys,) = ingest.lane_keys(site, "support").values()
-    assert (keys.earlier, keys.prompts) == ((), ())
+    assert (keys.terms.earlier, keys.prompts) == ((), ())
 
 
 def rename(site: Site, label: str, to: str) -> None:

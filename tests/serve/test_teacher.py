@@ -16,6 +16,7 @@ from serve.teacher.breaker import Breaker
 from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from store.answers.prompt import prompt_version
 from store.errors import SettingsError
+from store.event import LabelAnswer, TeacherAnswer
 from tests.serve.fakes import TEACHER, FakeEndpoint, eventually, teacher_of, text_input
 
 
@@ -24,10 +25,15 @@ def ask(endpoint: FakeEndpoint, text: str = "hello", settings: TeacherSettings =
     return asyncio.run(teacher.ask(text_input(text)))
 
 
+def labelled(answer: TeacherAnswer) -> LabelAnswer:
+    assert isinstance(answer, LabelAnswer)
+    return answer
+
+
 def test_an_answer_carries_its_cost_usage_and_prompt_version() -> None:
     reply = ask(FakeEndpoint())
     assert isinstance(reply, Answered)
-    assert reply.answer.label == "no"
+    assert labelled(reply.answer).label == "no"
     assert reply.answer.cost_usd == pytest.approx(24e-6)
     assert reply.answer.usage.prompt_tokens == 20
     assert len(reply.answer.prompt_version) == 16
@@ -289,7 +295,7 @@ def test_an_answer_in_parts_is_the_text_of_its_parts() -> None:
     endpoint.raw = json.dumps({"choices": [{"message": {"content": parts}}]}).encode()
     reply = ask(endpoint)
     assert isinstance(reply, Answered)
-    assert reply.answer.label == "no"
+    assert labelled(reply.answer).label == "no"
 
 
 def test_numbers_that_json_does_not_have_spoil_no_answer() -> None:

@@ -1,6 +1,5 @@
 """Labels and probabilities as judges read them: for tests that think of a student as its probabilities."""
 
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +22,6 @@ def scored(probs: Reals, labels: npt.NDArray[np.integer], weights: Reals, novelt
         weight=np.asarray(weights, np.float64),
         cluster=np.arange(len(labels)),
     )
-
-
-def by_name(probs: Reals, labels: Sequence[str], answers: Sequence[str]) -> Scored:
-    """The same where the teacher's answers are words, each row for itself."""
-    place = np.array([labels.index(one) if one in labels else -1 for one in answers])
-    return scored(probs, place, np.ones(len(answers)), np.zeros(len(answers)))
 
 
 def policy_of(

@@ -137,7 +137,8 @@ def test_the_same_items_make_the_same_student_and_the_same_verdict(base: BaseEnc
     assert again.verdict == first.verdict
     assert again.draft.record == first.draft.record
     texts = [text for text, _ in pairs_of(120, 140)]
-    assert np.array_equal(again.draft.student().predict(texts).probs, first.draft.student().predict(texts).probs)
+    one, other = (drafted(found.draft).student().predict(texts) for found in (first, again))
+    assert np.array_equal(one.probs, other.probs)
 
 
 def test_fine_tuning_goes_on_from_the_champions_member_where_there_is_one(base: BaseEncoder) -> None:

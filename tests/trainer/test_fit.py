@@ -14,6 +14,7 @@ from store.buffer.item import FirstOpinion
 from store.event import Lane
 from store.policy import Policy
 from store.registry.manifest import FileEntry, Manifest
+from store.registry.records import ClassifyRecord
 from store.student.classify import Student
 from tests.tiny import TOPICS, questions, tiny_encoder
 from trainer.learn.classify.draft import Draft
@@ -139,6 +140,7 @@ def test_a_written_draft_loads_as_the_student_that_was_judged(base: BaseEncoder,
     assert loaded.check_golden() < 1e-6
     assert loaded.served_parameters == parts.served_parameters
     assert parts.kind == "fine_tune"
+    assert isinstance(parts.student, ClassifyRecord)
     assert parts.student.pool_weights == pytest.approx([2 / 3, 1 / 3])
     assert parts.student.fine_tune == "fresh"
 

@@ -8,7 +8,9 @@ import pytest
 import redis
 
 from store.event import Lane
-from tests.trainer.test_schedule import LANE, World, passed, result, version
+from tests.trainer.questions import LANE
+from tests.trainer.test_due import result
+from tests.trainer.test_schedule import World, passed, version
 from trainer import metrics
 from trainer.daemon.queues import DeviceQueues, Job
 from trainer.worker import Worker
@@ -42,7 +44,7 @@ def world(tmp_path: Path, redis_client: redis.Redis) -> World:
 
 
 def pinned() -> float:
-    return metrics.PINNED.labels(LANE.tenant, LANE.use_case)._value.get()
+    return float(metrics.PINNED.labels(LANE.tenant, LANE.use_case)._value.get())
 
 
 def test_lanes_are_looked_at_while_a_cycle_runs(world: World) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from store.policy import PolicyName
 from store.registry.records import RankRecord
 from store.registry.signing import SigningKey, TrustedKeys, public_path
 from store.registry.versions import Registry
@@ -124,7 +125,9 @@ def test_the_published_version_answers_as_the_judged_one_did(first: tuple[CycleW
 
 
 @pytest.mark.parametrize("policy", ["promise", "budget"])
-def test_a_fine_tuned_challenger_is_made_judged_and_loaded(first: tuple[CycleWork, CycleResult], policy: str) -> None:
+def test_a_fine_tuned_challenger_is_made_judged_and_loaded(
+    first: tuple[CycleWork, CycleResult], policy: PolicyName
+) -> None:
     work, result = first
     training = replace(work.training, policy=policy)
     after = replace(

@@ -11,6 +11,7 @@ from scipy.special import ndtri
 
 from store.buffer.item import Item
 from store.event import RankAnswer, RankInput
+from store.policy import PolicyName
 from store.student.encoder import Encoder, FloatArray
 from store.student.rank.vectors import sentence_vectors
 from store.tasks.tasks import LaneTerms
@@ -68,7 +69,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseEncoder:
     return BaseEncoder.open(folder, device="cpu", precision="fp32", max_tokens=32)
 
 
-def frozen(base: BaseEncoder, kept: Sequence[Item], lineage: Lineage = COLD, policy: str = "budget") -> FrozenLists:
+def frozen(
+    base: BaseEncoder, kept: Sequence[Item], lineage: Lineage = COLD, policy: PolicyName = "budget"
+) -> FrozenLists:
     return frozen_lists(
         freeze_rows(
             kept,
