@@ -1,6 +1,5 @@
 """Labels and probabilities as judges read them: for tests that think of a student as its probabilities."""
 
-
 import numpy as np
 import numpy.typing as npt
 
