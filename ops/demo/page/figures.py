@@ -33,7 +33,7 @@ def draw_run(pictures: Mapping[str, Picture], path: Path) -> None:
             _agreements(top, picture, f"{name}: agreement" if named else "Agreement")
             _escalations(middle, picture)
             _events(bottom, picture)
-            part.subplots_adjust(left=0.07, right=0.845, top=0.895, bottom=0.075)
+            part.subplots_adjust(left=0.07, right=0.845, top=0.88, bottom=0.075)
 
 
 def _agreements(axes: Axes, picture: Picture, title: str) -> None:
