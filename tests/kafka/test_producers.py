@@ -123,7 +123,7 @@ def test_whatever_they_send_is_taken_or_counted_and_listed(stand: Stand, kafka_b
         assert dict(stand.buffer.dead(LANE.use_case)) == {reason: len(values) for reason, values in dead.items()}
         assert stand.counters.counted == len(good) + len(taken_too) + 1
         until(lambda: stand.metric("dead_letters_open", reason="off_list") == 1)
-        for task in ("rank", "sort"):  # for a newer release: they wait for it, and nothing after them is lost
+        for task in ("translate", "sort"):  # for a newer release: they wait for it, and nothing after them is lost
             value = coded(event(stand, "later", task=task, input={"query": "q", "documents": ["d"]}))
             producer.send(TOPIC, key=b"k", value=value).get(30)
         until(lambda: stand.metric("ingest_stopped_partitions") == 1)

@@ -327,7 +327,8 @@ def test_history_lists_moves_and_versions(settings: Path) -> None:
 def test_show_prints_the_manifest(settings: Path) -> None:
     (version,) = publish(settings, b"one")
     report = answer(call("show", version[:5], "-c", settings, "-o", "json"))
-    assert (report["id"], report["signed_by"], report["labels"]) == (version, "trainer", ["refund", "cancel"])
+    assert (report["id"], report["signed_by"]) == (version, "trainer")
+    assert (report["student"]["task"], report["student"]["labels"]) == ("classify", ["refund", "cancel"])
     shown = call("show", version, "-c", settings).stdout
     assert version in shown
     assert "weights in the pool  1.00" in shown
