@@ -191,8 +191,8 @@ def test_real_text_through_kafka_to_a_fine_tuned_version_and_back(running: Runni
     tuned = running.cycles()[1]
     assert (tuned["kind"], tuned["verdict"]) == ("fine_tune", "pass"), tuned
     shown = running.cli("show", tuned["version"])
-    assert shown["training"]["fine_tune"] == "fresh"
-    assert len(shown["pool_weights"]) == 2
+    assert shown["student"]["fine_tune"] == "fresh"
+    assert len(shown["student"]["pool_weights"]) == 2
     assert shown["topics"]
     assert shown["served_parameters"] > 30_000_000
     wait("the fine-tuned version serves", lambda: set(running.lane()["served"].values()) == {tuned["version"]}, READY_S)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import binary, booleans, lists, one_of, sampled_from, text
 
-from serve.settings import TeacherSettings
+from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
 from serve.teacher.breaker import Breaker
 from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from store.answers.prompt import prompt_version
 from store.errors import SettingsError
-from store.event import LabelAnswer, TeacherAnswer
+from store.event import LabelAnswer, Lane, TeacherAnswer
+from store.tasks.tasks import LaneTerms
 from tests.serve.fakes import TEACHER, FakeEndpoint, eventually, teacher_of, text_input
 
 
@@ -437,15 +437,25 @@ def test_what_questions_bring_on_themselves_neither_opens_nor_closes_a_circuit(o
         assert (breaker._retry_at_s is not None) == (row >= 3)
 
 
+def prompted(prompt: str) -> LaneSettings:
+    return LaneSettings(
+        lane=Lane("acme", "support"),
+        task="classify",
+        terms=LaneTerms(labels=("yes", "no")),
+        training_permitted=True,
+        teacher=replace(TEACHER, prompt=prompt),
+        budget=BudgetSettings(calls_per_day=1),
+    )
+
+
 @pytest.mark.parametrize("prompt", ["no place", "$labels", "$text $other", "$text $ 5"])
 def test_a_prompt_must_hold_the_text_and_nothing_that_nobody_fills(prompt: str) -> None:
     with pytest.raises(SettingsError, match="prompt_file"):
-        replace(TEACHER, prompt=prompt)
+        prompted(prompt)
 
 
 def test_a_prompt_may_leave_the_labels_out_and_write_dollars() -> None:
-    check: Callable[[str], TeacherSettings] = lambda prompt: replace(TEACHER, prompt=prompt)  # noqa: E731
-    assert check("$text costs $$5").prompt
+    assert prompted("$text costs $$5").teacher.prompt
 
 
 def test_once_it_stops_asking_what_was_sent_is_answered_and_what_waits_costs_nothing() -> None:
