@@ -33,7 +33,7 @@ from ops.sections import (
     SpoolSection,
     TrainerSection,
 )
-from ops.variables import PREFIX, overlaid
+from ops.state.variables import PREFIX, overlaid
 from serve.teacher.ask.prompts import wrong_prompt
 from serve.teacher.parameters import checked_key
 from store.answers.spellings import wrong_labels

@@ -13,7 +13,7 @@ ROOT: Final = Path(__file__).parent.parent
 ROOMS: Final = ("store", "stream", "serve", "trainer", "ops")
 THEIR_OWN: Final = (
     *("store/event.py", "store/tasks/*.py", "store/student/**/*.py", "store/answers/ranking.py"),
-    *("store/registry/records.py", "store/registry/earlier.py"),
+    *("store/registry/students/records.py", "store/registry/students/earlier.py"),
     *("serve/tasks/*.py", "serve/teacher/ask/*.py"),
     *("trainer/learn/tasks.py", "trainer/learn/classify/*.py", "trainer/learn/rank/*.py"),
     *("ops/tasks.py", "ops/readers/tasks.py", "ops/readers/classify.py", "ops/readers/lists/*.py"),

@@ -28,8 +28,8 @@ from store.errors import (
 )
 from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
-from store.registry.records import StudentRecord
 from store.registry.signing import SigningKey, TrustedKeys
+from store.registry.students.records import StudentRecord
 from store.registry.versions import OpenVersion, Registry, Versions
 from store.student.encoder import Precision
 from trainer.attempt import Attempt, attempt, freeze_rows

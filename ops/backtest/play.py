@@ -41,7 +41,7 @@ from store.buffer.memory import MemoryBuffer
 from store.control import CycleKind, TrainingState
 from store.event import Lane
 from store.registry.moves import Standing
-from store.registry.records import StudentRecord
+from store.registry.students.records import StudentRecord
 from store.secrets import unit_hash
 from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.due import ScheduleSettings, after, due

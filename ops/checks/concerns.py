@@ -8,7 +8,7 @@ from store.control import REMEMBERED_REQUESTS, REMEMBERED_S, Heartbeat
 from store.errors import SwapRefusedError
 from store.policy import PolicyName
 from store.registry.manifest import Manifest
-from store.registry.records import StudentRecord
+from store.registry.students.records import StudentRecord
 
 _DAY_S: Final = 86_400.0
 

@@ -17,8 +17,8 @@ from ops.exits import RefusedError
 from store.errors import RegistryError
 from store.event import Lane
 from store.registry.moves import Move, Standing, fold
-from store.registry.records import StudentRecord
 from store.registry.signing import SigningKey
+from store.registry.students.records import StudentRecord
 from store.registry.versions import Registry
 
 FOLLOW_S: Final = 5.0

@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from ops.addresses import port_names
 from ops.open_log import log_login
-from ops.priming import Primer, folder_of
 from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.site import Site
 from ops.wiring.checks import every
 from ops.wiring.lanes import lane_ledger, lane_settings, own_student
+from ops.wiring.priming import Primer, folder_of
 from serve.front.kept import RedisAnswers
 from serve.lane.parts import LaneParts, Services
 from serve.metrics import ServeMetrics

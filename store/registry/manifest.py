@@ -11,7 +11,7 @@ import msgspec
 
 from store.event import Lane, Task
 from store.policy import Policy
-from store.registry.records import StudentRecord
+from store.registry.students.records import StudentRecord
 
 MANIFEST_NAME: Final = "manifest.json"
 SIGNATURE_NAME: Final = "manifest.sig"
@@ -100,7 +100,7 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schema"}):
-    """Everything a version says of itself; `store.registry.earlier` brings older ones into this shape."""
+    """Everything a version says of itself; `store.registry.students.earlier` brings older ones into this shape."""
 
     schema_version: Literal[2] = 2
     lane: Lane

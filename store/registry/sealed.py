@@ -9,9 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from store.errors import BadSignatureError, CorruptVersionError, RegistryError
-from store.registry.earlier import todays
 from store.registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, canonical_json
 from store.registry.signing import Signature
+from store.registry.students.earlier import todays
 
 PURPOSE: Final = b"understudy/manifest/1\n"  # signed before the manifest's bytes
 _PART: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]*"

@@ -15,7 +15,7 @@ from store.event import TaskInput, TextInput
 from store.labels import check_label_map
 from store.policy import Policy
 from store.registry.manifest import Manifest
-from store.registry.records import ClassifyRecord, Golden, StudentRecord
+from store.registry.students.records import ClassifyRecord, Golden, StudentRecord
 from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, shared_encoder
 from store.student.folder import ENCODER_FILES
 from store.student.head import Head

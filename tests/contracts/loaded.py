@@ -11,7 +11,7 @@ import torch
 
 from store.event import RankInput, TaskInput, TextInput
 from store.registry.manifest import BaseModel, FileEntry, Manifest, Preprocessing
-from store.registry.records import RankRecord
+from store.registry.students.records import RankRecord
 from store.student.encoder import Encoder
 from store.student.folder import ENCODER_FILES
 from store.student.rank.head import RankHead

@@ -148,7 +148,7 @@ def test_a_version_follows_itself_and_none_of_another_task(made: Made, student: 
 
 
 def _other(record: Any) -> Any:
-    from store.registry.records import ClassifyRecord, RankRecord  # noqa: PLC0415 - for this one test
+    from store.registry.students.records import ClassifyRecord, RankRecord  # noqa: PLC0415 - for this one test
 
     return RankRecord if isinstance(record, ClassifyRecord) else ClassifyRecord
 

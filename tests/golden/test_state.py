@@ -24,7 +24,7 @@ from store.buffer.repair.positions import Positions
 from store.control import Control
 from store.event import TextInput, decode
 from store.registry.moves import fold
-from store.registry.records import ClassifyRecord
+from store.registry.students.records import ClassifyRecord
 from store.secrets import item_id, subject_token
 from store.student.classify import Student
 from store.tasks.classify import ClassifyRules

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from ops.catalogues import read_documents
 from ops.cli.app import app
 from ops.exits import REFUSED
-from ops.priming import Primer, folder_of
+from ops.imports.catalogues import read_documents
 from ops.settings import Settings
+from ops.wiring.priming import Primer, folder_of
 from store.errors import CorruptVersionError, SettingsError
 from store.student.encoder import Encoder, FloatArray
 from store.student.rank import catalogue

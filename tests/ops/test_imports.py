@@ -80,7 +80,10 @@ ALIEN: Final = {
     },
     "train": {"torch", "transformers", "faiss", "openai", "httpx", "httpx2", "starlette", "uvicorn", "kafka", "stream"},
 }
-OF_THE_SETTINGS: Final = {"serve", "serve.front", "serve.front.names", "serve.teacher", "serve.teacher.parameters"}
+OF_THE_SETTINGS: Final = {
+    *("serve", "serve.front", "serve.front.names", "serve.teacher", "serve.teacher.parameters"),
+    *("serve.teacher.ask", "serve.teacher.ask.prompts"),
+}
 
 
 @pytest.mark.parametrize("process", ["serve", "ingest", "train"])

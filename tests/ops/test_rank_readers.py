@@ -175,7 +175,7 @@ GOOD = {"query": "where", "documents": DOCUMENTS, "scores": SCORES}
         ({"query": ""}, "no query in query"),
         ({"query": 5}, "no query in query"),
         ({"time": 1e20}, None),
-        ({"time": "0000-01-01T00:00:00Z"}, None),
+        ({"time": "0000-01-01T00:00:00Z"}, "the time in time is outside of the years 1 to 9999, UTC"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_named_by_its_field(

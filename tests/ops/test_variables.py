@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field
 
-from ops.variables import overlaid
+from ops.state.variables import overlaid
 from store.errors import SettingsError
 
 

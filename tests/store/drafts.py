@@ -7,8 +7,8 @@ import msgspec
 
 from store.event import Lane
 from store.registry.manifest import BaseModel, Manifest, Preprocessing, canonical_json
-from store.registry.records import ClassifyRecord, Golden
 from store.registry.signing import SigningKey, TrustedKeys, public_path
+from store.registry.students.records import ClassifyRecord, Golden
 from store.registry.versions import Registry, Versions
 
 LANE = Lane("acme", "intents")

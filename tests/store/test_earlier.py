@@ -7,8 +7,8 @@ import pytest
 
 from store.errors import CorruptVersionError
 from store.registry.manifest import canonical_json
-from store.registry.records import ClassifyRecord
 from store.registry.sealed import decode_manifest
+from store.registry.students.records import ClassifyRecord
 from tests.store.drafts import make_manifest, of_schema_1
 
 

@@ -8,7 +8,7 @@ import pytest
 from store.buffer.ledger import AuditTally
 from store.policy import Policy
 from store.registry.lineage import Audited
-from store.registry.records import Golden
+from store.registry.students.records import Golden
 from tests.store.drafts import make_draft, make_manifest, make_versions
 
 POLICY: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """Kinds of personal data by the contexts they stand in: each is seen, and each near miss is left alone."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
 import pytest
@@ -335,7 +336,7 @@ LEFT_ALONE = [
 def test_each_kind_is_seen_in_each_context(context: str) -> None:
     missed = []
     for kind, value in SEEN:
-        expected = canonical_text(context.format(f"<{kind}>"))
+        expected = unicodedata.normalize("NFC", context.format(f"<{kind}>"))
         found = re.sub(rf"<{kind}:[0-9a-f]{{10}}>", f"<{kind}>", redact(context.format(value), KEY))
         found, expected = (re.sub(r"<(EMAIL|CARD):0123456789>", r"<\1>", text) for text in (found, expected))
         if found != expected:
@@ -348,7 +349,7 @@ def test_each_near_miss_is_left_alone_in_each_context(context: str) -> None:
     harmed = [
         (text, found)
         for text in LEFT_ALONE
-        if (found := redact(context.format(text), KEY)) != canonical_text(context.format(text))
+        if (found := redact(context.format(text), KEY)) != unicodedata.normalize("NFC", context.format(text))
     ]
     assert not harmed
 

@@ -25,7 +25,7 @@ from store.errors import CorruptVersionError, SwapRefusedError
 from store.event import Lane
 from store.policy import Policy
 from store.registry.manifest import BaseModel, FileEntry, Manifest, Preprocessing
-from store.registry.records import ClassifyRecord, Golden, RankRecord
+from store.registry.students.records import ClassifyRecord, Golden, RankRecord
 from store.student.classify import GOLDEN_TOLERANCE_MIXED, GOLDEN_TOLERANCE_SAME, Student, tempered
 from store.student.encoder import Encoder
 from store.student.folder import ENCODER_FILES

@@ -17,9 +17,9 @@ from store.errors import BadSignatureError, CorruptVersionError, RegistryError, 
 from store.event import Lane
 from store.registry import blobs, durable
 from store.registry.manifest import FileEntry, canonical_json, version_id
-from store.registry.records import ClassifyRecord
 from store.registry.sealed import PURPOSE
 from store.registry.signing import SigningKey
+from store.registry.students.records import ClassifyRecord
 from store.registry.versions import Registry, Versions, lane_registry
 from tests.store.drafts import (
     ENCODER_BYTES,

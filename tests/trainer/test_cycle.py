@@ -14,8 +14,8 @@ from store.buffer.item import Item
 from store.cycles.signs import Stage
 from store.errors import RegistryError
 from store.policy import PolicyName
-from store.registry.records import ClassifyRecord
 from store.registry.signing import SigningKey, TrustedKeys
+from store.registry.students.records import ClassifyRecord
 from store.registry.versions import Registry, Versions
 from store.student.classify import Student
 from store.tasks.tasks import LaneTerms

@@ -14,7 +14,7 @@ from store.buffer.item import FirstOpinion
 from store.event import Lane
 from store.policy import Policy
 from store.registry.manifest import FileEntry, Manifest
-from store.registry.records import ClassifyRecord
+from store.registry.students.records import ClassifyRecord
 from store.student.classify import Student
 from tests.tiny import TOPICS, questions, tiny_encoder
 from trainer.learn.classify.draft import Draft

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from store.control import CycleKind
 from store.policy import Policy
 from store.registry.manifest import BaseModel, Preprocessing
-from store.registry.records import StudentRecord
+from store.registry.students.records import StudentRecord
 from store.registry.versions import OpenVersion
 from store.student.encoder import Encoder, FloatArray
 from store.student.loaded import Loaded

@@ -10,7 +10,7 @@ from ops.show.values import ratio_of, time_of
 from ops.status.report import LaneStatus, PromiseShown, StatusReport
 from store.control import CycleEnded
 from store.registry.manifest import Manifest, Verdict
-from store.registry.records import ClassifyRecord, RankRecord, StudentRecord
+from store.registry.students.records import ClassifyRecord, RankRecord, StudentRecord
 
 _SAME_LABEL = "the same label"
 

@@ -12,7 +12,7 @@ from store.errors import CorruptVersionError
 from store.event import RankInput, TaskInput
 from store.policy import Policy
 from store.registry.manifest import Manifest
-from store.registry.records import RankGolden, RankRecord, StudentRecord
+from store.registry.students.records import RankGolden, RankRecord, StudentRecord
 from store.student.classify import (
     ENCODER_FOLDER,
     HEAD_NAME,

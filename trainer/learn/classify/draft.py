@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from store.policy import Policy
 from store.registry.manifest import Preprocessing
-from store.registry.records import ClassifyRecord
+from store.registry.students.records import ClassifyRecord
 from store.student.classify import (
     ENCODER_FOLDER,
     HEAD_NAME,

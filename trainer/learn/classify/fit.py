@@ -10,7 +10,7 @@ from typing import Final, Literal, Protocol
 import numpy as np
 import torch
 
-from store.registry.records import ClassifyRecord, Mode
+from store.registry.students.records import ClassifyRecord, Mode
 from store.student.classify import Student
 from store.student.encoder import FloatArray
 from store.student.head import Head

@@ -13,7 +13,7 @@ from msgspec import structs
 from store.balance import balanced
 from store.control import CycleKind
 from store.policy import Policy
-from store.registry.records import ClassifyRecord
+from store.registry.students.records import ClassifyRecord
 from store.registry.versions import OpenVersion
 from store.student.classify import Predictions, Student
 from store.student.encoder import FloatArray

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from store.policy import Policy
 from store.registry.manifest import Preprocessing
-from store.registry.records import RankRecord
+from store.registry.students.records import RankRecord
 from store.student.classify import ENCODER_FOLDER, HEAD_NAME, REFERENCE_NAME, REFERENCE_TENSOR, TUNED_NAME
 from store.student.rank.head import RankHead
 from store.student.rank.ranker import Ranker, TunedRanker

@@ -14,7 +14,7 @@ import torch
 from store.control import CycleKind
 from store.event import RankInput
 from store.policy import Policy
-from store.registry.records import Mode, RankRecord
+from store.registry.students.records import Mode, RankRecord
 from store.registry.versions import OpenVersion
 from store.student.encoder import FloatArray
 from store.student.rank.head import RankHead

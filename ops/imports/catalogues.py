@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import msgspec
 
-from ops.priming import folder_of
 from ops.readers.files import BadRow, rows_of
 from ops.readers.lists.values import document_of
 from ops.sections import LaneSection
 from ops.site import Site
+from ops.wiring.priming import folder_of
 from store.errors import SettingsError, TooLaboriousError
 from store.event import wall_clock_s
 from store.redact import redact
