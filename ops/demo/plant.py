@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import torch
 
 from ops.answers.reading import Reading
 from ops.settings import Settings
@@ -71,6 +72,7 @@ def plant(site: Site, lane: str | None, seed: int) -> str:
         raise UnderstudyError(message)
     serving = Rival(student=recipe.load(versions.open(champion), settings), trained=frozenset())
     lineage = Lineage(champion=serving, anchor=None, history=(), records={})
+    torch.set_num_threads(settings.threads)
     base = BaseEncoder.open(
         settings.encoder, device=settings.device, precision=settings.precision, max_tokens=settings.max_tokens
     )

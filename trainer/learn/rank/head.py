@@ -11,8 +11,9 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
+import torch
 from scipy.special import ndtri
+from torch import Tensor
 
 from store.student.encoder import FloatArray
 from store.student.rank.head import RankHead, pair_features
@@ -110,7 +111,9 @@ class _Design:
         repeated = [key for key, count in counts.most_common(_MOST_ITEMS) if count > 1]
         self.items = sorted(repeated)
         self.features = features.shape[1]
-        self._columns = np.concatenate([features / self._unit, self._one_hot(lists)], axis=1).astype(np.float32)
+        # torch's arithmetic: numpy's brings threads of its own, which starve whatever runs beside a cycle
+        columns = np.concatenate([features / self._unit, self._one_hot(lists)], axis=1).astype(np.float32)
+        self._columns = torch.from_numpy(columns)
         self._fold = self._folds(lists)
         self._grams = [self._gram(np.flatnonzero(self._fold[self.list_of] == fold)) for fold in range(_FOLDS)]
 
@@ -134,7 +137,8 @@ class _Design:
         for fold in range(_FOLDS):
             held = np.flatnonzero(self._fold[self.list_of] == fold)
             weight, biases = self.solve(residual, penalties, self._fold != fold)
-            said[held] = self._columns[held] @ np.concatenate([weight * self._unit, biases])
+            heads = torch.from_numpy(np.concatenate([weight * self._unit, biases]).astype(np.float32))
+            said[held] = (self._columns[torch.from_numpy(held)] @ heads).numpy()
         return said
 
     def solve(self, residual: Floats, penalties: _Penalties, kept: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -150,23 +154,24 @@ class _Design:
         found = np.zeros(width)
         if len(used):
             folds = [fold for fold in range(_FOLDS) if kept[self._fold == fold].any()]
-            gram = np.sum([self._grams[fold] for fold in folds], axis=0)[np.ix_(used, used)]
-            gram[np.diag_indices_from(gram)] += on[used]
-            rows = np.flatnonzero(kept[self.list_of])
-            moment = (self._columns[np.ix_(rows, used)].T @ (self.rows * residual)[rows].astype(np.float32)).astype(
-                float
-            )
-            found[used] = cho_solve(cho_factor(gram), moment)
+            places, rows = torch.from_numpy(used), torch.from_numpy(np.flatnonzero(kept[self.list_of]))
+            gram = torch.stack([self._grams[fold] for fold in folds]).sum(dim=0)[places][:, places]
+            gram.diagonal().add_(torch.from_numpy(on[used]))
+            goal = torch.from_numpy((self.rows * residual).astype(np.float32))[rows]
+            moment = (self._columns[rows].T @ goal)[places].double()
+            found[used] = torch.cholesky_solve(moment.unsqueeze(1), torch.linalg.cholesky(gram)).squeeze(1).numpy()
         return found[: self.features] / self._unit, found[self.features :]
 
     def _error(self, residual: Floats, features: float, items: float) -> float:
         left = residual - self.out_of_fold(residual, _Penalties(features=features, items=items))
         return float((self.rows * left**2).sum())
 
-    def _gram(self, rows: npt.NDArray[np.intp]) -> Floats:
-        part = self._columns[rows] * np.sqrt(self.rows[rows])[:, None].astype(np.float32)
-        gram: Floats = (part.T @ part).astype(np.float64)
-        return gram
+    def _gram(self, rows: npt.NDArray[np.intp]) -> Tensor:
+        part = (
+            self._columns[torch.from_numpy(rows)]
+            * torch.from_numpy(np.sqrt(self.rows[rows]).astype(np.float32))[:, None]
+        )
+        return (part.T @ part).double()
 
     def _one_hot(self, lists: Sequence[RankedList]) -> Floats:
         place = {key: column for column, key in enumerate(self.items)}
