@@ -87,7 +87,7 @@ def play(lists: Sequence[RankedList], job: Job) -> Played:
     for at, index in enumerate(turn):
         one = lists[index]
         scores = head.scores(one.query, one.documents, one.keys)
-        recent.append(1.0 - confidence(scores, head.sigma, job.tolerance))
+        recent.append(1.0 - confidence(scores, head.sigmas(one.keys), job.tolerance))
         allowance = Allowance(
             calls_left=job.budget - len(bought),
             rows_left=len(turn) - at,
@@ -124,7 +124,7 @@ def coverage(lists: Sequence[RankedList], *, order: int, tolerance: Tolerance) -
     said = {i: head.scores(lists[i].query, lists[i].documents, lists[i].keys) for i in (*judge, *rest)}
 
     def judged(index: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        sure = [confidence(said[i], head.sigma, tolerance) for i in index]
+        sure = [confidence(said[i], head.sigmas(lists[i].keys), tolerance) for i in index]
         right = [agree(lists[i].target, best_first(said[i], lists[i].keys), tolerance) for i in index]
         return np.array(sure), np.array(right)
 

@@ -41,6 +41,7 @@ class Client:
         self._play = play
         self._item_ids = item_ids
         self._turns = asyncio.Semaphore(CONCURRENCY)
+        self._dice = Random("understudy-retries")  # noqa: S311 - a pace, no secret
 
     async def send_all(self, due_s: Sequence[float]) -> None:
         """Send every request when it is due; returns once all are answered."""
@@ -98,4 +99,5 @@ class Client:
             tries += 1
             if answer.status_code != httpx.codes.TOO_MANY_REQUESTS or tries == _TRIES:
                 return answer
-            await asyncio.sleep(float(answer.headers.get("retry-after", "1")))
+            wait_s = float(answer.headers.get("retry-after", "1"))
+            await asyncio.sleep(wait_s * self._dice.uniform(0.5, 1.5))  # or all that were refused come back at once

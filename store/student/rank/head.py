@@ -32,6 +32,7 @@ class RankHead:
     sigma: float  # sd of the teacher's score around ours, both less their list's mean
     weight: FloatArray  # [2 * hidden]
     items: Mapping[str, float]  # bias by document key
+    new_sigma: float = 0.0  # sd around the score of a document that has no bias where others do; at least `sigma`
 
     def scores(self, query: FloatArray, documents: FloatArray, keys: Sequence[str]) -> FloatArray:
         """Scores of one list, [n]: only their differences mean anything.
@@ -49,13 +50,18 @@ class RankHead:
         """[n] the documents' own biases; 0 for one that has none."""
         return np.array([self.items.get(key, 0.0) for key in keys], np.float32)
 
+    def sigmas(self, keys: Sequence[str]) -> FloatArray:
+        """[n] how far the teacher's score of each document lies from ours: what is new may be liked or not."""
+        new = max(self.sigma, self.new_sigma) if self.items else self.sigma
+        return np.array([self.sigma if key in self.items else new for key in keys], np.float32)
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, as `head.safetensors` holds them."""
         keys = np.array([list(bytes.fromhex(key)) for key in self.items], np.uint8).reshape(-1, _KEY_BYTES)
         return {
             "item_biases": torch.tensor(list(self.items.values()), dtype=torch.float32),
             "item_keys": torch.from_numpy(keys),
-            "scale": torch.tensor([self.slope, self.sigma], dtype=torch.float64),
+            "scale": torch.tensor([self.slope, self.sigma, self.new_sigma], dtype=torch.float64),
             "weight": torch.from_numpy(self.weight),
         }
 
@@ -71,15 +77,15 @@ class RankHead:
         wanted = {
             "item_biases": (items,),
             "item_keys": (items, _KEY_BYTES),
-            "scale": (2,),
+            "scale": (3,),
             "weight": (2 * hidden_size,),
         }
         if found != wanted or items > MAX_ITEMS or tensors["item_keys"].dtype != torch.uint8:
             message = f"a ranking head's tensors {found} do not fit {wanted}"
             raise CorruptVersionError(message)
-        slope, sigma = tensors["scale"].double().tolist()
-        if sigma < 0.0:
-            message = f"a ranking head's sigma is {sigma}, below 0"
+        slope, sigma, new_sigma = tensors["scale"].double().tolist()
+        if min(sigma, new_sigma) < 0.0:
+            message = f"a ranking head's sigma is {min(sigma, new_sigma)}, below 0"
             raise CorruptVersionError(message)
         keys = [bytes(row).hex() for row in tensors["item_keys"].tolist()]
         return RankHead(
@@ -87,6 +93,7 @@ class RankHead:
             sigma=sigma,
             weight=tensors["weight"].float().numpy(),
             items=dict(zip(keys, tensors["item_biases"].float().tolist(), strict=True)),
+            new_sigma=new_sigma,
         )
 
 
@@ -96,7 +103,9 @@ def pair_features(query: FloatArray, documents: FloatArray) -> FloatArray:
     return result
 
 
-def confidence(scores: npt.NDArray[np.floating], sigma: float, tolerance: Tolerance) -> float:
+def confidence(
+    scores: npt.NDArray[np.floating], sigma: float | npt.NDArray[np.floating], tolerance: Tolerance
+) -> float:
     """The share of 100 draws of the teacher's scores under which our order is the same ranking by the lane's tolerance.
 
     The draws are the same in every call and belong to places in our own order, so asking with the documents in another
@@ -104,12 +113,14 @@ def confidence(scores: npt.NDArray[np.floating], sigma: float, tolerance: Tolera
 
     Args:
         scores: [n], ours.
-        sigma: sd of a draw around our score.
+        sigma: sd of a draw around our score, one for all or [n].
         tolerance: what is called the same.
     """
-    falling = -np.sort(-np.asarray(scores, np.float64))
+    spread = np.broadcast_to(np.asarray(sigma, np.float64), np.shape(scores))
+    order = np.lexsort((spread, -np.asarray(scores, np.float64)))
+    falling, spread = np.asarray(scores, np.float64)[order], spread[order]
     k = min(tolerance.k, len(falling))
-    drawn = falling + sigma * _normal_draws(len(falling))
+    drawn = falling + spread * _normal_draws(len(falling))
     best = -np.sort(-drawn, axis=1)[:, :k] if k > 1 else drawn.max(axis=1, keepdims=True)
     found = -np.sort(-drawn[:, :k], axis=1)
     return float(((best - found).max(axis=1, initial=0.0) <= tolerance.epsilon + _SLACK).mean())

@@ -222,7 +222,7 @@ class Ranker:
             scores=scores,
             members=members,
             order=best_first(scores, keys),
-            confidence=confidence(scores, self.head.sigma, self.tolerance),
+            confidence=confidence(scores, self.head.sigmas(keys), self.tolerance),
             novelty=max(0.0, 1.0 - float((self.reference @ asked).max(initial=-1.0))),
         )
 

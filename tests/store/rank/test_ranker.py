@@ -3,6 +3,7 @@
 import gc
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -230,3 +231,14 @@ def test_versions_on_one_base_share_their_documents_for_as_long_as_one_is_held(e
     del first
     gc.collect()
     assert len(shared_vectors(encoder)) == 0
+
+
+def test_a_document_that_is_new_where_others_are_known_makes_the_student_less_sure(encoder: Encoder) -> None:
+    head = replace(head_of(encoder, {"a": 0.3, "b": 0.0}), new_sigma=0.5)
+    assert head.sigmas(("a", "b", "c")).tolist() == pytest.approx([0.1, 0.1, 0.5])
+    assert head_of(encoder).sigmas(("a", "c")).tolist() == pytest.approx([0.1, 0.1])
+    scores = np.array([0.5, 0.0, 0.1])
+    known = confidence(scores, head.sigmas(("a", "b", "b")), Tolerance())
+    assert confidence(scores, head.sigmas(("a", "b", "c")), Tolerance()) < known - 0.1
+    again = confidence(scores[[2, 0, 1]], head.sigmas(("c", "a", "b")), Tolerance())
+    assert again == confidence(scores, head.sigmas(("a", "b", "c")), Tolerance())

@@ -6,7 +6,7 @@ two lists or more have a bias of their own; where nothing repeats and nothing is
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -64,7 +64,8 @@ def order_scores(order: Sequence[int], documents: int) -> Floats:
 def fit_rank_head(lists: Sequence[RankedList], *, hidden_size: int) -> RankHead:
     """The head with the least squared error on lists that were left out, of those with these penalties.
 
-    Sigma is from lists that were left out as well: within its own lists a head is always right.
+    Sigma is from lists that were left out as well: within its own lists a head is always right. Of a document that was
+    not seen before it is what is left without any document's bias.
 
     Args:
         lists: each with two documents or more; shorter ones teach nothing and are left out.
@@ -80,12 +81,14 @@ def fit_rank_head(lists: Sequence[RankedList], *, hidden_size: int) -> RankHead:
     if len(lists) >= _LEAST_LISTS:
         chosen = design.choose(residual)
     left = residual - design.out_of_fold(residual, chosen)
+    unknown = residual - design.out_of_fold(residual, replace(chosen, items=_OFF))
     weight, biases = design.solve(residual, chosen, np.ones(len(lists), np.bool_))
     return RankHead(
         slope=slope,
         sigma=float(np.sqrt(np.average(left**2, weights=design.traffic))),
         weight=weight.astype(np.float32),
         items={key: float(bias) for key, bias in zip(design.items, biases, strict=True) if bias != 0.0},
+        new_sigma=float(np.sqrt(np.average(unknown**2, weights=design.traffic))),
     )
 
 
