@@ -96,7 +96,7 @@ def test_tensors_that_do_not_fit_are_refused(encoder: Encoder, name: str) -> Non
         with pytest.raises(CorruptVersionError, match="ranking head"):
             RankHead.of(broken, hidden_size=encoder.hidden_size)
     with pytest.raises(CorruptVersionError, match="sigma"):
-        RankHead.of({**tensors, "scale": torch.tensor([1.0, -0.1])}, hidden_size=encoder.hidden_size)
+        RankHead.of({**tensors, "scale": torch.tensor([1.0, -0.1, 0.1])}, hidden_size=encoder.hidden_size)
 
 
 @settings(max_examples=20)
