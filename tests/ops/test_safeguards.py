@@ -28,6 +28,7 @@ CARD = "4111 1111 1111 1111"
 SPELLINGS = re.compile(rb"4111[ -]?1111[ -]?1111[ -]?1111")
 FORBIDDEN = {"training_permitted": False}
 LANES = (LANE, Lane("bolt", "support"), Lane("acme", "orders"))
+WARM_UP = "This is a test question."
 QUESTION = {"input": "unsure about my parcel"}
 
 
@@ -43,6 +44,9 @@ class SeenWork:
         self.handed.append(work)
         message = "seen"
         raise WorkerStoppedError(message)
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -94,7 +98,7 @@ def test_what_may_not_be_learned_from_is_counted_and_in_no_snapshot(
     assert not any(b"parcel" in value for name, value in chain.kept_in_redis().items() if b":item:" in name)
 
 
-@pytest.mark.parametrize(("changes", "cycles"), [({}, 1), (FORBIDDEN, 0), ({"task": "rank"}, 0)])
+@pytest.mark.parametrize(("changes", "cycles"), [({}, 1), (FORBIDDEN, 0), ({"task": "chat"}, 0)])
 def test_the_trainer_trains_no_lane_that_it_may_not_though_its_items_are_kept(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], cycles: int
 ) -> None:
@@ -142,7 +146,7 @@ def test_a_card_number_is_at_the_teacher_and_nowhere_else(chain: Chain, caplog: 
     token = redact(CARD, site.secret.redaction_key(LANE))
     assert any(token in row.words for row in snapshot.rows)
     assert chain.student.read
-    assert all(token in text or text == "a text to warm up with" for text in chain.student.read)
+    assert all(token in text or text == WARM_UP for text in chain.student.read)
     looked_at = {
         "redis": b"".join(chain.kept_in_redis().values()),
         "snapshot": snapshot.content,
