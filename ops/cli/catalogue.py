@@ -41,7 +41,7 @@ def load(
     look(path)
     site = open_site(config)
     section = _ranking(site, lane)
-    from ops import catalogues  # noqa: PLC0415 - as above
+    from ops.imports import catalogues  # noqa: PLC0415 - as above
 
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("embedding", total=None)
@@ -76,7 +76,7 @@ def show(config: Config = None, lane: LaneName = None, output: Output = Format.t
     """
     site = open_site(config)
     section = _ranking(site, lane)
-    from ops import catalogues  # noqa: PLC0415 - as above
+    from ops.imports import catalogues  # noqa: PLC0415 - as above
 
     found = catalogues.shown(site, section)
     if output is Format.json:
