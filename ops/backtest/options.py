@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ops.readers.flags import (
+from ops.readers.lists.flags import (
     DocumentsColumn,
     LabelColumn,
     OrderColumn,

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from ops.cli.options import EPILOG, Config, LaneName, Output, open_site, use_cases_of
 from ops.cli.output import Format, emit_fields, emit_json, emit_table
 from ops.exits import FAILED_CHECK, UNAVAILABLE, RefusedError
-from ops.readers.flags import (
+from ops.readers.lists.flags import (
     DocumentsColumn,
     LabelColumn,
     OrderColumn,
