@@ -65,12 +65,8 @@ class DemoRun:
             watch.cancel()
             for act in acts:
                 act.cancel()
-        await self._look()
+        await self.look()
         self._note_served_after()
-
-    async def look(self) -> None:
-        """Read the processes' records once more."""
-        await self._look()
 
     def board(self) -> DemoBoard:
         """What the live view shows now."""
@@ -147,11 +143,11 @@ class DemoRun:
     async def _watch(self) -> None:
         while True:
             self.check()
-            await self._look()
+            await self.look()
             self.show(self.board())
             await asyncio.sleep(_LOOK_S)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
         """Read the processes' records, off the event loop: the client must keep its pace."""
         versions = {one.version for one in self.client.outcomes}
         await asyncio.to_thread(self.records.refresh)

@@ -6,56 +6,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-_PRODUCTS: Final = {
-    "kitchen": (
-        "kettle",
-        "frying pan",
-        "coffee grinder",
-        "blender",
-        "tea set",
-        "bread knife",
-        "toaster",
-        "mixing bowl",
-    ),
-    "garden": (
-        "garden hose",
-        "watering can",
-        "rake",
-        "plant pot",
-        "lawn mower",
-        "shears",
-        "bird feeder",
-        "wheelbarrow",
-    ),
-    "outdoor": ("tent", "sleeping bag", "rucksack", "head torch", "camping stove", "walking poles", "rain jacket"),
-    "office": ("desk lamp", "office chair", "keyboard", "monitor stand", "notebook", "stapler", "whiteboard"),
-    "sport": ("yoga mat", "dumbbells", "running shoes", "tennis racket", "swim goggles", "bike lock", "skipping rope"),
-    "home": ("rug", "picture frame", "duvet", "curtains", "bookshelf", "mirror", "floor lamp", "cushion"),
-}
-_USES: Final = {
-    "kitchen": ("cooking", "breakfast", "baking"),
-    "garden": ("the vegetable bed", "the balcony", "the lawn"),
-    "outdoor": ("a camping trip", "hiking in the hills", "a festival"),
-    "office": ("working from home", "a narrow desk", "a shared office"),
-    "sport": ("keeping fit", "the gym", "training in winter"),
-    "home": ("the living room", "the bedroom", "a first flat"),
-}
-_COLOURS: Final = ("blue", "green", "black", "grey", "red", "white", "yellow", "brown")
-_MATERIALS: Final = ("steel", "oak", "cotton", "plastic", "leather", "glass", "bamboo", "wool")
-_TRAITS: Final = ("small", "large", "lightweight", "sturdy", "foldable", "hand made", "second hand", "waterproof")
+from ops.demo.traffic.shop import COLOURS, MATERIALS, PRODUCTS, TRAITS, USES, Item
+
 _OFFERED: Final = 20  # half of them from the wanted part of the shop
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One thing for sale, with how much the teacher likes it whatever is asked."""
-
-    part: str
-    product: str
-    colour: str
-    trait: str
-    text: str
-    favour: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,10 +25,10 @@ def shop(items: int, *, favour_sd: float, seed: int) -> list[Item]:
     rng = np.random.default_rng(seed)
     found: dict[str, Item] = {}
     while len(found) < items:
-        part = _any(rng, tuple(_PRODUCTS))
-        product, colour = _any(rng, _PRODUCTS[part]), _any(rng, _COLOURS)
-        trait = _any(rng, _TRAITS)
-        text = f"{trait} {colour} {_any(rng, _MATERIALS)} {product}"
+        part = _any(rng, tuple(PRODUCTS))
+        product, colour = _any(rng, PRODUCTS[part]), _any(rng, COLOURS)
+        trait = _any(rng, TRAITS)
+        text = f"{trait} {colour} {_any(rng, MATERIALS)} {product}"
         favour = float(rng.normal(0.0, favour_sd))
         found.setdefault(text, Item(part=part, product=product, colour=colour, trait=trait, text=text, favour=favour))
     return list(found.values())
@@ -84,14 +37,14 @@ def shop(items: int, *, favour_sd: float, seed: int) -> list[Item]:
 def offers(items: list[Item], rows: int, *, noise: float, seed: int) -> list[Offer]:
     """So many lists of 20 in the order in which customers come; the teacher's scores have normal noise."""
     rng = np.random.default_rng(seed)
-    by_part = {part: [item for item in items if item.part == part] for part in _PRODUCTS}
+    by_part = {part: [item for item in items if item.part == part] for part in PRODUCTS}
     return [_offer(items, by_part, noise, rng) for _ in range(rows)]
 
 
 def _offer(items: list[Item], by_part: dict[str, list[Item]], noise: float, rng: np.random.Generator) -> Offer:
-    part = _any(rng, tuple(_PRODUCTS))
-    product, colour, trait = _any(rng, _PRODUCTS[part]), _any(rng, _COLOURS), _any(rng, _TRAITS)
-    use = _any(rng, _USES[part])
+    part = _any(rng, tuple(PRODUCTS))
+    product, colour, trait = _any(rng, PRODUCTS[part]), _any(rng, COLOURS), _any(rng, TRAITS)
+    use = _any(rng, USES[part])
     query, wishes = (
         (product, {product}),
         (f"{colour} {product}", {product, colour}),

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -16,11 +16,10 @@ from ops.status.collect import collect
 from ops.status.report import LaneStatus, StatusReport
 from store.errors import RegistryError, UnderstudyError
 from store.event import Escalation, Lane, TaskInput, decode
+from store.registry.manifest import SNAPSHOT_NAME
 from store.secrets import item_id
 from store.tasks.rules import TaskRules
 from stream.log import topic_of
-
-SNAPSHOT_NAME: Final = "snapshot.json"
 
 
 class _SnapshotRow(msgspec.Struct):

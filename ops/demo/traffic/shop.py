@@ -13,7 +13,7 @@ from typing import Final
 
 from store.secrets import unit_hash
 
-_PRODUCTS: Final = {
+PRODUCTS: Final = {
     "kitchen": (
         *("kettle", "frying pan", "coffee grinder", "blender", "tea set", "bread knife", "toaster", "mixing bowl"),
     ),
@@ -32,7 +32,7 @@ _PRODUCTS: Final = {
     "sport": ("yoga mat", "dumbbells", "running shoes", "tennis racket", "swim goggles", "bike lock", "skipping rope"),
     "home": ("rug", "picture frame", "duvet", "curtains", "bookshelf", "mirror", "floor lamp", "cushion"),
 }
-_USES: Final = {
+USES: Final = {
     "kitchen": ("cooking", "breakfast", "baking"),
     "garden": ("the vegetable bed", "the balcony", "the lawn"),
     "outdoor": ("a camping trip", "hiking in the hills", "a festival"),
@@ -40,9 +40,9 @@ _USES: Final = {
     "sport": ("keeping fit", "the gym", "training in winter"),
     "home": ("the living room", "the bedroom", "a first flat"),
 }
-_COLOURS: Final = ("blue", "green", "black", "grey", "red", "white", "yellow", "brown")
-_MATERIALS: Final = ("steel", "oak", "cotton", "plastic", "leather", "glass", "bamboo", "wool")
-_TRAITS: Final = ("small", "large", "lightweight", "sturdy", "foldable", "hand made", "second hand", "waterproof")
+COLOURS: Final = ("blue", "green", "black", "grey", "red", "white", "yellow", "brown")
+MATERIALS: Final = ("steel", "oak", "cotton", "plastic", "leather", "glass", "bamboo", "wool")
+TRAITS: Final = ("small", "large", "lightweight", "sturdy", "foldable", "hand made", "second hand", "waterproof")
 _DIGITS: Final = 4  # of a score, as it is recorded
 
 
@@ -117,18 +117,18 @@ def _stock(items: int, favour_sd: float, rng: Random) -> list[Item]:
     """So many items, no two alike, shuffled over the parts of the shop."""
     found: dict[str, Item] = {}
     while len(found) < items:
-        part = rng.choice(tuple(_PRODUCTS))
-        product, colour, trait = rng.choice(_PRODUCTS[part]), rng.choice(_COLOURS), rng.choice(_TRAITS)
-        text = f"{trait} {colour} {rng.choice(_MATERIALS)} {product}"
+        part = rng.choice(tuple(PRODUCTS))
+        product, colour, trait = rng.choice(PRODUCTS[part]), rng.choice(COLOURS), rng.choice(TRAITS)
+        text = f"{trait} {colour} {rng.choice(MATERIALS)} {product}"
         item = Item(part=part, product=product, colour=colour, trait=trait, text=text, favour=rng.gauss(0.0, favour_sd))
         found.setdefault(text, item)
     return list(found.values())
 
 
 def _offer(shelves: Sequence[Item], settings: ShopSettings, rng: Random) -> Offer:
-    part = rng.choice(tuple(_PRODUCTS))
-    product, colour, trait = rng.choice(_PRODUCTS[part]), rng.choice(_COLOURS), rng.choice(_TRAITS)
-    use = rng.choice(_USES[part])
+    part = rng.choice(tuple(PRODUCTS))
+    product, colour, trait = rng.choice(PRODUCTS[part]), rng.choice(COLOURS), rng.choice(TRAITS)
+    use = rng.choice(USES[part])
     query, wishes = rng.choice(
         (
             (product, {product}),
