@@ -14,15 +14,17 @@ import psutil
 from ops.backtest.findings import Finished, Measure, assemble, measure_of, points_of, steps_of
 from ops.backtest.log import Log
 from ops.backtest.options import Options
-from ops.backtest.recommend import recommend, settings_toml
+from ops.backtest.recommend import headline, recommend, settings_toml
 from ops.backtest.records import Answers, Ask, Backtest, Prices
-from ops.backtest.report.curve import draw_curve, read_published
+from ops.backtest.report.charts import charts
 from ops.backtest.report.page import write_page
+from ops.backtest.report.published import Published, read_published
 from ops.backtest.runs.pool import Outcome, Pool, in_order
 from ops.backtest.runs.work import Done, Source
 from ops.backtest.tasks.logs import read
 from ops.sections import BudgetSection, LaneSection, PromiseSection
 from ops.settings import Settings, read_prompt
+from ops.show.canvas import draw_figure
 from ops.show.progress import Show
 from ops.site import Site
 from store.answers.rules import NO_RULES
@@ -103,8 +105,7 @@ def run_backtest(options: Options, show: Show) -> Result:
         return Result(backtest=None, outcome=outcome, files=[], untimed_why=log.untimed_why)
     backtest = _found(log, kept, prices, complete=not outcome.missing)
     named = options.encoder or (str(settings.trainer.encoder) if settings is not None else MINILM)
-    files = _write(options, backtest, named)
-    draw_curve(backtest, files[0], published)
+    files = _write(options, backtest, named, published)
     if options.answers is not None and backtest.recommendation is not None:
         write_answers(kept.first[backtest.recommendation.budget].answers, log, options.answers)
         files.append(options.answers)
@@ -268,10 +269,11 @@ def _found(log: Log, kept: _Kept, prices: Prices, *, complete: bool) -> Backtest
     return assemble(log, kept.measure, prices, kept.finished, topics, found, complete=complete)
 
 
-def _write(options: Options, backtest: Backtest, encoder: str) -> list[Path]:
-    """The files that are there after every backtest, the figure's place first."""
+def _write(options: Options, backtest: Backtest, encoder: str, published: Sequence[Published]) -> list[Path]:
+    """The files that are there after every backtest, and the settings where they are asked for."""
     files = [options.out / name for name in ("curve.png", "report.html", "backtest.json")]
-    write_page(backtest, files[1])
+    draw_figure(files[0], headline(backtest), charts(backtest, published))
+    write_page(backtest, files[1], published)
     files[2].write_bytes(msgspec.json.format(msgspec.json.encode(backtest), indent=2) + b"\n")
     if options.write_settings and backtest.recommendation is not None:
         files.append(options.out / "settings.toml")

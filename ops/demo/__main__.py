@@ -23,8 +23,9 @@ from ops.demo.command import run_json
 from ops.demo.measures.measure import windows
 from ops.demo.measures.records import Records
 from ops.demo.measures.summary import Measured, Run, build
-from ops.demo.page.figures import draw_run
+from ops.demo.page.charts import charts
 from ops.demo.page.live_view import DemoShow, live_view
+from ops.demo.page.picture import headline
 from ops.demo.page.report import write_report
 from ops.demo.plan import RATE, TARGET, WINDOWS, DemoPlan, prepare_traffic, rate_of
 from ops.demo.processes import DemoError, Descendants, explain_end, running
@@ -35,6 +36,7 @@ from ops.demo.tasks.tasks import TASKS
 from ops.demo.traffic.client import Client
 from ops.demo.traffic.recorded_teacher import RUN_NAME
 from ops.settings import Settings
+from ops.show.canvas import draw_figure
 from ops.site import Site
 from ops.state.run_files import read_run_file
 from ops.status.collect import collect
@@ -72,7 +74,7 @@ class Demo:
         left = await asyncio.to_thread(self.descendants.left, self.plan.state, patience_s=_GONE_S)
         pictures = {str(stage.traffic.lane): stage.picture() for stage in stages}
         figure = self.plan.out / "run.png"
-        draw_run(pictures, figure)
+        draw_figure(figure, headline(pictures), charts(pictures))
         summary = build(
             Run(
                 lanes=[measured(stage, bought.get(str(stage.traffic.lane), [])) for stage in stages],

@@ -5,13 +5,18 @@ from html import escape
 from string import Template
 from typing import Final
 
+from ops.show.sheet import DARK, LIGHT
+
+
+def _colours(palette: Mapping[str, str]) -> str:
+    return "".join(f"--{name}:{colour};" for name, colour in palette.items())
+
+
+_COLOURS: Final = f"""
+:root{{color-scheme:light dark;{_colours(LIGHT)}}}
+@media (prefers-color-scheme:dark){{:root{{{_colours(DARK)}}}}}
+"""
 _STYLE: Final = """
-:root{color-scheme:light dark;--paper:#fbfbf9;--card:#fff;--ink:#17212b;--soft:#5d6b78;--line:#e3e6e8;--grid:#eef0f1;
---student:#0f7fa8;--answered:#1f8a4c;--system:#6b5bb5;--escalated:#c26f00;--pass:#1f8a4c;--fail:#c62f2f;
---inconclusive:#a97f00;--held:#4a7f9c}
-@media (prefers-color-scheme:dark){:root{--paper:#11161b;--card:#181f26;--ink:#e8edf1;--soft:#96a4b1;--line:#2b343d;
---grid:#222a32;--student:#4bb8e0;--answered:#4cc47f;--system:#a597ee;--escalated:#f0a33c;--pass:#4cc47f;--fail:#f0716c;
---inconclusive:#e0bb3f;--held:#7fb4d0}}
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;font-variant-numeric:tabular-nums}
 main{max-width:1144px;margin:0 auto;padding:44px 32px 72px}header p{color:var(--soft);margin:.35em 0 0;max-width:74ch}
@@ -24,7 +29,6 @@ h2{font-size:17px;margin:44px 0 10px}.kicker{font-size:13px;color:var(--soft);ma
 .card{padding:16px 18px 8px;overflow-x:auto}.card p{margin:0 0 4px;font-size:14px;color:var(--soft)}
 .card+div{margin-top:14px}li{margin:6px 0;max-width:96ch}
 svg{display:block;width:100%;height:auto;font:12px system-ui,sans-serif}
-svg text{fill:var(--ink)}svg .faint{fill:var(--soft)}svg .grid{stroke:var(--grid)}svg .axis{stroke:var(--line)}
 table{border-collapse:collapse;width:100%;font-size:14px}th{text-align:left;font-weight:600;color:var(--soft);
 padding:8px 12px 6px 0;border-bottom:1px solid var(--line);white-space:nowrap}
 td{padding:7px 12px 7px 0;border-bottom:1px solid var(--grid);vertical-align:top}
@@ -55,7 +59,7 @@ $body</main></body></html>
 
 def document(title: str, body: str) -> str:
     """A whole page; `body` is HTML already."""
-    return _DOCUMENT.substitute(title=escape(title), style=_STYLE, body=body)
+    return _DOCUMENT.substitute(title=escape(title), style=_COLOURS + _STYLE, body=body)
 
 
 def tile(value: str, caption: str) -> str:

@@ -1,10 +1,11 @@
-"""Charts as inline SVG that take their colours from the page, so that they fit the light and the dark."""
+"""Charts, described once: a page shows them as inline SVG in its own colours, a figure as a picture."""
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from html import escape
 from typing import Final
+
+from ops.show.sheet import Anchor, Sheet, SvgSheet
 
 WIDTH: Final = 1080
 NARROW: Final = 460  # for a telephone: a wide chart made small has words that nobody can read
@@ -14,6 +15,7 @@ BOTTOM: Final = 30
 _RIGHT: Final = 128
 _CHARACTER: Final = 8.0  # the width of one, and a little
 _LINE_GAP: Final = 17.0  # between two names, one above the other
+_FLIP: Final = 0.6  # of the width: beyond it words stand to the left of their line, inside the frame
 
 
 def percent(value: float) -> str:
@@ -36,23 +38,31 @@ def ticks(low: float, high: float, parts: int) -> list[float]:
 
 
 class Plot:
-    """A chart's frame."""
+    """A chart in its frame."""
 
     def __init__(
-        self, *, across: tuple[float, float], up: tuple[float, float], height: int, right: int = _RIGHT
+        self,
+        label: str,
+        *,
+        across: tuple[float, float],
+        up: tuple[float, float],
+        height: int,
+        right: int = _RIGHT,
     ) -> None:
         """An empty chart.
 
         Args:
+            label: what it shows, in a few words.
             across: first and last value of the horizontal axis.
             up: lowest and highest value of the vertical one.
             height: pixels.
             right: pixels left free beside the frame, for names.
         """
+        self.label = label
         self.across, self.up, self.height = across, up, height
         self.right = right
         self.width = WIDTH
-        self.parts: list[Callable[[], str]] = []
+        self.parts: list[Callable[[Sheet], None]] = []
 
     @property
     def right_edge(self) -> float:
@@ -69,20 +79,14 @@ class Plot:
         low, high = self.up
         return TOP + (self.height - TOP - BOTTOM) * (high - min(max(value, low), high)) / (high - low)
 
-    def path(self, points: Sequence[tuple[float, float]]) -> str:
-        """A path's commands through points of (across, up)."""
-        return "M" + "L".join(f"{self.x(at):.1f} {self.y(value):.1f}" for at, value in points)
-
     def grid(self, values: Sequence[float], show: Callable[[float], str] = percent) -> None:
         """A line and a number at each value of the vertical axis."""
         for value in values:
-            self.parts.append(partial(self._grid_line, self.y(value), show(value)))
+            self.axis(value, "grid")
+            self.parts.append(partial(self._number, value, show(value)))
 
-    def _grid_line(self, y: float, told: str) -> str:
-        return (
-            f'<line class="grid" x1="{LEFT}" x2="{self.right_edge}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="faint" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(told)}</text>'
-        )
+    def _number(self, value: float, told: str, sheet: Sheet) -> None:
+        sheet.text((LEFT - 8, self.y(value) + 4), told, "soft", anchor="end")
 
     def feet(self, values: Sequence[float], show: Callable[[float], str] = count) -> None:
         """Numbers below the frame: as many as there is room for."""
@@ -90,64 +94,54 @@ class Plot:
         for place, value in enumerate(values):
             self.parts.append(partial(self._foot, place, value, told))
 
-    def _foot(self, place: int, value: float, told: Sequence[str]) -> str:
+    def _foot(self, place: int, value: float, told: Sequence[str], sheet: Sheet) -> None:
         room = (self.right_edge - LEFT) / max(1, len(told) - 1)
-        if place % math.ceil(_CHARACTER * max(map(len, told)) / room):
-            return ""
-        at = f'x="{self.x(value):.1f}" y="{self.height - 8:.1f}"'
-        return f'<text class="faint" {at} text-anchor="middle">{escape(told[place])}</text>'
+        if place % math.ceil(_CHARACTER * max(map(len, told)) / room) == 0:
+            sheet.text((self.x(value), self.height - 8), told[place], "soft", anchor="middle")
 
-    def text(self, at: float, y: float, words: str, *, anchor: str = "start", kind: str = "") -> None:
-        """Words at a value across and a pixel down the page; `kind` is the element's class or style."""
-        self.parts.append(
-            lambda: f'<text {kind} x="{self.x(at):.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
-        )
-
-    def line(self, points: Sequence[tuple[float, float]], colour: str, *, width: float = 2.4, dashes: str = "") -> None:
+    def line(
+        self, points: Sequence[tuple[float, float]], colour: str, *, width: float = 2.4, dashes: Sequence[float] = ()
+    ) -> None:
         """A curve."""
-        dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
         self.parts.append(
-            lambda: (
-                f'<path d="{self.path(points)}" fill="none" stroke="var(--{colour})" stroke-width="{width}"'
-                f' stroke-linejoin="round" stroke-linecap="round"{dashed}/>'
+            lambda sheet: sheet.curve(
+                [(self.x(at), self.y(value)) for at, value in points], colour, width=width, dashes=dashes
             )
         )
 
     def area(self, upper: Sequence[tuple[float, float]], lower: Sequence[tuple[float, float]], colour: str) -> None:
         """A band between two curves."""
         outline = [*upper, *reversed(lower)]
-        self.parts.append(lambda: f'<path d="{self.path(outline)}Z" fill="var(--{colour})" opacity=".14"/>')
+        self.parts.append(lambda sheet: sheet.band([(self.x(at), self.y(value)) for at, value in outline], colour))
 
     def dot(self, at: float, value: float, colour: str, *, size: float = 5, told: str = "") -> None:
         """A point; `told` is shown when one points at it."""
-        title = f"<title>{escape(told)}</title>" if told else ""
-        self.parts.append(
-            lambda: (
-                f'<circle cx="{self.x(at):.1f}" cy="{self.y(value):.1f}" r="{size}" fill="var(--{colour})"'
-                f' stroke="var(--card)" stroke-width="2">{title}</circle>'
-            )
-        )
+        self.parts.append(lambda sheet: sheet.dot((self.x(at), self.y(value)), colour, size=size, told=told))
 
-    def upright(self, at: float, colour: str, *, dashes: str = "2 4") -> None:
-        """A vertical line through the frame."""
-        self.parts.append(
-            lambda: (
-                f'<line x1="{self.x(at):.1f}" x2="{self.x(at):.1f}" y1="{TOP}" y2="{self.height - BOTTOM}"'
-                f' stroke="var(--{colour})" stroke-dasharray="{dashes}" stroke-width="1.4"/>'
-            )
-        )
+    def upright(self, at: float, colour: str, words: str = "", *, row: int = 0, strong: bool = False) -> None:
+        """A vertical line through the frame with words at its foot, so many rows above the lowest."""
+
+        def draw(sheet: Sheet) -> None:
+            x = self.x(at)
+            sheet.curve([(x, TOP), (x, self.height - BOTTOM)], colour, width=1.4, dashes=(2, 4))
+            if words:
+                flip = at - self.across[0] > _FLIP * (self.across[1] - self.across[0])
+                anchor: Anchor = "end" if flip else "start"
+                spot = (x + (-8 if flip else 8), self.height - 40 - _LINE_GAP * row)
+                sheet.text(spot, words, colour, anchor=anchor, strong=strong)
+
+        self.parts.append(draw)
 
     def level(self, value: float, words: str = "", colour: str = "ink") -> None:
         """A dashed line across the frame, with its name where it has one."""
-        y = self.y(value)
-        self.parts.append(
-            lambda: (
-                f'<line x1="{LEFT}" x2="{self.right_edge}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--{colour})"'
-                ' stroke-width="1.3" stroke-dasharray="7 5"/>'
-            )
-        )
-        if words:
-            self.text(self.across[0], y - 6, words, kind=f'dx="6" style="fill:var(--{colour})"')
+
+        def draw(sheet: Sheet) -> None:
+            y = self.y(value)
+            sheet.curve([(LEFT, y), (self.right_edge, y)], colour, width=1.3, dashes=(7, 5))
+            if words:
+                sheet.text((LEFT + 6, y - 6), words, colour)
+
+        self.parts.append(draw)
 
     def ends(self, names: Sequence[tuple[float, str, str]]) -> None:
         """Names (value, words, colour) beside the curves' right ends, pushed apart where they would overlap."""
@@ -156,27 +150,29 @@ class Plot:
             at = max(self.y(value) + 4, at + _LINE_GAP)
             self.parts.append(partial(self._end, at, words, colour))
 
-    def _end(self, y: float, words: str, colour: str) -> str:
-        return (
-            f'<text x="{self.right_edge + 9}" y="{y:.1f}" style="fill:var(--{colour});font-weight:600">'
-            f"{escape(words)}</text>"
-        )
+    def _end(self, y: float, words: str, colour: str, sheet: Sheet) -> None:
+        sheet.text((self.right_edge + 9, y), words, colour, strong=True)
 
-    def axis(self, value: float) -> None:
+    def axis(self, value: float, colour: str = "line") -> None:
         """A quiet line across the whole frame."""
-        self.parts.append(
-            lambda: (
-                f'<line class="axis" x1="{LEFT}" x2="{self.right_edge}" y1="{self.y(value):.1f}"'
-                f' y2="{self.y(value):.1f}"/>'
-            )
-        )
 
-    def svg(self, label: str) -> str:
-        """The chart, named for those who cannot see it: drawn twice, and the page shows the one that fits it."""
-        return self._drawn(WIDTH, "wide", label) + self._drawn(NARROW, "narrow", label)
+        def draw(sheet: Sheet) -> None:
+            y = self.y(value)
+            sheet.curve([(LEFT, y), (self.right_edge, y)], colour, width=1)
 
-    def _drawn(self, width: int, kind: str, label: str) -> str:
-        self.width = width
-        inside = "".join(part() for part in self.parts)
-        frame = f'viewBox="0 0 {width} {self.height}" role="img" aria-label="{escape(label)}"'
-        return f'<svg class="{kind}" {frame}>{inside}</svg>'
+        self.parts.append(draw)
+
+    def draw(self, sheet: Sheet) -> None:
+        """Put all of it on a sheet, as wide as that is."""
+        self.width = sheet.width
+        for part in self.parts:
+            part(sheet)
+
+    def svg(self) -> str:
+        """The chart for a page: drawn twice, and the page shows the one that fits it."""
+        drawn = []
+        for width, kind in ((WIDTH, "wide"), (NARROW, "narrow")):
+            sheet = SvgSheet(width, self.height)
+            self.draw(sheet)
+            drawn.append(sheet.svg(kind, self.label))
+        return "".join(drawn)

@@ -8,8 +8,13 @@ import pytest
 from matplotlib.image import imread
 from msgspec.structs import replace
 
+from ops.backtest.recommend import headline
 from ops.backtest.records import Backtest, Prices
-from ops.backtest.report.curve import Published, draw_curve, per_unit, read_published, unit_usd
+from ops.backtest.report.charts import charts
+from ops.backtest.report.gains import per_unit, unit_usd
+from ops.backtest.report.page import page
+from ops.backtest.report.published import Published, read_published
+from ops.show.canvas import draw_figure
 from store.errors import SettingsError
 from tests.ops.backtests import backtest
 
@@ -17,7 +22,7 @@ FREE = Prices(usd_per_call=0.0, usd_per_training_hour=0.0)
 
 
 def drawn(found: Backtest, path: Path, published: tuple[Published, ...] = ()) -> bytes:
-    draw_curve(found, path, published)
+    draw_figure(path, headline(found), charts(found, published))
     return path.read_bytes()
 
 
@@ -46,6 +51,8 @@ def test_what_others_published_and_what_is_recommended_are_seen(tmp_path: Path) 
     theirs = (Published(name="cascade", calls=200, accuracy=0.6),)
     pictures = {drawn(found, tmp_path / "a.png"), drawn(other, tmp_path / "b.png")}
     assert len(pictures | {drawn(found, tmp_path / "c.png", theirs)}) == 3
+    assert ">cascade 60.0%</text>" in page(found, theirs)
+    assert "cascade" not in page(found)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_every_curve_stays_inside_its_frame(case: dict[str, Any], tmp_path: Path
     found = backtest(tmp_path, **case)
     charts = [(curve(found), 400), (calls_over_time(found.runs[0], has_gold=found.has_gold), 280)]
     for chart, height in [*charts, *([(prices(found), 220)] if found.steps else [])]:
-        places = heights(chart)
+        places = heights(chart.svg())
         assert places
         assert all(0 <= place <= height for place in places)
 

@@ -54,7 +54,7 @@ def test_what_an_extra_brings_is_imported_only_where_the_extra_is_named() -> Non
     drawing, asking = (
         {str(path) for name, path in imports() if name == package} for package in ("matplotlib", "httpx")
     )
-    assert drawing == {"ops/show/canvas.py", "ops/demo/page/figures.py", "ops/backtest/report/curve.py"}
+    assert drawing == {"ops/show/canvas.py"}
     assert all(path.startswith("ops/demo/") for path in asking)
 
 

@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from ops.demo.page.figures import draw_run
-from ops.demo.page.picture import Mark, Picture
+from ops.demo.page.charts import charts
+from ops.demo.page.picture import Mark, Picture, headline
+from ops.show.canvas import draw_figure
 from tests.ops.one_run import NAME, picture, pictures
+
+
+def draw_run(pictures: dict[str, Picture], path: Path) -> None:
+    draw_figure(path, headline(pictures), charts(pictures))
 
 
 def cold() -> Picture:
@@ -41,6 +46,6 @@ def test_each_lane_of_a_run_has_its_own_curves(tmp_path: Path) -> None:
     draw_run(pictures(), tmp_path / "one.png")
     draw_run({**pictures(), "demo/shop": cold()}, tmp_path / "two.png")
     one, two = imread(tmp_path / "one.png"), imread(tmp_path / "two.png")
-    assert two.shape[0] == 2 * one.shape[0]
+    assert two.shape[0] > 1.8 * one.shape[0]
     lower = two[one.shape[0] :, :, :3]
     assert 0.01 < (lower.min(axis=2) < 0.9).mean() < 0.9

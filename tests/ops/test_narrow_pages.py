@@ -49,9 +49,9 @@ def test_a_cell_is_one_piece_since_a_narrow_row_would_set_pieces_side_by_side(tm
 
 
 def test_of_the_numbers_below_a_narrow_frame_as_many_are_shown_as_fit() -> None:
-    plot = Plot(across=(0, 10), up=(0.0, 1.0), height=200)
+    plot = Plot("x", across=(0, 10), up=(0.0, 1.0), height=200)
     plot.feet(range(0, 12, 2), lambda value: f"{value:,.0f} and some words")
-    wide, narrow = plot.svg("x").split("</svg>")[:2]
+    wide, narrow = plot.svg().split("</svg>")[:2]
     assert (wide.count("<text"), narrow.count("<text")) == (6, 2)
 
 

@@ -77,7 +77,7 @@ def test_a_run_without_a_version_still_has_a_page() -> None:
 
 def test_every_curve_stays_inside_the_frame() -> None:
     for chart in (agreements(picture()), escalations(picture())):
-        places = heights(chart)
+        places = heights(chart.svg())
         assert places
         assert all(0 <= place <= 380 for place in places)
 

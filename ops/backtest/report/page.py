@@ -9,7 +9,8 @@ from typing import Final
 from ops.backtest.recommend import chosen, headline, quality, score_name, share, signed, spared_ratio
 from ops.backtest.records import Backtest, HardTopic, Run
 from ops.backtest.report.charts import calls_over_time, curve, prices
-from ops.backtest.report.curve import buys, fewer_cost
+from ops.backtest.report.gains import buys, fewer_cost
+from ops.backtest.report.published import Published
 from ops.backtest.report.tables import Grid, bought, compared, priced, promised
 from ops.backtest.report.words import skipped, span, warnings
 from ops.money.dollars import usd
@@ -65,12 +66,12 @@ a version is certified the student answers nothing: a question then gets no answ
 for audits, is spent.</li>""")
 
 
-def write_page(backtest: Backtest, path: Path) -> None:
+def write_page(backtest: Backtest, path: Path, published: Sequence[Published] = ()) -> None:
     """Write the page; its folder exists."""
-    path.write_text(page(backtest), "utf-8")
+    path.write_text(page(backtest, published), "utf-8")
 
 
-def page(backtest: Backtest) -> str:
+def page(backtest: Backtest, published: Sequence[Published] = ()) -> str:
     """The page as HTML; everything that came from outside is escaped."""
     name = score_name(backtest)
     body = _BODY.substitute(
@@ -83,7 +84,7 @@ def page(backtest: Backtest) -> str:
         budgets=_grid(bought(backtest).beside(compared(backtest))),
         promise=_promise(backtest),
         score=escape(name.capitalize()),
-        curve=curve(backtest),
+        curve=curve(backtest, published).svg(),
         over_time=_over_time(backtest),
         prices=_prices(backtest),
         costs=pairs(_costs(backtest)),
@@ -163,7 +164,7 @@ def _over_time(backtest: Backtest) -> str:
     runs = [run for run in backtest.runs if point is not None and run.ask.budget == point.budget and run.slices]
     if not runs:
         return ""
-    return _OVER_TIME.substitute(chart=calls_over_time(runs[0], has_gold=backtest.has_gold))
+    return _OVER_TIME.substitute(chart=calls_over_time(runs[0], has_gold=backtest.has_gold).svg())
 
 
 def _prices(backtest: Backtest) -> str:
@@ -179,7 +180,7 @@ def _prices(backtest: Backtest) -> str:
         more=escape(more),
         told=escape(" ".join(told)),
         score=escape(score_name(backtest)),
-        chart=prices(backtest),
+        chart=prices(backtest).svg(),
         steps=_grid(priced(backtest)),
     )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ops.backtest.recommend import chosen, quality, score_name, share, signed
 from ops.backtest.records import Backtest, Point
-from ops.backtest.report.curve import at_random, oracle, per_unit, unit_usd
+from ops.backtest.report.gains import at_random, oracle, per_unit, unit_usd
 from ops.backtest.report.words import span
 from ops.money.dollars import usd
 from ops.show.progress import clock
