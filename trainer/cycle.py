@@ -28,6 +28,7 @@ from store.errors import (
 )
 from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
+from store.registry.moves import promoted
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.students.records import StudentRecord
 from store.registry.versions import OpenVersion, Registry, Versions
@@ -139,8 +140,7 @@ def _manifest(work: CycleWork, made: Attempt, folder: Path, recipe: str) -> Mani
 
 def _lineage(work: CycleWork, registry: Registry, versions: Versions, champion: OpenVersion | None) -> Lineage:
     """What the registry knows of the versions before."""
-    promoted = [move.version for move in registry.moves(work.training.lane).read() if move.kind == "promote"]
-    manifests = [versions.manifest(version) for version in promoted if version is not None]
+    manifests = [versions.manifest(version) for version in promoted(registry.moves(work.training.lane).read())]
     other = work.anchor if work.anchor != work.champion else None
     return Lineage(
         champion=_rival(champion, work) if champion is not None else None,

@@ -84,7 +84,7 @@ def run_backtest(options: Options, show: Show) -> Result:
         message = f"--task {task}: {lane.lane} is a lane of {lane.task}"
         raise SettingsError(message)
     log = read(task, options, lane, rules)
-    encoder = _encoder(options, settings)
+    named, encoder = _encoder(options, settings)
     asks = in_order(_asks(options, log, settings, lane))
     price = options.usd_per_call if options.usd_per_call is not None else _usd_per_call(lane, log)
     prices = Prices(usd_per_call=price, usd_per_training_hour=options.usd_per_training_hour)
@@ -104,7 +104,6 @@ def run_backtest(options: Options, show: Show) -> Result:
     if not kept.finished:
         return Result(backtest=None, outcome=outcome, files=[], untimed_why=log.untimed_why)
     backtest = _found(log, kept, prices, complete=not outcome.missing)
-    named = options.encoder or (str(settings.trainer.encoder) if settings is not None else MINILM)
     files = _write(options, backtest, named, published)
     if options.answers is not None and backtest.recommendation is not None:
         write_answers(kept.first[backtest.recommendation.budget].answers, log, options.answers)
@@ -243,10 +242,13 @@ def _asks(options: Options, log: Log, settings: Settings | None, lane: LaneSecti
     ]
 
 
-def _encoder(options: Options, settings: Settings | None) -> str:
-    if options.encoder is None:
-        return str(settings.encoder_directory()) if settings is not None else MINILM
-    return str(find_encoder(options.encoder, "--encoder"))
+def _encoder(options: Options, settings: Settings | None) -> tuple[str, str]:
+    """The encoder as it was named, and its folder."""
+    if options.encoder is not None:
+        named, by = options.encoder, "--encoder"
+    else:
+        named, by = MINILM if settings is None else str(settings.trainer.encoder), "trainer.encoder"
+    return named, str(find_encoder(named, by))
 
 
 def _usd_per_call(lane: LaneSection | None, log: Log) -> float:

@@ -6,7 +6,7 @@ A cycle takes no simulated time: its version serves from the next row on. What i
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, ParamSpec, TypeVar
 
 import msgspec
@@ -40,7 +40,8 @@ from serve.teacher.memory_ledger import MemoryLedger
 from store.buffer.memory import MemoryBuffer
 from store.control import CycleKind, TrainingState
 from store.event import Lane
-from store.registry.moves import Standing
+from store.registry.memory import MemoryMoves
+from store.registry.moves import promoted
 from store.registry.students.records import StudentRecord
 from store.secrets import unit_hash
 from trainer.attempt import Attempt, attempt, freeze_rows
@@ -62,19 +63,13 @@ _SHOWN_EVERY: Final = 50
 _NAMESPACE: Final = uuid.UUID("0b6f0a0e-52cf-5a7b-8e52-8d4b3d4f6a77")
 
 
-@dataclass(slots=True)
-class _Past:
-    """What the replay knows of its versions; the live service reads the same from registry and moves."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Version:
+    """What the replay keeps of a version; the live service reads the same from the registry."""
 
-    champion: Rival | None = None
-    anchor: Rival | None = None
-    history: list[Judged] = field(default_factory=list)
-    records: dict[str, StudentRecord] = field(default_factory=dict)
-
-    @property
-    def lineage(self) -> Lineage:
-        anchor = self.anchor if self.anchor is not self.champion else None
-        return Lineage(champion=self.champion, anchor=anchor, history=self.history, records=self.records)
+    rival: Rival
+    judged: Judged
+    record: StudentRecord
 
 
 class Play:
@@ -126,7 +121,8 @@ class Play:
         self._teacher = RecordedTeacher(stream, self._cursor, usd_per_call, self._part.teach)
         self._sink = BufferSink(lane=LANE, buffer=MemoryBuffer(k=max(1, stream.rows)), rules=self._rules)
         self._slots = Slots()
-        self._past = _Past()
+        self._moves = MemoryMoves(LANE)
+        self._versions: dict[str, _Version] = {}
         self._state = TrainingState()
         self._cycles = Cycles()
         self._budget, self._service = self._gateway()
@@ -250,7 +246,7 @@ class Play:
         """Run the cycle that is due, if one is."""
         items = self._sink.counters.new_items
         kind = due(
-            Standing(champion=self._slots.version),
+            self._moves.standing(),
             self._state,
             items=items,
             labels=len(self._log.label_set),
@@ -273,7 +269,7 @@ class Play:
 
     def _cycle_of(self, kind: CycleKind, row: int) -> Attempt:
         """Run it, and let its version serve if it passed."""
-        lineage = self._past.lineage
+        lineage = self._lineage()
         frozen = freeze_rows(
             self._sink.buffer.items(LANE),
             lineage,
@@ -287,18 +283,32 @@ class Play:
         made = attempt(kind, frozen, lineage, training=self._training, settings=self._cycle)
         self._cycles.count(kind, made)
         if made.verdict.outcome == "pass":
-            self._swap(made, row)
+            self._promote(made, row)
         return made
 
-    def _swap(self, made: Attempt, row: int) -> None:
-        """What the moves and the gateway's follower do with a pass."""
-        version = f"v{len(self._past.history) + 1}"
-        student = made.draft.student(made.policy)
+    def _lineage(self) -> Lineage:
+        """What the moves and the versions say of what came before."""
+        standing, known = self._moves.standing(), self._versions
+        champion, anchor = (
+            known[version].rival if version is not None else None for version in (standing.champion, standing.anchor)
+        )
+        return Lineage(
+            champion=champion,
+            anchor=anchor if anchor is not champion else None,
+            history=[known[version].judged for version in promoted(self._moves.read())],
+            records={version: one.record for version, one in known.items()},
+        )
+
+    def _promote(self, made: Attempt, row: int) -> None:
+        """What the trainer does with a pass, and the gateway with the move."""
+        version, student = f"v{len(self._versions) + 1}", made.draft.student(made.policy)
+        self._versions[version] = _Version(
+            rival=Rival(student=student, trained=made.trained),
+            judged=Judged(labels=len(made.frozen.snapshot.rows), verdict=made.verdict),
+            record=made.draft.record,
+        )
+        self._moves.append("promote", version=version, who="trainer", why="pass", now_s=self._now(), anchor=made.anchor)
         self._slots.publish(Slot(version=version, student=student))
-        self._past.champion = Rival(student=student, trained=made.trained)
-        self._past.anchor = self._past.champion if made.anchor or self._past.anchor is None else self._past.anchor
-        self._past.history.append(Judged(labels=len(made.frozen.snapshot.rows), verdict=made.verdict))
-        self._past.records[version] = made.draft.record
         self._cycles.encoder_parameters = self._base.record.parameters
         self._cycles.promoted(row, student.served_parameters, certified=made.policy.threshold is not None)
         self._told(row + 1, made)

@@ -32,7 +32,7 @@ _DEFAULTS: Final = Settings.model_construct(
     trainer=TrainerSection(), split=SplitSection(salt="backtest"), gate=GateSection()
 )
 DEFAULT_CYCLE: Final = replace(cycle_settings(_DEFAULTS), quarantine_s=0.0)
-DEFAULT_SCHEDULE: Final = replace(schedule_settings(_DEFAULTS), head_first=False)  # training takes no time here
+DEFAULT_SCHEDULE: Final = schedule_settings(_DEFAULTS)
 
 
 class Replay:

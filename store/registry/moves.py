@@ -117,6 +117,11 @@ def _of(move: Move) -> str:
     return move.version
 
 
+def promoted(moves: Iterable[Move]) -> list[str]:
+    """The versions that were promoted, oldest first."""
+    return [_of(move) for move in moves if move.kind == "promote"]
+
+
 class Moves(Chain[Move]):
     """The moves of one lane. Use one instance per thread."""
 
@@ -179,7 +184,7 @@ class Moves(Chain[Move]):
         return self.add(move, key, what=kind, expected=expected)
 
 
-def _contradiction(move: Move) -> str | None:
+def contradiction(move: Move) -> str | None:
     """What is wrong with a move whose fields are each well formed."""
     if (move.version is not None) != (move.kind in _OF_A_VERSION):
         return f"{move.kind} {'needs a' if move.version is None else 'takes no'} version"
@@ -190,4 +195,4 @@ def _contradiction(move: Move) -> str | None:
     return None
 
 
-_KIND: Final = Kind(name="move", record=Move, odd=_contradiction)
+_KIND: Final = Kind(name="move", record=Move, odd=contradiction)

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.errors import BrokenChainError
-from store.registry.moves import Move, MoveKind, Standing, fold
+from store.errors import BrokenChainError, RegistryError
+from store.registry.memory import MemoryMoves
+from store.registry.moves import Move, MoveKind, Standing, fold, promoted
 from tests.store.drafts import LANE
 
 VERSIONS = [digit * 16 for digit in "abcdef"]
@@ -152,3 +153,28 @@ def test_a_verdict_on_the_judged_form_of_a_candidate_answers_the_candidate() -> 
     submitted, judged = VERSIONS[0], VERSIONS[1]
     verdict = msgspec.structs.replace(move(2, ("decline", judged, False)), candidate=submitted)
     assert fold([move(1, ("submit", submitted, False)), verdict]).candidates == ()
+
+
+@given(history=histories)
+def test_moves_in_memory_lead_where_signed_ones_lead(history: list[Step]) -> None:
+    moves = MemoryMoves(LANE)
+    for number, (kind, version, anchor) in enumerate(history, start=1):
+        moves.append(kind, version=version, who="me", why="", now_s=float(number), anchor=anchor)
+    assert moves.read() == numbered(history)
+    assert moves.standing() == fold(numbered(history))
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "anchor"), [("promote", None, False), ("pin", "a" * 16, False), ("decline", "a" * 16, True)]
+)
+def test_moves_in_memory_refuse_what_signed_ones_refuse(kind: MoveKind, version: str | None, *, anchor: bool) -> None:
+    moves = MemoryMoves(LANE)
+    with pytest.raises(RegistryError, match=kind):
+        moves.append(kind, version=version, who="me", why="", now_s=1.0, anchor=anchor)
+    assert moves.read() == []
+
+
+def test_the_promoted_versions_are_those_of_the_promotions_alone() -> None:
+    a, b = VERSIONS[:2]
+    steps: list[Step] = [("submit", a, False), ("promote", a, True), ("decline", b, False), ("promote", b, False)]
+    assert promoted(numbered([*steps, ("rollback", a, False)])) == [a, b]
