@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from random import Random
-from typing import Final, assert_never, cast
+from typing import Final, assert_never
 from uuid import uuid4
 
 import redis
@@ -19,29 +19,27 @@ from ops.rulings.sample import Asked, Quote, SampledQuestion
 from ops.sections import LaneSection
 from ops.site import Site
 from ops.wiring.lanes import lane_ledger, lane_settings
+from serve.escalation import Question, Seen, build_event
+from serve.tasks.tasks import TASKS as FACES
 from serve.teacher.ask.tasks import asking_of
 from serve.teacher.budget import Budget, Ledger, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Teacher, Unavailable
 from store.answers.rulings import Sample
-from store.event import (
-    ClassifyEscalation,
-    EscalationCause,
-    LabelAnswer,
-    TextInput,
-    encode,
-    new_event_id,
-    utc,
-    wall_clock_s,
-)
+from store.event import TeacherAnswer, encode, new_event_id, wall_clock_s
 from store.money.books import Books
 from store.money.deeds import call_of
 from store.money.tally import Tally
+from store.policy import Decision
+from store.tasks.rules import TaskRules
+from store.tasks.tasks import TASKS
 from stream.log import Appender, topic_of
 from trainer.judge.intervals import wilson
 
 _ACK_S: Final = 30.0
 _PATIENCE_S: Final = 30.0  # with a Redis that does not grant a call, nor refuse it
 _AGAIN_S: Final = 0.1
+_UNSEEN: Final = Seen(version=None, policy=None, outcome=None)  # no student is asked
+_WANTED: Final = Decision(route="teacher", reason="forced", propensity=1.0)
 _UNPAID: Final = "the budget of the last 24 hours allows no more calls"
 
 
@@ -52,7 +50,7 @@ def quote(section: LaneSection, found: Sequence[SampledQuestion], of: int) -> Qu
         SettingsError: the teacher's prompt or key is missing.
     """
     teacher = _teacher(section)
-    bound_usd = sum(teacher.cost_bound_usd(TextInput(text=one.text)) for one in found)
+    bound_usd = sum(teacher.cost_bound_usd(one.value) for one in found)
     return Quote(questions=tuple(found), of=of, usd_at_most=bound_usd)
 
 
@@ -75,6 +73,7 @@ def ask_again(
     """
     ensure_topics(site, client)
     settings, tally = lane_settings(section), Tally(lambda: uuid4().hex)
+    rules, key = TASKS[section.task](section.terms()), site.secret.redaction_key(section.lane)
     with closing(open_appender(site, client)) as appender:
         try:
             replies = asyncio.run(
@@ -83,13 +82,13 @@ def ask_again(
                     found,
                     ledger=lane_ledger(client, settings),
                     tally=tally,
-                    publish=lambda question, answer: _publish(section, appender, question, answer),
+                    publish=lambda question, answer: _publish(section, rules, key, appender, question, answer),
                     seen=seen,
                 )
             )
         finally:
             tally.flush(Books(client).write, section.lane)
-    return _judged(found, replies)
+    return _judged(rules, found, replies)
 
 
 async def _ask_all(
@@ -98,9 +97,10 @@ async def _ask_all(
     *,
     ledger: Ledger,
     tally: Tally,
-    publish: Callable[[SampledQuestion, LabelAnswer], None],
+    publish: Callable[[SampledQuestion, TeacherAnswer], str],
     seen: Callable[[], None],
-) -> list[Reply]:
+) -> list[tuple[Reply, str]]:
+    """Each question's reply, and what was said, as the task's rules spell it; "" where nothing was."""
     rng = Random()  # noqa: S311 - names of leases
     teacher = _teacher(section)
     budget = Budget(
@@ -111,20 +111,19 @@ async def _ask_all(
         new_id=lambda: new_event_id(wall_clock_s(), rng),
     )
 
-    async def one(question: SampledQuestion) -> Reply:
-        bound_usd = teacher.cost_bound_usd(TextInput(text=question.text))
+    async def one(question: SampledQuestion) -> tuple[Reply, str]:
+        bound_usd = teacher.cost_bound_usd(question.value)
         if (why := await _leased(budget, bound_usd)) is not None:
-            return Unavailable(detail=why, billed=False)
+            return Unavailable(detail=why, billed=False), ""
         spend = budget.take("escalation", bound_usd)
         reply = await _paid(teacher, budget, tally, spend, question, bound_usd)
-        if isinstance(reply, Answered):
-            await asyncio.to_thread(publish, question, label_of(reply))
+        said = await asyncio.to_thread(publish, question, reply.answer) if isinstance(reply, Answered) else ""
         seen()
-        return reply
+        return reply, said
 
     turns = asyncio.Semaphore(section.teacher.concurrency)
 
-    async def in_turn(question: SampledQuestion) -> Reply:
+    async def in_turn(question: SampledQuestion) -> tuple[Reply, str]:
         async with turns:
             return await one(question)
 
@@ -154,7 +153,7 @@ async def _paid(
 ) -> Reply:
     """Ask, and settle what it cost; a call that is cancelled midway counts in full: it may have been billed."""
     try:
-        reply = await teacher.ask(TextInput(text=question.text))
+        reply = await teacher.ask(question.value)
     except BaseException:
         budget.settle(spend, bound_usd)
         tally.add(call_of(bound_usd, bounded=True))
@@ -192,47 +191,52 @@ def _cost_usd(reply: Reply, bound_usd: float) -> float | None:
             assert_never(reply)
 
 
-def _publish(section: LaneSection, appender: Appender, question: SampledQuestion, answer: LabelAnswer) -> None:
-    """Give a paid answer to the log, and wait until it has it."""
+def _publish(
+    section: LaneSection,
+    rules: TaskRules,
+    key: bytes,
+    appender: Appender,
+    question: SampledQuestion,
+    answer: TeacherAnswer,
+) -> str:
+    """Give a paid answer to the log, and wait until it has it; what was said, as an item will count it."""
     now_s = wall_clock_s()
-    event = ClassifyEscalation(
-        id=new_event_id(now_s, Random()),  # noqa: S311 - an id
-        time=utc(now_s),
-        use_case=section.use_case,
-        tenant=section.tenant,
-        input=TextInput(text=question.text),
-        teacher=answer,
-        student=None,
-        escalation=EscalationCause(reason="forced", threshold=None, propensity=1.0),
-        eligible=section.training_permitted,
+    asked = Question(
+        value=question.value,
+        redacted=question.value,
+        item_id=question.item_id,
+        event_id=new_event_id(now_s, Random()),  # noqa: S311 - an id
+        at_s=now_s,
+        subject=None,
+        forced=True,
     )
-    key = question.item_id.encode()
-    appender.append(topic_of(section.use_case), key=key, value=encode(event)).result(_ACK_S)
+    kind = FACES[section.task].event_type
+    event = build_event(kind, section.lane, asked, _UNSEEN, _WANTED, answer, eligible=section.training_permitted)
+    where = question.item_id.encode()
+    appender.append(topic_of(section.use_case), key=where, value=encode(event)).result(_ACK_S)
+    return rules.said(rules.normal(event, key))
 
 
-def _judged(found: Sequence[SampledQuestion], replies: Sequence[Reply]) -> Asked:
+def _judged(rules: TaskRules, found: Sequence[SampledQuestion], replies: Sequence[tuple[Reply, str]]) -> Asked:
+    """How many answers are as before: those with which the teacher, by the lane's rules, does not contradict itself."""
     answered = [
-        (question.label, label_of(reply).label)
-        for question, reply in zip(found, replies, strict=True)
+        (question.said, said)
+        for question, (reply, said) in zip(found, replies, strict=True)
         if isinstance(reply, Answered)
     ]
-    unanswered = tuple(dict.fromkeys(reply.detail for reply in replies if not isinstance(reply, Answered)))
+    unanswered = tuple(dict.fromkeys(reply.detail for reply, _ in replies if not isinstance(reply, Answered)))
     if not answered:
         message = f"the teacher answered none of {len(found)} questions: {'; '.join(unanswered) or 'there is none'}"
         raise RefusedError(message)
-    agreed = sum(before == now for before, now in answered)
+    differing = [(before, now) for before, now in answered if rules.conflicted({before: 1, now: 1})]
+    agreed = len(answered) - len(differing)
     low, high = wilson(agreed, len(answered))
     return Asked(
         sample=Sample(asked=len(answered), agreed=agreed, low=low, high=high),
-        differing=tuple((before, now) for before, now in answered if before != now),
+        differing=tuple(differing) if rules.most_said is None else (),
         unanswered=unanswered,
-        usd=sum(_cost_usd(reply, 0.0) or 0.0 for reply in replies),
+        usd=sum(_cost_usd(reply, 0.0) or 0.0 for reply, _ in replies),
     )
-
-
-def label_of(reply: Answered) -> LabelAnswer:
-    """What a teacher that names labels has answered."""
-    return cast("LabelAnswer", reply.answer)
 
 
 def _teacher(section: LaneSection) -> Teacher:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from store.answers.rules import Drawing, answer_of
 from store.answers.rulings import Sample
 from store.buffer.item import Item
-from store.event import TextInput
+from store.event import TaskInput
 from store.secrets import unit_hash
 
 
@@ -15,8 +15,8 @@ class SampledQuestion:
     """A question to ask again."""
 
     item_id: str
-    text: str
-    label: str  # what was said to it, as it is read today
+    value: TaskInput
+    said: str  # to it, as it is read today and as the task's rules spell it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Asked:
     """What came of it."""
 
     sample: Sample
-    differing: tuple[tuple[str, str], ...]  # (said before, says now)
+    differing: tuple[tuple[str, str], ...]  # (label before, label now); none where answers are no labels
     unanswered: tuple[str, ...]  # why, each reason once
     usd: float
 
@@ -49,9 +49,11 @@ def questions(items: Iterable[Item], drawing: Drawing, prompt: str, count: int) 
     """
     known: list[SampledQuestion] = []
     for item in items:
-        said = item.answers(prompt)
-        label = drawing.read(answer_of(said)) if said and not any(map(drawing.counts, item.tally)) else None
-        if label is not None and isinstance(item.input, TextInput):
-            known.append(SampledQuestion(item_id=item.item_id, text=item.input.text, label=label))
+        answers = item.answers(prompt)
+        if not answers or any(map(drawing.counts, item.tally)):
+            continue
+        said = drawing.read(answer_of(answers) if drawing.labelled else max(answers))  # of rankings the newest
+        if said is not None:
+            known.append(SampledQuestion(item_id=item.item_id, value=item.input, said=said))
     drawn = sorted(known, key=lambda one: unit_hash(f"again/{prompt}/{drawing.prompt_version}", one.item_id))
     return drawn[:count], len(known)

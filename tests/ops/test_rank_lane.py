@@ -1,15 +1,25 @@
 """A lane of rankings from its first step on: init, and every command that a lane of labels knows."""
 
 import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, Final
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from ops.cli.app import app
-from ops.exits import REFUSED
+from ops.exits import FAILED_CHECK, REFUSED
 from ops.settings import Settings
+from store.event import EscalationCause, RankAnswer, RankEscalation, RankInput, encode, new_event_id, utc
+from tests.contracts.escalations import START_S
+from tests.ops.sites import LANE
+from tests.ops.stand import TOPIC, Stand, until
 
 
 def call(*arguments: Any) -> Result:
@@ -67,11 +77,97 @@ def test_a_lane_of_rankings_has_no_labels_and_says_so(settings: Path, command: l
     assert "acme/support is a lane of rank: it has no labels" in " ".join(refused.stderr.split())
 
 
-def test_a_sample_of_labels_is_not_asked_of_a_lane_of_rankings(settings: Path) -> None:
-    more = ["--from", "1a2b", "--sample", "5", "--reason", "why"]
-    refused = call("prompt", "accept", *more, "-c", settings)
-    assert refused.exit_code == REFUSED
-    assert "is a lane of rank: --sample compares labels" in " ".join(refused.stderr.split())
+DOCUMENTS: Final = ("late", "broken", "lost")
+SCORES: Final = {"late": 0.9, "broken": 0.5, "lost": 0.1}
+
+
+class Reranker(ThreadingHTTPServer):
+    """A teacher that scores as it always did, a little lower; but the other way round where a query has a word."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.other_where = "nowhere"
+        reranker = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                reranker.asked.append(body["query"])
+                sign = -1 if reranker.other_where in body["query"] else 1
+                scores = [sign * SCORES[one] - 0.02 for one in body["documents"]]
+                results = [{"index": place, "relevance_score": one} for place, one in enumerate(scores)]
+                data = json.dumps({"results": results}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def asked_again(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stand, Reranker]]:
+    """A lane of rankings with six answers of an older prompt version, and its teacher."""
+    monkeypatch.setenv("RERANK_API_KEY", "a-key-of-no-use")
+    with ExitStack() as stack, Reranker() as reranker:
+        path = made(tmp_path / "site", "--teacher", "rerank")
+        text = path.read_text().replace("unix:///nowhere/redis.sock", redis_url)
+        url = f"http://127.0.0.1:{reranker.server_address[1]}/v1"
+        text = re.sub(r"(?m)^#?base_url = .*$", f'base_url = "{url}"', text)
+        path.write_text(re.sub(r"(?m)^#?api_key_env = .*$", 'api_key_env = "RERANK_API_KEY"', text))
+        thread = threading.Thread(target=reranker.serve_forever)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(reranker.shutdown)
+        stand = Stand(path, stack)
+        for number in range(6):
+            event = RankEscalation(
+                id=new_event_id(START_S + number, Random(number)),
+                time=utc(START_S + number),
+                use_case=LANE.use_case,
+                tenant=LANE.tenant,
+                input=RankInput(query=f"question {number}", documents=list(DOCUMENTS)),
+                teacher=RankAnswer(model=stand.model, prompt_version="0" * 16, scores=[*SCORES.values()]),
+                student=None,
+                escalation=EscalationCause(reason="forced", threshold=None, propensity=1.0),
+            )
+            stand.appender.append(TOPIC, key=b"k", value=encode(event)).result(30)
+        with stand.ingesting():
+            until(lambda: stand.counters.counted == 6)
+        yield stand, reranker
+
+
+def accepted(stand: Stand, at_least: float) -> Result:
+    more = ["--sample", "6", "--yes", "--at-least", at_least, "--reason", "a newer model"]
+    return call("prompt", "accept", "--from", "0" * 16, *more, "-c", stand.path, "-o", "json")
+
+
+def test_rankings_are_asked_again_and_accepted_where_they_are_the_same_within_the_tolerance(
+    asked_again: tuple[Stand, Reranker],
+) -> None:
+    stand, reranker = asked_again
+    done = accepted(stand, 0.5)
+    assert done.exit_code == 0, done.output
+    assert sorted(reranker.asked) == [f"question {number}" for number in range(6)]
+    found = json.loads(done.stdout)
+    assert (found["sample"]["asked"], found["sample"]["agreed"], found["done"]) == (6, 6, True)
+    with stand.ingesting():
+        until(lambda: stand.counters.counted == 12)
+    assert {len(item.tally) for item in stand.buffer.items(LANE)} == {2}, "the same questions, answered once more"
+    assert stand.verify().ok
+
+
+def test_rankings_that_are_others_now_are_not_accepted(asked_again: tuple[Stand, Reranker]) -> None:
+    stand, reranker = asked_again
+    reranker.other_where = "question 4"
+    refused = accepted(stand, 0.9)
+    assert refused.exit_code == FAILED_CHECK, refused.output
+    assert "5 of 6 answers are as before" in " ".join(refused.stderr.split())
+    assert stand.site.registry.rulings(LANE).read() == []
 
 
 def test_status_prints_the_tolerance_with_the_promise(settings: Path) -> None:

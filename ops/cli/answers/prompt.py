@@ -22,7 +22,6 @@ from ops.rulings.sample import Quote, questions
 from ops.sections import LaneSection
 from ops.show.values import ratio_of, time_of
 from ops.site import Site
-from ops.tasks import TASKS
 from store.answers.census import PromptCount
 from store.answers.rulings import Ruling, Sample
 from store.errors import MoveConflictError
@@ -127,9 +126,6 @@ def accept(
     section = site.lane(lane)
     if not section.training_permitted:
         message = f"{section.lane}: training_permitted is false, so its answers may not be learned from"
-        raise RefusedError(message)
-    if sample is not None and not TASKS[section.task].has_labels:
-        message = f"{section.lane} is a lane of {section.task}: --sample compares labels, accept without it"
         raise RefusedError(message)
     wanted = None if sample is None else Wanted(count=sample, at_least=at_least, pay=yes)
     with site.redis_client() as client:
