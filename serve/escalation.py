@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypedDict
 
-from serve.student.line import Outcome, Ticket
+from serve.student.line import StudentReply, Ticket
 from store.event import (
     EscalationBase,
     EscalationCause,
@@ -49,7 +49,7 @@ class Seen:
 
     version: str | None  # None while cold
     policy: Policy | None
-    outcome: Outcome | None  # None: cold, or the forward pass failed
+    outcome: StudentReply | None  # None: cold, or the forward pass failed
 
     @property
     def opinion(self) -> Opinion | None:

@@ -20,7 +20,7 @@ from serve.request.refusals import not_paid, not_taught, overloaded
 from serve.routing.routing import Choice, Required, Routing
 from serve.settings import LaneSettings
 from serve.student.executor import StudentBusyError, StudentFailedError
-from serve.student.line import Outcome, TooLong
+from serve.student.line import StudentReply, TooLong
 from serve.student.slot import Slot, Slots
 from serve.tasks.face import Face
 from serve.teacher.audit import Audits
@@ -142,14 +142,14 @@ class LaneService:
         with self.slots.pinned() as slot:
             if slot is None:
                 return Seen(version=None, policy=None, outcome=None)
-            outcome: Outcome | None = None
+            outcome: StudentReply | None = None
             if not question.forced or question.ticket is not None:  # else its line is long, and no opinion is needed
                 outcome = await self._look(slot, question)
             if isinstance(outcome, Opinion) and (outcome := self._heed(outcome)) is not None:
                 self.routing.see(outcome, slot.version)
             return Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
 
-    async def _look(self, slot: Slot, question: Question) -> Outcome | None:
+    async def _look(self, slot: Slot, question: Question) -> StudentReply | None:
         """What the student makes of a question; None where it fails, or the teacher is forced and it is busy.
 
         What is longer than a turn is read portion by portion, so that it does not hold up what comes after it.

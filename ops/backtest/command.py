@@ -19,7 +19,7 @@ from ops.backtest.records import Answers, Ask, Backtest, Prices
 from ops.backtest.report.charts import charts
 from ops.backtest.report.page import write_page
 from ops.backtest.report.published import Published, read_published
-from ops.backtest.runs.pool import Outcome, Pool, in_order
+from ops.backtest.runs.pool import PoolResult, Pool, in_order
 from ops.backtest.runs.work import Done, Source
 from ops.backtest.tasks.logs import read
 from ops.sections import BudgetSection, LaneSection, PromiseSection
@@ -42,7 +42,7 @@ class Result:
     """What became of a backtest."""
 
     backtest: Backtest | None  # None: no run has ended
-    outcome: Outcome
+    outcome: PoolResult
     files: list[Path]
     untimed_why: str | None  # see Log
 
@@ -283,7 +283,7 @@ def _write(options: Options, backtest: Backtest, encoder: str, published: Sequen
     return files
 
 
-def failures(outcome: Outcome) -> Sequence[str]:
+def failures(outcome: PoolResult) -> Sequence[str]:
     """What went wrong and what is missing, a sentence each."""
     told = []
     for failure in outcome.failed:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from serve.student.line import Outcome, Ticket
+from serve.student.line import StudentReply, Ticket
 from serve.student.slot import Slot
 from serve.teacher.client import Reply
 from store.event import Escalation, TaskInput
@@ -37,7 +37,7 @@ class Forward(Protocol):
     def turn(self) -> int:
         """Tokens of one request that go before the next one has its turn."""
 
-    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> Outcome:
+    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> StudentReply:
         """The pinned student's opinion of one redacted question of the ticket's request.
 
         Raises:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from serve.student.line import Job, Line, Outcome, Ticket, TooLong
+from serve.student.line import Job, Line, StudentReply, Ticket, TooLong
 from serve.student.pace import ReadingPace
 from serve.student.slot import Slot
 from store.event import TaskInput
@@ -112,7 +112,7 @@ class Executor:
         """For how long the student has hung in a forward pass; 0 while it does not."""
         return self._stuck_s if self._stuck_s >= self._hang_s() else 0.0
 
-    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> Outcome:
+    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> StudentReply:
         """The pinned student's opinion of one redacted question.
 
         Args:
@@ -126,7 +126,7 @@ class Executor:
             StudentBusyError: it has waited for too long.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
+        future: asyncio.Future[StudentReply] = loop.create_future()
         place = ticket or Ticket(tokens=tokens)
         with self._wake:  # while the student hangs, the next look of the watch tells
             expires_s = self._clock_s + self._timeout_s + _PATIENCE * max(place.tokens, tokens) * self.pace.token_s
@@ -183,7 +183,7 @@ class Executor:
             self.pace.took(min(seconds, self._timeout_s), questions=len(jobs), tokens=tokens)
         self._observe(len(jobs), tokens, seconds)
 
-    def _outcomes(self, jobs: Sequence[Job], *, give_up_s: float) -> list[Outcome | StudentFailedError]:
+    def _outcomes(self, jobs: Sequence[Job], *, give_up_s: float) -> list[StudentReply | StudentFailedError]:
         """What the student makes of each question; one that it fails on is found by halving, within a bounded time."""
         slot = jobs[0].slot
         try:
@@ -245,7 +245,7 @@ def _tokens(jobs: Sequence[Job]) -> int:
     return sum(job.tokens for job in jobs)
 
 
-def _read(slot: Slot, values: Sequence[TaskInput]) -> list[Outcome]:
+def _read(slot: Slot, values: Sequence[TaskInput]) -> list[StudentReply]:
     """One forward pass over the questions that fit."""
     long = [slot.student.too_long(value) for value in values]
     short = [value for value, cut in zip(values, long, strict=True) if not cut]
@@ -269,7 +269,7 @@ def _by_slot(batch: Sequence[Job]) -> list[list[Job]]:
     return list(shares.values())
 
 
-def _deliver(jobs: Sequence[Job], outcomes: Sequence[Outcome | StudentFailedError | StudentBusyError]) -> None:
+def _deliver(jobs: Sequence[Job], outcomes: Sequence[StudentReply | StudentFailedError | StudentBusyError]) -> None:
     """Wake the requests, with one call into the loop for the whole batch."""
 
     def settle() -> None:

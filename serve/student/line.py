@@ -19,7 +19,7 @@ class TooLong:
     """The question does not fit the student."""
 
 
-Outcome = Opinion | TooLong
+StudentReply = Opinion | TooLong
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -44,7 +44,7 @@ class Job:
     ticket: Ticket
     expires_s: float  # when nobody waits any longer, on the executor's clock
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Outcome]
+    future: asyncio.Future[StudentReply]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

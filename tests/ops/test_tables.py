@@ -10,7 +10,7 @@ import redis
 from typer.testing import CliRunner
 
 from ops.backtest.command import Result as Backtested
-from ops.backtest.runs.pool import Outcome
+from ops.backtest.runs.pool import PoolResult
 from ops.cli import backtest as backtest_cli
 from ops.cli import data, letters, repair
 from ops.cli.app import app
@@ -152,7 +152,7 @@ def _processes() -> StatusReport:
 def _backtested(folder: Path) -> Backtested:
     found = backtest(folder, target=0.8, binds_below=200)
     return Backtested(
-        backtest=found, outcome=Outcome(failed=[], missing=[], interrupted=False), files=[], untimed_why=None
+        backtest=found, outcome=PoolResult(failed=[], missing=[], interrupted=False), files=[], untimed_why=None
     )
 
 

@@ -23,7 +23,7 @@ _POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class PoolResult:
     """What became of all asks."""
 
     failed: list[Failure]
@@ -75,7 +75,7 @@ class Pool:
         """
         self._source, self._jobs, self._rows = source, jobs, rows
 
-    def run(self, asks: Sequence[Ask], keep: Callable[[Done], None], show: Show) -> Outcome:
+    def run(self, asks: Sequence[Ask], keep: Callable[[Done], None], show: Show) -> PoolResult:
         """Do all asks, or as many as are done until Ctrl-C or SIGTERM. Call it from the main thread.
 
         Args:
@@ -106,7 +106,7 @@ class Pool:
                     thread.join()
             self._hand_on(state, keep, show, len(asks))
         missing = [ask for ask in asks if ask not in state.done]
-        return Outcome(failed=state.failed, missing=missing, interrupted=stopped)
+        return PoolResult(failed=state.failed, missing=missing, interrupted=stopped)
 
     def _work(self, at: int, worker: Worker, state: _State, stop: threading.Event) -> None:
         """One worker's asks, one after another; a worker that has died is replaced by the next ask."""

@@ -11,7 +11,7 @@ from ops.backtest.records import Answers
 from ops.backtest.stream import Cursor, Stream
 from ops.backtest.tasks.part import KeptFeatures, Seen
 from serve.escalation import Answer
-from serve.student.line import Outcome, Ticket, TooLong
+from serve.student.line import StudentReply, Ticket, TooLong
 from serve.student.slot import Slot
 from serve.tasks.classify import LabelledAnswer
 from store.event import LabelAnswer, TaskInput
@@ -87,7 +87,7 @@ class ReplayedForward:
         self._tuned: Tuned | None = None
         self._logits: dict[int, FloatArray] = {}  # of the fine-tuned member, which outlives a change of the head
 
-    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> Outcome:  # noqa: ARG002 - the row is the cursor's
+    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> StudentReply:  # noqa: ARG002 - the row is the cursor's
         """See `serve.request.parts.Forward`."""
         row = self._cursor.row
         if self._stream.too_long[row]:

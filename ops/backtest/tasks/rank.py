@@ -13,7 +13,7 @@ from ops.backtest.stream import Cursor, Stream
 from ops.backtest.tasks import beside
 from ops.backtest.tasks.part import KeptFeatures, Seen
 from serve.escalation import Answer
-from serve.student.line import Outcome, Ticket, TooLong
+from serve.student.line import StudentReply, Ticket, TooLong
 from serve.student.slot import Slot
 from serve.tasks.rank import RankedAnswer
 from store.event import RankAnswer, RankInput, TaskInput
@@ -93,7 +93,7 @@ class LookingForward:
         keys = list(stream.kept)
         self._vectors.prime(keys, np.stack([stream.kept[key] for key in keys]))
 
-    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> Outcome:  # noqa: ARG002 - the row is the cursor's
+    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> StudentReply:  # noqa: ARG002 - the row is the cursor's
         """See `serve.request.parts.Forward`."""
         row = self._cursor.row
         if self._stream.too_long[row]:
