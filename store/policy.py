@@ -65,7 +65,7 @@ class Decision:
     withheld: bool = False  # the policy would have escalated; the budget binds
 
 
-def decide(
+def who_answers(
     policy: Policy | None,
     view: StudentView | None,
     budget: BudgetView,

@@ -10,7 +10,7 @@ from store.buffer.item import Item
 from store.control import CycleKind
 from store.policy import Policy
 from store.registry.manifest import Verdict
-from trainer.judge.verdicts import decide
+from trainer.judge.verdicts import judge_challenger
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import Draft, Features, Frozen, Lineage, Recipe, Rival
 from trainer.learn.tasks import TASKS
@@ -106,5 +106,5 @@ def attempt(
     crossed = None
     if training.policy == "budget" and lineage.champion is not None:
         crossed = recipe.cross_fitted(frozen, draft, lineage.champion)
-    policy, verdict, anchor = decide(training, settings, frozen, challenger, lineage, crossed)
+    policy, verdict, anchor = judge_challenger(training, settings, frozen, challenger, lineage, crossed)
     return Attempt(frozen=frozen, draft=draft, policy=policy, verdict=verdict, anchor=anchor)

@@ -37,7 +37,7 @@ from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.calibrate import rows_to_certify
 from trainer.judge.equal import answers_alike, nothing_new, recipe_of
 from trainer.judge.gate import Judged
-from trainer.judge.verdicts import decide
+from trainer.judge.verdicts import judge_challenger
 from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import Frozen, Lineage, Recipe, Rival
@@ -205,7 +205,7 @@ def _judge_candidate(
     except (CorruptVersionError, BadSignatureError, UnknownVersionError, SwapRefusedError) as error:
         verdict = msgspec.structs.replace(_refused(f"the candidate cannot be served: {error}", work), outcome="fail")
         return CycleResult(version=work.candidate, verdict=verdict, anchor=False)
-    policy, verdict, anchor = decide(work.training, work.settings, frozen, candidate, lineage, None)
+    policy, verdict, anchor = judge_challenger(work.training, work.settings, frozen, candidate, lineage, None)
     tell("publishing", None)
     manifest = msgspec.structs.replace(
         opened.manifest,

@@ -4,7 +4,7 @@ from functools import partial
 
 from serve.routing.routing import Choice, Required
 from serve.settings import BudgetSettings
-from store.policy import Policy, StudentView, decide
+from store.policy import Policy, StudentView, who_answers
 from store.student.loaded import Opinion
 
 
@@ -28,7 +28,7 @@ class PromiseRouting:
     ) -> Choice:
         """See `Routing`."""
         view = None if opinion is None else StudentView(confidence=opinion.confidence, novelty=opinion.novelty)
-        return partial(decide, policy, view, audit_ratio=audit_ratio, draw=draw, required=required)
+        return partial(who_answers, policy, view, audit_ratio=audit_ratio, draw=draw, required=required)
 
     def ledger_answered(self) -> None:
         """See `Routing`."""

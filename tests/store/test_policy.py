@@ -15,7 +15,7 @@ from store.policy import (
     Decision,
     Policy,
     StudentView,
-    decide,
+    who_answers,
     decide_by_budget,
     escalation_limit,
     outright_calls,
@@ -38,7 +38,7 @@ SURE = StudentView(confidence=0.9, novelty=0.1)
 def route(
     policy: Policy | None = POLICY, view: StudentView | None = SURE, budget: BudgetView = OPEN, draw: float = 0.99
 ) -> Decision:
-    return decide(policy, view, budget, audit_ratio=0.05, draw=draw)
+    return who_answers(policy, view, budget, audit_ratio=0.05, draw=draw)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_audits_go_on_when_escalations_may_not() -> None:
 
 
 def test_a_forced_request_goes_to_the_teacher_whatever_the_student_says() -> None:
-    decision = decide(POLICY, SURE, OPEN, audit_ratio=0.05, draw=0.5, required="forced")
+    decision = who_answers(POLICY, SURE, OPEN, audit_ratio=0.05, draw=0.5, required="forced")
     assert (decision.route, decision.reason) == ("teacher", "forced")
 
 
@@ -301,7 +301,7 @@ def test_what_is_required_is_the_reason_whatever_else_there_is(
     required: Literal["forced", "too_long", "unsupported"],
 ) -> None:
     for policy, view in ((None, None), (POLICY, None), (POLICY, SURE), (POLICY, StudentView(confidence=0, novelty=9))):
-        decision = decide(policy, view, OPEN, audit_ratio=0.05, draw=0.0, required=required)
+        decision = who_answers(policy, view, OPEN, audit_ratio=0.05, draw=0.0, required=required)
         assert decision == Decision(route="teacher", reason=required, propensity=1.0)
     for uncertainty, cold in ((None, True), (None, False), (0.0, False)):
         decision = by_budget(uncertainty, OPEN, cold=cold, required=required)

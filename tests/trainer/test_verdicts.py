@@ -24,7 +24,7 @@ from tests.trainer.test_snapshot import NOW_S, SPLIT, item
 from trainer.judge.calibrate import rows_to_certify
 from trainer.judge.gate import GateLimits, Judged
 from trainer.judge.scored import Scored
-from trainer.judge.verdicts import decide, new_rows
+from trainer.judge.verdicts import judge_challenger, new_rows
 from trainer.learn.classify.freezing import LabelFreezing
 from trainer.learn.classify.temper import start_of
 from trainer.learn.recipe import Frozen, Lineage, Rival, Student
@@ -167,7 +167,7 @@ def lineage(champion: Rival | None = None, anchor: Rival | None = None, history:
 def judged(
     frozen: Frozen, challenger: Rival, before: Lineage, policy: PolicyName = "promise"
 ) -> tuple[Policy, Verdict, bool]:
-    return decide(replace(TRAINING, policy=policy), SETTINGS, frozen, challenger, before, None)
+    return judge_challenger(replace(TRAINING, policy=policy), SETTINGS, frozen, challenger, before, None)
 
 
 def slice_of(verdict: Verdict, kind: str) -> SliceResult:

@@ -16,7 +16,7 @@ from trainer.snapshot import Snapshot, rows_of, trials
 from trainer.work import CycleSettings, LaneTraining
 
 
-def decide(
+def judge_challenger(
     training: LaneTraining,
     settings: CycleSettings,
     frozen: Frozen,

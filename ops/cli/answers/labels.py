@@ -103,7 +103,7 @@ def rename(
 
     Example: understudy labels rename refund "money back" --reason "the desk calls it so"
     """
-    _decide(config, lane, lambda found: found.rename(old, new), reason, dry_run=dry_run, output=output)
+    _rule(config, lane, lambda found: found.rename(old, new), reason, dry_run=dry_run, output=output)
 
 
 @labels.command(epilog=EPILOG)
@@ -127,7 +127,7 @@ def merge(
 
     Example: understudy labels merge "late" "lost" --into delivery --reason "one team has both"
     """
-    _decide(
+    _rule(
         config,
         lane,
         lambda found: found.merge(old, into, unlisted=unlisted),
@@ -151,7 +151,7 @@ def retire(
 
     Example: understudy labels retire fax --reason "nobody sends one"
     """
-    _decide(config, lane, lambda found: found.retire(label), reason, dry_run=dry_run, output=output)
+    _rule(config, lane, lambda found: found.retire(label), reason, dry_run=dry_run, output=output)
 
 
 @labels.command(epilog=EPILOG)
@@ -168,7 +168,7 @@ def undo(
 
     Example: understudy labels undo 3 --reason "it was the wrong label"
     """
-    _decide(config, lane, lambda found: found.undo(number), reason, dry_run=dry_run, output=output)
+    _rule(config, lane, lambda found: found.undo(number), reason, dry_run=dry_run, output=output)
 
 
 def report(found: Decided, output: Format) -> None:
@@ -199,7 +199,7 @@ def ruling_json(ruling: Ruling) -> dict[str, Any]:
     return {**msgspec.to_builtins(ruling), "lane": str(ruling.lane)}
 
 
-def _decide(
+def _rule(
     config: Config,
     lane: str | None,
     decide: Callable[[Labels], DraftRuling],
