@@ -16,7 +16,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.errors import LogError, LogUnavailableError, RecordTooLargeError
 from store.event import Undecodable
 from store.log.lazy import logger
@@ -33,7 +33,7 @@ _log = logger(__name__)
 class Letter:
     """A record of a slot, and why it is dead."""
 
-    slot: Slot
+    slot: LogSlot
     record: Record
     fault: Undecodable
     tenant: str = ""  # that the record names, where it is one of the settings'
@@ -59,7 +59,7 @@ class DeadLetter:
     @property
     def origin(self) -> str:
         """Where the record came from; one letter each."""
-        return _origin(Slot(self.topic, self.uuid, self.partition), self.offset)
+        return _origin(LogSlot(self.topic, self.uuid, self.partition), self.offset)
 
     def raw(self) -> bytes:
         """The record's value, unchanged.
@@ -183,7 +183,7 @@ def _key(letter: Letter) -> bytes:
     return _origin(letter.slot, letter.record.offset).encode()
 
 
-def _origin(slot: Slot, offset: int) -> str:
+def _origin(slot: LogSlot, offset: int) -> str:
     return f"{slot.topic}/{slot.uuid}/{slot.partition}/{offset}"
 
 

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from store.buffer.item import Entry
-from store.buffer.ledger import Application, Buffer, Slot
+from store.buffer.ledger import Application, Buffer, LogSlot
 from store.errors import InvalidAnswerError, TooLaboriousError, WrongShapeError
 from store.event import (
     MAX_AHEAD_S,
@@ -196,7 +196,7 @@ class Ingest:
         self._triaged: list[Entry | Undecodable] = []  # of the first that waits, so far
         self._standing = Standstills(settings.backoff, rng)
         self._prepared: Prepared | None = None  # of the first that waits
-        self._held: tuple[Slot, ...] | None = ()  # None: all
+        self._held: tuple[LogSlot, ...] | None = ()  # None: all
         self._told: set[tuple[Lane, str]] = set()  # other prompts that the log names
         self._polled = False
         self._reporter = Reporter(

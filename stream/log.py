@@ -9,14 +9,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from store.buffer.ledger import Claim, Slot
+from store.buffer.ledger import Claim, LogSlot
 
 CommitOutcome = Literal["ok", "fenced", "moved"]
 Headers = tuple[tuple[str, bytes], ...]
 Dependency = Literal["redis", "log"]
 Remake = Callable[[str], None]
 """Makes a topic of ours that has gone missing, with the settings' partitions; raises LogUnavailableError."""
-Claimer = Callable[[Slot], Claim]
+Claimer = Callable[[LogSlot], Claim]
 """Takes a slot over for this process: raises its fence and returns the position to read from."""
 
 
@@ -37,7 +37,7 @@ class Record:
 class Batch:
     """Consecutive records of one slot; `start` is where the one before it ended."""
 
-    slot: Slot
+    slot: LogSlot
     fence: int
     start: str
     next: str
@@ -57,7 +57,7 @@ class Health:
     """Why a reader gives less than it should; both are empty while all is well."""
 
     faults: Mapping[Dependency, str]  # what does not answer, and why: it is tried again, and goes on by itself
-    stopped: Mapping[Slot, str]  # slots of ours that stand still until a person has decided, and why
+    stopped: Mapping[LogSlot, str]  # slots of ours that stand still until a person has decided, and why
 
 
 class Source(Protocol):
@@ -80,10 +80,10 @@ class Source(Protocol):
         Any thread may call it; it takes effect at the next poll.
         """
 
-    def hold(self, slots: Collection[Slot] | None) -> None:
+    def hold(self, slots: Collection[LogSlot] | None) -> None:
         """Back-pressure: exactly these slots are paused (None: all). Polling goes on and keeps the membership."""
 
-    def lag(self) -> Mapping[Slot, Lag]:
+    def lag(self) -> Mapping[LogSlot, Lag]:
         """The lag of each slot this member owns and reads; what is not known is left out.
 
         Raises:
@@ -116,13 +116,13 @@ class Appender(Protocol):
 class History(Protocol):
     """Reads a topic from its beginning, outside any group: for `verify`, `dlq list` and the tests."""
 
-    def slots(self, topic: str) -> list[Slot]:
+    def slots(self, topic: str) -> list[LogSlot]:
         """The topic's partitions under its present UUID; [] when there is no such topic."""
 
-    def bounds(self, slot: Slot) -> tuple[str, str]:
+    def bounds(self, slot: LogSlot) -> tuple[str, str]:
         """(beginning, end) positions of a slot."""
 
-    def read(self, slot: Slot, start: str, end: str) -> Iterator[Record]:
+    def read(self, slot: LogSlot, start: str, end: str) -> Iterator[Record]:
         """The records in [start, end), in order."""
 
     def close(self) -> None:

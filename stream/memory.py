@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from time import monotonic
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.errors import LogUnavailableError, PositionOutsideLogError, StoreUnavailableError
 from store.event import wall_clock_s
 from stream.log import Batch, Claimer, CommitOutcome, Dependency, Headers, Health, Lag, Record, Remake
@@ -81,17 +81,17 @@ class MemoryLog:
         outgoing.done.set_result(None)
         return outgoing.done
 
-    def slots(self, topic: str) -> list[Slot]:
+    def slots(self, topic: str) -> list[LogSlot]:
         """See `stream.log.History`."""
         found = self._topics.get(topic)
-        return [] if found is None else [Slot(topic, found.uuid, n) for n in range(len(found.partitions))]
+        return [] if found is None else [LogSlot(topic, found.uuid, n) for n in range(len(found.partitions))]
 
-    def bounds(self, slot: Slot) -> tuple[str, str]:
+    def bounds(self, slot: LogSlot) -> tuple[str, str]:
         """See `stream.log.History`."""
         partition = self._partition(slot)
         return str(partition.begin), str(partition.end)
 
-    def read(self, slot: Slot, start: str, end: str) -> Iterator[Record]:
+    def read(self, slot: LogSlot, start: str, end: str) -> Iterator[Record]:
         """See `stream.log.History`."""
         partition = self._partition(slot)
         first = start_offset(slot, start, partition.begin, partition.end)
@@ -104,7 +104,7 @@ class MemoryLog:
     def close(self) -> None:
         """Nothing to stop."""
 
-    def _partition(self, slot: Slot) -> _Partition:
+    def _partition(self, slot: LogSlot) -> _Partition:
         found = self._topics.get(slot.topic)
         if found is None or found.uuid != slot.uuid:
             message = f"topic {slot.topic} was deleted or made anew: look its slots up again"
@@ -123,7 +123,7 @@ class MemorySource:
         self._members = log._members.setdefault((topic, group), [])  # noqa: SLF001 - the log's other half
         self._members.append(self)
         self._slots = MemberSlots()
-        self._held: frozenset[Slot] | None = frozenset()
+        self._held: frozenset[LogSlot] | None = frozenset()
         self._settled: deque[tuple[Batch, CommitOutcome]] = deque()
         self._faults: dict[Dependency, str] = {}
 
@@ -152,11 +152,11 @@ class MemorySource:
         """See `stream.log.Source`; any thread may call it."""
         self._settled.append((batch, outcome))
 
-    def hold(self, slots: Collection[Slot] | None) -> None:
+    def hold(self, slots: Collection[LogSlot] | None) -> None:
         """See `stream.log.Source`."""
         self._held = None if slots is None else frozenset(slots)
 
-    def lag(self) -> Mapping[Slot, Lag]:
+    def lag(self) -> Mapping[LogSlot, Lag]:
         """See `stream.log.Source`."""
         if self._log.down:
             message = "the log in memory is down"
@@ -192,7 +192,7 @@ class MemorySource:
                 self._faults["redis"] = str(error)
                 return  # the next poll claims again
 
-    def _take(self, slot: Slot) -> None:
+    def _take(self, slot: LogSlot) -> None:
         claim = self._claim(slot)
         begin, end = self._log.bounds(slot)
         try:
@@ -215,7 +215,7 @@ class MemorySource:
                 limit -= len(records)
         return batches
 
-    def _lag_of(self, slot: Slot, applied_offset: int) -> Lag:
+    def _lag_of(self, slot: LogSlot, applied_offset: int) -> Lag:
         if slot not in self._log.slots(self._topic):
             return Lag(records=0, oldest_unread_s=0.0)
         partition = self._log._partition(slot)  # noqa: SLF001

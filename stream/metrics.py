@@ -12,7 +12,7 @@ from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from store.buffer.ledger import Buffer, Slot
+from store.buffer.ledger import Buffer, LogSlot
 from store.errors import LogUnavailableError, StoreUnavailableError
 from store.event import Lane
 from store.log.lazy import logger
@@ -175,7 +175,7 @@ class Reporter:
         source: Source,
         buffer: Buffer,
         blocked_by: Callable[[], Mapping[Dependency, str]],
-        standing: Callable[[], Mapping[Slot, str]],
+        standing: Callable[[], Mapping[LogSlot, str]],
         *,
         use_case: str,
         lanes: Collection[Lane],
@@ -195,7 +195,7 @@ class Reporter:
         self._clock = clock
         self._found: dict[Dependency, str] = {}  # what did not answer the last report
         self._said: frozenset[Dependency] = frozenset()
-        self._stopped: frozenset[Slot] = frozenset()
+        self._stopped: frozenset[LogSlot] = frozenset()
         self._partitions: set[str] = set()  # that have gauges
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest-report", daemon=True)
@@ -235,7 +235,7 @@ class Reporter:
 
     def _report(self) -> None:
         found: dict[Dependency, str] = {}
-        lags: Mapping[Slot, Lag] | None = None
+        lags: Mapping[LogSlot, Lag] | None = None
         try:
             lags = self._source.lag()
         except LogUnavailableError as error:
@@ -280,7 +280,7 @@ class Reporter:
             _log.info("a partition goes on", use_case=self._use_case, partition=slot.partition)
         self._stopped = frozenset(stopped)
 
-    def _show_lags(self, lags: Mapping[Slot, Lag]) -> None:
+    def _show_lags(self, lags: Mapping[LogSlot, Lag]) -> None:
         """Refresh the gauges; partitions that are no longer ours disappear."""
         for slot, lag in lags.items():
             labels = (self._use_case, str(slot.partition))

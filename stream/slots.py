@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from store.buffer.ledger import BEGINNING, Claim, Slot
+from store.buffer.ledger import BEGINNING, Claim, LogSlot
 from store.errors import PositionOutsideLogError
 from stream.log import Batch, CommitOutcome, Record
 
@@ -31,44 +31,44 @@ class MemberSlots:
     """The slots of one member."""
 
     def __init__(self) -> None:
-        self._owned: dict[Slot, Owned] = {}
-        self._stopped: dict[Slot, str] = {}
+        self._owned: dict[LogSlot, Owned] = {}
+        self._stopped: dict[LogSlot, str] = {}
 
     @property
-    def owned(self) -> Mapping[Slot, Owned]:
+    def owned(self) -> Mapping[LogSlot, Owned]:
         """What is owned now; a copy, so that another thread may look."""
         return dict(self._owned)
 
     @property
-    def stopped(self) -> Mapping[Slot, str]:
+    def stopped(self) -> Mapping[LogSlot, str]:
         """What would be owned, but stands still until a person has decided, and why; a copy."""
         return dict(self._stopped)
 
-    def get(self, slot: Slot) -> Owned | None:
+    def get(self, slot: LogSlot) -> Owned | None:
         """The slot's state while it is owned."""
         return self._owned.get(slot)
 
-    def take(self, slot: Slot, claim: Claim, offset: int) -> None:
+    def take(self, slot: LogSlot, claim: Claim, offset: int) -> None:
         """Own a slot that was claimed; reading goes on at `offset`."""
         self._stopped.pop(slot, None)
         self._owned[slot] = Owned(fence=claim.fence, position=claim.position, read_offset=offset, applied_offset=offset)
 
-    def stop(self, slot: Slot, why: str) -> None:
+    def stop(self, slot: LogSlot, why: str) -> None:
         """Leave a slot alone: nothing of it is read until it is claimed and taken."""
         self.drop(slot)
         self._stopped[slot] = why
 
-    def release(self, mine: Collection[Slot]) -> None:
+    def release(self, mine: Collection[LogSlot]) -> None:
         """Forget what stands still and is no longer ours to read."""
         for slot in self._stopped.keys() - set(mine):
             del self._stopped[slot]
 
-    def drop(self, slot: Slot) -> None:
+    def drop(self, slot: LogSlot) -> None:
         """Forget a slot with its fence: what is still in flight of it will be refused by the store."""
         self._owned.pop(slot, None)
         self._stopped.pop(slot, None)
 
-    def batch(self, slot: Slot, records: tuple[Record, ...], next_offset: int) -> Batch:
+    def batch(self, slot: LogSlot, records: tuple[Record, ...], next_offset: int) -> Batch:
         """The next batch of an owned slot; `records` is not empty."""
         state = self._owned[slot]
         batch = Batch(slot=slot, fence=state.fence, start=state.position, next=str(next_offset), records=records)
@@ -91,7 +91,7 @@ class MemberSlots:
         return outcome
 
 
-def start_offset(slot: Slot, position: str, begin: int, end: int) -> int:
+def start_offset(slot: LogSlot, position: str, begin: int, end: int) -> int:
     """The offset to read from at a stored position.
 
     Raises:

@@ -14,7 +14,7 @@ import msgspec
 from ops.checks.oracle import CountedQuestion, LaneRules, LaneTotals, Oracle, as_kept, kept, rank
 from ops.reports import Differing
 from store.buffer.item import Item
-from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, Slot
+from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, LogSlot
 from store.buffer.repair.lists import ListsHeld
 from store.buffer.repair.positions import Skip
 from store.event import Lane, canonical_text
@@ -27,8 +27,8 @@ _LOOKS: Final = 10
 class LookedAt:
     """What the buffer held, between two readings of its positions."""
 
-    before: Mapping[Slot, str]
-    after: Mapping[Slot, str]
+    before: Mapping[LogSlot, str]
+    after: Mapping[LogSlot, str]
     items: Mapping[Lane, Mapping[str, Item]]
     counters: Mapping[Lane, Counters]
     audits: Mapping[Lane, Mapping[str, AuditTally]]
@@ -138,14 +138,14 @@ def replay(
     )
 
 
-def _within(history: History, slot: Slot, position: str) -> str:
+def _within(history: History, slot: LogSlot, position: str) -> str:
     """The position, or where the log ends if that is before it: it stands still there until a person decides."""
     if not position.isascii() or not position.isdecimal():
         return BEGINNING
     return str(min(int(position), int(history.bounds(slot)[1])))
 
 
-def _feed(oracle: Oracle, history: History, slot: Slot, start: str, end: str) -> set[tuple[Lane, str]]:
+def _feed(oracle: Oracle, history: History, slot: LogSlot, start: str, end: str) -> set[tuple[Lane, str]]:
     """Let the oracle read [start, end) of a slot; the questions that were asked there."""
     if int(end) <= int(start):
         return set()

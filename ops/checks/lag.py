@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from ops.open_log import open_history
 from ops.reports import PartitionLag
 from ops.site import Site
-from store.buffer.ledger import BEGINNING, Slot
+from store.buffer.ledger import BEGINNING, LogSlot
 from store.errors import DamagedRecordError
 from stream.log import History, topic_of
 
@@ -16,7 +16,7 @@ from stream.log import History, topic_of
 class UnreadRecords:
     """What one partition still holds for ingest."""
 
-    slot: Slot
+    slot: LogSlot
     position: str
     begin: int
     end: int
@@ -32,7 +32,7 @@ class UnreadRecords:
         return max(0, self.end - self.first)
 
 
-def partitions(history: History, use_case: str, positions: Mapping[Slot, str]) -> Iterator[UnreadRecords]:
+def partitions(history: History, use_case: str, positions: Mapping[LogSlot, str]) -> Iterator[UnreadRecords]:
     """Every partition of a use case's topic.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.buffer.repair.lists import LabelList, ListsHeld, kept_at, lane_at, list_at
 from store.errors import InvalidAnswerError, TooLaboriousError, WrongShapeError
 from store.event import MAX_AHEAD_S, Escalation, Lane, Task, Undecodable, UnknownTask, decode
@@ -86,7 +86,7 @@ class Oracle:
         self.dead: dict[str, int] = {}
         self.records = 0
 
-    def feed(self, value: bytes, timestamp_ms: int, slot: Slot, offset: int) -> tuple[Lane, str] | None:
+    def feed(self, value: bytes, timestamp_ms: int, slot: LogSlot, offset: int) -> tuple[Lane, str] | None:
         """Take one record's value, time and place; the question it was about, if it was about one."""
         self.records += 1
         event = decode(value)
@@ -104,7 +104,7 @@ class Oracle:
             return self._take(event, slot, offset)
         return None
 
-    def _take(self, event: Escalation, slot: Slot, offset: int) -> tuple[Lane, str] | None:
+    def _take(self, event: Escalation, slot: LogSlot, offset: int) -> tuple[Lane, str] | None:
         """Count an event of a lane, unless its answer or its input cannot be read by the lane's terms of then."""
         lane = self._rules[event.lane]
         rules = TASKS[lane.task](list_at(self._held, slot, offset, event.lane, LabelList.of(lane.terms)).terms)
@@ -127,7 +127,7 @@ class Oracle:
             self.lanes[event.lane].ineligible += 1
         return None
 
-    def _of_no_lane(self, event: Escalation, slot: Slot, offset: int) -> str | None:
+    def _of_no_lane(self, event: Escalation, slot: LogSlot, offset: int) -> str | None:
         rules = self._rules.get(event.lane)
         if rules is None or not lane_at(self._held, slot, offset, event.lane):
             return "unknown_lane"

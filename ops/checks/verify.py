@@ -11,7 +11,7 @@ from ops.checks.oracle import LaneRules
 from ops.open_log import open_history
 from ops.reports import Differing, VerifyReport
 from ops.site import Site
-from store.buffer.ledger import Buffer, Slot
+from store.buffer.ledger import Buffer, LogSlot
 from store.buffer.repair.lists import Lists, ListsHeld
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import BadSignatureError, RegistryError
@@ -187,7 +187,7 @@ def _report(
     )
 
 
-def lost_since(registry: Registry, lane: Lane, positions: Mapping[Slot, str], skips: Collection[Skip]) -> list[str]:
+def lost_since(registry: Registry, lane: Lane, positions: Mapping[LogSlot, str], skips: Collection[Skip]) -> list[str]:
     """What the champion was made from and the buffer no longer knows of, a sentence each.
 
     Its signed manifest proves how far the log had been applied then. A Redis that was emptied holds an empty buffer and

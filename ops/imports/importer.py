@@ -18,7 +18,7 @@ from typing import Final
 from ops.readers.files import BadRow
 from ops.readers.rows import LogRow, Published, Told
 from ops.reports import ImportReport
-from store.buffer.ledger import BEGINNING, Slot
+from store.buffer.ledger import BEGINNING, LogSlot
 from store.errors import LogUnavailableError, TooLaboriousError
 from store.event import MAX_EVENT_BYTES, Escalation, EscalationCause, Lane, encode, utc
 from store.secrets import item_id
@@ -101,7 +101,7 @@ def publish_rows(
 
 
 def await_applied(
-    ends: Mapping[Slot, str], positions: Callable[[], Mapping[Slot, str]], *, stalled_s: float, poll_s: float = 0.2
+    ends: Mapping[LogSlot, str], positions: Callable[[], Mapping[LogSlot, str]], *, stalled_s: float, poll_s: float = 0.2
 ) -> bool:
     """Wait until ingest has applied everything below `ends`; False once it has not moved for `stalled_s`."""
     moved_s, before = time.monotonic(), -1

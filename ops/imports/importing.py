@@ -24,7 +24,7 @@ from ops.readers.rows import Reader, Told
 from ops.reports import ImportReport
 from ops.sections import LaneSection
 from ops.site import Site
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.control import Control
 from store.cycles.signs import Signs
 from store.errors import StoreUnavailableError
@@ -73,7 +73,7 @@ def import_file(
             ends = {slot: history.bounds(slot)[1] for slot in history.slots(topic_of(lane.use_case))}
         buffer = site.buffer(client)
 
-        def positions() -> Mapping[Slot, str]:
+        def positions() -> Mapping[LogSlot, str]:
             mark()
             return buffer.positions(lane.use_case)
 

@@ -15,7 +15,7 @@ import redis
 from ops.exits import RefusedError
 from ops.reports import Rebuilt
 from store.buffer.item import Entry, Item
-from store.buffer.ledger import BEGINNING, Application, AuditTally, Counters, Slot
+from store.buffer.ledger import BEGINNING, Application, AuditTally, Counters, LogSlot
 from store.buffer.memory import MemoryBuffer
 from store.buffer.redis import RedisBuffer
 from store.buffer.repair.lists import LabelList, ListsHeld, kept_at, lane_at, list_at, lists_of
@@ -48,14 +48,14 @@ class Replayed:
     max_age_s: float
     records: int = 0
     buffer: MemoryBuffer = field(init=False)
-    _fences: dict[Slot, int] = field(default_factory=dict)
-    _at: dict[Slot, str] = field(default_factory=dict)
+    _fences: dict[LogSlot, int] = field(default_factory=dict)
+    _at: dict[LogSlot, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Start with nothing read."""
         self.buffer = MemoryBuffer(self.k)
 
-    def read_to(self, positions: Mapping[Slot, str]) -> None:
+    def read_to(self, positions: Mapping[LogSlot, str]) -> None:
         """Read on, up to these positions.
 
         Raises:
@@ -81,7 +81,7 @@ class Replayed:
             self._apply(slot, batch, end)
             self._at[slot] = end
 
-    def _apply(self, slot: Slot, records: Sequence[Record], end: str) -> None:
+    def _apply(self, slot: LogSlot, records: Sequence[Record], end: str) -> None:
         entries: list[Entry] = []
         dead: Counter[DeadReason] = Counter()
         for record in records:
@@ -113,7 +113,7 @@ class Replayed:
             )
         )
 
-    def _was_buried(self, slot: Slot, record: Record) -> bool:
+    def _was_buried(self, slot: LogSlot, record: Record) -> bool:
         """Whether a record was applied by a release that buried what it holds, for its task."""
         if all(kept_at(self.held, slot, record.offset, task) for task in TASKS):
             return False
@@ -122,7 +122,7 @@ class Replayed:
             self.held, slot, record.offset, found.task
         )
 
-    def _judged_by(self, slot: Slot, offset: int) -> dict[Lane, LaneKeys]:
+    def _judged_by(self, slot: LogSlot, offset: int) -> dict[Lane, LaneKeys]:
         """The lanes that there were when a record was applied, with the lists of labels that held then."""
         judged: dict[Lane, LaneKeys] = {}
         for lane, keys in self.keys.items():
@@ -185,7 +185,7 @@ class Rebuild:
         message = f"ingest was faster in each of {_ATTEMPTS} tries: stop it, or try again with less traffic"
         raise StoreUnavailableError(message)
 
-    def _positions(self) -> dict[Slot, str]:
+    def _positions(self) -> dict[LogSlot, str]:
         """Of the topic as it is now."""
         stored = self.buffer.positions(self.said.use_case)
         return {slot: stored.get(slot, BEGINNING) for slot in self.said.history.slots(topic_of(self.said.use_case))}

@@ -13,7 +13,7 @@ from typing import Final
 
 from ops.exits import RefusedError
 from ops.reports import Skipped
-from store.buffer.ledger import BEGINNING, Buffer, Slot
+from store.buffer.ledger import BEGINNING, Buffer, LogSlot
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import DamagedRecordError, PositionOutsideLogError, StoreUnavailableError
 from store.event import UnknownTask
@@ -31,7 +31,7 @@ _log = logger(__name__)
 class Stopped:
     """A slot that cannot be read on by itself."""
 
-    slot: Slot
+    slot: LogSlot
     at: str
     begin: int
     end: int
@@ -65,7 +65,7 @@ class Stopped:
 
 
 def stopped(
-    use_case: str, slot: Slot, at: str, history: Callable[[], AbstractContextManager[History]]
+    use_case: str, slot: LogSlot, at: str, history: Callable[[], AbstractContextManager[History]]
 ) -> Stopped | None:
     """What keeps a slot from being read at its position; None when nothing does.
 
@@ -92,7 +92,7 @@ def stopped(
 
 
 def _unreadable(
-    use_case: str, slot: Slot, offset: int, end: int, history: Callable[[], AbstractContextManager[History]]
+    use_case: str, slot: LogSlot, offset: int, end: int, history: Callable[[], AbstractContextManager[History]]
 ) -> tuple[str, int] | None:
     """Why the record at an offset cannot be taken, and the first offset that can; None when it can."""
     why, place, last = "", offset, min(end, offset + _MAX_UNREADABLE)

@@ -12,7 +12,7 @@ from ops.sections import LaneSection
 from ops.site import Site
 from ops.wiring.checks import every
 from store.answers.rulings import Ruling, rules_of
-from store.buffer.ledger import Buffer, Claim, Slot
+from store.buffer.ledger import Buffer, Claim, LogSlot
 from store.buffer.repair.lists import LabelList, Lists, ListsHeld
 from store.errors import RegistryError, SettingsError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
@@ -104,7 +104,7 @@ def _source(
     topic, lists = topic_of(use_case), Lists(client)
     read_by = {lane: LabelList.of(keys.terms) for lane, keys in lanes.items()}
 
-    def claim(slot: Slot) -> Claim:
+    def claim(slot: LogSlot) -> Claim:
         claimed = buffer.claim(use_case, slot, owner)
         lists.note(use_case, slot, claimed, read_by, now_s=wall_clock_s())  # before anything is applied under it
         return claimed

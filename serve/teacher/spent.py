@@ -34,7 +34,7 @@ class Witness:
     clock_s: float | None = None  # what the ledger's clock should say now; None: it has not heard of it yet
 
 
-class _Slot(msgspec.Struct):
+class _HalfMinute(msgspec.Struct):
     """The leases of half a minute."""
 
     calls: int = 0
@@ -72,7 +72,7 @@ class OwnSpending:
         self._now = now
         self._monotonic = monotonic
         self._path = path
-        self._slots: dict[int, _Slot] = {}  # by number, oldest first
+        self._slots: dict[int, _HalfMinute] = {}  # by number, oldest first
         self._leases = 0
         self._ahead_s: float | None = None  # the ledger's clock before our monotonic one
         self._unwritten = False  # the last write failed and was said
@@ -82,7 +82,7 @@ class OwnSpending:
             self._leases = kept.leases
             gone_s = max(0.0, now() - kept.at_s)  # a wall clock that went back forgets nothing
             for age_s, calls, usd_micro in sorted(kept.slots, reverse=True):
-                self._slots[int((monotonic() - max(0.0, age_s) - gone_s) // _SLOT_S)] = _Slot(calls, usd_micro)
+                self._slots[int((monotonic() - max(0.0, age_s) - gone_s) // _SLOT_S)] = _HalfMinute(calls, usd_micro)
 
     def witness(self) -> Witness:
         """What to tell the ledger."""
@@ -104,7 +104,7 @@ class OwnSpending:
 
     def leased(self, at_s: float, calls: int, usd_micro: int) -> None:
         """Count a lease (monotonic seconds)."""
-        slot = self._slots.setdefault(int(at_s // _SLOT_S), _Slot())
+        slot = self._slots.setdefault(int(at_s // _SLOT_S), _HalfMinute())
         slot.calls += calls
         slot.usd_micro += usd_micro
 

@@ -8,7 +8,7 @@ from typing import Final, TypeVar, cast
 import msgspec
 import redis
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.errors import StoreUnavailableError
 from store.event import Lane
 from store.log.lazy import logger
@@ -34,7 +34,7 @@ def lane_prefix(lane: Lane) -> str:
     return f"{{{lane.use_case}}}:{lane.tenant}:"
 
 
-def position_key(use_case: str, slot: Slot) -> str:
+def position_key(use_case: str, slot: LogSlot) -> str:
     """The hash of a slot: its fence, its position, who claimed it last."""
     return f"{{{use_case}}}:pos:{slot.uuid}:{slot.partition}"
 
@@ -54,10 +54,10 @@ def text_of(value: bytes) -> str:
     return value.decode(errors="replace")
 
 
-def slot_of(member: bytes) -> Slot | None:
+def slot_of(member: bytes) -> LogSlot | None:
     """A slot as it is listed; None where the entry is damaged: its next claim lists it again."""
     try:
-        return msgspec.json.decode(member, type=Slot)
+        return msgspec.json.decode(member, type=LogSlot)
     except msgspec.MsgspecError:
         _log.warning("an entry of the list of slots is damaged and left out")
         return None

@@ -15,7 +15,7 @@ BEGINNING = "-1"
 """The stored position of a slot that was never applied to."""
 
 
-class Slot(NamedTuple):
+class LogSlot(NamedTuple):
     """One partition of one incarnation of a topic: a recreated topic has another UUID and starts anew."""
 
     topic: str
@@ -42,7 +42,7 @@ class Application:
     """The effects of one batch: everything in it is applied, or nothing."""
 
     use_case: str
-    slot: Slot
+    slot: LogSlot
     fence: int
     start: str
     next: str
@@ -72,7 +72,7 @@ class AuditTally:
 class Buffer(Protocol):
     """What is kept of the log. `k` items per lane and stratum, those with the smallest keyed hash."""
 
-    def claim(self, use_case: str, slot: Slot, owner: str) -> Claim:
+    def claim(self, use_case: str, slot: LogSlot, owner: str) -> Claim:
         """Take a slot over: every earlier fence is void from here on."""
 
     def apply(self, application: Application) -> Applied:
@@ -85,7 +85,7 @@ class Buffer(Protocol):
             CorruptItemError: an item was written by another release: upgrade, or rebuild the buffer, then retry.
         """
 
-    def positions(self, use_case: str) -> Mapping[Slot, str]:
+    def positions(self, use_case: str) -> Mapping[LogSlot, str]:
         """The stored position of each slot."""
 
     def items(self, lane: Lane) -> Iterator[Item]:

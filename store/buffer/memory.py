@@ -8,7 +8,7 @@ from threading import Lock
 
 from store.buffer.effects import ItemKey, LaneEffects, effects, keys_read, retention_rank
 from store.buffer.item import Item
-from store.buffer.ledger import BEGINNING, Application, Applied, AuditTally, Claim, Counters, Slot
+from store.buffer.ledger import BEGINNING, Application, Applied, AuditTally, Claim, Counters, LogSlot
 from store.event import Lane
 
 
@@ -33,11 +33,11 @@ class MemoryBuffer:
         """Keep `k` items per lane and stratum."""
         self._k = k
         self._lock = Lock()
-        self._positions: dict[str, dict[Slot, _Position]] = defaultdict(dict)
+        self._positions: dict[str, dict[LogSlot, _Position]] = defaultdict(dict)
         self._lanes: dict[Lane, _LaneState] = defaultdict(_LaneState)
         self._dead: dict[str, dict[str, int]] = defaultdict(dict)
 
-    def claim(self, use_case: str, slot: Slot, owner: str) -> Claim:  # noqa: ARG002 - the owner is for people, in Redis
+    def claim(self, use_case: str, slot: LogSlot, owner: str) -> Claim:  # noqa: ARG002 - the owner is for people, in Redis
         """Take a slot over: every earlier fence is void from here on."""
         with self._lock:
             position = self._positions[use_case].setdefault(slot, _Position())
@@ -62,7 +62,7 @@ class MemoryBuffer:
             position.next = application.next
             return Applied("ok", position.next)
 
-    def positions(self, use_case: str) -> Mapping[Slot, str]:
+    def positions(self, use_case: str) -> Mapping[LogSlot, str]:
         """The stored position of each slot that was ever claimed."""
         with self._lock:
             return {slot: position.next for slot, position in self._positions[use_case].items()}

@@ -27,7 +27,7 @@ from store.buffer.keys import (
     slot_of,
     text_of,
 )
-from store.buffer.ledger import BEGINNING, Application, Applied, AuditTally, Claim, Counters, Slot
+from store.buffer.ledger import BEGINNING, Application, Applied, AuditTally, Claim, Counters, LogSlot
 from store.buffer.stored import CHECKSUM_BYTES, decode_item, encode_item
 from store.errors import DamagedItemError, StoreUnavailableError
 from store.event import Lane
@@ -50,7 +50,7 @@ class RedisBuffer:
         self._apply = client.register_script(script_of("apply.lua"))
         self._set_aside = client.register_script(script_of("set_aside.lua"))
 
-    def claim(self, use_case: str, slot: Slot, owner: str) -> Claim:
+    def claim(self, use_case: str, slot: LogSlot, owner: str) -> Claim:
         """Take a slot over: every earlier fence is void from here on. Claiming twice only draws a higher fence."""
         keys = [position_key(use_case, slot), f"{{{use_case}}}:slots"]
         with available():
@@ -81,7 +81,7 @@ class RedisBuffer:
         message = f"other partitions changed the same items {_STALE_ATTEMPTS} times in a row: retry"
         raise StoreUnavailableError(message)
 
-    def positions(self, use_case: str) -> Mapping[Slot, str]:
+    def positions(self, use_case: str) -> Mapping[LogSlot, str]:
         """The stored position of each slot that was ever claimed."""
         with available():
             members = cast("set[bytes]", self._redis.smembers(f"{{{use_case}}}:slots"))

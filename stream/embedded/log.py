@@ -12,7 +12,7 @@ from typing import Final
 
 import redis
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.errors import LogUnavailableError
 from store.event import wall_clock_s
 from stream.embedded.source import EmbeddedSource
@@ -71,7 +71,7 @@ class EmbeddedLog:
             return outgoing.refuse(error)
         return self._outbox.put(outgoing)
 
-    def slots(self, topic: str) -> list[Slot]:
+    def slots(self, topic: str) -> list[LogSlot]:
         """See `stream.log.History`.
 
         Raises:
@@ -81,9 +81,9 @@ class EmbeddedLog:
             info = self._streams.info(topic)
         except redis.RedisError as error:
             raise _unavailable(error) from error
-        return [] if info is None else [Slot(topic, info.uuid, number) for number in range(info.partitions)]
+        return [] if info is None else [LogSlot(topic, info.uuid, number) for number in range(info.partitions)]
 
-    def bounds(self, slot: Slot) -> tuple[str, str]:
+    def bounds(self, slot: LogSlot) -> tuple[str, str]:
         """See `stream.log.History`.
 
         Raises:
@@ -95,7 +95,7 @@ class EmbeddedLog:
             raise _unavailable(error) from error
         return str(begin), str(end)
 
-    def read(self, slot: Slot, start: str, end: str) -> Iterator[Record]:
+    def read(self, slot: LogSlot, start: str, end: str) -> Iterator[Record]:
         """See `stream.log.History`.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import Final
 
 import redis
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.errors import LogUnavailableError, PositionOutsideLogError, StoreUnavailableError
 from store.event import wall_clock_s
 from stream.embedded.streams import Streams, TopicInfo, pause
@@ -43,7 +43,7 @@ class EmbeddedSource:
         self._remake = remake
         self._info: TopicInfo | None = None
         self._slots = MemberSlots()
-        self._held: frozenset[Slot] | None = frozenset()
+        self._held: frozenset[LogSlot] | None = frozenset()
         self._settled: deque[tuple[Batch, CommitOutcome]] = deque()
         self._next_lease = 0.0  # monotonic seconds
         self._next_commit = 0.0
@@ -74,11 +74,11 @@ class EmbeddedSource:
         """See `stream.log.Source`; any thread may call it."""
         self._settled.append((batch, outcome))
 
-    def hold(self, slots: Collection[Slot] | None) -> None:
+    def hold(self, slots: Collection[LogSlot] | None) -> None:
         """See `stream.log.Source`."""
         self._held = None if slots is None else frozenset(slots)
 
-    def lag(self) -> Mapping[Slot, Lag]:
+    def lag(self) -> Mapping[LogSlot, Lag]:
         """See `stream.log.Source`."""
         try:
             return {slot: self._lag_of(slot, state.applied_offset) for slot, state in self._slots.owned.items()}
@@ -114,7 +114,7 @@ class EmbeddedSource:
         if time.monotonic() < self._next_lease:
             return
         self._info = self._present()
-        mine: list[Slot] = []
+        mine: list[LogSlot] = []
         ends: list[int] = []
         if self._info is not None:
             mine, ends = self._streams.lease(self._info, self._owner, self._lease_s)
@@ -138,7 +138,7 @@ class EmbeddedSource:
             info = self._streams.info(self._topic)
         return info
 
-    def _take(self, slot: Slot) -> None:
+    def _take(self, slot: LogSlot) -> None:
         claim = self._claim(slot)
         try:
             self._slots.take(slot, claim, start_offset(slot, claim.position, *self._streams.bounds(slot)))
@@ -166,13 +166,13 @@ class EmbeddedSource:
                 batches.append(self._slots.batch(slot, tuple(found[slot]), found[slot][-1].offset + 1))
         return batches
 
-    def _break_off(self, slot: Slot) -> None:
+    def _break_off(self, slot: LogSlot) -> None:
         """Read no more of a slot; its next claim says what is lost."""
         if (state := self._slots.get(slot)) is not None:
             state.broken_off = True
         self._next_lease = 0.0
 
-    def _lag_of(self, slot: Slot, applied_offset: int) -> Lag:
+    def _lag_of(self, slot: LogSlot, applied_offset: int) -> Lag:
         _, end = self._streams.bounds(slot)
         unread = self._streams.range(slot, applied_offset, 1)
         age_s = max(0.0, wall_clock_s() - unread[0].timestamp_ms / 1000) if unread else 0.0

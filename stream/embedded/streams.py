@@ -14,7 +14,7 @@ import msgspec
 import redis
 
 from store.buffer.connect import beside
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from stream.log import Headers, Record
 from stream.outbox import Outgoing, partition_of
 
@@ -147,24 +147,24 @@ class Streams:
             arguments += [partition, record.timestamp_ms, record.key, record.value, headers]
         return [bool(kept) for kept in cast("list[int]", self._append(keys=[_topic_key(info.topic)], args=arguments))]
 
-    def bounds(self, slot: Slot) -> tuple[int, int]:
+    def bounds(self, slot: LogSlot) -> tuple[int, int]:
         """(first offset kept, offset after the last)."""
         end = cast("bytes | None", self._redis.hget(_state_key(slot), f"end:{slot.partition}"))
         oldest = self.range(slot, 0, 1)
         end_offset = int(end) if end is not None and end.isdigit() else self._last(slot)
         return (oldest[0].offset if oldest else end_offset), end_offset
 
-    def _last(self, slot: Slot) -> int:
+    def _last(self, slot: LogSlot) -> int:
         """The offset after the last record that is kept."""
         newest = cast("list[Any]", self._redis.xrevrange(_stream_key(slot), count=1))
         return _record(slot, newest[0]).offset + 1 if newest else 0
 
-    def range(self, slot: Slot, start: int, count: int) -> list[Record]:
+    def range(self, slot: LogSlot, start: int, count: int) -> list[Record]:
         """At most `count` kept records from `start` on, without waiting."""
         found = self._redis.xrange(_stream_key(slot), min=f"{start + 1}-0", max="+", count=count)
         return [_record(slot, entry) for entry in cast("list[Any]", found)]
 
-    def read(self, positions: Sequence[tuple[Slot, int]], count: int, wait_s: float) -> dict[Slot, list[Record]]:
+    def read(self, positions: Sequence[tuple[LogSlot, int]], count: int, wait_s: float) -> dict[LogSlot, list[Record]]:
         """At most `count` records of each slot from its offset on; waits for the first of them (not at all for 0)."""
         keys = {_stream_key(slot).encode(): slot for slot, _ in positions}
         ids: Any = {_stream_key(slot): f"{offset}-0" for slot, offset in positions}
@@ -172,17 +172,17 @@ class Streams:
         found = cast("list[Any]", self._redis.xread(ids, count=count, block=block_ms) or [])
         return {keys[name]: [_record(keys[name], entry) for entry in entries] for name, entries in found}
 
-    def lease(self, info: TopicInfo, owner: str, ttl_s: float) -> tuple[list[Slot], list[int]]:
+    def lease(self, info: TopicInfo, owner: str, ttl_s: float) -> tuple[list[LogSlot], list[int]]:
         """Take or renew every lease that is free or ours: (the slots that are ours, the end of each partition)."""
         args: list[str | int] = [owner, int(ttl_s * 1000), info.partitions]
         mine, ends = cast("tuple[list[int], list[int]]", self._lease(keys=[_info_key(info)], args=args))
-        return [Slot(info.topic, info.uuid, number) for number in mine], ends
+        return [LogSlot(info.topic, info.uuid, number) for number in mine], ends
 
     def release(self, info: TopicInfo, owner: str) -> None:
         """Give our leases back, so that another need not wait for them to run out."""
         self._release(keys=[_info_key(info)], args=[owner, info.partitions])
 
-    def set_read(self, slot: Slot, offset: int) -> None:
+    def set_read(self, slot: LogSlot, offset: int) -> None:
         """Say how far a slot was applied: what lies below may make room for new records."""
         self._redis.hset(_state_key(slot), f"read:{slot.partition}", str(offset))
 
@@ -197,7 +197,7 @@ def pause(deadline: float) -> None:
         time.sleep(remaining_s)
 
 
-def _record(slot: Slot, entry: tuple[bytes, dict[bytes, bytes]]) -> Record:
+def _record(slot: LogSlot, entry: tuple[bytes, dict[bytes, bytes]]) -> Record:
     """A stream's entry as a record. One that is damaged is a record all the same, and dead if its value is."""
     number, fields = entry
     stamp = fields.get(b"t", b"")
@@ -227,9 +227,9 @@ def _info_key(info: TopicInfo) -> str:
     return f"log:{{{info.topic}}}:{info.uuid}"
 
 
-def _state_key(slot: Slot) -> str:
+def _state_key(slot: LogSlot) -> str:
     return f"log:{{{slot.topic}}}:{slot.uuid}"
 
 
-def _stream_key(slot: Slot) -> str:
+def _stream_key(slot: LogSlot) -> str:
     return f"log:{{{slot.topic}}}:{slot.uuid}:{slot.partition}"

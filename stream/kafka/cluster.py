@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import CorruptRecordError, KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 from kafka.net.compat import KafkaNetClient
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.errors import DamagedRecordError, LogUnavailableError
 from stream.log import Record
 from stream.outbox import MAX_RECORD_BYTES
@@ -168,15 +168,15 @@ class KafkaHistory:
             self._consumer.close(autocommit=False, timeout_ms=1000)
             raise
 
-    def slots(self, topic: str) -> list[Slot]:
+    def slots(self, topic: str) -> list[LogSlot]:
         """See `stream.log.History`."""
         try:
             found = topic_partitions(self._admin, topic)
         except KafkaError as error:
             raise unavailable(error) from error
-        return [] if found is None else [Slot(topic, found[0], number) for number in range(found[1])]
+        return [] if found is None else [LogSlot(topic, found[0], number) for number in range(found[1])]
 
-    def bounds(self, slot: Slot) -> tuple[str, str]:
+    def bounds(self, slot: LogSlot) -> tuple[str, str]:
         """See `stream.log.History`."""
         self._same_topic(slot)
         partition = TopicPartition(slot.topic, slot.partition)
@@ -187,7 +187,7 @@ class KafkaHistory:
             raise unavailable(error) from error
         return str(begin), str(end)
 
-    def read(self, slot: Slot, start: str, end: str) -> Iterator[Record]:
+    def read(self, slot: LogSlot, start: str, end: str) -> Iterator[Record]:
         """See `stream.log.History`; one reader at a time.
 
         Raises:
@@ -222,7 +222,7 @@ class KafkaHistory:
         self._consumer.close(autocommit=False, timeout_ms=1000)
         self._admin.close()
 
-    def _same_topic(self, slot: Slot) -> None:
+    def _same_topic(self, slot: LogSlot) -> None:
         if slot not in self.slots(slot.topic):
             message = f"topic {slot.topic} was deleted or made anew: look its slots up again"
             raise LogUnavailableError(message)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from kafka.errors import CorruptRecordError, KafkaError, LogTruncationError, OffsetOutOfRangeError
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.errors import LogError, LogUnavailableError, PositionOutsideLogError, StoreError, StoreUnavailableError
 from store.event import wall_clock_s
 from store.log.lazy import logger
@@ -62,13 +62,13 @@ class KafkaSource:
         self._look_again: dict[int, float] = {}  # stands still: unclaimed partition -> monotonic s
         self._ends: dict[int, int] = {}
         self._faults: dict[Dependency, str] = {}
-        self._held: frozenset[Slot] | None = frozenset()
+        self._held: frozenset[LogSlot] | None = frozenset()
         self._settled: deque[tuple[Batch, CommitOutcome]] = deque()
         self._committed: dict[int, int] = {}
         self._next_commit = 0.0  # monotonic seconds
         self._next_probe = 0.0
         self._next_check = 0.0
-        self._behind_since: dict[Slot, float] = {}
+        self._behind_since: dict[LogSlot, float] = {}
 
     def poll(self, timeout_s: float, limit: int) -> list[Batch]:
         """See `stream.log.Source`."""
@@ -87,7 +87,7 @@ class KafkaSource:
         """See `stream.log.Source`."""
         self._settled.append((batch, outcome))
 
-    def hold(self, slots: Collection[Slot] | None) -> None:
+    def hold(self, slots: Collection[LogSlot] | None) -> None:
         """See `stream.log.Source`."""
         self._held = None if slots is None else frozenset(slots)
 
@@ -98,7 +98,7 @@ class KafkaSource:
         }
         return Health(faults=dict(self._faults), stopped={**self._slots.stopped, **broken})
 
-    def lag(self) -> Mapping[Slot, Lag]:
+    def lag(self) -> Mapping[LogSlot, Lag]:
         """See `stream.log.Source`. The age is that of the oldest record in hand, else the time since we fell behind."""
         member = self._member
         if member is None or "log" in self._faults:
@@ -211,10 +211,10 @@ class KafkaSource:
             return
         self._slots.release([slot for slot in self._slots.stopped if slot.uuid == uuid])
         for partition in sorted(member.assigned().intersection(wanted)):
-            self._claim_one(member, Slot(self._topic, uuid, partition))
+            self._claim_one(member, LogSlot(self._topic, uuid, partition))
         self._faults.pop("redis", None)
 
-    def _claim_one(self, member: Member, slot: Slot) -> None:
+    def _claim_one(self, member: Member, slot: LogSlot) -> None:
         claim = self._claim(slot)
         try:
             offset = start_offset(slot, claim.position, *member.bounds(slot.partition))
@@ -313,7 +313,7 @@ class KafkaSource:
         applied = {slot.partition: state.applied_offset for slot, state in self._slots.owned.items()}
         return {number: offset for number, offset in applied.items() if self._committed.get(number) != offset}
 
-    def _lag_of(self, member: Member, slot: Slot) -> Lag | None:
+    def _lag_of(self, member: Member, slot: LogSlot) -> Lag | None:
         """None while nobody has said where the partition ends."""
         state = self._slots.get(slot)
         known = [end for end in (member.end(slot.partition), self._ends.get(slot.partition)) if end is not None]

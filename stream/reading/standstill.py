@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.retry.backoff import Backoff
 from stream.log import Batch
 
@@ -35,15 +35,15 @@ class Standstills:
         """Nothing stands still; `backoff` says how long after each look the next one is."""
         self._backoff = backoff
         self._rng = rng
-        self._still: dict[Slot, _Still] = {}
+        self._still: dict[LogSlot, _Still] = {}
 
     @property
-    def why(self) -> Mapping[Slot, str]:
+    def why(self) -> Mapping[LogSlot, str]:
         """What stands still, and why; a copy."""
         return {slot: still.why for slot, still in self._still.copy().items()}
 
     @property
-    def held(self) -> tuple[Slot, ...]:
+    def held(self) -> tuple[LogSlot, ...]:
         """The slots that are not to be read now."""
         return tuple(sorted(slot for slot, still in self._still.items() if still.held))
 
@@ -54,7 +54,7 @@ class Standstills:
         until_s = now_s + self._backoff.delay_s(looks, self._rng)
         self._still[rest.slot] = _Still(rest=rest, why=why, looks=looks, until_s=until_s)
 
-    def passed(self, slot: Slot) -> None:
+    def passed(self, slot: LogSlot) -> None:
         """Note that a batch of the slot was taken whole."""
         self._still.pop(slot, None)
 

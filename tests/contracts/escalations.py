@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
 from store.buffer.item import Entry
-from store.buffer.ledger import Application, Applied, Buffer, Claim, Counters, Slot
+from store.buffer.ledger import Application, Applied, Buffer, Claim, Counters, LogSlot
 from store.event import (
     ClassifyEscalation,
     DeadReason,
@@ -58,9 +58,9 @@ def entry(event: ClassifyEscalation) -> Entry:
     return Entry.of(event, item_id(str(event.lane).encode(), rules, event.input), rules)
 
 
-def slot(partition: int, use_case: str = "support") -> Slot:
+def slot(partition: int, use_case: str = "support") -> LogSlot:
     """A partition of a topic whose UUID never changes."""
-    return Slot(f"understudy.{use_case}", str(uuid.UUID(int=7)), partition)
+    return LogSlot(f"understudy.{use_case}", str(uuid.UUID(int=7)), partition)
 
 
 class Partition:

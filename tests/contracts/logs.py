@@ -11,7 +11,7 @@ from uuid import uuid4
 import redis
 from kafka import TopicPartition
 
-from store.buffer.ledger import BEGINNING, Applied, Claim, Slot
+from store.buffer.ledger import BEGINNING, Applied, Claim, LogSlot
 from stream.embedded.log import EmbeddedLog
 from stream.kafka.appender import KafkaAppender
 from stream.kafka.cluster import KafkaHistory, KafkaSettings, KafkaTopics, admin
@@ -29,11 +29,11 @@ MAX_RECORD_BYTES = 100_000
 class Ledger:
     """The store's half of the contract, as naive as can be: claim, and apply by compare-and-set."""
 
-    fences: dict[Slot, int] = field(default_factory=dict)
-    positions: dict[Slot, str] = field(default_factory=dict)
+    fences: dict[LogSlot, int] = field(default_factory=dict)
+    positions: dict[LogSlot, str] = field(default_factory=dict)
     applied: list[Record] = field(default_factory=list)
 
-    def claim(self, slot: Slot) -> Claim:
+    def claim(self, slot: LogSlot) -> Claim:
         self.fences[slot] = self.fences.get(slot, 0) + 1
         return Claim(self.fences[slot], self.positions.get(slot, BEGINNING))
 
@@ -67,7 +67,7 @@ class Log(Protocol):
     def delete(self, topic: str) -> None:
         """Delete a topic."""
 
-    def trim(self, slot: Slot, before: int) -> None:
+    def trim(self, slot: LogSlot, before: int) -> None:
         """Delete the records below an offset, read or not."""
 
     def outage(self) -> AbstractContextManager[None]:
@@ -93,7 +93,7 @@ class MemoryHarness:
     def delete(self, topic: str) -> None:
         del self.log._topics[topic]
 
-    def trim(self, slot: Slot, before: int) -> None:
+    def trim(self, slot: LogSlot, before: int) -> None:
         partition = self.log._topics[slot.topic].partitions[slot.partition]
         del partition.records[: before - partition.begin]
         partition.begin = before
@@ -129,7 +129,7 @@ class EmbeddedHarness:
         assert isinstance(keys, list)
         self.client.delete(*keys)
 
-    def trim(self, slot: Slot, before: int) -> None:
+    def trim(self, slot: LogSlot, before: int) -> None:
         self.client.xtrim(
             f"log:{{{slot.topic}}}:{slot.uuid}:{slot.partition}", minid=f"{before + 1}-0", approximate=False
         )
@@ -175,7 +175,7 @@ class KafkaHarness:
     def delete(self, topic: str) -> None:
         self.admin.delete_topics([topic])
 
-    def trim(self, slot: Slot, before: int) -> None:
+    def trim(self, slot: LogSlot, before: int) -> None:
         self.admin.delete_records({TopicPartition(slot.topic, slot.partition): before})
 
     @contextmanager

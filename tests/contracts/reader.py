@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import redis
 
-from store.buffer.ledger import Applied, Claim, Slot
+from store.buffer.ledger import Applied, Claim, LogSlot
 from store.errors import StoreUnavailableError
 from stream.embedded.log import EmbeddedLog
 from stream.kafka.cluster import KafkaSettings
@@ -43,7 +43,7 @@ class RedisLedger:
         self._claim = self._redis.register_script(_CLAIM)
         self._apply = self._redis.register_script(_APPLY)
 
-    def claim(self, slot: Slot) -> Claim:
+    def claim(self, slot: LogSlot) -> Claim:
         try:
             fence, position = cast("tuple[int, bytes]", self._claim(keys=[_key(slot)]))
         except redis.RedisError as error:
@@ -68,7 +68,7 @@ class RedisLedger:
         raise AssertionError
 
 
-def _key(slot: Slot) -> str:
+def _key(slot: LogSlot) -> str:
     return f"pos:{slot.uuid}:{slot.partition}"
 
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from store.buffer.ledger import Claim, Slot
+from store.buffer.ledger import Claim, LogSlot
 from store.errors import LogUnavailableError, RecordTooLargeError, StoreUnavailableError
 from stream.log import Batch, Headers, Health, Record, Source
 from stream.outbox import partition_of
@@ -57,7 +57,7 @@ def reading(log: Log, topic: str, ledger: Ledger) -> Iterator[Source]:
         yield source
 
 
-def whole(log: Log, slot: Slot) -> list[Record]:
+def whole(log: Log, slot: LogSlot) -> list[Record]:
     return list(log.history.read(slot, *log.history.bounds(slot)))
 
 
@@ -392,7 +392,7 @@ def test_a_log_that_does_not_answer_is_said_to_be_down_and_its_lag_is_unknown(lo
 def test_a_store_that_does_not_answer_is_said_to_be_down(log: Log) -> None:
     topic, ledger, down = new_topic(log), Ledger(), True
 
-    def claim(slot: Slot) -> Claim:
+    def claim(slot: LogSlot) -> Claim:
         if down:
             message = "Redis is away"
             raise StoreUnavailableError(message)

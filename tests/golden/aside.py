@@ -20,7 +20,7 @@ from serve.tasks.classify import LabelledAnswer
 from serve.teacher.spent import OwnSpending
 from store.answers.census import Census, PromptCount
 from store.buffer.item import Entry
-from store.buffer.ledger import Application, Slot
+from store.buffer.ledger import Application, LogSlot
 from store.buffer.repair.letters import LetterBook, LetterDecision
 from store.buffer.repair.positions import Positions, Skip
 from store.control import Control, CycleEnded, CycleRequest, Heartbeat, TrainingState
@@ -70,7 +70,7 @@ KEY, BODY = "order-17", {"input": "where is my parcel"}
 def returns(client: redis.Redis, site: Site) -> None:
     """A skip, a damaged item and the note of it, in a lane of their own."""
     buffer = site.buffer(client)
-    slot = Slot("understudy.returns", "returns-uuid", 0)
+    slot = LogSlot("understudy.returns", "returns-uuid", 0)
     claim = buffer.claim("returns", slot, OWNER)
     event = msgspec.structs.replace(asked(500, "send it back", "login"), use_case="returns")
     entries = tuple(Entry.of(event, f"{number:032x}", ClassifyRules()) for number in (1, 2))
@@ -86,7 +86,7 @@ def returns(client: redis.Redis, site: Site) -> None:
 def ranked_lists(client: redis.Redis, site: Site) -> None:
     """Two items of a lane that ranks: one asked five times, with its documents in several orders; one asked once."""
     buffer, rules = site.buffer(client), RankRules()
-    slot = Slot("understudy.shop", "shop-uuid", 0)
+    slot = LogSlot("understudy.shop", "shop-uuid", 0)
     claim = buffer.claim(SHOP.use_case, slot, OWNER)
     documents, seller = ["red shoes", "blue shoes,\n  any size", "hat"], "mail jane@example.com"
     events = [

@@ -27,7 +27,7 @@ from ops.site import Site
 from ops.wiring import ingest as ingest_wiring
 from ops.wiring import train as train_wiring
 from store.answers.rulings import Sample
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.control import CycleKind
 from store.event import DeadReason, Escalation, Undecodable, encode
 from store.registry.manifest import MANIFEST_NAME
@@ -215,7 +215,7 @@ def dead_letters(site: Site) -> list[dict[str, Any]]:
             timestamp_ms=int(NOW_S * 1000) + offset,
         )
         fault = Undecodable(reason=reason, detail=detail)
-        slot, tenant = Slot(TOPIC, "golden-uuid", 1), TOLD_TENANT.get(reason, "")
+        slot, tenant = LogSlot(TOPIC, "golden-uuid", 1), TOLD_TENANT.get(reason, "")
         letters.append(Letter(slot=slot, record=record, fault=fault, tenant=tenant))
     DeadLetters(log, site.secret).write(LANE.use_case, letters)
     (slot,) = log.slots(topic)

@@ -19,7 +19,7 @@ from serve.student.follow import SwapRecord
 from serve.tasks.classify import LabelledAnswer
 from serve.teacher.budget import RedisLedger
 from serve.teacher.spent import OwnSpending
-from store.buffer.ledger import AuditTally, Counters, Slot
+from store.buffer.ledger import AuditTally, Counters, LogSlot
 from store.buffer.repair.positions import Positions
 from store.control import Control
 from store.event import TextInput, decode
@@ -84,7 +84,7 @@ def test_a_skip_and_what_was_found_damaged(site: Site, redis_client: redis.Redis
     assert buffer.damaged(aside.RETURNS) == {f"{2:032x}"}
     assert [item.item_id for item in buffer.items(aside.RETURNS)] == [f"{1:032x}"]
     (skip,) = Positions(redis_client).skips("returns")
-    assert (skip.slot, skip.at, skip.to) == (Slot("understudy.returns", "returns-uuid", 0), "2", "5")
+    assert (skip.slot, skip.at, skip.to) == (LogSlot("understudy.returns", "returns-uuid", 0), "2", "5")
     assert (skip.unread, skip.again, skip.who, skip.why, skip.at_s) == ((2, 5), (5, 5), "ada", "retention", NOW_S)
 
 

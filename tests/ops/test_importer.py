@@ -19,7 +19,7 @@ from ops.readers.classify import TextRow, read_rows
 from ops.readers.columns import Columns, find_columns
 from ops.readers.files import BadRow
 from store.answers.rules import Rules
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.errors import LogUnavailableError, SettingsError
 from store.event import ClassifyEscalation, LabelAnswer, Lane, decode
 from store.secrets import DataSecret, item_id
@@ -203,7 +203,7 @@ def test_rows_that_would_be_dead_letters_for_their_age_are_skipped(tmp_path: Pat
 
 
 def test_waiting_for_ingest_ends_when_all_is_applied_and_when_nothing_moves() -> None:
-    one, two = Slot("t", "u", 0), Slot("t", "u", 1)
+    one, two = LogSlot("t", "u", 0), LogSlot("t", "u", 1)
     steps = iter([{}, {one: "3"}, {one: "5"}])
     assert await_applied({one: "5", two: "0"}, lambda: next(steps), stalled_s=5.0, poll_s=0.0)
     assert not await_applied({one: "5"}, lambda: {one: "4"}, stalled_s=0.01, poll_s=0.001)

@@ -14,7 +14,7 @@ from ops.checks.oracle import LaneRules, Oracle
 from ops.checks.verify import check_registry, verify
 from ops.reports import VerifyReport
 from store.buffer.item import Entry, Item
-from store.buffer.ledger import Application, Claim, Counters, Slot
+from store.buffer.ledger import Application, Claim, Counters, LogSlot
 from store.buffer.memory import MemoryBuffer
 from store.buffer.repair.positions import Skip
 from store.event import ClassifyEscalation, Lane, TextInput, Undecodable, UnknownTask, decode, encode
@@ -58,8 +58,8 @@ class World:
         self.buffer: Any = MemoryBuffer(k)
         self.rules = rules_of(LANE, OTHER)
         self.registry = Registry(EMPTY, make_keys(keys)[1])
-        self.claims: dict[Slot, Claim] = {}
-        self.at: dict[Slot, str] = {}
+        self.claims: dict[LogSlot, Claim] = {}
+        self.at: dict[LogSlot, str] = {}
 
     def write(self, *events: ClassifyEscalation) -> None:
         for event in events:
@@ -77,7 +77,7 @@ class World:
                 records = list(self.log.read(slot, str(first), str(min(first + batch, end))))
                 self._apply(slot, records, str(records[-1].offset + 1))
 
-    def _apply(self, slot: Slot, records: list[Record], position: str) -> None:
+    def _apply(self, slot: LogSlot, records: list[Record], position: str) -> None:
         entries, dead = list[Entry](), dict[Any, int]()
         for record in records:
             event = decode(record.value)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.errors import LogError, LogUnavailableError, RecordTooLargeError
 from store.event import Undecodable
 from store.secrets import DataSecret
@@ -16,7 +16,7 @@ from stream.log import Headers, Record, dead_topic_of
 from stream.memory import MemoryLog
 
 SECRET = DataSecret(b"s" * 32)
-SLOT = Slot("understudy.support", "uuid-1", 3)
+SLOT = LogSlot("understudy.support", "uuid-1", 3)
 DAY_MS = 1_700_000_000_000  # 2023-11-14
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.buffer.server import private_redis
 from store.errors import LogUnavailableError, PositionOutsideLogError
 from stream.embedded.log import EmbeddedLog
@@ -33,7 +33,7 @@ def append(log: EmbeddedLog, count: int, topic: str = TOPIC, size: int = 900) ->
     return [log.append(topic, key=b"k", value=b"%d" % n + b" " * size) for n in range(count)]
 
 
-def whole(log: EmbeddedLog, slot: Slot) -> list[Record]:
+def whole(log: EmbeddedLog, slot: LogSlot) -> list[Record]:
     return list(log.read(slot, *log.bounds(slot)))
 
 

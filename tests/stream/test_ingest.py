@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from store.buffer.item import Entry
-from store.buffer.ledger import Application, Applied, Claim, Counters, Slot
+from store.buffer.ledger import Application, Applied, Claim, Counters, LogSlot
 from store.buffer.memory import MemoryBuffer, _Position
 from store.errors import CorruptItemError, StoreUnavailableError
 from store.event import LabelAnswer, Lane, Undecodable, UnknownTask, decode, encode
@@ -35,7 +35,7 @@ from tests.contracts.escalations import LANE, START_S, check_integrity, escalati
 SECRET = DataSecret(b"s" * 32)
 CLOSED, RANKING = Lane("closed", "support"), Lane("ranking", "support")
 TOPIC = topic_of("support")
-SLOT = Slot(TOPIC, "uuid", 0)
+SLOT = LogSlot(TOPIC, "uuid", 0)
 DEADLINE_S = 20.0
 STANDS_STILL = "a partition stands still until a person has acted: see `understudy ingest skip --dry-run`"
 
@@ -74,7 +74,7 @@ class FlakyBuffer(MemoryBuffer):
         self.gate.set()
         self.entered = threading.Event()
 
-    def claim(self, use_case: str, slot: Slot, owner: str) -> Claim:
+    def claim(self, use_case: str, slot: LogSlot, owner: str) -> Claim:
         if self.claims_fail:
             message = "no claim now"
             raise StoreUnavailableError(message)
@@ -175,7 +175,7 @@ def running(ingest: Ingest) -> Iterator[threading.Event]:
         raise failures[0]
 
 
-def key_of(slot: Slot) -> bytes:
+def key_of(slot: LogSlot) -> bytes:
     """A key of the slot's partition, of two."""
     return next(b"%d" % n for n in range(100) if partition_of(b"%d" % n, 2) == slot.partition)
 

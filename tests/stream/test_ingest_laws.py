@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from ops.checks.compare import compare, dead_off, look, replay
 from ops.checks.oracle import LaneRules
-from store.buffer.ledger import BEGINNING, Application, Buffer, Claim, Slot
+from store.buffer.ledger import BEGINNING, Application, Buffer, Claim, LogSlot
 from store.buffer.memory import MemoryBuffer
 from store.buffer.redis import RedisBuffer
 from store.buffer.repair.lists import LabelList, ListsHeld
@@ -102,7 +102,7 @@ class Readers(RuleBasedStateMachine):
         self.buffer = self.buffer_of()
         self.readers: list[Reader] = []
         self.past: list[Application] = []
-        self.fences: dict[Slot, int] = {}
+        self.fences: dict[LogSlot, int] = {}
         self.standing = False
         self.changed = True
         self.held = [
@@ -118,7 +118,7 @@ class Readers(RuleBasedStateMachine):
         ]
         self.start()
 
-    def claim(self, slot: Slot) -> Claim:
+    def claim(self, slot: LogSlot) -> Claim:
         claimed = self.buffer.claim(USE_CASE, slot, "test")
         self.fences[slot] = claimed.fence
         return claimed

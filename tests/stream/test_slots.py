@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import integers, lists
 
-from store.buffer.ledger import BEGINNING, Claim, Slot
+from store.buffer.ledger import BEGINNING, Claim, LogSlot
 from store.errors import PositionOutsideLogError
 from stream.log import Record
 from stream.slots import MemberSlots, start_offset
 
-SLOT = Slot("understudy.support", "uuid", 0)
+SLOT = LogSlot("understudy.support", "uuid", 0)
 
 
 def records(offset: int, count: int) -> tuple[Record, ...]:

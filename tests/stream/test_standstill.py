@@ -3,15 +3,15 @@
 from dataclasses import replace
 from random import Random
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.retry.backoff import Backoff
 from stream.log import Batch, Record
 from stream.reading.standstill import Standstills
 
-SLOT, OTHER = Slot("understudy.support", "uuid", 0), Slot("understudy.support", "uuid", 1)
+SLOT, OTHER = LogSlot("understudy.support", "uuid", 0), LogSlot("understudy.support", "uuid", 1)
 
 
-def batch(slot: Slot = SLOT, *, fence: int = 1, offset: int = 5) -> Batch:
+def batch(slot: LogSlot = SLOT, *, fence: int = 1, offset: int = 5) -> Batch:
     record = Record(
         topic=slot.topic, partition=slot.partition, offset=offset, key=b"", value=b"", headers=(), timestamp_ms=0
     )

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from store.answers.rules import Rules
 from store.buffer.item import Entry
-from store.buffer.ledger import Application, Slot
+from store.buffer.ledger import Application, LogSlot
 from store.buffer.memory import MemoryBuffer
 from store.control import Control, CycleEnded, CycleRequest
 from store.cycles.signs import Signs, TrainerSign
@@ -212,7 +212,7 @@ class Away:
         return call
 
 
-def a_slot() -> Slot:
+def a_slot() -> LogSlot:
     """A slot of a real topic of the log in memory."""
     log = MemoryLog()
     log.ensure("topic", 1)

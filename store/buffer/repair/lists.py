@@ -10,7 +10,7 @@ import msgspec
 import redis
 
 from store.buffer.keys import available
-from store.buffer.ledger import BEGINNING, Claim, Slot
+from store.buffer.ledger import BEGINNING, Claim, LogSlot
 from store.event import Lane
 from store.log.lazy import logger
 from store.tasks.rank import Tolerance
@@ -42,7 +42,7 @@ class LabelList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ListsHeld(msgspec.Struct, frozen=True, kw_only=True):
     """The lists of a use case's lanes, from a position of a slot on."""
 
-    slot: Slot
+    slot: LogSlot
     fence: int
     position: str
     lists: dict[str, LabelList]  # by lane
@@ -57,7 +57,7 @@ class Lists:
         """Use an open client with `decode_responses` off."""
         self._redis = client
 
-    def note(self, use_case: str, slot: Slot, claim: Claim, lists: Mapping[Lane, LabelList], *, now_s: float) -> None:
+    def note(self, use_case: str, slot: LogSlot, claim: Claim, lists: Mapping[Lane, LabelList], *, now_s: float) -> None:
         """Note the lists of who has just claimed a slot, unless the last one read it by the same."""
         named, tasks = {str(lane): one for lane, one in lists.items()}, tuple(sorted(TASKS))
         before = [one for one in self.held(use_case) if one.slot == slot]
@@ -80,7 +80,7 @@ class Lists:
         return sorted(held, key=lambda one: one.fence)
 
 
-def list_at(held: Iterable[ListsHeld], slot: Slot, offset: int, lane: Lane, today: LabelList) -> LabelList:
+def list_at(held: Iterable[ListsHeld], slot: LogSlot, offset: int, lane: Lane, today: LabelList) -> LabelList:
     """By which labels a record of a lane was judged, or is where nobody noted it.
 
     Args:
@@ -99,13 +99,13 @@ def list_at(held: Iterable[ListsHeld], slot: Slot, offset: int, lane: Lane, toda
     return msgspec.structs.replace(first, earlier=list(dict.fromkeys([*first.earlier, *today.earlier])))
 
 
-def lane_at(held: Iterable[ListsHeld], slot: Slot, offset: int, lane: Lane) -> bool:
+def lane_at(held: Iterable[ListsHeld], slot: LogSlot, offset: int, lane: Lane) -> bool:
     """Whether a lane was in the settings when a record was judged; it was where nobody noted it."""
     at = [one for one in held if one.slot == slot and _start(one) <= offset]
     return not at or str(lane) in at[-1].lists
 
 
-def kept_at(held: Iterable[ListsHeld], slot: Slot, offset: int, task: str) -> bool:
+def kept_at(held: Iterable[ListsHeld], slot: LogSlot, offset: int, task: str) -> bool:
     """Whether events of a task became items when a record was judged."""
     at = [one for one in held if one.slot == slot and _start(one) <= offset]
     return task in (at[-1].tasks if at else BEFORE_NOTES)

@@ -6,7 +6,7 @@ import msgspec
 import redis
 
 from store.buffer.keys import available, position_key, script_of
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.log.lazy import logger
 
 _log = logger(__name__)
@@ -15,7 +15,7 @@ _log = logger(__name__)
 class Skip(msgspec.Struct, frozen=True, kw_only=True):
     """One decision to read on elsewhere."""
 
-    slot: Slot
+    slot: LogSlot
     at: str  # the position before
     to: str  # the position after
     unread: tuple[int, int]  # offsets [from, to) that are never read; equal where none are

@@ -12,7 +12,7 @@ import redis
 from store.buffer.effects import retention_rank
 from store.buffer.item import Item
 from store.buffer.keys import available, lane_prefix, position_key, script_of, text_of
-from store.buffer.ledger import AuditTally, Counters, Slot
+from store.buffer.ledger import AuditTally, Counters, LogSlot
 from store.buffer.stored import decode_item, encode_item
 from store.errors import DamagedItemError
 from store.event import Lane
@@ -129,7 +129,7 @@ def stage_dead(client: redis.Redis, use_case: str, dead: Mapping[str, int]) -> N
             client.hset(name, mapping=cast("Any", dict(dead)))
 
 
-def swap(client: redis.Redis, use_case: str, fences: Mapping[Slot, int], lanes: Mapping[Lane, bool]) -> bool:
+def swap(client: redis.Redis, use_case: str, fences: Mapping[LogSlot, int], lanes: Mapping[Lane, bool]) -> bool:
     """Put what is staged, in one step; False when ingest has claimed a slot since its fence was drawn.
 
     Args:
