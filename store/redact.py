@@ -25,7 +25,7 @@ _WORD: Final = re.compile(r"\S+")
 _STROKE: Final = "\u0338"  # combines with the token's closing ">" to another character, so it goes with the value
 
 
-class Purse:
+class Effort:
     """The work that may still go into one input: counted, not timed, so that every reader of a log decides alike."""
 
     def __init__(self, work: int = MAX_WORK) -> None:
@@ -44,7 +44,7 @@ class Purse:
             raise TooLaboriousError(message)
 
 
-def redact(text: str, key: bytes, purse: Purse | None = None) -> str:
+def redact(text: str, key: bytes, effort: Effort | None = None) -> str:
     """The text with emails, phones, cards, IBANs, IP addresses and keys replaced by tokens. Idempotent.
 
     Values are looked for in the canonical text, so that no layout hides one, and replaced as it was written.
@@ -54,7 +54,7 @@ def redact(text: str, key: bytes, purse: Purse | None = None) -> str:
     Args:
         text: what a person or a program wrote.
         key: the lane's redaction key: equal values of two lanes have unrelated tokens.
-        purse: the work that may go into it, if it is shared with other texts.
+        effort: the work that may go into it, if it is shared with other texts.
 
     Raises:
         TooLaboriousError: the text needs more work than any text of a person would.
@@ -63,7 +63,7 @@ def redact(text: str, key: bytes, purse: Purse | None = None) -> str:
     canonical = canonical_text(written)
     digits = count_digits(canonical)
     rules = [rule for rule in RULES if may_hold(rule, canonical, digits)]
-    values = sorted(_values(canonical, rules, purse or Purse()), key=lambda found: found[1].start) if rules else []
+    values = sorted(_values(canonical, rules, effort or Effort()), key=lambda found: found[1].start) if rules else []
     if not values:
         return written
     spelled = _Spelled(written) if written != canonical else None
@@ -130,7 +130,7 @@ class _Field(NamedTuple):
 _NEVER: Final = -len(RULES) - 1  # before the first pass: a text's own ends and tokens
 
 
-def _values(text: str, rules: list[Rule], purse: Purse) -> list[tuple[Kind, Value]]:
+def _values(text: str, rules: list[Rule], effort: Effort) -> list[tuple[Kind, Value]]:
     """What the rules find in a canonical text, in no order."""
     found: list[tuple[Kind, Value]] = []
     fields = _first_fields(text)
@@ -138,7 +138,7 @@ def _values(text: str, rules: list[Rule], purse: Purse) -> list[tuple[Kind, Valu
         field = fields.pop()
         for number in range(field.next_pass, max(0, field.cut_below + 1, field.cut_above + 1) + len(rules)):
             rule = rules[number % len(rules)]
-            values = _pass(rule, text, field, number, len(rules), purse)
+            values = _pass(rule, text, field, number, len(rules), effort)
             if values:
                 found += [(rule.kind, value) for value in values]
                 fields += _rest(field, values, number)
@@ -169,24 +169,24 @@ def _rest(field: _Field, values: list[Value], number: int) -> list[_Field]:
     ]
 
 
-def _pass(rule: Rule, text: str, field: _Field, number: int, rules: int, purse: Purse) -> list[Value]:
+def _pass(rule: Rule, text: str, field: _Field, number: int, rules: int, effort: Effort) -> list[Value]:
     """What one rule finds in a field: in the first round anywhere, and later where the field has been cut since."""
     low, high = field.low, field.high
     if number < rules:
-        return _find(rule, text, field, low, high, purse)
+        return _find(rule, text, field, low, high, effort)
     values: list[Value] = []
     start = low
     if number <= field.cut_below + rules:
         start = min(low + rule.behind, high)
-        values = _find(rule, text, field, low, start, purse)
+        values = _find(rule, text, field, low, start, effort)
     if number <= field.cut_above + rules:
         reach = rule.reach(text, low, high)
-        purse.spend((high - reach) // _CHARACTERS_A_UNIT)
-        values += _find(rule, text, field, max(reach, values[-1].end if values else start), high, purse)
+        effort.spend((high - reach) // _CHARACTERS_A_UNIT)
+        values += _find(rule, text, field, max(reach, values[-1].end if values else start), high, effort)
     return values
 
 
-def _find(rule: Rule, text: str, field: _Field, first: int, last: int, purse: Purse) -> list[Value]:
+def _find(rule: Rule, text: str, field: _Field, first: int, last: int, effort: Effort) -> list[Value]:
     """The values whose match starts in [first, last); a candidate that is refused hides none that begins in it."""
     low, high = field.low, field.high
     step_by_step = last < high  # rather than seek, beyond `last`, what is not asked for
@@ -200,7 +200,7 @@ def _find(rule: Rule, text: str, field: _Field, first: int, last: int, purse: Pu
                 break
             place += 1
             continue
-        purse.spend(1)
+        effort.spend(1)
         value = rule.find(match)
         if value is None or _is_named(rule, text, low, value):
             place = match.start() + 1
@@ -208,7 +208,7 @@ def _find(rule: Rule, text: str, field: _Field, first: int, last: int, purse: Pu
         end = value.end
         while end < high and text[end] == _STROKE:
             end += 1
-        purse.spend(_VALUE_WORK)
+        effort.spend(_VALUE_WORK)
         values.append(Value(value.start, end, value.canonical))
         place = end
     return values

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from store.buffer.server import private_redis
-from store.redact import Purse
+from store.redact import Effort
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # noqa: TID251 - before any library reads it
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # noqa: TID251
@@ -47,7 +47,7 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
 @pytest.fixture
 def hard_text(monkeypatch: pytest.MonkeyPatch) -> str:
     """A text that takes more work to redact than one input may, which is little here: it is refused within no time."""
-    monkeypatch.setattr(Purse.__init__, "__defaults__", (1000,))
+    monkeypatch.setattr(Effort.__init__, "__defaults__", (1000,))
     return "01001 " * 1000
 
 

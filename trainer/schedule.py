@@ -29,8 +29,8 @@ from trainer.daemon.conduct import Conductor, Look, RegistryOf
 from trainer.daemon.journal import Journal, summary_of
 from trainer.daemon.progress import Beacon
 from trainer.daemon.pulse import Age, Pulse, run_ticks
-from trainer.daemon.purse import Purse
 from trainer.daemon.queues import Queues
+from trainer.daemon.training_books import TrainingBooks
 from trainer.due import ScheduleSettings, due
 from trainer.learn.tasks import TASKS
 from trainer.news import Stock, items_at_most
@@ -114,7 +114,7 @@ class Trainer:
     _watches: dict[Lane, _LaneWatch] = field(init=False)
     _pulse: Pulse = field(init=False)
     _beacon: Beacon = field(init=False)
-    _purse: Purse = field(init=False)
+    _training_books: TrainingBooks = field(init=False)
     _conductor: Conductor = field(init=False)
     _started_s: float = field(init=False)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -127,7 +127,9 @@ class Trainer:
         self._beacon = Beacon(
             signs=self.signs, owner=self.owner, lanes=lanes, clock=self.clock, monotonic=self.monotonic
         )
-        self._purse = Purse(self.books, self.lanes, self.places.cycle_log.parent, monotonic=self.monotonic)
+        self._training_books = TrainingBooks(
+            self.books, self.lanes, self.places.cycle_log.parent, monotonic=self.monotonic
+        )
         self._conductor = Conductor(
             registry=self.registry,
             control=self.control,
@@ -187,7 +189,7 @@ class Trainer:
         """Look at every lane once. An error in one lane does not keep the others waiting."""
         self._pulse.beat()
         self._beacon.give()
-        self._purse.show()
+        self._training_books.show()
         looks: dict[Lane, Look] = {}
         for training in self.lanes:  # all of them are shown before any cycle, which may take an hour
             if (look := self._attempt(training, self._see)) is not None:
@@ -290,7 +292,7 @@ class Trainer:
             self._cycle(training, work, look, wanted.request, lease, worker)
         finally:
             self._beacon.end(lane)
-            self._purse.trained(lane, self.monotonic() - begun_s)
+            self._training_books.trained(lane, self.monotonic() - begun_s)
             with suppress(StoreUnavailableError):
                 self.control.release(lease)
 

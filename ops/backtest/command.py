@@ -19,7 +19,7 @@ from ops.backtest.records import Answers, Ask, Backtest, Prices
 from ops.backtest.report.charts import charts
 from ops.backtest.report.page import write_page
 from ops.backtest.report.published import Published, read_published
-from ops.backtest.runs.pool import PoolResult, Pool, in_order
+from ops.backtest.runs.pool import Pool, PoolResult, in_order
 from ops.backtest.runs.work import Done, Source
 from ops.backtest.tasks.logs import read
 from ops.sections import BudgetSection, LaneSection, PromiseSection

@@ -101,7 +101,11 @@ def publish_rows(
 
 
 def await_applied(
-    ends: Mapping[LogSlot, str], positions: Callable[[], Mapping[LogSlot, str]], *, stalled_s: float, poll_s: float = 0.2
+    ends: Mapping[LogSlot, str],
+    positions: Callable[[], Mapping[LogSlot, str]],
+    *,
+    stalled_s: float,
+    poll_s: float = 0.2,
 ) -> bool:
     """Wait until ingest has applied everything below `ends`; False once it has not moved for `stalled_s`."""
     moved_s, before = time.monotonic(), -1

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, Protocol
 import msgspec
 
 from store.event import Escalation, RankEscalation, RankInput, Task, TaskInput, canonical_text
-from store.redact import Purse, redact
+from store.redact import Effort, redact
 from store.tasks.documents import Sorting, check_answer, places, places_of_opinion
 
 _FIRST: Final = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23, minutes=59)))  # no time is before it
@@ -140,10 +140,10 @@ class RankRules:
 
     def redact(self, value: TaskInput, key: bytes) -> RankInput:
         """Query and documents with personal data replaced, their layout kept."""
-        value, purse = _input(value), Purse()
+        value, effort = _input(value), Effort()
         return RankInput(
-            query=redact(value.query, key, purse),
-            documents=[redact(document, key, purse) for document in value.documents],
+            query=redact(value.query, key, effort),
+            documents=[redact(document, key, effort) for document in value.documents],
         )
 
     def normal(self, event: Escalation, key: bytes) -> RankEscalation:

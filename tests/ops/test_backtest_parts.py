@@ -219,7 +219,7 @@ def test_the_backtest_holds_no_learning_and_no_decision_of_its_own(path: Path) -
         "trainer.learn.classify.fit.fit",
         "trainer.judge.gate.judge",
         "trainer.judge.calibrate.calibrate",
-        "store.policy.decide",
+        "store.policy.who_answers",
     }
     assert imported.isdisjoint(parts)
     defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}

@@ -15,10 +15,10 @@ from store.policy import (
     Decision,
     Policy,
     StudentView,
-    who_answers,
     decide_by_budget,
     escalation_limit,
     outright_calls,
+    who_answers,
 )
 
 OPEN = BudgetView(may_escalate=True, may_audit=True)

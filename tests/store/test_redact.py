@@ -13,7 +13,7 @@ import store.redact
 from store.errors import TooLaboriousError
 from store.event import RankInput, TextInput, canonical_text
 from store.personal_data import RULES, Rule, count_digits, may_hold
-from store.redact import MAX_WORK, Purse, redact
+from store.redact import MAX_WORK, Effort, redact
 from store.tasks.classify import ClassifyRules
 from store.tasks.rank import RankRules
 from tests.store.passes import redact_in_passes
@@ -267,7 +267,7 @@ def steps(text: str, rules: Sequence[Rule]) -> int:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store.redact, "RULES", [counted(rule) for rule in rules])
-        redact(text, KEY, Purse(1 << 40))
+        redact(text, KEY, Effort(1 << 40))
     return total
 
 
@@ -301,7 +301,7 @@ def test_so_does_the_time(unit: str) -> None:
     def seconds(text: str) -> float:
         def once() -> float:
             started = time.process_time()
-            redact(text, KEY, Purse(1 << 40))
+            redact(text, KEY, Effort(1 << 40))
             return time.process_time() - started
 
         return min(once() for _ in range(3))
@@ -342,14 +342,14 @@ def test_a_text_of_nothing_but_values_and_almost_values_is_refused_at_the_same_w
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_text_of_a_request_is_well_below_the_bound(unit: str) -> None:
-    purse = Purse()
-    redact((unit * 20_000)[:20_000], KEY, purse)
-    assert purse.left > MAX_WORK // 2
+    effort = Effort()
+    redact((unit * 20_000)[:20_000], KEY, effort)
+    assert effort.left > MAX_WORK // 2
 
 
 @given(text=texts)
 @example("01001 " * 50)
 def test_what_was_redacted_once_never_needs_more_work_than_it_did(text: str) -> None:
-    first, second = Purse(), Purse()
+    first, second = Effort(), Effort()
     redact(redact(text, KEY, first), KEY, second)
     assert second.left >= first.left

@@ -36,8 +36,8 @@ from tests.trainer.test_cycle import SETTINGS as CYCLE
 from tests.trainer.test_due import SETTINGS as SCHEDULE
 from tests.trainer.test_due import result
 from trainer.daemon.progress import Progress
-from trainer.daemon.purse import Purse
 from trainer.daemon.queues import Job
+from trainer.daemon.training_books import TrainingBooks
 from trainer.schedule import Trainer
 from trainer.work import CycleResult, CycleWork, LaneTraining, Places, draft_folder
 from trainer.worker import Worker, WorkerDiedError, WorkFailedError
@@ -724,10 +724,10 @@ def test_what_a_cycle_took_is_in_the_books_once_even_where_redis_was_away_at_its
     world.worker.meanwhile, world.worker.answers = meanwhile, [WorkFailedError("no")]
     world.trainer.tick()
     assert books.read(LANE).ever == Deeds()
-    later = Purse(books, world.trainer.lanes, world.log.parent)  # after a restart
+    later = TrainingBooks(books, world.trainer.lanes, world.log.parent)  # after a restart
     for _ in range(2):
         later.show()
-        later = Purse(books, world.trainer.lanes, world.log.parent)
+        later = TrainingBooks(books, world.trainer.lanes, world.log.parent)
     assert books.read(LANE).ever == Deeds(cycles=1, training_ms=90_000)
 
 

@@ -57,7 +57,9 @@ class Lists:
         """Use an open client with `decode_responses` off."""
         self._redis = client
 
-    def note(self, use_case: str, slot: LogSlot, claim: Claim, lists: Mapping[Lane, LabelList], *, now_s: float) -> None:
+    def note(
+        self, use_case: str, slot: LogSlot, claim: Claim, lists: Mapping[Lane, LabelList], *, now_s: float
+    ) -> None:
         """Note the lists of who has just claimed a slot, unless the last one read it by the same."""
         named, tasks = {str(lane): one for lane, one in lists.items()}, tuple(sorted(TASKS))
         before = [one for one in self.held(use_case) if one.slot == slot]

@@ -21,7 +21,7 @@ _EVERY_S: Final = 15.0
 _NOBODY_WAITED_S: Final = 0.1  # a cycle that ended at once had nothing to do
 
 
-class Purse:
+class TrainingBooks:
     """One trainer's hand in its lanes' books."""
 
     def __init__(

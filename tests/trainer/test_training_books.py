@@ -12,7 +12,7 @@ from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.reckon import Prices
 from store.money.tally import DeedBatch
-from trainer.daemon.purse import Purse
+from trainer.daemon.training_books import TrainingBooks
 from trainer.work import LaneTraining
 
 LANE = Lane("acme", "purse")
@@ -44,10 +44,10 @@ def books(redis_client: redis.Redis) -> Books:
 
 
 @pytest.fixture
-def purse(books: Books, clock: Clock, tmp_path: Path) -> Purse:
+def training_books(books: Books, clock: Clock, tmp_path: Path) -> TrainingBooks:
     priced = Prices(usd_per_training_hour=3600.0, usd_per_call_base=0.5)
     lanes = [training(LANE, priced), training(OTHER, Prices())]
-    return Purse(books, lanes, tmp_path, monotonic=clock)
+    return TrainingBooks(books, lanes, tmp_path, monotonic=clock)
 
 
 def shown(lane: Lane, what: str, period: str = "today") -> float:
@@ -58,18 +58,18 @@ def shown(lane: Lane, what: str, period: str = "today") -> float:
 
 
 def test_a_cycle_is_counted_with_its_milliseconds_and_one_that_had_nothing_to_do_is_not(
-    purse: Purse, books: Books
+    training_books: TrainingBooks, books: Books
 ) -> None:
-    purse.trained(LANE, 1.2345)
-    purse.trained(LANE, 0.1)
+    training_books.trained(LANE, 1.2345)
+    training_books.trained(LANE, 0.1)
     assert books.read(LANE).ever == Deeds(cycles=1, training_ms=1234)
     assert books.read(OTHER).ever == Deeds()
 
 
-def test_what_the_books_come_to_is_shown_each_by_its_name(purse: Purse, books: Books) -> None:
+def test_what_the_books_come_to_is_shown_each_by_its_name(training_books: TrainingBooks, books: Books) -> None:
     deeds = Deeds(student=10, calls=2, calls_nano_usd=10**9, audits=1, audits_nano_usd=25 * 10**7, training_ms=2000)
     books.write(LANE, DeedBatch(writer="w", number=1, deeds=deeds))
-    purse.show()
+    training_books.show()
     for period in ("today", "month", "start"):
         found = {what: shown(LANE, what, period) for what in ("teacher_only", "calls", "audits", "training", "saved")}
         price = 1.25 / 3  # measured
@@ -79,19 +79,21 @@ def test_what_the_books_come_to_is_shown_each_by_its_name(purse: Purse, books: B
         )
 
 
-def test_a_lane_without_a_price_shows_no_number_rather_than_nought(purse: Purse) -> None:
-    purse.show()
+def test_a_lane_without_a_price_shows_no_number_rather_than_nought(training_books: TrainingBooks) -> None:
+    training_books.show()
     assert math.isnan(shown(OTHER, "teacher_only"))
     assert math.isnan(shown(OTHER, "saved"))
     assert shown(OTHER, "calls") == 0.0
 
 
-def test_the_books_are_asked_every_quarter_of_a_minute_and_no_oftener(purse: Purse, books: Books, clock: Clock) -> None:
-    purse.show()
+def test_the_books_are_asked_every_quarter_of_a_minute_and_no_oftener(
+    training_books: TrainingBooks, books: Books, clock: Clock
+) -> None:
+    training_books.show()
     books.write(LANE, DeedBatch(writer="w", number=1, deeds=Deeds(calls=1, calls_nano_usd=10**9)))
     clock.now_s += 14.9
-    purse.show()
+    training_books.show()
     assert shown(LANE, "calls") == 0.0
     clock.now_s += 0.1
-    purse.show()
+    training_books.show()
     assert shown(LANE, "calls") == 1.0
