@@ -9,7 +9,7 @@ from store.event import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class TaskKind:
     """A task, as commands see it."""
 
     has_labels: bool = False  # there is a list of what the teacher may answer
@@ -41,8 +41,8 @@ $documents
 
 Order:"""
 
-TASKS: Final[Mapping[Task, Kind]] = {
-    "classify": Kind(has_labels=True, prompt=_LABELS, agreement=lambda _: "the same label"),
-    "rank": Kind(has_catalogue=True, prompt=_ORDER, agreement=_same_ranking),
-    "chat": Kind(is_kept=False, agreement=lambda _: "the same text"),
+TASKS: Final[Mapping[Task, TaskKind]] = {
+    "classify": TaskKind(has_labels=True, prompt=_LABELS, agreement=lambda _: "the same label"),
+    "rank": TaskKind(has_catalogue=True, prompt=_ORDER, agreement=_same_ranking),
+    "chat": TaskKind(is_kept=False, agreement=lambda _: "the same text"),
 }

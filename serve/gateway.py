@@ -24,7 +24,7 @@ from serve.student.line import StudentReply, TooLong
 from serve.student.slot import Slot, Slots
 from serve.tasks.face import Face
 from serve.teacher.audit import Audits
-from serve.teacher.budget import Budget, Kind, Spend
+from serve.teacher.budget import Budget, CallKind, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from store.errors import LogError
 from store.event import TeacherAnswer, Usage
@@ -358,7 +358,7 @@ class LaneService:
 _PROMISED: Final = frozenset({"cold", "forced"})  # admitted as texts that only the teacher can answer
 
 
-def _kind(decision: Decision) -> Kind | None:
+def _kind(decision: Decision) -> CallKind | None:
     """What a decision spends."""
     if decision.route == "teacher":
         return "escalation"

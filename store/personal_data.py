@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final, Literal, NamedTuple
 
-Kind = Literal["EMAIL", "PHONE", "CARD", "IBAN", "IP", "MAC", "SSN", "KEY"]
+DataKind = Literal["EMAIL", "PHONE", "CARD", "IBAN", "IP", "MAC", "SSN", "KEY"]
 
 
 class Value(NamedTuple):
@@ -28,7 +28,7 @@ Reach = Callable[[str, int, int], int]
 class Rule(NamedTuple):
     """How one kind of value is found. No pattern reads past a token of ours: to them it is an end of the text."""
 
-    kind: Kind
+    kind: DataKind
     digits: int  # cheap; the pattern finds nothing in a text with fewer
     sign: re.Pattern[str]  # cheap; where it finds nothing, the pattern finds nothing
     pattern: re.Pattern[str]
@@ -321,7 +321,7 @@ def _called(match: re.Match[str]) -> Value | None:
 
 
 def _rule(
-    kind: Kind,
+    kind: DataKind,
     digits: int,
     sign: str,
     before: str,

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from store.errors import TooLaboriousError
 from store.event import canonical_text
-from store.personal_data import RULES, SHORTEST, TOKEN, Kind, Rule, Value, count_digits, may_hold
+from store.personal_data import RULES, SHORTEST, TOKEN, DataKind, Rule, Value, count_digits, may_hold
 
 MAX_WORK: Final = 200_000  # candidates tried in one input: about a second, and 40,000 values
 _VALUE_WORK: Final = 4  # of a value, beside that of the candidate that it was
@@ -130,9 +130,9 @@ class _Field(NamedTuple):
 _NEVER: Final = -len(RULES) - 1  # before the first pass: a text's own ends and tokens
 
 
-def _values(text: str, rules: list[Rule], effort: Effort) -> list[tuple[Kind, Value]]:
+def _values(text: str, rules: list[Rule], effort: Effort) -> list[tuple[DataKind, Value]]:
     """What the rules find in a canonical text, in no order."""
-    found: list[tuple[Kind, Value]] = []
+    found: list[tuple[DataKind, Value]] = []
     fields = _first_fields(text)
     while fields:
         field = fields.pop()

@@ -25,7 +25,7 @@ from store.registry.lineage import Audited
 from store.registry.moves import Moves, Standing, fold
 from store.registry.signing import SigningKey
 from trainer import metrics
-from trainer.daemon.conduct import Conductor, Look, RegistryOf
+from trainer.daemon.conduct import Conductor, LaneView, RegistryOf
 from trainer.daemon.journal import Journal, summary_of
 from trainer.daemon.progress import Beacon
 from trainer.daemon.pulse import Age, Pulse, run_ticks
@@ -190,7 +190,7 @@ class Trainer:
         self._pulse.beat()
         self._beacon.give()
         self._training_books.show()
-        looks: dict[Lane, Look] = {}
+        looks: dict[Lane, LaneView] = {}
         for training in self.lanes:  # all of them are shown before any cycle, which may take an hour
             if (look := self._attempt(training, self._see)) is not None:
                 looks[training.lane] = look
@@ -231,12 +231,12 @@ class Trainer:
         watch.trouble = None
         metrics.BLIND.labels(lane.tenant, lane.use_case).set(0)
 
-    def _read(self, training: LaneTraining, standing: Standing) -> Look:
+    def _read(self, training: LaneTraining, standing: Standing) -> LaneView:
         """Where a lane stands, by moves that were read just now."""
         lane = training.lane
-        return Look(standing=standing, state=self.control.training_state(lane), counters=self.buffer.counters(lane))
+        return LaneView(standing=standing, state=self.control.training_state(lane), counters=self.buffer.counters(lane))
 
-    def _see(self, training: LaneTraining) -> Look:
+    def _see(self, training: LaneTraining) -> LaneView:
         """Read where a lane stands, and show it."""
         watch = self._watches[training.lane]
         look = self._read(training, watch.moves.standing(self.monotonic()))
@@ -249,7 +249,7 @@ class Trainer:
         self._sees(training.lane)
         return look
 
-    def _wanted(self, training: LaneTraining, look: Look) -> _Wanted | None:
+    def _wanted(self, training: LaneTraining, look: LaneView) -> _Wanted | None:
         """The cycle that is due now."""
         lane, watch = training.lane, self._watches[training.lane]
         request = self.control.next_cycle_request(lane)
@@ -264,7 +264,7 @@ class Trainer:
     def _device(self, training: LaneTraining) -> str:
         return settings_of(training, self.cycle).device
 
-    def _look(self, look: Look, training: LaneTraining) -> None:
+    def _look(self, look: LaneView, training: LaneTraining) -> None:
         """Look at a lane, and have the cycle run that is due, if one is, when its device is free."""
         if self._wanted(training, look) is not None:
             self.queues.put(
@@ -300,7 +300,7 @@ class Trainer:
         self,
         training: LaneTraining,
         work: CycleWork,
-        look: Look,
+        look: LaneView,
         request: CycleRequest | None,
         lease: Lease,
         worker: Worker,
@@ -330,7 +330,9 @@ class Trainer:
             seconds, wait_s = self.monotonic() - started_s, watch.patience.failed(self.monotonic(), request)
             self._conductor.failed(work, error, seconds=seconds, next_try_in_s=wait_s)
 
-    def _due(self, training: LaneTraining, look: Look, request: CycleRequest | None, now_s: float) -> CycleKind | None:
+    def _due(
+        self, training: LaneTraining, look: LaneView, request: CycleRequest | None, now_s: float
+    ) -> CycleKind | None:
         """What is due: first by what there may be at most, then by what there is."""
         lane, watch, state = training.lane, self._watches[training.lane], look.state
         counters = look.counters

@@ -18,9 +18,9 @@ from ops.backtest.recommend import headline, recommend, settings_toml
 from ops.backtest.records import Answers, Ask, Backtest, Prices
 from ops.backtest.report.charts import charts
 from ops.backtest.report.page import write_page
-from ops.backtest.report.published import Published, read_published
+from ops.backtest.report.published import PublishedScore, read_published
 from ops.backtest.runs.pool import Pool, PoolResult, in_order
-from ops.backtest.runs.work import Done, Source
+from ops.backtest.runs.work import Done, ReplaySource
 from ops.backtest.tasks.logs import read
 from ops.sections import BudgetSection, LaneSection, PromiseSection
 from ops.settings import Settings, read_prompt
@@ -89,7 +89,7 @@ def run_backtest(options: Options, show: Show) -> Result:
     price = options.usd_per_call if options.usd_per_call is not None else _usd_per_call(lane, log)
     prices = Prices(usd_per_call=price, usd_per_training_hour=options.usd_per_training_hour)
     kept = _Kept(measure=measure_of(log, asks[0].metric), finished=[], first={})
-    source = Source(
+    source = ReplaySource(
         entry=options.replay,
         arguments=(log,),
         options={
@@ -271,7 +271,7 @@ def _found(log: Log, kept: _Kept, prices: Prices, *, complete: bool) -> Backtest
     return assemble(log, kept.measure, prices, kept.finished, topics, found, complete=complete)
 
 
-def _write(options: Options, backtest: Backtest, encoder: str, published: Sequence[Published]) -> list[Path]:
+def _write(options: Options, backtest: Backtest, encoder: str, published: Sequence[PublishedScore]) -> list[Path]:
     """The files that are there after every backtest, and the settings where they are asked for."""
     files = [options.out / name for name in ("curve.png", "report.html", "backtest.json")]
     draw_figure(files[0], headline(backtest), charts(backtest, published))

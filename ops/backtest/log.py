@@ -130,7 +130,7 @@ class Log:
         )
 
 
-class Line(NamedTuple):
+class LogLine(NamedTuple):
     """A good row as the file has it."""
 
     number: int
@@ -176,7 +176,7 @@ def read_log(
         gold = None
     time_names = (columns.time,) if columns.time is not None else TIME_COLUMNS
     bad: list[BadRow] = []
-    lines: list[Line] = []
+    lines: list[LogLine] = []
     for number, value in rows_of(path):
         found = _text(number, value, text)
         if isinstance(found, BadRow):
@@ -188,7 +188,7 @@ def read_log(
             bad.append(BadRow(line=number, why=why))
             continue
         lines.append(
-            Line(
+            LogLine(
                 number=number,
                 time_s=moment.time_s,
                 time_column=moment.column,
@@ -236,7 +236,9 @@ def _listed(answer: str, allowed: Sequence[str], rules: Rules) -> str | None:
         return None
 
 
-def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[Line], allowed: Sequence[str]) -> None:
+def _check(
+    path: Path, columns: ColumnNames, text: str, label: str, lines: list[LogLine], allowed: Sequence[str]
+) -> None:
     """Refuse a log that cannot be replayed, and a column that was named and is nowhere."""
     of = "of the lane's labels" if allowed else "labels"
     wanted = {
@@ -256,7 +258,7 @@ def _check(path: Path, columns: ColumnNames, text: str, label: str, lines: list[
             raise SettingsError(message)
 
 
-def log_of(path: Path, lines: list[Line], bad: list[BadRow], days: float | None) -> Log:
+def log_of(path: Path, lines: list[LogLine], bad: list[BadRow], days: float | None) -> Log:
     """The good rows in order of time; errors as of `read_log`."""
     moments = {line.time_s for line in lines}
     timed = None not in moments and (len(moments) > 1 or len(lines) == 1)
@@ -283,7 +285,7 @@ def log_of(path: Path, lines: list[Line], bad: list[BadRow], days: float | None)
     )
 
 
-def _check_span(path: Path, times_s: NDArray[np.float64], lines: list[Line]) -> None:
+def _check_span(path: Path, times_s: NDArray[np.float64], lines: list[LogLine]) -> None:
     """Refuse a log that by its own times, which ascend, is longer than `--days` may be."""
     days = float(times_s[-1] - times_s[0]) / _DAY_S
     if days > MAX_DAYS:
@@ -295,7 +297,7 @@ def _check_span(path: Path, times_s: NDArray[np.float64], lines: list[Line]) -> 
         raise SettingsError(message)
 
 
-def _untimed_why(lines: list[Line]) -> str | None:
+def _untimed_why(lines: list[LogLine]) -> str | None:
     """Why the times are not the log's own, by the first line that spoils them; None: they are, or there are none."""
     column = next((line.time_column for line in lines if line.time_column is not None), None)
     without = [line for line in lines if line.time_s is None]

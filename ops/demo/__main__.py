@@ -22,7 +22,7 @@ from rich.console import Console
 from ops.demo.command import run_json
 from ops.demo.measures.measure import windows
 from ops.demo.measures.records import Records
-from ops.demo.measures.summary import Measured, Run, build
+from ops.demo.measures.summary import DemoRecord, Measured, build
 from ops.demo.page.charts import charts
 from ops.demo.page.live_view import DemoShow, live_view
 from ops.demo.page.picture import headline
@@ -76,7 +76,7 @@ class Demo:
         figure = self.plan.out / "run.png"
         draw_figure(figure, headline(pictures), charts(pictures))
         summary = build(
-            Run(
+            DemoRecord(
                 lanes=[measured(stage, bought.get(str(stage.traffic.lane), [])) for stage in stages],
                 settings_changed=changed,
                 wall_s=time.monotonic() - self.started_s,

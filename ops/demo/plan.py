@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ops.demo.tasks.play import DemoTraffic, Source
+from ops.demo.tasks.play import DemoTraffic, TrafficSource
 from ops.demo.tasks.tasks import TASKS
 from store.event import Task
 
@@ -61,7 +61,7 @@ def prepare_traffic(plan: DemoPlan) -> list[DemoTraffic]:
 
 def _traffic(plan: DemoPlan) -> Iterator[DemoTraffic]:
     for task in plan.tasks:
-        source = Source(
+        source = TrafficSource(
             file=plan.traffic,
             seed=plan.seed,
             rows=plan.requests or (SHARES[task] if len(plan.tasks) > 1 else None),

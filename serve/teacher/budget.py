@@ -25,7 +25,7 @@ from store.errors import StoreUnavailableError
 from store.event import Lane
 from store.log.lazy import logger
 
-Kind = Literal["escalation", "audit"]
+CallKind = Literal["escalation", "audit"]
 
 _log: Final = logger(__name__)
 BUCKET_S: Final = 300
@@ -58,7 +58,7 @@ class Ledger(Protocol):
     With each call the replica says what it knows by itself, so that a ledger that lost something counts it again.
     """
 
-    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
+    def lease(self, lease_id: str, kind: CallKind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         """Up to so many calls and millionths of a dollar; the same id gets the same grant again."""
 
     def settle(self, lease_id: str, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
@@ -81,7 +81,7 @@ class RedisLedger:
         reserve = settings.audit_reserve_ratio
         self._limits = [calls, usd_micro, int(calls * reserve), max(0, int(usd_micro * reserve))]
 
-    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
+    def lease(self, lease_id: str, kind: CallKind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         """See `Ledger`."""
         return self._run(lease_id, "lease", witness, kind, calls, usd_micro, *self._limits, _LEASE_TTL_S)
 
@@ -130,7 +130,7 @@ class RedisLedger:
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Lease:
     lease_id: str
-    kind: Kind
+    kind: CallKind
     calls: int
     usd_micro: int
     granted_s: float  # monotonic
@@ -178,12 +178,12 @@ class Budget:
         self._new_id = new_id
         self._call = call
         self._chunk = _chunk(settings)
-        self._leases: dict[Kind, _Lease] = {}
+        self._leases: dict[CallKind, _Lease] = {}
         self._closing: list[_Lease] = []
         self._changes = 0  # of the limits
-        self._ask_at_s: dict[Kind, float] = {}
-        self._refills: dict[Kind, asyncio.Task[None]] = {}  # leases that are being asked for
-        self._slow: set[Kind] = set()  # of these, the ones that somebody has waited for in vain
+        self._ask_at_s: dict[CallKind, float] = {}
+        self._refills: dict[CallKind, asyncio.Task[None]] = {}  # leases that are being asked for
+        self._slow: set[CallKind] = set()  # of these, the ones that somebody has waited for in vain
         self.binds = False  # the last escalation that asked was refused
         self._unheard = False  # the ledger has not answered since it was last asked
         self._held = False  # it answered that it lost something, and grants nothing before all have told it
@@ -199,7 +199,7 @@ class Budget:
         self._ask_at_s.clear()
         self.binds = False
 
-    async def prepare(self, kind: Kind, bound_usd: float) -> None:
+    async def prepare(self, kind: CallKind, bound_usd: float) -> None:
         """Lease more if this call needs it.
 
         A refusal or a Redis that is down is asked again a second later. One that hangs is waited for once, for a
@@ -221,7 +221,7 @@ class Budget:
                 return
             refill.result()
 
-    def allows(self, kind: Kind, bound_usd: float) -> bool:
+    def allows(self, kind: CallKind, bound_usd: float) -> bool:
         """Whether a call that costs at most `bound_usd` may be taken now."""
         lease = self._leases.get(kind)
         return (
@@ -241,11 +241,11 @@ class Budget:
         """Whether escalations are withheld: the budget binds, or is unknown and what was leased is used up."""
         return self.binds or (self.silent and not self.allows("escalation", 0.0))
 
-    def exhausted(self, kind: Kind) -> bool:
+    def exhausted(self, kind: CallKind) -> bool:
         """Whether the last lease of this kind was refused less than a second ago."""
         return self._monotonic() < self._ask_at_s.get(kind, 0.0)
 
-    def take(self, kind: Kind, bound_usd: float) -> Spend:
+    def take(self, kind: CallKind, bound_usd: float) -> Spend:
         """Spend one call; only right after `allows` said yes, with no await between."""
         lease = self._leases[kind]
         bound_micro = self._counted(_micro(bound_usd))
@@ -297,7 +297,7 @@ class Budget:
         except StoreUnavailableError:
             _log.warning("leases were not given back and stay spent for a day", leases=len(self._closing))
 
-    async def _lease(self, kind: Kind, bound_micro: int) -> None:
+    async def _lease(self, kind: CallKind, bound_micro: int) -> None:
         lease_id, asked_s, changes = self._new_id(), self._monotonic(), self._changes
         usd_micro = self._counted(bound_micro) * self._chunk
         try:
@@ -336,7 +336,7 @@ class Budget:
         if kind == "escalation":
             self.binds = refused and not grant.held
 
-    def _retire(self, kind: Kind) -> None:
+    def _retire(self, kind: CallKind) -> None:
         lease = self._leases.pop(kind, None)
         if lease is not None:
             self._closing.append(lease)

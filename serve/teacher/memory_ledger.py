@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import BUCKET_S, BUCKETS_KEPT, Grant, Kind
+from serve.teacher.budget import BUCKET_S, BUCKETS_KEPT, CallKind, Grant
 from serve.teacher.spent import Witness
 
 _MICRO: Final = 1_000_000
@@ -29,7 +29,7 @@ class _Lease:
     """What was granted, and when."""
 
     bucket: int
-    kind: Kind
+    kind: CallKind
     calls: int
     usd_micro: int
 
@@ -53,7 +53,7 @@ class MemoryLedger:
         self._newest = 0
         self._granted = 0
 
-    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:  # noqa: ARG002
+    def lease(self, lease_id: str, kind: CallKind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:  # noqa: ARG002
         """See `Ledger`."""
         self._forget()
         if (known := self._leases.get(lease_id)) is not None:
@@ -93,13 +93,13 @@ class MemoryLedger:
             now_s=self._now(),
         )
 
-    def _room(self, asked: int, limit: int, reserve: float, unit: Literal["calls", "usd_micro"], kind: Kind) -> int:
+    def _room(self, asked: int, limit: int, reserve: float, unit: Literal["calls", "usd_micro"], kind: CallKind) -> int:
         left = limit - self._all.total(unit)
         if kind == "escalation":
             left -= max(0, int(limit * reserve) - self._audits.total(unit))
         return max(0, min(asked, left))
 
-    def _add(self, bucket: int, kind: Kind, calls: int, usd_micro: int) -> None:
+    def _add(self, bucket: int, kind: CallKind, calls: int, usd_micro: int) -> None:
         for spent in (self._all, self._audits) if kind == "audit" else (self._all,):
             spent.calls[bucket] += calls
             spent.usd_micro[bucket] += usd_micro

@@ -11,7 +11,7 @@ import msgspec
 
 from store.answers.rules import Rules
 from store.event import Lane
-from store.registry.chain import GENESIS, Chain, Kind
+from store.registry.chain import GENESIS, Chain, RecordKind
 from store.registry.signing import SigningKey, TrustedKeys
 
 RulingKind = Literal["rename", "merge", "retire", "accept", "undo"]
@@ -149,4 +149,4 @@ def _contradiction(ruling: Ruling) -> str | None:
     return next((f"{ruling.kind}: {what}" for what, is_so in wrong.items() if is_so), None)
 
 
-_KIND: Final = Kind(name="ruling", record=Ruling, odd=_contradiction)
+_KIND: Final = RecordKind(name="ruling", record=Ruling, odd=_contradiction)

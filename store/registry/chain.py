@@ -57,7 +57,7 @@ Kept = TypeVar("Kept", bound=Record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind(Generic[Kept]):
+class RecordKind(Generic[Kept]):
     """What a chain's records are."""
 
     name: str  # one word; the field of the file that holds the record, and what messages call it
@@ -73,7 +73,7 @@ class Kind(Generic[Kept]):
 class Chain(Generic[Kept]):
     """The chain of one lane. Use one instance per thread."""
 
-    def __init__(self, directory: Path, trusted: TrustedKeys, lane: Lane, kind: Kind[Kept]) -> None:
+    def __init__(self, directory: Path, trusted: TrustedKeys, lane: Lane, kind: RecordKind[Kept]) -> None:
         """Use the chain in `directory`; nothing is written before the first `add`."""
         self._directory = directory
         self._trusted = trusted

@@ -9,7 +9,7 @@ import msgspec
 
 from store.errors import BrokenChainError
 from store.event import Lane
-from store.registry.chain import GENESIS, Chain, Kind
+from store.registry.chain import GENESIS, Chain, RecordKind
 from store.registry.signing import SigningKey, TrustedKeys
 
 MoveKind = Literal["submit", "promote", "decline", "rollback", "pin", "resume", "pause"]
@@ -195,4 +195,4 @@ def contradiction(move: Move) -> str | None:
     return None
 
 
-_KIND: Final = Kind(name="move", record=Move, odd=contradiction)
+_KIND: Final = RecordKind(name="move", record=Move, odd=contradiction)

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ops.demo.traffic.shop import COLOURS, MATERIALS, PRODUCTS, TRAITS, USES, Item
+from ops.demo.traffic.shop import COLOURS, MATERIALS, PRODUCTS, TRAITS, USES, ShopItem
 
 _OFFERED: Final = 20  # half of them from the wanted part of the shop
 
@@ -20,28 +20,30 @@ class Offer:
     scores: npt.NDArray[np.float64]  # [documents]
 
 
-def shop(items: int, *, favour_sd: float, seed: int) -> list[Item]:
+def shop(items: int, *, favour_sd: float, seed: int) -> list[ShopItem]:
     """So many items, no two alike; the teacher's favour is normal around 0."""
     rng = np.random.default_rng(seed)
-    found: dict[str, Item] = {}
+    found: dict[str, ShopItem] = {}
     while len(found) < items:
         part = _any(rng, tuple(PRODUCTS))
         product, colour = _any(rng, PRODUCTS[part]), _any(rng, COLOURS)
         trait = _any(rng, TRAITS)
         text = f"{trait} {colour} {_any(rng, MATERIALS)} {product}"
         favour = float(rng.normal(0.0, favour_sd))
-        found.setdefault(text, Item(part=part, product=product, colour=colour, trait=trait, text=text, favour=favour))
+        found.setdefault(
+            text, ShopItem(part=part, product=product, colour=colour, trait=trait, text=text, favour=favour)
+        )
     return list(found.values())
 
 
-def offers(items: list[Item], rows: int, *, noise: float, seed: int) -> list[Offer]:
+def offers(items: list[ShopItem], rows: int, *, noise: float, seed: int) -> list[Offer]:
     """So many lists of 20 in the order in which customers come; the teacher's scores have normal noise."""
     rng = np.random.default_rng(seed)
     by_part = {part: [item for item in items if item.part == part] for part in PRODUCTS}
     return [_offer(items, by_part, noise, rng) for _ in range(rows)]
 
 
-def _offer(items: list[Item], by_part: dict[str, list[Item]], noise: float, rng: np.random.Generator) -> Offer:
+def _offer(items: list[ShopItem], by_part: dict[str, list[ShopItem]], noise: float, rng: np.random.Generator) -> Offer:
     part = _any(rng, tuple(PRODUCTS))
     product, colour, trait = _any(rng, PRODUCTS[part]), _any(rng, COLOURS), _any(rng, TRAITS)
     use = _any(rng, USES[part])

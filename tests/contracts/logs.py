@@ -26,7 +26,7 @@ MAX_RECORD_BYTES = 100_000
 
 
 @dataclass(kw_only=True)
-class Ledger:
+class Noted:
     """The store's half of the contract, as naive as can be: claim, and apply by compare-and-set."""
 
     fences: dict[LogSlot, int] = field(default_factory=dict)

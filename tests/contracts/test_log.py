@@ -11,7 +11,7 @@ from store.buffer.ledger import Claim, LogSlot
 from store.errors import LogUnavailableError, RecordTooLargeError, StoreUnavailableError
 from stream.log import Batch, Headers, Health, Record, Source
 from stream.outbox import partition_of
-from tests.contracts.logs import MAX_RECORD_BYTES, SESSION_S, KafkaHarness, Ledger, Log
+from tests.contracts.logs import MAX_RECORD_BYTES, SESSION_S, KafkaHarness, Log, Noted
 
 DEADLINE_S = 30.0
 
@@ -31,7 +31,7 @@ def write(log: Log, topic: str, values: range | list[bytes], *, keys: int = 8) -
     return payloads
 
 
-def until(source: Source, ledger: Ledger, enough: Callable[[], bool], *, limit: int = 100) -> list[Batch]:
+def until(source: Source, ledger: Noted, enough: Callable[[], bool], *, limit: int = 100) -> list[Batch]:
     """Poll and apply until there is enough; every batch that came."""
     seen: list[Batch] = []
     deadline = time.monotonic() + DEADLINE_S
@@ -52,7 +52,7 @@ def next_batches(source: Source, limit: int = 100) -> list[Batch]:
 
 
 @contextmanager
-def reading(log: Log, topic: str, ledger: Ledger) -> Iterator[Source]:
+def reading(log: Log, topic: str, ledger: Noted) -> Iterator[Source]:
     with closing(log.source(topic, ledger.claim)) as source:
         yield source
 
@@ -62,7 +62,7 @@ def whole(log: Log, slot: LogSlot) -> list[Record]:
 
 
 def test_every_record_is_read_once_and_in_order_within_its_slot(log: Log) -> None:
-    topic, ledger = new_topic(log), Ledger()
+    topic, ledger = new_topic(log), Noted()
     written = write(log, topic, range(200))
     with reading(log, topic, ledger) as source:
         until(source, ledger, lambda: len(ledger.applied) >= 200, limit=7)
@@ -72,7 +72,7 @@ def test_every_record_is_read_once_and_in_order_within_its_slot(log: Log) -> Non
 
 
 def test_a_batch_starts_where_the_one_before_it_ended_and_offsets_increase(log: Log) -> None:
-    topic, ledger = new_topic(log, 2), Ledger()
+    topic, ledger = new_topic(log, 2), Noted()
     write(log, topic, range(60))
     with reading(log, topic, ledger) as source:
         batches = until(source, ledger, lambda: len(ledger.applied) >= 60, limit=5)
@@ -87,7 +87,7 @@ def test_a_batch_starts_where_the_one_before_it_ended_and_offsets_increase(log: 
 
 
 def test_a_poll_returns_at_most_its_limit_and_forgets_no_slot(log: Log) -> None:
-    topic, ledger = new_topic(log), Ledger()
+    topic, ledger = new_topic(log), Noted()
     write(log, topic, range(40), keys=40)
     with reading(log, topic, ledger) as source:
         deadline = time.monotonic() + DEADLINE_S
@@ -101,7 +101,7 @@ def test_a_poll_returns_at_most_its_limit_and_forgets_no_slot(log: Log) -> None:
 
 
 def test_a_reader_that_never_waits_reads_all_the_same(log: Log) -> None:
-    topic, ledger = new_topic(log), Ledger()
+    topic, ledger = new_topic(log), Noted()
     written = write(log, topic, range(40))
     with reading(log, topic, ledger) as source:
         deadline = time.monotonic() + DEADLINE_S
@@ -114,7 +114,7 @@ def test_a_reader_that_never_waits_reads_all_the_same(log: Log) -> None:
 
 
 def test_batches_may_be_settled_late_and_the_next_ones_follow_on(log: Log) -> None:
-    topic, ledger = new_topic(log, 1), Ledger()
+    topic, ledger = new_topic(log, 1), Noted()
     write(log, topic, range(30))
     with reading(log, topic, ledger) as source:
         first = next_batches(source, 10)
@@ -127,7 +127,7 @@ def test_batches_may_be_settled_late_and_the_next_ones_follow_on(log: Log) -> No
 
 
 def test_a_stale_fence_may_poll_but_never_write(log: Log) -> None:
-    topic, ledger = new_topic(log, 1), Ledger()
+    topic, ledger = new_topic(log, 1), Noted()
     written = write(log, topic, range(20))
     with reading(log, topic, ledger) as source:
         (batch, *_) = next_batches(source, 10)
@@ -141,7 +141,7 @@ def test_a_stale_fence_may_poll_but_never_write(log: Log) -> None:
 
 
 def test_a_slot_that_moved_is_claimed_again_and_read_from_the_stored_position(log: Log) -> None:
-    topic, ledger = new_topic(log, 1), Ledger()
+    topic, ledger = new_topic(log, 1), Noted()
     write(log, topic, range(30))
     with reading(log, topic, ledger) as source:
         until(source, ledger, lambda: len(ledger.applied) >= 20, limit=10)
@@ -154,7 +154,7 @@ def test_a_slot_that_moved_is_claimed_again_and_read_from_the_stored_position(lo
 
 
 def test_a_new_reader_goes_on_from_the_stored_position(log: Log) -> None:
-    topic, ledger = new_topic(log), Ledger()
+    topic, ledger = new_topic(log), Noted()
     write(log, topic, range(50))
     with reading(log, topic, ledger) as source:
         until(source, ledger, lambda: len(ledger.applied) >= 50)
@@ -165,7 +165,7 @@ def test_a_new_reader_goes_on_from_the_stored_position(log: Log) -> None:
 
 
 def test_a_dead_readers_slots_are_handed_over_in_order(log: Log) -> None:
-    topic, ledger = new_topic(log), Ledger()
+    topic, ledger = new_topic(log), Noted()
     written = write(log, topic, range(40))
     dead = log.source(topic, ledger.claim)
     until(dead, ledger, lambda: len(ledger.applied) >= 20, limit=5)
@@ -183,7 +183,7 @@ def test_a_dead_readers_slots_are_handed_over_in_order(log: Log) -> None:
 
 
 def test_two_readers_apply_every_record_once(log: Log) -> None:
-    topic, ledger = new_topic(log), Ledger()
+    topic, ledger = new_topic(log), Noted()
     with reading(log, topic, ledger) as one, reading(log, topic, ledger) as two:
         write(log, topic, range(40))
         deadline = time.monotonic() + DEADLINE_S
@@ -198,7 +198,7 @@ def test_two_readers_apply_every_record_once(log: Log) -> None:
 
 
 def test_a_recreated_topic_has_a_new_uuid_and_is_read_from_its_beginning(log: Log) -> None:
-    topic, ledger = new_topic(log, 1), Ledger()
+    topic, ledger = new_topic(log, 1), Noted()
     write(log, topic, range(10))
     with reading(log, topic, ledger) as source:
         until(source, ledger, lambda: len(ledger.applied) >= 10)
@@ -218,7 +218,7 @@ def test_a_recreated_topic_has_a_new_uuid_and_is_read_from_its_beginning(log: Lo
 
 @pytest.mark.parametrize("stored", ["3", "11", "x"], ids=["below its beginning", "above its end", "no number"])
 def test_a_position_outside_the_log_stops_its_slot_alone_until_a_person_moves_it(log: Log, stored: str) -> None:
-    topic, ledger = new_topic(log, 2), Ledger()
+    topic, ledger = new_topic(log, 2), Noted()
     keys = {partition_of(b"k%d" % n, 2): b"k%d" % n for n in range(20)}
     for partition in (0, 1):
         for number in range(10):
@@ -242,7 +242,7 @@ def test_a_position_outside_the_log_stops_its_slot_alone_until_a_person_moves_it
 def test_what_was_read_before_the_log_lost_it_is_applied_and_only_the_rest_is_lost(log: Log) -> None:
     if isinstance(log, KafkaHarness):
         pytest.skip("its client reads ahead, so nothing is missing yet")
-    topic, ledger = new_topic(log, 1), Ledger()
+    topic, ledger = new_topic(log, 1), Noted()
     write(log, topic, range(5))
     with reading(log, topic, ledger) as source:
         in_hand = next_batches(source, 5)
@@ -263,7 +263,7 @@ def test_what_was_read_before_the_log_lost_it_is_applied_and_only_the_rest_is_lo
 
 
 def test_a_slot_that_was_never_read_begins_where_the_log_does(log: Log) -> None:
-    topic, ledger = new_topic(log, 1), Ledger()
+    topic, ledger = new_topic(log, 1), Noted()
     write(log, topic, range(10))
     (slot,) = log.history.slots(topic)
     log.trim(slot, 5)
@@ -274,7 +274,7 @@ def test_a_slot_that_was_never_read_begins_where_the_log_does(log: Log) -> None:
 
 
 def test_hold_keeps_ownership_for_longer_than_the_session_and_reads_nothing(log: Log) -> None:
-    topic, ledger = new_topic(log), Ledger()
+    topic, ledger = new_topic(log), Noted()
     write(log, topic, range(20))
     with reading(log, topic, ledger) as source:
         until(source, ledger, lambda: len(ledger.applied) >= 20)
@@ -291,7 +291,7 @@ def test_hold_keeps_ownership_for_longer_than_the_session_and_reads_nothing(log:
 
 
 def test_exactly_the_held_slots_are_paused(log: Log) -> None:
-    topic, ledger = new_topic(log, 2), Ledger()
+    topic, ledger = new_topic(log, 2), Noted()
     keys = {partition_of(b"k%d" % n, 2): b"k%d" % n for n in range(20)}
     held, free = log.history.slots(topic)
     with reading(log, topic, ledger) as source:
@@ -307,7 +307,7 @@ def test_exactly_the_held_slots_are_paused(log: Log) -> None:
 
 
 def test_key_headers_and_timestamp_survive_the_log(log: Log) -> None:
-    topic, ledger = new_topic(log), Ledger()
+    topic, ledger = new_topic(log), Noted()
     headers: Headers = (("b", b"\x00\xff"), ("a", b""), ("b", b"again"), ("ü", "é".encode()))
     value = bytes(range(256))
     log.appender.append(topic, key=b"\x00key", value=value, headers=headers, timestamp_ms=1_700_000_000_123).result(
@@ -344,7 +344,7 @@ def test_a_topic_that_is_not_there_is_an_error_for_the_writer_and_nothing_for_a_
     with pytest.raises(LogUnavailableError):
         log.appender.append("understudy.nowhere", key=b"k", value=b"v").result(DEADLINE_S)
     assert log.history.slots("understudy.nowhere") == []
-    ledger = Ledger()
+    ledger = Noted()
     with reading(log, "understudy.nowhere", ledger) as source:
         assert source.poll(0.2, 10) == []
 
@@ -358,7 +358,7 @@ def test_a_topic_is_made_once(log: Log) -> None:
 
 
 def test_lag_counts_what_was_not_applied(log: Log) -> None:
-    topic, ledger = new_topic(log, 1), Ledger()
+    topic, ledger = new_topic(log, 1), Noted()
     write(log, topic, range(10))
     with reading(log, topic, ledger) as source:
         (batch, *_) = next_batches(source, 4)
@@ -373,7 +373,7 @@ def test_lag_counts_what_was_not_applied(log: Log) -> None:
 
 
 def test_a_log_that_does_not_answer_is_said_to_be_down_and_its_lag_is_unknown(log: Log) -> None:
-    topic, ledger = new_topic(log), Ledger()
+    topic, ledger = new_topic(log), Noted()
     write(log, topic, range(20))
     with reading(log, topic, ledger) as source:
         until(source, ledger, lambda: len(ledger.applied) >= 20)
@@ -390,7 +390,7 @@ def test_a_log_that_does_not_answer_is_said_to_be_down_and_its_lag_is_unknown(lo
 
 
 def test_a_store_that_does_not_answer_is_said_to_be_down(log: Log) -> None:
-    topic, ledger, down = new_topic(log), Ledger(), True
+    topic, ledger, down = new_topic(log), Noted(), True
 
     def claim(slot: LogSlot) -> Claim:
         if down:
@@ -405,7 +405,7 @@ def test_a_store_that_does_not_answer_is_said_to_be_down(log: Log) -> None:
 
 
 def test_a_topic_that_is_gone_is_made_again_and_read_from_its_beginning(log: Log) -> None:
-    topic, ledger = new_topic(log, 1), Ledger()
+    topic, ledger = new_topic(log, 1), Noted()
     write(log, topic, range(10))
     made: list[str] = []
     allowed = False
@@ -428,7 +428,7 @@ def test_a_topic_that_is_gone_is_made_again_and_read_from_its_beginning(log: Log
 
 
 def test_poll_keeps_its_time_out_while_the_log_is_down_and_loses_nothing(log: Log) -> None:
-    topic, ledger = new_topic(log), Ledger()
+    topic, ledger = new_topic(log), Noted()
     write(log, topic, range(20))
     with reading(log, topic, ledger) as source:
         until(source, ledger, lambda: len(ledger.applied) >= 20)
@@ -443,7 +443,7 @@ def test_poll_keeps_its_time_out_while_the_log_is_down_and_loses_nothing(log: Lo
 
 
 def test_a_reader_closes_promptly_even_while_the_log_is_down(log: Log) -> None:
-    topic, ledger = new_topic(log), Ledger()
+    topic, ledger = new_topic(log), Noted()
     write(log, topic, range(20))
     source = log.source(topic, ledger.claim)
     until(source, ledger, lambda: len(ledger.applied) >= 20)

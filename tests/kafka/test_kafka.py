@@ -19,7 +19,7 @@ from stream.kafka.cluster import KafkaHistory, KafkaSettings, KafkaTopics, admin
 from stream.kafka.member import Member
 from stream.kafka.source import KafkaSource
 from stream.outbox import partition_of
-from tests.contracts.logs import Ledger
+from tests.contracts.logs import Noted
 from tests.contracts.test_log import until
 from tests.kafka.broker import Broker, MissingError
 from tests.kafka.fixtures import no_kafka
@@ -67,7 +67,7 @@ def test_gaps_that_transactions_leave_are_stepped_over_and_aborted_records_hidde
         else:
             producer.abort_transaction()
     producer.close(timeout=5)
-    ledger = Ledger()
+    ledger = Noted()
     with closing(KafkaSource(settings, topic, ledger.claim)) as source:
         batches = until(source, ledger, lambda: len(ledger.applied) >= 2, limit=1)
         source.poll(0.5, 10)
@@ -107,7 +107,7 @@ def test_kafka_may_come_late_go_away_and_come_back_with_a_damaged_record(
     own_broker: Broker, topic: str, tmp_path: Path
 ) -> None:
     settings = KafkaSettings(bootstrap=own_broker.bootstrap, group=topic, session_timeout_ms=2000)
-    ledger = Ledger()
+    ledger = Noted()
     appender, source = KafkaAppender(settings), KafkaSource(settings, topic, ledger.claim)
     began = time.monotonic()
     assert source.poll(0.3, 10) == []  # there is no broker yet

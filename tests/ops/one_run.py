@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 from ops.demo.measures.measure import Exchange, Logged, Marked, judge_all, windows
-from ops.demo.measures.summary import EventCount, Measured, Rollback, Run, build
+from ops.demo.measures.summary import DemoRecord, EventCount, Measured, Rollback, build
 from ops.demo.page.picture import Picture, draw
 from ops.demo.tasks.play import DemoTraffic, Request
 from store.event import Lane, TextInput
@@ -172,7 +172,7 @@ def measured(**changes: Any) -> Measured:
     return Measured(**(found | changes))
 
 
-def run(*lanes: Measured, **changes: Any) -> Run:
+def run(*lanes: Measured, **changes: Any) -> DemoRecord:
     """The whole run, with some of it changed."""
     found: dict[str, Any] = {
         "settings_changed": {"trainer.fine_tune": [True, False]},
@@ -181,12 +181,12 @@ def run(*lanes: Measured, **changes: Any) -> Run:
         "verified": True,
         "figures": [],
     }
-    return Run(lanes=lanes or (measured(),), **(found | changes))
+    return DemoRecord(lanes=lanes or (measured(),), **(found | changes))
 
 
 def summary(**changes: Any) -> dict[str, Any]:
     """The summary of a run of one lane; the changes are of the run or of its lane."""
-    of_run = {name: value for name, value in changes.items() if name in Run.__slots__}
+    of_run = {name: value for name, value in changes.items() if name in DemoRecord.__slots__}
     return build(run(measured(**{name: changes[name] for name in changes.keys() - of_run.keys()}), **of_run))
 
 

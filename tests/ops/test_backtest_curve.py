@@ -13,7 +13,7 @@ from ops.backtest.records import Backtest, Prices
 from ops.backtest.report.charts import charts
 from ops.backtest.report.gains import per_unit, unit_usd
 from ops.backtest.report.page import page
-from ops.backtest.report.published import Published, read_published
+from ops.backtest.report.published import PublishedScore, read_published
 from ops.show.canvas import draw_figure
 from store.errors import SettingsError
 from tests.ops.backtests import backtest
@@ -21,7 +21,7 @@ from tests.ops.backtests import backtest
 FREE = Prices(usd_per_call=0.0, usd_per_training_hour=0.0)
 
 
-def drawn(found: Backtest, path: Path, published: tuple[Published, ...] = ()) -> bytes:
+def drawn(found: Backtest, path: Path, published: tuple[PublishedScore, ...] = ()) -> bytes:
     draw_figure(path, headline(found), charts(found, published))
     return path.read_bytes()
 
@@ -48,7 +48,7 @@ def test_what_others_published_and_what_is_recommended_are_seen(tmp_path: Path) 
     found = backtest(tmp_path)
     assert found.recommendation is not None
     other = replace(found, recommendation=replace(found.recommendation, budget=850))
-    theirs = (Published(name="cascade", calls=200, accuracy=0.6),)
+    theirs = (PublishedScore(name="cascade", calls=200, accuracy=0.6),)
     pictures = {drawn(found, tmp_path / "a.png"), drawn(other, tmp_path / "b.png")}
     assert len(pictures | {drawn(found, tmp_path / "c.png", theirs)}) == 3
     assert ">cascade 60.0%</text>" in page(found, theirs)
@@ -73,7 +73,7 @@ def test_a_price_is_told_for_no_more_than_twice_what_was_tried(
 def test_published_numbers_come_from_a_json_list(tmp_path: Path) -> None:
     path = tmp_path / "published.json"
     path.write_text(json.dumps([{"name": "cascade", "calls": 1200, "accuracy": 0.6078}]))
-    assert read_published(path) == [Published(name="cascade", calls=1200, accuracy=0.6078)]
+    assert read_published(path) == [PublishedScore(name="cascade", calls=1200, accuracy=0.6078)]
     path.write_text('{"name": "cascade"}')
     with pytest.raises(SettingsError, match="--published"):
         read_published(path)

@@ -14,7 +14,7 @@ import pytest
 
 from ops.backtest.records import Ask
 from ops.backtest.runs.pool import Pool, PoolResult, in_order
-from ops.backtest.runs.work import Done, Source
+from ops.backtest.runs.work import Done, ReplaySource
 from ops.show.progress import Board
 from tests.ops.children import REPOSITORY, gone, lines, pids, until
 from tests.ops.fake_replay import made_log
@@ -44,7 +44,7 @@ def run(
     folder: Path, asks: list[Ask] = ASKS, jobs: int = 2, **options: Any
 ) -> tuple[PoolResult, list[Done], list[Board]]:
     log, done, boards = made_log(folder), list[Done](), list[Board]()
-    source = Source(entry=ENTRY, arguments=(log,), options={"notes": str(folder / "notes"), **options})
+    source = ReplaySource(entry=ENTRY, arguments=(log,), options={"notes": str(folder / "notes"), **options})
     return Pool(source, jobs=jobs, rows=log.rows).run(asks, done.append, boards.append), done, boards
 
 

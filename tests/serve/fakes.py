@@ -25,7 +25,7 @@ from serve.metrics import ServeMetrics
 from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
 from serve.student.loads import Versions
 from serve.teacher.ask.classify import AskForLabel
-from serve.teacher.budget import Grant, Kind
+from serve.teacher.budget import CallKind, Grant
 from serve.teacher.client import Teacher
 from serve.teacher.memory_ledger import MemoryLedger
 from serve.teacher.spent import Witness
@@ -279,7 +279,7 @@ class FakeLedger(MemoryLedger):
         """Somebody else spends the rest, or gives it back."""
         self._add(self._newest, "escalation", self.left - calls, 0)
 
-    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
+    def lease(self, lease_id: str, kind: CallKind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         self._check(writes=True)
         asked = 0 if self.held else calls
         found = super().lease(lease_id, kind, calls=asked, usd_micro=usd_micro, witness=witness)

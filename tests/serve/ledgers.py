@@ -7,7 +7,7 @@ import redis
 
 from serve.settings import BudgetSettings
 from serve.teacher import budget
-from serve.teacher.budget import Grant, Kind, Ledger, RedisLedger
+from serve.teacher.budget import CallKind, Grant, Ledger, RedisLedger
 from serve.teacher.memory_ledger import MemoryLedger
 from serve.teacher.spent import Witness
 from store.event import Lane
@@ -59,7 +59,7 @@ class Timed:
         clock = Clock()
         return cls(ClockedRedisLedger(client, settings, clock), clock)
 
-    def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
+    def lease(self, lease_id: str, kind: CallKind, *, calls: int, usd_micro: int, now_s: float) -> Grant:
         self.clock.now_s = now_s
         return self.ledger.lease(lease_id, kind, calls=calls, usd_micro=usd_micro, witness=self.witness)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from serve.routing.horizon import DayHorizon
 from serve.settings import BudgetSettings
-from serve.teacher.budget import Budget, Kind
+from serve.teacher.budget import Budget, CallKind
 from serve.teacher.memory_ledger import MemoryLedger
 from store.policy import BudgetView, Decision, decide_by_budget, escalation_limit
 
@@ -51,7 +51,7 @@ class Replica:
         await self.budget.tick()
         self.horizon.ledger_answered()
 
-    async def ask(self, rng: Random) -> tuple[Decision, Kind | None]:
+    async def ask(self, rng: Random) -> tuple[Decision, CallKind | None]:
         """Decide one question, and pay for it; the decision, and what was really spent."""
         uncertainty = rng.random()
         self.recent.append(uncertainty)
@@ -65,7 +65,7 @@ class Replica:
             audit_ratio=self.audit_ratio,
             draw=rng.random(),
         )
-        kind: Kind | None = "audit" if decision.audit else "escalation" if decision.route == "teacher" else None
+        kind: CallKind | None = "audit" if decision.audit else "escalation" if decision.route == "teacher" else None
         if kind is None:
             return decision, None
         await self.budget.prepare(kind, 0.0)
@@ -118,7 +118,7 @@ class Lane:
             for _ in range(self.replicas)
         ]
 
-    async def ask(self, number: int, day: float, rng: Random) -> tuple[Decision, Kind | None]:
+    async def ask(self, number: int, day: float, rng: Random) -> tuple[Decision, CallKind | None]:
         """Let the next replica decide, after what time has brought."""
         if day >= self.restart_at:
             for gateway in self._gateways:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import floats, lists
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import BUCKET_S, Budget, Kind, Ledger, RedisLedger
+from serve.teacher.budget import BUCKET_S, Budget, CallKind, Ledger, RedisLedger
 from store.buffer.server import private_redis
 from store.errors import StoreUnavailableError
 from tests.serve.fakes import FakeLedger, eventually
@@ -29,7 +29,7 @@ def replica(ledger: Ledger, limits: BudgetSettings, clock: Clock | None = None) 
     return Budget(limits, ledger, now=clock, monotonic=clock, new_id=lambda: f"lease-{next(_numbers)}")
 
 
-def spend(budget: Budget, kind: Kind = "escalation", bound_usd: float = 0.0, cost_usd: float | None = 0.0) -> bool:
+def spend(budget: Budget, kind: CallKind = "escalation", bound_usd: float = 0.0, cost_usd: float | None = 0.0) -> bool:
     """Spend one call, if there is one."""
 
     async def once() -> bool:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import BUCKET_S, Budget, Grant, Kind
+from serve.teacher.budget import BUCKET_S, Budget, CallKind, Grant
 from serve.teacher.memory_ledger import MemoryLedger
 from store.errors import StoreUnavailableError
 from tests.serve.fakes import FakeLedger
@@ -49,12 +49,12 @@ class Desk:
             self.meanwhile()
         return found
 
-    def ask(self, kind: Kind = "escalation", usd: float = 0.0) -> bool:
+    def ask(self, kind: CallKind = "escalation", usd: float = 0.0) -> bool:
         """Whether a call may be taken, after a lease was asked for."""
         run(self.budget.prepare(kind, usd))
         return self.budget.allows(kind, usd)
 
-    def spend(self, kind: Kind = "escalation", usd: float = 0.0, cost_usd: float | None = 0.0) -> bool:
+    def spend(self, kind: CallKind = "escalation", usd: float = 0.0, cost_usd: float | None = 0.0) -> bool:
         if not self.ask(kind, usd):
             return False
         self.budget.settle(self.budget.take(kind, usd), cost_usd)
@@ -162,7 +162,7 @@ def test_where_dollars_bind_only_a_lease_shows_that_there_are_some_again() -> No
 
 
 @pytest.mark.parametrize("kind", ["escalation", "audit"])
-def test_a_refusal_is_asked_again_after_a_second_and_no_sooner(kind: Kind) -> None:
+def test_a_refusal_is_asked_again_after_a_second_and_no_sooner(kind: CallKind) -> None:
     desk = Desk(calls_only(100), FakeLedger(calls=0))
     assert not desk.ask(kind)
     desk.clock.now_s += 0.999
@@ -431,7 +431,7 @@ def test_the_witness_is_heard_with_every_word_to_the_ledger() -> None:
     heard: list[int] = []
 
     class Listening(MemoryLedger):
-        def lease(self, lease_id: str, kind: Kind, *, calls: int, usd_micro: int, witness: Any) -> Grant:
+        def lease(self, lease_id: str, kind: CallKind, *, calls: int, usd_micro: int, witness: Any) -> Grant:
             heard.append(witness.calls)
             return super().lease(lease_id, kind, calls=calls, usd_micro=usd_micro, witness=witness)
 

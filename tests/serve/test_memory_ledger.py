@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import booleans, floats, integers, lists, none, one_of, sampled_from, tuples
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import BUCKET_S, BUCKETS_KEPT, Kind
+from serve.teacher.budget import BUCKET_S, BUCKETS_KEPT, CallKind
 from serve.teacher.memory_ledger import MemoryLedger
 from tests.serve.ledgers import NOON_S, Clock, Timed
 
@@ -125,11 +125,11 @@ STEPS = lists(
 @given(steps=STEPS, limit=integers(1, 80), reserve=floats(0.0, 0.5))
 @small
 def test_the_running_sums_are_those_of_a_naive_ledger(
-    make: Make, steps: list[tuple[Kind, int, int, bool, int]], limit: int, reserve: float
+    make: Make, steps: list[tuple[CallKind, int, int, bool, int]], limit: int, reserve: float
 ) -> None:
     ledger = make(BudgetSettings(calls_per_day=limit, audit_reserve_ratio=reserve))
     bucket, newest = int(NOON_S // BUCKET_S), int(NOON_S // BUCKET_S)
-    leases: list[tuple[int, Kind, int]] = []  # bucket, kind, calls
+    leases: list[tuple[int, CallKind, int]] = []  # bucket, kind, calls
     for number, (kind, asked, passed, settles, unspent) in enumerate(steps):
         bucket = max(bucket + passed, newest - 1)
         newest = max(newest, bucket)
@@ -164,7 +164,7 @@ MOVES = lists(
 @small
 def test_the_ledger_in_memory_answers_as_the_one_in_redis(
     make_redis: Make,
-    moves: list[tuple[str, int, Kind, int, int, int]],
+    moves: list[tuple[str, int, CallKind, int, int, int]],
     calls: int,
     usd: float | None,
     reserve: float,

@@ -15,7 +15,7 @@ from store.errors import LogUnavailableError, PositionOutsideLogError
 from stream.embedded.log import EmbeddedLog
 from stream.embedded.source import EmbeddedSource
 from stream.log import Batch, Record
-from tests.contracts.logs import Ledger
+from tests.contracts.logs import Noted
 from tests.contracts.test_log import until
 
 TOPIC = "understudy.support"
@@ -37,7 +37,7 @@ def whole(log: EmbeddedLog, slot: LogSlot) -> list[Record]:
     return list(log.read(slot, *log.bounds(slot)))
 
 
-def source_of(log: EmbeddedLog, ledger: Ledger, lease_s: float = 0.5) -> EmbeddedSource:
+def source_of(log: EmbeddedLog, ledger: Noted, lease_s: float = 0.5) -> EmbeddedSource:
     return log.source(TOPIC, owner=f"{id(ledger)}", claim=ledger.claim, lease_s=lease_s)
 
 
@@ -52,7 +52,7 @@ def test_a_full_backlog_refuses_new_records_and_keeps_every_unread_one(small: Em
 
 
 def test_records_that_were_read_make_room_for_new_ones(small: EmbeddedLog) -> None:
-    ledger = Ledger()
+    ledger = Noted()
     for ack in append(small, 15):
         ack.result(10)
     with closing(source_of(small, ledger)) as source:
@@ -84,7 +84,7 @@ def test_dead_letters_give_way_oldest_first_because_nobody_says_that_they_were_r
 
 
 def test_a_record_that_never_fits_is_refused_and_empties_nothing(small: EmbeddedLog) -> None:
-    ledger = Ledger()
+    ledger = Noted()
     for ack in append(small, 5):
         ack.result(10)
     with closing(source_of(small, ledger)) as source:
@@ -116,7 +116,7 @@ def test_records_that_wait_together_are_appended_together_and_in_order(redis_cli
 def test_a_log_that_lost_its_tail_is_noticed_while_reading_on(redis_client: redis.Redis) -> None:
     with closing(EmbeddedLog(redis_client)) as log:
         log.ensure(TOPIC, 1)
-        ledger = Ledger()
+        ledger = Noted()
         for ack in append(log, 20):
             ack.result(10)
         with closing(source_of(log, ledger)) as source:
@@ -133,7 +133,7 @@ def test_a_log_that_lost_its_tail_is_noticed_while_reading_on(redis_client: redi
 def test_records_trimmed_under_a_reader_stop_it_and_are_no_jump(redis_client: redis.Redis) -> None:
     with closing(EmbeddedLog(redis_client)) as log:
         log.ensure(TOPIC, 1)
-        ledger = Ledger()
+        ledger = Noted()
         for ack in append(log, 20):
             ack.result(10)
         with closing(source_of(log, ledger, lease_s=30.0)) as source:
@@ -151,7 +151,7 @@ def test_the_log_survives_a_redis_that_is_killed_and_started_again(tmp_path: Pat
         log.ensure(TOPIC, 2)
         for ack in append(log, 50):
             ack.result(10)
-        ledger = Ledger()
+        ledger = Noted()
         source = source_of(log, ledger)
         until(source, ledger, lambda: len(ledger.applied) >= 20, limit=10)
         info = client.info("server")
@@ -174,7 +174,7 @@ def test_the_log_survives_a_redis_that_is_killed_and_started_again(tmp_path: Pat
 def test_a_fenced_slot_is_not_claimed_again_at_once_or_two_readers_would_duel(redis_client: redis.Redis) -> None:
     with closing(EmbeddedLog(redis_client)) as log:
         log.ensure(TOPIC, 1)
-        ledger = Ledger()
+        ledger = Noted()
         append(log, 5)[-1].result(10)
         with closing(source_of(log, ledger, lease_s=300.0)) as source:
             (batch,) = until_polled(source)
@@ -189,7 +189,7 @@ def test_a_fenced_slot_is_not_claimed_again_at_once_or_two_readers_would_duel(re
 def test_a_lease_is_neither_taken_from_who_holds_it_nor_given_back_by_another(redis_client: redis.Redis) -> None:
     with closing(EmbeddedLog(redis_client)) as log:
         log.ensure(TOPIC, 2)
-        ledgers = [Ledger(), Ledger(), Ledger()]
+        ledgers = [Noted(), Noted(), Noted()]
         append(log, 5)[-1].result(10)
         with closing(source_of(log, ledgers[0], lease_s=300.0)) as holder:
             until_polled(holder)

@@ -18,7 +18,7 @@ from stream.kafka.cluster import KafkaSettings
 from stream.kafka.member import Change, Member
 from stream.kafka.source import KafkaSource
 from stream.log import Batch
-from tests.contracts.logs import Ledger
+from tests.contracts.logs import Noted
 
 TOPIC = "understudy.support"
 SETTINGS = KafkaSettings(bootstrap="127.0.0.1:1")
@@ -118,12 +118,12 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> Consumer:
 
 
 @pytest.fixture
-def ledger() -> Ledger:
-    return Ledger()
+def ledger() -> Noted:
+    return Noted()
 
 
 @pytest.fixture
-def source(consumer: Consumer, ledger: Ledger) -> Iterator[KafkaSource]:
+def source(consumer: Consumer, ledger: Noted) -> Iterator[KafkaSource]:
     with closing(KafkaSource(SETTINGS, TOPIC, ledger.claim)) as made:
         yield made
 
@@ -144,7 +144,7 @@ def until(source: KafkaSource, condition: Callable[[], object]) -> None:
 
 
 def test_nothing_is_read_before_the_claim_and_reading_begins_at_its_position(
-    source: KafkaSource, consumer: Consumer, ledger: Ledger
+    source: KafkaSource, consumer: Consumer, ledger: Noted
 ) -> None:
     (batch,) = polled(source)
     assert [record.offset for record in batch.records] == [0, 1, 2, 3, 4]
@@ -152,7 +152,7 @@ def test_nothing_is_read_before_the_claim_and_reading_begins_at_its_position(
     assert ledger.fences == {batch.slot: 1}
 
 
-def test_records_below_the_read_offset_are_never_taken(source: KafkaSource, consumer: Consumer, ledger: Ledger) -> None:
+def test_records_below_the_read_offset_are_never_taken(source: KafkaSource, consumer: Consumer, ledger: Noted) -> None:
     """A rebalance may park the partition at 0 while a fetch is under way: it is claimed again, and read from there."""
     (batch,) = polled(source)
     source.done(batch, ledger.apply(batch).outcome)
@@ -164,7 +164,7 @@ def test_records_below_the_read_offset_are_never_taken(source: KafkaSource, cons
 
 
 def test_the_uuid_is_asked_for_before_a_partition_is_resumed(
-    source: KafkaSource, consumer: Consumer, ledger: Ledger
+    source: KafkaSource, consumer: Consumer, ledger: Noted
 ) -> None:
     (batch,) = polled(source)
     source.done(batch, ledger.apply(batch).outcome)
@@ -178,7 +178,7 @@ def test_the_uuid_is_asked_for_before_a_partition_is_resumed(
 
 
 def test_what_was_fetched_while_the_topic_was_made_anew_is_not_taken(
-    source: KafkaSource, consumer: Consumer, ledger: Ledger
+    source: KafkaSource, consumer: Consumer, ledger: Noted
 ) -> None:
     (batch,) = polled(source)
     source.done(batch, ledger.apply(batch).outcome)
@@ -188,7 +188,7 @@ def test_what_was_fetched_while_the_topic_was_made_anew_is_not_taken(
 
 
 def test_a_fenced_slot_is_claimed_again_only_once_a_commit_has_proved_that_it_is_ours(
-    source: KafkaSource, consumer: Consumer, ledger: Ledger
+    source: KafkaSource, consumer: Consumer, ledger: Noted
 ) -> None:
     consumer.proves = False  # a zombie: the group has given its partition away
     (batch,) = polled(source)
@@ -202,7 +202,7 @@ def test_a_fenced_slot_is_claimed_again_only_once_a_commit_has_proved_that_it_is
     assert after.start == "-1"
 
 
-def test_a_moved_slot_is_claimed_again_at_once(source: KafkaSource, consumer: Consumer, ledger: Ledger) -> None:
+def test_a_moved_slot_is_claimed_again_at_once(source: KafkaSource, consumer: Consumer, ledger: Noted) -> None:
     (batch,) = polled(source)
     ledger.positions[batch.slot] = "3"
     source.done(batch, ledger.apply(batch).outcome)
@@ -211,7 +211,7 @@ def test_a_moved_slot_is_claimed_again_at_once(source: KafkaSource, consumer: Co
 
 
 def test_a_gap_that_retention_left_stops_the_partition_and_is_no_jump(
-    source: KafkaSource, consumer: Consumer, ledger: Ledger
+    source: KafkaSource, consumer: Consumer, ledger: Noted
 ) -> None:
     (batch,) = polled(source)
     consumer.records = list(range(10, 20))
@@ -223,7 +223,7 @@ def test_a_gap_that_retention_left_stops_the_partition_and_is_no_jump(
 
 
 def test_what_was_fetched_is_fetched_again_where_the_broker_could_not_say_which_topic_it_is(
-    source: KafkaSource, consumer: Consumer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    source: KafkaSource, consumer: Consumer, ledger: Noted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (batch,) = polled(source)
     source.done(batch, ledger.apply(batch).outcome)
@@ -240,7 +240,7 @@ def test_what_was_fetched_is_fetched_again_where_the_broker_could_not_say_which_
 
 
 def test_a_partition_that_was_taken_away_is_dropped_with_its_fence(
-    source: KafkaSource, consumer: Consumer, ledger: Ledger
+    source: KafkaSource, consumer: Consumer, ledger: Noted
 ) -> None:
     (batch,) = polled(source)
     consumer.news = [("-", 0)]

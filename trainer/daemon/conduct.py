@@ -51,7 +51,7 @@ class RegistryOf(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class LaneView:
     """What one look at a lane has found."""
 
     standing: Standing
@@ -85,7 +85,7 @@ class Conductor:
         self,
         training: LaneTraining,
         work: CycleWork,
-        look: Look,
+        look: LaneView,
         stock: Stock,
         lease: Lease,
         worker: Worker,

@@ -18,7 +18,7 @@ from trainer.judge.evaluate import PairedScores
 from trainer.judge.intervals import bca, tango
 
 Phase = Literal["first", "growth", "strict"]
-Kind = Literal["retained", "hard", "blocking", "anchor"]
+SliceKind = Literal["retained", "hard", "blocking", "anchor"]
 
 PLANNED_DISCORDANCE: Final = 0.1  # share of rows on which two good versions differ, before any is known
 PLANNED_POWER: Final = 0.8
@@ -138,7 +138,7 @@ def _slices(pairs: PairedScores, anchor: PairedScores | None, limits: GateLimits
 
 
 def _compare(
-    pairs: PairedScores, mask: npt.NDArray[np.bool_], name: str, kind: Kind, limits: GateLimits
+    pairs: PairedScores, mask: npt.NDArray[np.bool_], name: str, kind: SliceKind, limits: GateLimits
 ) -> SliceResult:
     if pairs.champion is None:
         message = f"slice {name!r}: nothing to compare with"

@@ -8,7 +8,7 @@ from typing import Final
 from ops.backtest.recommend import chosen, quality, score_name, share, signed
 from ops.backtest.records import Backtest, Point, Run
 from ops.backtest.report.gains import at_random, buys, oracle
-from ops.backtest.report.published import Published
+from ops.backtest.report.published import PublishedScore
 from ops.money.dollars import usd
 from ops.show.plot import Plot, count, percent, ticks
 from trainer.judge.intervals import wilson
@@ -17,12 +17,12 @@ _RIGHT: Final = 172
 _MARGIN: Final = 0.02
 
 
-def charts(backtest: Backtest, published: Sequence[Published] = ()) -> list[Plot]:
+def charts(backtest: Backtest, published: Sequence[PublishedScore] = ()) -> list[Plot]:
     """What `curve.png` shows: the curve, and below it the price of one more call."""
     return [curve(backtest, published), *([prices(backtest)] if backtest.steps else [])]
 
 
-def curve(backtest: Backtest, published: Sequence[Published] = ()) -> Plot:
+def curve(backtest: Backtest, published: Sequence[PublishedScore] = ()) -> Plot:
     """The score against teacher calls, between random escalation, the oracle and the teacher alone."""
     points = sorted(backtest.points, key=lambda point: point.calls)
     teacher = 1.0 if backtest.teacher_score is None else backtest.teacher_score
@@ -114,7 +114,7 @@ def prices(backtest: Backtest) -> Plot:
     return plot
 
 
-def _beside(plot: Plot, published: Sequence[Published]) -> list[tuple[float, str, str]]:
+def _beside(plot: Plot, published: Sequence[PublishedScore]) -> list[tuple[float, str, str]]:
     """What others published, each name a line of its own; the names at the ends of theirs."""
     ordered = sorted(published, key=lambda one: (one.name, one.calls))
     names = []

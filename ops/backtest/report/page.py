@@ -10,7 +10,7 @@ from ops.backtest.recommend import chosen, headline, quality, score_name, share,
 from ops.backtest.records import Backtest, HardTopic, Run
 from ops.backtest.report.charts import calls_over_time, curve, prices
 from ops.backtest.report.gains import buys, fewer_cost
-from ops.backtest.report.published import Published
+from ops.backtest.report.published import PublishedScore
 from ops.backtest.report.tables import Grid, bought, compared, priced, promised
 from ops.backtest.report.words import skipped, span, warnings
 from ops.money.dollars import usd
@@ -66,12 +66,12 @@ a version is certified the student answers nothing: a question then gets no answ
 for audits, is spent.</li>""")
 
 
-def write_page(backtest: Backtest, path: Path, published: Sequence[Published] = ()) -> None:
+def write_page(backtest: Backtest, path: Path, published: Sequence[PublishedScore] = ()) -> None:
     """Write the page; its folder exists."""
     path.write_text(page(backtest, published), "utf-8")
 
 
-def page(backtest: Backtest, published: Sequence[Published] = ()) -> str:
+def page(backtest: Backtest, published: Sequence[PublishedScore] = ()) -> str:
     """The page as HTML; everything that came from outside is escaped."""
     name = score_name(backtest)
     body = _BODY.substitute(

@@ -7,7 +7,7 @@ import msgspec
 from store.errors import SettingsError
 
 
-class Published(msgspec.Struct, frozen=True, kw_only=True):
+class PublishedScore(msgspec.Struct, frozen=True, kw_only=True):
     """A number that somebody else published for this log."""
 
     name: str
@@ -15,14 +15,14 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: float  # of all answers, in [0, 1]
 
 
-def read_published(path: Path) -> list[Published]:
+def read_published(path: Path) -> list[PublishedScore]:
     """A JSON list of published numbers.
 
     Raises:
         SettingsError: the file cannot be read as one.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Published])
+        return msgspec.json.decode(path.read_bytes(), type=list[PublishedScore])
     except (OSError, msgspec.MsgspecError) as error:
         message = f"--published {path}: {error}"
         raise SettingsError(message) from error

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ops.backtest.records import Ask
-from ops.backtest.runs.work import Done, Failure, Source
+from ops.backtest.runs.work import Done, Failure, ReplaySource
 from ops.show.progress import Board, Show
 from trainer.worker import Worker, WorkerDiedError, WorkerStoppedError, WorkFailedError
 
@@ -65,7 +65,7 @@ def in_order(asks: Sequence[Ask]) -> list[Ask]:
 class Pool:
     """Worker processes for the asks of one backtest."""
 
-    def __init__(self, source: Source, *, jobs: int, rows: int) -> None:
+    def __init__(self, source: ReplaySource, *, jobs: int, rows: int) -> None:
         """Start nothing yet.
 
         Args:
@@ -154,7 +154,7 @@ class Pool:
                 state.finished.append(found)
 
     def _ask(
-        self, at: int, worker: Worker, work: Source | Ask, state: _State, stop: threading.Event
+        self, at: int, worker: Worker, work: ReplaySource | Ask, state: _State, stop: threading.Event
     ) -> Done | Failure | None:
         def told(_what: str, rows: int) -> None:
             with state.lock:

@@ -37,7 +37,7 @@ class Replaying(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ReplaySource:
     """How a worker comes by its log: by a callable that is imported there alone."""
 
     entry: str  # module:callable
@@ -71,7 +71,7 @@ class Failure:
 _opened: list[Replaying] = []  # of this process, one at most
 
 
-def work_on(work: Source | Ask, tell: Callable[..., None]) -> Done | Failure | None:
+def work_on(work: ReplaySource | Ask, tell: Callable[..., None]) -> Done | Failure | None:
     """Open and embed a log (None: it is done), or replay the one that was opened. What goes wrong is data."""
 
     def seen(done: int, rows: int) -> None:
@@ -80,7 +80,7 @@ def work_on(work: Source | Ask, tell: Callable[..., None]) -> Done | Failure | N
 
     ask = work if isinstance(work, Ask) else None
     try:
-        if isinstance(work, Source):
+        if isinstance(work, ReplaySource):
             _opened[:] = [work.open()]
             _opened[0].prepare(seen)
             return None

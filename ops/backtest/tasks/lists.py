@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ops.backtest.log import KEY, Line, Log, check_days, log_of
+from ops.backtest.log import KEY, Log, LogLine, check_days, log_of
 from ops.readers.columns import ID_COLUMNS
 from ops.readers.files import BadRow
 from ops.readers.lists.columns import find_list_columns
@@ -49,7 +49,7 @@ def read_rankings(
     ids = (named["--id"],) if "--id" in named else ID_COLUMNS
     times = (named["--time"],) if "--time" in named else TIME_COLUMNS
     rules, spread = RankRules(), Spread()
-    bad, lines = list[BadRow](), list[Line]()
+    bad, lines = list[BadRow](), list[LogLine]()
     for row in read_lists(path, find_list_columns(path, named), ids=ids, times=times):
         line = row if isinstance(row, BadRow) else _line(row, rules)
         if isinstance(line, BadRow):
@@ -67,14 +67,14 @@ def read_rankings(
     return replace(log_of(path, lines, bad, days), task="rank", tolerance=tolerance, proposal=spread.told)
 
 
-def _line(row: ListRow, rules: RankRules) -> Line | BadRow:
+def _line(row: ListRow, rules: RankRules) -> LogLine | BadRow:
     """A list as its item keeps it, the answer in the same order."""
     answered = row if row.said is not None else replace(row, said=Said(order=(0,)))
     try:
         event = rules.normal(answered.event(_FACTS), KEY)
     except (InvalidAnswerError, WrongShapeError, TooLaboriousError) as error:
         return BadRow(line=row.line, why=str(error))
-    return Line(
+    return LogLine(
         number=row.line,
         time_s=row.moment.time_s,
         time_column=row.moment.column,

@@ -57,7 +57,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class DemoRecord:
     """The whole demo when everything has stopped."""
 
     lanes: Sequence[Measured]
@@ -102,7 +102,7 @@ def cycle_rows(cycles: Sequence[Mapping[str, Any]], planted: str | None) -> list
     ]
 
 
-def build(run: Run) -> dict[str, Any]:
+def build(run: DemoRecord) -> dict[str, Any]:
     """The summary, JSON values alone."""
     found = {
         "settings_changed": dict(run.settings_changed),
@@ -151,7 +151,7 @@ def _answered(measured: Measured) -> Estimate | None:
     return estimate([one.answered for one in measured.judged if one is not None and not one.trained])
 
 
-def broken_claims(run: Run) -> list[str]:
+def broken_claims(run: DemoRecord) -> list[str]:
     """Each claim of the demo that did not hold, as a sentence."""
     named = len(run.lanes) > 1
     found = [f"{one.traffic.lane}: {claim}" if named else claim for one in run.lanes for claim in _broken_in_lane(one)]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ops.demo.tasks.play import DemoTraffic, Request, Source, sha256_of
+from ops.demo.tasks.play import DemoTraffic, Request, TrafficSource, sha256_of
 from ops.demo.traffic.generate import TrafficSettings, generate, to_jsonl
 from ops.readers.classify import TextRow, read_rows
 from ops.readers.columns import Columns, find_columns
@@ -21,12 +21,12 @@ ROWS: Final = 3000
 
 
 class SupportDesk:
-    """Satisfies `ops.demo.tasks.play.Play`."""
+    """Satisfies `ops.demo.tasks.play.DemoTask`."""
 
     lane: Final = Lane("demo", "support")
     late: Final = "a new topic appears"
 
-    def traffic(self, source: Source, file: Path) -> DemoTraffic:
+    def traffic(self, source: TrafficSource, file: Path) -> DemoTraffic:
         """The desk's questions, or a file's texts."""
         skipped: list[BadRow] = []
         if source.file is None:
@@ -87,7 +87,7 @@ def _text(value: TaskInput) -> str:
     return value.text
 
 
-def _read(source: Source, path: Path) -> tuple[list[tuple[str, str]], list[BadRow]]:
+def _read(source: TrafficSource, path: Path) -> tuple[list[tuple[str, str]], list[BadRow]]:
     """The rows in the order of sending. A text that comes again has the answer it had first: it is a recording."""
     try:
         columns = find_columns(path, text=source.text_column, label=source.label_column)

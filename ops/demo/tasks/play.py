@@ -21,7 +21,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class TrafficSource:
     """Where traffic comes from, and how much of it is sent."""
 
     file: Path | None  # None: the seeded generator
@@ -52,7 +52,7 @@ class DemoTraffic:
         return TASKS[self.task](self.terms)
 
 
-class Play(Protocol):
+class DemoTask(Protocol):
     """How one task is played."""
 
     @property
@@ -63,7 +63,7 @@ class Play(Protocol):
     def late(self) -> str:
         """What the generated traffic brings half way, for a person."""
 
-    def traffic(self, source: Source, file: Path) -> DemoTraffic:
+    def traffic(self, source: TrafficSource, file: Path) -> DemoTraffic:
         """Generate or read the requests and write what is sent to `file`.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from ops.demo.tasks.play import DemoTraffic, Request, Source, sha256_of
+from ops.demo.tasks.play import DemoTraffic, Request, TrafficSource, sha256_of
 from ops.demo.traffic.shop import ShopSettings, generate, to_jsonl
 from ops.readers.files import BadRow
 from ops.readers.lists.columns import find_list_columns
@@ -24,12 +24,12 @@ _FILE_TOLERANCE: Final = Tolerance()
 
 
 class Shop:
-    """Satisfies `ops.demo.tasks.play.Play`."""
+    """Satisfies `ops.demo.tasks.play.DemoTask`."""
 
     lane: Final = Lane("demo", "shop")
     late: Final = "a new season's things come in"
 
-    def traffic(self, source: Source, file: Path) -> DemoTraffic:
+    def traffic(self, source: TrafficSource, file: Path) -> DemoTraffic:
         """The shop's lists, or a file's."""
         if source.file is None:
             offers = generate(ShopSettings(seed=source.seed, rows=source.rows or ROWS))
@@ -94,7 +94,7 @@ def _list(value: TaskInput) -> RankInput:
     return value
 
 
-def _read(source: Source, path: Path) -> tuple[list[Request], list[BadRow]]:
+def _read(source: TrafficSource, path: Path) -> tuple[list[Request], list[BadRow]]:
     """The lists in the order of sending. What comes again has the scores it had first: it is a recording."""
     good: list[ListRow] = []
     skipped: list[BadRow] = []

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from ops.demo.tasks.classify import SupportDesk
-from ops.demo.tasks.play import Play
+from ops.demo.tasks.play import DemoTask
 from ops.demo.tasks.rank import Shop
 from store.event import Task
 
-TASKS: Final[Mapping[Task, Play]] = {"classify": SupportDesk(), "rank": Shop()}
+TASKS: Final[Mapping[Task, DemoTask]] = {"classify": SupportDesk(), "rank": Shop()}

@@ -8,7 +8,7 @@ from typing import Any, Final
 import httpx
 
 from ops.demo.measures.measure import Exchange
-from ops.demo.tasks.play import DemoTraffic, Play, Request
+from ops.demo.tasks.play import DemoTask, DemoTraffic, Request
 from store.event import TaskInput, wall_clock_s
 
 CONCURRENCY: Final = 64  # requests in flight, at most
@@ -26,7 +26,7 @@ def schedule_s(requests: int, rate: float, seed: int) -> list[float]:
 class Client:
     """Sends one lane's requests and records what came back."""
 
-    def __init__(self, url: str, traffic: DemoTraffic, play: Play, item_ids: Callable[[TaskInput], str]) -> None:
+    def __init__(self, url: str, traffic: DemoTraffic, play: DemoTask, item_ids: Callable[[TaskInput], str]) -> None:
         """Prepare.
 
         Args:

@@ -15,7 +15,7 @@ from ops.demo.traffic.support_desk import INTENTS, LATE, OFF_TOPIC, OFF_TOPIC_TA
 from store.event import canonical_text
 from store.secrets import unit_hash
 
-Kind = Literal["new", "near_repeat", "repeat"]
+MessageKind = Literal["new", "near_repeat", "repeat"]
 
 _CHOICE: Final = re.compile(r"\(([^()]*)\)")
 _RULE: Final = re.compile(r"\{(\w+)\}")
@@ -55,7 +55,7 @@ class TrafficRow:
     text: str
     label: str  # what the recorded teacher says to this text
     intent: str  # what was meant; the product never sees it
-    kind: Kind
+    kind: MessageKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ def _next_row(
     return _row(_written(text, settings.typo_ratio, rng), intent, "new", settings)
 
 
-def _row(text: str, intent: str, kind: Kind, settings: TrafficSettings) -> TrafficRow:
+def _row(text: str, intent: str, kind: MessageKind, settings: TrafficSettings) -> TrafficRow:
     label = teacher_label(intent, text, confused_ratio=settings.confused_ratio)
     return TrafficRow(text=text, label=label, intent=intent, kind=kind)
 

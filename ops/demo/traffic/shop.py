@@ -72,7 +72,7 @@ class ShopSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class ShopItem:
     """One thing for sale."""
 
     part: str
@@ -113,19 +113,21 @@ def to_jsonl(offers: Sequence[Offer]) -> Iterator[str]:
         yield json.dumps(said, ensure_ascii=False)
 
 
-def _stock(items: int, favour_sd: float, rng: Random) -> list[Item]:
+def _stock(items: int, favour_sd: float, rng: Random) -> list[ShopItem]:
     """So many items, no two alike, shuffled over the parts of the shop."""
-    found: dict[str, Item] = {}
+    found: dict[str, ShopItem] = {}
     while len(found) < items:
         part = rng.choice(tuple(PRODUCTS))
         product, colour, trait = rng.choice(PRODUCTS[part]), rng.choice(COLOURS), rng.choice(TRAITS)
         text = f"{trait} {colour} {rng.choice(MATERIALS)} {product}"
-        item = Item(part=part, product=product, colour=colour, trait=trait, text=text, favour=rng.gauss(0.0, favour_sd))
+        item = ShopItem(
+            part=part, product=product, colour=colour, trait=trait, text=text, favour=rng.gauss(0.0, favour_sd)
+        )
         found.setdefault(text, item)
     return list(found.values())
 
 
-def _offer(shelves: Sequence[Item], settings: ShopSettings, rng: Random) -> Offer:
+def _offer(shelves: Sequence[ShopItem], settings: ShopSettings, rng: Random) -> Offer:
     part = rng.choice(tuple(PRODUCTS))
     product, colour, trait = rng.choice(PRODUCTS[part]), rng.choice(COLOURS), rng.choice(TRAITS)
     use = rng.choice(USES[part])
@@ -149,7 +151,7 @@ def _offer(shelves: Sequence[Item], settings: ShopSettings, rng: Random) -> Offe
     )
 
 
-def _score(query: str, part: str, wishes: set[str], item: Item, settings: ShopSettings) -> float:
+def _score(query: str, part: str, wishes: set[str], item: ShopItem, settings: ShopSettings) -> float:
     """The teacher's score: a function of the words and the item alone."""
     fit = settings.fit
     fits = (
