@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from serve.settings import BudgetSettings
 from serve.teacher.client import Answered, Invalid, Reply
 from store.buffer.item import Entry
-from store.buffer.ledger import Application, Counters
-from store.buffer.ledger import Slot as LogSlot
+from store.buffer.ledger import Application, Counters, LogSlot
 from store.buffer.memory import MemoryBuffer
 from store.event import Escalation, Lane, TaskInput, TeacherAnswer, Usage
 from store.policy import Allowance, outright_calls

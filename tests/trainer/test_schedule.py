@@ -717,7 +717,7 @@ def test_what_a_cycle_took_is_in_the_books_once_even_where_redis_was_away_at_its
 ) -> None:
     def meanwhile() -> None:
         world.now_s += 90.0
-        world.trainer._purse._books = Away()  # type: ignore[assignment] # a stand-in
+        world.trainer._training_books._books = Away()  # type: ignore[assignment] # a stand-in
 
     books = Books(redis_client)
     world.fill(40)
