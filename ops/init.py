@@ -4,19 +4,18 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from ops.settings import SETTINGS_NAME, example_toml
 from ops.tasks import TASKS
+from serve.teacher.ask.prompts import TeacherKind
 from store.errors import SettingsError
 from store.event import Task
 from store.registry.durable import create, make_folder, replace
 from store.registry.signing import PUBLIC_SUFFIX, SigningKey
 from store.secrets import DataSecret
-
-TeacherKind = Literal["chat", "rerank"]
 
 KEY_NAMES: Final = ("trainer", "operator")
 

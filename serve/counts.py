@@ -8,7 +8,7 @@ from store.control import REMEMBERED_REQUESTS, REMEMBERED_S, Heartbeat
 from store.money.deeds import Deeds, call_of
 from store.money.tally import Tally
 
-ServedBy = Literal["student", "teacher", "nobody"]
+CountedAs = Literal["student", "teacher", "nobody"]
 _BUSY = "overloaded"  # the code of a refusal that `shed` counts
 
 
@@ -25,7 +25,7 @@ class Counts:
         self._unread = 0
         self._recent: deque[tuple[float, bool]] = deque(maxlen=REMEMBERED_REQUESTS)
 
-    def add(self, *, now_s: float, served_by: ServedBy, withheld: bool, chars: int = 0, code: str = "") -> None:
+    def add(self, *, now_s: float, served_by: CountedAs, withheld: bool, chars: int = 0, code: str = "") -> None:
         """Count one question.
 
         Args:

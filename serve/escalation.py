@@ -21,7 +21,7 @@ from store.student.loaded import Opinion
 
 ServedBy = Literal["student", "teacher"]
 Degraded = Literal["teacher_down", "teacher_busy", "invalid_answer", "escalation_dropped", "budget_unavailable"]
-Fault = Literal["teacher_down", "teacher_busy", "invalid_answer"]  # of the teacher
+TeacherFault = Literal["teacher_down", "teacher_busy", "invalid_answer"]  # of the teacher
 
 _NOTHING_USED: Final = Usage()
 

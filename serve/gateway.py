@@ -11,8 +11,8 @@ from functools import partial
 from math import ceil
 from typing import Any, Final, assert_never
 
-from serve.counts import Counts, ServedBy
-from serve.escalation import Answer, Common, Degraded, Fault, Question, Refusal, Seen, build_event, of_student
+from serve.counts import CountedAs, Counts
+from serve.escalation import Answer, Common, Degraded, Question, Refusal, Seen, TeacherFault, build_event, of_student
 from serve.metrics import ServeMetrics
 from serve.request.admission import OverloadedError, Shed, TeacherTurns
 from serve.request.parts import EventSink, Forward, Teaches
@@ -238,7 +238,7 @@ class LaneService:
                 assert_never(reply)
 
     def _without_teacher(
-        self, question: Question, seen: Seen, decision: Decision, why: Fault, usage: Usage
+        self, question: Question, seen: Seen, decision: Decision, why: TeacherFault, usage: Usage
     ) -> Answer | Refusal:
         """The student's answer, or none: who forces the teacher wants no other."""
         if (opinion := seen.opinion) is not None and not question.forced:
@@ -342,7 +342,7 @@ class LaneService:
 
     def _count(self, found: Answer | Refusal, question: Question, decision: Decision, seconds: float) -> None:
         reason = decision.reason or "trusted"
-        served_by: ServedBy = found.served_by if isinstance(found, Answer) else "nobody"
+        served_by: CountedAs = found.served_by if isinstance(found, Answer) else "nobody"
         degraded = (found.degraded or "no") if isinstance(found, Answer) else found.code
         self._metrics.answers.labels(*self._labels, served_by, reason, degraded).inc()
         self._metrics.request_seconds.labels(*self._labels, served_by).observe(seconds)

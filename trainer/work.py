@@ -10,14 +10,12 @@ from store.control import CycleKind
 from store.cycles.signs import Stage
 from store.event import Lane, Task
 from store.money.reckon import Prices
-from store.policy import PolicyName
+from store.policy import Metric, PolicyName
 from store.registry.manifest import Verdict
 from store.tasks.rules import TaskRules
 from store.tasks.tasks import TASKS, LaneTerms
 from trainer.judge.gate import GateLimits
 from trainer.snapshot import SplitSettings
-
-Metric = Literal["accuracy", "balanced_accuracy"]
 
 Tell = Callable[[Stage, float | None], None]
 """Told of the stage that a cycle is at, and of how much of it is done, where that is known."""

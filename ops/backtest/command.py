@@ -15,7 +15,7 @@ from ops.backtest.findings import Finished, Measure, assemble, measure_of, point
 from ops.backtest.log import Log
 from ops.backtest.options import Options
 from ops.backtest.recommend import headline, recommend, settings_toml
-from ops.backtest.records import Answers, Ask, Backtest, Prices
+from ops.backtest.records import Answers, Ask, Backtest, BacktestPrices
 from ops.backtest.report.charts import charts
 from ops.backtest.report.page import write_page
 from ops.backtest.report.published import PublishedScore, read_published
@@ -87,7 +87,7 @@ def run_backtest(options: Options, show: Show) -> Result:
     named, encoder = _encoder(options, settings)
     asks = in_order(_asks(options, log, settings, lane))
     price = options.usd_per_call if options.usd_per_call is not None else _usd_per_call(lane, log)
-    prices = Prices(usd_per_call=price, usd_per_training_hour=options.usd_per_training_hour)
+    prices = BacktestPrices(usd_per_call=price, usd_per_training_hour=options.usd_per_training_hour)
     kept = _Kept(measure=measure_of(log, asks[0].metric), finished=[], first={})
     source = ReplaySource(
         entry=options.replay,
@@ -262,7 +262,7 @@ def _usd_per_call(lane: LaneSection | None, log: Log) -> float:
     return (asked * teacher.input_usd_per_mtok + said * teacher.output_usd_per_mtok) / _CHARS_PER_TOKEN / 1e6
 
 
-def _found(log: Log, kept: _Kept, prices: Prices, *, complete: bool) -> Backtest:
+def _found(log: Log, kept: _Kept, prices: BacktestPrices, *, complete: bool) -> Backtest:
     points = points_of(kept.finished, kept.measure, prices, log.days)
     steps = steps_of(kept.finished, kept.measure, prices, log.days)
     runs = [one.run for one in kept.finished]

@@ -25,7 +25,17 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ops.backtest.log import Log
-from ops.backtest.records import Answers, Backtest, HardTopic, Interval, Point, Prices, Recommendation, Run, Step
+from ops.backtest.records import (
+    Answers,
+    Backtest,
+    BacktestPrices,
+    HardTopic,
+    Interval,
+    Point,
+    Recommendation,
+    Run,
+    Step,
+)
 from store.policy import Metric
 from trainer.judge.intervals import wilson
 
@@ -133,13 +143,13 @@ def paired_interval(differences: Floats, weights: Floats) -> Interval:
     return Interval(mean=mean, low=mean - half, high=mean + half)
 
 
-def points_of(finished: Iterable[Finished], measure: Measure, prices: Prices, days: float) -> list[Point]:
+def points_of(finished: Iterable[Finished], measure: Measure, prices: BacktestPrices, days: float) -> list[Point]:
     """One point for each budget, the smallest first."""
     groups = _by_budget(finished)
     return [_point(budget, groups[budget], measure, prices, days) for budget in sorted(groups)]
 
 
-def steps_of(finished: Iterable[Finished], measure: Measure, prices: Prices, days: float) -> list[Step]:
+def steps_of(finished: Iterable[Finished], measure: Measure, prices: BacktestPrices, days: float) -> list[Step]:
     """What each budget buys over the one before it, from the seeds that both were run with.
 
     No step leads to a budget that bought no more calls than the one before: a promise may need no more of them.
@@ -175,7 +185,7 @@ def steps_of(finished: Iterable[Finished], measure: Measure, prices: Prices, day
 def assemble(
     log: Log,
     measure: Measure,
-    prices: Prices,
+    prices: BacktestPrices,
     finished: Sequence[Finished],
     topics: Sequence[HardTopic],
     recommendation: Recommendation | None,
@@ -232,7 +242,7 @@ def _by_budget(finished: Iterable[Finished]) -> dict[int, dict[int, Finished]]:
     return groups
 
 
-def _point(budget: int, group: dict[int, Finished], measure: Measure, prices: Prices, days: float) -> Point:
+def _point(budget: int, group: dict[int, Finished], measure: Measure, prices: BacktestPrices, days: float) -> Point:
     runs = [group[seed].run for seed in sorted(group)]
     calls = float(np.mean([run.calls for run in runs]))
     training_usd = float(np.mean([run.training_cpu_s for run in runs])) / _HOUR_S * prices.usd_per_training_hour

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ops.backtest.findings import Measure
-from ops.backtest.records import Ask, Backtest, Interval, Point, Prices, Recommendation, Run, Step
+from ops.backtest.records import Ask, Backtest, BacktestPrices, Interval, Point, Recommendation, Run, Step
 from ops.backtest.report.words import span
 from ops.money.dollars import usd
 
@@ -24,7 +24,12 @@ _YEAR_DAYS: Final = 365.0
 
 
 def recommend(
-    points: Sequence[Point], steps: Sequence[Step], runs: Sequence[Run], measure: Measure, prices: Prices, days: float
+    points: Sequence[Point],
+    steps: Sequence[Step],
+    runs: Sequence[Run],
+    measure: Measure,
+    prices: BacktestPrices,
+    days: float,
 ) -> Recommendation:
     """The setting to start with.
 

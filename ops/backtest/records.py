@@ -9,7 +9,7 @@ from store.policy import Metric, PolicyName
 from store.tasks.rank import Tolerance
 
 
-class Prices(msgspec.Struct, frozen=True, kw_only=True):
+class BacktestPrices(msgspec.Struct, frozen=True, kw_only=True):
     """What things cost, in dollars."""
 
     usd_per_call: float  # of the teacher
@@ -189,7 +189,7 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
     teacher_usd_per_day: float
     metric: Metric
     target: float | None
-    prices: Prices
+    prices: BacktestPrices
     points: list[Point]
     steps: list[Step]
     hard_topics: list[HardTopic]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ops.readers.files import BadRow
-from ops.readers.rows import LogRow, Published, Told
+from ops.readers.rows import LogRow, PublishedRows, Told
 from ops.reports import ImportReport
 from store.buffer.ledger import BEGINNING, LogSlot
 from store.errors import LogUnavailableError, TooLaboriousError
@@ -133,7 +133,7 @@ def to_event(row: LogRow, lane: ImportLane, at_s: float) -> Escalation:
         TooLaboriousError: the question cannot be redacted.
         InvalidAnswerError, WrongShapeError: the answer is none that the lane takes.
     """
-    facts = Published(
+    facts = PublishedRows(
         id=str(uuid.uuid5(_NAMESPACE, f"{lane.lane}\x1f{row.key}")),
         time=utc(at_s),
         lane=lane.lane,

@@ -9,7 +9,7 @@ from typing import Any, Final
 from ops.readers.chats import has_system
 from ops.readers.columns import Columns, find_columns, id_of, label_of, nothing_in, text_of, value_at
 from ops.readers.files import BadRow, rows_of
-from ops.readers.rows import Published, Told, key_of
+from ops.readers.rows import PublishedRows, Told, key_of
 from ops.readers.times import moment_of
 from store.answers.rules import NO_RULES, Rules
 from store.errors import InvalidAnswerError
@@ -38,7 +38,7 @@ class TextRow:
     label: str
     time_s: float | None
 
-    def event(self, facts: Published) -> ClassifyEscalation:
+    def event(self, facts: PublishedRows) -> ClassifyEscalation:
         """See `LogRow`."""
         return ClassifyEscalation(
             id=facts.id,

@@ -14,7 +14,7 @@ _MOST_IDS: Final = 1_000_000  # that are remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class PublishedRows:
     """What an import says of a row's event, whatever its task."""
 
     id: str
@@ -40,7 +40,7 @@ class LogRow(Protocol):
     def time_s(self) -> float | None:
         """When it was, Unix seconds; None: it does not say."""
 
-    def event(self, facts: Published) -> Escalation:
+    def event(self, facts: PublishedRows) -> Escalation:
         """The escalation that the row stands for, its question as it stands there: to be redacted."""
 
 

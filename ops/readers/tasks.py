@@ -12,16 +12,16 @@ from store.errors import SettingsError
 from store.event import Task
 
 
-class Reading(NamedTuple):
+class Opening(NamedTuple):
     """How a task's logs are opened."""
 
     flags: tuple[str, ...]  # that name a column
     open: Callable[[Path, Mapping[str, str], Collection[str], Rules], Reader]
 
 
-TASKS: Final[Mapping[Task, Reading]] = {
-    "classify": Reading(("--text", "--label"), TextReader.open),
-    "rank": Reading(("--query", "--documents", "--scores", "--order", "--query-id"), ListReader.open),
+TASKS: Final[Mapping[Task, Opening]] = {
+    "classify": Opening(("--text", "--label"), TextReader.open),
+    "rank": Opening(("--query", "--documents", "--scores", "--order", "--query-id"), ListReader.open),
 }
 
 

@@ -31,14 +31,14 @@ _LIKE_ISO: Final = re.compile(
     r" ?(UTC|GMT|Z|utc|gmt|z)?(?:\[[A-Za-z_/+-]{1,40}\])?"
 )
 
-Fault = Literal["none", "naive", "unreadable", "outside"]
+TimeFault = Literal["none", "naive", "unreadable", "outside"]
 
 
 class Moment(NamedTuple):
     """A row's event time."""
 
     time_s: float | None  # Unix seconds; None: there is a fault
-    fault: Fault | None = None
+    fault: TimeFault | None = None
     column: str | None = None  # where the row has anything that may be a time
 
 
@@ -57,7 +57,7 @@ def moment_of(row: Mapping[str, Any], names: tuple[str, ...] = TIME_COLUMNS) -> 
     return first or Moment(None, "none")
 
 
-def _read(value: Any) -> tuple[float | None, Fault | None]:
+def _read(value: Any) -> tuple[float | None, TimeFault | None]:
     if isinstance(value, Mapping) and len(value) == 1:  # as MongoDB exports it
         value = value.get("$date")
     if isinstance(value, str):
@@ -67,7 +67,7 @@ def _read(value: Any) -> tuple[float | None, Fault | None]:
     return None, "unreadable"
 
 
-def _of_number(value: float) -> tuple[float | None, Fault | None]:
+def _of_number(value: float) -> tuple[float | None, TimeFault | None]:
     """Unix time by its size. Below 1973 it is a date as 20260101, a day of Excel, or a place in the file."""
     unit = next((unit for below, unit in _UNITS if value < below), None)
     if unit is None or not value >= _SECONDS_FROM:
@@ -75,7 +75,7 @@ def _of_number(value: float) -> tuple[float | None, Fault | None]:
     return value / unit, None
 
 
-def _of_words(value: str) -> tuple[float | None, Fault | None]:
+def _of_words(value: str) -> tuple[float | None, TimeFault | None]:
     try:
         read = datetime.fromisoformat(_in_iso(value))
     except ValueError:

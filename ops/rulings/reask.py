@@ -15,7 +15,7 @@ import redis
 
 from ops.exits import RefusedError
 from ops.open_log import ensure_topics, open_appender
-from ops.rulings.sample import Asked, Quote, SampledQuestion
+from ops.rulings.sample import AskedAgain, Quote, SampledQuestion
 from ops.sections import LaneSection
 from ops.site import Site
 from ops.wiring.lanes import lane_ledger, lane_settings
@@ -56,7 +56,7 @@ def quote(section: LaneSection, found: Sequence[SampledQuestion], of: int) -> Qu
 
 def ask_again(
     site: Site, client: redis.Redis, section: LaneSection, found: Sequence[SampledQuestion], *, seen: Callable[[], None]
-) -> Asked:
+) -> AskedAgain:
     """Ask, count each call in the lane's budget and its books, and publish what was said.
 
     Args:
@@ -217,7 +217,7 @@ def _publish(
     return rules.said(rules.normal(event, key))
 
 
-def _judged(rules: TaskRules, found: Sequence[SampledQuestion], replies: Sequence[tuple[Reply, str]]) -> Asked:
+def _judged(rules: TaskRules, found: Sequence[SampledQuestion], replies: Sequence[tuple[Reply, str]]) -> AskedAgain:
     """How many answers are as before: those with which the teacher, by the lane's rules, does not contradict itself."""
     answered = [
         (question.said, said)
@@ -231,7 +231,7 @@ def _judged(rules: TaskRules, found: Sequence[SampledQuestion], replies: Sequenc
     differing = [(before, now) for before, now in answered if rules.conflicted({before: 1, now: 1})]
     agreed = len(answered) - len(differing)
     low, high = wilson(agreed, len(answered))
-    return Asked(
+    return AskedAgain(
         sample=Sample(asked=len(answered), agreed=agreed, low=low, high=high),
         differing=tuple(differing) if rules.most_said is None else (),
         unanswered=unanswered,

@@ -29,7 +29,7 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class AskedAgain:
     """What came of it."""
 
     sample: Sample

@@ -19,7 +19,7 @@ from serve.teacher.ask.tasks import asking_of
 from serve.teacher.audit import Audits, keyed_draw
 from serve.teacher.budget import Budget
 from serve.teacher.client import Teacher
-from serve.teacher.faults import REASONS, Reason
+from serve.teacher.faults import REASONS, FaultReason
 from store.event import TaskInput, new_event_id
 from store.money.tally import Tally
 from store.tasks.tasks import TASKS as RULES
@@ -39,7 +39,7 @@ class OpenLane:
     follow: Follow
 
     @property
-    def unready(self) -> Reason | None:
+    def unready(self) -> FaultReason | None:
         """What the teacher refuses, where that takes the lane out: a wrong key, or whatever leaves nobody to answer."""
         refused = self.teacher.refused
         cold = self.service.slots.current is None

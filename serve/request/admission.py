@@ -33,7 +33,7 @@ class OverloadedError(Exception):
         self.retry_after_s = max(1, ceil(wait_s))
 
 
-class Pace(Protocol):
+class ReadingPace(Protocol):
     """How fast the student reads."""
 
     @property
@@ -53,7 +53,7 @@ class Pace(Protocol):
 class StudentLine:
     """Requests that a device's students have still to read, in tokens."""
 
-    pace: Pace
+    pace: ReadingPace
     wait_s: float  # a request that would wait longer is refused
     _tickets: set[Ticket] = field(default_factory=set)
 

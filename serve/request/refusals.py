@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from serve.escalation import Fault, Refusal
+from serve.escalation import Refusal, TeacherFault
 from serve.request.admission import OverloadedError
 
 _UNKNOWN_S: Final = 1  # a lease is asked for again after this
@@ -26,7 +26,7 @@ def not_paid(*, budget_known: bool) -> Refusal:
     return Refusal(status=503, code="budget_unavailable", message=message, retry_after_s=_UNKNOWN_S)
 
 
-def not_taught(why: Fault, wait_s: float) -> Refusal:
+def not_taught(why: TeacherFault, wait_s: float) -> Refusal:
     """The teacher gave no answer, or would give it too late; `wait_s` is for a turn."""
     match why:
         case "teacher_busy":

@@ -15,7 +15,7 @@ import openai
 from serve.settings import TeacherSettings
 from serve.teacher.ask.asking import Asking, Call, Signal, Tab
 from serve.teacher.breaker import Breaker
-from serve.teacher.faults import Fault, Reason, fault_of
+from serve.teacher.faults import CallFault, FaultReason, fault_of
 from serve.teacher.wire import FLIGHT, Flight, http_client, time_outs
 from store.errors import AnswerFault, InvalidAnswerError
 from store.event import TaskInput, TeacherAnswer, Usage
@@ -95,7 +95,7 @@ class Teacher:
             ),
         )
         self._options = _options(settings.parameters)
-        self._refused: Reason | None = None
+        self._refused: FaultReason | None = None
         self._say_again_s = 0.0
         self._turns = asyncio.Semaphore(settings.concurrency)
         self._stopping = False
@@ -112,7 +112,7 @@ class Teacher:
         return not self._breaker.is_open(self._monotonic())
 
     @property
-    def refused(self) -> Reason | None:
+    def refused(self) -> FaultReason | None:
         """What of our settings the endpoint does not take, until it answers again; None: nothing that is known."""
         return self._refused
 
@@ -217,7 +217,7 @@ class Teacher:
         self._breaker.succeeded()
         self._refused = None
 
-    def _failed(self, fault: Fault, *, paid: bool) -> Unavailable:
+    def _failed(self, fault: CallFault, *, paid: bool) -> Unavailable:
         """Say what went wrong, and let the breaker know whose fault it was; `paid`: calls before it were answered."""
         now_s = self._monotonic()
         match fault.whose:

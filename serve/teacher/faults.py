@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-Reason = Literal["key", "model", "address", "parameters", "quota"]
+FaultReason = Literal["key", "model", "address", "parameters", "quota"]
 Whose = Literal["request", "teacher", "settings"]
 
-REASONS: Final[Mapping[Reason, str]] = {
+REASONS: Final[Mapping[FaultReason, str]] = {
     "key": "the endpoint refuses the API key: renew it in the variable that lanes.teacher.api_key_env names",
     "model": "the endpoint has no such model or path: see lanes.teacher.model and lanes.teacher.base_url",
     "address": "the endpoint is elsewhere: see lanes.teacher.base_url",
@@ -37,7 +37,7 @@ _NEVER_SENT: Final = (
 _FREE: Final = frozenset(
     {400, 401, 402, 404, 405, 407, 410, 411, 413, 414, 415, 417, 421, 422, 426, 428, 429, 431, 503}
 )
-_SETTINGS: Final[Mapping[int, Reason]] = {
+_SETTINGS: Final[Mapping[int, FaultReason]] = {
     401: "key",
     402: "quota",
     404: "model",
@@ -45,7 +45,7 @@ _SETTINGS: Final[Mapping[int, Reason]] = {
     407: "address",
     410: "model",
 }
-_CODES: Final[Mapping[str, Reason]] = {
+_CODES: Final[Mapping[str, FaultReason]] = {
     **dict.fromkeys(
         (
             "invalid_api_key",
@@ -77,7 +77,7 @@ _MOST_BODY: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class CallFault:
     """One failed call."""
 
     detail: str  # for a log; quotes neither the question nor the answer
@@ -85,10 +85,10 @@ class Fault:
     billed: bool  # it may have been
     again: bool = False  # it may be sent again
     wait_s: float | None = None  # before that, as the endpoint asks; None: it does not say
-    reason: Reason | None = None  # with the settings' fault
+    reason: FaultReason | None = None  # with the settings' fault
 
 
-def fault_of(error: Exception, *, sent: bool) -> Fault:
+def fault_of(error: Exception, *, sent: bool) -> CallFault:
     """The fault behind an exception of the client.
 
     Args:
@@ -100,12 +100,12 @@ def fault_of(error: Exception, *, sent: bool) -> Fault:
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
     name = type(cause or error).__name__
     if isinstance(cause, _NEVER_SENT) or (isinstance(error, openai.APIConnectionError) and not sent):
-        return Fault(detail=name, whose="teacher", billed=False, again=True)
+        return CallFault(detail=name, whose="teacher", billed=False, again=True)
     ours = not sent and not isinstance(error, openai.OpenAIError | TimeoutError)
-    return Fault(detail=name, whose="request" if ours else "teacher", billed=sent)
+    return CallFault(detail=name, whose="request" if ours else "teacher", billed=sent)
 
 
-def fault_of_status(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
+def fault_of_status(status: int, headers: Mapping[str, str], body: bytes) -> CallFault:
     """The fault behind an answer that is none."""
     codes = frozenset(_codes(body))
     filtered = any(mark in code for code in codes for mark in _FILTERS)
@@ -116,7 +116,7 @@ def fault_of_status(status: int, headers: Mapping[str, str], body: bytes) -> Fau
     if status not in {_BAD_REQUEST, _FORBIDDEN, _TOO_MANY}:
         reason = _SETTINGS.get(status)
     if status in _REDIRECTS:
-        return Fault(
+        return CallFault(
             detail=f"{detail}, to {_host(headers)}: not followed; if that is right, set lanes.teacher.base_url to it",
             whose="settings",
             billed=True,
@@ -124,16 +124,16 @@ def fault_of_status(status: int, headers: Mapping[str, str], body: bytes) -> Fau
         )
     billed = status not in _FREE or (filtered and status == _BAD_REQUEST)
     if reason is not None:
-        return Fault(
+        return CallFault(
             detail=f"{detail}: {REASONS[reason]}",
             whose="settings",
             billed=status != _FORBIDDEN and billed,
             reason=reason,
         )
     if status in {_TOO_MANY, _UNAVAILABLE}:
-        return Fault(detail=detail, whose="teacher", billed=False, again=True, wait_s=_retry_after_s(headers))
+        return CallFault(detail=detail, whose="teacher", billed=False, again=True, wait_s=_retry_after_s(headers))
     whose: Whose = "request" if 400 <= status < 500 else "teacher"  # noqa: PLR2004
-    return Fault(detail=detail, whose=whose, billed=billed)
+    return CallFault(detail=detail, whose=whose, billed=billed)
 
 
 def _codes(body: bytes) -> Iterator[str]:

@@ -18,7 +18,7 @@ _WINDOW_BITS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _NOT_PASSED_ON: Final = frozenset({"content-encoding", "content-length", "transfer-encoding", "set-cookie"})
 
 
-class UnreadableError(httpx2.TransportError):
+class UnreadableAnswerError(httpx2.TransportError):
     """An answer came that is too large, or packed in a way that does not unpack. It may have been billed."""
 
 
@@ -105,7 +105,7 @@ async def _read(response: httpx2.Response, most_bytes: int) -> bytes:
         packed += chunk
         if len(packed) > most_bytes:
             message = f"an answer of more than {most_bytes} bytes"
-            raise UnreadableError(message)
+            raise UnreadableAnswerError(message)
     return bytes(packed) if not codings or not packed else _unpacked(bytes(packed), codings, most_bytes)
 
 
@@ -113,7 +113,7 @@ def _unpacked(packed: bytes, codings: list[str], most_bytes: int) -> bytes:
     """We ask for none, and some pack all the same: gzip and deflate are read."""
     if len(codings) > 1 or codings[0] not in _WINDOW_BITS:
         message = "an answer that is packed in a way that was not asked for"
-        raise UnreadableError(message)
+        raise UnreadableAnswerError(message)
     bits = [_WINDOW_BITS[codings[0]]]
     if codings[0] == "deflate":
         bits.append(-15)  # as some send it, without a header
@@ -126,6 +126,6 @@ def _unpacked(packed: bytes, codings: list[str], most_bytes: int) -> bytes:
         if opened.eof:
             return body
         message = f"an answer that is cut off, or of more than {most_bytes} bytes unpacked"
-        raise UnreadableError(message)
+        raise UnreadableAnswerError(message)
     message = "an answer that does not unpack"
-    raise UnreadableError(message)
+    raise UnreadableAnswerError(message)

@@ -6,12 +6,12 @@ from typing import Any
 from ops.backtest.findings import Finished, assemble, measure_of, points_of, steps_of
 from ops.backtest.log import Log
 from ops.backtest.recommend import recommend
-from ops.backtest.records import Ask, Backtest, HardTopic, Interval, Point, Prices
+from ops.backtest.records import Ask, Backtest, BacktestPrices, HardTopic, Interval, Point
 from store.policy import Metric
 from tests.ops.fake_replay import made_log, replayed
 
 BUDGETS = (50, 100, 200, 450, 850)
-PRICES = Prices(usd_per_call=0.001, usd_per_training_hour=0.05)
+PRICES = BacktestPrices(usd_per_call=0.001, usd_per_training_hour=0.05)
 TOPICS = [
     HardTopic(name="late <parcel>", rows=120, escalated_ratio=0.6, agreement=0.61),
     HardTopic(name="second factor", rows=40, escalated_ratio=0.4, agreement=None),
@@ -32,7 +32,7 @@ def runs(
 
 
 def backtest(
-    folder: Path, *, gold: bool = True, prices: Prices = PRICES, complete: bool = True, **more: Any
+    folder: Path, *, gold: bool = True, prices: BacktestPrices = PRICES, complete: bool = True, **more: Any
 ) -> Backtest:
     """A whole backtest; its log is written into the folder."""
     log = made_log(folder, gold=gold)

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from msgspec.structs import replace
 
 from ops.backtest.recommend import headline
-from ops.backtest.records import Backtest, Prices
+from ops.backtest.records import Backtest, BacktestPrices
 from ops.backtest.report.charts import charts
 from ops.backtest.report.gains import per_unit, unit_usd
 from ops.backtest.report.page import page
@@ -18,7 +18,7 @@ from ops.show.canvas import draw_figure
 from store.errors import SettingsError
 from tests.ops.backtests import backtest
 
-FREE = Prices(usd_per_call=0.0, usd_per_training_hour=0.0)
+FREE = BacktestPrices(usd_per_call=0.0, usd_per_training_hour=0.0)
 
 
 def drawn(found: Backtest, path: Path, published: tuple[PublishedScore, ...] = ()) -> bytes:

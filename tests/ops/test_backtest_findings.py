@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ops.backtest.findings import Measure, assemble, mean_interval, measure_of, paired_interval, points_of, steps_of
 from ops.backtest.log import ColumnNames, read_log
-from ops.backtest.records import Prices
+from ops.backtest.records import BacktestPrices
 from tests.ops.backtests import PRICES, runs
 from tests.ops.fake_replay import LABELS, made_log
 from trainer.judge.intervals import wilson
@@ -135,7 +135,9 @@ def test_a_step_is_priced_by_what_it_costs_more(tmp_path: Path) -> None:
     assert step.gain_per_usd_day is not None
     assert step.gain_per_usd_day.mean == pytest.approx(step.gain.mean / step.usd_per_day)
     assert step.gain_per_100_calls.low == pytest.approx(step.gain.low / 1.5)
-    free = steps_of(found, measure_of(log, "accuracy"), Prices(usd_per_call=0, usd_per_training_hour=0.05), log.days)
+    free = steps_of(
+        found, measure_of(log, "accuracy"), BacktestPrices(usd_per_call=0, usd_per_training_hour=0.05), log.days
+    )
     assert free[0].gain_per_usd_day is None
 
 

@@ -9,13 +9,13 @@ from msgspec import structs
 from msgspec.structs import replace
 
 from ops.backtest.recommend import settings_toml
-from ops.backtest.records import Prices
+from ops.backtest.records import BacktestPrices
 from ops.backtest.report.charts import calls_over_time, curve, prices
 from ops.backtest.report.page import page, write_page
 from tests.ops.backtests import backtest, interval
 from tests.ops.pages import assert_offline, assert_well_formed, heights
 
-FREE = Prices(usd_per_call=0.0, usd_per_training_hour=0.05)
+FREE = BacktestPrices(usd_per_call=0.0, usd_per_training_hour=0.05)
 CASES: list[dict[str, Any]] = [
     {},
     {"gold": False},
@@ -54,7 +54,7 @@ def test_the_first_sentence_is_what_is_saved_and_what_it_costs(tmp_path: Path) -
 
 
 def test_a_manager_finds_cost_break_even_and_the_price_of_one_more_dollar(tmp_path: Path) -> None:
-    dear = page(backtest(tmp_path, prices=Prices(usd_per_call=0.02, usd_per_training_hour=0.05)))
+    dear = page(backtest(tmp_path, prices=BacktestPrices(usd_per_call=0.02, usd_per_training_hour=0.05)))
     assert "What one more dollar a day buys" in dear
     assert re.search(r"From the recommended setting on, one more dollar a day buys \+\d+\.\d \[", dear)
     assert re.search(r"one dollar a day less costs \+\d+\.\d \[", dear)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ops.backtest.findings import Finished, assemble, measure_of, points_of, steps_of
 from ops.backtest.log import Log
 from ops.backtest.recommend import headline, recommend, settings_toml
-from ops.backtest.records import Answers, Ask, Backtest, Prices, Run
+from ops.backtest.records import Answers, Ask, Backtest, BacktestPrices, Run
 from ops.backtest.replay import DEFAULT_CYCLE, DEFAULT_SCHEDULE, Replay
 from ops.backtest.report.page import page
 from ops.backtest.report.tables import compared
@@ -177,7 +177,7 @@ def test_a_log_without_any_answer_is_refused(folder: Path) -> None:
 
 
 def whole(folder: Path, found: Run, answers: Answers) -> Backtest:
-    log, prices = log_of(folder, lists(), epsilon=0.1), Prices(usd_per_call=0.0, usd_per_training_hour=0.05)
+    log, prices = log_of(folder, lists(), epsilon=0.1), BacktestPrices(usd_per_call=0.0, usd_per_training_hour=0.05)
     measure = measure_of(log, "accuracy")
     finished = [Finished(run=found, right=measure.right(answers))]
     points, steps = points_of(finished, measure, prices, log.days), steps_of(finished, measure, prices, log.days)

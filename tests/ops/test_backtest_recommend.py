@@ -11,13 +11,13 @@ from msgspec.structs import replace
 
 from ops.backtest.findings import Measure
 from ops.backtest.recommend import break_even_days, chosen, headline, recommend, settings_toml, share, signed
-from ops.backtest.records import Interval, Point, Prices, Recommendation, Run, Slice
+from ops.backtest.records import BacktestPrices, Interval, Point, Recommendation, Run, Slice
 from ops.money.dollars import usd
 from ops.sections import BudgetSection, LaneSection, PromiseSection, TrainerSection
 from tests.ops.backtests import PRICES, backtest, interval, point, runs
 from tests.ops.fake_replay import made_log
 
-FREE = Prices(usd_per_call=0.0, usd_per_training_hour=0.05)
+FREE = BacktestPrices(usd_per_call=0.0, usd_per_training_hour=0.05)
 KNEE = [
     point(100, 0.50, away=-0.20),
     point(300, 0.64, away=-0.06),

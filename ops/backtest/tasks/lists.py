@@ -13,14 +13,14 @@ from ops.readers.lists.columns import find_list_columns
 from ops.readers.lists.rows import ListRow, read_lists
 from ops.readers.lists.spread import Spread
 from ops.readers.lists.values import Said
-from ops.readers.rows import Published
+from ops.readers.rows import PublishedRows
 from ops.readers.times import TIME_COLUMNS
 from store.errors import InvalidAnswerError, SettingsError, TooLaboriousError, WrongShapeError
 from store.event import EscalationCause, Lane, utc
 from store.tasks.rank import RankRules, Tolerance
 
 _PLAIN_EPSILON: Final = 0.05  # where no score says how large a tolerance is
-_FACTS: Final = Published(
+_FACTS: Final = PublishedRows(
     id=str(uuid.UUID("0b6f0a0e-52cf-5a7b-8e52-8d4b3d4f6a77")),
     time=utc(1_767_225_600.0),
     lane=Lane("backtest", "log"),

@@ -7,8 +7,8 @@ import typer
 
 from ops.cli.options import EPILOG, Output
 from ops.cli.output import Format, emit_json, emit_table
-from ops.init import TeacherKind
 from ops.init import init as prepare
+from serve.teacher.ask.prompts import TeacherKind
 
 app = typer.Typer()
 

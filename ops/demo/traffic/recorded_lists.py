@@ -32,7 +32,7 @@ class _Scores(msgspec.Struct, frozen=True):
     scores: list[float]
 
 
-class _Row(msgspec.Struct, frozen=True):
+class _ListRow(msgspec.Struct, frozen=True):
     query: str
     documents: Annotated[list[str], msgspec.Meta(min_length=1)]
     teacher: _Scores
@@ -52,7 +52,7 @@ def read_lists(path: Path) -> Table:
         raise SettingsError(message) from error
     for number, line in enumerate(lines, 1):
         try:
-            row = msgspec.json.decode(line, type=_Row)
+            row = msgspec.json.decode(line, type=_ListRow)
             scores = dict(zip(map(canonical_text, row.documents), row.teacher.scores, strict=True))
         except (msgspec.MsgspecError, ValueError) as error:
             message = f"{path}: line {number} is no list with a score for each document: {error}"

@@ -18,7 +18,7 @@ from ops.readers.lists.values import (
     scores_of,
     unfolded,
 )
-from ops.readers.rows import Published, Told, key_of
+from ops.readers.rows import PublishedRows, Told, key_of
 from ops.readers.times import TIME_COLUMNS, Moment, moment_of
 from store.event import RankAnswer, RankEscalation, RankInput
 from store.tasks.rank import RankRules
@@ -51,7 +51,7 @@ class ListRow:
         """The same for two lists that are one question."""
         return "\x1f".join(RankRules().parts(self.input))
 
-    def event(self, facts: Published) -> RankEscalation:
+    def event(self, facts: PublishedRows) -> RankEscalation:
         """See `LogRow`."""
         if self.said is None:
             message = "a list without an answer is no escalation"

@@ -21,7 +21,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
+class TokenPrices:
     """What an endpoint takes."""
 
     input_usd_per_mtok: float

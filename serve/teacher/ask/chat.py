@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from serve.settings import TeacherSettings
-from serve.teacher.ask.asking import Call, Prices, Tab
+from serve.teacher.ask.asking import Call, Tab, TokenPrices
 from serve.teacher.ask.completion import read_completion, said
 from serve.teacher.parameters import body_of, most_output_tokens
 
@@ -57,9 +57,9 @@ def size_bytes(text: str) -> int:
     return len(text.encode("utf-8", "replace"))
 
 
-def prices_of(settings: TeacherSettings) -> Prices:
+def prices_of(settings: TeacherSettings) -> TokenPrices:
     """What the lane's teacher takes."""
-    return Prices(
+    return TokenPrices(
         input_usd_per_mtok=settings.input_usd_per_mtok,
         output_usd_per_mtok=settings.output_usd_per_mtok,
         search_usd=settings.search_usd,

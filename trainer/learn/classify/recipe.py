@@ -12,7 +12,7 @@ from msgspec import structs
 
 from store.balance import balanced
 from store.control import CycleKind
-from store.policy import Policy
+from store.policy import Metric, Policy
 from store.registry.students.records import ClassifyRecord
 from store.registry.versions import OpenVersion
 from store.student.classify import Predictions, Student
@@ -30,7 +30,7 @@ from trainer.learn.halves import halves
 from trainer.learn.recipe import CrossFitted, Features, Frozen, Lineage, Rival, weights_of
 from trainer.learn.recipe import Student as AnyStudent
 from trainer.snapshot import Snapshot
-from trainer.work import CycleSettings, LaneTraining, Metric, Tell
+from trainer.work import CycleSettings, LaneTraining, Tell
 
 Floats = npt.NDArray[np.float64]
 
