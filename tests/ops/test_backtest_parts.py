@@ -64,7 +64,7 @@ def policy_names_another_reason(patch: Patch) -> None:
         found = real(*arguments, **named)
         return replace(found, reason="forced") if found.route == "teacher" else found
 
-    wrap(patch, serve.routing.promise, "decide", marked)
+    wrap(patch, serve.routing.promise, "who_answers", marked)
     wrap(patch, serve.routing.budget, "decide_by_budget", marked)
 
 
