@@ -8,7 +8,8 @@ from typing import Final
 
 import msgspec
 
-from ops.settings import SETTINGS_NAME, example_toml
+from ops.example import example_toml
+from ops.settings import SETTINGS_NAME
 from ops.tasks import TASKS
 from serve.teacher.ask.prompts import TeacherKind
 from store.errors import SettingsError

@@ -24,8 +24,9 @@ from serve.student.line import StudentReply, TooLong
 from serve.student.slot import Slot, Slots
 from serve.tasks.face import Face
 from serve.teacher.audit import Audits
-from serve.teacher.budget import Budget, CallKind, Spend
+from serve.teacher.budget import Budget, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Unavailable
+from serve.teacher.ledger import CallKind
 from store.errors import LogError
 from store.event import TeacherAnswer, Usage
 from store.log.lazy import logger

@@ -29,9 +29,10 @@ from store.errors import (
 from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
 from store.registry.moves import promoted
+from store.registry.sealed import OpenVersion
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.students.records import StudentRecord
-from store.registry.versions import OpenVersion, Registry, Versions
+from store.registry.versions import Registry, Versions
 from store.student.encoder import Precision
 from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.calibrate import rows_to_certify

@@ -35,7 +35,8 @@ from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
 from serve.student.slot import Slot, Slots
 from serve.tasks.tasks import TASKS as FACES
 from serve.teacher.audit import Audits
-from serve.teacher.budget import BUCKET_S, Budget
+from serve.teacher.budget import Budget
+from serve.teacher.ledger import BUCKET_S
 from serve.teacher.memory_ledger import MemoryLedger
 from store.buffer.memory import MemoryBuffer
 from store.control import CycleKind, TrainingState

@@ -22,8 +22,9 @@ from ops.wiring.lanes import lane_ledger, lane_settings
 from serve.escalation import Question, Seen, build_event
 from serve.tasks.tasks import TASKS as FACES
 from serve.teacher.ask.tasks import asking_of
-from serve.teacher.budget import Budget, Ledger, Spend
+from serve.teacher.budget import Budget, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Teacher, Unavailable
+from serve.teacher.ledger import Ledger
 from store.answers.rulings import Sample
 from store.event import TeacherAnswer, encode, new_event_id, wall_clock_s
 from store.money.books import Books

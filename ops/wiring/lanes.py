@@ -8,7 +8,7 @@ import redis
 from ops.sections import LaneSection
 from ops.settings import Settings, read_api_key, read_prompt
 from serve.settings import BudgetSettings, LaneSettings, TeacherSettings
-from serve.teacher.budget import RedisLedger
+from serve.teacher.ledger import RedisLedger
 
 
 def teacher_settings(section: LaneSection) -> TeacherSettings:

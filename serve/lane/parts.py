@@ -12,7 +12,7 @@ from serve.metrics import ServeMetrics
 from serve.request.parts import EventSink
 from serve.settings import LaneSettings
 from serve.student.loads import Versions
-from serve.teacher.budget import Ledger
+from serve.teacher.ledger import Ledger
 from store.control import Heartbeat
 from store.event import Lane, wall_clock_s
 from store.money.tally import Write

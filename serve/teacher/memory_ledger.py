@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import BUCKET_S, BUCKETS_KEPT, CallKind, Grant
+from serve.teacher.ledger import BUCKET_S, BUCKETS_KEPT, CallKind, Grant
 from serve.teacher.spent import Witness
 
 _MICRO: Final = 1_000_000

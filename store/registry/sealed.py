@@ -1,14 +1,16 @@
-"""What may lie in a version's folder, and how its manifest and signature are read: one spelling, or refused."""
+"""What may lie in a version's folder, and how it is read: its manifest and signature in one spelling, or refused."""
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from store.errors import BadSignatureError, CorruptVersionError, RegistryError
+from store.registry.blobs import read_verified
 from store.registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, canonical_json
 from store.registry.signing import Signature
 from store.registry.students.earlier import todays
@@ -16,6 +18,63 @@ from store.registry.students.earlier import todays
 PURPOSE: Final = b"understudy/manifest/1\n"  # signed before the manifest's bytes
 _PART: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _FILE_NAME: Final = re.compile(rf"({_PART}/)*{_PART}\.(json|safetensors)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenVersion:
+    """A version whose signature and files were verified; what is read from it is hashed once more."""
+
+    id: str
+    manifest: Manifest
+    signed: bytes  # the manifest's own bytes, in the shape of the release that wrote it
+    signed_by: str  # name of the trusted key
+    folder: Path
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Every file by name, read and verified when it is asked for."""
+        return _VerifiedFiles(self)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file: exactly those that were hashed.
+
+        Raises:
+            CorruptVersionError: the version has no such file, or it is not what the manifest says.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            message = f"version {self.id} has no file {name!r}"
+            raise CorruptVersionError(message)
+        try:
+            data = read_verified(self.path(name), entry)
+        except FileNotFoundError:
+            data = None
+        if data is None:
+            raise CorruptVersionError(differs(self.id, name))
+        return data
+
+    def path(self, name: str) -> Path:
+        """Where a file lies; it was verified when the version was opened, and `read` verifies what it returns."""
+        return self.folder / name
+
+
+class _VerifiedFiles(Mapping[str, bytes]):
+    def __init__(self, version: OpenVersion) -> None:
+        self._version = version
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self._version.manifest.files:
+            raise KeyError(name)
+        return self._version.read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._version.manifest.files  # the inherited one would read the file
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._version.manifest.files)
+
+    def __len__(self) -> int:
+        return len(self._version.manifest.files)
 
 
 def decode_manifest(data: bytes) -> Manifest:
@@ -78,3 +137,8 @@ def files_of_draft(draft: Path) -> dict[str, Path]:
         message = f"{draft} holds no files: there is nothing to publish"
         raise RegistryError(message)
     return {name: draft / name for name in names}
+
+
+def differs(version: str, name: str) -> str:
+    """That a file of a version was changed, and what to do about it."""
+    return f"version {version}: {name} is not what the manifest says; never serve it, restore it from a backup"

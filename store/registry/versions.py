@@ -8,9 +8,8 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +19,7 @@ from store.answers.rulings import Rulings
 from store.errors import CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
 from store.log.lazy import logger
-from store.registry.blobs import Blobs, is_intact, read_verified
+from store.registry.blobs import Blobs, is_intact
 from store.registry.durable import (
     PROBE_PREFIX,
     make_folder,
@@ -40,7 +39,15 @@ from store.registry.manifest import (
     version_id,
 )
 from store.registry.moves import Moves
-from store.registry.sealed import PURPOSE, decode_manifest, decode_signature, files_of_draft, names_in
+from store.registry.sealed import (
+    PURPOSE,
+    OpenVersion,
+    decode_manifest,
+    decode_signature,
+    differs,
+    files_of_draft,
+    names_in,
+)
 from store.registry.signing import Signature, SigningKey, TrustedKeys
 
 _log = logger(__name__)
@@ -50,63 +57,6 @@ _TEMPORARY: Final = ".tmp-"
 _SAID: Final = 5  # of the things that do not belong
 _ID: Final = re.compile(rf"[0-9a-f]{{{VERSION_ID_HEX_DIGITS}}}")
 _SLUG: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenVersion:
-    """A version whose signature and files were verified; what is read from it is hashed once more."""
-
-    id: str
-    manifest: Manifest
-    signed: bytes  # the manifest's own bytes, in the shape of the release that wrote it
-    signed_by: str  # name of the trusted key
-    folder: Path
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        """Every file by name, read and verified when it is asked for."""
-        return _VerifiedFiles(self)
-
-    def read(self, name: str) -> bytes:
-        """The bytes of one file: exactly those that were hashed.
-
-        Raises:
-            CorruptVersionError: the version has no such file, or it is not what the manifest says.
-        """
-        entry = self.manifest.files.get(name)
-        if entry is None:
-            message = f"version {self.id} has no file {name!r}"
-            raise CorruptVersionError(message)
-        try:
-            data = read_verified(self.path(name), entry)
-        except FileNotFoundError:
-            data = None
-        if data is None:
-            raise CorruptVersionError(_differs(self.id, name))
-        return data
-
-    def path(self, name: str) -> Path:
-        """Where a file lies; it was verified when the version was opened, and `read` verifies what it returns."""
-        return self.folder / name
-
-
-class _VerifiedFiles(Mapping[str, bytes]):
-    def __init__(self, version: OpenVersion) -> None:
-        self._version = version
-
-    def __getitem__(self, name: str) -> bytes:
-        if name not in self._version.manifest.files:
-            raise KeyError(name)
-        return self._version.read(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._version.manifest.files  # the inherited one would read the file
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._version.manifest.files)
-
-    def __len__(self) -> int:
-        return len(self._version.manifest.files)
 
 
 class Versions:
@@ -179,7 +129,7 @@ class Versions:
             except FileNotFoundError:
                 intact = False
             if not intact:
-                raise CorruptVersionError(_differs(version, name))
+                raise CorruptVersionError(differs(version, name))
         return OpenVersion(id=version, manifest=manifest, signed=data, signed_by=signed_by, folder=folder)
 
     def manifest(self, version: str) -> Manifest:
@@ -220,7 +170,7 @@ class Versions:
             message = f"version {version} has no {Path(error.filename).name}; never serve it"
             raise CorruptVersionError(message) from error
         if version_id(data) != version:
-            raise CorruptVersionError(_differs(version, MANIFEST_NAME))
+            raise CorruptVersionError(differs(version, MANIFEST_NAME))
         signed_by = self._trusted.verify(PURPOSE + data, decode_signature(version, seal))
         manifest = decode_manifest(data)
         if manifest.lane != self._lane:
@@ -333,10 +283,6 @@ def lane_registry(root: Path, lane: Lane) -> tuple[Path, Path]:
         raise RegistryError(message)
     folder = root / lane.tenant / lane.use_case
     return folder / "versions", folder / "moves"
-
-
-def _differs(version: str, name: str) -> str:
-    return f"version {version}: {name} is not what the manifest says; never serve it, restore it from a backup"
 
 
 def rulings_folder(root: Path, lane: Lane) -> Path:

@@ -24,9 +24,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.backtest.log import ColumnNames, Log, read_log
+from ops.backtest.log import Log
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import Replay
+from ops.backtest.tasks.texts import ColumnNames, read_log
 from store.student.classify import Student
 from trainer.attempt import Attempt
 from trainer.learn.classify.fit import FineTuneMode, FitSettings, fit

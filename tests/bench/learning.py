@@ -23,9 +23,10 @@ from typing import Any, Final
 import numpy as np
 from scipy import stats
 
-from ops.backtest.log import ColumnNames, Log, read_log
+from ops.backtest.log import Log
 from ops.backtest.records import Ask, Run
 from ops.backtest.replay import DEFAULT_SCHEDULE, Replay
+from ops.backtest.tasks.texts import ColumnNames, read_log
 from store.errors import SettingsError
 from tests.bench.novelty import novelty_auroc
 from tests.bench.variants import BASELINES, OURS, Variant, ablations, swapped

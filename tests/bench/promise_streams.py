@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.backtest.log import ColumnNames, read_log
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import Replay
+from ops.backtest.tasks.texts import ColumnNames, read_log
 from store.student.classify import Student
 from trainer.attempt import Attempt
 from trainer.learn.classify.recipe import classifier

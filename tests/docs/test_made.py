@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ops.cli.start.commands import COMMANDS
-from ops.settings import Settings, described
+from ops.example import described
+from ops.settings import Settings
 from tests.docs.generate import PAGES, REFERENCE
 from tests.docs.made.commands import all_commands
 from tests.docs.made.files import described_files

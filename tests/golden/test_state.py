@@ -17,7 +17,7 @@ from serve.front.errors import ApiError
 from serve.settings import BudgetSettings
 from serve.student.follow import SwapRecord
 from serve.tasks.classify import LabelledAnswer
-from serve.teacher.budget import RedisLedger
+from serve.teacher.ledger import RedisLedger
 from serve.teacher.spent import OwnSpending
 from store.buffer.ledger import AuditTally, Counters, LogSlot
 from store.buffer.repair.positions import Positions

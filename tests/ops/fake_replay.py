@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.backtest.log import ColumnNames, Log, read_log
+from ops.backtest.log import Log
 from ops.backtest.records import Answers, Ask, Run, Slice
 from ops.backtest.runs.work import Seen
+from ops.backtest.tasks.texts import ColumnNames, read_log
 from store.errors import SettingsError
 from trainer.due import ScheduleSettings
 from trainer.work import CycleSettings

@@ -8,9 +8,10 @@ from random import Random
 from tempfile import mkdtemp
 from typing import Final
 
-from ops.backtest.log import ColumnNames, Log, read_log
+from ops.backtest.log import Log
 from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.replay import DEFAULT_CYCLE, DEFAULT_SCHEDULE, Replay
+from ops.backtest.tasks.texts import ColumnNames, read_log
 from tests.tiny import FILLER, TOPICS, tiny_encoder
 from trainer.judge.gate import GateLimits
 

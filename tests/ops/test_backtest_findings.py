@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.backtest.findings import Measure, assemble, mean_interval, measure_of, paired_interval, points_of, steps_of
-from ops.backtest.log import ColumnNames, read_log
 from ops.backtest.records import BacktestPrices
+from ops.backtest.tasks.texts import ColumnNames, read_log
 from tests.ops.backtests import PRICES, runs
 from tests.ops.fake_replay import LABELS, made_log
 from trainer.judge.intervals import wilson

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ops.backtest.log import ColumnNames, Log, read_log
+from ops.backtest.log import Log
+from ops.backtest.tasks.texts import ColumnNames, read_log
 from store.answers.rules import Rules
 from store.errors import SettingsError
 from store.event import MAX_EVENT_BYTES

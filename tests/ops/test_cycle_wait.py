@@ -74,7 +74,7 @@ def start(
         looks += 1
 
     control.cycle_ended(LANE, ended("somebody else's", verdict="fail"))
-    monkeypatch.setattr("ops.cli.lane.commands.await_cycle", partial(await_cycle, sleep=trainer))
+    monkeypatch.setattr("ops.cli.lane.cycles.await_cycle", partial(await_cycle, sleep=trainer))
     return CliRunner().invoke(app, ["cycle", "start", "-c", str(settings), "--wait", *arguments])
 
 
@@ -119,7 +119,7 @@ def test_who_stops_waiting_leaves_the_cycle_running(
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ops.cli.lane.commands.await_cycle", partial(await_cycle, sleep=interrupt))
+    monkeypatch.setattr("ops.cli.lane.cycles.await_cycle", partial(await_cycle, sleep=interrupt))
     result = CliRunner().invoke(app, ["cycle", "start", "-c", str(settings), "--wait"])
     assert result.exit_code == 130
     assert "the cycle goes on" in result.stderr

@@ -11,7 +11,8 @@ from ops.demo.plan import DemoPlan, rate_of
 from ops.demo.plan import prepare_traffic as prepare_all
 from ops.demo.site import configure, differences, make_site, set_key
 from ops.demo.tasks.play import DemoTraffic
-from ops.settings import Settings, example_toml
+from ops.example import example_toml
+from ops.settings import Settings
 from store.errors import SettingsError
 from store.event import RankInput, TextInput
 

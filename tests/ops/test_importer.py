@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ops.backtest.log import ColumnNames, read_log
+from ops.backtest.tasks.texts import ColumnNames, read_log
 from ops.imports.importer import (
     ImportLane,
     await_applied,

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ops.backtest.log import ColumnNames, read_log
+from ops.backtest.tasks.texts import ColumnNames, read_log
 from ops.imports.importer import publish_rows
 from ops.readers import streams
 from ops.readers.classify import TextRow, read_rows

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ops.cli.app import app
 from serve.settings import BudgetSettings
-from serve.teacher.budget import RedisLedger
+from serve.teacher.ledger import RedisLedger
 from serve.teacher.spent import Witness
 from store.buffer.ledger import BEGINNING, Application
 from store.buffer.server import private_redis

@@ -10,7 +10,8 @@ import pytest
 import redis
 
 from ops import sections
-from ops.settings import Settings, described, example_toml, read_api_key, read_log_password, read_prompt
+from ops.example import described, example_toml
+from ops.settings import Settings, read_api_key, read_log_password, read_prompt
 from store.errors import SettingsError
 from store.event import Lane
 

@@ -25,8 +25,8 @@ from serve.metrics import ServeMetrics
 from serve.settings import BudgetSettings, GatewaySettings, LaneSettings, TeacherSettings
 from serve.student.loads import Versions
 from serve.teacher.ask.classify import AskForLabel
-from serve.teacher.budget import CallKind, Grant
 from serve.teacher.client import Teacher
+from serve.teacher.ledger import CallKind, Grant
 from serve.teacher.memory_ledger import MemoryLedger
 from serve.teacher.spent import Witness
 from store.control import Heartbeat

@@ -6,8 +6,8 @@ from typing import Any
 import redis
 
 from serve.settings import BudgetSettings
-from serve.teacher import budget
-from serve.teacher.budget import CallKind, Grant, Ledger, RedisLedger
+from serve.teacher import ledger
+from serve.teacher.ledger import CallKind, Grant, Ledger, RedisLedger
 from serve.teacher.memory_ledger import MemoryLedger
 from serve.teacher.spent import Witness
 from store.event import Lane
@@ -16,7 +16,7 @@ NOON_S = 1_800_000_000.0
 LANE = Lane("acme", "intent")
 NOBODY = Witness(name="nobody")
 _TIME = "redis.call('TIME')[1]"
-assert budget._SCRIPT.count(_TIME) == 1  # the script reads no other clock
+assert ledger._SCRIPT.count(_TIME) == 1  # the script reads no other clock
 
 
 @dataclass
@@ -35,7 +35,7 @@ class ClockedRedisLedger(RedisLedger):
     def __init__(self, client: redis.Redis, settings: BudgetSettings, clock: Clock) -> None:
         super().__init__(client, LANE, settings)
         self._clock = clock
-        self._script = client.register_script(budget._SCRIPT.replace(_TIME, "ARGV[#ARGV]"))
+        self._script = client.register_script(ledger._SCRIPT.replace(_TIME, "ARGV[#ARGV]"))
 
     def _run(self, *arguments: Any) -> Grant:
         return super()._run(*arguments, int(self._clock()))

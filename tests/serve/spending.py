@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from serve.routing.horizon import DayHorizon
 from serve.settings import BudgetSettings
-from serve.teacher.budget import Budget, CallKind
+from serve.teacher.budget import Budget
+from serve.teacher.ledger import CallKind
 from serve.teacher.memory_ledger import MemoryLedger
 from store.policy import BudgetView, Decision, decide_by_budget, escalation_limit
 

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import floats, lists
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import BUCKET_S, Budget, CallKind, Ledger, RedisLedger
+from serve.teacher.budget import Budget
+from serve.teacher.ledger import BUCKET_S, CallKind, Ledger, RedisLedger
 from store.buffer.server import private_redis
 from store.errors import StoreUnavailableError
 from tests.serve.fakes import FakeLedger, eventually

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import BUCKET_S, Budget, CallKind, Grant
+from serve.teacher.budget import Budget
+from serve.teacher.ledger import BUCKET_S, CallKind, Grant
 from serve.teacher.memory_ledger import MemoryLedger
 from store.errors import StoreUnavailableError
 from tests.serve.fakes import FakeLedger

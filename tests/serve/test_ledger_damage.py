@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import RedisLedger
+from serve.teacher.ledger import RedisLedger
 from serve.teacher.spent import Witness
 from store.event import Lane
 

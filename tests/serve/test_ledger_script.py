@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import Grant, RedisLedger
+from serve.teacher.ledger import Grant, RedisLedger
 from serve.teacher.spent import Witness
 from store.errors import StoreUnavailableError
 from store.event import Lane

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import booleans, floats, integers, lists, none, one_of, sampled_from, tuples
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import BUCKET_S, BUCKETS_KEPT, CallKind
+from serve.teacher.ledger import BUCKET_S, BUCKETS_KEPT, CallKind
 from serve.teacher.memory_ledger import MemoryLedger
 from tests.serve.ledgers import NOON_S, Clock, Timed
 

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis.strategies import integers, lists, sampled_from, tuples
 
 from serve.settings import BudgetSettings
-from serve.teacher.budget import BUCKET_S, Budget
+from serve.teacher.budget import Budget
+from serve.teacher.ledger import BUCKET_S
 from serve.teacher.spent import OwnSpending
 from tests.serve.ledgers import NOON_S, Clock, ClockedRedisLedger
 

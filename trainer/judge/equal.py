@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 
 from store.registry.manifest import SNAPSHOT_NAME, Manifest, answers_key, canonical_json
-from store.registry.sealed import files_of_draft
-from store.registry.versions import OpenVersion
+from store.registry.sealed import OpenVersion, files_of_draft
 from trainer.snapshot import Snapshot
 from trainer.work import CycleSettings, LaneTraining
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from store.control import CycleKind
 from store.policy import Policy
 from store.registry.manifest import BaseModel, Preprocessing
+from store.registry.sealed import OpenVersion
 from store.registry.students.records import StudentRecord
-from store.registry.versions import OpenVersion
 from store.student.encoder import Encoder, FloatArray
 from store.student.loaded import Loaded
 from trainer.judge.gate import Judged

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ops.backtest.log import ColumnNames, Log, read_log
+from ops.backtest.log import Log
 from ops.backtest.options import Options
 from ops.backtest.tasks.lists import read_rankings
+from ops.backtest.tasks.texts import ColumnNames, read_log
 from ops.sections import LaneSection
 from store.answers.rules import Rules
 from store.errors import SettingsError

@@ -1,5 +1,8 @@
 """How `status`, `history` and `show` print lanes, cycles and versions."""
 
+from typing import Any
+
+import msgspec
 import typer
 
 from ops.cli.answers.shown import answers_line
@@ -10,6 +13,7 @@ from ops.show.values import ratio_of, time_of
 from ops.status.report import LaneStatus, PromiseShown, StatusReport
 from store.control import CycleEnded
 from store.registry.manifest import Manifest, Verdict
+from store.registry.moves import Move
 from store.registry.students.records import ClassifyRecord, RankRecord, StudentRecord
 
 _SAME_LABEL = "the same label"
@@ -116,3 +120,8 @@ def _verdict_line(verdict: Verdict | None) -> str | None:
     if verdict.difference is not None and verdict.lower is not None:
         line += f", difference {verdict.difference:+.3f}, at least {verdict.lower:+.3f}, margin {verdict.delta:.3f}"
     return "; ".join([line, *verdict.refusals])
+
+
+def move_json(move: Move) -> dict[str, Any]:
+    """A move as JSON shows it."""
+    return {**msgspec.to_builtins(move), "lane": str(move.lane)}

@@ -35,26 +35,26 @@ class Place:
 COMMANDS: Final[dict[str, Place]] = {
     "init": Place(module="ops.cli.start.begin", help="Write a commented settings file, the keys and the data secret."),
     "status": Place(
-        module="ops.cli.lane.commands",
+        module="ops.cli.lane.looking",
         help="Show where every lane stands, and what it spent and saved; what cannot be read is left out, and named.",
     ),
     "history": Place(
-        module="ops.cli.lane.commands", help="List the moves of a lane, its versions, and what became of its cycles."
+        module="ops.cli.lane.looking", help="List the moves of a lane, its versions, and what became of its cycles."
     ),
     "show": Place(
-        module="ops.cli.lane.commands",
+        module="ops.cli.lane.looking",
         help="Verify a version and show what it says of itself: policy, verdict, topics with size and escalated share.",
     ),
     "promote": Place(
-        module="ops.cli.lane.commands",
+        module="ops.cli.lane.moving",
         help="Make a version the champion, whatever the gate said; waits up to 5 s for the live gateways.",
     ),
     "rollback": Place(
-        module="ops.cli.lane.commands",
+        module="ops.cli.lane.moving",
         help="Go back to a version and pin it; waits up to 5 s for the live gateways. Works with Redis and Kafka down.",
     ),
-    "pause": Place(module="ops.cli.lane.commands", help="Run no cycles until `understudy resume`."),
-    "resume": Place(module="ops.cli.lane.commands", help="Unpin the champion and run cycles again."),
+    "pause": Place(module="ops.cli.lane.moving", help="Run no cycles until `understudy resume`."),
+    "resume": Place(module="ops.cli.lane.moving", help="Unpin the champion and run cycles again."),
     "verify": Place(
         module="ops.cli.data",
         help="Recompute the buffer from the log with a second program; check every move, signature and file.",
@@ -73,7 +73,7 @@ COMMANDS: Final[dict[str, Place]] = {
         help="Catalogues: documents of a ranking lane, embedded before anybody asks.",
     ),
     "run": Place(module="ops.cli.run", group="app", help="Run a process until it is stopped."),
-    "cycle": Place(module="ops.cli.lane.commands", group="cycle", help="Ask for a cycle."),
+    "cycle": Place(module="ops.cli.lane.cycles", group="cycle", help="Ask for a cycle."),
     "lag": Place(
         module="ops.cli.data",
         help="Say how far ingest is behind, partition by partition. One that lags alone has a hot key, or stands"

@@ -10,8 +10,9 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ops.example import described
 from ops.sections import LaneSection
-from ops.settings import Settings, described
+from ops.settings import Settings
 from tests.docs.made.markdown import head, one_line, page, table
 
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}

@@ -13,8 +13,8 @@ from msgspec import structs
 from store.balance import balanced
 from store.control import CycleKind
 from store.policy import Metric, Policy
+from store.registry.sealed import OpenVersion
 from store.registry.students.records import ClassifyRecord
-from store.registry.versions import OpenVersion
 from store.student.classify import Predictions, Student
 from store.student.encoder import FloatArray
 from store.student.tuned import Tuned

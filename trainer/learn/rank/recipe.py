@@ -14,8 +14,8 @@ import torch
 from store.control import CycleKind
 from store.event import RankInput
 from store.policy import Policy
+from store.registry.sealed import OpenVersion
 from store.registry.students.records import Mode, RankRecord
-from store.registry.versions import OpenVersion
 from store.student.encoder import FloatArray
 from store.student.rank.head import RankHead
 from store.student.rank.ranker import Ranker, Ranking, TunedRanker, list_of
