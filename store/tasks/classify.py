@@ -9,6 +9,7 @@ import msgspec
 from store.event import ClassifyEscalation, Escalation, LabelAnswer, Task, TaskInput, TextInput, canonical_text
 from store.labels import listed
 from store.redact import redact
+from store.tasks.narrow import narrow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +66,7 @@ class ClassifyRules:
 
 
 def _event(event: Escalation) -> ClassifyEscalation:
-    if not isinstance(event, ClassifyEscalation):
-        message = f"an event of {event.__struct_config__.tag} in a lane of classify"
-        raise TypeError(message)
-    return event
+    return narrow(event, ClassifyEscalation, "a lane of classify")
 
 
 def _teacher(event: Escalation) -> LabelAnswer:
@@ -76,7 +74,4 @@ def _teacher(event: Escalation) -> LabelAnswer:
 
 
 def _text(value: TaskInput) -> str:
-    if not isinstance(value, TextInput):
-        message = f"{type(value).__name__} in a lane of classify"
-        raise TypeError(message)
-    return value.text
+    return narrow(value, TextInput, "a lane of classify").text

@@ -21,6 +21,7 @@ import msgspec
 from store.event import Escalation, RankEscalation, RankInput, Task, TaskInput, canonical_text
 from store.redact import Effort, redact
 from store.tasks.documents import Sorting, check_answer, places, places_of_opinion
+from store.tasks.narrow import narrow
 
 _FIRST: Final = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23, minutes=59)))  # no time is before it
 _NEWEST: Final = 4  # answers of a prompt version that an item keeps
@@ -190,14 +191,8 @@ class RankRules:
 
 
 def _event(event: Escalation) -> RankEscalation:
-    if not isinstance(event, RankEscalation):
-        message = f"an event of {event.__struct_config__.tag} in a lane of rank"
-        raise TypeError(message)
-    return event
+    return narrow(event, RankEscalation, "a lane of rank")
 
 
 def _input(value: TaskInput) -> RankInput:
-    if not isinstance(value, RankInput):
-        message = f"{type(value).__name__} in a lane of rank"
-        raise TypeError(message)
-    return value
+    return narrow(value, RankInput, "a lane of rank")

@@ -19,6 +19,7 @@ from store.student.classify import Predictions, Student
 from store.student.encoder import FloatArray
 from store.student.tuned import Tuned
 from store.tasks.classify import ClassifyRules
+from store.tasks.narrow import narrow
 from store.tasks.rules import TaskRules
 from trainer.judge.scored import Scored
 from trainer.learn.classify.draft import Draft
@@ -192,10 +193,7 @@ def classifier(student: object) -> Student:
     Raises:
         TypeError: it is another task's: the lane's versions are mixed up.
     """
-    if not isinstance(student, Student):
-        message = f"a {type(student).__name__} in a cycle of classify"
-        raise TypeError(message)
-    return student
+    return narrow(student, Student, "a cycle of classify")
 
 
 def labelled(frozen: object) -> FrozenLabels:
@@ -204,10 +202,7 @@ def labelled(frozen: object) -> FrozenLabels:
     Raises:
         TypeError: they are another task's.
     """
-    if not isinstance(frozen, FrozenLabels):
-        message = f"a {type(frozen).__name__} in a cycle of classify"
-        raise TypeError(message)
-    return frozen
+    return narrow(frozen, FrozenLabels, "a cycle of classify")
 
 
 def drafted(draft: object) -> Draft:
@@ -216,10 +211,7 @@ def drafted(draft: object) -> Draft:
     Raises:
         TypeError: it is another task's.
     """
-    if not isinstance(draft, Draft):
-        message = f"a {type(draft).__name__} in a cycle of classify"
-        raise TypeError(message)
-    return draft
+    return narrow(draft, Draft, "a cycle of classify")
 
 
 def cross_predict(

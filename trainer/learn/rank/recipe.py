@@ -20,6 +20,7 @@ from store.student.encoder import FloatArray
 from store.student.rank.head import RankHead
 from store.student.rank.ranker import Ranker, Ranking, TunedRanker, list_of
 from store.student.rank.vectors import sentence_vectors
+from store.tasks.narrow import narrow
 from store.tasks.rank import Tolerance, document_key
 from store.tasks.rules import TaskRules
 from trainer.judge.calibrate import novelty_limit, uncertified
@@ -302,10 +303,7 @@ def ranker(student: object) -> Ranker:
     Raises:
         TypeError: it is another task's: the lane's versions are mixed up.
     """
-    if not isinstance(student, Ranker):
-        message = f"a {type(student).__name__} in a cycle of rank"
-        raise TypeError(message)
-    return student
+    return narrow(student, Ranker, "a cycle of rank")
 
 
 def frozen_lists(frozen: object) -> FrozenLists:
@@ -314,10 +312,7 @@ def frozen_lists(frozen: object) -> FrozenLists:
     Raises:
         TypeError: they are another task's.
     """
-    if not isinstance(frozen, FrozenLists):
-        message = f"a {type(frozen).__name__} in a cycle of rank"
-        raise TypeError(message)
-    return frozen
+    return narrow(frozen, FrozenLists, "a cycle of rank")
 
 
 def drafted(draft: object) -> RankDraft:
@@ -326,7 +321,4 @@ def drafted(draft: object) -> RankDraft:
     Raises:
         TypeError: it is another task's.
     """
-    if not isinstance(draft, RankDraft):
-        message = f"a {type(draft).__name__} in a cycle of rank"
-        raise TypeError(message)
-    return draft
+    return narrow(draft, RankDraft, "a cycle of rank")
