@@ -16,6 +16,7 @@ from store.labels import check_label_map
 from store.policy import Policy
 from store.registry.manifest import Manifest
 from store.registry.students.records import ClassifyRecord, Golden, StudentRecord
+from store.student.checked import check_whole, record_of
 from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, shared_encoder
 from store.student.folder import ENCODER_FILES
 from store.student.head import Head
@@ -254,20 +255,13 @@ def text_of(value: TaskInput) -> str:
 
 def _check(manifest: Manifest) -> ClassifyRecord:
     """The record, of a manifest that does not contradict itself; no file is read."""
-    record = manifest.student
-    if not isinstance(record, ClassifyRecord):
-        message = f"a version of {record.task} was taken for one of classify"
-        raise CorruptVersionError(message)
+    record = record_of(manifest, ClassifyRecord)
     if not record.pool_weights:
         message = "it mixes its members as an earlier release did: this release does not serve it"
         raise SwapRefusedError(message)
-    needed = [*(ENCODER_FOLDER + name for name in ENCODER_FILES), HEAD_NAME, REFERENCE_NAME]
     weights, labels = record.pool_weights, record.labels
     members = 2 if TUNED_NAME in manifest.files else 1
     problems = {
-        f"it lacks {', '.join(name for name in needed if name not in manifest.files)}": any(
-            name not in manifest.files for name in needed
-        ),
         "its labels are fewer than two, empty or repeated": len(labels) < 2  # noqa: PLR2004 - two classes at least
         or len(set(labels)) != len(labels)
         or not all(labels),
@@ -278,13 +272,8 @@ def _check(manifest: Manifest) -> ClassifyRecord:
         or any(len(golden.probs) != len(labels) for golden in record.golden),
         "its temperature is not above 0": manifest.policy is not None
         and not 0.0 < manifest.policy.temperature < float("inf"),
-        "its longest input is under 8 tokens": manifest.preprocessing.max_tokens < 8,  # noqa: PLR2004 - [CLS], [SEP], text
     }
-    for problem, found in problems.items():
-        if found:
-            message = f"a version cannot be loaded: {problem}"
-            raise CorruptVersionError(message)
-    check_base(manifest)
+    check_whole(manifest, [*(ENCODER_FOLDER + name for name in ENCODER_FILES), HEAD_NAME, REFERENCE_NAME], problems)
     return record
 
 

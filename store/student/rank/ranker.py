@@ -13,6 +13,7 @@ from store.event import RankInput, TaskInput
 from store.policy import Policy
 from store.registry.manifest import Manifest
 from store.registry.students.records import RankGolden, RankRecord, StudentRecord
+from store.student.checked import check_whole, record_of
 from store.student.classify import (
     ENCODER_FOLDER,
     HEAD_NAME,
@@ -323,26 +324,16 @@ def _centred(scores: FloatArray) -> FloatArray:
 
 def _check(manifest: Manifest) -> RankRecord:
     """The record, of a manifest that does not contradict itself; no file is read."""
-    record = manifest.student
-    if not isinstance(record, RankRecord):
-        message = f"a version of {record.task} was taken for one of rank"
-        raise CorruptVersionError(message)
-    needed = [*(ENCODER_FOLDER + name for name in ENCODER_FILES), HEAD_NAME, REFERENCE_NAME]
-    lacking = [name for name in needed if name not in manifest.files]
+    record = record_of(manifest, RankRecord)
     tuned = TUNED_NAME in manifest.files
     problems = {
-        f"it lacks {', '.join(lacking)}": bool(lacking),
         f"the first {record.k} places within {record.epsilon} is no agreement": record.k < 1
         or not 0.0 <= record.epsilon < float("inf"),
         f"a fine-tuned share of {record.tuned_share} does not fit its members": not 0.0 <= record.tuned_share <= 1.0
         or (record.tuned_share > 0.0 and not tuned),
         "its golden outputs are none, or do not fit their lists": not record.golden
         or any(len(one.scores) != len(one.documents) for one in record.golden),
-        "its longest text is under 8 tokens": manifest.preprocessing.max_tokens < 8,  # noqa: PLR2004 - [CLS], [SEP], text
     }
-    for problem, found in problems.items():
-        if found:
-            message = f"a version cannot be loaded: {problem}"
-            raise CorruptVersionError(message)
+    check_whole(manifest, [*(ENCODER_FOLDER + name for name in ENCODER_FILES), HEAD_NAME, REFERENCE_NAME], problems)
     check_base(manifest)
     return record
