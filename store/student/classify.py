@@ -274,6 +274,7 @@ def _check(manifest: Manifest) -> ClassifyRecord:
         and not 0.0 < manifest.policy.temperature < float("inf"),
     }
     check_whole(manifest, [*(ENCODER_FOLDER + name for name in ENCODER_FILES), HEAD_NAME, REFERENCE_NAME], problems)
+    check_base(manifest)
     return record
 
 
