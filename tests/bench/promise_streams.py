@@ -19,7 +19,6 @@ from trainer.learn.classify.recipe import classifier
 SHARED: Final = Path(__file__).parents[3] / "shared" / "data"
 CONFIDENCE: Final = 0.95
 AUDIT_RATIO: Final = 0.05
-ESCALATED: Final = frozenset({"low_confidence", "novel"})
 NEEDS_NO_THRESHOLD: Final = frozenset({"cold", "too_long"})
 
 
