@@ -25,13 +25,13 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from ops.backtest.runs.pool import Pool
-from ops.backtest.runs.work import Source
+from ops.backtest.runs.work import ReplaySource
 from ops.backtest.records import Ask
 from tests.ops.fake_replay import made_log
 folder, slow_s, seeds = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 log = made_log(folder)
 options = {"slow_s": slow_s, "notes": str(folder / "notes")}
-source = Source(entry="tests.ops.fake_replay:FakeReplay", arguments=(log,), options=options)
+source = ReplaySource(entry="tests.ops.fake_replay:FakeReplay", arguments=(log,), options=options)
 if __name__ == "__main__":
     done = []
     asks = [Ask(budget=50, seed=seed + 1) for seed in range(seeds)]
