@@ -11,6 +11,7 @@ since that rule's last pass. So the work grows with the text, not with the numbe
 import hmac
 import re
 from bisect import bisect_right
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -59,23 +60,39 @@ def redact(text: str, key: bytes, purse: Purse | None = None) -> str:
     Raises:
         TooLaboriousError: the text needs more work than any text of a person would.
     """
+    return redact_noting(text, key, purse)[0]
+
+
+def redact_noting(text: str, key: bytes, purse: Purse | None = None) -> tuple[str, dict[str, str]]:
+    """As `redact`, with what each token stands for, as it was written: for `restore`, and for no log or store.
+
+    Raises:
+        TooLaboriousError: as of `redact`.
+    """
     written = text.replace("\r\n", "\n").replace("\r", "\n")
     canonical = canonical_text(written)
     digits = count_digits(canonical)
     rules = [rule for rule in RULES if may_hold(rule, canonical, digits)]
     values = sorted(_values(canonical, rules, purse or Purse()), key=lambda found: found[1].start) if rules else []
     if not values:
-        return written
+        return written, {}
     spelled = _Spelled(written) if written != canonical else None
     parts: list[str] = []
+    noted: dict[str, str] = {}
     kept = 0
     for kind, value in values:
         digest = hmac.digest(key, f"{kind}:{value.canonical}".encode(), "sha256").hex()[:10]
         between = canonical[kept : value.start] if spelled is None else spelled.between(kept, value.start)
         parts += (between, f"<{kind}:{digest}>")
+        noted.setdefault(parts[-1], canonical[value.start : value.end])
         kept = value.end
     parts.append(canonical[kept:] if spelled is None else spelled.between(kept, len(canonical)))
-    return "".join(parts)
+    return "".join(parts), noted
+
+
+def restore(text: str, noted: Mapping[str, str]) -> str:
+    """The text with the values back for whose tokens it holds; tokens of somebody else's stay."""
+    return TOKEN.sub(lambda token: noted.get(token.group(), token.group()), text) if noted else text
 
 
 class _Spelled:

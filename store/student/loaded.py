@@ -6,7 +6,7 @@ them. Whoever decides reads `Opinion` alone; only a task's own file knows which 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from store.event import TaskInput
 from store.policy import Policy
@@ -37,6 +37,16 @@ class RankOpinion(Opinion):
 
     scores: list[float]  # in the order of the documents; higher is better
     order: list[int]  # places of the documents, best first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOpinion(Opinion):
+    """Of `chat`: `output` is the text as the student wrote it; the one member are the signals of its confidence."""
+
+    finish_reason: Literal["stop", "length"]
+    tokens: list[int]  # ids of the answer, the one that ends it included
+    logprobs: list[float]  # of these
+    prompt_tokens: int
 
 
 class Loaded(Protocol):

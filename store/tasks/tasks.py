@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from store.event import Task
+from store.tasks.chat import ChatRules
 from store.tasks.classify import ClassifyRules
 from store.tasks.rank import RankRules, Tolerance
 from store.tasks.rules import TaskRules
@@ -22,6 +23,7 @@ class LaneTerms:
 TASKS: Final[Mapping[Task, Callable[[LaneTerms], TaskRules]]] = {
     "classify": lambda terms: ClassifyRules(labels=terms.labels, earlier=terms.earlier),
     "rank": lambda terms: RankRules(tolerance=terms.tolerance),
+    "chat": lambda _: ChatRules(),
 }
 
 BEFORE_NOTES: Final[tuple[str, ...]] = ("classify",)
