@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from store.student.chat.stack import NOWHERE, KeyValues, Stack
+from store.student.chat.template import shared_prefix
 from trainer.learn.chat.losses import Heard
 
 _SHARD_TOKENS: Final = 1 << 15
@@ -63,11 +64,7 @@ def families(lessons: Sequence[Lesson], names: Sequence[str]) -> list[Family]:
     found = []
     for places in groups.values():
         prompts = [lessons[place].prompt for place in places]
-        least, most = min(prompts), max(prompts)  # in lexical order: what these two share, all between them share
-        longest = min(map(len, prompts)) - 1
-        shared = next((at for at, (one, other) in enumerate(zip(least, most, strict=False)) if one != other), longest)
-        prefix = least[: min(shared, longest)] if len(places) > 1 else ()
-        found.append(Family(prefix=prefix, places=tuple(places)))
+        found.append(Family(prefix=prompts[0][: shared_prefix(prompts)], places=tuple(places)))
     return found
 
 
@@ -87,7 +84,6 @@ class LowerStates:
         self._folder = None if folder is None or first == 0 else folder / f"{base[:16]}-{first}"
         self._known: dict[str, Tensor] = {}
         self._read: dict[str, tuple[Path, int, int]] = {}
-        self._pasts: dict[tuple[int, ...], KeyValues | None] = {}
 
     def prefix(self, ids: tuple[int, ...]) -> Tensor:
         """[1, tokens, hidden] of what a family begins with."""
