@@ -93,7 +93,7 @@ class Stack:
         self._kinds = _kinds(config)
         self._rope = model.model.rotary_emb
         self._rope_by_kind = "layer_type" in inspect.signature(type(self._rope).forward).parameters
-        self._cap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)  # c of c tanh(z / c)
 
     @property
     def device(self) -> torch.device:
@@ -154,10 +154,15 @@ class Stack:
             )
         return hidden
 
+    def norm(self, hidden: Tensor) -> Tensor:
+        """What the head reads, of the states above the last layer: [..., hidden]."""
+        states: Tensor = self.model.model.norm(hidden)
+        return states
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every token, float32: [..., vocabulary] of the states above the last layer [..., hidden]."""
-        scores: Tensor = self.model.lm_head(self.model.model.norm(hidden)).float()
-        return scores if self._cap is None else torch.tanh(scores / self._cap) * self._cap
+        scores: Tensor = self.model.lm_head(self.norm(hidden)).float()
+        return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
 
     def _turn(self, hidden: Tensor, positions: Tensor, kind: str) -> Any:
         return self._rope(hidden, positions, kind) if self._rope_by_kind else self._rope(hidden, positions)
