@@ -1,5 +1,6 @@
 """Training a decoder's top layers: the right gradients, whatever is shared, padded, cached or cut in parts."""
 
+import math
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from store.student.chat.decoder import Decoder
@@ -107,25 +108,32 @@ def test_the_end_of_an_answer_is_learned_though_the_same_token_pads(decoder: Dec
     assert said.greedy == [list(one.answer) for one in some]
 
 
-def test_a_teachers_distribution_is_learned_where_there_is_one(decoder: Decoder) -> None:
-    (plain,) = lessons(decoder, 1)
-    n = len(plain.answer)
-    other = (torch.tensor(plain.answer) + 1) % 200 + 3
-    told = replace(
-        plain,
-        heard=Heard(
-            ids=torch.stack([torch.tensor(plain.answer), other], dim=1),
-            logprobs=torch.log(torch.tensor([[0.6, 0.3]])).expand(n, 2),
-        ),
+def test_a_teachers_distribution_counts_beside_the_text_each_by_its_own_tokens(decoder: Decoder) -> None:
+    some = lessons(decoder, 3)
+    told = torch.tensor(some[1].answer)
+    heard = Heard(
+        ids=torch.stack([told, told % 90 + 100], dim=1),
+        logprobs=torch.log(torch.tensor([[0.6, 0.3]])).expand(len(told), 2),
     )
-    settings = replace(TUNING, epochs=200, learning_rate=3e-2)
-    said = []
-    for one in (plain, told):
-        trained = fit.fit(decoder, [one], ["x"], start=None, settings=settings, seed=0)
-        (logprobs,) = merged(decoder, trained).teacher_forced([one.prompt], [one.answer]).logprobs
-        said.append(torch.tensor(logprobs).exp().mean())
-    assert said[0] > 0.88
-    assert said[1] == pytest.approx(0.8, abs=0.05)  # half text (1), half distribution (.6)
+    some[1] = replace(some[1], heard=heard)
+    names = ["x"] * 3
+    ours = gradients(decoder, some, names, replace(TUNING, distribution=0.5))
+    top = TopLayers(decoder.stack, first=2, rank=4, alpha=8, start=None, seed=0)
+    shake(top)
+    tokens = sum(len(one.answer) for one in some)
+    for one in some:
+        logits = top.stack.model(input_ids=torch.tensor([[*one.prompt, *one.answer]])).logits[0]
+        logq = logits[len(one.prompt) - 1 : -1].log_softmax(-1)
+        loss = functional.nll_loss(logq, torch.tensor(one.answer), reduction="sum") / tokens
+        if one is some[1]:
+            on = logq.gather(1, heard.ids)
+            off = torch.log1p(-on.exp().sum(-1))
+            kl = (heard.logprobs.exp() * (heard.logprobs - on)).sum() + (0.1 * (math.log(0.1) - off)).sum()
+            loss = loss + 0.5 * kl / len(told)
+        loss.backward()
+    for mine, other in zip(ours, [one.grad for one in top.parameters], strict=True):
+        assert other is not None
+        assert torch.allclose(mine, other, rtol=1e-3, atol=1e-5)
 
 
 def merged(decoder: Decoder, trained: Trained) -> Decoder:
