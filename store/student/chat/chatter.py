@@ -1,0 +1,395 @@
+"""The chatting student: a conversation in, an answer out, with how sure it is and how new the question."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
+
+import msgspec
+import numpy as np
+
+from store.errors import CorruptVersionError
+from store.event import ChatInput, Message, TaskInput
+from store.policy import Policy
+from store.registry.manifest import Manifest
+from store.registry.students.records import ChatGolden, ChatRecord, StudentRecord
+from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TUNED_NAME, Trained
+from store.student.chat.confidence import SIGNALS, Confidence, answer_signals
+from store.student.chat.decoder import Decoder, shared_decoder
+from store.student.chat.folder import BASE_FILES, GENERATION_NAME, SETTINGS_NAME
+from store.student.chat.generate import Asked, Generation, generate
+from store.student.chat.neighbours import Neighbours
+from store.student.chat.template import TemplateRefusalError
+from store.student.classify import ENCODER_FOLDER, Opened
+from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, shared_encoder
+from store.student.folder import ENCODER_FILES, TOKENIZER_NAME, WEIGHTS_NAME
+from store.student.loaded import ChatOpinion
+from store.student.rank.vectors import sentence_vectors
+from store.tasks.chat import ChatRules, ChatTerms
+
+BASE_FOLDER: Final = "base/"
+CONFIDENCE_NAME: Final = "confidence.safetensors"
+NEIGHBOURS_NAME: Final = "neighbours.json"
+NEIGHBOURS_VECTORS: Final = "neighbours.safetensors"
+NEIGHBOURS_TENSOR: Final = "vectors"
+
+GOLDEN_TOLERANCE_SAME: Final = 0.005  # of a log-probability; fp32 on other hardware, in other batches or threads
+GOLDEN_TOLERANCE_COARSE: Final = 0.2  # where one of the two computes in bf16
+GOLDEN_CONVERSATIONS: Final[tuple[tuple[Message, ...], ...]] = (
+    (Message(role="user", content="Which months have thirty days?"),),
+    (
+        Message(role="system", content="You answer in one short sentence."),
+        Message(role="user", content="Why is the sea salty?"),
+    ),
+    (
+        Message(role="user", content="I have 12 apples and buy 30 more."),
+        Message(role="assistant", content="Then you have 42 apples."),
+        Message(role="user", content="And after I give half of them away?"),
+    ),
+)
+_GOLDEN_TOKENS: Final = 16
+_LEAST_LOGPROB: Final = -6.0  # what is less likely than this is compared as if it were not
+_FARTHEST: Final = 2.0  # 1 - cosine
+_RULES: Final = ChatRules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chatter:
+    """One version in memory. Immutable; several threads may ask it at once."""
+
+    decoder: Decoder  # the base with what was trained
+    base_fingerprint: str  # of the base alone
+    trained: Trained
+    encoder: Encoder  # the small one: novelty and neighbours
+    neighbours: Neighbours
+    confidence: Confidence
+    terms: ChatTerms
+    record: ChatRecord | None = None  # None: it is not a version yet
+    policy: Policy | None = None
+
+    @staticmethod
+    def load(opened: Opened, *, device: str = "auto", precision: Precision = "auto") -> "Chatter":
+        """Build the student from a verified version; nothing but safetensors and JSON is read.
+
+        Raises:
+            CorruptVersionError: the files and the record do not fit together.
+            SwapRefusedError: this release cannot run such a student here.
+        """
+        manifest = opened.manifest
+        record = _check(manifest)
+        _check_words(record, opened)
+        base = shared_decoder(
+            {name: manifest.files[BASE_FOLDER + name].sha256 for name in _base_files(manifest)},
+            lambda name: opened.read(BASE_FOLDER + name),
+            lambda: opened.path(BASE_FOLDER + WEIGHTS_NAME),
+            device=device,
+            precision=precision,
+            max_prompt_tokens=record.max_prompt_tokens,
+        )
+        if record.max_prompt_tokens >= base.longest:
+            message = f"prompts of {record.max_prompt_tokens} tokens leave no room in a decoder for {base.longest}"
+            raise CorruptVersionError(message)
+        names = (TUNED_NAME,) if record.rank is None else (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+        files = {name: opened.read(name) for name in names}
+        trained = Trained.read(files, base.stack, layers=record.layers, rank=record.rank)
+        encoder = shared_encoder(
+            {name: manifest.files[ENCODER_FOLDER + name].sha256 for name in ENCODER_FILES},
+            lambda name: opened.read(ENCODER_FOLDER + name),
+            device=device,
+            precision=precision,
+            max_tokens=manifest.preprocessing.max_tokens,
+        )
+        numbers = read_tensors(CONFIDENCE_NAME, opened.read(CONFIDENCE_NAME))
+        arrays = {name: value.double().numpy() for name, value in numbers.items()}
+        return Chatter(
+            decoder=trained.on(base),
+            base_fingerprint=base.fingerprint,
+            trained=trained,
+            encoder=encoder,
+            neighbours=_neighbours(opened, record, encoder.hidden_size),
+            confidence=Confidence.read(arrays, record.decide, len(record.signals)),
+            terms=ChatTerms(
+                decide=record.decide,
+                max_prompt_tokens=record.max_prompt_tokens,
+                max_answer_tokens=record.max_answer_tokens,
+            ),
+            record=record,
+            policy=manifest.policy,
+        )
+
+    @property
+    def served_parameters(self) -> int:
+        """How many distinct numbers are in service."""
+        models = (self.decoder.model, self.encoder.model)
+        own = self.neighbours.vectors.size + 3 * self.confidence.weight.size + 1
+        return int(own + sum(parameter.numel() for model in models for parameter in model.parameters()))
+
+    @property
+    def golden_tolerance(self) -> float:
+        """The largest deviation of a log-probability that rounding explains."""
+        made_in = self.record.precision if self.record is not None else None
+        exact = made_in == self.decoder.precision == "fp32"
+        return GOLDEN_TOLERANCE_SAME if exact else GOLDEN_TOLERANCE_COARSE
+
+    @property
+    def tuned_rows(self) -> int | None:
+        """How many rows its decoder was last trained on."""
+        return self.record.tuned_rows if self.record is not None else None
+
+    def look(self, inputs: Sequence[TaskInput]) -> list[ChatOpinion]:
+        """See `store.student.loaded.Loaded`; to a conversation that it cannot read it says nothing, and is not sure."""
+        asked = [self.asked(value) for value in inputs]
+        read = [place for place, one in enumerate(asked) if one is not None]
+        said = generate(self.decoder, [one for one in asked if one is not None])
+        found = dict(zip(read, self.opinions(said, self.vectors([inputs[place] for place in read])), strict=True))
+        return [found.get(place) or _nothing() for place in range(len(inputs))]
+
+    def asked(self, value: TaskInput) -> Asked | None:
+        """What its decoder is asked; None: this student cannot answer such a conversation."""
+        return asked_of(self.decoder, chat_of(value), self.terms)
+
+    def vectors(self, inputs: Sequence[TaskInput]) -> FloatArray:
+        """[n, hidden] of what was said in redacted conversations, by the small encoder, each of length 1."""
+        return sentence_vectors(self.encoder, [_RULES.words(chat_of(value)) for value in inputs])
+
+    def opinions(self, said: Sequence[Generation], vectors: FloatArray) -> list[ChatOpinion]:
+        """What to make of answers.
+
+        Args:
+            said: one a conversation; one that was cut short is never trusted.
+            vectors: [n, hidden] of the conversations.
+
+        Raises:
+            ValueError: a number is not finite: the student is broken.
+        """
+        if not said:
+            return []
+        signals = np.column_stack(
+            [
+                np.array([answer_signals(one.logprobs) for one in said]),
+                self.neighbours.equal(vectors, [one.text for one in said]),
+                self.neighbours.novelty(vectors),
+            ]
+        )
+        chances = self.confidence.of(signals)
+        if not np.isfinite(signals).all() or not np.isfinite(chances).all():
+            message = "the student says what is no number"
+            raise ValueError(message)
+        return [
+            _opinion(one, float(chance), row.tolist()) for one, chance, row in zip(said, chances, signals, strict=True)
+        ]
+
+    def too_long(self, value: TaskInput) -> bool:
+        """Whether the student cannot read all of it: it is too long, or of a form that its template does not take."""
+        return self.asked(value) is None
+
+    def tokens(self, value: TaskInput) -> int:
+        """How many tokens its prompt has; 1 for one that is not read."""
+        asked = self.asked(value)
+        return 1 if asked is None else len(asked.ids)
+
+    def with_policy(self, policy: Policy | None) -> Self:
+        """The same student under another policy."""
+        return replace(self, policy=policy)
+
+    def golden_outputs(self) -> list[ChatGolden]:
+        """Neutral conversations, nobody's data, with what this student says to them."""
+        asked = [self._golden_asked(one) for one in GOLDEN_CONVERSATIONS]
+        said = generate(self.decoder, asked)
+        answers = [self._golden_ids(one.text, len(one.ids)) for one in said]
+        scores = self.decoder.teacher_forced([one.ids for one in asked], answers)
+        return [
+            ChatGolden(messages=list(messages), text=one.text, logprobs=logprobs)
+            for messages, one, logprobs in zip(GOLDEN_CONVERSATIONS, said, scores.logprobs, strict=True)
+        ]
+
+    def told(self, record: StudentRecord) -> StudentRecord:
+        """A record with the golden outputs of this very student.
+
+        Raises:
+            TypeError: it is another task's.
+        """
+        if not isinstance(record, ChatRecord):
+            message = f"a record of {record.task} for a student of chat"
+            raise TypeError(message)
+        return msgspec.structs.replace(record, golden=self.golden_outputs(), precision=self.decoder.precision)
+
+    def check_golden(self) -> float:
+        """The largest deviation from the log-probabilities that the trainer saw.
+
+        Where the student would now say something else, it is by how much it likes that better.
+        """
+        golden = self.record.golden if self.record is not None else []
+        asked = [self._golden_asked(one.messages) for one in golden]
+        wanted = [self._golden_ids(one.text, len(one.logprobs)) for one in golden]
+        if any(len(ids) != len(one.logprobs) for ids, one in zip(wanted, golden, strict=True)):
+            return float("inf")
+        found = self.decoder.teacher_forced([one.ids for one in asked], wanted)
+        try:
+            said = generate(self.decoder, asked)
+        except ValueError:
+            return float("inf")
+        worst = 0.0
+        for one, ids, logprobs, now in zip(golden, wanted, found.logprobs, said, strict=True):
+            off = np.abs(np.maximum(logprobs, _LEAST_LOGPROB) - np.maximum(one.logprobs, _LEAST_LOGPROB)).max(
+                initial=0.0
+            )
+            worst = max(worst, float(off), _parting(ids, logprobs, now) if now.text != one.text else 0.0)
+        return worst if np.isfinite(worst) else float("inf")
+
+    def check_follows(self, serving: Self | None, *, removal_declared: bool) -> None:
+        """See `store.student.loaded.Loaded`: another decoder changes no client's request."""
+
+    def _golden_asked(self, messages: Sequence[Message]) -> Asked:
+        ids = self.decoder.template.render([msgspec.to_builtins(message) for message in messages])
+        return Asked(ids, _GOLDEN_TOKENS)
+
+    def _golden_ids(self, text: str, count: int) -> list[int]:
+        """An answer's tokens, without its end where it was cut short."""
+        return self.decoder.template.answer_ids(text)[:count]
+
+
+def asked_of(decoder: Decoder, value: ChatInput, terms: ChatTerms) -> Asked | None:
+    """What a decoder is asked; None where no student on it may answer.
+
+    That is so where the answer would be more than a text, or several; where the prompt is too long; and where the chat
+    template does not take the messages.
+    """
+    shape = value.shape
+    if shape.get("tools") or shape.get("functions") or shape.get("n", 1) != 1:
+        return None
+    try:
+        ids = decoder.template.render([msgspec.to_builtins(message) for message in value.messages])
+    except TemplateRefusalError:
+        return None
+    wanted = [shape[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(shape.get(name), int)]
+    limit = min(terms.max_answer_tokens, decoder.longest - len(ids), *wanted)
+    if len(ids) > terms.max_prompt_tokens or limit < 1:
+        return None
+    stops = shape.get("stop") or ()
+    return Asked(ids, limit, (stops,) if isinstance(stops, str) else tuple(stops))
+
+
+def chat_of(value: TaskInput) -> ChatInput:
+    """An input of `chat`.
+
+    Raises:
+        TypeError: it is another task's.
+    """
+    if not isinstance(value, ChatInput):
+        message = f"a student of chat was handed a {type(value).__name__}"
+        raise TypeError(message)
+    return value
+
+
+def _opinion(said: Generation, chance: float, signals: list[float]) -> ChatOpinion:
+    confidence = chance if said.finish_reason == "stop" else 0.0
+    return ChatOpinion(
+        output=said.text,
+        confidence=confidence,
+        uncertainty=1.0 - confidence,
+        novelty=signals[SIGNALS.index("novelty")],
+        members=[signals],
+        finish_reason=said.finish_reason or "length",
+        tokens=list(said.ids),
+        logprobs=list(said.logprobs),
+        prompt_tokens=len(said.asked.ids),
+    )
+
+
+def _nothing() -> ChatOpinion:
+    return ChatOpinion(
+        output="",
+        confidence=0.0,
+        uncertainty=1.0,
+        novelty=_FARTHEST,
+        members=[[0.0, 0.0, 0.0, _FARTHEST]],
+        finish_reason="length",
+        tokens=[],
+        logprobs=[],
+        prompt_tokens=0,
+    )
+
+
+def _parting(ids: Sequence[int], logprobs: Sequence[float], now: Generation) -> float:
+    """By how much an answer's first other token is likelier than the one that stood there."""
+    for wanted, before, token, likelier in zip(ids, logprobs, now.ids, now.logprobs, strict=False):
+        if wanted != token:
+            return likelier - before
+    return float("inf")
+
+
+def _base_files(manifest: Manifest) -> list[str]:
+    return [*BASE_FILES, *([GENERATION_NAME] if BASE_FOLDER + GENERATION_NAME in manifest.files else [])]
+
+
+def _neighbours(opened: Opened, record: ChatRecord, hidden_size: int) -> Neighbours:
+    """The training prompts that a version brings with it.
+
+    Raises:
+        CorruptVersionError: their vectors and their answers do not fit together, or not the record.
+    """
+    vectors = read_tensors(NEIGHBOURS_VECTORS, opened.read(NEIGHBOURS_VECTORS)).get(NEIGHBOURS_TENSOR)
+    try:
+        answers = msgspec.json.decode(opened.read(NEIGHBOURS_NAME), type=list[str])
+    except msgspec.MsgspecError as error:
+        message = f"{NEIGHBOURS_NAME} is no list of answers: {error}"
+        raise CorruptVersionError(message) from error
+    if vectors is None or tuple(vectors.shape) != (len(answers), hidden_size) or len(answers) != record.neighbours:
+        shape = None if vectors is None else tuple(vectors.shape)
+        message = f"vectors {shape} of {record.neighbours} training prompts with {len(answers)} answers"
+        raise CorruptVersionError(message)
+    return Neighbours(vectors=vectors.float().numpy(), answers=answers)
+
+
+def _check_words(record: ChatRecord, opened: Opened) -> None:
+    """Refuse a version whose chat template is another than it says."""
+    try:
+        template: Any = json.loads(opened.read(BASE_FOLDER + SETTINGS_NAME))["chat_template"]
+        found = hashlib.sha256(template.encode()).hexdigest()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"{BASE_FOLDER}{SETTINGS_NAME} has no chat template"
+        raise CorruptVersionError(message) from error
+    if found != record.template:
+        message = f"a version's chat template is {found[:12]}, and it says {record.template[:12]}"
+        raise CorruptVersionError(message)
+
+
+def _check(manifest: Manifest) -> ChatRecord:
+    """The record, of a manifest that does not contradict itself; no file is read."""
+    record = manifest.student
+    if not isinstance(record, ChatRecord):
+        message = f"a version of {record.task} was taken for one of chat"
+        raise CorruptVersionError(message)
+    trained = (TUNED_NAME,) if record.rank is None else (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+    needed = [
+        *(BASE_FOLDER + name for name in BASE_FILES),
+        *(ENCODER_FOLDER + name for name in ENCODER_FILES),
+        *trained,
+        CONFIDENCE_NAME,
+        NEIGHBOURS_NAME,
+        NEIGHBOURS_VECTORS,
+    ]
+    lacking = [name for name in needed if name not in manifest.files]
+    problems = {
+        f"it lacks {', '.join(lacking)}": bool(lacking),
+        f"its confidence follows from {record.signals}, and this release knows {list(SIGNALS)}": record.signals
+        != list(SIGNALS),
+        "it has no golden outputs": not record.golden,
+        "it has no room for a prompt or an answer": record.max_prompt_tokens < 1 or record.max_answer_tokens < 1,
+    }
+    for problem, found in problems.items():
+        if found:
+            message = f"a version cannot be loaded: {problem}"
+            raise CorruptVersionError(message)
+    hashes = {
+        WEIGHTS_NAME: (manifest.base.sha256, "base"),
+        TOKENIZER_NAME: (record.tokenizer, "tokenizer"),
+    }
+    for name, (said, what) in hashes.items():
+        found_hash = manifest.files[BASE_FOLDER + name].sha256
+        if found_hash != said:
+            message = f"a version's {BASE_FOLDER}{name} is {found_hash[:12]}, not its {what} {said[:12]}"
+            raise CorruptVersionError(message)
+    return record
