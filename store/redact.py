@@ -11,7 +11,7 @@ since that rule's last pass. So the work grows with the text, not with the numbe
 import hmac
 import re
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -24,6 +24,9 @@ _VALUE_WORK: Final = 4  # of a value, beside that of the candidate that it was
 _CHARACTERS_A_UNIT: Final = 64  # of looking through characters for a place to try
 _WORD: Final = re.compile(r"\S+")
 _STROKE: Final = "\u0338"  # combines with the token's closing ">" to another character, so it goes with the value
+
+Redact = Callable[[str], tuple[str, Mapping[str, str]]]
+"""`redact_noting` with a key: the text as it may be kept, and what each token in it stands for."""
 
 
 class Purse:

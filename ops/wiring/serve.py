@@ -29,7 +29,7 @@ from serve.tasks.tasks import TASKS
 from store.control import Control
 from store.errors import SettingsError
 from store.money.books import Books
-from store.redact import redact
+from store.redact import redact_noting
 from store.registry.moves import Standing
 from store.registry.versions import Registry
 from store.student.loaded import Loaded
@@ -103,7 +103,7 @@ def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LanePa
     return LaneParts(
         settings=settings,
         lane_key=site.secret.lane_key(section.lane),
-        redact=partial(redact, key=site.secret.redaction_key(section.lane)),
+        redact=partial(redact_noting, key=site.secret.redaction_key(section.lane)),
         subject_key=site.secret.subject_key(section.lane),
         audit_key=site.secret.audit_key(section.lane),
         versions=lane_versions(site.registry, section, site.settings),
