@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from store.student.chat.adapter import Trained
 from store.student.chat.decoder import Decoder
 from tests.trainer.chat.lessons import decoder_in, lesson, lessons
 from trainer.learn.chat import checkpoint, fit
 from trainer.learn.chat.cached import Lesson, LowerStates, families
 from trainer.learn.chat.fit import TooLittleMemoryError, Tuning
-from trainer.learn.chat.layers import TopLayers, Trained
+from trainer.learn.chat.layers import TopLayers
 from trainer.learn.chat.losses import Heard
 
 TUNING = Tuning(layers=2, rank=4, alpha=8, epochs=1, batch_rows=6, micro_rows=6)
@@ -103,7 +104,9 @@ def test_the_end_of_an_answer_is_learned_though_the_same_token_pads(decoder: Dec
     longer = {"role": "user", "content": "a much longer question"}
     some = [lesson(decoder, [system, asked], "y"), lesson(decoder, [system, longer], "n")]
     assert all(one.answer[-1] == end for one in some)
-    trained = fit.fit(decoder, some, ["x"] * 2, start=None, settings=replace(TUNING, epochs=60, learning_rate=3e-2), seed=0)
+    trained = fit.fit(
+        decoder, some, ["x"] * 2, start=None, settings=replace(TUNING, epochs=60, learning_rate=3e-2), seed=0
+    )
     said = merged(decoder, trained).teacher_forced([one.prompt for one in some], [one.answer for one in some])
     assert said.greedy == [list(one.answer) for one in some]
 
@@ -150,10 +153,14 @@ def merged(decoder: Decoder, trained: Trained) -> Decoder:
     return decoder.twin(changed)
 
 
-def test_kept_states_give_the_same_weights_and_a_broken_file_is_computed_again(decoder: Decoder, tmp_path: Path) -> None:
+def test_kept_states_give_the_same_weights_and_a_broken_file_is_computed_again(
+    decoder: Decoder, tmp_path: Path
+) -> None:
     some = lessons(decoder, 8)
     names = ["x"] * 8
-    first, again = (fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0, folder=tmp_path) for _ in range(2))
+    first, again = (
+        fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0, folder=tmp_path) for _ in range(2)
+    )
     alone = fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0)
     assert_equal(first, again)
     assert_equal(first, alone)
@@ -265,7 +272,9 @@ def test_a_checkpoint_of_another_job_or_half_of_one_is_none(
     for seed, others in ((1, some), (0, some[::-1])):
         seen = list[float]()
         want = fit.fit(decoder, others, names, start=None, settings=TUNING, seed=seed)
-        found = fit.fit(decoder, others, names, start=None, settings=TUNING, seed=seed, folder=tmp_path, progress=seen.append)
+        found = fit.fit(
+            decoder, others, names, start=None, settings=TUNING, seed=seed, folder=tmp_path, progress=seen.append
+        )
         assert 1 / 5 in seen  # its first step was done
         assert_equal(want, found)
     path.write_bytes(path.read_bytes()[:200])

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from store.errors import UnderstudyError
 from store.registry.manifest import canonical_json
+from store.student.chat.adapter import Trained
 from store.student.chat.decoder import Decoder
 from store.student.chat.stack import KeyValues
 from trainer.learn.chat.cached import Family, Lesson, LowerStates, families, positions_of
 from trainer.learn.chat.checkpoint import Checkpoint, Reached
-from trainer.learn.chat.layers import TopLayers, Trained
+from trainer.learn.chat.layers import TopLayers
 from trainer.learn.chat.losses import ABSENT, Heard, answer_loss, shares
 
 _BETAS: Final = (0.9, 0.999)
@@ -242,7 +243,12 @@ def _batches(lessons: Sequence[Lesson], groups: Sequence[Family], settings: Tuni
 
 
 def _job(
-    decoder: Decoder, lessons: Sequence[Lesson], names: Sequence[str], start: Trained | None, settings: Tuning, seed: int
+    decoder: Decoder,
+    lessons: Sequence[Lesson],
+    names: Sequence[str],
+    start: Trained | None,
+    settings: Tuning,
+    seed: int,
 ) -> str:
     """Hash of all that the weights follow from."""
     digest = hashlib.sha256()

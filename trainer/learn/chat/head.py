@@ -49,8 +49,7 @@ def fit_confidence(outcomes: Outcomes) -> Confidence:
     scale = np.where(scale > 0, scale, 1.0)
     yes, no = float(weight @ agreed), float(weight @ (1.0 - agreed))
     if yes == 0 or no == 0:
-        bias = float(np.log((yes + _PRIOR) / (no + _PRIOR)))
-        return Confidence(mean=mean, scale=scale, weight=np.zeros(signals.shape[1]), bias=bias)
+        return constant((yes + _PRIOR) / (yes + no + 2 * _PRIOR), signals.shape[1])
     rows = (signals - mean) / scale
     model = LogisticRegression(C=_STRENGTH, max_iter=1000).fit(
         np.concatenate([rows, rows]),
@@ -58,3 +57,9 @@ def fit_confidence(outcomes: Outcomes) -> Confidence:
         sample_weight=np.concatenate([weight * agreed, weight * (1.0 - agreed)]),
     )
     return Confidence(mean=mean, scale=scale, weight=model.coef_[0], bias=float(model.intercept_[0]))
+
+
+def constant(chance: float, signals: int) -> Confidence:
+    """The same chance in (0, 1) whatever the signals are."""
+    zeros, ones = np.zeros(signals), np.ones(signals)
+    return Confidence(mean=zeros, scale=ones, weight=zeros, bias=float(np.log(chance / (1.0 - chance))))

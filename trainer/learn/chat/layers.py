@@ -5,29 +5,15 @@ What is trained is float32 whatever the decoder computes in. Everything below is
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from store.student.chat.adapter import LAYERS, PEFT, A, B, Trained
 from store.student.chat.stack import Stack
-
-_LAYERS: Final = "model.layers."
-_PEFT: Final = "base_model.model."
-_A, _B = ".lora_A.weight", ".lora_B.weight"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trained:
-    """What differs from the base, in float32 on the CPU."""
-
-    first: int  # trained layer
-    rank: int | None  # of the adapter; None: the layers in full
-    alpha: int  # the adapter's product counts alpha / rank times
-    tensors: Mapping[str, Tensor]  # an adapter's by the names that peft gives them; else parameters by the model's
 
 
 class LowRank(nn.Module):
@@ -102,12 +88,12 @@ class TopLayers:
                 outer, _, last = name.rpartition(".")
                 beside = LowRank(linear, rank, alpha, generator)
                 setattr(layer.get_submodule(outer), last, beside)
-                path = f"{_PEFT}{_LAYERS}{number}.{name}"
-                yield f"{path}{_A}", beside.lora_a
-                yield f"{path}{_B}", beside.lora_b
+                path = f"{PEFT}{LAYERS}{number}.{name}"
+                yield f"{path}{A}", beside.lora_a
+                yield f"{path}{B}", beside.lora_b
 
     def _free(self) -> Iterator[tuple[str, nn.Parameter]]:
         for number in range(self.first, self.stack.layers):
             layer = self.stack.modules[number].float()
             for name, parameter in layer.named_parameters():
-                yield f"{_LAYERS}{number}.{name}", parameter.requires_grad_(requires_grad=True)
+                yield f"{LAYERS}{number}.{name}", parameter.requires_grad_(requires_grad=True)
