@@ -192,11 +192,11 @@ class Batch:
         self._prefixes = shared_prefixes(decoder) if prefixes is None else prefixes
         self._decoder = decoder
         self._slots = _Slots()
-        self._growing: list[Generation] = []  # in the order of the slots' rows
+        self.growing: list[Generation] = []  # in the order of the slots' rows; for reading
 
     def __len__(self) -> int:
         """How many answers still grow."""
-        return len(self._growing)
+        return len(self.growing)
 
     def add(self, asked: Sequence[Asked]) -> list[Generation]:
         """Read prompts: their answers, each with its first token, in the order of the prompts; some may be done.
@@ -222,30 +222,30 @@ class Batch:
         Raises:
             ValueError: what the decoder says is no number.
         """
-        if not self._growing:
+        if not self.growing:
             return []
         stack = self._decoder.stack
         with torch.inference_mode():
-            ids = torch.tensor([[one.ids[-1]] for one in self._growing], device=stack.device)
-            places = [[len(one.asked.ids) + len(one.ids) - 1] for one in self._growing]
+            ids = torch.tensor([[one.ids[-1]] for one in self.growing], device=stack.device)
+            places = [[len(one.asked.ids) + len(one.ids) - 1] for one in self.growing]
             positions = torch.tensor(places, device=stack.device)
             self._slots.reserve(len(self), max(map(max, places)) + 1)
             states = stack.through(stack.embed(ids), positions, self._slots)
-            self._say(self._growing, stack.logits(states[:, 0]))
-        done = [one for one in self._growing if one.finish_reason is not None]
+            self._say(self.growing, stack.logits(states[:, 0]))
+        done = [one for one in self.growing if one.finish_reason is not None]
         for one in done:
             self.drop(one)
         return done
 
     def drop(self, generation: Generation) -> None:
         """Let an answer go, done or not; one that is not here any more is none."""
-        if generation in self._growing:
-            row = self._growing.index(generation)
+        if generation in self.growing:
+            row = self.growing.index(generation)
             with torch.inference_mode():
                 self._slots.remove(row)
-            last = self._growing.pop()
+            last = self.growing.pop()
             if last is not generation:
-                self._growing[row] = last
+                self.growing[row] = last
 
     def _read(self, made: list[Generation], length: int, prefix: KeyValues | None) -> None:
         """Prompts with one prefix, which is known: keys and values of the rest, and each answer's first token."""
@@ -258,7 +258,7 @@ class Batch:
         longest = length + max(map(len, rests))
         self._slots.reserve(len(self) + len(made), longest, read)
         self._slots.append(prefix, read, longest)
-        self._growing += made
+        self.growing += made
 
     def _say(self, growing: Sequence[Generation], scores: Tensor) -> None:
         """The likeliest token of each row of [rows, vocabulary], put behind its answer."""
