@@ -32,6 +32,7 @@ from store.event import (
     canonical_text,
 )
 from store.redact import Purse, redact
+from store.registry.students.records import Decide
 
 _FIRST: Final = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23, minutes=59)))  # no time is before it
 _NEWEST: Final = 4  # answers of a prompt version that an item keeps
@@ -74,6 +75,15 @@ def same_answer(teacher: str, student: str) -> bool | None:
     if wanted is not None:
         return wanted == structure(student)
     return True if canonical_text(teacher) == canonical_text(student) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatTerms:
+    """How far a lane's student reads and writes, and when it says how sure it is."""
+
+    decide: Decide = "end"
+    max_prompt_tokens: int = 2048
+    max_answer_tokens: int = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

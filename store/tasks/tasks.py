@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from store.event import Task
-from store.tasks.chat import ChatRules
+from store.tasks.chat import ChatRules, ChatTerms
 from store.tasks.classify import ClassifyRules
 from store.tasks.rank import RankRules, Tolerance
 from store.tasks.rules import TaskRules
@@ -18,6 +18,7 @@ class LaneTerms:
     labels: tuple[str, ...] = ()  # that an answer may be; none: any
     earlier: tuple[str, ...] = ()  # that were on the list once, and are kept: rulings tell how they are read
     tolerance: Tolerance = field(default_factory=Tolerance)  # what is called the same ranking
+    chat: ChatTerms = field(default_factory=ChatTerms)  # how far a student reads and writes
 
 
 TASKS: Final[Mapping[Task, Callable[[LaneTerms], TaskRules]]] = {
