@@ -263,7 +263,7 @@ class TeacherSection(Section):
         None
     )
     """Text in which $text and $labels are filled in (rank: $query and $documents); a changed one makes older answers
-    stale: `understudy prompt`. Of a chat teacher."""
+    stale: `understudy prompt`. None for chat, whose teacher gets the client's messages, nor for a reranker."""
     parameters: dict[str, Any] = {"temperature": 0}
     """Of the request's body, as the endpoint knows them: top_k and the like, too. extra_headers and extra_query are
     tables of their own."""
@@ -291,9 +291,6 @@ class TeacherSection(Section):
 
     @model_validator(mode="after")
     def _can_be_sent(self) -> Self:
-        if (self.kind == "chat") != (self.prompt_file is not None):
-            message = 'prompt_file: a teacher of kind "chat" needs one, and one of kind "rerank" has none'
-            raise ValueError(message)
         try:
             check_call(base_url=self.base_url, model=self.model, proxy=self.proxy, parameters=self.parameters)
         except SettingsError as error:
@@ -333,7 +330,7 @@ class LaneSection(Section):
     use_case: Annotated[Slug, Field(examples=["support"])]
     """The `model` that a client asks for."""
     task: Literal["classify", "rank", "chat"] = "classify"
-    """classify and rank are served; chat answers 501 not_yet."""
+    """classify: a text's label. rank: an order of documents. chat: the next message."""
     labels: Annotated[
         tuple[Text, ...], Field(examples=[["refund", "delivery", "other"]], json_schema_extra={SHOWN: True})
     ] = ()
@@ -378,6 +375,11 @@ class LaneSection(Section):
             raise ValueError(message)
         if self.task != "rank" and self.teacher.kind == "rerank":
             message = f"teacher.kind: a reranker teaches the task rank alone, not {self.task}"
+            raise ValueError(message)
+        prompted = self.task != "chat" and self.teacher.kind == "chat"
+        if prompted != (self.teacher.prompt_file is not None):
+            message = "a teacher of this task and kind needs one" if prompted else "here the teacher has none"
+            message = f"teacher.prompt_file: {message}"
             raise ValueError(message)
         if (wrong := wrong_labels(self.labels)) is not None:
             message = f"labels: {wrong}"
