@@ -121,6 +121,9 @@ class Trained:
         Raises:
             CorruptVersionError: a file is missing or unreadable, or disagrees with the record or the base.
         """
+        if not 1 <= layers <= stack.layers:
+            message = f"{layers} trained layers do not fit a decoder of {stack.layers}"
+            raise CorruptVersionError(message)
         if rank is None:
             tensors = read_tensors(TUNED_NAME, _file(files, TUNED_NAME))
             found = Trained(first=stack.layers - layers, rank=None, alpha=0, tensors=tensors)

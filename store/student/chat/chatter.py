@@ -1,10 +1,8 @@
 """The chatting student: a conversation in, an answer out, with how sure it is and how new the question."""
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import msgspec
 import numpy as np
@@ -12,42 +10,31 @@ import numpy as np
 from store.errors import CorruptVersionError
 from store.event import ChatInput, Message, TaskInput
 from store.policy import Policy
-from store.registry.manifest import Manifest
 from store.registry.students.records import ChatGolden, ChatRecord, StudentRecord
 from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TUNED_NAME, Trained
 from store.student.chat.confidence import SIGNALS, Confidence, answer_signals
 from store.student.chat.decoder import Decoder, shared_decoder
-from store.student.chat.folder import BASE_FILES, GENERATION_NAME, SETTINGS_NAME
-from store.student.chat.generate import Asked, Generation, generate
+from store.student.chat.generate import Asked, Batch, Generation, generate
 from store.student.chat.neighbours import Neighbours
 from store.student.chat.template import TemplateRefusalError
+from store.student.chat.version import (
+    BASE_FOLDER,
+    CONFIDENCE_NAME,
+    GOLDEN_CONVERSATIONS,
+    base_files,
+    check_manifest,
+    check_template,
+    read_neighbours,
+)
 from store.student.classify import ENCODER_FOLDER, Opened
 from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, shared_encoder
-from store.student.folder import ENCODER_FILES, TOKENIZER_NAME, WEIGHTS_NAME
+from store.student.folder import ENCODER_FILES, WEIGHTS_NAME
 from store.student.loaded import ChatOpinion
 from store.student.rank.vectors import sentence_vectors
 from store.tasks.chat import ChatRules, ChatTerms
 
-BASE_FOLDER: Final = "base/"
-CONFIDENCE_NAME: Final = "confidence.safetensors"
-NEIGHBOURS_NAME: Final = "neighbours.json"
-NEIGHBOURS_VECTORS: Final = "neighbours.safetensors"
-NEIGHBOURS_TENSOR: Final = "vectors"
-
 GOLDEN_TOLERANCE_SAME: Final = 0.005  # of a log-probability; fp32 on other hardware, in other batches or threads
 GOLDEN_TOLERANCE_COARSE: Final = 0.2  # where one of the two computes in bf16
-GOLDEN_CONVERSATIONS: Final[tuple[tuple[Message, ...], ...]] = (
-    (Message(role="user", content="Which months have thirty days?"),),
-    (
-        Message(role="system", content="You answer in one short sentence."),
-        Message(role="user", content="Why is the sea salty?"),
-    ),
-    (
-        Message(role="user", content="I have 12 apples and buy 30 more."),
-        Message(role="assistant", content="Then you have 42 apples."),
-        Message(role="user", content="And after I give half of them away?"),
-    ),
-)
 _GOLDEN_TOKENS: Final = 16
 _LEAST_LOGPROB: Final = -6.0  # what is less likely than this is compared as if it were not
 _FARTHEST: Final = 2.0  # 1 - cosine
@@ -77,10 +64,10 @@ class Chatter:
             SwapRefusedError: this release cannot run such a student here.
         """
         manifest = opened.manifest
-        record = _check(manifest)
-        _check_words(record, opened)
+        record = check_manifest(manifest)
+        check_template(record, opened)
         base = shared_decoder(
-            {name: manifest.files[BASE_FOLDER + name].sha256 for name in _base_files(manifest)},
+            {name: manifest.files[BASE_FOLDER + name].sha256 for name in base_files(manifest)},
             lambda name: opened.read(BASE_FOLDER + name),
             lambda: opened.path(BASE_FOLDER + WEIGHTS_NAME),
             device=device,
@@ -107,7 +94,7 @@ class Chatter:
             base_fingerprint=base.fingerprint,
             trained=trained,
             encoder=encoder,
-            neighbours=_neighbours(opened, record, encoder.hidden_size),
+            neighbours=read_neighbours(opened, record, encoder.hidden_size),
             confidence=Confidence.read(arrays, record.decide, len(record.signals)),
             terms=ChatTerms(
                 decide=record.decide,
@@ -144,6 +131,10 @@ class Chatter:
         said = generate(self.decoder, [one for one in asked if one is not None])
         found = dict(zip(read, self.opinions(said, self.vectors([inputs[place] for place in read])), strict=True))
         return [found.get(place) or _nothing() for place in range(len(inputs))]
+
+    def growing(self) -> "ChatGrowing":
+        """See `store.student.loaded.Grows`."""
+        return ChatGrowing(self)
 
     def asked(self, value: TaskInput) -> Asked | None:
         """What its decoder is asked; None: this student cannot answer such a conversation."""
@@ -250,6 +241,52 @@ class Chatter:
         return self.decoder.template.answer_ids(text)[:count]
 
 
+class ChatGrowing:
+    """Satisfies `store.student.loaded.Growing`."""
+
+    def __init__(self, chatter: Chatter) -> None:
+        self._chatter = chatter
+        self._batch = Batch(chatter.decoder)
+        self._vectors: dict[Generation, FloatArray] = {}  # [hidden] of the conversation, of each that is here
+        self._early: list[Generation] = []  # done with their first token
+
+    def __len__(self) -> int:
+        """See `Growing`."""
+        return len(self._vectors)
+
+    def add(self, inputs: Sequence[TaskInput]) -> list[Generation]:
+        """See `Growing`.
+
+        Raises:
+            ValueError: a number is not finite, or an input is one that `too_long` refuses.
+        """
+        asked = [one for value in inputs if (one := self._chatter.asked(value)) is not None]
+        if len(asked) != len(inputs):
+            message = "a conversation that this student cannot read"
+            raise ValueError(message)
+        if not inputs:
+            return []
+        vectors = self._chatter.vectors(inputs)
+        begun = self._batch.add(asked)
+        self._vectors |= zip(begun, vectors, strict=True)
+        self._early += [one for one in begun if one.finish_reason is not None]
+        return begun
+
+    def step(self) -> list[tuple[Hashable, ChatOpinion]]:
+        """See `Growing`."""
+        done, self._early = [*self._early, *self._batch.step()], []
+        if not done:
+            return []
+        opinions = self._chatter.opinions(done, np.stack([self._vectors.pop(one) for one in done]))
+        return list(zip(done, opinions, strict=True))
+
+    def drop(self, name: Hashable) -> None:
+        """See `Growing`."""
+        if isinstance(name, Generation) and self._vectors.pop(name, None) is not None:
+            self._batch.drop(name)
+            self._early = [one for one in self._early if one is not name]
+
+
 def asked_of(decoder: Decoder, value: ChatInput, terms: ChatTerms) -> Asked | None:
     """What a decoder is asked; None where no student on it may answer.
 
@@ -318,78 +355,3 @@ def _parting(ids: Sequence[int], logprobs: Sequence[float], now: Generation) -> 
         if wanted != token:
             return likelier - before
     return float("inf")
-
-
-def _base_files(manifest: Manifest) -> list[str]:
-    return [*BASE_FILES, *([GENERATION_NAME] if BASE_FOLDER + GENERATION_NAME in manifest.files else [])]
-
-
-def _neighbours(opened: Opened, record: ChatRecord, hidden_size: int) -> Neighbours:
-    """The training prompts that a version brings with it.
-
-    Raises:
-        CorruptVersionError: their vectors and their answers do not fit together, or not the record.
-    """
-    vectors = read_tensors(NEIGHBOURS_VECTORS, opened.read(NEIGHBOURS_VECTORS)).get(NEIGHBOURS_TENSOR)
-    try:
-        answers = msgspec.json.decode(opened.read(NEIGHBOURS_NAME), type=list[str])
-    except msgspec.MsgspecError as error:
-        message = f"{NEIGHBOURS_NAME} is no list of answers: {error}"
-        raise CorruptVersionError(message) from error
-    if vectors is None or tuple(vectors.shape) != (len(answers), hidden_size) or len(answers) != record.neighbours:
-        shape = None if vectors is None else tuple(vectors.shape)
-        message = f"vectors {shape} of {record.neighbours} training prompts with {len(answers)} answers"
-        raise CorruptVersionError(message)
-    return Neighbours(vectors=vectors.float().numpy(), answers=answers)
-
-
-def _check_words(record: ChatRecord, opened: Opened) -> None:
-    """Refuse a version whose chat template is another than it says."""
-    try:
-        template: Any = json.loads(opened.read(BASE_FOLDER + SETTINGS_NAME))["chat_template"]
-        found = hashlib.sha256(template.encode()).hexdigest()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"{BASE_FOLDER}{SETTINGS_NAME} has no chat template"
-        raise CorruptVersionError(message) from error
-    if found != record.template:
-        message = f"a version's chat template is {found[:12]}, and it says {record.template[:12]}"
-        raise CorruptVersionError(message)
-
-
-def _check(manifest: Manifest) -> ChatRecord:
-    """The record, of a manifest that does not contradict itself; no file is read."""
-    record = manifest.student
-    if not isinstance(record, ChatRecord):
-        message = f"a version of {record.task} was taken for one of chat"
-        raise CorruptVersionError(message)
-    trained = (TUNED_NAME,) if record.rank is None else (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
-    needed = [
-        *(BASE_FOLDER + name for name in BASE_FILES),
-        *(ENCODER_FOLDER + name for name in ENCODER_FILES),
-        *trained,
-        CONFIDENCE_NAME,
-        NEIGHBOURS_NAME,
-        NEIGHBOURS_VECTORS,
-    ]
-    lacking = [name for name in needed if name not in manifest.files]
-    problems = {
-        f"it lacks {', '.join(lacking)}": bool(lacking),
-        f"its confidence follows from {record.signals}, and this release knows {list(SIGNALS)}": record.signals
-        != list(SIGNALS),
-        "it has no golden outputs": not record.golden,
-        "it has no room for a prompt or an answer": record.max_prompt_tokens < 1 or record.max_answer_tokens < 1,
-    }
-    for problem, found in problems.items():
-        if found:
-            message = f"a version cannot be loaded: {problem}"
-            raise CorruptVersionError(message)
-    hashes = {
-        WEIGHTS_NAME: (manifest.base.sha256, "base"),
-        TOKENIZER_NAME: (record.tokenizer, "tokenizer"),
-    }
-    for name, (said, what) in hashes.items():
-        found_hash = manifest.files[BASE_FOLDER + name].sha256
-        if found_hash != said:
-            message = f"a version's {BASE_FOLDER}{name} is {found_hash[:12]}, not its {what} {said[:12]}"
-            raise CorruptVersionError(message)
-    return record
