@@ -42,9 +42,7 @@ SETTINGS = CycleSettings(
     split=SplitSettings(salt="salt", calibrate_ratio=0.25, judge_ratio=0.25),
     limits=GateLimits(delta=0.05, min_rows=20),
 )
-TRAINING = LaneTraining(
-    lane=LANE, task="chat", prompt_version=PROMPT_VERSION, target=0.9, confidence=0.8, terms=TERMS
-)
+TRAINING = LaneTraining(lane=LANE, task="chat", prompt_version=PROMPT_VERSION, target=0.9, confidence=0.8, terms=TERMS)
 
 
 @pytest.fixture(scope="module", autouse=True)
