@@ -10,6 +10,7 @@ from serve.teacher.parameters import check_call
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
 from store.event import Lane
+from store.tasks.chat import ChatTerms
 from store.tasks.rank import Tolerance
 from store.tasks.tasks import LaneTerms
 
@@ -307,11 +308,23 @@ class RankSection(Section):
     """What a place may lose, in the teacher's own scores. A teacher that only gives an order knows no distance."""
 
 
+class ChatSection(Section):
+    """How far a lane's student reads and writes: what is longer goes to the teacher."""
+
+    max_prompt_tokens: Annotated[int, Field(ge=16, le=1 << 20)] = 2048
+    """Of a conversation, as the student's tokenizer counts."""
+    max_answer_tokens: Annotated[int, Field(ge=1, le=1 << 16)] = 512
+    """Of an answer; an answer that comes to no end within is the teacher's to give."""
+
+
 class LaneStudentSection(Section):
     """The lane's own student, where it is another than [trainer] says."""
 
     encoder: Annotated[Literal["minilm"] | Path | None, Field(examples=["minilm"])] = None
     """As trainer.encoder; unset: that one."""
+    model: Annotated[Literal["smollm2"] | Path | None, Field(examples=["models/small"])] = None
+    """Of chat: folder of a language model that answers (Llama, Mistral, Qwen or Gemma, with a chat template), or
+    "smollm2"."""
     max_tokens: Annotated[Annotated[int, Field(ge=8, le=8192)] | None, Field(examples=[128])] = None
     """As trainer.max_tokens; for rank, of a document."""
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, Field(examples=["cpu"])] = None
@@ -354,6 +367,7 @@ class LaneSection(Section):
     """Share of the student's answers that the teacher checks in the background. Reloaded on SIGHUP."""
     promise: PromiseSection = PromiseSection()
     rank: RankSection = RankSection()
+    chat: ChatSection = ChatSection()
     student: LaneStudentSection = LaneStudentSection()
     budget: BudgetSection
     teacher: TeacherSection
@@ -366,7 +380,8 @@ class LaneSection(Section):
     def terms(self, earlier: tuple[str, ...] = ()) -> LaneTerms:
         """By what its answers are read; `earlier` are the labels that rulings tell of."""
         tolerance = Tolerance(k=self.rank.k, epsilon=self.rank.epsilon)
-        return LaneTerms(labels=self.labels, earlier=earlier, tolerance=tolerance)
+        chat = ChatTerms(max_prompt_tokens=self.chat.max_prompt_tokens, max_answer_tokens=self.chat.max_answer_tokens)
+        return LaneTerms(labels=self.labels, earlier=earlier, tolerance=tolerance, chat=chat)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -380,6 +395,9 @@ class LaneSection(Section):
         if prompted != (self.teacher.prompt_file is not None):
             message = "a teacher of this task and kind needs one" if prompted else "here the teacher has none"
             message = f"teacher.prompt_file: {message}"
+            raise ValueError(message)
+        if self.task == "chat" and self.training_permitted and self.student.model is None:
+            message = "student.model: a lane of chat needs the folder of a language model, which learns to answer"
             raise ValueError(message)
         if (wrong := wrong_labels(self.labels)) is not None:
             message = f"labels: {wrong}"
