@@ -99,13 +99,13 @@ def a_wheel(directory: Path, source: Path) -> Path:
     writer.add_vocab_size(config.vocab_size)
     vocabulary = tokenizer["model"]["vocab"]
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    tokens[2] = "<|endoftext|>"  # which the library would add
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
     writer.add_token_scores([0.0] * len(tokens))
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(0)
-    writer.add_unk_token_id(2)
     writer.add_chat_template(TEMPLATE)
     for name, value in model.state_dict().items():
         if name != "lm_head.weight":
