@@ -10,11 +10,11 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from serve.escalation import Answer, Given, Question, Refusal
-from serve.front.admission import Caller, Doors, admit, is_local
+from serve.front.admission import Caller, Doors, admit, admit_caller, is_local
 from serve.front.bodies import Bodies, BodyLimits
 from serve.front.directory import Directory, api_key
 from serve.front.errors import ApiError, json_response
@@ -26,6 +26,7 @@ from serve.lane.parts import Services
 from serve.lifecycle import Gateway
 from serve.request.admission import OverloadedError
 from serve.request.connected import while_connected
+from serve.request.relay import Relay, streamed
 from serve.settings import GatewaySettings
 from serve.tasks.face import Asked, Face, RequestLimits, invalid
 from serve.tasks.tasks import TASKS
@@ -34,7 +35,6 @@ from store.secrets import subject_token
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _MAX_HEADER_CHARS: Final = 256
-_NOT_YET: Final = ("/v1/chat/completions",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def build_app(services: Services, settings: GatewaySettings) -> Starlette:
     routes = [
         *health_routes(alive=gateway.healthy, ready=gateway.ready),
         *(Route(path, _served(front, face), methods=["POST"]) for face in TASKS.values() for path in face.paths),
-        *(Route(path, _not_yet, methods=["POST"]) for path in _NOT_YET),
+        Route("/v1/models", _models(front), methods=["GET"]),
     ]
     app = Starlette(routes=routes, lifespan=lifespan)
     app.state.gateway = gateway
@@ -118,31 +118,89 @@ def _front(gateway: Gateway) -> _Front:
 
 
 async def _serve(request: Request, front: _Front, face: Face) -> Response:
-    peer = request.client.host if request.client is not None else None
-    local, key = is_local(peer, request.headers), api_key(request.headers)
-    caller = Caller(keyed=front.directory.opens(key), local=local, open_here=front.directory.open_here)
+    caller, key = _caller(request, front)
     admit(request.headers, caller, front.doors, front.gateway.settings.max_body_bytes)
     asked = face.decode(await front.bodies.read(request))
-    lane = front.directory.find(asked.model, key, local=local)
+    lane = front.directory.find(asked.model, key, local=caller.local)
     if lane.face is not face:
         message = f"this model is served at {lane.face.paths[-1]}"
         raise ApiError(404, "unknown_model", message, "model")
+    if asked.streaming is None:
+        return _respond(await while_connected(_given(request, asked, lane, front), request.receive), asked, face)
+    relay = Relay(with_usage=asked.streaming.with_usage)
+    work = asyncio.ensure_future(_given(request, asked, lane, front, relay))
+    work.add_done_callback(_heard)  # also where nobody reads any more
+    begun = asyncio.ensure_future(relay.begun.wait())
+    try:
+        await while_connected(asyncio.wait({work, begun}, return_when=asyncio.FIRST_COMPLETED), request.receive)
+    except BaseException:
+        work.cancel()  # what the teacher was paid for goes on
+        raise
+    finally:
+        begun.cancel()
+    if not relay.begun.is_set() and _refused(given := await work):
+        return _respond(given, asked, face)
+    headers = {"X-Understudy-Served-By": "teacher"} if relay.begun.is_set() else _headers(work.result().found)
+    return StreamingResponse(
+        streamed(work, relay, asked, asked.streaming.chunks),
+        headers={**headers, "Cache-Control": "no-cache"},
+        media_type="text/event-stream",
+    )
+
+
+def _heard(work: asyncio.Future[Given]) -> None:
+    if not work.cancelled():
+        work.exception()
+
+
+def _caller(request: Request, front: _Front) -> tuple[Caller, str | None]:
+    """Who sends a request, by its head, and the key that it shows."""
+    peer = request.client.host if request.client is not None else None
+    local, key = is_local(peer, request.headers), api_key(request.headers)
+    return Caller(keyed=front.directory.opens(key), local=local, open_here=front.directory.open_here), key
+
+
+async def _given(request: Request, asked: Asked, lane: OpenLane, front: _Front, relay: Relay | None = None) -> Given:
+    """The answers, once under one Idempotency-Key."""
     once_key = _idempotency_key(request)
     if once_key is None:
-        work = asyncio.ensure_future(_answer(request, asked, lane, front, ()))
-        return _respond(await while_connected(work, request.receive), asked, face)
+        return await _answer(request, asked, lane, front, (), relay)
     given = await front.once[lane.parts.settings.lane].answer(
-        once_key, [*asked.identity, _forced(request)], lambda so_far: _answer(request, asked, lane, front, so_far)
+        once_key,
+        [*asked.identity, _forced(request)],
+        lambda so_far: _answer(request, asked, lane, front, so_far, relay),
     )
     if given.replayed:
         where = lane.parts.settings.lane
         front.gateway.services.metrics.replayed.labels(where.tenant, where.use_case).inc()
         lane.service.counts.replayed(len(given.found))
-    return _respond(given, asked, face)
+    return given
+
+
+def _models(front: _Front) -> Callable[[Request], Awaitable[Response]]:
+    """What answers at /v1/models: the lanes that a key opens, as OpenAI lists its models."""
+    created = int(front.gateway.services.now())
+
+    async def models(request: Request) -> Response:
+        caller, key = _caller(request, front)
+        try:
+            admit_caller(request.headers, caller, front.doors)
+        except ApiError as error:
+            return error.response()
+        names = sorted(one.parts.settings.lane.use_case for one in front.directory.opened_by(key, local=caller.local))
+        data = [{"id": name, "object": "model", "created": created, "owned_by": "understudy"} for name in names]
+        return json_response({"object": "list", "data": data}, 200)
+
+    return models
 
 
 async def _answer(
-    request: Request, asked: Asked, lane: OpenLane, front: _Front, so_far: Sequence[Answer | None]
+    request: Request,
+    asked: Asked,
+    lane: OpenLane,
+    front: _Front,
+    so_far: Sequence[Answer | None],
+    relay: Relay | None,
 ) -> Given:
     """Answer every question that was not answered before.
 
@@ -158,7 +216,8 @@ async def _answer(
         open_ones = [index for index in range(len(questions)) if not so_far or so_far[index] is None]
         tokens = sum(questions[index].tokens for index in open_ones)
         with gateway.admit(lane, count, tokens, forced=forced) as ticket:
-            answers = (lane.service.answer(replace(questions[index], ticket=ticket)) for index in open_ones)
+            hear = None if relay is None else relay.hear
+            answers = (lane.service.answer(replace(questions[index], ticket=ticket, hear=hear)) for index in open_ones)
             found = await asyncio.gather(*answers)
     except OverloadedError as busy:
         raise ApiError(429, "overloaded", str(busy), retry_after_s=busy.retry_after_s) from busy
@@ -168,11 +227,6 @@ async def _answer(
         at_s=questions[0].at_s,
         found=[answered[index] for index in range(len(questions))],
     )
-
-
-async def _not_yet(_: Request) -> Response:
-    served = " and ".join(face.paths[-1] for face in TASKS.values())
-    return ApiError(501, "not_yet", f"this release serves {served}").response()
 
 
 async def _questions(request: Request, asked: Asked, lane: OpenLane, front: _Front) -> list[Question]:
@@ -212,6 +266,7 @@ async def _questions(request: Request, asked: Asked, lane: OpenLane, front: _Fro
                 unsupported=asked.unsupported,
                 traceparent=traceparent,
                 tokens=one.tokens,
+                noted=one.noted,
             )
         )
     return questions
@@ -253,13 +308,17 @@ def _respond(given: Given, asked: Asked, face: Face) -> Response:
     sooner would be refused again.
     """
     found = given.found
-    if not any(isinstance(one, Answer) for one in found):
+    if _refused(given):
         refusal = max((one for one in found if isinstance(one, Refusal)), key=lambda one: one.retry_after_s or 0)
         return ApiError(refusal.status, refusal.code, refusal.message, retry_after_s=refusal.retry_after_s).response()
     once = {"Idempotency-Replayed": "true"} if given.replayed else {}
     if not given.shared:
         once["X-Understudy-Idempotency"] = "this-replica"  # Redis did not take the answer: other replicas may pay again
     return json_response(face.body(asked, given), 200, _headers(found) | once)
+
+
+def _refused(given: Given) -> bool:
+    return not any(isinstance(one, Answer) for one in given.found)
 
 
 def _headers(found: Sequence[Answer | Refusal]) -> dict[str, str]:

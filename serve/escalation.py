@@ -1,7 +1,7 @@
 """One question, what its student made of it, and what comes of it: an answer, a refusal, an event. Pure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypedDict
 
 from serve.student.line import StudentReply, Ticket
@@ -40,6 +40,8 @@ class Question:
     unsupported: bool = False  # it wants what no student can do
     traceparent: str | None = None  # W3C trace context, for the record's headers
     tokens: int = 1  # about how many the student reads for it
+    noted: Mapping[str, str] = field(default_factory=dict, repr=False)  # what its tokens of personal data stand for
+    hear: Callable[[bytes], None] | None = None  # who is told of a teacher's answer while it comes
     ticket: Ticket | None = None  # of the request; a forced question without one is not put to the student
 
 

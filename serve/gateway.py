@@ -111,7 +111,7 @@ class LaneService:
                 event_id=question.event_id if spend else None,
                 degraded="budget_unavailable" if unknown else None,
             )
-            found = self.face.of_student(opinion, said)
+            found = self.face.of_student(opinion, said, question.noted)
         self._count(found, question, decision, self._monotonic() - started_s)
         return found
 
@@ -146,7 +146,7 @@ class LaneService:
             outcome: StudentReply | None = None
             if not question.forced or question.ticket is not None:  # else its line is long, and no opinion is needed
                 outcome = await self._look(slot, question)
-            if isinstance(outcome, Opinion) and (outcome := self._heed(outcome)) is not None:
+            if isinstance(outcome, Opinion) and (outcome := self._heed(outcome, question.value)) is not None:
                 self.routing.see(outcome, slot.version)
             return Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
 
@@ -216,7 +216,7 @@ class LaneService:
         self, question: Question, seen: Seen, decision: Decision, spend: Spend, wanted: Callable[[], bool]
     ) -> Answer | Refusal:
         """The teacher answers, or else the student, or else nobody."""
-        reply = await self._ask_teacher(question, spend, wanted)
+        reply = await self._ask_teacher(question, spend, wanted, question.hear)
         match reply:
             case Answered(answer=answer):
                 degraded = await self._publish(question, seen, decision, answer)
@@ -243,7 +243,8 @@ class LaneService:
     ) -> Answer | Refusal:
         """The student's answer, or none: who forces the teacher wants no other."""
         if (opinion := seen.opinion) is not None and not question.forced:
-            return self.face.of_student(opinion, of_student(seen, decision, degraded=why, usage=usage))
+            said = of_student(seen, decision, degraded=why, usage=usage)
+            return self.face.of_student(opinion, said, question.noted)
         if why == "teacher_busy":
             self.count_shed("teacher_turns")
         return not_taught(why, self.turns.wait_s)
@@ -255,11 +256,17 @@ class LaneService:
             lost = "lost" if await self._publish(question, seen, decision, reply.answer) else None
         self._metrics.audits.labels(*self._labels, lost or "published").inc()
 
-    async def _ask_teacher(self, question: Question, spend: Spend, wanted: Callable[[], bool] = lambda: True) -> Reply:
+    async def _ask_teacher(
+        self,
+        question: Question,
+        spend: Spend,
+        wanted: Callable[[], bool] = lambda: True,
+        hear: Callable[[bytes], None] | None = None,
+    ) -> Reply:
         """Ask, and settle what it cost. A call that is cancelled midway counts in full: it may have been billed."""
         self.turns.asked += 1
         try:
-            reply = await self.teacher.ask(question.value, wanted)
+            reply = await self.teacher.ask(question.value, wanted, hear)
         except BaseException:
             self._pay(spend, self.teacher.cost_bound_usd(question.value), bounded=True)
             raise
@@ -307,14 +314,15 @@ class LaneService:
         self, question: Question, seen: Seen, decision: Decision, answer: TeacherAnswer
     ) -> Degraded | None:
         """Wait until the event is accepted; a paid answer goes out even when it is not."""
+        kept = self.face.kept(question.value, answer)
         event = build_event(
             self.face.event_type,
             self.settings.lane,
             question,
             seen,
             decision,
-            answer,
-            eligible=self.settings.training_permitted,
+            kept.answer,
+            eligible=kept.learnable and self.settings.training_permitted,
         )
         try:
             await self._sink.publish(event, question.item_id, traceparent=question.traceparent)

@@ -6,7 +6,8 @@ holds the interpreter for milliseconds at most.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -15,6 +16,7 @@ from typing import Final
 from serve.tasks.face import Matter
 from store.errors import TooLaboriousError
 from store.event import TaskInput
+from store.redact import Redact
 from store.secrets import item_id
 from store.tasks.rules import TaskRules
 
@@ -35,6 +37,7 @@ class Named:
     redacted: TaskInput
     item_id: str
     tokens: int  # about how many the student reads for it
+    noted: Mapping[str, str]  # what its tokens of personal data stand for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,7 @@ class Naming:
 
     matter: Matter
     rules: TaskRules
-    redact: Callable[[str], str]
+    redact: Redact
     lane_key: bytes  # of its item ids
     tokens: Callable[[TaskInput], int]  # of its student
 
@@ -111,7 +114,7 @@ class _Work:
         self.texts = [text for piece in pieces for text in piece]
         self.chars = sum(map(len, self.texts))
         self._ends = list(accumulate(map(len, pieces)))  # of each question's texts
-        self._redacted: list[str] = []
+        self._redacted: list[tuple[str, Mapping[str, str]]] = []
         self.named: list[Named] = []
 
     def turn(self, first: int, last: int) -> Laborious | None:
@@ -127,11 +130,13 @@ class _Work:
 
     def _name(self, index: int) -> Named:
         naming, start = self._naming, self._ends[index - 1] if index else 0
-        redacted = naming.matter.of_texts(self._values[index], self._redacted[start : self._ends[index]])
+        texts = self._redacted[start : self._ends[index]]
+        redacted = naming.matter.of_texts(self._values[index], [text for text, _ in texts])
         return Named(
             redacted=redacted,
             item_id=item_id(naming.lane_key, naming.rules, redacted),
             tokens=max(1, naming.tokens(redacted)),
+            noted=dict(ChainMap(*(dict(noted) for _, noted in texts))),
         )
 
 

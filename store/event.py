@@ -70,17 +70,25 @@ class RankInput(msgspec.Struct, frozen=True, kw_only=True):
     documents: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_DOCUMENTS)]
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn of a chat."""
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One turn of a chat, as OpenAI's API has it; a content of several parts stands here as its JSON."""
 
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str = ""
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
 
 
-class ChatInput(msgspec.Struct, frozen=True, kw_only=True):
-    """The input of `chat`."""
+class ChatInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The input of `chat`.
+
+    `shape` holds, as they were sent, the parameters that decide what an answer may be: `tools` or `response_format`,
+    say. It is a part of the question; how an answer is drawn (temperature, seed) or sent (stream) is not.
+    """
 
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
+    shape: dict[str, Any] = {}
 
 
 TaskInput = TextInput | RankInput | ChatInput
@@ -120,11 +128,36 @@ class RankAnswer(TeacherAnswer, frozen=True, kw_only=True, omit_defaults=True):
     order: list[int] | None = None
 
 
+class TopLogprobs(msgspec.Struct, frozen=True, kw_only=True):
+    """The k likeliest tokens at each of n places of an answer, the chosen one first: `store.answers.top_logprobs`.
+
+    A place of 20 takes 160 bytes of JSON so, and 2,656 in OpenAI's shape.
+    """
+
+    tokenizer: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]  # sha256 of the tokenizer.json that numbers them
+    k: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+    ids: bytes  # [n, k] little-endian uint32; base64 in JSON
+    logprobs: bytes  # [n, k] little-endian float16, natural logarithms; base64 in JSON
+
+
 class ChatAnswer(TeacherAnswer, frozen=True, kw_only=True, omit_defaults=True):
-    """A teacher's answer to `chat`; `logprobs` has OpenAI's shape."""
+    """A teacher's answer to `chat`; `logprobs` has OpenAI's shape, `top` holds them packed."""
 
     text: str
+    tool_calls: list[dict[str, Any]] | None = None
+    finish_reason: str | None = None
     logprobs: list[dict[str, Any]] | None = None
+    top: TopLogprobs | None = None
+
+
+class AgreementVerdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a referee said of a student's output and the teacher's answer, where no rule tells; nobody asks it twice."""
+
+    agreed: bool
+    by: Literal["distance", "judge"]
+    model: str = ""  # that judged
+    calls: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cost_usd: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
 
 
 class StudentOpinion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -132,7 +165,8 @@ class StudentOpinion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     `members` holds each member's own output; the first is the frozen head's and the second, where there is one, the
     fine-tuned encoder's. For `classify`, `output` is a label and members are label probabilities in the version's label
-    order; for `rank`, `output` is a JSON list of document indexes, best first, and members are scores of the documents.
+    order; for `rank`, `output` is a JSON list of document indexes, best first, and members are scores of the documents;
+    for `chat`, `output` is its text, and the one member are the signals that its confidence follows from.
     """
 
     version: str
@@ -140,6 +174,7 @@ class StudentOpinion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     confidence: Probability
     members: list[list[float]] = []
     logits: list[float] | None = None
+    verdict: AgreementVerdict | None = None
 
 
 class EscalationCause(msgspec.Struct, frozen=True, kw_only=True):
@@ -356,6 +391,17 @@ def _in_order(marks: re.Match[str]) -> str:
 
 def _taken_apart(char: str) -> str:
     return unicodedata.normalize("NFD", char)
+
+
+def canonical_layout(text: str) -> str:
+    """NFC with one form of line ends; blanks that no reader sees go: at the ends of lines, and blank lines around it.
+
+    What stands between words and before them stays: two programs that differ in indentation are two programs.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", MANY_MARKS.sub(_in_order, text))
+    lines = [line.rstrip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    return "\n".join(lines).strip("\n")
 
 
 def canonical_input(task: Task, parts: Sequence[Any]) -> bytes:

@@ -11,6 +11,7 @@ since that rule's last pass. So the work grows with the text, not with the numbe
 import hmac
 import re
 from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -23,6 +24,9 @@ _VALUE_WORK: Final = 4  # of a value, beside that of the candidate that it was
 _CHARACTERS_A_UNIT: Final = 64  # of looking through characters for a place to try
 _WORD: Final = re.compile(r"\S+")
 _STROKE: Final = "\u0338"  # combines with the token's closing ">" to another character, so it goes with the value
+
+Redact = Callable[[str], tuple[str, Mapping[str, str]]]
+"""`redact_noting` with a key: the text as it may be kept, and what each token in it stands for."""
 
 
 class Effort:
@@ -59,23 +63,39 @@ def redact(text: str, key: bytes, effort: Effort | None = None) -> str:
     Raises:
         TooLaboriousError: the text needs more work than any text of a person would.
     """
+    return redact_noting(text, key, purse)[0]
+
+
+def redact_noting(text: str, key: bytes, purse: Purse | None = None) -> tuple[str, dict[str, str]]:
+    """As `redact`, with what each token stands for, as it was written: for `restore`, and for no log or store.
+
+    Raises:
+        TooLaboriousError: as of `redact`.
+    """
     written = text.replace("\r\n", "\n").replace("\r", "\n")
     canonical = canonical_text(written)
     digits = count_digits(canonical)
     rules = [rule for rule in RULES if may_hold(rule, canonical, digits)]
     values = sorted(_values(canonical, rules, effort or Effort()), key=lambda found: found[1].start) if rules else []
     if not values:
-        return written
+        return written, {}
     spelled = _Spelled(written) if written != canonical else None
     parts: list[str] = []
+    noted: dict[str, str] = {}
     kept = 0
     for kind, value in values:
         digest = hmac.digest(key, f"{kind}:{value.canonical}".encode(), "sha256").hex()[:10]
         between = canonical[kept : value.start] if spelled is None else spelled.between(kept, value.start)
         parts += (between, f"<{kind}:{digest}>")
+        noted.setdefault(parts[-1], canonical[value.start : value.end])
         kept = value.end
     parts.append(canonical[kept:] if spelled is None else spelled.between(kept, len(canonical)))
-    return "".join(parts)
+    return "".join(parts), noted
+
+
+def restore(text: str, noted: Mapping[str, str]) -> str:
+    """The text with the values back for whose tokens it holds; tokens of somebody else's stay."""
+    return TOKEN.sub(lambda token: noted.get(token.group(), token.group()), text) if noted else text
 
 
 class _Spelled:

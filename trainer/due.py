@@ -25,6 +25,7 @@ class Ripeness:
 
     items: int = 150
     items_per_label: int = 20
+    head_alone: bool = True  # makes a student; else nothing can serve before the first fine-tuning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +74,19 @@ def due(
         return "candidate"
     fresh = items - state.items_at_cycle
     grown = _grown(items, state.items_at_cycle, settings)
-    if settings.fine_tune:
+    has_head = ripe.head_alone or standing.champion is not None
+    if settings.fine_tune or not has_head:
         enough = items >= _fine_tune_at(state, labels, settings, ripe)
         outlived = _outlived(state, now_s, settings) and _grown(items, state.items_at_fine_tune, settings)
-        if enough and grown and settings.head_first and standing.champion is None:
+        if enough and grown and settings.head_first and has_head and standing.champion is None:
             return "head"
         owed = enough and settings.head_first  # a head has drawn the rows that made it due
         if owed or (fresh > 0 and (enough or outlived)):
             return "fine_tune"
-    overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s
-    return "head" if grown or (overdue and state.last_cycle_s > 0) else None
+    overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s and state.last_cycle_s > 0
+    if not has_head:
+        return "fine_tune" if overdue else None
+    return "head" if grown or overdue else None
 
 
 def _grown(items: int, before: int, settings: ScheduleSettings) -> bool:

@@ -30,6 +30,7 @@ class StudentSettings:
     """What a lane says of its own student; None: as the trainer's settings have it."""
 
     encoder: str | None = None
+    model: str | None = None
     device: str | None = None
     precision: Literal["auto", "fp32", "bf16"] | None = None
     threads: int | None = None
@@ -78,6 +79,7 @@ class CycleSettings:
     novelty_quantile: float  # share of known questions that is not novel
     split: SplitSettings
     limits: GateLimits
+    model: str | None = None  # directory of the decoder, or "smollm2" for the wheel's; of a task that has one
 
 
 def settings_of(training: LaneTraining, settings: CycleSettings) -> CycleSettings:

@@ -31,13 +31,27 @@ class Doors:
 
 
 def admit(headers: Mapping[str, str], caller: Caller, doors: Doors, max_body_bytes: int) -> None:
-    """Refuse what can be refused by the head.
+    """Refuse what can be refused by the head of a request with a body.
+
+    Raises:
+        ApiError: as of `admit_caller`; 415, 413.
+    """
+    admit_caller(headers, caller, doors)
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "unsupported_media_type", "the Content-Type must be application/json", "Content-Type")
+    length = headers.get("content-length", "")
+    if length.isdigit() and int(length) > max_body_bytes:
+        raise ApiError(413, "request_too_large", f"the body is over {max_body_bytes} bytes")
+
+
+def admit_caller(headers: Mapping[str, str], caller: Caller, doors: Doors) -> None:
+    """Refuse who may not speak to us.
 
     The name that a request calls us by matters only where nothing but its coming from this machine opens the lane: a
     page knows no key, and behind a load balancer the name is the public one.
 
     Raises:
-        ApiError: 403 for a web page or a foreign name, 401 without a key, 415, 413.
+        ApiError: 403 for a web page or a foreign name, 401 without a key.
     """
     if not from_no_page(headers, doors.origins):
         message = "requests of web pages are not answered: name the page in gateway.allowed_origins if it is yours"
@@ -48,11 +62,6 @@ def admit(headers: Mapping[str, str], caller: Caller, doors: Doors, max_body_byt
         if not known_host(headers.get("host"), doors.hosts):
             message = "Host is no name of this gateway: name it in gateway.allowed_hosts if it is"
             raise ApiError(403, "host_not_allowed", message)
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "unsupported_media_type", "the Content-Type must be application/json", "Content-Type")
-    length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > max_body_bytes:
-        raise ApiError(413, "request_too_large", f"the body is over {max_body_bytes} bytes")
 
 
 def is_local(peer: str | None, headers: Mapping[str, str]) -> bool:

@@ -57,6 +57,12 @@ class Directory:
             raise ApiError(401, "invalid_api_key", "this API key opens no lane of this model")
         return lane
 
+    def opened_by(self, key: str | None, *, local: bool) -> list[OpenLane]:
+        """The lanes that `find` gives for this key."""
+        keyed = [] if key is None else [lane for (_, of), lane in self._by_key.items() if of == _digest(key)]
+        named = {lane.parts.settings.lane.use_case for lane in keyed}
+        return [*keyed, *(lane for name, lane in self._open.items() if local and name not in named)]
+
 
 def api_key(headers: Headers) -> str | None:
     """The key that a request shows, as a bearer token or in X-API-Key."""

@@ -20,11 +20,22 @@ class ApiError(Exception):
         self.field = field
         self.retry_after_s = retry_after_s
 
+    @property
+    def envelope(self) -> dict[str, Any]:
+        """The error as OpenAI's clients read it."""
+        named = {"field": self.field, "param": self.field} if self.field else {}
+        return {"error": {"code": self.code, "message": str(self), "type": _type(self.status), **named}}
+
     def response(self) -> Response:
         """The error in OpenAI's envelope."""
-        error = {"code": self.code, "message": str(self)} | ({"field": self.field} if self.field else {})
         headers = None if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        return json_response({"error": error}, self.status, headers)
+        return json_response(self.envelope, self.status, headers)
+
+
+def _type(status: int) -> str:
+    """As OpenAI names kinds of errors."""
+    named = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+    return named.get(status, "invalid_request_error" if status < 500 else "server_error")  # noqa: PLR2004
 
 
 def json_response(body: dict[str, Any], status: int, headers: Mapping[str, str] | None = None) -> Response:

@@ -111,7 +111,7 @@ def open_lane(
         counts=Counts(Tally(new_id, parts.tally_path)),
         monotonic=monotonic,
         draw=keyed_draw(parts.audit_key),
-        redact=parts.redact,
+        redact=lambda text: parts.redact(text)[0],
     )
     follow = Follow(
         lane.lane,

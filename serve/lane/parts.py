@@ -16,6 +16,7 @@ from serve.teacher.ledger import Ledger
 from store.control import Heartbeat
 from store.event import Lane, wall_clock_s
 from store.money.tally import Write
+from store.redact import Redact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class LaneParts:
 
     settings: LaneSettings
     lane_key: bytes = field(repr=False)  # of its item ids
-    redact: Callable[[str], str]  # with the lane's key
+    redact: Redact  # with the lane's key
     subject_key: bytes = field(repr=False)  # of the tokens that stand for `user`
     audit_key: bytes = field(repr=False)  # of the draw of audits
     versions: Versions

@@ -56,8 +56,13 @@ class Teaches(Protocol):
     def cost_bound_usd(self, value: TaskInput) -> float:
         """The most that asking this can cost."""
 
-    async def ask(self, value: TaskInput, wanted: Callable[[], bool] = ...) -> Reply:
-        """The answer, or why there is none; what is not wanted any more when its turn comes is not asked."""
+    async def ask(
+        self, value: TaskInput, wanted: Callable[[], bool] = ..., hear: Callable[[bytes], None] | None = None
+    ) -> Reply:
+        """The answer, or why there is none; what is not wanted any more when its turn comes is not asked.
+
+        Where `hear` is there, an answer may come as a stream, of which it is told piece by piece.
+        """
 
     def stop_asking(self) -> None:
         """Send nothing any more; what was sent goes on."""

@@ -1,6 +1,6 @@
 """Classification as its clients see it: `POST /classify`, in the shape of vLLM and SGLang."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
@@ -9,7 +9,7 @@ import msgspec
 from serve.escalation import Answer, Common, Given, Refusal
 from serve.settings import LaneSettings
 from serve.tasks.balance import Balance
-from serve.tasks.face import Asked, Heed, RequestLimits, decode_body, invalid
+from serve.tasks.face import Asked, Heed, Kept, RequestLimits, decode_body, invalid
 from store.event import ClassifyEscalation, LabelAnswer, TaskInput, TeacherAnswer, TextInput
 from store.student.loaded import LabelOpinion, Opinion
 
@@ -92,7 +92,7 @@ class Classify:
         balance = Balance() if settings.metric == "balanced_accuracy" else None
         allowed = settings.terms.labels
 
-        def heeded(opinion: Opinion) -> Opinion | None:
+        def heeded(opinion: Opinion, _: TaskInput) -> Opinion | None:
             label = on_list(cast("LabelOpinion", opinion), allowed)
             if label is None or balance is None:
                 return label
@@ -100,7 +100,7 @@ class Classify:
 
         return heeded
 
-    def of_student(self, opinion: Opinion, common: Common) -> Answer:
+    def of_student(self, opinion: Opinion, common: Common, noted: Mapping[str, str]) -> Answer:  # noqa: ARG002 - it holds no text
         """See `Face`."""
         said = cast("LabelOpinion", opinion)
         return LabelledAnswer(
@@ -117,6 +117,10 @@ class Classify:
         """See `Face`."""
         label = cast("LabelAnswer", answer).label
         return LabelledAnswer(label=label, probs=None, num_classes=len(settings.terms.labels), **common)
+
+    def kept(self, value: TaskInput, answer: TeacherAnswer) -> Kept:  # noqa: ARG002 - as the protocol has it
+        """See `Face`."""
+        return Kept(answer=answer, learnable=True)
 
 
 def on_list(opinion: LabelOpinion, allowed: Sequence[str]) -> LabelOpinion | None:

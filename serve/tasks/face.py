@@ -4,7 +4,7 @@ Everything else of the gateway carries questions and opinions of which it knows 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -20,7 +20,7 @@ _MISSING_FIELD: Final = re.compile(r"missing required field `([^`]+)`")
 _FIELD_PATH: Final = re.compile(r"at `\$\.?([^`]*)`")
 _Body = TypeVar("_Body")
 
-Heed = Callable[[Opinion], Opinion | None]
+Heed = Callable[[Opinion, TaskInput], Opinion | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,23 @@ class RequestLimits:
     max_inputs: int
     max_documents: int
     max_text_chars: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streaming:
+    """The answer is to come as a stream of events."""
+
+    with_usage: bool  # ending with how many tokens there were
+    chunks: Callable[["Asked", Given], Iterator[bytes]]
+    """The data of the events that a whole answer makes, the closing one left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What an event keeps of a teacher's answer."""
+
+    answer: TeacherAnswer
+    learnable: bool  # a student may learn from it, as far as the answer goes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +60,7 @@ class Asked:
     listed: bool  # the questions came as a list: under one Idempotency-Key their places tell them apart
     identity: Sequence[Any]  # all of the body that shapes the answers, as what JSON can hold
     unsupported: bool = False  # it wants what no student can do
+    streaming: Streaming | None = None  # None: it is to come whole
     shown: Any = None  # what the task's own answer needs to know of it
 
 
@@ -93,13 +111,16 @@ class Face(Matter, Protocol):
         """What the client reads; at least one question was answered."""
 
     def heed(self, settings: LaneSettings) -> Heed:
-        """What a lane makes of a student's opinions, each heard once: None where its answer is none of the lane's."""
+        """What a lane makes of a student's opinions, each heard once with its question: None where it is no answer."""
 
-    def of_student(self, opinion: Opinion, common: Common) -> Answer:
-        """The student's answer."""
+    def of_student(self, opinion: Opinion, common: Common, noted: Mapping[str, str]) -> Answer:
+        """The student's answer; `noted`: what each token of personal data in the question stands for."""
 
     def of_teacher(self, answer: TeacherAnswer, value: TaskInput, settings: LaneSettings, common: Common) -> Answer:
         """The teacher's answer to a question."""
+
+    def kept(self, value: TaskInput, answer: TeacherAnswer) -> Kept:
+        """What of a teacher's answer its event keeps."""
 
 
 def decode_body(body: bytes, kind: type[_Body]) -> _Body:
@@ -111,11 +132,15 @@ def decode_body(body: bytes, kind: type[_Body]) -> _Body:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        message = str(error)
-        named = [found.group(1) for find in (_FIELD_PATH, _MISSING_FIELD) if (found := find.search(message))]
-        raise invalid(field=".".join(filter(None, named)) or "body", message=message) from error
+        raise invalid(field=field_of(error) or "body", message=str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(field="body", message="not JSON in UTF-8") from error
+
+
+def field_of(error: msgspec.ValidationError) -> str:
+    """The field that an error of msgspec is about; empty: the whole."""
+    found = [found.group(1) for find in (_FIELD_PATH, _MISSING_FIELD) if (found := find.search(str(error)))]
+    return ".".join(filter(None, found))
 
 
 def invalid(*, field: str, message: str) -> ApiError:

@@ -4,7 +4,7 @@ Scores are the answering party's own, best first, and mean something only within
 has no scores: its answer's fall evenly from 1, and what it does not name comes last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from serve.escalation import Answer, Common, Given
 from serve.settings import LaneSettings
-from serve.tasks.face import Asked, Heed, RequestLimits, decode_body, invalid
+from serve.tasks.face import Asked, Heed, Kept, RequestLimits, decode_body, invalid
 from store.event import RankAnswer, RankEscalation, RankInput, TaskInput, TeacherAnswer
 from store.student.loaded import Opinion, RankOpinion
 from store.tasks.measures import best_first
@@ -136,9 +136,9 @@ class Rank:
 
     def heed(self, settings: LaneSettings) -> Heed:  # noqa: ARG002 - any ranking is one
         """See `Face`."""
-        return lambda opinion: opinion
+        return lambda opinion, _: opinion
 
-    def of_student(self, opinion: Opinion, common: Common) -> Answer:
+    def of_student(self, opinion: Opinion, common: Common, noted: Mapping[str, str]) -> Answer:  # noqa: ARG002 - it holds no text
         """See `Face`."""
         said = cast("RankOpinion", opinion)
         return RankedAnswer(results=[(place, said.scores[place]) for place in said.order], **common)
@@ -152,6 +152,10 @@ class Rank:
         else:
             results = _falling(said.order or [], documents)
         return RankedAnswer(results=results, **common)
+
+    def kept(self, value: TaskInput, answer: TeacherAnswer) -> Kept:  # noqa: ARG002 - as the protocol has it
+        """See `Face`."""
+        return Kept(answer=answer, learnable=True)
 
 
 def _falling(order: Sequence[int], documents: Sequence[str]) -> list[tuple[int, float]]:

@@ -25,6 +25,7 @@ _log: Final = logger(__name__)
 _FIRST_WAIT_S: Final = 0.2  # before a call is sent again, where the endpoint does not say; doubles, up to
 _LONGEST_WAIT_S: Final = 2.0
 _SAY_AGAIN_S: Final = 60.0
+_STREAMED: Final = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +121,16 @@ class Teacher:
         """What asking can cost at most, all that it takes."""
         return self._asking.bound_usd(value)
 
-    async def ask(self, value: TaskInput, wanted: Callable[[], bool] = lambda: True) -> Reply:
+    async def ask(
+        self,
+        value: TaskInput,
+        wanted: Callable[[], bool] = lambda: True,
+        hear: Callable[[bytes], None] | None = None,
+    ) -> Reply:
         """The teacher's reply to one question. Raises nothing: each kind of failure is a reply.
 
-        What nobody waits for any more when its turn comes (`wanted`) is not sent.
+        What nobody waits for any more when its turn comes (`wanted`) is not sent. With `hear` the answer comes as a
+        stream where the task has such, and each piece is heard as it comes; the reply is the whole all the same.
 
         The question is sent as the client sent it, not redacted: the teacher is the processor that the user configured.
         """
@@ -139,7 +146,7 @@ class Teacher:
             return Unavailable(
                 detail="the gateway is stopping" if self._stopping else "nobody waits for it any more", billed=False
             )
-        tab, flight = Tab(), Flight()
+        tab, flight = Tab(), Flight(hear=hear)
         started = self._monotonic()
         try:
             try:
@@ -203,9 +210,11 @@ class Teacher:
             FLIGHT.reset(token)
 
     async def _send(self, call: Call) -> bytes:
-        answer = await self._client.post(
-            call.path, cast_to=httpx2.Response, body=dict(call.body), options=self._options
-        )
+        flight = FLIGHT.get()
+        body = dict(call.body)
+        if call.may_stream and flight is not None and flight.hear is not None:
+            body |= _STREAMED
+        answer = await self._client.post(call.path, cast_to=httpx2.Response, body=body, options=self._options)
         return answer.content
 
     def _wait_s(self, attempt: int) -> float:

@@ -5,7 +5,7 @@ waits for a byte more. Header lines are bounded by the HTTP library at 100 kB in
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +27,7 @@ class Flight:
     """One call on its way."""
 
     sent: bool = False  # its first byte may have left; from then on it may have been billed
+    hear: Callable[[bytes], None] | None = None  # told of each piece of an answer that comes as a stream of events
 
 
 FLIGHT: Final[ContextVar[Flight | None]] = ContextVar("flight", default=None)
@@ -44,7 +45,7 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
         """Send one request and read the whole answer.
 
         Raises:
-            UnreadableError: it is over the bound, or cannot be unpacked.
+            UnreadableAnswerError: it is over the bound, or cannot be unpacked.
             httpx2.TransportError: as the inner transport says.
         """
         flight = FLIGHT.get()
@@ -58,7 +59,8 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
         request.headers["Accept-Encoding"] = "identity"
         response = await self._inner.handle_async_request(request)
         try:
-            body = await _read(response, self._most_bytes)
+            hear = flight.hear if flight is not None and _is_stream(response) else None
+            body = await _read(response, self._most_bytes, hear)
         finally:
             await response.aclose()
         headers = [(name, value) for name, value in response.headers.raw if _passed_on(name)]
@@ -97,7 +99,12 @@ def _passed_on(name: bytes) -> bool:
     return name.decode("latin-1").lower() not in _NOT_PASSED_ON
 
 
-async def _read(response: httpx2.Response, most_bytes: int) -> bytes:
+def _is_stream(response: httpx2.Response) -> bool:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return response.is_success and kind == "text/event-stream" and "content-encoding" not in response.headers
+
+
+async def _read(response: httpx2.Response, most_bytes: int, hear: Callable[[bytes], None] | None = None) -> bytes:
     codings = [one.strip().lower() for one in response.headers.get("content-encoding", "").split(",")]
     codings = [one for one in codings if one not in {"", "identity"}]
     packed = bytearray()
@@ -106,6 +113,8 @@ async def _read(response: httpx2.Response, most_bytes: int) -> bytes:
         if len(packed) > most_bytes:
             message = f"an answer of more than {most_bytes} bytes"
             raise UnreadableAnswerError(message)
+        if hear is not None:
+            hear(chunk)
     return bytes(packed) if not codings or not packed else _unpacked(bytes(packed), codings, most_bytes)
 
 

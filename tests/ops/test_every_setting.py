@@ -255,6 +255,21 @@ def own(name: str) -> See:
     return lambda wired: (getattr(wired.work.training.student, name), wired.loaded_with()[name])
 
 
+def engine_of(wired: Wired) -> object:
+    """The servers that a lane's model runs on."""
+    return [one.url for one in wired.loaded_elsewhere().get("servers", ())]
+
+
+def engine_folder(wired: Wired) -> object:
+    """Where these see adapters."""
+    return Path(wired.loaded_elsewhere().get("folder", "")).name
+
+
+def engine_key(wired: Wired) -> object:
+    """What these are shown."""
+    return [one._headers for one in wired.loaded_elsewhere().get("servers", ())]
+
+
 BASE: Final[dict[str, object]] = {
     "redis.url": NOWHERE,
     "lanes.tenant": "acme",
@@ -267,6 +282,13 @@ BASE: Final[dict[str, object]] = {
     "lanes.teacher.prompt_file": "prompts/classify.txt",
 }
 RANKING: Final = {"lanes.task": "rank", "lanes.labels": None, "lanes.teacher.prompt_file": "rank.txt"}
+TALKING: Final = {
+    "lanes.task": "chat",
+    "lanes.labels": None,
+    "lanes.teacher.prompt_file": None,
+    "lanes.student.model": "other",
+}
+SERVED: Final = TALKING | {"lanes.student.engine": ["http://a:1/v1"], "lanes.student.engine_folder": "a"}
 A_RERANKER: Final = {"lanes.teacher.prompt_file": None}
 CHECKS: Final[dict[str, Check]] = {
     "state_dir": Check(
@@ -408,6 +430,20 @@ CHECKS: Final[dict[str, Check]] = {
     ),
     "lanes.rank.k": Check(3, lambda w: w.lane.parts.settings.terms.tolerance.k, beside=RANKING),
     "lanes.rank.epsilon": Check(0.2, lambda w: w.lane.parts.settings.terms.tolerance.epsilon, beside=RANKING),
+    "lanes.chat.max_prompt_tokens": Check(
+        300, lambda w: w.lane.parts.settings.terms.chat.max_prompt_tokens, beside=TALKING
+    ),
+    "lanes.chat.max_answer_tokens": Check(40, lambda w: w.work.training.terms.chat.max_answer_tokens, beside=TALKING),
+    "lanes.student.model": Check("tiny", lambda w: Path(w.work.training.student.model or "").name, beside=TALKING),
+    "lanes.student.engine": Check(
+        ["http://a:1/v1", "http://b:2/v1"], engine_of, beside=TALKING, also={"lanes.student.engine_folder": "a"}
+    ),
+    "lanes.student.engine_folder": Check(
+        "there", engine_folder, beside=TALKING, also={"lanes.student.engine": ["http://a:1/v1"]}
+    ),
+    "lanes.student.engine_key_env": Check(
+        "TEACHER_KEY", engine_key, [{"Authorization": "Bearer a-teachers-key"}], beside=SERVED
+    ),
     "lanes.student.encoder": Check("tiny", lambda w: Path(w.work.training.student.encoder or "").name),
     "lanes.student.max_tokens": Check(32, lambda w: w.work.training.student.max_tokens),
     "lanes.student.device": Check("cpu", own("device"), both("cpu")),

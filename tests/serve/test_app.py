@@ -212,15 +212,15 @@ def test_headers_and_sizes_are_checked(world: World) -> None:
     run(world, step)
 
 
-def test_an_unknown_model_is_404_and_other_tasks_are_not_yet(world: World) -> None:
+def test_an_unknown_model_is_404_and_so_is_another_tasks_path(world: World) -> None:
     async def step(client: httpx.AsyncClient, _: Gateway) -> None:
         unknown = await client.post("/classify", json={"model": "other", "input": "a"})
         assert (unknown.status_code, unknown.json()["error"]["field"]) == (404, "model")
         elsewhere = await client.post("/rerank", json={"model": "intent", "query": "a", "documents": ["b"]})
         assert (elsewhere.status_code, elsewhere.json()["error"]["field"]) == (404, "model")
         assert "/v1/classify" in elsewhere.json()["error"]["message"]
-        response = await client.post("/v1/chat/completions", json={})
-        assert (response.status_code, response.json()["error"]["code"]) == (501, "not_yet")
+        talk = {"model": "intent", "messages": [{"role": "user", "content": "a"}]}
+        assert (await client.post("/v1/chat/completions", json=talk)).status_code == 404
 
     run(world, step)
 

@@ -50,7 +50,11 @@ async def read(intake: Intake, texts: Sequence[str], redaction: Redaction) -> li
 
 def naming(redaction: Redaction) -> Naming:
     return Naming(
-        matter=Classify(), rules=ClassifyRules(), redact=redaction, lane_key=KEY, tokens=lambda value: len(repr(value))
+        matter=Classify(),
+        rules=ClassifyRules(),
+        redact=lambda text: (redaction(text), {}),
+        lane_key=KEY,
+        tokens=lambda value: len(repr(value)),
     )
 
 
@@ -141,7 +145,13 @@ def test_a_text_that_is_too_laborious_is_refused_with_its_field(tmp_path: Path) 
     async def step(client: httpx.AsyncClient, _: Gateway) -> None:
         response = await ask(client, ["fine", "hard to do"])
         assert response.status_code == 422
-        assert response.json()["error"] == {"code": "invalid_request", "message": "too hard", "field": "input[1]"}
+        assert response.json()["error"] == {
+            "code": "invalid_request",
+            "message": "too hard",
+            "type": "invalid_request_error",
+            "field": "input[1]",
+            "param": "input[1]",
+        }
         assert (await ask(client, "hard to do")).json()["error"]["field"] == "input"
 
     run(world, step)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from store.control import CycleRequest, TrainingState
 from store.registry.manifest import Outcome, Verdict
 from store.registry.moves import Standing
-from trainer.due import ScheduleSettings, after, due, settle
+from trainer.due import Ripeness, ScheduleSettings, after, due, settle
 from trainer.work import CycleResult
 
 SETTINGS = ScheduleSettings(
@@ -292,3 +292,25 @@ def test_a_pass_is_held_where_a_person_has_moved_meanwhile(now: Standing, why: s
 @pytest.mark.parametrize("outcome", ["fail", "inconclusive"])
 def test_a_refusal_stays_one_whatever_happens(outcome: Outcome) -> None:
     assert settle(result(outcome), Standing(champion="a"), Standing(pinned=True)) == (outcome, ["why"])
+
+
+NO_HEAD = Ripeness(items=200, items_per_label=0, head_alone=False)
+COLD = TrainingState()
+
+
+@pytest.mark.parametrize("head_first", [True, False])
+@pytest.mark.parametrize("fine_tune", [True, False])
+def test_where_no_head_can_serve_alone_the_first_cycle_is_a_fine_tuning(head_first: bool, fine_tune: bool) -> None:  # noqa: FBT001
+    """Even where fine-tuning is off: nothing else could ever serve."""
+    settings = replace(SETTINGS, head_first=head_first, fine_tune=fine_tune)
+
+    def asked(items: int, state: TrainingState, *, champion: str | None = None, now_s: float = 1e6 + 1) -> str | None:
+        standing = Standing(champion=champion)
+        return due(standing, state, items=items, labels=0, request=None, now_s=now_s, settings=settings, ripe=NO_HEAD)
+
+    assert [asked(items, COLD) for items in (40, 199, 200)] == [None, None, "fine_tune"]
+    tried = after(COLD, "fine_tune", items=200, label_items={"answers": 120}, now_s=1e6)
+    assert [asked(items, tried) for items in (200, 240, 250)] == [None, None, "fine_tune"]  # its verdict was no pass
+    assert asked(201, tried, now_s=1e6 + 3600) == "fine_tune"
+    assert asked(230, tried, champion="v1") == "head"
+    assert asked(250, tried, champion="v1") == ("fine_tune" if fine_tune else "head")

@@ -31,6 +31,8 @@ def recipe_of(training: LaneTraining, settings: CycleSettings, base_sha256: str,
         "metric": training.metric,
         "tolerance": training.terms.tolerance,
     }
+    if settings.model is not None:
+        parts |= {"model": settings.model, "chat": training.terms.chat}
     return hashlib.sha256(canonical_json(parts)).hexdigest()
 
 

@@ -26,5 +26,8 @@ def _recipe(module: str) -> Callable[[], Any]:
 
 TASKS: Final[dict[Task, Learned]] = {
     "classify": Learned(ripe=Ripeness(), recipe=_recipe("trainer.learn.classify.recipe")),
+    "chat": Learned(
+        ripe=Ripeness(items=200, items_per_label=0, head_alone=False), recipe=_recipe("trainer.learn.chat.recipe")
+    ),
     "rank": Learned(ripe=Ripeness(items=400, items_per_label=0), recipe=_recipe("trainer.learn.rank.recipe")),
 }

@@ -14,7 +14,7 @@ from ops.status.report import LaneStatus, PromiseShown, StatusReport
 from store.control import CycleEnded
 from store.registry.manifest import Manifest, Verdict
 from store.registry.moves import Move
-from store.registry.students.records import ClassifyRecord, RankRecord, StudentRecord
+from store.registry.students.records import ChatRecord, ClassifyRecord, RankRecord, StudentRecord
 
 _SAME_LABEL = "the same label"
 
@@ -89,6 +89,9 @@ def _student_fields(student: StudentRecord) -> dict[str, object]:
             return {"labels": len(labels), "weights in the pool": " and ".join(f"{one:.2f}" for one in weights)}
         case RankRecord(k=k, epsilon=epsilon, tuned_share=share):
             return {"agreement": f"the first {k} within {epsilon:g}", "fine-tuned share of a score": f"{share:.2f}"}
+        case ChatRecord(layers=layers, rank=rank, decide=decide):
+            how = "in full" if rank is None else f"adapter of rank {rank}"
+            return {"trained": f"the top {layers} layers, {how}", "decides by": decide.replace("_", " ")}
 
 
 def version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[str, object]:

@@ -18,6 +18,7 @@ class Call:
 
     path: str  # below the endpoint's address
     body: Mapping[str, Any]
+    may_stream: bool = False  # its answer may come as the events of a stream, where somebody wants to hear it so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

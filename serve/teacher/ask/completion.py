@@ -63,12 +63,16 @@ def read_completion(body: bytes) -> Completion:
     except (msgspec.MsgspecError, RecursionError) as error:
         message = "not a chat completion"
         raise ValueError(message) from error
+    return Completion(choice=found.choices[0], usage=read_usage(found.usage))
+
+
+def read_usage(raw: Any) -> Usage | None:
+    """What an endpoint says that it used; None where it does not say, or says what cannot be."""
     try:
-        used = msgspec.convert(found.usage, _Used | None)
+        used = msgspec.convert(raw, _Used | None)
     except msgspec.MsgspecError:
-        used = None
-    usage = None if used is None else Usage(prompt_tokens=used.prompt_tokens, completion_tokens=used.completion_tokens)
-    return Completion(choice=found.choices[0], usage=usage)
+        return None
+    return None if used is None else Usage(prompt_tokens=used.prompt_tokens, completion_tokens=used.completion_tokens)
 
 
 def said(completion: Completion) -> str:

@@ -8,6 +8,7 @@ from serve.teacher.ask.asking import Asking
 from serve.teacher.ask.classify import AskForLabel
 from serve.teacher.ask.prompts import TeacherKind
 from serve.teacher.ask.rank import AskForOrder
+from serve.teacher.ask.reply import AskForReply
 from serve.teacher.ask.rerank import AskForScores
 from store.event import Task
 
@@ -17,6 +18,7 @@ TASKS: Final[Mapping[Task, Mapping[TeacherKind, Callable[[LaneSettings], Asking]
         "chat": lambda lane: AskForOrder(lane.teacher),
         "rerank": lambda lane: AskForScores(lane.teacher),
     },
+    "chat": {"chat": lambda lane: AskForReply(lane.teacher)},
 }
 
 

@@ -6,11 +6,14 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from store.errors import SwapRefusedError
-from store.event import Task
+from store.event import Message, Task
 from store.labels import check_label_map
 
 Mode = Literal["none", "kept", "fresh", "warm"]
 """What became of the fine-tuned member: there is none, the champion's own, from the base, or trained on."""
+
+Decide = Literal["end", "first_tokens", "prompt"]
+"""When a student of `chat` says how sure it is: with its whole answer, its first deciding tokens, or the prompt."""
 
 
 class RecordBase(msgspec.Struct, frozen=True, kw_only=True, tag_field="task"):
@@ -103,4 +106,35 @@ class RankRecord(RecordBase, frozen=True, kw_only=True, tag="rank"):
         return [self.k, self.epsilon, self.tuned_share]
 
 
-StudentRecord = ClassifyRecord | RankRecord
+class ChatGolden(msgspec.Struct, frozen=True, kw_only=True):
+    """Messages with the answer that the trainer saw, and the log-probability of each of its tokens."""
+
+    messages: list[Message]
+    text: str
+    tokens: list[int]  # ids, the end included where there is one: another spelling of the text would be another answer
+    logprobs: list[float]
+
+
+class ChatRecord(RecordBase, frozen=True, kw_only=True, tag="chat"):
+    """A student of `chat`."""
+
+    task: ClassVar[Task] = "chat"
+
+    tokenizer: str  # sha256 of its tokenizer.json
+    template: str  # sha256 of its chat template
+    layers: int  # that were trained, from the top
+    rank: int | None  # of their adapter; None: they were trained in full
+    max_prompt_tokens: int
+    max_answer_tokens: int
+    signals: list[str]  # that its confidence follows from, in the order of an opinion's member
+    decide: Decide = "end"  # when its confidence is known
+    neighbours: int = 0  # training prompts that a new one is compared with
+    golden: list[ChatGolden]
+
+    @property
+    def answers_from(self) -> Sequence[Any]:
+        """See `RecordBase`."""
+        return [self.max_prompt_tokens, self.max_answer_tokens, self.decide, self.signals]
+
+
+StudentRecord = ClassifyRecord | RankRecord | ChatRecord

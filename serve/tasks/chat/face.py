@@ -1,0 +1,201 @@
+"""Chat completions: which lane's student may answer a request, and what its client reads."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import msgspec
+
+from serve.escalation import Answer, Common, Given
+from serve.settings import LaneSettings
+from serve.tasks.chat.request import ChatQuestion, ChatRequest, beyond_students, question_of
+from serve.tasks.chat.stream import chunks
+from serve.tasks.face import Asked, Heed, Kept, RequestLimits, Streaming, decode_body, invalid
+from store.event import ChatAnswer, ChatEscalation, ChatInput, Message, TaskInput, TeacherAnswer
+from store.redact import restore
+from store.student.loaded import ChatOpinion, Opinion
+from store.tasks.chat import ChatRules, with_texts
+
+_RULES: Final = ChatRules()
+_ASSISTANT: Final = "assistant"
+_WHOLE: Final = frozenset({"stop", "eos", "end_turn", "stop_sequence"})  # of ways to end: nothing was cut off
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatReply(Answer):
+    """What the client gets."""
+
+    completion: dict[str, Any]  # `choices` and, where the teacher answered, everything else that it said
+
+
+class Chat:
+    """Satisfies `Face`."""
+
+    paths: Final = ("/v1/chat/completions",)
+    event_type: Final = ChatEscalation
+    answer_type: Final = ChatReply
+    sample: Final[TaskInput] = ChatInput(messages=[Message(role="user", content="This is a test question.")])
+
+    def decode(self, body: bytes) -> Asked:
+        """See `Face`."""
+        found = decode_body(body, ChatRequest)
+        sent: dict[str, Any] = msgspec.json.decode(body)
+        question = question_of(sent, found)
+        streaming = None
+        if found.stream:
+            options = found.stream_options
+            streaming = Streaming(with_usage=bool(options is not None and options.include_usage), chunks=self.chunks)
+        return Asked(
+            model=found.model,
+            user=found.user,
+            values=[question],
+            fields=_fields(question),
+            listed=False,
+            identity=["chat", sent],
+            unsupported=beyond_students(found, question),
+            streaming=streaming,
+        )
+
+    def check(self, asked: Asked, limits: RequestLimits) -> None:
+        """See `Face`."""
+        (value,) = asked.values
+        messages = _input(value).messages
+        if not messages:
+            raise invalid(field="messages", message="there are none")
+        if len(messages) > limits.max_documents:
+            raise invalid(field="messages", message=f"{len(messages)} messages, up to {limits.max_documents} allowed")
+        for text, field in zip(_RULES.texts(value), asked.fields, strict=True):
+            if len(text) > limits.max_text_chars:
+                raise invalid(field=field, message=f"{len(text)} characters, {limits.max_text_chars} allowed")
+        most = _most_tokens(value)
+        if most is not None and most < 1:
+            raise invalid(field="max_tokens", message=f"{most}, 1 or more allowed")
+
+    def body(self, asked: Asked, given: Given) -> dict[str, Any]:
+        """See `Face`."""
+        answer = cast("ChatReply", given.found[0])
+        return {
+            **_head(asked, given),
+            "object": "chat.completion",
+            "usage": _usage(answer),
+            **answer.completion,
+            "understudy": _about(answer),
+        }
+
+    def chunks(self, asked: Asked, given: Given) -> Iterator[bytes]:
+        """A whole answer as the events of a stream."""
+        answer = cast("ChatReply", given.found[0])
+        usage = _usage(answer) if asked.streaming is not None and asked.streaming.with_usage else None
+        head = {**_head(asked, given), "object": "chat.completion.chunk"}
+        for choice in answer.completion["choices"]:
+            yield from chunks(head, choice, usage)
+
+    def of_texts(self, value: TaskInput, texts: Sequence[str]) -> TaskInput:
+        """See `Matter`."""
+        asked = _input(value)
+        return with_texts(ChatInput(messages=asked.messages, shape=asked.shape), texts)
+
+    def portions(self, value: TaskInput, count: int) -> Sequence[TaskInput]:  # noqa: ARG002 - one answer has no parts
+        """See `Matter`."""
+        return ()
+
+    def heed(self, settings: LaneSettings) -> Heed:  # noqa: ARG002 - any text is an answer
+        """See `Face`: an answer that did not come to its end is none, nor one longer than its client wants."""
+        return _heard
+
+    def of_student(self, opinion: Opinion, common: Common, noted: Mapping[str, str]) -> Answer:
+        """See `Face`: the client's own values stand where the student wrote their tokens."""
+        said = cast("ChatOpinion", opinion)
+        message = {"role": _ASSISTANT, "content": restore(said.output, noted), "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": said.finish_reason}
+        tokens = {
+            "prompt_tokens": said.prompt_tokens,
+            "completion_tokens": len(said.tokens),
+            "total_tokens": said.prompt_tokens + len(said.tokens),
+        }
+        return ChatReply(completion={"choices": [choice], "usage": tokens}, **common)
+
+    def of_teacher(self, answer: TeacherAnswer, value: TaskInput, settings: LaneSettings, common: Common) -> Answer:  # noqa: ARG002
+        """See `Face`: all that it said, as it said it."""
+        said: Any = answer
+        return ChatReply(completion=said.completion, **common)
+
+    def kept(self, value: TaskInput, answer: TeacherAnswer) -> Kept:
+        """See `Face`: nobody learns what no student can do, nor from an answer that is not whole."""
+        said = cast("ChatAnswer", answer)
+        message = cast("Any", answer).completion["choices"][0].get("message") or {}
+        learned = (
+            said.finish_reason in _WHOLE
+            and not said.tool_calls
+            and not message.get("refusal")
+            and bool(said.text.strip())
+            and not (isinstance(value, ChatQuestion) and beyond_students(_request(value), value))
+        )
+        return Kept(
+            answer=ChatAnswer(
+                model=said.model,
+                prompt_version=said.prompt_version,
+                usage=said.usage,
+                cost_usd=said.cost_usd,
+                latency_ms=said.latency_ms,
+                text=said.text,
+                tool_calls=said.tool_calls,
+                finish_reason=said.finish_reason,
+            ),
+            learnable=learned,
+        )
+
+
+def _heard(opinion: Opinion, value: TaskInput) -> Opinion | None:
+    said, most = cast("ChatOpinion", opinion), _most_tokens(value)
+    whole = said.finish_reason == "stop" and (most is None or len(said.tokens) <= most)
+    return opinion if whole else None
+
+
+def _most_tokens(value: TaskInput) -> int | None:
+    """How long the client lets an answer be."""
+    return _request(value).most_tokens if isinstance(value, ChatQuestion) else None
+
+
+def _request(value: ChatQuestion) -> ChatRequest:
+    return msgspec.convert(value.sent, ChatRequest)
+
+
+def _head(asked: Asked, given: Given) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{given.first_id}", "created": int(given.at_s), "model": asked.model}
+
+
+def _usage(answer: ChatReply) -> dict[str, Any]:
+    said = answer.completion.get("usage")
+    if isinstance(said, dict):
+        return said
+    used = answer.usage
+    return {
+        "prompt_tokens": used.prompt_tokens,
+        "completion_tokens": used.completion_tokens,
+        "total_tokens": used.prompt_tokens + used.completion_tokens,
+    }
+
+
+def _about(answer: ChatReply) -> dict[str, Any]:
+    """What our other tasks say beside their answers."""
+    return {
+        "served_by": answer.served_by,
+        "reason": answer.reason,
+        "version": answer.version,
+        "event_id": answer.event_id,
+        "propensity": answer.propensity,
+        "withheld": answer.withheld,
+        "degraded": answer.degraded,
+    }
+
+
+def _fields(question: ChatQuestion) -> list[str]:
+    """Where each text of a question stands in the request."""
+    texts = len(_RULES.texts(question))
+    named = [f"messages[{place}].content" for place in range(len(question.messages))]
+    return [*named, *["messages"] * (texts - len(named))]
+
+
+def _input(value: TaskInput) -> ChatInput:
+    return cast("ChatInput", value)

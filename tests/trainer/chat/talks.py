@@ -1,0 +1,79 @@
+"""Items of a small help desk that answers in JSON, for the tests of whole cycles of `chat`."""
+
+from random import Random
+
+from store.buffer.item import Entry, Item, merge
+from store.event import (
+    ChatAnswer,
+    ChatEscalation,
+    ChatInput,
+    EscalationCause,
+    Lane,
+    Message,
+    StudentOpinion,
+    new_event_id,
+    utc,
+)
+from store.secrets import DataSecret, item_id
+from store.tasks.chat import ChatRules
+
+LANE = Lane("acme", "desk")
+SECRET = DataSecret(bytes(32))
+MODEL, PROMPT = "teacher-1", "none"
+PROMPT_VERSION = f"{MODEL}@{PROMPT}"
+NOW_S = 1_800_000_000.0
+RULES = ChatRules()
+TOPICS = {"r": "refund", "d": "delivery", "l": "login"}
+
+
+def a_talk(rng: Random, *, hard: float = 0.0) -> tuple[ChatInput, str]:
+    """A question and its answer, which follows from its first letter; where it is hard, from chance."""
+    first = rng.choice(sorted(TOPICS))
+    asked = first + "".join(rng.choices("aeiou", k=rng.randint(2, 6)))
+    if rng.random() < hard:
+        first, asked = rng.choice(sorted(TOPICS)), asked[0] + "?" + asked[1:]
+    messages = [Message(role="system", content="JSON."), Message(role="user", content=asked)]
+    return ChatInput(messages=messages), f'{{"t":"{first}"}}'
+
+
+def event_of(
+    value: ChatInput,
+    text: str,
+    rng: Random,
+    *,
+    at_s: float = NOW_S - 1e6,
+    propensity: float = 1.0,
+    student: StudentOpinion | None = None,
+    answer: ChatAnswer | None = None,
+) -> ChatEscalation:
+    """One request that the teacher answered."""
+    return ChatEscalation(
+        id=new_event_id(at_s, rng),
+        time=utc(at_s),
+        use_case=LANE.use_case,
+        tenant=LANE.tenant,
+        student=student,
+        escalation=EscalationCause(reason="cold", threshold=None, propensity=propensity),
+        input=value,
+        teacher=answer or ChatAnswer(model=MODEL, prompt_version=PROMPT, text=text),
+    )
+
+
+def item_of(*events: ChatEscalation) -> Item:
+    """The item that these events of one question make."""
+    item: Item | None = None
+    for event in events:
+        kept = RULES.normal(event, b"key")
+        name = item_id(SECRET.lane_key(LANE), RULES, kept.input)
+        item, _ = merge(item, Entry.of(kept, name, RULES))
+    assert item is not None
+    return item
+
+
+def items(count: int, seed: int = 1, *, hard: float = 0.0) -> list[Item]:
+    """Distinct questions with one answer each."""
+    rng, found = Random(seed), dict[str, Item]()
+    while len(found) < count:
+        one = item_of(event_of(*a_talk(rng, hard=hard), rng))
+        found.setdefault(one.item_id, one)
+    return list(found.values())

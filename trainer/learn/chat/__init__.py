@@ -1,0 +1,1 @@
+"""How a chatting student is fitted."""

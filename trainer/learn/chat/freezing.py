@@ -1,0 +1,231 @@
+"""How items of `chat` become rows, and what a student's answers to them are computed from."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from store.answers.top_logprobs import NO_TOKEN, unpack_top
+from store.event import ChatInput, TaskInput
+from store.near.link import Links, link
+from store.policy import Policy
+from store.student.chat.chatter import Chatter
+from store.student.chat.decoder import Decoder
+from store.student.chat.generate import Asked, Generation, generate
+from store.student.chat.neighbours import answer_key
+from store.student.encoder import FloatArray
+from store.student.loaded import ChatOpinion
+from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, heard_text
+from trainer.judge.calibrate import novelty_limit, uncertified
+from trainer.judge.scored import Scored
+from trainer.learn.chat.cached import Lesson
+from trainer.learn.chat.draft import BaseDecoder
+from trainer.learn.chat.losses import ABSENT, Heard
+from trainer.learn.features import BaseEncoder
+from trainer.learn.recipe import Student as AnyStudent
+from trainer.snapshot import Row, Snapshot
+
+Floats = npt.NDArray[np.float64]
+
+_HEX_DIGITS: Final = 16
+_NEVER: Final = -1.0  # confidence in an answer that no student gives
+_INSTRUCTING: Final = ("system", "developer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatFreezing:
+    """Satisfies `trainer.snapshot.Freezing`: questions that differ by a typo and were answered alike are one."""
+
+    rules: ChatRules = field(default_factory=ChatRules)
+
+    def words(self, value: TaskInput) -> str:
+        """What was said so far, instructions left out."""
+        return self.rules.words(value)
+
+    def label(self, answers: Mapping[str, int]) -> str:
+        """A name of the different answers: equal for equal ones."""
+        keys = sorted({answer_key(said) for said in heard_text(answers)})
+        return keys[0] if len(keys) == 1 else hashlib.sha256("\0".join(keys).encode()).hexdigest()[:_HEX_DIGITS]
+
+    def soft(self, answers: Mapping[str, int]) -> None:  # noqa: ARG002 - answers are no labels here
+        """Answers are no labels."""
+        return
+
+    def conflicted(self, answers: Mapping[str, int]) -> bool:
+        """Whether two answers are different JSON."""
+        return self.rules.conflicted(answers)
+
+    def links(self, rows: Sequence[Row]) -> Links:
+        """Near-duplicates that were answered alike."""
+        return link([row.words for row in rows], [row.label for row in rows])
+
+    def labels(self, rows: Sequence[Row]) -> tuple[str, ...]:  # noqa: ARG002 - as the protocol has it
+        """None."""
+        return ()
+
+    def learns(self, row: Row, labels: Collection[str]) -> bool:  # noqa: ARG002 - as the protocol has it
+        """Whether its newest answer is a text."""
+        said = heard_text(row.answers)[0]
+        return bool(said.text.strip()) and not said.tool_calls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrozenChats:
+    """The snapshot with each row's prompt in tokens. Satisfies `trainer.learn.recipe.Frozen`."""
+
+    snapshot: Snapshot
+    base: BaseDecoder
+    encoder: BaseEncoder  # the small one
+    vectors: FloatArray  # [rows, hidden] of length 1, of the small encoder
+    asked: Sequence[Asked | None]  # one a row; None: no student on this base is asked
+    rules: ChatRules
+    terms: ChatTerms
+    target: float
+    confidence: float
+    novelty_quantile: float
+    seed: int
+    folder: Path | None  # for the decoder's states and checkpoints; None: nothing is kept
+    _said: WeakKeyDictionary[Decoder, dict[int, Generation]] = field(default_factory=WeakKeyDictionary, repr=False)
+
+    def topics_from(self) -> tuple[FloatArray, list[str]]:
+        """Topics are of what was asked."""
+        return self.vectors, [row.words for row in self.snapshot.rows]
+
+    def start(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Policy:
+        """A novelty limit; the confidence is a chance already."""
+        asked = [at for at, place in enumerate(places) if self.asked[place] is not None]
+        if not asked:
+            return uncertified(self.target, self.confidence)
+        novelty = self.scored(student, places, weights).novelty[asked]
+        limit = novelty_limit(novelty, weights[asked], self.novelty_quantile)
+        return uncertified(self.target, self.confidence, novelty_threshold=limit)
+
+    def scored(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Scored:
+        """What judges read of a student; a question that it is never asked agrees with nothing."""
+        said = dict(zip(places, self.opinions(chatter(student), places), strict=True))
+        rows = [self.snapshot.rows[place] for place in places]
+        return Scored(
+            confidence=np.array([_NEVER if one is None else one.confidence for one in said.values()], np.float64),
+            novelty=np.array([0.0 if one is None else one.novelty for one in said.values()], np.float64),
+            agreed=np.array([0.0 if one is None else self.agreed(place, one.output) for place, one in said.items()]),
+            weight=weights,
+            cluster=np.array([row.cluster for row in rows], np.int64),
+        )
+
+    def agreed(self, place: int, output: str) -> float:
+        """Share of the teacher's answers to a row that an output agrees with; a verdict on the same words counts."""
+        row = self.snapshot.rows[place]
+        first = row.first_opinion.opinion if row.first_opinion is not None else None
+        if first is not None and first.verdict is not None and first.output == output:
+            return float(first.verdict.agreed)
+        return float(np.mean([self.rules.agree(answer, output) for answer in row.answers]))
+
+    def opinions(self, student: Chatter, places: Sequence[int]) -> list[ChatOpinion | None]:
+        """A student's opinions of some rows. No answer is computed twice for one decoder."""
+        wanted = [place for place in places if self.asked[place] is not None]
+        inputs = [chat_input(self.snapshot.rows[place].input) for place in wanted]
+        if not self.shares_base(student):
+            found = dict(zip(wanted, student.look(inputs), strict=True)) if wanted else {}
+        else:
+            said = self._answers(student.decoder, wanted)
+            vectors = self.vectors[wanted]
+            found = dict(zip(wanted, student.opinions([said[place] for place in wanted], vectors), strict=True))
+        return [found.get(place) for place in places]
+
+    def shares_base(self, student: Chatter) -> bool:
+        """Whether a student stands on this cycle's decoder and encoder."""
+        return (
+            student.base_fingerprint == self.base.decoder.fingerprint
+            and student.encoder.fingerprint == self.encoder.encoder.fingerprint
+        )
+
+    def lesson(self, place: int) -> Lesson:
+        """A row of the train split as it is learned: its newest answer."""
+        row, asked = self.snapshot.rows[place], self.asked[place]
+        if asked is None:
+            message = "nobody learns from what no student is asked"
+            raise ValueError(message)
+        said = heard_text(row.answers)[0]
+        ids = self.base.decoder.template.answer_ids(said.text)
+        heard = heard_of(said, ids, tokenizer=self.base.tokenizer)
+        return Lesson(prompt=tuple(asked.ids), answer=tuple(ids), heard=heard, weight=row.weight)
+
+    def begins(self, place: int) -> str:
+        """What a row's prompt begins with: rows of one name may share it."""
+        first = chat_input(self.snapshot.rows[place].input).messages[0]
+        return first.content if first.role in _INSTRUCTING else ""
+
+    def _answers(self, decoder: Decoder, places: Sequence[int]) -> dict[int, Generation]:
+        """A decoder's answers, greedy. Where one pass shows that it would write the teacher's text, it has written it."""
+        known = self._said.setdefault(decoder, {})
+        new = {place: asked for place in places if place not in known and (asked := self.asked[place]) is not None}
+        answers = {
+            place: decoder.template.answer_ids(heard_text(self.snapshot.rows[place].answers)[0].text) for place in new
+        }
+        fitting = [place for place in new if len(answers[place]) <= new[place].limit and not new[place].stops]
+        scores = decoder.teacher_forced([new[place].ids for place in fitting], [answers[place] for place in fitting])
+        agrees = scores.agrees([answers[place] for place in fitting])
+        for place, logprobs, is_same in zip(fitting, scores.logprobs, agrees, strict=True):
+            if is_same:
+                ids = answers[place]
+                text = decoder.template.text_of(ids[:-1])
+                known[place] = Generation(new[place], ids, logprobs, text, "stop")
+        rest = [place for place in new if place not in known]
+        known.update(zip(rest, generate(decoder, [new[place] for place in rest]), strict=True))
+        return known
+
+
+def heard_of(said: ChatSaid, answer: Sequence[int], *, tokenizer: str) -> Heard:
+    """What a teacher said at each token of its answer: its distribution only where its tokens are the student's.
+
+    Vocabularies are compared by what numbers the tokens, never by size; and the tokens must be those that the student
+    writes the text with. The end, which the teacher's table may lack, is then of the text alone.
+
+    Args:
+        said: the answer.
+        answer: its ids, the end included.
+        tokenizer: sha256 of the student's tokenizer.json.
+    """
+    written = Heard.written(torch.tensor(answer))
+    if said.top is None or said.top.tokenizer != tokenizer:
+        return written
+    ids, logprobs = unpack_top(said.top)
+    count = len(ids)
+    if not 0 < count <= len(answer) or ids[:, 0].tolist() != list(answer[:count]):
+        return written
+    all_ids = torch.full((len(answer), ids.shape[1]), ABSENT)
+    all_logprobs = torch.full(all_ids.shape, -torch.inf)
+    all_ids[:, 0] = written.ids[:, 0]
+    all_ids[:count] = torch.from_numpy(np.where(ids == NO_TOKEN, ABSENT, ids))
+    all_logprobs[:count] = torch.from_numpy(logprobs)
+    return Heard(ids=all_ids, logprobs=all_logprobs)
+
+
+def chatter(student: object) -> Chatter:
+    """A student, as one of `chat`.
+
+    Raises:
+        TypeError: it is another task's: the lane's versions are mixed up.
+    """
+    if not isinstance(student, Chatter):
+        message = f"a {type(student).__name__} in a cycle of chat"
+        raise TypeError(message)
+    return student
+
+
+def chat_input(value: TaskInput) -> ChatInput:
+    """An input, as one of `chat`.
+
+    Raises:
+        TypeError: it is another task's.
+    """
+    if not isinstance(value, ChatInput):
+        message = f"a {type(value).__name__} in a cycle of chat"
+        raise TypeError(message)
+    return value

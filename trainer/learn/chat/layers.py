@@ -1,0 +1,99 @@
+"""The top layers of a decoder in training: an adapter of low rank on their projections, or all of their weights.
+
+What is trained is float32 whatever the decoder computes in. Everything below is the decoder's own, shared and frozen.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from store.student.chat.adapter import LAYERS, PEFT, A, B, Trained
+from store.student.chat.stack import Stack
+
+
+class LowRank(nn.Module):
+    """A frozen projection with a trained one of low rank beside it (Hu et al. 2021): W x + alpha / r B A x."""
+
+    def __init__(self, inner: nn.Linear, rank: int, alpha: int, generator: torch.Generator) -> None:
+        """Begin at no difference: A is random, B is zero."""
+        super().__init__()
+        self.inner = inner
+        first = torch.empty(rank, inner.in_features)
+        nn.init.kaiming_uniform_(first, a=math.sqrt(5), generator=generator)
+        device = inner.weight.device
+        self.lora_a = nn.Parameter(first.to(device))
+        self.lora_b = nn.Parameter(torch.zeros(inner.out_features, rank, device=device))
+        self._scale = alpha / rank
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[..., out] of [..., in]."""
+        known: Tensor = self.inner(states)
+        return known + self._scale * functional.linear(functional.linear(states, self.lora_a), self.lora_b)
+
+
+class TopLayers:
+    """A copy of the decoder in which the layers from `first` on can be trained; the base is not changed."""
+
+    def __init__(
+        self, stack: Stack, *, first: int, rank: int | None, alpha: int, start: Trained | None, seed: int
+    ) -> None:
+        """Begin with the base's layers, or where an earlier training has come to.
+
+        Args:
+            stack: of the base.
+            first: the lowest layer that is trained.
+            rank: of the adapter; None: the layers in full.
+            alpha: see `Trained`.
+            start: of the same layers and rank.
+            seed: of the adapter's first weights.
+        """
+        self.first, self._rank, self._alpha = first, rank, alpha
+        upper = {id(one) for layer in stack.modules[first:] for one in layer.parameters()}
+        model = stack.model
+        kept = [one for one in model.parameters() if rank is not None or id(one) not in upper]
+        twin: Any = copy.deepcopy(model, {id(one): one for one in [*kept, *model.buffers()]})
+        if stack.device.type == "cpu":
+            twin.set_attn_implementation("eager")
+        self.stack = Stack(twin)
+        self.autocast = stack.head.dtype == torch.bfloat16
+        if rank is not None:
+            self._named = dict(self._adapt(rank, alpha, torch.Generator().manual_seed(seed)))
+        else:
+            self._named = dict(self._free())
+        if start is not None:
+            with torch.no_grad():
+                for name, value in self._named.items():
+                    value.copy_(start.tensors[name])
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """That are trained, float32, in the order of their names."""
+        return [self._named[name] for name in sorted(self._named)]
+
+    def trained(self) -> Trained:
+        """What they have become."""
+        tensors = {name: self._named[name].detach().cpu().clone() for name in sorted(self._named)}
+        return Trained(first=self.first, rank=self._rank, alpha=self._alpha, tensors=tensors)
+
+    def _adapt(self, rank: int, alpha: int, generator: torch.Generator) -> Iterator[tuple[str, nn.Parameter]]:
+        for number in range(self.first, self.stack.layers):
+            layer = self.stack.modules[number]
+            found = [(name, one) for name, one in layer.named_modules() if isinstance(one, nn.Linear)]
+            for name, linear in found:
+                outer, _, last = name.rpartition(".")
+                beside = LowRank(linear, rank, alpha, generator)
+                setattr(layer.get_submodule(outer), last, beside)
+                path = f"{PEFT}{LAYERS}{number}.{name}"
+                yield f"{path}{A}", beside.lora_a
+                yield f"{path}{B}", beside.lora_b
+
+    def _free(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for number in range(self.first, self.stack.layers):
+            layer = self.stack.modules[number].float()
+            for name, parameter in layer.named_parameters():
+                yield f"{LAYERS}{number}.{name}", parameter.requires_grad_(requires_grad=True)
