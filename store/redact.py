@@ -63,10 +63,10 @@ def redact(text: str, key: bytes, effort: Effort | None = None) -> str:
     Raises:
         TooLaboriousError: the text needs more work than any text of a person would.
     """
-    return redact_noting(text, key, purse)[0]
+    return redact_noting(text, key, effort)[0]
 
 
-def redact_noting(text: str, key: bytes, purse: Purse | None = None) -> tuple[str, dict[str, str]]:
+def redact_noting(text: str, key: bytes, effort: Effort | None = None) -> tuple[str, dict[str, str]]:
     """As `redact`, with what each token stands for, as it was written: for `restore`, and for no log or store.
 
     Raises:

@@ -78,7 +78,12 @@ class RecordedTeacher:
         """See `serve.request.parts.Teaches`."""
         return self._usd_per_call
 
-    async def ask(self, value: TaskInput, wanted: Callable[[], bool] = lambda: True) -> Reply:  # noqa: ARG002 - as above
+    async def ask(
+        self,
+        value: TaskInput,  # noqa: ARG002 - as above
+        wanted: Callable[[], bool] = lambda: True,  # noqa: ARG002
+        hear: Callable[[bytes], None] | None = None,  # noqa: ARG002 - nothing is streamed
+    ) -> Reply:
         """The recorded answer; a row without a usable one costs its call and teaches nothing."""
         self.calls += 1
         label = self._stream.labels[self._cursor.row]

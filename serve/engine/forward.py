@@ -5,7 +5,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from serve.engine.vllm import EngineBusyError, EngineError
 from serve.student.executor import StudentBusyError, StudentFailedError
-from serve.student.line import Outcome, Ticket, TooLong
+from serve.student.line import StudentReply, Ticket, TooLong
 from serve.student.pace import ReadingPace
 from serve.student.slot import Slot
 from store.event import TaskInput
@@ -60,7 +60,7 @@ class RemoteForward:
         """See `Executor`."""
         return self.pace.turn
 
-    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> Outcome:
+    async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> StudentReply:
         """See `Forward`."""
         student = slot.student
         if not isinstance(student, Elsewhere):

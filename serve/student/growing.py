@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from serve.student.executor import Executor, StudentFailedError, deliver
-from serve.student.line import Job, Load, Outcome, TooLong
+from serve.student.line import Job, Load, StudentReply, TooLong
 from serve.student.slot import Slot
 from store.student.loaded import Growing, Grows, Opinion
 
@@ -129,7 +129,7 @@ class GrowingExecutor(Executor):
             self._batches.remove(batch)
         if not jobs:
             return []
-        outcomes: list[Outcome | StudentFailedError]
+        outcomes: list[StudentReply | StudentFailedError]
         if len(jobs) == 1:
             self._log_failure(slot, 1)
             outcomes = [StudentFailedError(f"{type(error).__name__} in the answer of {slot.version}")]

@@ -31,7 +31,7 @@ from store.event import (
     canonical_layout,
     canonical_text,
 )
-from store.redact import Purse, redact
+from store.redact import Effort, redact
 from store.registry.students.records import Decide
 
 _FIRST: Final = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23, minutes=59)))  # no time is before it
@@ -110,7 +110,7 @@ class ChatRules:
 
     def redact(self, value: TaskInput, key: bytes) -> ChatInput:
         """Every text with personal data replaced, its layout kept."""
-        value, purse = _input(value), Purse()
+        value, purse = _input(value), Effort()
         return with_texts(value, [redact(text, key, purse) for text in self.texts(value)])
 
     def normal(self, event: Escalation, key: bytes) -> ChatEscalation:
@@ -214,7 +214,7 @@ def _canonical(message: Message) -> list[Any]:
 
 def _redacted(teacher: ChatAnswer, key: bytes) -> ChatAnswer:
     """The answer with personal data replaced; log-probabilities are of the tokens as written, and go where those do."""
-    purse = Purse()
+    purse = Effort()
     text = redact(teacher.text, key, purse)
     calls = teacher.tool_calls
     if calls is not None:

@@ -111,6 +111,7 @@ class Wired:
         """What runs the lane's students."""
         device = self.gateway.devices.of(Slot(version="a", student=FakeStudent()))
         self.gateway.devices.close()
+        assert isinstance(device.executor, Executor)
         return device.executor
 
     def horizon(self) -> DayHorizon:

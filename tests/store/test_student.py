@@ -54,6 +54,9 @@ class FakeVersion:
     def read(self, name: str) -> bytes:
         return self.contents[name]
 
+    def path(self, name: str) -> Path:
+        raise NotImplementedError(name)
+
     def with_file(self, name: str, data: bytes) -> "FakeVersion":
         entry = FileEntry(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
         files = {**self.manifest.files, name: entry}

@@ -49,7 +49,10 @@ class FakeVersion:
     folder: Path
 
     def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+        return self.path(name).read_bytes()
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
 
 
 POLICY = Policy(

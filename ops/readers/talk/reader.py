@@ -10,7 +10,7 @@ import msgspec
 from ops.readers.chats import answer_of, is_chat
 from ops.readers.columns import LABEL, TEXT, Sought, Survey, id_of, nothing_in, text_of, value_at
 from ops.readers.files import BadRow, rows_of
-from ops.readers.rows import Published, Told, key_of
+from ops.readers.rows import PublishedRows, Told, key_of
 from ops.readers.talk.turns import conversation_of
 from ops.readers.times import moment_of
 from store.answers.rules import Rules
@@ -64,7 +64,7 @@ class TalkRow:
     answer: str
     time_s: float | None
 
-    def event(self, facts: Published) -> ChatEscalation:
+    def event(self, facts: PublishedRows) -> ChatEscalation:
         """See `LogRow`."""
         return ChatEscalation(
             id=facts.id,

@@ -22,7 +22,7 @@ from serve.student.line import TooLong
 from serve.student.slot import Slot
 from store.errors import CorruptVersionError, SwapRefusedError
 from store.registry.manifest import Manifest
-from store.registry.versions import OpenVersion
+from store.registry.sealed import OpenVersion
 from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from store.student.chat.chatter import Chatter
 from store.student.loaded import ChatOpinion

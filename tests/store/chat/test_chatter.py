@@ -14,8 +14,9 @@ from msgspec import structs
 from store.errors import CorruptVersionError
 from store.event import ChatInput, Message, TextInput
 from store.registry.manifest import Manifest
+from store.registry.sealed import OpenVersion
 from store.registry.students.records import ChatRecord
-from store.registry.versions import OpenVersion, Versions
+from store.registry.versions import Versions
 from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Trained
 from store.student.chat.chatter import Chatter, asked_of
 from store.student.chat.decoder import Decoder, outline

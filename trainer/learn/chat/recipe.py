@@ -16,8 +16,8 @@ import torch
 
 from store.control import CycleKind
 from store.errors import SettingsError
+from store.registry.sealed import OpenVersion
 from store.registry.students.records import ChatRecord, Mode
-from store.registry.versions import OpenVersion
 from store.student.chat.adapter import Trained
 from store.student.chat.chatter import Chatter, asked_of
 from store.student.chat.decoder import Decoder
