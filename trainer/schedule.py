@@ -19,6 +19,7 @@ from store.control import Control, CycleKind, CycleRequest, Lease
 from store.cycles.signs import Signs
 from store.errors import LeaseLostError, StoreUnavailableError, UnknownVersionError
 from store.event import Lane, wall_clock_s
+from store.faults.points import reach
 from store.log.lazy import logger
 from store.money.books import Books
 from store.registry.lineage import Audited
@@ -232,7 +233,12 @@ class Trainer:
     def _read(self, training: LaneTraining, standing: Standing) -> Look:
         """Where a lane stands, by moves that were read just now."""
         lane = training.lane
-        return Look(standing=standing, state=self.control.training_state(lane), counters=self.buffer.counters(lane))
+        return Look(
+            standing=standing,
+            state=self.control.training_state(lane),
+            counters=self.buffer.counters(lane),
+            unfinished=self.control.ending(lane) is not None,
+        )
 
     def _see(self, training: LaneTraining) -> Look:
         """Read where a lane stands, and show it."""
@@ -263,8 +269,8 @@ class Trainer:
         return settings_of(training, self.cycle).device
 
     def _look(self, look: Look, training: LaneTraining) -> None:
-        """Look at a lane, and have the cycle run that is due, if one is, when its device is free."""
-        if self._wanted(training, look) is not None:
+        """Have the cycle of a lane run that is due, or finished that was cut short, when its device is free."""
+        if look.unfinished or self._wanted(training, look) is not None:
             self.queues.put(
                 self._device(training),
                 training.lane,
@@ -280,7 +286,9 @@ class Trainer:
         if lease is None:
             return
         begun_s = self.monotonic()
+        reach("cycle.leased")
         try:
+            self._conductor.resume(lane)
             look = self._read(training, fold(self.registry.moves(lane).read()))
             wanted = self._wanted(training, look)
             if wanted is None:
@@ -312,10 +320,8 @@ class Trainer:
                 self.control.finish_cycle_request(lane, request)
             return
         try:
-            self._conductor.run(training, work, look, watch.stock, lease, worker, self._stop)
+            self._conductor.run(training, work, look, request, watch.stock, lease, worker, self._stop)
             watch.age.since(work.now_s, self.clock())  # known from now on, before anybody sets the clock
-            if request is not None:
-                self.control.finish_cycle_request(lane, request)
             watch.patience = _Patience()
         except (WorkerStoppedError, LeaseLostError):
             self._conductor.sweep(lane)
