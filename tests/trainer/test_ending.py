@@ -10,7 +10,9 @@ import redis
 
 from store.control import CycleRequest, TrainingState
 from store.errors import StoreUnavailableError
-from tests.trainer.test_schedule import LANE, NOW_S, World, passed, result, version
+from tests.trainer.questions import LANE
+from tests.trainer.test_due import result
+from tests.trainer.test_schedule import NOW_S, World, passed, version
 from trainer.daemon.ending import Ending
 
 PARTS = ["cycle_ended", "remember", "finish_cycle_request", "keep_ending"]
