@@ -235,6 +235,19 @@ class Control:
         known = (_decoded(value, CycleEnded, name) for value in reversed(found))
         return [one for one in known if one is not None]
 
+    def keep_ending(self, lane: Lane, ending: bytes | None) -> None:
+        """Keep what a cycle comes to until all that follows from it is done; None: it is."""
+        name = _key(lane, "ending")
+        with available():
+            if ending is None:
+                self._redis.delete(name)
+            else:
+                self._redis.set(name, ending)
+
+    def ending(self, lane: Lane) -> bytes | None:
+        """What `keep_ending` was given last, if that is not done."""
+        return self._text(_key(lane, "ending"))
+
     def keep_census(self, lane: Lane, census: bytes) -> None:
         """Keep what the last count of the lane's answers came to, for whoever wants to know it soon after."""
         try:

@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import partial
 from time import monotonic
-from typing import Final
+from typing import Final, cast, get_args
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from store.buffer.ledger import LogSlot
 from store.errors import LogError, LogUnavailableError, RecordTooLargeError
-from store.event import Undecodable
+from store.event import DeadReason, Undecodable, UnknownTask
 from store.log.lazy import logger
 from store.secrets import DataSecret
 from stream.log import Appender, Headers, History, Record, dead_topic_of
@@ -139,6 +140,25 @@ def read_dead_letters(history: History, use_case: str, secret: DataSecret) -> It
             elif letter.origin not in seen:
                 seen.add(letter.origin)
                 yield letter
+
+
+class Burials:
+    """For what reason records were buried that a release before this one read, which did not keep their task.
+
+    That they were is certain, for what is not: it may have been for their lane, which its settings lacked.
+    """
+
+    def __init__(self, history: History, use_case: str, secret: DataSecret) -> None:
+        """Read nothing before it is asked."""
+        self._letters = partial(read_dead_letters, history, use_case, secret)
+        self._reasons: dict[str, str] | None = None
+
+    def __call__(self, slot: Slot, offset: int) -> DeadReason:
+        """As its letter says; where there is none any more, for its task."""
+        if self._reasons is None:
+            self._reasons = {letter.origin: letter.reason for letter in self._letters()}
+        said = self._reasons.get(_origin(slot, offset), UnknownTask.buried_as)
+        return cast("DeadReason", said) if said in get_args(DeadReason) else UnknownTask.buried_as
 
 
 def _headers(letter: Letter) -> Headers:

@@ -26,6 +26,7 @@ from store.errors import (
     SwapRefusedError,
     UnknownVersionError,
 )
+from store.faults.points import reach
 from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
 from store.registry.moves import promoted
@@ -90,6 +91,7 @@ def run_cycle(
         now_s=work.now_s,
         positions=positions,
     )
+    reach("cycle.frozen")
     if work.kind == "candidate":
         return _judge_candidate(work, versions, frozen, lineage, champion, tell)
     recipe = recipe_of(work.training, work.settings, base.sha256, work.code_version)
@@ -101,17 +103,20 @@ def run_cycle(
     except NotEnoughLabelsError as error:
         return CycleResult(version=None, verdict=_nothing_to_learn(error, items, work), anchor=False, drawn=rows)
     label_items = made.draft.learned
+    reach("cycle.fitted")
     tell("publishing", None)
     try:
         folder.mkdir(parents=True)
         (folder / SNAPSHOT_NAME).write_bytes(frozen.snapshot.content)
         manifest = _manifest(work, made, folder, recipe)
+        reach("cycle.drafted")
         if champion is not None and (why := answers_alike(folder, manifest, champion)) is not None:
             verdict = _refused(why, work)
             return CycleResult(
                 version=None, verdict=verdict, anchor=False, label_items=label_items, drawn=rows, nothing_new=True
             )
         version = versions.publish(folder, manifest, SigningKey.load(work.signing_key))
+        reach("cycle.published")
     finally:
         clear_away(folder)  # whatever became of it: forty megabytes a try fill a disk, or keep it full
     return CycleResult(version=version, verdict=made.verdict, anchor=made.anchor, label_items=label_items, drawn=rows)
@@ -207,6 +212,7 @@ def _judge_candidate(
         verdict = msgspec.structs.replace(_refused(f"the candidate cannot be served: {error}", work), outcome="fail")
         return CycleResult(version=work.candidate, verdict=verdict, anchor=False)
     policy, verdict, anchor = judge_challenger(work.training, work.settings, frozen, candidate, lineage, None)
+    reach("cycle.fitted")
     tell("publishing", None)
     manifest = msgspec.structs.replace(
         opened.manifest,
@@ -221,6 +227,7 @@ def _judge_candidate(
     if champion is not None and (why := answers_alike(opened.folder, manifest, champion)) is not None:
         return CycleResult(version=work.candidate, verdict=_refused(why, work), anchor=False)
     version = versions.publish(opened.folder, manifest, SigningKey.load(work.signing_key))
+    reach("cycle.published")
     return CycleResult(version=version, verdict=verdict, anchor=anchor)
 
 

@@ -19,6 +19,7 @@ from store.control import Control, CycleKind, CycleRequest, Lease
 from store.cycles.signs import Signs
 from store.errors import LeaseLostError, StoreUnavailableError, UnknownVersionError
 from store.event import Lane, wall_clock_s
+from store.faults.points import reach
 from store.log.lazy import logger
 from store.money.books import Books
 from store.registry.lineage import Audited
@@ -158,7 +159,7 @@ class Trainer:
             metrics.CYCLE_ERRORS.labels(lane.tenant, lane.use_case)
 
     def run(self, stop: threading.Event) -> None:
-        """Look for work every tick until `stop` is set; a cycle in hand is dropped then."""
+        """LaneView for work every tick until `stop` is set; a cycle in hand is dropped then."""
         self._stop = stop
         for training in self.lanes:
             self._conductor.sweep(training.lane)
@@ -186,7 +187,7 @@ class Trainer:
         return "; ".join(found) or None
 
     def tick(self) -> None:
-        """Look at every lane once. An error in one lane does not keep the others waiting."""
+        """LaneView at every lane once. An error in one lane does not keep the others waiting."""
         self._pulse.beat()
         self._beacon.give()
         self._training_books.show()
@@ -205,7 +206,7 @@ class Trainer:
             metrics.LAST_TICK.set(self.clock())
 
     def _attempt(self, training: LaneTraining, look: Callable[[LaneTraining], Found]) -> Found | None:
-        """Look at a lane by today's rules, and keep why that could not be done."""
+        """LaneView at a lane by today's rules, and keep why that could not be done."""
         try:
             return look(replace(training, readings=self.rules(training.lane)))
         except (WorkerStoppedError, LeaseLostError) as error:
@@ -234,7 +235,12 @@ class Trainer:
     def _read(self, training: LaneTraining, standing: Standing) -> LaneView:
         """Where a lane stands, by moves that were read just now."""
         lane = training.lane
-        return LaneView(standing=standing, state=self.control.training_state(lane), counters=self.buffer.counters(lane))
+        return LaneView(
+            standing=standing,
+            state=self.control.training_state(lane),
+            counters=self.buffer.counters(lane),
+            unfinished=self.control.ending(lane) is not None,
+        )
 
     def _see(self, training: LaneTraining) -> LaneView:
         """Read where a lane stands, and show it."""
@@ -265,8 +271,8 @@ class Trainer:
         return settings_of(training, self.cycle).device
 
     def _look(self, look: LaneView, training: LaneTraining) -> None:
-        """Look at a lane, and have the cycle run that is due, if one is, when its device is free."""
-        if self._wanted(training, look) is not None:
+        """Have the cycle of a lane run that is due, or finished that was cut short, when its device is free."""
+        if look.unfinished or self._wanted(training, look) is not None:
             self.queues.put(
                 self._device(training),
                 training.lane,
@@ -282,7 +288,9 @@ class Trainer:
         if lease is None:
             return
         begun_s = self.monotonic()
+        reach("cycle.leased")
         try:
+            self._conductor.resume(lane)
             look = self._read(training, fold(self.registry.moves(lane).read()))
             wanted = self._wanted(training, look)
             if wanted is None:
@@ -314,10 +322,8 @@ class Trainer:
                 self.control.finish_cycle_request(lane, request)
             return
         try:
-            self._conductor.run(training, work, look, watch.stock, lease, worker, self._stop)
+            self._conductor.run(training, work, look, request, watch.stock, lease, worker, self._stop)
             watch.age.since(work.now_s, self.clock())  # known from now on, before anybody sets the clock
-            if request is not None:
-                self.control.finish_cycle_request(lane, request)
             watch.patience = _Patience()
         except (WorkerStoppedError, LeaseLostError):
             self._conductor.sweep(lane)

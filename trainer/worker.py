@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final, Literal
 
 from store.errors import StoreUnavailableError, UnderstudyError
+from store.faults.points import arm, armed
 
 WorkOutcome = Literal["done", "away", "failed", "told"]
 
@@ -128,7 +129,8 @@ class Worker:
             return self._connection
         self.close()
         ours, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=_serve, args=(theirs, self._entry, os.getpid()), name="cycle")
+        arguments = (theirs, self._entry, os.getpid(), armed())
+        self._process = self._context.Process(target=_serve, args=arguments, name="cycle")
         self._process.start()
         theirs.close()
         self._connection = ours
@@ -159,8 +161,9 @@ def _await_answer(
             raise WorkerTimeoutError(message)
 
 
-def _serve(connection: Connection, entry: str, parent: int) -> None:
+def _serve(connection: Connection, entry: str, parent: int, fail_point: str | None) -> None:
     """The child's loop: it ends with the pipe, and at once when its parent has died."""
+    arm(fail_point)
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # what reaches the whole terminal; the daemon ends us itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

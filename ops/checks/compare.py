@@ -5,7 +5,7 @@ the log is worked out at both positions, and only what was asked in between is c
 """
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from store.buffer.item import Item
 from store.buffer.ledger import BEGINNING, AuditTally, Buffer, Counters, LogSlot
 from store.buffer.repair.lists import ListsHeld
 from store.buffer.repair.positions import Skip
-from store.event import Lane, canonical_text
+from store.event import Lane, UnknownTask, canonical_text
 from stream.log import History, topic_of
 
 _LOOKS: Final = 10
@@ -99,6 +99,7 @@ def replay(
     max_age_s: float,
     skips: Collection[Skip] = (),
     held: Sequence[ListsHeld] = (),
+    buried_as: Callable[[Slot, int], str] = lambda *_: UnknownTask.buried_as,
 ) -> Reread:
     """Read the log from its beginning up to the positions that were seen; what was skipped is left out.
 
@@ -107,7 +108,7 @@ def replay(
         DamagedRecordError: a record fails its checksum, and nobody has skipped it.
         PositionOutsideLogError: records disappeared while they were read.
     """
-    oracle = Oracle(use_case, rules, max_age_s=max_age_s, held=held)
+    oracle = Oracle(use_case, rules, max_age_s=max_age_s, held=held, buried_as=buried_as)
     slots = history.slots(topic_of(use_case))
     begins = {slot: history.bounds(slot)[0] for slot in slots}
     elsewhere = {slot for slot, at in seen.before.items() if at != BEGINNING}

@@ -6,7 +6,7 @@ task's own rules, which read an answer and redact an input, the item id, the sub
 items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -69,6 +69,7 @@ class Oracle:
         *,
         max_age_s: float,
         held: Sequence[ListsHeld] = (),
+        buried_as: Callable[[Slot, int], str] = lambda *_: UnknownTask.buried_as,
     ) -> None:
         """Start with nothing read.
 
@@ -77,8 +78,10 @@ class Oracle:
             lanes: of the use case.
             max_age_s: an event older than this when the log took it is dead.
             held: by which labels ingest read each slot, and from where on.
+            buried_as: for what reason a record was, of a task that ingest did not keep then.
         """
         self._held = held
+        self._buried_as = buried_as
         self._max_age_s = max_age_s
         self._use_case = use_case
         self._rules = lanes
@@ -95,7 +98,7 @@ class Oracle:
         elif event.use_case != self._use_case:
             self._bury("wrong_use_case")
         elif isinstance(event, UnknownTask) or not kept_at(self._held, slot, offset, event.task):
-            self._bury(UnknownTask.buried_as)  # an earlier release did not wait for one that reads it
+            self._bury(self._buried_as(slot, offset))  # an earlier release did not wait for one that reads it
         elif (fault := self._of_no_lane(event, slot, offset)) is not None:
             self._bury(fault)
         elif (misdated := self._misdated(event, timestamp_ms / 1000)) is not None:

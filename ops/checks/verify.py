@@ -1,6 +1,6 @@
 """`understudy verify`: does the buffer hold what the log says, and is every version and move what was signed?"""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,10 +15,11 @@ from store.buffer.ledger import Buffer, LogSlot
 from store.buffer.repair.lists import Lists, ListsHeld
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import BadSignatureError, RegistryError
-from store.event import Lane
+from store.event import Lane, UnknownTask
 from store.registry.chain import Chain, Kept
 from store.registry.moves import fold
 from store.registry.versions import Registry
+from stream.dead_letter import Burials
 from stream.ingest import IngestSettings
 from stream.log import History
 
@@ -49,6 +50,7 @@ def verify(
     max_age_s: float,
     skips: Mapping[str, Collection[Skip]] | None = None,
     held: Mapping[str, Sequence[ListsHeld]] | None = None,
+    buried_as: Mapping[str, Callable[[Slot, int], str]] | None = None,
 ) -> VerifyReport:
     """Verify the chosen lanes.
 
@@ -62,6 +64,7 @@ def verify(
         max_age_s: an event older than this when the log took it is a dead letter.
         skips: by use case, where a person has decided to read on elsewhere.
         held: by use case, by which labels ingest read each slot.
+        buried_as: by use case, for what reason an earlier release buried what it did not keep; none: for its task.
 
     Raises:
         StoreUnavailableError, LogUnavailableError: Redis or the log did not answer.
@@ -83,6 +86,7 @@ def verify(
             max_age_s=max_age_s,
             skips=(skips or {}).get(use_case, ()),
             held=(held or {}).get(use_case, ()),
+            buried_as=(buried_as or {}).get(use_case, lambda *_: UnknownTask.buried_as),
         )
         damaged += [f"{lane}: {name}" for lane in lanes if lane in seen.damaged for name in sorted(seen.damaged[lane])]
         lost += [
@@ -129,6 +133,7 @@ def verify_site(site: Site, chosen: Iterable[Lane]) -> VerifyReport:
             max_age_s=IngestSettings().max_age_s,
             skips={use_case: Positions(client).skips(use_case) for use_case in site.use_cases},
             held={use_case: Lists(client).held(use_case) for use_case in site.use_cases},
+            buried_as={use_case: Burials(history, use_case, site.secret) for use_case in site.use_cases},
         )
 
 

@@ -15,6 +15,7 @@ from ops.wiring.ingest import lane_keys
 from store.buffer.repair.lists import Lists
 from store.buffer.repair.positions import Positions
 from store.event import Lane, wall_clock_s
+from stream.dead_letter import Burials
 from stream.ingest import IngestSettings
 from stream.log import History
 
@@ -56,6 +57,7 @@ def rebuild_site(site: Site, lanes: list[Lane], *, whole: bool, dry_run: bool, w
                 keys=lane_keys(site, use_case),
                 history=history,
                 held=Lists(client).held(use_case),
+                buried_as=Burials(history, use_case, site.secret),
                 k=site.settings.buffer.items_per_stratum,
                 max_age_s=IngestSettings().max_age_s,
             )

@@ -5,7 +5,7 @@ has: only what is damaged is mended then, as far as the log reaches, and what it
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
@@ -44,6 +44,7 @@ class Replayed:
     keys: Mapping[Lane, LaneKeys]
     history: History
     held: Sequence[ListsHeld]  # by which labels ingest read each slot
+    buried_as: Callable[[Slot, int], DeadReason]  # for what reason an earlier release buried what it did not keep
     k: int
     max_age_s: float
     records: int = 0
@@ -86,7 +87,7 @@ class Replayed:
         dead: Counter[DeadReason] = Counter()
         for record in records:
             if self._was_buried(slot, record):
-                dead[UnknownTask.buried_as] += 1
+                dead[self.buried_as(slot, record.offset)] += 1
                 continue
             lanes = self._judged_by(slot, record.offset)
             found = triage(record, use_case=self.use_case, lanes=lanes, max_age_s=self.max_age_s)
@@ -96,7 +97,7 @@ class Replayed:
                 case Undecodable():
                     dead[found.reason] += 1
                 case UnknownTask():  # applied before: a release that did not wait has buried it
-                    dead[found.buried_as] += 1
+                    dead[self.buried_as(slot, record.offset)] += 1
         self.records += len(records)
         if slot not in self._fences:
             self._fences[slot] = self.buffer.claim(self.use_case, slot, "rebuild").fence

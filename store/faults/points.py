@@ -21,6 +21,18 @@ POINTS: Final = frozenset(
         "apply.applied",  # it is applied, and the log's group does not know
         "swap.loaded",  # a version is loaded, and does not serve
         "swap.published",  # it serves, and that is written nowhere
+        "cycle.leased",  # the lane is this trainer's, and nothing is begun
+        "cycle.frozen",  # its rows are drawn and embedded
+        "cycle.fitted",  # a challenger is fitted and judged, and nothing of it is written
+        "cycle.drafted",  # its files lie in the draft's folder
+        "cycle.published",  # it is a version, and its verdict stands in no move
+        "cycle.judged",  # the daemon has the verdict
+        "cycle.noted",  # what it comes to is noted, and no move says so
+        "cycle.moved",  # champion and anchor are moved, or it is declined, and nobody was told
+        "cycle.written",  # a line of the cycle log says so
+        "cycle.told",  # Redis, too, and the schedule does not remember it
+        "cycle.remembered",  # the schedule does, and the request for it still waits
+        "cycle.answered",  # the request is answered, and the note still there
     }
 )
 
@@ -46,6 +58,11 @@ def arm(said: str | None) -> None:
         message = f"there is no fail point {said!r}; known are {', '.join(sorted(POINTS))}, each with @N or without"
         raise SettingsError(message)
     _armed = _Armed(point, int(times or 1)) if said else None
+
+
+def armed() -> str | None:
+    """What `arm` is to be told in a process that this one starts."""
+    return None if _armed is None else f"{_armed.point}@{_armed.left}"
 
 
 def reach(point: str) -> None:

@@ -31,7 +31,9 @@ SWAP = ["swap.loaded", "swap.published"]
 
 
 def test_every_point_is_tried() -> None:
-    assert {point.partition("@")[0] for point in [*INGEST, *SPOOL, *SWAP]} == points.POINTS
+    """Here, or in `test_cycle_fail_points`."""
+    here = {point.partition("@")[0] for point in [*INGEST, *SPOOL, *SWAP]}
+    assert here == {point for point in points.POINTS if not point.startswith("cycle.")}
 
 
 def test_a_point_that_nobody_knows_is_refused_by_name() -> None:

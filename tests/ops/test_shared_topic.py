@@ -1,6 +1,7 @@
 """A lane of `rank` beside one of `classify`, on the embedded log: read, verified, rebuilt, brought back."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -80,8 +81,14 @@ def test_a_changed_tolerance_holds_from_where_it_was_read_on(stand: Stand) -> No
     assert (tally.audits, tally.agreed) == (2, 1)
 
 
-def test_what_an_earlier_release_buried_for_its_task_is_brought_back_by_a_replay(stand: Stand) -> None:
-    """Its records lie in the log below the position, counted as dead, and were never noted as kept."""
+@pytest.mark.parametrize("reason", ["wrong_shape", "unknown_lane"])
+def test_what_an_earlier_release_buried_for_its_task_is_brought_back_by_a_replay(
+    stand: Stand, reason: DeadReason
+) -> None:
+    """Its records lie in the log below the position, counted as dead, and were never noted as kept.
+
+    Of the first release's settings either lacked the lane, or had one whose events it did not keep.
+    """
     of_nobody = msgspec.structs.replace(ranked(3), tenant="nobody")
     send(stand, ranked(1), ranked(2, (2, 1, 0)), of_nobody)
     with open_history(stand.site, stand.client) as history:
@@ -98,28 +105,31 @@ def test_what_an_earlier_release_buried_for_its_task_is_brought_back_by_a_replay
                 headers=(),
                 timestamp_ms=1_700_000_000_000,
             ),
-            fault=Undecodable(reason="wrong_shape", detail="rank events are not kept by this release"),
+            fault=Undecodable(reason=reason, detail="rank events are not kept by this release"),
             tenant=SHOP.tenant,
         )
         for offset, event in enumerate((ranked(1), ranked(2, (2, 1, 0))))
     ]
     DeadLetters(stand.appender, stand.site.secret).write(LANE.use_case, letters)
     claim = stand.buffer.claim(LANE.use_case, slot, "0.1.0")
-    dead: dict[DeadReason, int] = {"wrong_shape": 3}
+    dead = Counter[DeadReason]({reason: 2}) + Counter[DeadReason]({"wrong_shape": 1})  # of one the letter is gone
     stand.buffer.apply(
         Application(use_case=LANE.use_case, slot=slot, fence=claim.fence, start="-1", next="3", entries=(), dead=dead)
     )
     add_the_shop(stand)
-    assert call(stand, "dlq", "list")["by_reason"] == {"wrong_shape": 2}
+    assert call(stand, "dlq", "list")["by_reason"] == {reason: 2}
     (done,) = call(stand, "dlq", "replay", "--all", "-r", "ingest reads rank now")
     assert all(letter["done"] for letter in done["letters"])
     with stand.ingesting():
         until(lambda: all_read(stand))
     (item,) = items(stand)
     assert item.count == 2
-    assert stand.buffer.open_dead(LANE.use_case) == {"wrong_shape": 1}
+    opened = {reason: 0, "wrong_shape": 1}
+    assert stand.buffer.open_dead(LANE.use_case) == opened
     assert is_sound(stand), "what was buried stays counted as it was"
     call(stand, "buffer", "rebuild", "-r", "to see")
     assert items(stand) == [item]
-    assert stand.buffer.dead(LANE.use_case) == {"wrong_shape": 3}, "for its task, whatever else is wrong with it"
+    assert stand.buffer.dead(LANE.use_case) == dead, "for its task, whatever else is wrong with it"
+    assert stand.buffer.open_dead(LANE.use_case) == opened
+    assert is_sound(stand)
     assert {one["lag_records"] for one in call(stand, "lag")} == {0}

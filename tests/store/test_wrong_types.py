@@ -34,6 +34,7 @@ CONTROL: Final[list[tuple[str, Call, Any]]] = [  # key, what is asked of it, wha
     ("training", lambda client: Control(client).training_state(LANE), TrainingState()),
     ("drawn", lambda client: Control(client).drawn(LANE), None),
     ("census", lambda client: Control(client).census(LANE), None),
+    ("ending", lambda client: Control(client).ending(LANE), None),
     ("ended", lambda client: Control(client).ended_cycles(LANE), []),
     ("ended", lambda client: Control(client).cycle_ended(LANE, ENDED), None),
     ("trainer", lambda client: Signs(client).of(LANE), None),

@@ -4,26 +4,26 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
-
-import msgspec
 
 from store.answers.rules import Drawing
 from store.buffer.ledger import Counters
 from store.control import Control, CycleEnded, CycleKind, CycleRequest, Lease, TrainingState
 from store.errors import MoveConflictError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
+from store.faults.points import reach
 from store.log.lazy import logger
 from store.registry.durable import clear_away
-from store.registry.manifest import Outcome, Verdict
+from store.registry.manifest import Verdict
 from store.registry.moves import MoveKind, Moves, Standing, fold
 from store.registry.signing import SigningKey
 from store.registry.versions import Versions
+from trainer.daemon.ending import Ending, Endings, learned, report_of
 from trainer.daemon.journal import Journal, summary_of
 from trainer.daemon.progress import Beacon, Progress, earlier_seconds
-from trainer.due import ScheduleSettings, after, settle
-from trainer.news import Seen, Stock, items_with
+from trainer.due import ScheduleSettings, settle
+from trainer.news import Stock
 from trainer.work import (
     CycleReport,
     CycleResult,
@@ -57,6 +57,7 @@ class LaneView:
     standing: Standing
     state: TrainingState
     counters: Counters
+    unfinished: bool = False  # a cycle has moved, and not all that follows was done
 
 
 @dataclass(kw_only=True)
@@ -76,6 +77,11 @@ class Conductor:
     clock: Callable[[], float] = wall_clock_s
     monotonic: Callable[[], float] = time.monotonic
     _begun: int = 0
+    _endings: Endings = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Cycles end by the same registry and journal."""
+        self._endings = Endings(registry=self.registry, control=self.control, journal=self.journal)
 
     def drawing(self, training: LaneTraining, now_s: float) -> Drawing:
         """What a cycle draws at this time."""
@@ -86,16 +92,17 @@ class Conductor:
         training: LaneTraining,
         work: CycleWork,
         look: LaneView,
+        request: CycleRequest | None,
         stock: Stock,
         lease: Lease,
         worker: Worker,
         stop: threading.Event,
     ) -> None:
-        """Run it, move, say what it came to, and remember it.
+        """Run it, move, say what it came to, remember it, and answer the request for it.
 
         Raises:
             WorkerStoppedError, LeaseLostError: it was dropped, and nothing moved.
-            StoreUnavailableError: Redis is away: it is begun anew when that is back.
+            StoreUnavailableError: Redis is away: when that is back, it is begun anew, or finished if it had moved.
         """
         lane, started_s = training.lane, self.monotonic()
         log.info("cycle begins", lane=str(lane), cycle=work.cycle_id, kind=work.kind)
@@ -110,28 +117,14 @@ class Conductor:
             told=lambda stage, done: self.beacon.told(lane, stage, done),
         )
         self.control.renew(lease, self.schedule.lease_s)
-        outcome, refusals = self._move(training, work, result, look.standing)
-        verdict = result.verdict
-        report = CycleReport(
-            id=work.cycle_id,
-            at_s=work.now_s,
-            seconds=round(self.monotonic() - started_s, 3),
-            lane=str(lane),
-            kind=work.kind,
-            candidate=work.candidate,
-            verdict=outcome,
-            refusals=refusals,
-            rows_judged=verdict.rows_judged,
-            difference=verdict.difference,
-            lower=verdict.lower,
-            delta=verdict.delta,
-            rows_needed=verdict.rows_needed,
-            version=result.version,
-            request=work.request,
-            nothing_new=result.nothing_new,
-        )
-        self.journal.ended(lane, report)
-        self._remember(training, work, look.state, result, seen)
+        reach("cycle.judged")
+        state, drawn = learned(work, look.state, result, seen)
+        ending = self._move(work, result, look.standing, state, drawn, request, started_s)
+        self._endings.finish(lane, ending)
+
+    def resume(self, lane: Lane) -> None:
+        """Finish what is left of a cycle whose move was made; errors as of `Endings.resume`."""
+        self._endings.resume(lane)
 
     def failed(self, work: CycleWork, error: Exception, *, seconds: float, next_try_in_s: float | None) -> None:
         """A cycle ended in an error: what it left is removed, and everybody is told; None: it is not tried again."""
@@ -226,15 +219,31 @@ class Conductor:
         return keep
 
     def _move(
-        self, training: LaneTraining, work: CycleWork, result: CycleResult, before: Standing
-    ) -> tuple[Outcome, list[str]]:
+        self,
+        work: CycleWork,
+        result: CycleResult,
+        before: Standing,
+        state: TrainingState,
+        drawn: bytes | None,
+        request: CycleRequest | None,
+        started_s: float,
+    ) -> Ending:
         """Append what the verdict says; a person's move that came in between is read again and wins."""
-        moves = self.registry.moves(training.lane)
+        lane = work.training.lane
+        moves = self.registry.moves(lane)
         while True:
             history = moves.read()
             outcome, refusals = settle(result, before, fold(history))
+            ending = Ending(
+                report=report_of(work, result, outcome, refusals, seconds=self.monotonic() - started_s),
+                number=len(history) + 1,
+                state=state,
+                drawn=drawn,
+                request=request,
+            )
+            self._endings.note(lane, ending)
             if result.version is None:
-                return outcome, refusals
+                return ending
             kind: MoveKind = "promote" if outcome == "pass" else "decline"
             try:
                 moves.append(
@@ -246,28 +255,12 @@ class Conductor:
                     why=f"{outcome}: {_reason(result.verdict, refusals)}",
                     key=self.key,
                     now_s=self.clock(),
-                    expected=len(history) + 1,
+                    expected=ending.number,
                 )
             except MoveConflictError:
                 continue
-            return outcome, refusals
-
-    def _remember(
-        self, training: LaneTraining, work: CycleWork, state: TrainingState, result: CycleResult, seen: Seen | None
-    ) -> None:
-        drawn = None
-        if seen is not None:
-            drawn = result.drawn if result.drawn is not None else seen.drawn.digests
-        items = state.items_at_cycle if seen is None or drawn is None else items_with(seen, drawn)
-        known = after(state, work.kind, items=items, label_items=result.label_items, now_s=work.now_s)
-        if seen is not None:
-            known = msgspec.structs.replace(
-                known,
-                counted_at_cycle=seen.counters.counted,
-                waiting_at_cycle=seen.drawn.waiting,
-                prompt_version=seen.reading,
-            )
-        self.control.remember(training.lane, known, drawn)
+            reach("cycle.moved")
+            return ending
 
 
 def _reason(verdict: Verdict, refusals: Sequence[str]) -> str:

@@ -4,7 +4,9 @@ None of it may fail a cycle: its move has been made, or its error is what matter
 """
 
 import dataclasses
+import os
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +16,7 @@ import msgspec
 from store.control import Control, CycleEnded
 from store.errors import StoreError
 from store.event import Lane
+from store.faults.points import reach
 from store.log.lazy import logger
 from store.registry.durable import append_line, make_folder
 from trainer import metrics
@@ -23,6 +26,7 @@ from trainer.worker import WorkFailedError
 log = logger()
 
 _WHY_CHARACTERS: Final = 500
+_LAST_BYTES: Final = 1 << 16  # of the cycle log, in which a cycle of late is looked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,17 @@ class Journal:
         metrics.CYCLES.labels(*names, report.kind, report.verdict).inc()
         metrics.CYCLE_SECONDS.labels(*names, report.kind).observe(report.seconds)
         log.info("cycle ended", **dataclasses.asdict(report))
-        self._keep(lane, report)
+        self._write(report)
+        reach("cycle.written")
+        self._note(lane, report)
+
+    def ended_before(self, lane: Lane, report: CycleReport) -> None:
+        """The same of a cycle whose trainer died meanwhile: only what it had not said is said now."""
+        if not self._is_written(report.id):
+            self._write(report)
+        with suppress(StoreError):  # then it is away for what comes next, too
+            if all(one.id != report.id for one in self.control.ended_cycles(lane)):
+                self._note(lane, report)
 
     def failed(self, lane: Lane, report: CycleReport, error: Exception, *, next_try_in_s: float | None) -> None:
         """A cycle ended in an error: type and message come first, then the traceback, of which a log keeps the end."""
@@ -52,9 +66,26 @@ class Journal:
             next_try_s=None if next_try_in_s is None else round(next_try_in_s),
             exception=_traceback_of(error),
         )
-        self._keep(lane, report)
+        self._write(report)
+        self._note(lane, report)
 
-    def _keep(self, lane: Lane, report: CycleReport) -> None:
+    def _write(self, report: CycleReport) -> None:
+        try:
+            make_folder(self.path.parent)
+            append_line(self.path, msgspec.json.encode(report))
+        except OSError as error:
+            log.warning("a cycle was not written down", path=str(self.path), error=str(error))
+
+    def _is_written(self, cycle_id: str) -> bool:
+        """Whether the end of the cycle log has a cycle."""
+        try:
+            with self.path.open("rb") as lines:
+                lines.seek(-min(_LAST_BYTES, lines.seek(0, os.SEEK_END)), os.SEEK_END)
+                return msgspec.json.encode({"id": cycle_id})[1:-1] in lines.read()
+        except OSError:
+            return False
+
+    def _note(self, lane: Lane, report: CycleReport) -> None:
         why = "; ".join(report.refusals)
         ended = CycleEnded(
             id=report.id,
@@ -68,11 +99,6 @@ class Journal:
             request=report.request,
             nothing_new=report.nothing_new,
         )
-        try:
-            make_folder(self.path.parent)
-            append_line(self.path, msgspec.json.encode(report))
-        except OSError as error:
-            log.warning("a cycle was not written down", path=str(self.path), error=str(error))
         try:
             self.control.cycle_ended(lane, ended)
         except StoreError as error:

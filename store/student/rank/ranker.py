@@ -190,10 +190,10 @@ class Ranker:
             asked: [hidden] the frozen encoder's vector of the query.
             said: [hidden] the fine-tuned one's; None iff there is none.
         """
-        documents, keys = self.vectors.documents(value.documents)
+        documents, keys = self.vectors.documents(value.documents, counts=False)
         tuned = None
         if self.tuned is not None and said is not None:
-            tuned = self.tuned.vectors.documents(value.documents)[0] @ said
+            tuned = self.tuned.vectors.documents(value.documents, counts=False)[0] @ said
         return self.rank_from(asked, documents, keys, tuned)
 
     def rank_from(

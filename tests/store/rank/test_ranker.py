@@ -159,6 +159,15 @@ def test_a_document_is_computed_once_until_it_is_forgotten(encoder: Encoder, mon
     assert (cache.hits, cache.misses) == (1 + 3, 5)
 
 
+def test_each_document_of_a_request_counts_once_as_computed_or_as_found(encoder: Encoder) -> None:
+    ranker = ranker_of(encoder, head_of(encoder))
+    asked = [a_list("for the marathon", DOCUMENTS[:3]), a_list("for the shelf", DOCUMENTS[2:4])]
+    ranker.rankings(asked)
+    assert (ranker.vectors.hits, ranker.vectors.misses) == (0, 4)
+    ranker.rankings(asked[:1])
+    assert (ranker.vectors.hits, ranker.vectors.misses) == (3, 4)
+
+
 def test_a_list_longer_than_the_cache_is_ranked_all_the_same(encoder: Encoder) -> None:
     cache = VectorCache(encoder, max_bytes=1)
     found, _ = cache.documents(["a", "b", "c", "a"])
