@@ -153,7 +153,7 @@ class Burials:
         self._letters = partial(read_dead_letters, history, use_case, secret)
         self._reasons: dict[str, str] | None = None
 
-    def __call__(self, slot: Slot, offset: int) -> DeadReason:
+    def __call__(self, slot: LogSlot, offset: int) -> DeadReason:
         """As its letter says; where there is none any more, for its task."""
         if self._reasons is None:
             self._reasons = {letter.origin: letter.reason for letter in self._letters()}

@@ -99,7 +99,7 @@ def replay(
     max_age_s: float,
     skips: Collection[Skip] = (),
     held: Sequence[ListsHeld] = (),
-    buried_as: Callable[[Slot, int], str] = lambda *_: UnknownTask.buried_as,
+    buried_as: Callable[[LogSlot, int], str] = lambda *_: UnknownTask.buried_as,
 ) -> Reread:
     """Read the log from its beginning up to the positions that were seen; what was skipped is left out.
 

@@ -69,7 +69,7 @@ class Oracle:
         *,
         max_age_s: float,
         held: Sequence[ListsHeld] = (),
-        buried_as: Callable[[Slot, int], str] = lambda *_: UnknownTask.buried_as,
+        buried_as: Callable[[LogSlot, int], str] = lambda *_: UnknownTask.buried_as,
     ) -> None:
         """Start with nothing read.
 

@@ -50,7 +50,7 @@ def verify(
     max_age_s: float,
     skips: Mapping[str, Collection[Skip]] | None = None,
     held: Mapping[str, Sequence[ListsHeld]] | None = None,
-    buried_as: Mapping[str, Callable[[Slot, int], str]] | None = None,
+    buried_as: Mapping[str, Callable[[LogSlot, int], str]] | None = None,
 ) -> VerifyReport:
     """Verify the chosen lanes.
 

@@ -44,7 +44,7 @@ class Replayed:
     keys: Mapping[Lane, LaneKeys]
     history: History
     held: Sequence[ListsHeld]  # by which labels ingest read each slot
-    buried_as: Callable[[Slot, int], DeadReason]  # for what reason an earlier release buried what it did not keep
+    buried_as: Callable[[LogSlot, int], DeadReason]  # for what reason an earlier release buried what it did not keep
     k: int
     max_age_s: float
     records: int = 0

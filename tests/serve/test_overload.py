@@ -65,6 +65,7 @@ def stands_still(gateway: Gateway) -> bool:
 
 def executor_of(gateway: Gateway) -> Executor:
     (device,) = gateway.devices.all
+    assert isinstance(device.executor, Executor)
     return device.executor
 
 
