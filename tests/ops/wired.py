@@ -35,6 +35,7 @@ from serve.lane.parts import Services
 from serve.lifecycle import Gateway
 from serve.routing.budget import BudgetRouting
 from serve.routing.horizon import DayHorizon
+from serve.student.devices import Device
 from serve.student.executor import Executor
 from serve.student.slot import Slot
 from serve.teacher.wire import http_client
@@ -106,11 +107,15 @@ class Wired:
         (lane,) = self.gateway.lanes
         return lane
 
-    def executor(self) -> Executor:
-        """What runs the lane's students."""
+    def device(self) -> Device:
+        """What the lane's students run on."""
         device = self.gateway.devices.of(Slot(version="a", student=FakeStudent()))
         self.gateway.devices.close()
-        return device.executor
+        return device
+
+    def executor(self) -> Executor:
+        """What runs them."""
+        return self.device().executor
 
     def horizon(self) -> DayHorizon:
         """What a lane that only has a budget plans with."""
