@@ -129,7 +129,7 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
     def load(version: str) -> Loaded:
         from store.student.tasks import load as load_version  # noqa: PLC0415 - late, as everything that needs torch
 
-        loaded = load_version(versions.open(version), device=own.device, precision=own.precision)
+        loaded = versions.load(version, partial(load_version, device=own.device, precision=own.precision))
         primer.loaded(loaded)
         return loaded
 

@@ -8,11 +8,11 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -49,18 +49,20 @@ _MAX_SIGNATURE_BYTES: Final = 4096
 _TEMPORARY: Final = ".tmp-"
 _SAID: Final = 5  # of the things that do not belong
 _ID: Final = re.compile(rf"[0-9a-f]{{{VERSION_ID_HEX_DIGITS}}}")
+Built = TypeVar("Built")
 _SLUG: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenVersion:
-    """A version whose signature and files were verified; what is read from it is hashed once more."""
+    """A version whose signature was verified; what is read from it is hashed as it is read."""
 
     id: str
     manifest: Manifest
     signed: bytes  # the manifest's own bytes, in the shape of the release that wrote it
     signed_by: str  # name of the trusted key
     folder: Path
+    _read: set[str] = field(default_factory=set, repr=False, compare=False)  # files that were
 
     @property
     def files(self) -> Mapping[str, bytes]:
@@ -83,10 +85,27 @@ class OpenVersion:
             data = None
         if data is None:
             raise CorruptVersionError(_differs(self.id, name))
+        self._read.add(name)
         return data
 
+    def verify_rest(self) -> None:
+        """Hash the files that were not read.
+
+        Raises:
+            CorruptVersionError: one is not what the manifest says.
+        """
+        for name, entry in self.manifest.files.items():
+            if name in self._read:
+                continue
+            try:
+                intact = is_intact(self.path(name), entry)
+            except FileNotFoundError:
+                intact = False
+            if not intact:
+                raise CorruptVersionError(_differs(self.id, name))
+
     def path(self, name: str) -> Path:
-        """Where a file lies; it was verified when the version was opened, and `read` verifies what it returns."""
+        """Where a file lies; `read` verifies what it returns."""
         return self.folder / name
 
 
@@ -164,6 +183,25 @@ class Versions:
             BadSignatureError: it is not signed by a trusted key.
             CorruptVersionError: its files disagree with its manifest.
         """
+        opened = self._opened(version)
+        opened.verify_rest()
+        return opened
+
+    def load(self, version: str, build: Callable[[OpenVersion], Built]) -> Built:
+        """What `build` makes of a version, once all of it is verified: what it reads as it reads it, the rest after it.
+
+        So nothing is hashed twice, and what is in memory already (a base that two versions share) is not read again.
+
+        Raises:
+            RegistryError: as `open` does; and whatever `build` raises.
+        """
+        opened = self._opened(version)
+        built = build(opened)
+        opened.verify_rest()
+        return built
+
+    def _opened(self, version: str) -> OpenVersion:
+        """The signature is verified, and that the files are those of the manifest by name."""
         manifest, data, signed_by = self._signed_manifest(version)
         folder = self._folder / version
         present = set(names_in(folder)) - {MANIFEST_NAME, SIGNATURE_NAME}
@@ -173,13 +211,6 @@ class Versions:
                 f"version {version}: {', '.join(map(repr, odd[:5]))} is missing or does not belong; never serve it"
             )
             raise CorruptVersionError(message)
-        for name, entry in manifest.files.items():
-            try:
-                intact = is_intact(folder / name, entry)
-            except FileNotFoundError:
-                intact = False
-            if not intact:
-                raise CorruptVersionError(_differs(version, name))
         return OpenVersion(id=version, manifest=manifest, signed=data, signed_by=signed_by, folder=folder)
 
     def manifest(self, version: str) -> Manifest:
