@@ -30,8 +30,8 @@ MODELS = {"classify": "intent", "rank": "shop"}
 PATHS = {"classify": "/v1/classify", "rank": "/v1/rerank"}
 
 
-async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, body: bytes) -> int:
-    """One request on a connection; returns its status."""
+async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, body: bytes) -> tuple[int, bool]:
+    """One request on a connection; returns its status, and whether the student answered."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     answer = await reader.readuntil(b"\r\n\r\n")
@@ -39,7 +39,15 @@ async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path:
         int(line.split(b":")[1]) for line in answer.split(b"\r\n") if line.lower().startswith(b"content-length")
     )
     await reader.readexactly(length)
-    return int(answer.split(b" ", 2)[1])
+    return int(answer.split(b" ", 2)[1]), b"x-understudy-served-by: student" in answer.lower()
+
+
+async def served(port: int, path: str, body: bytes) -> None:
+    """Wait until the lane's student has been loaded."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while not (await post(reader, writer, path, body))[1]:  # noqa: ASYNC110 - it happens in the other process
+        await asyncio.sleep(0.1)
+    writer.close()
 
 
 async def load(port: int, path: str, bodies: Sequence[bytes], clients: int) -> tuple[float, list[float]]:
@@ -51,12 +59,12 @@ async def load(port: int, path: str, bodies: Sequence[bytes], clients: int) -> t
         while waiting:
             body = waiting.pop()
             started_s = time.perf_counter()
-            status = await post(reader, writer, path, body)
+            status, by_student = await post(reader, writer, path, body)
             if status == 429:
                 waiting.insert(0, body)
                 await asyncio.sleep(0.01)
                 continue
-            assert status == 200, status
+            assert (status, by_student) == (200, True), status
             took.append(time.perf_counter() - started_s)
         writer.close()
 
@@ -101,6 +109,7 @@ def bodies_of(task: str, requests: int) -> list[bytes]:
 def measure(side: Side, task: str, requests: int, rounds: int) -> dict[str, Any]:
     """All figures of one task; medians over rounds that take turns."""
     bodies, path = bodies_of(task, requests), PATHS[task]
+    asyncio.run(served(side.port, path, bodies[0]))
     asyncio.run(load(side.port, path, bodies, CLIENTS))  # documents are known from here on, on both sides
     throughput, single = list[float](), list[float]()
     for _ in range(rounds):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -59,7 +60,7 @@ def make_classifier() -> Student:
     """A random head on MiniLM, which is sure of everything."""
     encoder, dice = encoder_of(), torch.Generator().manual_seed(1)
     head = Head(weight=torch.randn(len(LABELS), encoder.feature_size, generator=dice), bias=torch.zeros(len(LABELS)))
-    return Student(
+    student = Student(
         encoder=encoder,
         labels=LABELS,
         head=head,
@@ -69,13 +70,14 @@ def make_classifier() -> Student:
         policy=SURE,
         made_in="fp32",
     )
+    return replace(student, golden=tuple(student.golden_outputs()))
 
 
 def make_ranker() -> Ranker:
     """A head of no weight on MiniLM, which is sure of everything."""
     encoder = encoder_of()
     queries = [one.query for one in lists_of(64)]
-    return Ranker(
+    ranker = Ranker(
         vectors=shared_vectors(encoder),
         head=RankHead(slope=1.0, sigma=0.05, weight=np.zeros(2 * encoder.hidden_size, np.float32), items={}),
         reference=sentence_vectors(encoder, queries),
@@ -83,6 +85,7 @@ def make_ranker() -> Ranker:
         policy=SURE,
         made_in="fp32",
     )
+    return replace(ranker, golden=tuple(ranker.golden_outputs()))
 
 
 def bare(student: Loaded, values: Sequence[TaskInput], batch: int) -> float:
