@@ -234,6 +234,16 @@ def test_what_is_remembered_of_lengths_is_bounded(encoder: Encoder) -> None:
         assert len(cache._long) == 1
 
 
+@given(words=st.lists(st.integers(1, 70), min_size=1, max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_a_vector_is_a_function_of_its_text_alone_whatever_comes_with_it(encoder: Encoder, words: list[int]) -> None:
+    """To the last bit; 14 words fill a batch's shape, 62 are all that the encoder reads."""
+    texts = [f"{'kettle ' * count}{place}" for place, count in enumerate([14, *words, 13, 62, 62, 62, 62, 62, 62, 62])]
+    together = sentence_vectors(encoder, texts)
+    for place in (0, 1, len(words) + 1, len(texts) - 1):
+        assert np.array_equal(sentence_vectors(encoder, [texts[place]])[0], together[place])
+
+
 def test_documents_that_are_known_cost_no_tokens(encoder: Encoder) -> None:
     ranker, long = ranker_of(encoder, head_of(encoder)), ["word " * 40, "another " * 40]
     before = ranker.tokens(a_list("boil water", long))
