@@ -15,6 +15,7 @@ from serve.student.line import Ticket, ahead
 
 Shed = Literal["student_line", "teacher_turns", "in_flight", "waited_in_vain"]
 
+_OPINION_S: Final = 0.3  # so long waits for the student who wants the teacher's answer
 _UNKNOWN_BATCHES: Final = 8  # that are let in before it is known how long one takes
 _ASSUMED_CALL_S: Final = 1.0  # before the teacher has answered once
 _MOST_OPEN: Final = 1_024  # texts with one teacher, whatever it is believed to take
@@ -65,14 +66,19 @@ class StudentLine:
         """How long the others would keep the last token of a new request waiting."""
         return self._ahead(tokens) * self.pace.token_s
 
-    def enter(self, tokens: int) -> Ticket:
+    def enter(self, tokens: int, *, wait_s: float | None = None) -> Ticket:
         """Let a request in; `leave` when it is answered. An idle student takes one of any length.
+
+        Args:
+            tokens: that the student would read for it.
+            wait_s: it would wait no longer than this, where that is less than anybody may.
 
         Raises:
             OverloadedError: it would wait for too long.
         """
         before = self._ahead(tokens)
-        if before and (late_s := before * self.pace.token_s) > self.wait_s:
+        longest_s = self.wait_s if wait_s is None else min(wait_s, self.wait_s)
+        if before and (late_s := before * self.pace.token_s) > longest_s:
             raise OverloadedError(late_s, reason="student_line")
         if before > _UNKNOWN_BATCHES * self.pace.batch_tokens and self.pace.token_s == 0.0:
             raise OverloadedError(self.wait_s, reason="student_line")
@@ -157,7 +163,7 @@ class Admission:
         ticket: Ticket | None = None
         if line is not None:
             try:
-                ticket = line.enter(tokens)
+                ticket = line.enter(tokens, wait_s=_OPINION_S if teacher else None)
             except OverloadedError:
                 if not teacher:
                     raise

@@ -105,6 +105,16 @@ def test_who_wants_the_teacher_does_not_wait_for_the_student() -> None:
         assert place.enter_context(made.admit(256, turns(), student=True, teacher=True)) is None
 
 
+def test_who_wants_the_teacher_waits_for_an_opinion_for_a_moment_only() -> None:
+    made = door(wait_s=5.0)
+    with ExitStack() as place:
+        list(admitted(place, made, [1] * 20))
+        assert place.enter_context(made.admit(1, turns(), student=True, teacher=True)) is not None
+        list(admitted(place, made, [1] * 20))
+        assert place.enter_context(made.admit(1, turns(), student=True, teacher=True)) is None
+        assert place.enter_context(made.admit(1, turns(), student=True, teacher=False)) is not None
+
+
 def test_a_slow_teacher_does_not_pile_up_requests() -> None:
     made, slow = door(), turns()
     for _ in range(50):
