@@ -26,7 +26,7 @@ from typing import Any
 
 from tests.bench.serving_requests import lists_of, texts_of
 
-CLIENTS = 48
+CLIENTS = 64  # two full batches: one is read while the other comes in
 SINGLES = 40
 MODELS = {"classify": "intent", "rank": "shop"}
 PATHS = {"classify": "/v1/classify", "rank": "/v1/rerank"}
