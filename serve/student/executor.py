@@ -20,7 +20,7 @@ from store.log.lazy import logger
 
 _log: Final = logger(__name__)
 _HANGS: Final = 10.0  # times what a pass should have taken, and the time-out at least: then it hangs
-_PATIENCE: Final = 8.0  # times what a request's own questions take, past line and time-out: so long may they wait
+_PATIENCE: Final = 8.0  # times what a request's own questions take, past the time-out: so long may they wait
 _TICK_S: Final = 0.25
 _LOG_EVERY_S: Final = 10.0
 
@@ -59,7 +59,7 @@ class Executor:
             max_tokens: of these together, unless one has more.
             wait_s: how long a batch that is not full waits for the rest of its requests.
             timeout_s: after which a forward pass hangs, unless as much always takes longer.
-            line_wait_s: what was believed to wait no longer than this was let in.
+            line_wait_s: what was believed to wait no longer than this was let in, also where it is past the time-out.
             observe: told of each forward pass: questions, tokens and seconds.
             name: of the device, for its threads.
         """
@@ -133,7 +133,7 @@ class Executor:
         place = ticket or Ticket(tokens=tokens)
         with self._wake:  # while the student hangs, the next look of the watch tells
             own_s = max(place.tokens, tokens) * self.pace.token_s
-            expires_s = self._clock_s + self._line_wait_s + self._timeout_s + _PATIENCE * own_s
+            expires_s = self._clock_s + max(self._timeout_s, self._line_wait_s) + _PATIENCE * own_s
             job = Job(
                 slot=slot, value=value, tokens=tokens, ticket=place, expires_s=expires_s, loop=loop, future=future
             )
