@@ -122,6 +122,9 @@ class GatewaySection(Section):
     """Texts in one forward pass of the student."""
     batch_wait_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = 3.0
     """How long, in milliseconds, a batch that is not full waits for the rest of its requests."""
+    max_wait_s: Seconds = 2.0
+    """A request that would wait longer for the student, by its pace and what waits already, is refused with 429 and
+    Retry-After. Lower it where a late answer is worth nothing."""
     max_text_chars: Count = 20_000
     """A longer text is refused."""
     allowed_hosts: Hosts = ()
