@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from ops.backtest.command import curve_budgets, physical_cores
 from ops.backtest.records import Ask
-from ops.backtest.runs.work import Done, Failure, Source, work_on
+from ops.backtest.runs.work import Done, Failure, ReplaySource, work_on
 from ops.cli.app import app
 from store.student.folder import ENCODER_FILES
 from tests.ops.children import REPOSITORY, gone, lines, until
@@ -46,7 +46,7 @@ class WorkerHere:
     def warm(self) -> None:
         pass
 
-    def run(self, work: Source | Ask, *, told: Callable[..., None], **_: Any) -> Done | Failure | None:
+    def run(self, work: ReplaySource | Ask, *, told: Callable[..., None], **_: Any) -> Done | Failure | None:
         return work_on(work, told)
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ def test_every_ask_is_run_once_by_as_many_workers_as_there_may_be(tmp_path: Path
 
 
 def test_seed_0_also_tells_which_topics_stayed_hard(tmp_path: Path) -> None:
-    assert work_on(Source(entry=ENTRY, arguments=(made_log(tmp_path),), options={}), lambda *_: None) is None
+    assert work_on(ReplaySource(entry=ENTRY, arguments=(made_log(tmp_path),), options={}), lambda *_: None) is None
     for seed in (0, 1):
         done = work_on(Ask(budget=50, seed=seed), lambda *_: None)
         assert isinstance(done, Done)
