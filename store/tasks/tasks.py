@@ -24,5 +24,5 @@ TASKS: Final[Mapping[Task, Callable[[LaneTerms], TaskRules]]] = {
     "rank": lambda terms: RankRules(tolerance=terms.tolerance),
 }
 
-BEFORE_NOTES: Final[tuple[str, ...]] = ("classify",)
+BEFORE_NOTES: Final[tuple[Task, ...]] = ("classify",)
 """What ingest of the releases kept that did not note what they keep."""
