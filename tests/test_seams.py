@@ -17,6 +17,7 @@ THEIR_OWN: Final = (
     *("serve/tasks/**/*.py", "serve/teacher/ask/*.py"),
     *("trainer/learn/tasks.py", "trainer/learn/classify/*.py", "trainer/learn/rank/*.py", "trainer/learn/chat/*.py"),
     *("ops/tasks.py", "ops/readers/tasks.py", "ops/readers/classify.py", "ops/readers/lists/*.py"),
+    "ops/readers/talk/*.py",
     *("ops/backtest/tasks/*.py", "ops/backtest/log.py", "ops/backtest/records.py", "ops/backtest/options.py"),
     *("ops/backtest/command.py", "ops/sections.py", "ops/init.py", "ops/cli/start/begin.py"),
     *("ops/rulings/reask.py", "ops/rulings/sample.py", "ops/demo/**/*.py"),
