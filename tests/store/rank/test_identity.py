@@ -59,7 +59,11 @@ def test_each_number_goes_with_its_document_and_of_equal_documents_the_better_on
     ordered = sorting.answer(RankAnswer(model="m", prompt_version="p", scores=None, order=[3, 0, 1]))
     assert ordered.order == [0, 2, 1]
     opinion = StudentOpinion(
-        version="v", output="[]", confidence=0.5, members=[[0.4, 0.1, 0.3, 0.2], [4.0, 1.0, 3.0, 2.0]], logits=[4, 1, 3, 2]
+        version="v",
+        output="[]",
+        confidence=0.5,
+        members=[[0.4, 0.1, 0.3, 0.2], [4.0, 1.0, 3.0, 2.0]],
+        logits=[4, 1, 3, 2],
     )
     kept = sorting.student(opinion, [1, 3, 2, 0])
     assert kept.output == "[0,1,3,2]"

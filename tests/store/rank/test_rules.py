@@ -207,7 +207,9 @@ def test_answers_are_heard_newest_first() -> None:
 
 
 def test_answers_sort_by_their_time_as_texts_from_the_first_year_to_the_last() -> None:
-    times = [datetime(year, month, 1, tzinfo=UTC) for year in (1, 100, 318, 1970, 2026, 3171, 9999) for month in (1, 12)]
+    times = [
+        datetime(year, month, 1, tzinfo=UTC) for year in (1, 100, 318, 1970, 2026, 3171, 9999) for month in (1, 12)
+    ]
     said = [RULES.said(msgspec.structs.replace(ranked(order=[0, 1, 2]), time=time)) for time in times]
     assert said == sorted(said)
 

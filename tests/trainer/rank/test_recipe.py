@@ -123,7 +123,9 @@ def test_orders_are_brought_to_the_scale_of_the_scores_that_most_lists_have(base
     lists = [RankInput(query=f"q{number}", documents=["a", "b", "c"]) for number in range(3)]
     given = [scored([0.1, 0.5, 0.9]), scored([0.2, 0.4, 0.6]), ordered([0.0, 0.5, 1.0])]
     rows = frozen(base, [item_of(event_of(value, said, rng)) for value, said in zip(lists, given, strict=True)])
-    targets = {row.words: target for row, target in zip(rows.snapshot.rows, (o.target for o in rows.lists), strict=True)}
+    targets = {
+        row.words: target for row, target in zip(rows.snapshot.rows, (o.target for o in rows.lists), strict=True)
+    }
     spread = np.mean([np.std([0.1, 0.5, 0.9]), np.std([0.2, 0.4, 0.6])])
     assert rows.scored_teacher
     assert targets["q2"] == pytest.approx(spread * ndtri([1 / 6, 0.5, 5 / 6]))
@@ -233,7 +235,9 @@ def test_words_of_a_list_are_those_of_its_query() -> None:
 
 def test_a_fine_tuned_member_of_another_base_is_not_kept(base: BaseEncoder, tmp_path: Path) -> None:
     rows = frozen(base, items(30))
-    others = BaseEncoder.open(tiny_encoder(tmp_path / "other", seed=7, layers=3), device="cpu", precision="fp32", max_tokens=32)
+    others = BaseEncoder.open(
+        tiny_encoder(tmp_path / "other", seed=7, layers=3), device="cpu", precision="fp32", max_tokens=32
+    )
     plain = RECIPE.fit("head", rows, COLD, settings=SETTINGS, tell=lambda *_: None).student()
     kept = []
     for encoder in (base.encoder, others.encoder):
