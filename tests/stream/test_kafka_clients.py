@@ -101,7 +101,9 @@ def test_every_client_notices_a_topic_that_was_made_anew_within_seconds_and_come
     assert said["reconnect_backoff_max_ms"] <= 1_000
 
 
-def test_a_member_lives_and_dies_by_the_settings_and_is_waited_for_in_a_rebalance_as_long_as_a_minute(broker: Broker) -> None:
+def test_a_member_lives_and_dies_by_the_settings_and_is_waited_for_in_a_rebalance_as_long_as_a_minute(
+    broker: Broker,
+) -> None:
     Member(SETTINGS, TOPIC)
     assert (broker.told["group_id"], broker.told["session_timeout_ms"]) == ("ours", 7_000)
     assert broker.told["heartbeat_interval_ms"] * 3 <= 7_000
