@@ -19,7 +19,7 @@ from store.buffer.memory import MemoryBuffer
 from store.buffer.repair.positions import Skip
 from store.event import ClassifyEscalation, Lane, TextInput, Undecodable, UnknownTask, decode, encode
 from store.registry.manifest import SnapshotRecord
-from store.registry.versions import Registry
+from store.registry.versions import Registry, rulings_folder
 from store.secrets import DataSecret, item_id, subject_token
 from store.tasks.classify import ClassifyRules
 from store.tasks.tasks import TASKS
@@ -468,6 +468,19 @@ def test_a_move_with_a_wrong_signature_is_found(tmp_path: Path) -> None:
     path.chmod(0o644)
     path.write_bytes(path.read_bytes().replace(b'"why":"w"', b'"why":"x"'))
     assert not check_registry(registry, [make_manifest().lane]).signatures_ok
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_rulings_are_counted_and_a_forged_one_is_found(tmp_path: Path, *, forged: bool) -> None:
+    key, trusted = make_keys(tmp_path / "keys")
+    registry, lane = Registry(tmp_path / "registry", trusted), make_manifest().lane
+    registry.rulings(lane).append("rename", who="ann", why="w", key=key, now_s=1.0, labels=["a"], to="b")
+    (path,) = rulings_folder(tmp_path / "registry", lane).glob("*.json")
+    if forged:
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes().replace(b'"why":"w"', b'"why":"x"'))
+    found = check_registry(registry, [lane])
+    assert (found.rulings, found.signatures_ok, bool(found.problems)) == (int(not forged), not forged, forged)
 
 
 def test_a_version_that_a_move_names_and_that_is_gone_is_found(tmp_path: Path) -> None:
