@@ -10,7 +10,6 @@ import pytest
 
 from store.errors import BadSignatureError, BrokenChainError, RegistryError
 from store.registry import chain as chain_module
-from store.registry.chain import MINUTE_S
 from store.registry.durable import read_bounded
 from store.registry.manifest import canonical_json
 from store.registry.moves import Move, Moves, Standing, fold
@@ -18,6 +17,7 @@ from store.registry.signing import SigningKey
 from store.registry.versions import Registry
 from tests.store.drafts import LANE, OTHER_LANE, make_keys
 
+MINUTE_S = 60.0  # in which a chain that is followed is verified as a whole
 FIRST, SECOND, THIRD, FOURTH = ("a" * 16, "b" * 16, "c" * 16, "d" * 16)
 Forge = Callable[["Followed"], None]
 
