@@ -29,7 +29,7 @@ from mutmut.mutation.diff_apply import get_diff_for_mutant
 print(json.dumps([get_diff_for_mutant(name) for name in sys.argv[1:]]))
 """
 # mutmut gives up on a mutant by the wall clock as well, and on a busy machine that would count as noticed: here by
-# processor time alone, and pytest-timeout ends a test that waits for ever.
+# processor time alone, and pytest-timeout ends the process of a test that waits for ever.
 _RUN: Final = """
 import sys
 from mutmut.workers import isolation
