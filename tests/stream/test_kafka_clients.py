@@ -64,7 +64,7 @@ class Broker:
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self.at = offset
 
-    def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+    def poll(self, _: int) -> dict[TopicPartition, list[Any]]:
         found = [offset for offset in self.fetched.pop(0) if offset >= self.at] if self.fetched else []
         self.at = max(self.at, *(offset + 1 for offset in found), 6 if 4 in found else 0) if found else self.at
         self.on_fetch()

@@ -60,12 +60,13 @@ def test_confidence_is_counted_over_the_hundred_draws_that_every_process_makes(
     assert confidence(np.array(scores), 0.1, Tolerance(k=k, epsilon=epsilon)) == pytest.approx(np.mean(same), abs=1e-9)
 
 
-def test_of_equal_scores_the_surer_one_comes_first_wherever_it_was_offered() -> None:
-    scores, sigmas = np.array([0.5, 0.5, 0.1]), np.array([0.3, 0.01, 0.1])
-    found = {
-        confidence(scores[list(order)], sigmas[list(order)], Tolerance()) for order in ([0, 1, 2], [1, 0, 2], [2, 0, 1])
-    }
-    assert len(found) == 1
+@pytest.mark.parametrize("documents", range(2, 8))
+def test_how_sure_it_is_of_equal_scores_does_not_depend_on_which_was_offered_first(documents: int) -> None:
+    scores, sigmas = np.full(documents, 0.5), np.linspace(0.01, 0.4, documents)
+    turned = slice(None, None, -1)
+    for k in range(1, documents):
+        tolerance = Tolerance(k=k, epsilon=0.05)
+        assert confidence(scores, sigmas, tolerance) == confidence(scores[turned], sigmas[turned], tolerance)
 
 
 def test_a_ranking_is_as_sure_as_the_documents_that_it_holds_are_known(ranker: Ranker) -> None:
