@@ -133,9 +133,15 @@ def test_orders_are_brought_to_the_scale_of_the_scores_that_most_lists_have(base
 
 
 def test_each_row_is_learned_from_by_its_weight_and_stands_for_its_share_of_traffic(base: BaseEncoder) -> None:
-    rows = frozen(base, items(30))
-    assert [one.weight for one in rows.lists] == [row.weight for row in rows.snapshot.rows]
-    assert [one.stands_for for one in rows.lists] == [row.mass for row in rows.snapshot.rows]
+    rng, kept = Random(6), []
+    for number, propensity in enumerate((1.0, 0.5, 0.1)):
+        value = RankInput(query=f"q{number}", documents=["a", "b", "c"])
+        said = [event_of(value, scored([0.1, 0.5, 0.9]), rng, propensity=propensity) for _ in range(number + 1)]
+        kept.append(item_of(*said))
+    rows = frozen(base, kept)
+    found = {row.words: one for row, one in zip(rows.snapshot.rows, rows.lists, strict=True)}
+    assert [found[f"q{number}"].stands_for for number in range(3)] == [1.0, 2.0, pytest.approx(10.0)]
+    assert [found[f"q{number}"].weight for number in range(3)] == pytest.approx([1.0, 1 + np.log(2), 1 + np.log(3)])
 
 
 def test_a_teacher_who_contradicts_himself_is_told_and_each_answer_counts(base: BaseEncoder) -> None:
