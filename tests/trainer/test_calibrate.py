@@ -9,7 +9,7 @@ from scipy import stats
 
 from tests.trainer.labelled import policy_of as calibrated
 from trainer.judge.calibrate import evened, rows_to_certify
-from trainer.learn.classify.temper import UNKNOWN_LABEL, fit_temperature
+from trainer.learn.classify.temper import UNKNOWN_LABEL, fit_temperature, index_of
 
 TARGET, CONFIDENCE = 0.9, 0.9
 AUDIT = 1 / 0.15
@@ -251,3 +251,13 @@ def test_what_is_novel_is_a_share_of_the_questions_and_not_of_the_rows() -> None
     )
     assert policy.novelty_threshold is not None
     assert policy.novelty_threshold < 0.21
+
+
+@pytest.mark.parametrize(
+    ("answers", "places"), [([], []), (["b", "x", "a", "b"], [1, UNKNOWN_LABEL, 0, 1]), (["x"], [UNKNOWN_LABEL])]
+)
+def test_an_answer_has_the_place_of_its_label_and_none_where_the_student_lacks_it(
+    answers: list[str], places: list[int]
+) -> None:
+    found = index_of(answers, ("a", "b"))
+    assert (found.tolist(), found.dtype) == (places, np.int64)

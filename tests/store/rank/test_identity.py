@@ -1,12 +1,12 @@
 """What makes two rankings one question: the query and the multiset of documents, whoever offers them in what order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import permutations
 
 import pytest
 
 from store.errors import TooLaboriousError, WrongShapeError
-from store.event import RankAnswer, RankInput, StudentOpinion
+from store.event import RankAnswer, RankInput, StudentOpinion, TextInput
 from store.secrets import item_id
 from store.tasks.documents import Sorting, check_answer, places_of_opinion
 from store.tasks.rank import RankRules, document_key
@@ -123,3 +123,22 @@ def test_all_texts_of_a_question_are_redacted_out_of_one_purse(hard_text: str) -
 def test_a_document_is_named_by_its_canonical_text() -> None:
     assert document_key("a\n b ") == document_key("a b") != document_key("ab")
     assert len(document_key("a")) == 32
+
+
+def test_texts_are_told_as_they_were_written_and_words_as_they_are_compared() -> None:
+    value = RankInput(query=" red  shoes", documents=["b ", "a"])
+    assert RULES.texts(value) == [" red  shoes", "b ", "a"]
+    assert RULES.words(value) == "red shoes a b"
+
+
+def test_a_text_is_no_question_of_a_lane_that_ranks() -> None:
+    text = TextInput(text="red shoes")
+    asked: list[Callable[[], object]] = [
+        lambda: RULES.parts(text),
+        lambda: RULES.texts(text),
+        lambda: RULES.words(text),
+        lambda: RULES.redact(text, KEY),
+    ]
+    for ask in asked:
+        with pytest.raises(TypeError, match="TextInput in a lane of rank"):
+            ask()
