@@ -46,10 +46,14 @@ def test_only_a_lane_without_a_promise_plans_its_budget(tmp_path: Path, values: 
         assert routing.horizon.allowance().rows_left == pytest.approx(500.0)
 
 
-@pytest.mark.parametrize(("values", "policy"), [({}, "promise"), (BUDGET_ONLY, "budget")])
-def test_the_trainer_is_told_the_lanes_policy(tmp_path: Path, values: dict[str, str], policy: str) -> None:
+@pytest.mark.parametrize(
+    ("values", "policy", "metric"), [({}, "promise", "accuracy"), (BUDGET_ONLY, "budget", "balanced_accuracy")]
+)
+def test_the_trainer_is_told_the_lanes_policy_and_metric(
+    tmp_path: Path, values: dict[str, str], policy: str, metric: str
+) -> None:
     (training,) = train.trainer(site_of(tmp_path, **values), NOWHERE, "me").lanes
-    assert training.policy == policy
+    assert (training.policy, training.metric) == (policy, metric)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_a_score_that_is_no_number_is_a_broken_student(ranker: Ranker) -> None:
 
 @pytest.mark.parametrize(("made_in", "tolerance"), [("fp32", 0.05), ("bf16", 0.1), (None, 0.1)])
 def test_golden_scores_may_deviate_by_a_twentieth_of_their_range_and_twice_that_in_another_precision(
-    ranker: Ranker, made_in: str | None, tolerance: float
+    ranker: Ranker, made_in: Literal["fp32", "bf16"] | None, tolerance: float
 ) -> None:
     assert replace(ranker, made_in=made_in).golden_tolerance == tolerance
 
@@ -181,7 +182,7 @@ def test_what_is_kept_is_a_copy_and_no_view_of_a_batch(encoder: Encoder) -> None
 @pytest.mark.parametrize("room", [1, 2, 7])
 def test_a_cache_holds_no_more_than_its_bytes(encoder: Encoder, room: int) -> None:
     each = 4 * encoder.hidden_size + 300
-    cache = VectorCache(encoder, max_bytes=(room + 1) * each - 1)
+    cache, keys = VectorCache(encoder, max_bytes=(room + 1) * each - 1), list[str]()
     for number in range(3):
         keys = [document_key(f"{number}/{one}") for one in range(5)]
         cache.prime(keys, np.zeros((5, encoder.hidden_size), np.float32))
