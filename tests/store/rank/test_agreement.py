@@ -86,6 +86,8 @@ def test_tau_leaves_out_what_the_teacher_hardly_tells_apart() -> None:
     assert tau(teacher, student, epsilon=0.05) == 1.0
     assert tau(teacher, student, epsilon=0.0) == pytest.approx(1 / 3)
     assert tau(teacher, np.zeros(3), epsilon=0.0) == 0.0
+    assert tau(np.array([0.5, 0.25]), np.array([0.0, 1.0]), epsilon=0.25) == 1.0  # no further apart than epsilon
+    assert tau(np.array([0.5, 0.5]), np.array([0.0, 1.0]), epsilon=0.0) == 1.0
 
 
 @given(values=scores, k=st.integers(1, 8), data=st.data())
