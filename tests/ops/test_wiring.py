@@ -14,6 +14,8 @@ from ops.wiring import ingest, serve, train
 from serve.lifecycle import Gateway
 from serve.routing.budget import BudgetRouting
 from store.answers.rulings import Ruling
+from store.buffer.ledger import Slot
+from store.buffer.repair.lists import Lists
 from store.event import Lane
 from store.redact import redact
 from tests.ops.sites import make_site, open_site, publish
@@ -114,6 +116,20 @@ def test_the_start_of_ingest_reads_a_lanes_rulings_once(tmp_path: Path, monkeypa
     assert read == ["acme/support"]
     assert keys.terms.earlier == ("invoice",)
     assert keys.prompts[0] == Reading.of(site.settings.lanes[0]).key()
+
+
+def test_by_which_labels_a_slot_is_read_is_noted_with_its_claim(
+    tmp_path: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims: list[Any] = []
+    monkeypatch.setattr(ingest.EmbeddedLog, "source", lambda *_, claim, **__: claims.append(claim))
+    site, slot = site_of(tmp_path), Slot("understudy.support", "uuid", 0)
+    ingest._source(site, redis_client, site.buffer(redis_client), "support", "me", ingest.lane_keys(site, "support"))
+    (claim,) = claims
+    assert claim(slot).fence == 1
+    (held,) = Lists(redis_client).held("support")
+    assert held.slot == slot
+    assert held.lists["acme/support"].labels == list(site.settings.lanes[0].labels)
 
 
 def test_rulings_that_do_not_verify_stop_no_ingest_and_tell_of_no_label(tmp_path: Path) -> None:
