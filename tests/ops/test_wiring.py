@@ -122,7 +122,7 @@ def test_by_which_labels_a_slot_is_read_is_noted_with_its_claim(
     tmp_path: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claims: list[Any] = []
-    monkeypatch.setattr(ingest.EmbeddedLog, "source", lambda *_, claim, **__: claims.append(claim))
+    monkeypatch.setattr("ops.wiring.ingest.EmbeddedLog.source", lambda *_, claim, **__: claims.append(claim))
     site, slot = site_of(tmp_path), Slot("understudy.support", "uuid", 0)
     ingest._source(site, redis_client, site.buffer(redis_client), "support", "me", ingest.lane_keys(site, "support"))
     (claim,) = claims

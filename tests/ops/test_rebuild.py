@@ -1,0 +1,86 @@
+"""When a log tells everything, and what a rebuild that gives up leaves behind."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+
+from ops.repair import rebuild as module
+from ops.repair.rebuild import Rebuild, Replayed
+from store.buffer.keys import position_key
+from store.buffer.ledger import BEGINNING, Slot
+from store.buffer.redis import RedisBuffer
+from store.errors import StoreUnavailableError
+from stream.ingest import LaneKeys
+from stream.log import Record
+from tests.contracts.escalations import LANE
+
+SLOT, BEFORE = Slot("understudy.support", "now", 0), Slot("understudy.support", "before", 0)
+
+
+class History:
+    """A log of one partition."""
+
+    def __init__(self, begin: str) -> None:
+        self.begin = begin
+
+    def slots(self, topic: str) -> list[Slot]:
+        return [SLOT]
+
+    def bounds(self, slot: Slot) -> tuple[str, str]:
+        return self.begin, "9"
+
+    def read(self, slot: Slot, start: str, end: str) -> Iterator[Record]:
+        return iter(())
+
+
+def rebuild_of(client: redis.Redis, begin: str) -> Rebuild:
+    buffer, history = RedisBuffer(client, 9), History(begin)
+    keys = LaneKeys(lane_key=b"k", redaction_key=b"r", subject_key=b"s", task="classify", training_permitted=True)
+    said: Any = Replayed(
+        use_case="support",
+        keys={LANE: keys},
+        history=history,  # type: ignore[arg-type]
+        held=(),
+        k=9,
+        max_age_s=1e9,
+    )
+    buffer.claim("support", SLOT, "ingest")
+    return Rebuild(client=client, buffer=buffer, said=said, lanes=[LANE], whole=False)
+
+
+@pytest.mark.parametrize(
+    ("begin", "elsewhere", "skipped", "complete"),
+    [
+        ("0", None, False, True),
+        ("0", BEGINNING, False, True),
+        ("1", None, False, False),  # retention has taken its beginning
+        ("0", "3", False, False),  # some of it was of a topic that was made anew
+        ("0", None, True, False),
+    ],
+)
+def test_a_log_tells_everything_only_where_nothing_was_cut_applied_elsewhere_or_skipped(
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    begin: str,
+    elsewhere: str | None,
+    skipped: bool,  # noqa: FBT001 - a column of the table
+    complete: bool,  # noqa: FBT001 - as above
+) -> None:
+    found = rebuild_of(redis_client, begin)
+    if elsewhere is not None:
+        found.buffer.claim("support", BEFORE, "ingest")
+        redis_client.hset(position_key("support", BEFORE), "next", elsewhere)
+    monkeypatch.setattr(module, "Positions", lambda _: SimpleNamespace(skips=lambda _: ["one"] if skipped else []))
+    assert found._complete() == complete
+
+
+def test_a_rebuild_that_ingest_outruns_leaves_nothing_that_it_had_staged(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "swap", lambda *_: False)
+    with pytest.raises(StoreUnavailableError, match="ingest was faster"):
+        rebuild_of(redis_client, "0").run(who="ann", why="w")
+    assert not [name for name in redis_client.scan_iter("*") if b":acme:rebuild:" in name]
