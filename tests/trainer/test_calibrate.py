@@ -9,7 +9,7 @@ from scipy import stats
 
 from tests.trainer.labelled import policy_of as calibrated
 from trainer.judge.calibrate import evened, rows_to_certify
-from trainer.learn.classify.temper import UNKNOWN_LABEL, fit_temperature, index_of
+from trainer.learn.classify.temper import UNKNOWN_LABEL, fit_temperature, index_of, start_of
 
 TARGET, CONFIDENCE = 0.9, 0.9
 AUDIT = 1 / 0.15
@@ -262,3 +262,19 @@ def test_an_answer_has_the_place_of_its_label_and_none_where_the_student_lacks_i
     found = index_of(answers, ("a", "b"))
     assert found.tolist() == places
     assert found.dtype.kind == "i"
+
+
+@pytest.mark.parametrize(("quantile", "limit"), [(0.5, 0.49), (0.9, 0.89), (0.99, 0.98)])
+def test_what_is_novel_is_what_the_lane_says(quantile: float, limit: float) -> None:
+    rows = 100
+    policy = start_of(
+        np.full((rows, 2), 0.5),
+        np.zeros(rows, int),
+        np.ones(rows),
+        np.arange(rows) / rows,
+        target=TARGET,
+        confidence=CONFIDENCE,
+        novelty_quantile=quantile,
+        temperature=1.0,
+    )
+    assert policy.novelty_threshold == pytest.approx(limit)

@@ -219,6 +219,13 @@ def test_the_record_counts_each_split_and_each_question_once() -> None:
         assert [snapshot.rows[place] for place in rows_of(snapshot, name)] == list(snapshot.split(name))
 
 
+def test_a_row_carries_its_question_and_what_was_answered() -> None:
+    one = item("where is my parcel")
+    (row,) = frozen([one]).rows
+    assert (row.input, row.item_id) == (one.input, one.item_id)
+    assert dict(row.answers) == one.answers("m@p")
+
+
 def test_an_item_of_another_task_is_no_row_of_this_one() -> None:
     one = msgspec.structs.replace(item("where is my parcel"), input=RankInput(query="x", documents=["y"]))
     with pytest.raises(TypeError, match="RankInput in a lane of classify"):
