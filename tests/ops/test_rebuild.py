@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import redis
 
+from ops.exits import RefusedError
 from ops.repair import rebuild as module
-from ops.repair.rebuild import Rebuild, Replayed
+from ops.repair.rebuild import Rebuild, Replayed, _more, _most
+from ops.repair.skip import Stopped
 from store.buffer.keys import position_key
-from store.buffer.ledger import BEGINNING, Slot
+from store.buffer.ledger import BEGINNING, AuditTally, Counters, Slot
 from store.buffer.redis import RedisBuffer
 from store.errors import StoreUnavailableError
 from stream.ingest import LaneKeys
@@ -94,3 +96,17 @@ def test_dead_letters_are_counted_anew_only_where_the_log_tells_everything(
     monkeypatch.setattr(module, "stage_dead", lambda _client, use_case, _dead: told.append(use_case))
     (report,) = rebuild_of(redis_client, begin).run(who="ann", why="w")
     assert (told, report.complete, report.done) == (staged, bool(staged), True)
+
+
+def test_of_what_is_kept_and_what_is_worked_out_the_larger_stays() -> None:
+    assert _more(Counters(counted=5, repeats=1), Counters(counted=3, repeats=2)) == Counters(counted=5, repeats=2)
+    few, many = AuditTally(audits=3, agreed=3), AuditTally(audits=5, agreed=1)
+    assert _most({"a": few, "b": many}, {"a": many, "b": few, "c": few}) == {"a": many, "b": many, "c": few}
+
+
+@pytest.mark.parametrize("to", ["1", "10", "-1", "x"])
+def test_a_slot_reads_on_within_what_can_be_read(to: str) -> None:
+    stands = Stopped(slot=SLOT, at="0", begin=1, end=9, readable=2, why="gone")
+    assert [stands.skip(inside, who="ann", why="w", now_s=1.0).to for inside in ("2", "9", "end")] == ["2", "9", "9"]
+    with pytest.raises(RefusedError, match="can be read from 2 to 9"):
+        stands.skip(to, who="ann", why="w", now_s=1.0)
