@@ -81,7 +81,7 @@ def ranker_on(encoder: Encoder) -> Ranker:
             items={document_key("a code"): 0.2},
         ),
         reference=sentence_vectors(encoder, ["reset", "money"]),
-        tolerance=Tolerance(k=1, epsilon=0.05),
+        tolerance=Tolerance(k=2, epsilon=0.02),  # no default
         tuned=TunedRanker.on(encoder, changed, 0.8),
         tuned_share=0.5,
         made_in=encoder.precision,

@@ -12,8 +12,11 @@ import torch
 from store.errors import CorruptVersionError, SwapRefusedError
 from store.event import ChatInput, Message, RankInput, TaskInput
 from store.policy import Policy
+from store.registry.students.records import RankRecord
 from store.student.loaded import Loaded, RankOpinion
+from store.student.rank.ranker import Ranker
 from store.student.tasks import TASKS, load
+from store.tasks.rank import Tolerance
 from tests.contracts.loaded import MAKERS, Made
 from tests.store.test_student import FakeVersion
 
@@ -188,3 +191,12 @@ def test_documents_in_another_order_have_the_same_scores(tmp_path: Any) -> None:
         assert other.scores == [plain.scores[place] for place in turn]
         assert [int(turn[place]) for place in other.order] == plain.order
         assert other.confidence == plain.confidence
+
+
+def test_a_ranking_version_answers_for_the_tolerance_that_it_was_made_for(tmp_path: Any) -> None:
+    made = MAKERS["rank"](tmp_path)
+    student, record = loaded(made.version), made.version.manifest.student
+    assert isinstance(student, Ranker)
+    assert isinstance(record, RankRecord)
+    assert student.tolerance == Tolerance(k=record.k, epsilon=record.epsilon) != Tolerance()
+    assert (student.tuned_share, student.made_in) == (record.tuned_share, record.precision)

@@ -334,3 +334,14 @@ def test_equal_weights_of_any_size_are_judged_by_counts_and_others_by_drawing() 
     assert uneven.champion is not None
     differences = uneven.challenger.astype(np.float64) - uneven.champion
     assert (drawn.lower, drawn.upper) == bca(differences, uneven.weights, uneven.clusters, 0.1, seed=LIMITS.seed)
+
+
+@pytest.mark.parametrize("torn", ["champion", "challenger", "both"])
+def test_a_row_that_a_teacher_answered_in_two_ways_is_judged_by_drawing(torn: str) -> None:
+    plain = pairs(400, 20, 20)
+    assert plain.champion is not None
+    halves = np.where(np.arange(440) < 5, 0.5, 1.0)
+    old = plain.champion * (halves if torn != "challenger" else 1.0)
+    new = plain.challenger * (halves if torn != "champion" else 1.0)
+    drawn = verdict_of(replace(plain, champion=old, challenger=new), "growth")
+    assert (drawn.lower, drawn.upper) == bca(new - old, plain.weights, plain.clusters, 0.1, seed=LIMITS.seed)

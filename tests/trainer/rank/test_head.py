@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 
 from store.student.rank.head import RankHead, pair_features
 from store.tasks.rank import document_key
-from trainer.learn.rank.head import RankedList, fit_rank_head, order_scores
+from trainer.learn.rank.head import RankedList, _Design, fit_rank_head, order_scores
 
 HIDDEN = 6
 Floats = npt.NDArray[np.float64]
@@ -151,3 +151,50 @@ def test_an_order_teaches_almost_what_scores_teach() -> None:
         )
 
     assert right(ordered) > right(lists) - 0.15
+
+
+@pytest.mark.parametrize(("count", "learns"), [(1, False), (2, False), (7, False), (8, True), (20, True)])
+def test_fewer_than_eight_lists_teach_the_slope_alone(count: int, *, learns: bool) -> None:
+    lists = World(favour=2.0, noise=0.01, documents=9, seed=5).lists(count)
+    head = fit(lists)
+    assert bool(head.items) == learns
+    assert learns or not head.weight.any()
+
+
+def test_a_document_that_came_in_two_lists_has_a_bias_and_one_that_came_twice_in_one_has_none() -> None:
+    world = World(favour=2.0, noise=0.01, documents=400)
+    lists = world.lists(30)
+    twice = replace(lists[1], keys=(lists[0].keys[0], *lists[1].keys[1:]))
+    once = replace(lists[2], keys=(document_key("new"), document_key("new"), *lists[2].keys[2:]))
+    lists[1:3] = [twice, once]
+    counts = [key for one in lists for key in set(one.keys)]
+    head = fit(lists)
+    assert twice.keys[0] in head.items
+    assert set(head.items) <= {key for key in counts if counts.count(key) > 1}
+    assert document_key("new") not in head.items
+
+
+def test_lists_of_one_query_are_left_out_together() -> None:
+    world = World(favour=0.0, noise=0.1)
+    lists = world.lists(7)
+    again = [replace(world.one(8, 0.8), query=lists[place].query) for place in (0, 3, 3, 5)]
+    folds = _Design._folds([*lists, *again])
+    assert list(folds[7:]) == [folds[place] for place in (0, 3, 3, 5)]
+    assert set(folds) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("often", [1.0, 9.0])
+def test_sigma_is_that_of_traffic_and_not_of_what_was_paid_for(often: float) -> None:
+    world = World(favour=0.0, noise=0.02, documents=1_000)
+    clear = [replace(one, stands_for=often) for one in world.lists(60)]
+    world.noise = 0.4
+    head = fit([*clear, *world.lists(60)])
+    squares = (often * 0.02**2 + 0.4**2) / (often + 1)
+    assert head.sigma == pytest.approx(np.sqrt(squares * 7 / 8), rel=0.15)
+    assert head.new_sigma == pytest.approx(head.sigma, rel=0.05)
+
+
+def test_what_is_learned_of_documents_makes_sigma_smaller_and_not_that_of_new_ones() -> None:
+    head = fit(World(favour=0.5, noise=0.02).lists(80))
+    assert head.sigma < 0.1
+    assert head.new_sigma > 0.35
