@@ -123,6 +123,13 @@ class Recipe(Protocol):
     def freezing(self, training: LaneTraining, settings: CycleSettings, champion: Student | None) -> Freezing:
         """How items become rows."""
 
+    def base(self, settings: CycleSettings) -> BaseEncoder:
+        """What its students stand on.
+
+        Raises:
+            SettingsError: it is not there, or nothing that they can stand on.
+        """
+
     def cache(self, folder: Path, tell: Tell) -> Features:
         """The lane's numbers on disk."""
 

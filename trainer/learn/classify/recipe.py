@@ -122,6 +122,12 @@ class ClassifyRecipe:
             rules=ClassifyRules(labels=training.terms.labels, earlier=training.terms.earlier),
         )
 
+    def base(self, settings: CycleSettings) -> BaseEncoder:
+        """Any encoder."""
+        return BaseEncoder.open(
+            settings.encoder, device=settings.device, precision=settings.precision, max_tokens=settings.max_tokens
+        )
+
     def cache(self, folder: Path, tell: Tell) -> Features:
         """Features by item id."""
         return Telling(FeatureCache.of(folder / "features"), tell)
