@@ -17,7 +17,6 @@ from store.answers.census import advice, count, waits
 from store.buffer.connect import connect
 from store.buffer.item import Item
 from store.buffer.redis import RedisBuffer
-from store.buffer.topics import find_topics
 from store.errors import (
     BadSignatureError,
     CorruptVersionError,
@@ -35,6 +34,7 @@ from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.calibrate import rows_to_certify
 from trainer.judge.equal import answers_alike, nothing_new, recipe_of
 from trainer.judge.gate import Judged
+from trainer.judge.topics import topics_of
 from trainer.judge.verdicts import decide
 from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import BaseEncoder
@@ -229,16 +229,7 @@ def _judge_candidate(
 
 
 def _topics(work: CycleWork, frozen: Frozen) -> list[Topic]:
-    rows = frozen.snapshot.rows
-    vectors, words = frozen.topics_from()
-    found = find_topics(
-        vectors,
-        words,
-        [row.requests for row in rows],
-        [float(row.escalated) for row in rows],
-        seed=work.settings.seed,
-    )
-    return list(found.topics)
+    return list(topics_of(frozen, seed=work.settings.seed).topics)
 
 
 def _nothing_to_learn(error: Exception, items: Sequence[Item], work: CycleWork) -> Verdict:

@@ -97,7 +97,7 @@ def test_golden_outputs_that_fit_nothing_are_refused(made: Made) -> None:
 def test_a_number_that_is_none_is_refused(made: Made, name: str) -> None:
     tensors = safetensors.torch.load(made.version.contents[name])
     for key, tensor in tensors.items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.numel():
             spoiled = tensor.clone()
             spoiled.view(-1)[0] = float("nan")
             with pytest.raises(CorruptVersionError):
@@ -108,7 +108,7 @@ def test_a_number_that_is_none_is_refused(made: Made, name: str) -> None:
 def test_a_tensor_of_another_shape_or_too_few_of_them_are_refused(made: Made, name: str) -> None:
     tensors = safetensors.torch.load(made.version.contents[name])
     for key, tensor in list(tensors.items())[:4]:
-        grown = torch.cat([tensor, tensor], dim=-1)
+        grown = torch.nn.functional.pad(tensor, (0, 1))
         with pytest.raises(CorruptVersionError):
             loaded(with_tensors(made.version, name, {**tensors, key: grown}))
     with pytest.raises(CorruptVersionError):

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from store.balance import balanced
 from store.control import CycleKind
+from store.near.neighbours import conflicts
 from store.policy import Policy
 from store.registry.students.records import ClassifyRecord
 from store.registry.versions import OpenVersion
@@ -52,6 +53,11 @@ class FrozenLabels:
     def topics_from(self) -> tuple[FloatArray, list[str]]:
         """The pooled last layer, and the words."""
         return self.features[:, -self.base.encoder.hidden_size :], [row.words for row in self.snapshot.rows]
+
+    def conflicts(self) -> list[tuple[int, int]]:
+        """By the same vectors, and the labels."""
+        vectors, words = self.topics_from()
+        return conflicts(vectors, words, [row.label for row in self.snapshot.rows])
 
     def start(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Policy:
         """A temperature and a novelty limit."""

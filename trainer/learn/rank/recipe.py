@@ -65,6 +65,10 @@ class FrozenLists:
         empty = np.empty((0, self.base.encoder.hidden_size), np.float32)
         return np.stack(queries) if queries else empty, [row.words for row in self.snapshot.rows]
 
+    def conflicts(self) -> list[tuple[int, int]]:
+        """None: near queries about other documents contradict nobody."""
+        return []
+
     def start(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Policy:
         """A novelty limit; the confidence needs no temperature: sigma is its own."""
         if not places:
