@@ -314,7 +314,7 @@ class LaneStudentSection(Section):
     """The lane's own student, where it is another than [trainer] says."""
 
     encoder: Annotated[Literal["minilm"] | Path | None, Field(examples=["minilm"])] = None
-    """As trainer.encoder; unset: that one. For rank also the folder of a cross-encoder, a classifier with one output."""
+    """As trainer.encoder; unset: that one. For rank also the folder of a cross-encoder: a classifier of one output."""
     max_tokens: Annotated[Annotated[int, Field(ge=8, le=8192)] | None, Field(examples=[128])] = None
     """As trainer.max_tokens; for rank, of a document, or of query and document where a cross-encoder reads both."""
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, Field(examples=["cpu"])] = None

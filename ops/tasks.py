@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from ops.sections import LaneSection
 from store.event import Task
+from store.student.folder import check_ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +18,7 @@ class Kind:
     is_kept: bool = True  # answers become items, which are counted by how they are read today
     has_catalogue: bool = False  # its questions offer documents, which can be embedded before anybody asks
     prompt: str = ""  # of a chat teacher, to begin with; none: `init` has no example of such a lane
+    check_base: Callable[[Path, str], None] = lambda _directory, _named: None  # more than any encoder's folder must be
     agreement: Callable[[LaneSection], str]  # when two answers are the same, in words: printed with the promise
 
 
@@ -43,6 +46,6 @@ Order:"""
 
 TASKS: Final[Mapping[Task, Kind]] = {
     "classify": Kind(has_labels=True, prompt=_LABELS, agreement=lambda _: "the same label"),
-    "rank": Kind(has_catalogue=True, prompt=_ORDER, agreement=_same_ranking),
+    "rank": Kind(has_catalogue=True, prompt=_ORDER, check_base=check_ranks, agreement=_same_ranking),
     "chat": Kind(is_kept=False, agreement=lambda _: "the same text"),
 }

@@ -56,6 +56,28 @@ def classifier_outputs(config: Mapping[str, Any]) -> int | None:
     return len(labels) if isinstance(labels, Mapping) else int(config.get("num_labels", _USUAL_OUTPUTS))
 
 
+def several_outputs(config: Mapping[str, Any]) -> str | None:
+    """Why nothing that ranks can stand on a model of this configuration; None: it can, as far as its outputs go."""
+    outputs = classifier_outputs(config)
+    if outputs is None or outputs == 1:
+        return None
+    return (
+        f"it is a classifier with {outputs} outputs, and a cross-encoder has one (num_labels = 1 in {CONFIG_NAME}):"
+        " give such a one, or the folder of an encoder"
+    )
+
+
+def check_ranks(directory: Path, named: str) -> None:
+    """See that students of `rank` can stand on what lies in a folder that `check_encoder` has passed.
+
+    Raises:
+        SettingsError: it is a classifier of several outputs.
+    """
+    if (why := several_outputs(json.loads((directory / CONFIG_NAME).read_bytes()))) is not None:
+        message = f"{named}: {why}"
+        raise SettingsError(message)
+
+
 def check_encoder(directory: Path, named: str) -> Path:
     """The folder, where an encoder can be loaded from it.
 

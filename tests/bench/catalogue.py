@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from ops.demo.traffic.shop import COLOURS, MATERIALS, PRODUCTS, TRAITS, USES, Item
 
-_ITEMS: Final = 500
 _NOISE: Final = 0.02  # of the teacher's scores
 
 
@@ -23,9 +22,11 @@ class Offer:
     scores: npt.NDArray[np.float64]  # [documents]
 
 
-def write_shop(path: Path, *, rows: int, offered: int = 20, favour_sd: float = 0.15, seed: int = 0) -> Path:
-    """A log of so many lists of a shop of 500 items, as JSON lines; returns where it lies."""
-    found = offers(shop(_ITEMS, favour_sd=favour_sd, seed=seed), rows, offered=offered, noise=_NOISE, seed=seed)
+def write_shop(
+    path: Path, *, rows: int, items: int = 500, offered: int = 20, favour_sd: float = 0.15, seed: int = 0
+) -> Path:
+    """A log of so many lists of a shop, as JSON lines; returns where it lies."""
+    found = offers(shop(items, favour_sd=favour_sd, seed=seed), rows, offered=offered, noise=_NOISE, seed=seed)
     path.write_text(
         "".join(
             json.dumps({"query": one.query, "documents": one.documents, "scores": one.scores.tolist()}) + "\n"

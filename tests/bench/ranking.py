@@ -229,7 +229,7 @@ def main() -> None:
     files = {
         RERANK: chosen.data,
         CATALOGUE: write_shop(chosen.cache / "catalogue.jsonl", rows=1_500),
-        SIMULATED: write_shop(chosen.cache / "simulated.jsonl", rows=4_000, offered=8, favour_sd=0.05),
+        SIMULATED: write_shop(chosen.cache / "simulated.jsonl", rows=4_000, items=150, offered=8, favour_sd=0.05),
     }
     opened = Opened(files=files, encoder=chosen.encoder, cache=chosen.cache)
     jobs = jobs_of([part for part in PARTS if part in chosen.parts.split(",")], chosen.orders, chosen.streams)

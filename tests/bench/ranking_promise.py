@@ -24,9 +24,9 @@ from trainer.learn.rank.recipe import ranker
 
 TARGET: Final = 0.9
 CONFIDENCE: Final = 0.95
-_ROWS: Final = 700
-_CYCLE_AT: Final = 500
-_CALIBRATE_RATIO: Final = 0.4
+_ROWS: Final = 400
+_CYCLE_AT: Final = 300
+_CALIBRATE_RATIO: Final = 0.5
 _TRUTH: Final = 1_500  # lists outside the stream
 
 

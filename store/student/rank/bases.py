@@ -17,7 +17,7 @@ import numpy as np
 from store.errors import SwapRefusedError
 from store.event import RankInput
 from store.student.encoder import Encoder, FloatArray
-from store.student.folder import CONFIG_NAME, classifier_outputs
+from store.student.folder import CONFIG_NAME, classifier_outputs, several_outputs
 from store.student.rank.cross import CrossEncoder
 from store.student.rank.vectors import DEFAULT_MAX_BYTES, VectorCache, sentence_vectors, shared_vectors
 from store.tasks.rank import document_key
@@ -209,14 +209,11 @@ def kind_of(config_json: bytes) -> type[Encoder]:
         config: Any = json.loads(config_json)
     except ValueError:
         return Encoder
-    outputs = classifier_outputs(config) if isinstance(config, dict) else None
-    if outputs is not None and outputs != 1:
-        message = (
-            f"it is a classifier with {outputs} outputs, and a cross-encoder has one (num_labels = 1 in {CONFIG_NAME}):"
-            " give such a one, or the folder of an encoder"
-        )
-        raise SwapRefusedError(message)
-    return Encoder if outputs is None else CrossEncoder
+    if not isinstance(config, dict):
+        return Encoder
+    if (why := several_outputs(config)) is not None:
+        raise SwapRefusedError(why)
+    return Encoder if classifier_outputs(config) is None else CrossEncoder
 
 
 def load_base(source: Path, **named: Any) -> Encoder:
