@@ -44,7 +44,7 @@ _BUDGETS: Final = {RERANK: (300, 600), CATALOGUE: (225, 450)}
 _TOLERANCES: Final = {
     RERANK: Tolerance(k=1, epsilon=0.05),
     CATALOGUE: Tolerance(k=1, epsilon=0.0),
-    SIMULATED: Tolerance(k=1, epsilon=0.12),  # near the target: a promise that is easily kept tells nothing
+    SIMULATED: Tolerance(k=1, epsilon=0.2),  # near the target: a promise that is easily kept tells nothing
 }
 _WAYS: Final = {"ours": OURS, "random": BASELINES["random_escalation"], "first": BASELINES["one_off_training"]}
 _CALIBRATION: Final = 800
