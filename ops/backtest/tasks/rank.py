@@ -103,12 +103,11 @@ class LookingForward:
         self._version = ""
         self._opinions: dict[int, Opinion] = {}
         self._base = shared_base(stream.encoder)
-        match self._base:
-            case BiEncoderBase(vectors=vectors):
-                keys = list(stream.kept)
-                vectors.prime(keys, np.stack([stream.kept[key] for key in keys]))
-            case CrossEncoderBase() as crossed:
-                crossed.keep({key: float(row[0]) for key, row in stream.kept.items() if len(row) == 1})
+        if isinstance(self._base, CrossEncoderBase):
+            self._base.keep({key: float(row[0]) for key, row in stream.kept.items() if len(row) == 1})
+        elif isinstance(self._base, BiEncoderBase):
+            keys = list(stream.kept)
+            self._base.vectors.prime(keys, np.stack([stream.kept[key] for key in keys]))
 
     async def ask(self, slot: Slot, value: TaskInput, ticket: Ticket | None = None, *, tokens: int = 1) -> Outcome:  # noqa: ARG002 - the row is the cursor's
         """See `serve.request.parts.Forward`."""

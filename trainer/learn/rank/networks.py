@@ -1,6 +1,6 @@
 """What is trained of a base: its top layers, with fp32 masters of their weights, over what stays as it is."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ def network_on(
     return BiNetwork(encoder, texts, first, start or {})
 
 
-class Network:
+class Network(ABC):
     """Working weights that compute, and masters that learn."""
 
     def __init__(self, encoder: Encoder, begun: Mapping[str, Tensor]) -> None:
@@ -94,7 +94,7 @@ class CrossNetwork(Network):
         """See `Network`."""
         rows = self._cross.tokenise_pairs([(query, text) for query, documents in asked for text in documents])
         found = self._cross.logits(self.model, rows).float().cpu()
-        return list(found.split([len(documents) for _, documents in asked]))
+        return list(torch.split(found, [len(documents) for _, documents in asked]))
 
 
 class BiNetwork(Network):
@@ -117,7 +117,7 @@ class BiNetwork(Network):
     def similarities(self, asked: Sequence[Asked]) -> list[Tensor]:
         """See `Network`."""
         vectors = self._vectors([text for query, documents in asked for text in (query, *documents)])
-        parts = vectors.split([1 + len(documents) for _, documents in asked])
+        parts = torch.split(vectors, [1 + len(documents) for _, documents in asked])
         return [part[1:] @ part[0] for part in parts]
 
     def _vectors(self, texts: Sequence[str]) -> Tensor:
