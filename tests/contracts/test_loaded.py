@@ -56,7 +56,7 @@ def saying(golden: Any, numbers: list[float]) -> Any:
 
 
 def test_every_task_that_is_loaded_has_a_contract() -> None:
-    assert set(TASKS) == set(MAKERS)
+    assert set(TASKS) <= set(MAKERS)
 
 
 def test_there_is_one_opinion_an_input_in_their_order_and_company_changes_none(made: Made, student: Loaded) -> None:
@@ -100,7 +100,7 @@ def test_golden_outputs_that_fit_nothing_are_refused(made: Made) -> None:
 def test_a_number_that_is_none_is_refused(made: Made, name: str) -> None:
     tensors = safetensors.torch.load(made.version.contents[name])
     for key, tensor in tensors.items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.numel():
             spoiled = tensor.clone()
             spoiled.view(-1)[0] = float("nan")
             with pytest.raises(CorruptVersionError):
@@ -111,7 +111,7 @@ def test_a_number_that_is_none_is_refused(made: Made, name: str) -> None:
 def test_a_tensor_of_another_shape_or_too_few_of_them_are_refused(made: Made, name: str) -> None:
     tensors = safetensors.torch.load(made.version.contents[name])
     for key, tensor in list(tensors.items())[:4]:
-        grown = torch.cat([tensor, tensor], dim=-1)
+        grown = torch.nn.functional.pad(tensor, (0, 1))
         with pytest.raises(CorruptVersionError):
             loaded(with_tensors(made.version, name, {**tensors, key: grown}))
     with pytest.raises(CorruptVersionError):
@@ -138,7 +138,7 @@ def test_a_version_follows_itself_and_none_of_another_task(made: Made, student: 
     student.check_follows(loaded(made.version), removal_declared=False)
     record = made.version.manifest.student
     record.check_follows(record, removal_declared=False)
-    for other in MAKERS:
+    for other in TASKS:
         if other != record.task:
             another = msgspec.json.decode(
                 msgspec.json.encode(
@@ -178,8 +178,9 @@ def test_another_policy_changes_the_policy_alone(made: Made, student: Any) -> No
     assert [one.output for one in other.look(made.inputs)] == [one.output for one in student.look(made.inputs)]
 
 
-def test_documents_in_another_order_have_the_same_scores(tmp_path: Any) -> None:
-    made = MAKERS["rank"](tmp_path)
+@pytest.mark.parametrize("name", ["rank", "rank on a cross-encoder"])
+def test_documents_in_another_order_have_the_same_scores(tmp_path: Any, name: str) -> None:
+    made = MAKERS[name](tmp_path)
     student = loaded(made.version)
     for value in made.inputs:
         assert isinstance(value, RankInput)

@@ -159,7 +159,7 @@ def test_the_head_learns_favourites_that_no_word_tells_of(base: BaseEncoder) -> 
     draft = RECIPE.fit("head", rows, COLD, settings=SETTINGS, tell=lambda *_: None)
     held = rows_of(rows.snapshot, "judge")
     taught = rows.scored(draft.student(), held, np.ones(len(held))).agreed.mean()
-    plain = replace(draft, head=untaught(base.encoder.hidden_size)).student()
+    plain = replace(draft, head=untaught(2 * base.encoder.hidden_size)).student()
     assert taught > rows.scored(plain, held, np.ones(len(held))).agreed.mean() + 0.2
 
 
@@ -176,7 +176,7 @@ def test_a_fine_tuned_member_learns_what_words_mean_and_the_same_seed_gives_the_
         for one in lists[:200]
     ]
     settings = RankTuning(epochs=6, learning_rate=3e-3)
-    head = untaught(base.encoder.hidden_size)
+    head = untaught(2 * base.encoder.hidden_size)
     steps: list[tuple[int, int]] = []
     one, other = (
         fine_tune(
@@ -201,7 +201,7 @@ def test_a_fine_tuned_member_learns_what_words_mean_and_the_same_seed_gives_the_
             hits.append(meant(value)[int((vectors[1:] @ vectors[0]).argmax())] >= meant(value).max() - 1e-9)
         return float(np.mean(hits))
 
-    assert right(one.vectors.encoder) > right(base.encoder) + 0.1
+    assert right(one.base.encoder) > right(base.encoder) + 0.1
     assert right(base.encoder) == right(base.encoder.twin({}))  # the base is as it was
 
 
