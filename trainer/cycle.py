@@ -24,8 +24,8 @@ from store.errors import (
     SwapRefusedError,
     UnknownVersionError,
 )
-from store.faults.points import reach
 from store.event import Task
+from store.faults.points import reach
 from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
 from store.registry.moves import promoted
@@ -33,13 +33,12 @@ from store.registry.sealed import OpenVersion
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.students.records import StudentRecord
 from store.registry.versions import Registry, Versions
-from store.student.encoder import Precision
 from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.calibrate import rows_to_certify
 from trainer.judge.equal import answers_alike, nothing_new, recipe_of
 from trainer.judge.gate import Judged
-from trainer.judge.verdicts import judge_challenger
 from trainer.judge.topics import topics_of
+from trainer.judge.verdicts import judge_challenger
 from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import Frozen, Lineage, Recipe, Rival

@@ -16,13 +16,13 @@ from typer.testing import CliRunner, Result
 from ops.cli.app import app
 from ops.exits import FAILED_CHECK, REFUSED
 from ops.settings import Settings
+from ops.site import Site
+from ops.wiring.train import check_train
+from store.errors import SettingsError
 from store.event import EscalationCause, RankAnswer, RankEscalation, RankInput, encode, new_event_id, utc
 from tests.contracts.escalations import START_S
 from tests.ops.sites import LANE
 from tests.ops.stand import TOPIC, Stand, until
-from ops.site import Site
-from ops.wiring.train import check_train
-from store.errors import SettingsError
 from tests.tiny import tiny_cross_encoder
 
 

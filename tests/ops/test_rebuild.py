@@ -12,14 +12,14 @@ from ops.repair import rebuild as module
 from ops.repair.rebuild import Rebuild, Replayed, _more, _most
 from ops.repair.skip import Stopped
 from store.buffer.keys import position_key
-from store.buffer.ledger import BEGINNING, AuditTally, Counters, Slot
+from store.buffer.ledger import BEGINNING, AuditTally, Counters, LogSlot
 from store.buffer.redis import RedisBuffer
 from store.errors import StoreUnavailableError
 from stream.ingest import LaneKeys
 from stream.log import Record
 from tests.contracts.escalations import LANE
 
-SLOT, BEFORE = Slot("understudy.support", "now", 0), Slot("understudy.support", "before", 0)
+SLOT, BEFORE = LogSlot("understudy.support", "now", 0), LogSlot("understudy.support", "before", 0)
 
 
 class History:
@@ -28,13 +28,13 @@ class History:
     def __init__(self, begin: str) -> None:
         self.begin = begin
 
-    def slots(self, topic: str) -> list[Slot]:
+    def slots(self, topic: str) -> list[LogSlot]:
         return [SLOT]
 
-    def bounds(self, slot: Slot) -> tuple[str, str]:
+    def bounds(self, slot: LogSlot) -> tuple[str, str]:
         return self.begin, "9"
 
-    def read(self, slot: Slot, start: str, end: str) -> Iterator[Record]:
+    def read(self, slot: LogSlot, start: str, end: str) -> Iterator[Record]:
         return iter(())
 
 

@@ -14,7 +14,7 @@ from ops.wiring import ingest, serve, train
 from serve.lifecycle import Gateway
 from serve.routing.budget import BudgetRouting
 from store.answers.rulings import Ruling
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.buffer.repair.lists import Lists
 from store.event import Lane
 from store.redact import redact
@@ -123,7 +123,7 @@ def test_by_which_labels_a_slot_is_read_is_noted_with_its_claim(
 ) -> None:
     claims: list[Any] = []
     monkeypatch.setattr("ops.wiring.ingest.EmbeddedLog.source", lambda *_, claim, **__: claims.append(claim))
-    site, slot = site_of(tmp_path), Slot("understudy.support", "uuid", 0)
+    site, slot = site_of(tmp_path), LogSlot("understudy.support", "uuid", 0)
     ingest._source(site, redis_client, site.buffer(redis_client), "support", "me", ingest.lane_keys(site, "support"))
     (claim,) = claims
     assert claim(slot).fence == 1

@@ -12,9 +12,9 @@ from msgspec import structs
 
 from store.balance import balanced
 from store.control import CycleKind
+from store.near.neighbours import conflicts
 from store.policy import Metric, Policy
 from store.registry.sealed import OpenVersion
-from store.near.neighbours import conflicts
 from store.registry.students.records import ClassifyRecord
 from store.student.classify import Predictions, Student
 from store.student.encoder import FloatArray
