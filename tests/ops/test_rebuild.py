@@ -9,14 +9,19 @@ import redis
 
 from ops.exits import RefusedError
 from ops.repair import rebuild as module
+from ops.repair.letters import Letters
 from ops.repair.rebuild import Rebuild, Replayed, _more, _most
 from ops.repair.skip import Stopped
 from store.buffer.keys import position_key
 from store.buffer.ledger import BEGINNING, AuditTally, Counters, LogSlot
 from store.buffer.redis import RedisBuffer
+from store.buffer.repair.letters import LetterBook
 from store.errors import StoreUnavailableError
+from store.event import UnknownTask
+from store.secrets import DataSecret
 from stream.ingest import LaneKeys
 from stream.log import Record
+from stream.memory import MemoryLog
 from tests.contracts.escalations import LANE
 
 SLOT, BEFORE = LogSlot("understudy.support", "now", 0), LogSlot("understudy.support", "before", 0)
@@ -46,11 +51,19 @@ def rebuild_of(client: redis.Redis, begin: str) -> Rebuild:
         keys={LANE: keys},
         history=history,  # type: ignore[arg-type]
         held=(),
+        buried_as=lambda *_: UnknownTask.buried_as,
         k=9,
         max_age_s=1e9,
     )
     buffer.claim("support", SLOT, "ingest")
-    return Rebuild(client=client, buffer=buffer, said=said, lanes=[LANE], whole=False)
+    letters = Letters(
+        use_case="support",
+        lanes=[LANE],
+        appender=MemoryLog(),
+        book=LetterBook(client),
+        secret=DataSecret(b"s" * 32),
+    )
+    return Rebuild(client=client, buffer=buffer, said=said, lanes=[LANE], letters=letters, whole=False)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,7 @@ def test_a_document_is_computed_once_until_it_is_forgotten(encoder: Encoder, mon
 
 def test_each_document_of_a_request_counts_once_as_computed_or_as_found(encoder: Encoder) -> None:
     ranker = ranker_of(encoder, head_of(encoder))
+    assert ranker.vectors is not None
     asked = [a_list("for the marathon", DOCUMENTS[:3]), a_list("for the shelf", DOCUMENTS[2:4])]
     ranker.rankings(asked)
     assert (ranker.vectors.hits, ranker.vectors.misses) == (0, 4)
@@ -229,6 +230,7 @@ def test_a_document_is_measured_once_and_a_primed_one_too(encoder: Encoder, monk
         return whole(encoder, text)
 
     monkeypatch.setattr(Encoder, "too_long", counted)
+    assert ranker.vectors is not None
     ranker.vectors.prime([document_key("a")], sentence_vectors(encoder, ["a"]))
     for documents in (["a", *DOCUMENTS], [*DOCUMENTS, "a"]):
         assert not ranker.too_long(a_list("boil water", documents))

@@ -161,8 +161,8 @@ def test_fewer_than_eight_lists_teach_the_slope_alone(count: int, *, learns: boo
 def test_a_document_that_came_in_two_lists_has_a_bias_and_one_that_came_twice_in_one_has_none() -> None:
     world = World(favour=2.0, noise=0.01, documents=400)
     lists = world.lists(30)
-    twice = replace(lists[1], keys=(lists[0].keys[0], *lists[1].keys[1:]))
-    once = replace(lists[2], keys=(document_key("new"), document_key("new"), *lists[2].keys[2:]))
+    twice = renamed(lists[1], (lists[0].keys[0], *lists[1].keys[1:]))
+    once = renamed(lists[2], (document_key("new"), document_key("new"), *lists[2].keys[2:]))
     lists[1:3] = [twice, once]
     counts = [key for one in lists for key in set(one.keys)]
     head = fit(lists)
@@ -171,10 +171,16 @@ def test_a_document_that_came_in_two_lists_has_a_bias_and_one_that_came_twice_in
     assert document_key("new") not in head.items
 
 
+def renamed(one: RankedList, keys: tuple[str, ...]) -> RankedList:
+    """The list with other documents' names."""
+    return replace(one, matched=replace(one.matched, keys=keys))
+
+
 def test_lists_of_one_query_are_left_out_together() -> None:
     world = World(favour=0.0, noise=0.1)
     lists = world.lists(7)
-    again = [replace(world.one(8, 0.8), query=lists[place].query) for place in (0, 3, 3, 5)]
+    others = [(world.one(8, 0.8), lists[place].matched.query) for place in (0, 3, 3, 5)]
+    again = [replace(one, matched=replace(one.matched, query=query)) for one, query in others]
     folds = _Design._folds([*lists, *again])
     assert list(folds[7:]) == [folds[place] for place in (0, 3, 3, 5)]
     assert set(folds) == {0, 1, 2}

@@ -13,8 +13,9 @@ from store.buffer.item import Item
 from store.event import RankAnswer, RankInput
 from store.policy import PolicyName
 from store.student.encoder import Encoder, FloatArray
+from store.student.rank.bases import base_on
 from store.student.rank.ranker import TunedRanker
-from store.student.rank.vectors import VectorCache, sentence_vectors
+from store.student.rank.vectors import sentence_vectors
 from store.tasks.tasks import LaneTerms
 from tests.tiny import tiny_encoder
 from tests.trainer.rank.lists import (
@@ -248,7 +249,7 @@ def test_a_fine_tuned_member_of_another_base_is_not_kept(base: BaseEncoder, tmp_
     kept = []
     for encoder in (base.encoder, others.encoder):
         tuned = TunedRanker.on(encoder, {}, 0.7)
-        champion = replace(plain, vectors=VectorCache(encoder), tuned=tuned, tuned_share=0.5, tuned_rows=11)
+        champion = replace(plain, base=base_on(encoder), tuned=tuned, tuned_share=0.5, tuned_rows=11)
         lineage = Lineage(champion=Rival(student=champion, trained=frozenset()), anchor=None, history=[], records={})
         draft = RECIPE.fit("head", rows, lineage, settings=SETTINGS, tell=lambda *_: None)
         kept.append((draft.tuned is tuned, draft.record.fine_tune, draft.record.tuned_share, draft.record.tuned_rows))

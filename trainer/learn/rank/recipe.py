@@ -20,6 +20,7 @@ from store.student.encoder import FloatArray
 from store.student.rank.bases import features_of, load_base
 from store.student.rank.head import RankHead
 from store.student.rank.ranker import Ranker, Ranking, TunedRanker, list_of
+from store.tasks.narrow import narrow
 from store.tasks.rank import Tolerance
 from store.tasks.rules import TaskRules
 from trainer.judge.calibrate import novelty_limit, uncertified
