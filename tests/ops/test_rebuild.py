@@ -95,7 +95,7 @@ def test_a_log_tells_everything_only_where_nothing_was_cut_applied_elsewhere_or_
 def test_a_rebuild_that_ingest_outruns_leaves_nothing_that_it_had_staged(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "swap", lambda *_: False)
+    monkeypatch.setattr(module, "swap", lambda *_, **__: False)
     with pytest.raises(StoreUnavailableError, match="ingest was faster"):
         rebuild_of(redis_client, "0").run(who="ann", why="w")
     assert not [name for name in redis_client.scan_iter("*") if b":acme:rebuild:" in name]
@@ -106,7 +106,7 @@ def test_dead_letters_are_counted_anew_only_where_the_log_tells_everything(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, begin: str, staged: list[str]
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(module, "stage_dead", lambda _client, use_case, _dead: told.append(use_case))
+    monkeypatch.setattr(module, "stage_dead", lambda _client, use_case, *_: told.append(use_case))
     (report,) = rebuild_of(redis_client, begin).run(who="ann", why="w")
     assert (told, report.complete, report.done) == (staged, bool(staged), True)
 

@@ -16,7 +16,7 @@ from store.student.encoder import Encoder, FloatArray
 from store.student.rank.bases import BiEncoderBase
 from store.student.rank.head import RankHead, confidence
 from store.student.rank.ranker import Ranker, TunedRanker
-from store.student.rank.vectors import VectorCache, sentence_vectors, shared_vectors
+from store.student.rank.vectors import _OVERHEAD_BYTES, VectorCache, sentence_vectors, shared_vectors
 from store.tasks.rank import Tolerance, document_key, loss
 from tests.tiny import tiny_encoder
 
@@ -183,7 +183,7 @@ def test_what_is_kept_is_a_copy_and_no_view_of_a_batch(encoder: Encoder) -> None
 
 @pytest.mark.parametrize("room", [1, 2, 7])
 def test_a_cache_holds_no_more_than_its_bytes(encoder: Encoder, room: int) -> None:
-    each = 4 * encoder.hidden_size + 300
+    each = 4 * encoder.hidden_size + _OVERHEAD_BYTES
     cache, keys = VectorCache(encoder, max_bytes=(room + 1) * each - 1), list[str]()
     for number in range(3):
         keys = [document_key(f"{number}/{one}") for one in range(5)]
