@@ -21,8 +21,8 @@ from tests.contracts.loaded import MAKERS, Made
 from tests.store.test_student import FakeVersion
 
 ANY_RECORD = {
-    **{"golden": [], "labels": ["a", "b"], "k": 1, "epsilon": 0.1, "scored": True, "tokenizer": "", "template": ""},
-    **{"layers": 1, "rank": 4, "max_prompt_tokens": 8, "max_answer_tokens": 8, "signals": []},
+    "golden": [], "labels": ["a", "b"], "k": 1, "epsilon": 0.1, "scored": True, "tokenizer": "", "template": "",
+    "layers": 1, "rank": 4, "max_prompt_tokens": 8, "max_answer_tokens": 8, "signals": [],
 }
 TENSOR_FILES = ("head.safetensors", "reference.safetensors", "tuned.safetensors")
 
