@@ -69,7 +69,6 @@ class Chatter:
             lambda: opened.path(BASE_FOLDER + WEIGHTS_NAME),
             device=device,
             precision=precision,
-            max_prompt_tokens=record.max_prompt_tokens,
         )
         if record.max_prompt_tokens >= base.longest:
             message = f"prompts of {record.max_prompt_tokens} tokens leave no room in a decoder for {base.longest}"

@@ -264,7 +264,7 @@ def test_a_decoder_that_is_not_used_any_more_goes_with_its_prefixes(llama: Path)
 
 def test_two_loads_share_one_base_and_a_twin_shares_what_it_does_not_change(llama: Path) -> None:
     one = Decoder.load(llama, device="cpu", precision="fp32")
-    other = Decoder.load(llama, device="cpu", precision="fp32", max_prompt_tokens=7)
+    other = Decoder.load(llama, device="cpu", precision="fp32")
     assert other.model is one.model
     name = "model.layers.3.mlp.up_proj.weight"
     twin = one.twin({name: torch.zeros_like(dict(one.model.named_parameters())[name])})
