@@ -233,6 +233,16 @@ def test_a_prefix_is_read_once_and_the_oldest_are_forgotten(llama: Path) -> None
     assert small.read_tokens == 2 * read  # served, and not kept
 
 
+def test_a_prompt_that_others_begin_with_is_answered_as_any(llama: Path) -> None:
+    decoder = Decoder.load(llama, device="cpu", precision="fp32")
+    row = a_prompt(decoder, "abc")
+    (wanted,) = generate(decoder, [Asked(row, 3)])
+    batch = Batch(decoder, Known(Prefixes(decoder.stack)))
+    batch.add([Asked([*row, 5], 1), Asked([*row, 6], 1)])  # now all of it is known
+    (found,) = batch.add([Asked(row, 3)])
+    assert found.ids[0] == wanted.ids[0]
+
+
 def test_a_prompt_alone_is_compared_with_earlier_ones(llama: Path) -> None:
     decoder = Decoder.load(llama, device="cpu", precision="fp32")
     prefixes = Prefixes(decoder.stack)
