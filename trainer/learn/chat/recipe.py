@@ -122,7 +122,7 @@ class ChatRecipe:
             trained=trained,
             adapted=adapted,
             neighbours=_neighbours(rows, places),
-            confidence=fit_confidence(_outcomes(rows, places, lineage, champion, tell=tell)),
+            confidence=_confidence(rows, places, lineage, champion, tell=tell),
             record=ChatRecord(
                 tokenizer=rows.base.tokenizer,
                 template=rows.base.template,
@@ -205,25 +205,28 @@ def _trained(
     )
 
 
-def _outcomes(
+def _confidence(
     rows: FrozenChats, places: Sequence[int], lineage: Lineage, champion: Chatter | None, *, tell: Tell
-) -> Outcomes:
-    """What became of answers that nobody had trained for.
+) -> Confidence:
+    """When to trust it, from what became of answers that nobody had trained for.
 
-    Earlier versions' on record; of those that a champion has not learned, and was not asked, what it says to them now;
-    and where these are too few, of each half what a training on the other half says. Of many rows one half will do.
+    Of the first version: each half of the rows is asked of a training on the other half; of many rows one half will do.
+    Afterwards: opinions on record, and what the champion says to rows that it has not learned; while these are too few,
+    the champion's own numbers stay.
     """
-    recorded = [place for place in places if _recorded(rows, place, lineage) is not None]
-    found = [_recorded(rows, place, lineage) for place in recorded]
-    parts = [_joined(rows, recorded, [one for one in found if one is not None])]
-    if champion is not None and lineage.champion is not None:
-        seen = _seen(rows, lineage.champion)
-        new = [
-            place for place in places if rows.snapshot.rows[place].cluster not in seen and place not in set(recorded)
-        ]
-        parts.append(_asked(rows, champion, new))
-    if sum(len(one.agreed) for one in parts) >= min(_ENOUGH_OUTCOMES, len(places)):
-        return Outcomes.joined(*parts)
+    if champion is None or lineage.champion is None:
+        return fit_confidence(_crossed(rows, places, tell=tell))
+    recorded = {place: found for place in places if (found := _recorded(rows, place, lineage)) is not None}
+    seen = _seen(rows, lineage.champion)
+    new = [place for place in places if rows.snapshot.rows[place].cluster not in seen and place not in recorded]
+    outcomes = Outcomes.joined(
+        _joined(rows, list(recorded), list(recorded.values())), _asked(rows, champion, new)
+    )
+    return champion.confidence if len(outcomes.agreed) < _ENOUGH_OUTCOMES else fit_confidence(outcomes)
+
+
+def _crossed(rows: FrozenChats, places: Sequence[int], *, tell: Tell) -> Outcomes:
+    parts = []
     split = halves([rows.snapshot.rows[place].cluster for place in places])
     for number, half in enumerate(split[: 1 if len(places) >= _FEW_ROWS else 2]):
         held = [places[index] for index in half]
