@@ -46,7 +46,7 @@ def init(directory: Path, *, force: bool = False, task: Task = "classify", teach
         SettingsError: there is a settings file already, or the folder cannot be written.
     """
     settings = directory / SETTINGS_NAME
-    if not TASKS[task].prompt or (teacher == "rerank" and not TASKS[task].has_catalogue):
+    if teacher == "rerank" and not TASKS[task].has_catalogue:
         message = f"--task {task}, --teacher {teacher}: there is no example of such a lane"
         raise SettingsError(message)
     if settings.exists() and not force:
@@ -66,7 +66,8 @@ def _make(directory: Path, settings: Path, task: Task, teacher: TeacherKind) -> 
     for folder in (keys, trusted):
         folder.chmod(0o700)
     prompt = directory / "prompts" / f"{task}.txt"
-    if teacher == "chat":
+    example = TASKS[task].prompt if teacher == "chat" else None
+    if example is not None:
         make_folder(prompt.parent, mode=0o755)
     made: list[Made] = []
     for name in KEY_NAMES:
@@ -77,8 +78,8 @@ def _make(directory: Path, settings: Path, task: Task, teacher: TeacherKind) -> 
     made += [
         _unless_there(directory / "data.secret", "data secret: back it up, it cannot be made again", DataSecret.create),
     ]
-    if teacher == "chat":
-        data = TASKS[task].prompt.encode()
+    if example is not None:
+        data = example.encode()
         made.append(_unless_there(prompt, "example prompt of the teacher", partial(create, data=data, mode=0o644)))
     made.append(_unless_there(directory / ".gitignore", "keeps keys, secret and state out of git", _write_ignored))
     replace(settings, example_of(task, teacher).encode(), mode=0o600)
@@ -92,6 +93,8 @@ def example_of(task: Task, teacher: TeacherKind) -> str:
     changes = {} if TASKS[task].has_labels else {"#?task": f'task = "{task}"', "labels": None}
     if teacher == "rerank":
         changes |= {"prompt_file": None, "#kind": 'kind = "rerank"'}
+    elif TASKS[task].prompt is None:
+        changes["prompt_file"] = None
     elif changes:
         changes["prompt_file"] = f'prompt_file = "prompts/{task}.txt"'
     head, lanes = text.split("[[lanes]]", 1)

@@ -10,6 +10,7 @@ from serve.teacher.parameters import check_call
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
 from store.event import Lane
+from store.tasks.chat import ChatTerms
 from store.tasks.rank import Tolerance
 from store.tasks.tasks import LaneTerms
 
@@ -263,7 +264,7 @@ class TeacherSection(Section):
         None
     )
     """Text in which $text and $labels are filled in (rank: $query and $documents); a changed one makes older answers
-    stale: `understudy prompt`. Of a chat teacher."""
+    stale: `understudy prompt`. None for chat, whose teacher gets the client's messages, nor for a reranker."""
     parameters: dict[str, Any] = {"temperature": 0}
     """Of the request's body, as the endpoint knows them: top_k and the like, too. extra_headers and extra_query are
     tables of their own."""
@@ -291,9 +292,6 @@ class TeacherSection(Section):
 
     @model_validator(mode="after")
     def _can_be_sent(self) -> Self:
-        if (self.kind == "chat") != (self.prompt_file is not None):
-            message = 'prompt_file: a teacher of kind "chat" needs one, and one of kind "rerank" has none'
-            raise ValueError(message)
         try:
             check_call(base_url=self.base_url, model=self.model, proxy=self.proxy, parameters=self.parameters)
         except SettingsError as error:
@@ -310,11 +308,23 @@ class RankSection(Section):
     """What a place may lose, in the teacher's own scores. A teacher that only gives an order knows no distance."""
 
 
+class ChatSection(Section):
+    """How far a lane's student reads and writes: what is longer goes to the teacher."""
+
+    max_prompt_tokens: Annotated[int, Field(ge=16, le=1 << 20)] = 2048
+    """Of a conversation, as the student's tokenizer counts."""
+    max_answer_tokens: Annotated[int, Field(ge=1, le=1 << 16)] = 512
+    """Of an answer; an answer that comes to no end within is the teacher's to give."""
+
+
 class LaneStudentSection(Section):
     """The lane's own student, where it is another than [trainer] says."""
 
     encoder: Annotated[Literal["minilm"] | Path | None, Field(examples=["minilm"])] = None
     """As trainer.encoder; unset: that one."""
+    model: Annotated[Literal["smollm2"] | Path | None, Field(examples=["models/small"])] = None
+    """Of chat: folder of a language model that answers (Llama, Mistral, Qwen or Gemma, with a chat template), or
+    "smollm2"."""
     max_tokens: Annotated[Annotated[int, Field(ge=8, le=8192)] | None, Field(examples=[128])] = None
     """As trainer.max_tokens; for rank, of a document."""
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, Field(examples=["cpu"])] = None
@@ -333,7 +343,7 @@ class LaneSection(Section):
     use_case: Annotated[Slug, Field(examples=["support"])]
     """The `model` that a client asks for."""
     task: Literal["classify", "rank", "chat"] = "classify"
-    """classify and rank are served; chat answers 501 not_yet."""
+    """classify: a text's label. rank: an order of documents. chat: the next message."""
     labels: Annotated[
         tuple[Text, ...], Field(examples=[["refund", "delivery", "other"]], json_schema_extra={SHOWN: True})
     ] = ()
@@ -357,6 +367,7 @@ class LaneSection(Section):
     """Share of the student's answers that the teacher checks in the background. Reloaded on SIGHUP."""
     promise: PromiseSection = PromiseSection()
     rank: RankSection = RankSection()
+    chat: ChatSection = ChatSection()
     student: LaneStudentSection = LaneStudentSection()
     budget: BudgetSection
     teacher: TeacherSection
@@ -369,7 +380,8 @@ class LaneSection(Section):
     def terms(self, earlier: tuple[str, ...] = ()) -> LaneTerms:
         """By what its answers are read; `earlier` are the labels that rulings tell of."""
         tolerance = Tolerance(k=self.rank.k, epsilon=self.rank.epsilon)
-        return LaneTerms(labels=self.labels, earlier=earlier, tolerance=tolerance)
+        chat = ChatTerms(max_prompt_tokens=self.chat.max_prompt_tokens, max_answer_tokens=self.chat.max_answer_tokens)
+        return LaneTerms(labels=self.labels, earlier=earlier, tolerance=tolerance, chat=chat)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -378,6 +390,14 @@ class LaneSection(Section):
             raise ValueError(message)
         if self.task != "rank" and self.teacher.kind == "rerank":
             message = f"teacher.kind: a reranker teaches the task rank alone, not {self.task}"
+            raise ValueError(message)
+        prompted = self.task != "chat" and self.teacher.kind == "chat"
+        if prompted != (self.teacher.prompt_file is not None):
+            message = "a teacher of this task and kind needs one" if prompted else "here the teacher has none"
+            message = f"teacher.prompt_file: {message}"
+            raise ValueError(message)
+        if self.task == "chat" and self.training_permitted and self.student.model is None:
+            message = "student.model: a lane of chat needs the folder of a language model, which learns to answer"
             raise ValueError(message)
         if (wrong := wrong_labels(self.labels)) is not None:
             message = f"labels: {wrong}"

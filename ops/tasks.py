@@ -13,9 +13,8 @@ class Kind:
     """A task, as commands see it."""
 
     has_labels: bool = False  # there is a list of what the teacher may answer
-    is_kept: bool = True  # answers become items, which are counted by how they are read today
     has_catalogue: bool = False  # its questions offer documents, which can be embedded before anybody asks
-    prompt: str = ""  # of a chat teacher, to begin with; none: `init` has no example of such a lane
+    prompt: str | None  # of a chat teacher, to begin with; None: its teacher is sent the client's own messages
     agreement: Callable[[LaneSection], str]  # when two answers are the same, in words: printed with the promise
 
 
@@ -44,5 +43,5 @@ Order:"""
 TASKS: Final[Mapping[Task, Kind]] = {
     "classify": Kind(has_labels=True, prompt=_LABELS, agreement=lambda _: "the same label"),
     "rank": Kind(has_catalogue=True, prompt=_ORDER, agreement=_same_ranking),
-    "chat": Kind(is_kept=False, agreement=lambda _: "the same text"),
+    "chat": Kind(prompt=None, agreement=lambda _: "the same JSON, or the same words"),
 }

@@ -1,7 +1,7 @@
 """Tiny random decoders of each family that is run, with a lossless tokenizer and a chat template."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ TEMPLATE: Final = (
     "{% for message in messages %}<|begin|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|begin|>assistant\n{% endif %}"
 )
-FAMILIES: Final[dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]]] = {
+FAMILIES: Final[dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]]] = {
     "llama": (LlamaConfig, {"tie_word_embeddings": True}),
     "mistral": (MistralConfig, {"sliding_window": 16}),
     "qwen2": (Qwen2Config, {}),

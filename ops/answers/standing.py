@@ -9,7 +9,6 @@ import redis
 from ops.answers.reading import Reading
 from ops.sections import LaneSection
 from ops.site import Site
-from ops.tasks import TASKS
 from store.answers.census import Census, present_census, tell
 from store.control import Control
 from store.errors import StoreUnavailableError, UnderstudyError
@@ -42,7 +41,7 @@ def tell_at_start(site: Site, stop: threading.Event) -> threading.Thread:
 
     def run() -> None:
         for section in site.settings.lanes:
-            while TASKS[section.task].is_kept and not stop.is_set():
+            while not stop.is_set():
                 try:
                     with site.redis_client() as client:
                         tell(section.lane, census_of(site, client, section))

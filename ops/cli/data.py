@@ -11,8 +11,10 @@ from ops.cli.options import EPILOG, Config, LaneName, Output, open_site, use_cas
 from ops.cli.output import Format, emit_fields, emit_json, emit_table
 from ops.exits import FAILED_CHECK, UNAVAILABLE, RefusedError
 from ops.readers.lists.flags import (
+    AnswerColumn,
     DocumentsColumn,
     LabelColumn,
+    MessagesColumn,
     OrderColumn,
     QueryColumn,
     QueryIdColumn,
@@ -121,6 +123,8 @@ def import_log(
     scores: ScoresColumn = None,
     order: OrderColumn = None,
     query_id: QueryIdColumn = None,
+    messages: MessagesColumn = None,
+    answer: AnswerColumn = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and report, publish nothing.")] = False,
     output: Output = Format.table,
 ) -> None:
@@ -128,7 +132,8 @@ def import_log(
 
     Texts and labels are found by themselves: columns of the usual names, or exports of chats (OpenAI, LiteLLM,
     Langfuse, data flywheel), of which the user's last turn is the text. So are queries, documents and scores: a list
-    in each row, what was sent to a rerank endpoint with what it answered, or a document a row. Bad rows are skipped and
+    in each row, what was sent to a rerank endpoint with what it answered, or a document a row; and for chat whole
+    conversations with what the assistant answered. Bad rows are skipped and
     named by line. Importing twice counts once. Exit code 1 where no row was good, 3 where ingest has not taken the rows
     yet.
 
@@ -145,7 +150,13 @@ def import_log(
     from ops.readers.tasks import open_reader  # noqa: PLC0415 - as above
 
     columns = {"--text": text, "--label": label, "--query": query, "--documents": documents}
-    columns |= {"--scores": scores, "--order": order, "--query-id": query_id}
+    columns |= {
+        "--scores": scores,
+        "--order": order,
+        "--query-id": query_id,
+        "--messages": messages,
+        "--answer": answer,
+    }
     reader = open_reader(section.task, path, columns, labels=section.labels, rules=site.rules(section.lane))
     from ops.imports import importing  # noqa: PLC0415 - as above
 

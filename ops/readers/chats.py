@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-_INNER_QUESTIONS: Final = (
+INNER_QUESTIONS: Final = (
     *("messages", "body", "request", "input", "contents", "conversations", "prompt", "kwargs", "params", "value"),
     *("requestBody", "request_body", "inputBodyJson", "question", "query", "user_input", "text"),
 )
@@ -27,24 +27,24 @@ _DEEPEST: Final = 6
 
 def question_of(value: Any, depth: int = 0) -> str | None:
     """The last turn of the user in a request or a list of messages; None: there is none."""
-    value = _opened(value)
+    value = opened(value)
     if depth > _DEEPEST or value is None:
         return None
     if isinstance(value, str):
         return value if depth else None
     if isinstance(value, Mapping):
-        if _role(value) in _USER:
-            return _text(value)
-        return _first(question_of(value[name], depth + 1) for name in _INNER_QUESTIONS if name in value)
+        if role_of(value) in _USER:
+            return text_in(value)
+        return _first(question_of(value[name], depth + 1) for name in INNER_QUESTIONS if name in value)
     if isinstance(value, list) and value and isinstance(value[0], list):  # a batch of one
         return question_of(value[0], depth + 1)
     turns = [turn for turn in value if isinstance(turn, Mapping)] if isinstance(value, Sequence) else []
-    return next((_text(turn) for turn in reversed(turns) if _role(turn) in _USER), None)
+    return next((text_in(turn) for turn in reversed(turns) if role_of(turn) in _USER), None)
 
 
 def answer_of(value: Any, depth: int = 0) -> str | None:
     """The assistant's text in a response, or the last turn of a chat if it is the assistant's; None: there is none."""
-    value = _opened(value)
+    value = opened(value)
     if depth > _DEEPEST:
         return None
     if isinstance(value, str):
@@ -54,15 +54,15 @@ def answer_of(value: Any, depth: int = 0) -> str | None:
     if isinstance(value, list) and value and isinstance(value[0], list):
         return answer_of(value[0], depth + 1)
     items = [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
-    if any(_role(item) for item in items):
-        return _said(items[-1]) if _role(items[-1]) in _ASSISTANT else None
+    if any(role_of(item) for item in items):
+        return _said(items[-1]) if role_of(items[-1]) in _ASSISTANT else None
     return answer_of(items[0], depth + 1) if items else None
 
 
 def _answer_in(value: Mapping[str, Any], depth: int) -> str | None:
     if any(value.get(name) in _CUT for name in ("finish_reason", "stop_reason")):
         return None
-    if _role(value) in _ASSISTANT or "content" in value:
+    if role_of(value) in _ASSISTANT or "content" in value:
         return _said(value)
     for name in ("output_text", *(("text",) if depth else ())):
         if isinstance(value.get(name), str):
@@ -72,7 +72,7 @@ def _answer_in(value: Mapping[str, Any], depth: int) -> str | None:
 
 def _said(turn: Mapping[str, Any]) -> str | None:
     """What the assistant said in a turn, or with what it called a tool."""
-    said = _text(turn)
+    said = text_in(turn)
     if said:
         return said
     content = turn.get("content")
@@ -92,10 +92,10 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
 
 def has_system(value: Any) -> bool:
     """Whether a chat has turns that are no question and no answer: a system prompt, earlier turns."""
-    value = _opened(value)
+    value = opened(value)
     if isinstance(value, Mapping):
-        return any(has_system(value[name]) for name in _INNER_QUESTIONS if name in value)
-    turns = [_role(turn) for turn in value if isinstance(turn, Mapping)] if isinstance(value, list) else []
+        return any(has_system(value[name]) for name in INNER_QUESTIONS if name in value)
+    turns = [role_of(turn) for turn in value if isinstance(turn, Mapping)] if isinstance(value, list) else []
     return sum(role in _USER for role in turns) > 1 or any(role and role not in _USER + _ASSISTANT for role in turns)
 
 
@@ -103,7 +103,8 @@ def _first(found: Any) -> str | None:
     return next((one for one in found if one is not None), None)
 
 
-def _role(turn: Mapping[str, Any]) -> str:
+def role_of(turn: Mapping[str, Any]) -> str:
+    """Who says a turn, in lower case, as its shape calls them; empty: it is no turn."""
     role = turn.get("role", turn.get("from"))
     if role is None and turn.get("type") in _ROLES_AS_TYPES:  # as LangChain writes it
         role = turn["type"]
@@ -112,7 +113,7 @@ def _role(turn: Mapping[str, Any]) -> str:
     return role.lower() if isinstance(role, str) else ""
 
 
-def _text(turn: Mapping[str, Any]) -> str | None:
+def text_in(turn: Mapping[str, Any]) -> str | None:
     """A turn's text, its parts one after another."""
     content = next(
         (turn[name] for name in ("content", "value", "parts", "text", "kwargs") if turn.get(name) is not None), None
@@ -120,7 +121,7 @@ def _text(turn: Mapping[str, Any]) -> str | None:
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping):
-        return _text(content)
+        return text_in(content)
     if not isinstance(content, Sequence):
         return None
     parts = [
@@ -130,19 +131,19 @@ def _text(turn: Mapping[str, Any]) -> str | None:
     return "\n".join(texts) if texts else None
 
 
-def _is_chat(value: Any) -> bool:
+def is_chat(value: Any) -> bool:
     """Whether what was inside of a string is a chat, and no answer in JSON."""
     if isinstance(value, list):
-        return bool(value) and isinstance(value[0], Mapping) and bool(_role(value[0]) or "message" in value[0])
+        return bool(value) and isinstance(value[0], Mapping) and bool(role_of(value[0]) or "message" in value[0])
     return isinstance(value, Mapping) and any(name in value for name in ("messages", "choices", "candidates", "role"))
 
 
-def _opened(value: Any) -> Any:
+def opened(value: Any) -> Any:
     """A value that may be JSON inside of a string, as tables hold it."""
     if isinstance(value, str) and value[:2].lstrip()[:1] in ("{", "["):
         try:
             opened = msgspec.json.decode(value)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return value
-        return opened if _is_chat(opened) else value
+        return opened if is_chat(opened) else value
     return value

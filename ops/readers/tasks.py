@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from ops.readers.classify import TextReader
 from ops.readers.rank import ListReader
 from ops.readers.rows import Reader
+from ops.readers.talk.reader import TalkReader
 from store.answers.rules import NO_RULES, Rules
 from store.errors import SettingsError
 from store.event import Task
@@ -21,6 +22,7 @@ class Reading(NamedTuple):
 
 TASKS: Final[Mapping[Task, Reading]] = {
     "classify": Reading(("--text", "--label"), TextReader.open),
+    "chat": Reading(("--messages", "--answer"), TalkReader.open),
     "rank": Reading(("--query", "--documents", "--scores", "--order", "--query-id"), ListReader.open),
 }
 
@@ -45,10 +47,7 @@ def open_reader(
     Raises:
         SettingsError: a column cannot be told, or a flag is of another task; the message names the flag.
     """
-    reading = TASKS.get(task)
-    if reading is None:
-        message = f"logs of the task {task} cannot be read yet: there is {', '.join(TASKS)}"
-        raise SettingsError(message)
+    reading = TASKS[task]
     given = {flag: column for flag, column in named.items() if column is not None}
     for flag in given:
         if flag not in reading.flags:

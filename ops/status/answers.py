@@ -6,7 +6,6 @@ import redis
 from ops.answers.standing import census_of
 from ops.sections import LaneSection
 from ops.site import Site
-from ops.tasks import TASKS
 from store.answers.census import Census, PromptCount, advice
 from store.errors import CorruptItemError, RegistryError, SettingsError
 
@@ -32,8 +31,6 @@ def answers_of(site: Site, client: redis.Redis, section: LaneSection, unavailabl
     Raises:
         StoreUnavailableError: Redis does not answer.
     """
-    if not TASKS[section.task].is_kept:
-        return None
     try:
         return shown(census_of(site, client, section))
     except (RegistryError, SettingsError, CorruptItemError, OSError) as error:

@@ -98,6 +98,7 @@ def student_settings(section: LaneSection) -> StudentSettings:
     own = section.student
     return StudentSettings(
         encoder=None if own.encoder is None else str(own.encoder),
+        model=None if own.model is None else str(own.model),
         device=own.device,
         precision=own.precision,
         threads=own.threads,

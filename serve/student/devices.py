@@ -1,4 +1,7 @@
-"""One executor a device, and the line before it: lanes that compute in one place share it, others do not wait."""
+"""One executor a device, and the line before it: lanes that compute in one place share it, others do not wait.
+
+Students that answer in one pass, and those that take many, do not wait for one another either.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +9,9 @@ from dataclasses import dataclass
 from serve.request.admission import StudentLine
 from serve.settings import GatewaySettings
 from serve.student.executor import Executor
+from serve.student.growing import GrowingExecutor
 from serve.student.slot import Slot
+from store.student.loaded import Grows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +29,15 @@ class Devices:
         """Prepare; a device's threads start with the first version on it."""
         self._settings = settings
         self._observe = observe
-        self._devices: dict[str, Device] = {}
+        self._devices: dict[tuple[str, type[Executor]], Device] = {}
 
     def of(self, slot: Slot) -> Device:
         """Where a slot's student computes."""
-        found = self._devices.get(slot.device)
+        kind = GrowingExecutor if isinstance(slot.student, Grows) else Executor
+        found = self._devices.get((slot.device, kind))
         if found is None:
-            found = self._open(slot.device)
-            self._devices = {**self._devices, slot.device: found}  # whoever iterates in another thread goes on
+            found = self._open(slot.device, kind)
+            self._devices = {**self._devices, (slot.device, kind): found}  # whoever iterates in another thread goes on
         found.executor.pace.expect(slot.token_s, tokens=slot.tokens)
         return found
 
@@ -54,9 +60,9 @@ class Devices:
         for device in self.all:
             device.executor.close()
 
-    def _open(self, name: str) -> Device:
+    def _open(self, name: str, kind: type[Executor]) -> Device:
         settings = self._settings
-        executor = Executor(
+        executor = kind(
             max_batch=settings.max_batch,
             max_tokens=settings.max_batch_tokens,
             wait_s=settings.batch_wait_s,

@@ -175,7 +175,7 @@ class Executor:
         with self._wake:
             self._running, self._passes = list(jobs), self._passes + 1
         started_s = time.monotonic()
-        _deliver(jobs, self._outcomes(jobs, give_up_s=started_s + self._timeout_s))
+        deliver(jobs, self._outcomes(jobs, give_up_s=started_s + self._timeout_s))
         seconds = time.monotonic() - started_s
         tokens = _tokens(jobs)
         with self._wake:
@@ -225,14 +225,14 @@ class Executor:
         if hung:
             self._say_that_it_hangs(hung)
         if late:
-            _deliver(late, [StudentBusyError(_tokens(late) * self.pace.token_s) for _ in late])
+            deliver(late, [StudentBusyError(_tokens(late) * self.pace.token_s) for _ in late])
         return watched
 
     def _say_that_it_hangs(self, jobs: Sequence[Job]) -> None:
         waiting = [job for job in jobs if not job.future.done()]
         if waiting:
             _log.error("the student hangs", version=waiting[0].slot.version, questions=len(waiting))
-            _deliver(waiting, [self._hanging() for _ in waiting])
+            deliver(waiting, [self._hanging() for _ in waiting])
 
     def _hanging(self) -> StudentFailedError:
         return StudentFailedError(f"the student gave no answer within {self._timeout_s} s")
@@ -269,7 +269,7 @@ def _by_slot(batch: Sequence[Job]) -> list[list[Job]]:
     return list(shares.values())
 
 
-def _deliver(jobs: Sequence[Job], outcomes: Sequence[Outcome | StudentFailedError | StudentBusyError]) -> None:
+def deliver(jobs: Sequence[Job], outcomes: Sequence[Outcome | StudentFailedError | StudentBusyError]) -> None:
     """Wake the requests, with one call into the loop for the whole batch."""
 
     def settle() -> None:
@@ -281,6 +281,8 @@ def _deliver(jobs: Sequence[Job], outcomes: Sequence[Outcome | StudentFailedErro
             else:
                 job.future.set_result(outcome)
 
+    if not jobs:
+        return
     try:
         jobs[0].loop.call_soon_threadsafe(settle)
     except RuntimeError:  # the loop is closed: nobody waits any more

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, Literal, Protocol, Self
 
 import numpy as np
@@ -54,6 +55,9 @@ class Opened(Protocol):
 
     def read(self, name: str) -> bytes:
         """The verified bytes of one file."""
+
+    def path(self, name: str) -> Path:
+        """Where a file lies that was verified, for one that is mapped rather than read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

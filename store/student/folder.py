@@ -63,13 +63,13 @@ def check_encoder(directory: Path, named: str) -> Path:
         )
         raise SettingsError(message)
     for name in ENCODER_FILES:
-        if (why := _wrong(directory / name)) is not None:
+        if (why := wrong_file(directory / name)) is not None:
             message = f"{named}: its {name} {why}"
             raise SettingsError(message)
     return directory
 
 
-def _wrong(path: Path) -> str | None:
+def wrong_file(path: Path) -> str | None:
     """Why a file is not what its name says; None: it may be."""
     try:
         with path.open("rb") as file:

@@ -4,9 +4,9 @@ Looking gives confidence and novelty; a student that answers in the same pass (`
 them. Whoever decides reads `Opinion` alone; only a task's own file knows which of its kinds it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 
 from store.event import TaskInput
 from store.policy import Policy
@@ -47,6 +47,34 @@ class ChatOpinion(Opinion):
     tokens: list[int]  # ids of the answer, the one that ends it included
     logprobs: list[float]  # of these
     prompt_tokens: int
+
+
+class Growing(Protocol):
+    """Answers of one version that grow together, a token a step; they come and go between steps. One thread uses it."""
+
+    def __len__(self) -> int:
+        """How many grow."""
+
+    def add(self, inputs: Sequence[TaskInput]) -> Sequence[Hashable]:
+        """Begin to answer redacted inputs that are not too long; a name for each, to drop it by.
+
+        Raises:
+            ValueError: a number is not finite: the student is broken.
+        """
+
+    def step(self) -> Sequence[tuple[Hashable, Opinion]]:
+        """A token more for every answer; those that are done with it have left. Raises as `add` does."""
+
+    def drop(self, name: Hashable) -> None:
+        """Nobody waits for this one any more; one that is not here is none."""
+
+
+@runtime_checkable
+class Grows(Protocol):
+    """A student whose answers take many passes."""
+
+    def growing(self) -> Growing:
+        """None of them yet."""
 
 
 class Loaded(Protocol):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from store.event import Task
+from store.student.chat.chatter import Chatter
 from store.student.classify import Opened, Student
 from store.student.encoder import Precision
 from store.student.loaded import Loaded
@@ -22,7 +23,7 @@ class Loader(Protocol):
         """
 
 
-TASKS: Final[Mapping[Task, Loader]] = {"classify": Student.load, "rank": Ranker.load}
+TASKS: Final[Mapping[Task, Loader]] = {"classify": Student.load, "rank": Ranker.load, "chat": Chatter.load}
 
 
 def load(opened: Opened, *, device: str = "auto", precision: Precision = "auto") -> Loaded:

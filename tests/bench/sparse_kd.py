@@ -70,7 +70,7 @@ def ours(states: Tensor, head: Tensor, heard: Heard) -> Tensor:
 
 def liger(states: Tensor, head: Tensor, _heard: Heard) -> Tensor:
     """Liger's, with beta 0 (forward KL) and a teacher of the same size."""
-    from liger_kernel.transformers.fused_linear_jsd import LigerFusedLinearJSD  # type: ignore[import-not-found]  # noqa: PLC0415, I001 - only on a GPU
+    from liger_kernel.transformers.fused_linear_jsd import LigerFusedLinearJSD  # type: ignore[import-not-found]  # noqa: PLC0415 - only on a GPU
 
     teacher = torch.randn_like(states.detach())
     loss: Tensor = LigerFusedLinearJSD(jsd_beta=0.0)(states, head, teacher, head)

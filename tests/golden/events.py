@@ -4,7 +4,9 @@ from typing import Any
 
 import msgspec
 
+from store.answers.top_logprobs import NO_TOKEN, pack_top
 from store.event import (
+    AgreementVerdict,
     ChatAnswer,
     ChatEscalation,
     ChatInput,
@@ -177,8 +179,48 @@ def every_event(prompt: str = PROMPT) -> dict[str, Escalation]:
             cost_usd=0.00025,
             latency_ms=321.5,
         ),
+        "chat, everything optional": talked(205),
     }
     return {name: answered_under(prompt, event) for name, event in events.items()}
+
+
+def talked(number: int) -> Escalation:
+    """An event of chat with everything that one may have."""
+    call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"mail": "jane@example.com"}'}}
+    return ChatEscalation(
+        id=event_id(number),
+        time=utc(NOW_S),
+        use_case=LANE.use_case,
+        tenant=LANE.tenant,
+        student=StudentOpinion(
+            version="0123456789abcdef",
+            output='{"answer": 42.0}',
+            confidence=0.5,
+            members=[[-1.5, 0.25, 0.75, 0.125]],
+            verdict=AgreementVerdict(agreed=True, by="judge", model=MODEL, calls=2, cost_usd=0.0001),
+        ),
+        escalation=EscalationCause(reason="low_confidence", threshold=0.75, propensity=1.0),
+        subject="jane",
+        input=ChatInput(
+            messages=[
+                Message(role="developer", content="Answer as JSON."),
+                Message(role="user", content="def f():\n    return 1\n\nask jane@example.com", name="jane"),
+                Message(role="assistant", tool_calls=[call]),
+                Message(role="tool", content="42", tool_call_id="c1"),
+            ],
+            shape={"response_format": {"type": "json_object"}, "stop": ["END"]},
+        ),
+        teacher=ChatAnswer(
+            text='{"answer": 42}',
+            finish_reason="stop",
+            top=pack_top([[5, 7], [2, NO_TOKEN]], [[-0.25, -2.0], [0.0, float("-inf")]], tokenizer="ab" * 32),
+            model=MODEL,
+            prompt_version=PROMPT,
+            usage=Usage(prompt_tokens=60, completion_tokens=8),
+            cost_usd=0.00025,
+            latency_ms=321.5,
+        ),
+    )
 
 
 def answered_under(prompt: str, event: Escalation) -> Escalation:

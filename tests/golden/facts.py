@@ -40,7 +40,7 @@ _FACTS: Final = {
         first=True,
     ),
     "0.2.0": Facts(
-        prompt=PROMPT, records=119, items=112, counted=114, positions=("60", "59"), dead=13, events=25, rulings=6
+        prompt=PROMPT, records=119, items=112, counted=114, positions=("60", "59"), dead=13, events=26, rulings=6
     ),
 }
 

@@ -267,6 +267,12 @@ BASE: Final[dict[str, object]] = {
     "lanes.teacher.prompt_file": "prompts/classify.txt",
 }
 RANKING: Final = {"lanes.task": "rank", "lanes.labels": None, "lanes.teacher.prompt_file": "rank.txt"}
+TALKING: Final = {
+    "lanes.task": "chat",
+    "lanes.labels": None,
+    "lanes.teacher.prompt_file": None,
+    "lanes.student.model": "other",
+}
 A_RERANKER: Final = {"lanes.teacher.prompt_file": None}
 CHECKS: Final[dict[str, Check]] = {
     "state_dir": Check(
@@ -408,6 +414,11 @@ CHECKS: Final[dict[str, Check]] = {
     ),
     "lanes.rank.k": Check(3, lambda w: w.lane.parts.settings.terms.tolerance.k, beside=RANKING),
     "lanes.rank.epsilon": Check(0.2, lambda w: w.lane.parts.settings.terms.tolerance.epsilon, beside=RANKING),
+    "lanes.chat.max_prompt_tokens": Check(
+        300, lambda w: w.lane.parts.settings.terms.chat.max_prompt_tokens, beside=TALKING
+    ),
+    "lanes.chat.max_answer_tokens": Check(40, lambda w: w.work.training.terms.chat.max_answer_tokens, beside=TALKING),
+    "lanes.student.model": Check("tiny", lambda w: Path(w.work.training.student.model or "").name, beside=TALKING),
     "lanes.student.encoder": Check("tiny", lambda w: Path(w.work.training.student.encoder or "").name),
     "lanes.student.max_tokens": Check(32, lambda w: w.work.training.student.max_tokens),
     "lanes.student.device": Check("cpu", own("device"), both("cpu")),

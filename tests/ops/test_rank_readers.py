@@ -279,8 +279,8 @@ def test_a_flag_of_rankings_is_none_of_texts(tmp_path: Path) -> None:
     path = written(tmp_path, [{"text": "a", "label": "b"}])
     with pytest.raises(SettingsError, match="--scores: a log of the task classify has no such column"):
         open_reader("classify", path, {"--scores": "x"})
-    with pytest.raises(SettingsError, match="logs of the task chat cannot be read yet"):
-        open_reader("chat", path, {})
+    with pytest.raises(SettingsError, match="--scores: a log of the task chat has no such column"):
+        open_reader("chat", path, {"--scores": "x"})
 
 
 def test_ids_and_times_are_those_of_every_other_log(tmp_path: Path) -> None:

@@ -259,9 +259,7 @@ def test_what_will_never_become_an_item_says_why(value: bytes, reason: str, deta
 @pytest.mark.parametrize(
     ("fields", "task"),
     [
-        (CHAT, "chat"),
-        ({**CHAT, "tenant": "ranking"}, "chat"),
-        ({**CHAT, "tenant": "nobody"}, "chat"),
+        ({"task": "translate", "tenant": "ranking"}, "translate"),
         ({"task": "translate"}, "translate"),
         ({"task": "translate", "tenant": "nobody", "schema": 2}, "translate"),
     ],

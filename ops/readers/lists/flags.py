@@ -24,3 +24,9 @@ OrderColumn = Annotated[
 QueryIdColumn = Annotated[
     str | None, typer.Option("--query-id", help="rank: column by which rows of one document each make a list.")
 ]
+MessagesColumn = Annotated[
+    str | None, typer.Option("--messages", help="chat: column of the conversation, or of what the user asked.")
+]
+AnswerColumn = Annotated[
+    str | None, typer.Option("--answer", help="chat: column of what the teacher answered, or of its response.")
+]

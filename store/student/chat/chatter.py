@@ -1,9 +1,8 @@
-"""The chatting student: a decoder with what was trained, and how sure it is of what it says."""
+"""The chatting student: a conversation in, an answer out, with how sure it is and how new the question."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import msgspec
 import numpy as np
@@ -15,10 +14,18 @@ from store.registry.students.records import ChatGolden, ChatRecord, StudentRecor
 from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TUNED_NAME, Trained
 from store.student.chat.confidence import SIGNALS, Confidence, answer_signals
 from store.student.chat.decoder import Decoder, shared_decoder
-from store.student.chat.folder import BASE_FILES, GENERATION_NAME
-from store.student.chat.generate import Asked, Generation, generate
+from store.student.chat.generate import Asked, Batch, Generation, generate
 from store.student.chat.neighbours import Neighbours
 from store.student.chat.template import TemplateRefusalError
+from store.student.chat.version import (
+    BASE_FOLDER,
+    CONFIDENCE_NAME,
+    GOLDEN_CONVERSATIONS,
+    base_files,
+    check_manifest,
+    check_template,
+    read_neighbours,
+)
 from store.student.classify import ENCODER_FOLDER, Opened
 from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, shared_encoder
 from store.student.folder import ENCODER_FILES, WEIGHTS_NAME
@@ -26,74 +33,68 @@ from store.student.loaded import ChatOpinion
 from store.student.rank.vectors import sentence_vectors
 from store.tasks.chat import ChatRules, ChatTerms
 
-BASE_FOLDER: Final = "base/"
-CONFIDENCE_NAME: Final = "confidence.safetensors"
-NEIGHBOURS_NAME: Final = "neighbours.json"
-NEIGHBOURS_VECTORS: Final = "neighbours.safetensors"
-NEIGHBOURS_TENSOR: Final = "vectors"
-GOLDEN_PROMPTS: Final = ("Say hello.", "What is 12 + 30?", "Name a colour.")
-_GOLDEN_TOKENS: Final = 12
+GOLDEN_TOLERANCE_SAME: Final = 0.005  # of a log-probability; fp32 on other hardware, in other batches or threads
+GOLDEN_TOLERANCE_COARSE: Final = 0.2  # where one of the two computes in bf16
+_GOLDEN_TOKENS: Final = 16
+_LEAST_LOGPROB: Final = -6.0  # what is less likely than this is compared as if it were not
+_FARTHEST: Final = 2.0  # 1 - cosine
 _RULES: Final = ChatRules()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Chatter:
-    """One version in memory."""
+    """One version in memory. Immutable; several threads may ask it at once."""
 
-    decoder: Decoder
-    base_fingerprint: str
+    decoder: Decoder  # the base with what was trained
+    base_fingerprint: str  # of the base alone
     trained: Trained
-    encoder: Encoder
+    encoder: Encoder  # the small one: novelty and neighbours
     neighbours: Neighbours
     confidence: Confidence
     terms: ChatTerms
-    record: ChatRecord | None = None
+    record: ChatRecord | None = None  # None: it is not a version yet
     policy: Policy | None = None
 
     @staticmethod
     def load(opened: Opened, *, device: str = "auto", precision: Precision = "auto") -> "Chatter":
-        record = opened.manifest.student
-        if not isinstance(record, ChatRecord):
-            message = f"a version of {record.task} was taken for one of chat"
-            raise CorruptVersionError(message)
-        files = opened.manifest.files
-        names = [*BASE_FILES, *([GENERATION_NAME] if BASE_FOLDER + GENERATION_NAME in files else [])]
+        """Build the student from a verified version; nothing but safetensors and JSON is read.
+
+        Raises:
+            CorruptVersionError: the files and the record do not fit together.
+            SwapRefusedError: this release cannot run such a student here.
+        """
+        manifest = opened.manifest
+        record = check_manifest(manifest)
+        check_template(record, opened)
         base = shared_decoder(
-            {name: files[BASE_FOLDER + name].sha256 for name in names},
+            {name: manifest.files[BASE_FOLDER + name].sha256 for name in base_files(manifest)},
             lambda name: opened.read(BASE_FOLDER + name),
-            lambda: opened.read(BASE_FOLDER + WEIGHTS_NAME),
+            lambda: opened.path(BASE_FOLDER + WEIGHTS_NAME),
             device=device,
             precision=precision,
+            max_prompt_tokens=record.max_prompt_tokens,
         )
-        if record.rank is None:
-            trained = Trained(
-                first=base.stack.layers - record.layers,
-                rank=None,
-                alpha=0,
-                tensors=read_tensors(TUNED_NAME, opened.read(TUNED_NAME)),
-            )
-        else:
-            trained = Trained(
-                first=base.stack.layers - record.layers,
-                rank=record.rank,
-                alpha=json.loads(opened.read(ADAPTER_CONFIG))["lora_alpha"],
-                tensors=read_tensors(ADAPTER_WEIGHTS, opened.read(ADAPTER_WEIGHTS)),
-            )
+        if record.max_prompt_tokens >= base.longest:
+            message = f"prompts of {record.max_prompt_tokens} tokens leave no room in a decoder for {base.longest}"
+            raise CorruptVersionError(message)
+        names = (TUNED_NAME,) if record.rank is None else (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+        files = {name: opened.read(name) for name in names}
+        trained = Trained.read(files, base.stack, layers=record.layers, rank=record.rank)
         encoder = shared_encoder(
-            {name: files[ENCODER_FOLDER + name].sha256 for name in ENCODER_FILES},
+            {name: manifest.files[ENCODER_FOLDER + name].sha256 for name in ENCODER_FILES},
             lambda name: opened.read(ENCODER_FOLDER + name),
             device=device,
             precision=precision,
-            max_tokens=opened.manifest.preprocessing.max_tokens,
+            max_tokens=manifest.preprocessing.max_tokens,
         )
-        arrays = {k: v.numpy() for k, v in read_tensors(CONFIDENCE_NAME, opened.read(CONFIDENCE_NAME)).items()}
-        vectors = read_tensors(NEIGHBOURS_VECTORS, opened.read(NEIGHBOURS_VECTORS))[NEIGHBOURS_TENSOR]
+        numbers = read_tensors(CONFIDENCE_NAME, opened.read(CONFIDENCE_NAME))
+        arrays = {name: value.double().numpy() for name, value in numbers.items()}
         return Chatter(
             decoder=trained.on(base),
             base_fingerprint=base.fingerprint,
             trained=trained,
             encoder=encoder,
-            neighbours=Neighbours(vectors=vectors.float().numpy(), answers=json.loads(opened.read(NEIGHBOURS_NAME))),
+            neighbours=read_neighbours(opened, record, encoder.hidden_size),
             confidence=Confidence.read(arrays, record.decide, len(record.signals)),
             terms=ChatTerms(
                 decide=record.decide,
@@ -101,105 +102,256 @@ class Chatter:
                 max_answer_tokens=record.max_answer_tokens,
             ),
             record=record,
-            policy=opened.manifest.policy,
+            policy=manifest.policy,
         )
 
     @property
     def served_parameters(self) -> int:
-        own = sum(one.numel() for one in self.trained.tensors.values())
-        return own + sum(one.numel() for one in self.decoder.model.parameters()) + self.neighbours.vectors.size
+        """How many distinct numbers are in service."""
+        models = (self.decoder.model, self.encoder.model)
+        own = self.neighbours.vectors.size + 3 * self.confidence.weight.size + 1
+        return int(own + sum(parameter.numel() for model in models for parameter in model.parameters()))
 
     @property
     def golden_tolerance(self) -> float:
-        return 1e-3
+        """The largest deviation of a log-probability that rounding explains."""
+        made_in = self.record.precision if self.record is not None else None
+        exact = made_in == self.decoder.precision == "fp32"
+        return GOLDEN_TOLERANCE_SAME if exact else GOLDEN_TOLERANCE_COARSE
 
     @property
     def tuned_rows(self) -> int | None:
+        """How many rows its decoder was last trained on."""
         return self.record.tuned_rows if self.record is not None else None
 
     def look(self, inputs: Sequence[TaskInput]) -> list[ChatOpinion]:
-        asked = [asked_of(self.decoder, chat_of(value), self.terms) for value in inputs]
-        if any(one is None for one in asked):
-            message = "a conversation that this student cannot read"
-            raise ValueError(message)
+        """See `store.student.loaded.Loaded`; to a conversation that it cannot read it says nothing, and is not sure."""
+        asked = [self.asked(value) for value in inputs]
+        read = [place for place, one in enumerate(asked) if one is not None]
         said = generate(self.decoder, [one for one in asked if one is not None])
-        vectors = sentence_vectors(self.encoder, [_RULES.words(value) for value in inputs])
-        return self.opinions(said, vectors)
+        found = dict(zip(read, self.opinions(said, self.vectors([inputs[place] for place in read])), strict=True))
+        return [found.get(place) or _nothing() for place in range(len(inputs))]
+
+    def growing(self) -> "ChatGrowing":
+        """See `store.student.loaded.Grows`."""
+        return ChatGrowing(self)
+
+    def asked(self, value: TaskInput) -> Asked | None:
+        """What its decoder is asked; None: this student cannot answer such a conversation."""
+        return asked_of(self.decoder, chat_of(value), self.terms)
+
+    def vectors(self, inputs: Sequence[TaskInput]) -> FloatArray:
+        """[n, hidden] of what was said in redacted conversations, by the small encoder, each of length 1."""
+        return sentence_vectors(self.encoder, [_RULES.words(chat_of(value)) for value in inputs])
 
     def opinions(self, said: Sequence[Generation], vectors: FloatArray) -> list[ChatOpinion]:
+        """What to make of answers.
+
+        Args:
+            said: one a conversation; one that was cut short is never trusted.
+            vectors: [n, hidden] of the conversations.
+
+        Raises:
+            ValueError: a number is not finite: the student is broken.
+        """
         if not said:
             return []
-        equal = self.neighbours.equal(vectors, [one.text for one in said])
-        novelty = self.neighbours.novelty(vectors)
-        signals = np.array(
-            [[*answer_signals(one.logprobs), e, n] for one, e, n in zip(said, equal, novelty, strict=True)]
+        signals = np.column_stack(
+            [
+                np.array([answer_signals(one.logprobs) for one in said]),
+                self.neighbours.equal(vectors, [one.text for one in said]),
+                self.neighbours.novelty(vectors),
+            ]
         )
-        sure = self.confidence.of(signals)
+        chances = self.confidence.of(signals)
+        if not np.isfinite(signals).all() or not np.isfinite(chances).all():
+            message = "the student says what is no number"
+            raise ValueError(message)
         return [
-            ChatOpinion(
-                output=one.text,
-                confidence=float(chance),
-                uncertainty=1.0 - float(chance),
-                novelty=float(far),
-                members=[row.tolist()],
-                finish_reason=one.finish_reason or "length",
-                tokens=list(one.ids),
-                logprobs=list(one.logprobs),
-                prompt_tokens=len(one.asked.ids),
-            )
-            for one, chance, far, row in zip(said, sure, novelty, signals, strict=True)
+            _opinion(one, float(chance), row.tolist()) for one, chance, row in zip(said, chances, signals, strict=True)
         ]
 
     def too_long(self, value: TaskInput) -> bool:
-        return asked_of(self.decoder, chat_of(value), self.terms) is None
+        """Whether the student cannot read all of it: it is too long, or of a form that its template does not take."""
+        return self.asked(value) is None
 
     def tokens(self, value: TaskInput) -> int:
-        return len(self.decoder.template.render(msgspec.to_builtins(chat_of(value).messages)))
+        """How many tokens its prompt has; 1 for one that is not read."""
+        asked = self.asked(value)
+        return 1 if asked is None else len(asked.ids)
 
     def with_policy(self, policy: Policy | None) -> Self:
+        """The same student under another policy."""
         return replace(self, policy=policy)
 
+    def golden_outputs(self) -> list[ChatGolden]:
+        """Neutral conversations, nobody's data, with what this student says to them."""
+        asked = [self._golden_asked(one) for one in GOLDEN_CONVERSATIONS]
+        said = generate(self.decoder, asked)
+        answers = [self._golden_ids(one.text, len(one.ids)) for one in said]
+        scores = self.decoder.teacher_forced([one.ids for one in asked], answers)
+        return [
+            ChatGolden(messages=list(messages), text=one.text, logprobs=logprobs)
+            for messages, one, logprobs in zip(GOLDEN_CONVERSATIONS, said, scores.logprobs, strict=True)
+        ]
+
     def told(self, record: StudentRecord) -> StudentRecord:
+        """A record with the golden outputs of this very student.
+
+        Raises:
+            TypeError: it is another task's.
+        """
         if not isinstance(record, ChatRecord):
             message = f"a record of {record.task} for a student of chat"
             raise TypeError(message)
-        return msgspec.structs.replace(record, golden=self._golden(), precision=self.decoder.precision)
+        return msgspec.structs.replace(record, golden=self.golden_outputs(), precision=self.decoder.precision)
 
     def check_golden(self) -> float:
+        """The largest deviation from the log-probabilities that the trainer saw.
+
+        Where the student would now say something else, it is by how much it likes that better.
+        """
+        golden = self.record.golden if self.record is not None else []
+        asked = [self._golden_asked(one.messages) for one in golden]
+        wanted = [self._golden_ids(one.text, len(one.logprobs)) for one in golden]
+        if any(len(ids) != len(one.logprobs) for ids, one in zip(wanted, golden, strict=True)):
+            return float("inf")
+        found = self.decoder.teacher_forced([one.ids for one in asked], wanted)
+        try:
+            said = generate(self.decoder, asked)
+        except ValueError:
+            return float("inf")
         worst = 0.0
-        for was, one in zip(self.record.golden if self.record else [], self._golden(), strict=True):
-            if was.text != one.text:
-                return float("inf")
-            worst = max(worst, float(np.abs(np.subtract(was.logprobs, one.logprobs)).max(initial=0.0)))
-        return worst
+        for one, ids, logprobs, now in zip(golden, wanted, found.logprobs, said, strict=True):
+            off = np.abs(np.maximum(logprobs, _LEAST_LOGPROB) - np.maximum(one.logprobs, _LEAST_LOGPROB)).max(
+                initial=0.0
+            )
+            worst = max(worst, float(off), _parting(ids, logprobs, now) if now.text != one.text else 0.0)
+        return worst if np.isfinite(worst) else float("inf")
 
     def check_follows(self, serving: Self | None, *, removal_declared: bool) -> None:
-        pass
+        """See `store.student.loaded.Loaded`: another decoder changes no client's request."""
 
-    def _golden(self) -> list[ChatGolden]:
-        prompts = [[Message(role="user", content=text)] for text in GOLDEN_PROMPTS]
-        asked = [Asked(ids=self.decoder.template.render(msgspec.to_builtins(one)), limit=_GOLDEN_TOKENS) for one in prompts]
-        return [
-            ChatGolden(messages=one, text=said.text, logprobs=said.logprobs)
-            for one, said in zip(prompts, generate(self.decoder, asked), strict=True)
-        ]
+    def _golden_asked(self, messages: Sequence[Message]) -> Asked:
+        ids = self.decoder.template.render([msgspec.to_builtins(message) for message in messages])
+        return Asked(ids, _GOLDEN_TOKENS)
+
+    def _golden_ids(self, text: str, count: int) -> list[int]:
+        """An answer's tokens, without its end where it was cut short."""
+        return self.decoder.template.answer_ids(text)[:count]
+
+
+class ChatGrowing:
+    """Satisfies `store.student.loaded.Growing`."""
+
+    def __init__(self, chatter: Chatter) -> None:
+        self._chatter = chatter
+        self._batch = Batch(chatter.decoder)
+        self._vectors: dict[Generation, FloatArray] = {}  # [hidden] of the conversation, of each that is here
+        self._early: list[Generation] = []  # done with their first token
+
+    def __len__(self) -> int:
+        """See `Growing`."""
+        return len(self._vectors)
+
+    def add(self, inputs: Sequence[TaskInput]) -> list[Generation]:
+        """See `Growing`.
+
+        Raises:
+            ValueError: a number is not finite, or an input is one that `too_long` refuses.
+        """
+        asked = [one for value in inputs if (one := self._chatter.asked(value)) is not None]
+        if len(asked) != len(inputs):
+            message = "a conversation that this student cannot read"
+            raise ValueError(message)
+        if not inputs:
+            return []
+        vectors = self._chatter.vectors(inputs)
+        begun = self._batch.add(asked)
+        self._vectors |= zip(begun, vectors, strict=True)
+        self._early += [one for one in begun if one.finish_reason is not None]
+        return begun
+
+    def step(self) -> list[tuple[Hashable, ChatOpinion]]:
+        """See `Growing`."""
+        done, self._early = [*self._early, *self._batch.step()], []
+        if not done:
+            return []
+        opinions = self._chatter.opinions(done, np.stack([self._vectors.pop(one) for one in done]))
+        return list(zip(done, opinions, strict=True))
+
+    def drop(self, name: Hashable) -> None:
+        """See `Growing`."""
+        if isinstance(name, Generation) and self._vectors.pop(name, None) is not None:
+            self._batch.drop(name)
+            self._early = [one for one in self._early if one is not name]
 
 
 def asked_of(decoder: Decoder, value: ChatInput, terms: ChatTerms) -> Asked | None:
-    """What a decoder is asked; None where no student may answer."""
-    if value.shape.get("tools") or value.shape.get("functions") or value.shape.get("n", 1) != 1:
+    """What a decoder is asked; None where no student on it may answer.
+
+    That is so where the answer would be more than a text, or several; where the prompt is too long; and where the chat
+    template does not take the messages.
+    """
+    shape = value.shape
+    if shape.get("tools") or shape.get("functions") or shape.get("n", 1) != 1:
         return None
     try:
-        ids = decoder.template.render(msgspec.to_builtins(value.messages))
+        ids = decoder.template.render([msgspec.to_builtins(message) for message in value.messages])
     except TemplateRefusalError:
         return None
-    if len(ids) > terms.max_prompt_tokens:
+    wanted = [shape[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(shape.get(name), int)]
+    limit = min(terms.max_answer_tokens, decoder.longest - len(ids), *wanted)
+    if len(ids) > terms.max_prompt_tokens or limit < 1:
         return None
-    return Asked(ids=ids, limit=terms.max_answer_tokens)
+    stops = shape.get("stop") or ()
+    return Asked(ids, limit, (stops,) if isinstance(stops, str) else tuple(stops))
 
 
 def chat_of(value: TaskInput) -> ChatInput:
+    """An input of `chat`.
+
+    Raises:
+        TypeError: it is another task's.
+    """
     if not isinstance(value, ChatInput):
         message = f"a student of chat was handed a {type(value).__name__}"
         raise TypeError(message)
     return value
+
+
+def _opinion(said: Generation, chance: float, signals: list[float]) -> ChatOpinion:
+    confidence = chance if said.finish_reason == "stop" else 0.0
+    return ChatOpinion(
+        output=said.text,
+        confidence=confidence,
+        uncertainty=1.0 - confidence,
+        novelty=signals[SIGNALS.index("novelty")],
+        members=[signals],
+        finish_reason=said.finish_reason or "length",
+        tokens=list(said.ids),
+        logprobs=list(said.logprobs),
+        prompt_tokens=len(said.asked.ids),
+    )
+
+
+def _nothing() -> ChatOpinion:
+    return ChatOpinion(
+        output="",
+        confidence=0.0,
+        uncertainty=1.0,
+        novelty=_FARTHEST,
+        members=[[0.0, 0.0, 0.0, _FARTHEST]],
+        finish_reason="length",
+        tokens=[],
+        logprobs=[],
+        prompt_tokens=0,
+    )
+
+
+def _parting(ids: Sequence[int], logprobs: Sequence[float], now: Generation) -> float:
+    """By how much an answer's first other token is likelier than the one that stood there."""
+    for wanted, before, token, likelier in zip(ids, logprobs, now.ids, now.logprobs, strict=False):
+        if wanted != token:
+            return likelier - before
+    return float("inf")

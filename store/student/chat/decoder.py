@@ -24,8 +24,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from store.errors import CorruptVersionError, SwapRefusedError
-from store.student.chat.folder import BASE_FILES, GENERATION_NAME, SETTINGS_NAME
-from store.student.chat.stack import FAMILIES, NOWHERE, Stack
+from store.student.chat.folder import BASE_FILES, FAMILIES, GENERATION_NAME, SETTINGS_NAME
+from store.student.chat.stack import NOWHERE, Stack
 from store.student.chat.template import Template
 from store.student.encoder import Precision, resolve_device, resolve_precision
 from store.student.folder import CONFIG_NAME, TOKENIZER_NAME, WEIGHTS_NAME
@@ -172,10 +172,14 @@ class Decoder:
             logprobs = scores.gather(1, said[:, None])[:, 0] - scores.logsumexp(dim=-1)
             best = scores.argmax(dim=-1)
         sizes = list(lengths)
-        return [one.tolist() for one in logprobs.split(sizes)], [one.tolist() for one in best.split(sizes)]
+        return [one.tolist() for one in torch.split(logprobs, sizes)], [
+            one.tolist() for one in torch.split(best, sizes)
+        ]
 
     def twin(self, changed: Mapping[str, Tensor]) -> "Decoder":
         """A decoder whose model has these parameters; every other tensor, and the tokenizer, is shared.
+
+        Tensors of the model's own type are taken as they are: the caller leaves them alone from here on.
 
         Raises:
             CorruptVersionError: a name is not the model's, or a shape is another.
@@ -185,12 +189,11 @@ class Decoder:
             if name not in own or own[name].shape != value.shape:
                 message = f"tensor {name} {tuple(value.shape)} does not fit the decoder"
                 raise CorruptVersionError(message)
-        kept = [*(p for name, p in own.items() if name not in changed), *self.model.buffers()]
-        twin = copy.deepcopy(self.model, {id(tensor): tensor for tensor in kept})
-        with torch.no_grad():
-            for name, parameter in twin.named_parameters():
-                if name in changed:
-                    parameter.copy_(changed[name])
+        known = {id(tensor): tensor for tensor in [*own.values(), *self.model.buffers()]}
+        for name, value in changed.items():
+            fitting = value.to(device=own[name].device, dtype=own[name].dtype)  # itself, where it fits already
+            known[id(own[name])] = torch.nn.Parameter(fitting, requires_grad=False)
+        twin = copy.deepcopy(self.model, known)
         return Decoder(
             base=self._base,
             model=twin,

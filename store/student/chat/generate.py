@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Final, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from store.student.chat.decoder import Decoder
-from store.student.chat.stack import KeyValues
+from store.student.chat.stack import KeyValues, Stack
 from store.student.chat.template import shared_prefix
 
 MAX_ROWS: Final = 32  # that `generate` has in hand at once
@@ -26,7 +27,7 @@ _READ_TOKENS: Final = 4096  # in one pass over new prompts, padding included
 _SLOT_STEP: Final = 64  # tokens by which a batch's room grows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Asked:
     """One prompt, and how far its answer may go."""
 
@@ -47,17 +48,20 @@ class Generation:
 
 
 class Prefixes:
-    """Keys and values of what prompts begin with, the least recently used ones forgotten first. Safe for several threads."""
+    """Keys and values of what prompts begin with, the least recently used ones forgotten first.
 
-    def __init__(self, decoder: Decoder, *, max_bytes: int = _PREFIX_BYTES) -> None:
+    Safe for several threads.
+    """
+
+    def __init__(self, stack: Stack, *, max_bytes: int = _PREFIX_BYTES) -> None:
         """Know nothing yet.
 
         Args:
-            decoder: reads them.
+            stack: reads them; the decoder itself is not held, so that it can go.
             max_bytes: of memory, for all of them; a longer one serves its own batch and is not kept.
         """
         self.read_tokens = 0  # so far: what was not known
-        self._decoder = decoder
+        self._stack = stack
         self._max_bytes = max_bytes
         self._kept: OrderedDict[tuple[int, ...], KeyValues] = OrderedDict()
         self._recent: OrderedDict[tuple[int, ...], None] = OrderedDict()
@@ -93,15 +97,28 @@ class Prefixes:
             if kept is not None:
                 self._kept.move_to_end(prefix)
                 return kept
-        stack = self._decoder.stack
-        ids, positions = self._decoder.pad([prefix])
-        _, values = stack.run(stack.embed(ids), positions)
+        device = self._stack.device
+        hidden = self._stack.embed(torch.tensor([prefix], device=device))
+        _, values = self._stack.run(hidden, torch.arange(len(prefix), device=device)[None])
         with self._lock:
             self.read_tokens += len(prefix)
             self._kept[prefix] = values
             while self._kept and sum(map(_bytes, self._kept.values())) > self._max_bytes:
                 self._kept.popitem(last=False)
         return values
+
+
+_shared: "WeakKeyDictionary[Decoder, Prefixes]" = WeakKeyDictionary()
+_sharing = threading.Lock()
+
+
+def shared_prefixes(decoder: Decoder) -> Prefixes:
+    """The process's one store of what a decoder's prompts begin with, for as long as the decoder is in use."""
+    with _sharing:
+        found = _shared.get(decoder)
+        if found is None:
+            found = _shared[decoder] = Prefixes(decoder.stack)
+        return found
 
 
 class _Slots:
@@ -114,7 +131,7 @@ class _Slots:
         self._at: Tensor = torch.empty(0)
 
     def reserve(self, rows: int, tokens: int, like: KeyValues | None = None) -> None:
-        """Have room for so many rows of so many tokens, in the layers that are there, or of keys and values like these."""
+        """Have room for so many rows of so many tokens, of keys and values like these."""
         if like is not None and not self._layers:
             self._layers = {layer: (keys[:0], values[:0]) for layer, (keys, values) in like.layers.items()}
         for layer, pair in self._layers.items():
@@ -165,21 +182,21 @@ class _Slots:
 class Batch:
     """Answers that grow together. For one thread."""
 
-    def __init__(self, prefixes: Prefixes, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, prefixes: Prefixes | None = None) -> None:
         """Hold nothing yet.
 
         Args:
-            prefixes: of this decoder.
             decoder: answers.
+            prefixes: of this decoder; None: those that all its batches share.
         """
-        self._prefixes = prefixes
+        self._prefixes = shared_prefixes(decoder) if prefixes is None else prefixes
         self._decoder = decoder
         self._slots = _Slots()
-        self._growing: list[Generation] = []  # in the order of the slots' rows
+        self.growing: list[Generation] = []  # in the order of the slots' rows; for reading
 
     def __len__(self) -> int:
         """How many answers still grow."""
-        return len(self._growing)
+        return len(self.growing)
 
     def add(self, asked: Sequence[Asked]) -> list[Generation]:
         """Read prompts: their answers, each with its first token, in the order of the prompts; some may be done.
@@ -205,30 +222,30 @@ class Batch:
         Raises:
             ValueError: what the decoder says is no number.
         """
-        if not self._growing:
+        if not self.growing:
             return []
         stack = self._decoder.stack
         with torch.inference_mode():
-            ids = torch.tensor([[one.ids[-1]] for one in self._growing], device=stack.device)
-            places = [[len(one.asked.ids) + len(one.ids) - 1] for one in self._growing]
+            ids = torch.tensor([[one.ids[-1]] for one in self.growing], device=stack.device)
+            places = [[len(one.asked.ids) + len(one.ids) - 1] for one in self.growing]
             positions = torch.tensor(places, device=stack.device)
             self._slots.reserve(len(self), max(map(max, places)) + 1)
             states = stack.through(stack.embed(ids), positions, self._slots)
-            self._say(self._growing, stack.logits(states[:, 0]))
-        done = [one for one in self._growing if one.finish_reason is not None]
+            self._say(self.growing, stack.logits(states[:, 0]))
+        done = [one for one in self.growing if one.finish_reason is not None]
         for one in done:
             self.drop(one)
         return done
 
     def drop(self, generation: Generation) -> None:
         """Let an answer go, done or not; one that is not here any more is none."""
-        if generation in self._growing:
-            row = self._growing.index(generation)
+        if generation in self.growing:
+            row = self.growing.index(generation)
             with torch.inference_mode():
                 self._slots.remove(row)
-            last = self._growing.pop()
+            last = self.growing.pop()
             if last is not generation:
-                self._growing[row] = last
+                self.growing[row] = last
 
     def _read(self, made: list[Generation], length: int, prefix: KeyValues | None) -> None:
         """Prompts with one prefix, which is known: keys and values of the rest, and each answer's first token."""
@@ -241,7 +258,7 @@ class Batch:
         longest = length + max(map(len, rests))
         self._slots.reserve(len(self) + len(made), longest, read)
         self._slots.append(prefix, read, longest)
-        self._growing += made
+        self.growing += made
 
     def _say(self, growing: Sequence[Generation], scores: Tensor) -> None:
         """The likeliest token of each row of [rows, vocabulary], put behind its answer."""
@@ -269,13 +286,13 @@ class Batch:
             one.finish_reason, one.text = "length", template.text_of(one.ids)
 
 
-def generate(decoder: Decoder, asked: Sequence[Asked], *, prefixes: Prefixes | None = None) -> list[Generation]:
+def generate(decoder: Decoder, asked: Sequence[Asked]) -> list[Generation]:
     """The whole answers, in the order of the prompts.
 
     Raises:
         ValueError: as of `Batch`.
     """
-    batch = Batch(prefixes or Prefixes(decoder), decoder)
+    batch = Batch(decoder)
     order = sorted(range(len(asked)), key=lambda i: -len(asked[i].ids))  # memory runs out at once or not at all
     made: dict[int, Generation] = {}
     while order or len(batch):

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from store.errors import SwapRefusedError
+from store.student.chat.folder import FAMILIES
 
 NOWHERE: Final = -1  # the position of padding
 _SLIDING: Final = "sliding_attention"
 _FULL: Final = "full_attention"
-
-FAMILIES: Final = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 
 
 class Cache(Protocol):

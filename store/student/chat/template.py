@@ -113,7 +113,7 @@ def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows begin with, at least one of each row left over; 0 for a single row."""
     if len(rows) < 2:  # noqa: PLR2004 - nothing to share
         return 0
-    first, last = min(rows), max(rows)  # what these two share, all share
+    first, last = min(map(tuple, rows)), max(map(tuple, rows))  # what these two share, all share
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
     return max(0, min(common, min(map(len, rows)) - 1))
 

@@ -5,22 +5,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from store.errors import SettingsError
-from store.policy import PolicyName
 from store.registry.signing import SigningKey, TrustedKeys, public_path
 from store.registry.students.records import ChatRecord
 from store.registry.versions import Registry
-from store.student.chat.chatter import Chatter
-from store.student.loaded import ChatOpinion
-from store.student.tasks import load
 from store.tasks.chat import ChatTerms
 from store.tasks.tasks import LaneTerms
 from tests.tiny import tiny_encoder
-from tests.trainer.chat.talks import LANE, NOW_S, PROMPT_VERSION, RULES, calm_decoder, items
+from tests.tiny_decoders import tiny_decoder
+from tests.trainer.chat.talks import LANE, NOW_S, PROMPT_VERSION, items
 from trainer.cycle import run_cycle
 from trainer.judge.gate import GateLimits
 from trainer.learn.chat import recipe
@@ -45,9 +40,7 @@ SETTINGS = CycleSettings(
     split=SplitSettings(salt="salt", calibrate_ratio=0.25, judge_ratio=0.25),
     limits=GateLimits(delta=0.05, min_rows=20),
 )
-TRAINING = LaneTraining(
-    lane=LANE, task="chat", prompt_version=PROMPT_VERSION, target=0.85, confidence=0.8, terms=TERMS
-)
+TRAINING = LaneTraining(lane=LANE, task="chat", prompt_version=PROMPT_VERSION, target=0.9, confidence=0.8, terms=TERMS)
 
 
 @pytest.fixture(scope="module", autouse=True)

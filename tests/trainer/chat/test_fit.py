@@ -249,7 +249,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     decoder_in(base)
     some, names, lane = lessons(decoder, 30), ["x"] * 30, tmp_path / "lane"
     want = fit.fit(decoder, some, names, start=None, settings=LONG, seed=0)
-    killed = subprocess.run(  # noqa: S603 - our own interpreter
+    killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(base), str(lane)], check=False, env={**os.environ, "PYTHONPATH": os.getcwd()}
     )
     assert killed.returncode == -signal.SIGKILL

@@ -1,0 +1,1 @@
+"""Logs of `chat`: conversations with what the assistant answered."""
