@@ -1,7 +1,6 @@
 """Training a decoder's top layers: the right gradients, whatever is shared, padded, cached or cut in parts."""
 
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -52,7 +51,7 @@ def shake(top: TopLayers) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in top.parameters:
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 def in_whole(decoder: Decoder, some: Sequence[Lesson], names: Sequence[str], settings: Tuning) -> list[Tensor]:
@@ -203,7 +202,7 @@ def test_where_memory_does_not_suffice_fewer_rows_are_computed_at_once(
     for name, value in want.tensors.items():
         assert torch.allclose(value, found.tensors[name], atol=2e-4), name
     most = 0
-    with pytest.raises(TooLittleMemoryError, match="fewer layers|does not fit"):
+    with pytest.raises(TooLittleMemoryError, match="does not fit"):
         fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0)
 
 
@@ -249,14 +248,12 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     decoder_in(base)
     some, names, lane = lessons(decoder, 30), ["x"] * 30, tmp_path / "lane"
     want = fit.fit(decoder, some, names, start=None, settings=LONG, seed=0)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(base), str(lane)], check=False, env={**os.environ, "PYTHONPATH": os.getcwd()}
-    )
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(base), str(lane)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert (lane / "all.checkpoint").is_file()
     seen = list[float]()
     found = fit.fit(decoder, some, names, start=None, settings=LONG, seed=0, folder=lane, progress=seen.append)
-    assert [one for one in seen if one][0] == 20 / 50  # not from the beginning
+    assert next(one for one in seen if one) == 20 / 50  # not from the beginning
     assert_equal(want, found)
     assert not (lane / "all.checkpoint").exists()
 

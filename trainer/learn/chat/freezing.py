@@ -162,7 +162,7 @@ class FrozenChats:
         return first.content if first.role in _INSTRUCTING else ""
 
     def _answers(self, decoder: Decoder, places: Sequence[int]) -> dict[int, Generation]:
-        """A decoder's answers, greedy. Where one pass shows that it would write the teacher's text, it has written it."""
+        """A decoder's greedy answers; where one pass shows that it would write the teacher's text, it has done so."""
         known = self._said.setdefault(decoder, {})
         new = {place: asked for place in places if place not in known and (asked := self.asked[place]) is not None}
         answers = {

@@ -56,7 +56,8 @@ class ChatRecipe:
 
     def cache(self, folder: Path, tell: Tell) -> Features:
         """Vectors of the small encoder by item; a folder for the decoder's states beside them."""
-        return Kept(Telling(FeatureCache.of(folder / "sentences", SENTENCES), tell), folder / "decoder")
+        sentences = Telling(FeatureCache.of(folder / "sentences", SENTENCES), tell)
+        return Kept(sentences, folder / "decoder", folder.parents[1] / "decoders")  # of all tenants' lanes
 
     def freeze(
         self,
@@ -72,20 +73,23 @@ class ChatRecipe:
         Raises:
             SettingsError: the lane names no decoder, or one that cannot be run.
         """
-        base_decoder, rows = _base(settings), snapshot.rows
+        kept = features if isinstance(features, Kept) else None
+        base_decoder, rows = _base(settings, kept.decoders if kept is not None else None), snapshot.rows
+        longest = base_decoder.decoder.longest - 1  # an answer has a token at least
+        terms = replace(training.terms.chat, max_prompt_tokens=min(training.terms.chat.max_prompt_tokens, longest))
         return FrozenChats(
             snapshot=snapshot,
             base=base_decoder,
             encoder=base,
             vectors=features.features(base.encoder, [row.item_id for row in rows], [row.words for row in rows]),
-            asked=[asked_of(base_decoder.decoder, chat_input(row.input), training.terms.chat) for row in rows],
+            asked=[asked_of(base_decoder.decoder, chat_input(row.input), terms) for row in rows],
             rules=_rules(training),
-            terms=training.terms.chat,
+            terms=terms,
             target=training.target,
             confidence=training.confidence,
             novelty_quantile=settings.novelty_quantile,
             seed=settings.seed,
-            folder=features.folder if isinstance(features, Kept) else None,
+            folder=kept.folder if kept is not None else None,
         )
 
     def load(self, opened: OpenVersion, settings: CycleSettings) -> Chatter:
@@ -201,6 +205,7 @@ def _trained(
         seed=rows.seed,
         folder=rows.folder,
         part=part,
+        preparing=lambda done: tell("embedding", done),
         progress=lambda done: tell("fine_tuning", done),
     )
 
@@ -219,9 +224,7 @@ def _confidence(
     recorded = {place: found for place in places if (found := _recorded(rows, place, lineage)) is not None}
     seen = _seen(rows, lineage.champion)
     new = [place for place in places if rows.snapshot.rows[place].cluster not in seen and place not in recorded]
-    outcomes = Outcomes.joined(
-        _joined(rows, list(recorded), list(recorded.values())), _asked(rows, champion, new)
-    )
+    outcomes = Outcomes.joined(_joined(rows, list(recorded), list(recorded.values())), _asked(rows, champion, new))
     return champion.confidence if len(outcomes.agreed) < _ENOUGH_OUTCOMES else fit_confidence(outcomes)
 
 
@@ -318,13 +321,14 @@ class Kept:
 
     sentences: Telling
     folder: Path
+    decoders: Path  # what was converted from a wheel
 
     def features(self, encoder: Encoder, item_ids: Sequence[str], texts: Sequence[str]) -> FloatArray:
         """See `trainer.learn.recipe.Features`."""
         return self.sentences.features(encoder, item_ids, texts)
 
 
-def _base(settings: CycleSettings) -> BaseDecoder:
+def _base(settings: CycleSettings, kept: Path | None) -> BaseDecoder:
     """The lane's decoder.
 
     Raises:
@@ -333,13 +337,13 @@ def _base(settings: CycleSettings) -> BaseDecoder:
     if settings.model is None:
         message = "lanes.student.model: name a decoder's folder, or smollm2: nothing else can chat"
         raise SettingsError(message)
-    return _loaded(settings.model, settings.device, settings.precision)
+    return _loaded(settings.model, kept, settings.device, settings.precision)
 
 
 @functools.cache
-def _loaded(model: str, device: str, precision: Precision) -> BaseDecoder:
+def _loaded(model: str, kept: Path | None, device: str, precision: Precision) -> BaseDecoder:
     """Loaded once in this process."""
-    return BaseDecoder.open(model, device=device, precision=precision)
+    return BaseDecoder.open(model, kept=kept, device=device, precision=precision)
 
 
 def frozen_chats(frozen: object) -> FrozenChats:
