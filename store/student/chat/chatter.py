@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -12,25 +12,22 @@ from store.event import ChatInput, Message, TaskInput
 from store.policy import Policy
 from store.registry.students.records import ChatGolden, ChatRecord, StudentRecord
 from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TUNED_NAME, Trained
-from store.student.chat.confidence import SIGNALS, Confidence, answer_signals
 from store.student.chat.decoder import Decoder, shared_decoder
 from store.student.chat.generate import Asked, Batch, Generation, generate
 from store.student.chat.neighbours import Neighbours
-from store.student.chat.template import TemplateRefusalError
+from store.student.chat.template import Template, TemplateRefusalError
+from store.student.chat.trust import Confidence, Trust
 from store.student.chat.version import (
     BASE_FOLDER,
-    CONFIDENCE_NAME,
     GOLDEN_CONVERSATIONS,
     base_files,
     check_manifest,
     check_template,
-    read_neighbours,
 )
-from store.student.classify import ENCODER_FOLDER, Opened
-from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, shared_encoder
-from store.student.folder import ENCODER_FILES, WEIGHTS_NAME
+from store.student.classify import Opened
+from store.student.encoder import Encoder, FloatArray, Precision
+from store.student.folder import WEIGHTS_NAME
 from store.student.loaded import ChatOpinion
-from store.student.rank.vectors import sentence_vectors
 from store.tasks.chat import ChatRules, ChatTerms
 
 GOLDEN_TOLERANCE_SAME: Final = 0.005  # of a log-probability; fp32 on other hardware, in other batches or threads
@@ -80,22 +77,14 @@ class Chatter:
         names = (TUNED_NAME,) if record.rank is None else (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
         files = {name: opened.read(name) for name in names}
         trained = Trained.read(files, base.stack, layers=record.layers, rank=record.rank)
-        encoder = shared_encoder(
-            {name: manifest.files[ENCODER_FOLDER + name].sha256 for name in ENCODER_FILES},
-            lambda name: opened.read(ENCODER_FOLDER + name),
-            device=device,
-            precision=precision,
-            max_tokens=manifest.preprocessing.max_tokens,
-        )
-        numbers = read_tensors(CONFIDENCE_NAME, opened.read(CONFIDENCE_NAME))
-        arrays = {name: value.double().numpy() for name, value in numbers.items()}
+        trust = Trust.read(opened, record, device=device, precision=precision)
         return Chatter(
             decoder=trained.on(base),
             base_fingerprint=base.fingerprint,
             trained=trained,
-            encoder=encoder,
-            neighbours=read_neighbours(opened, record, encoder.hidden_size),
-            confidence=Confidence.read(arrays, record.decide, len(record.signals)),
+            encoder=trust.encoder,
+            neighbours=trust.neighbours,
+            confidence=trust.confidence,
             terms=ChatTerms(
                 decide=record.decide,
                 max_prompt_tokens=record.max_prompt_tokens,
@@ -140,36 +129,18 @@ class Chatter:
         """What its decoder is asked; None: this student cannot answer such a conversation."""
         return asked_of(self.decoder, chat_of(value), self.terms)
 
+    @property
+    def trust(self) -> Trust:
+        """What its answers are judged by."""
+        return Trust(encoder=self.encoder, neighbours=self.neighbours, confidence=self.confidence)
+
     def vectors(self, inputs: Sequence[TaskInput]) -> FloatArray:
-        """[n, hidden] of what was said in redacted conversations, by the small encoder, each of length 1."""
-        return sentence_vectors(self.encoder, [_RULES.words(chat_of(value)) for value in inputs])
+        """See `Trust`."""
+        return self.trust.vectors(inputs)
 
     def opinions(self, said: Sequence[Generation], vectors: FloatArray) -> list[ChatOpinion]:
-        """What to make of answers.
-
-        Args:
-            said: one a conversation; one that was cut short is never trusted.
-            vectors: [n, hidden] of the conversations.
-
-        Raises:
-            ValueError: a number is not finite: the student is broken.
-        """
-        if not said:
-            return []
-        signals = np.column_stack(
-            [
-                np.array([answer_signals(one.logprobs) for one in said]),
-                self.neighbours.equal(vectors, [one.text for one in said]),
-                self.neighbours.novelty(vectors),
-            ]
-        )
-        chances = self.confidence.of(signals)
-        if not np.isfinite(signals).all() or not np.isfinite(chances).all():
-            message = "the student says what is no number"
-            raise ValueError(message)
-        return [
-            _opinion(one, float(chance), row.tolist()) for one, chance, row in zip(said, chances, signals, strict=True)
-        ]
+        """See `Trust`."""
+        return self.trust.opinions(said, vectors)
 
     def too_long(self, value: TaskInput) -> bool:
         """Whether the student cannot read all of it: it is too long, or of a form that its template does not take."""
@@ -287,7 +258,19 @@ class ChatGrowing:
             self._early = [one for one in self._early if one is not name]
 
 
-def asked_of(decoder: Decoder, value: ChatInput, terms: ChatTerms) -> Asked | None:
+class Reads(Protocol):
+    """A decoder as far as its prompts go: one that is here, or one that a server elsewhere runs."""
+
+    @property
+    def template(self) -> Template:
+        """Its tokenizer and chat template."""
+
+    @property
+    def longest(self) -> int:
+        """How many tokens, prompt and answer together, it was made for."""
+
+
+def asked_of(decoder: Reads, value: ChatInput, terms: ChatTerms) -> Asked | None:
     """What a decoder is asked; None where no student on it may answer.
 
     That is so where the answer would be more than a text, or several; where the prompt is too long; and where the chat
@@ -318,21 +301,6 @@ def chat_of(value: TaskInput) -> ChatInput:
         message = f"a student of chat was handed a {type(value).__name__}"
         raise TypeError(message)
     return value
-
-
-def _opinion(said: Generation, chance: float, signals: list[float]) -> ChatOpinion:
-    confidence = chance if said.finish_reason == "stop" else 0.0
-    return ChatOpinion(
-        output=said.text,
-        confidence=confidence,
-        uncertainty=1.0 - confidence,
-        novelty=signals[SIGNALS.index("novelty")],
-        members=[signals],
-        finish_reason=said.finish_reason or "length",
-        tokens=list(said.ids),
-        logprobs=list(said.logprobs),
-        prompt_tokens=len(said.asked.ids),
-    )
 
 
 def _nothing() -> ChatOpinion:

@@ -233,8 +233,7 @@ def shared_decoder(
         base = _loaded.get(f"{fingerprint}@{where}")
         if base is None:
             model = _build(read(CONFIG_NAME), weights(), torch.bfloat16 if kind == "bf16" else torch.float32, where)
-            ends = _ends(read(CONFIG_NAME), read(GENERATION_NAME) if GENERATION_NAME in hashes else b"{}")
-            template = Template(read(TOKENIZER_NAME), read(SETTINGS_NAME), ends=ends)
+            template = template_of({name: read(name) for name in hashes if name != WEIGHTS_NAME})
             base = _Base(model=model, template=template, precision=kind, fingerprint=fingerprint)
             _probe(base)
             _loaded[f"{fingerprint}@{where}"] = base
@@ -246,35 +245,66 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _ends(config: bytes, generation: bytes) -> list[int]:
-    """Ids that end an answer, as the configurations name them."""
-    found: list[int] = []
-    for text in (generation, config):
-        said = json.loads(text).get("eos_token_id")
-        found += said if isinstance(said, list) else [said] if said is not None else []
-    return found
+def template_of(files: Mapping[str, bytes]) -> Template:
+    """The tokenizer and chat template in a decoder's small files.
+
+    Raises:
+        CorruptVersionError: a file is unreadable, or there is no chat template.
+    """
+    ends: list[int] = []
+    for name in (GENERATION_NAME, CONFIG_NAME):
+        said = _json(name, files[name]).get("eos_token_id") if name in files else None
+        ends += said if isinstance(said, list) else [said] if said is not None else []
+    return Template(files[TOKENIZER_NAME], files[SETTINGS_NAME], ends=ends)
 
 
-def _build(config_json: bytes, weights: Path | bytes, dtype: torch.dtype, device: torch.device) -> Any:
-    """The causal model with the checkpoint's weights, in evaluation mode and without gradients."""
-    try:
-        config = dict(json.loads(config_json))
-        model_type = config.pop("model_type")
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"{CONFIG_NAME} is not a model configuration: {error!r}"
-        raise CorruptVersionError(message) from error
+def config_of(config: bytes) -> Any:
+    """The library's configuration of a decoder.
+
+    Raises:
+        CorruptVersionError: it is unreadable.
+        SwapRefusedError: this release runs no such decoder.
+    """
+    said = _json(CONFIG_NAME, config)
+    model_type = said.pop("model_type", None)
     if model_type not in FAMILIES:
         message = f"a decoder of type {model_type}: this release runs {', '.join(FAMILIES)}"
         raise SwapRefusedError(message)
     for name in ("dtype", "torch_dtype", "quantization_config"):
-        config.pop(name, None)
+        said.pop(name, None)
     try:
-        with no_init_weights():
-            settings = AutoConfig.for_model(model_type, **config)
-            model = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        return AutoConfig.for_model(model_type, **said)
     except (ValueError, KeyError, TypeError, ImportError) as error:
         message = f"this release cannot build a decoder of type {model_type}: {error}"
         raise SwapRefusedError(message) from error
+
+
+def outline(config: bytes) -> Stack:
+    """The layers of a decoder by names and shapes alone, without weights; raises as `config_of` does."""
+    with torch.device("meta"):
+        return Stack(_empty(config_of(config)))
+
+
+def _json(name: str, data: bytes) -> dict[str, Any]:
+    try:
+        return dict(json.loads(data))
+    except (ValueError, TypeError) as error:
+        message = f"{name} is unreadable: {error!r}"
+        raise CorruptVersionError(message) from error
+
+
+def _empty(config: Any) -> Any:
+    try:
+        with no_init_weights():
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except (ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+        message = f"this release cannot build a decoder of type {config.model_type}: {error}"
+        raise SwapRefusedError(message) from error
+
+
+def _build(config: bytes, weights: Path | bytes, dtype: torch.dtype, device: torch.device) -> Any:
+    """The causal model with the checkpoint's weights, in evaluation mode and without gradients."""
+    model = _empty(config_of(config))
     _assign(model, _tensors(weights), dtype)
     return model.to(device).eval().requires_grad_(requires_grad=False)
 

@@ -2,27 +2,22 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any, Final
-
-import msgspec
 
 from store.errors import CorruptVersionError
 from store.event import Message
 from store.registry.manifest import Manifest
 from store.registry.students.records import ChatRecord
 from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TUNED_NAME
-from store.student.chat.confidence import SIGNALS
+from store.student.chat.decoder import config_of, template_of
 from store.student.chat.folder import BASE_FILES, GENERATION_NAME, SETTINGS_NAME
-from store.student.chat.neighbours import Neighbours
+from store.student.chat.template import Template
+from store.student.chat.trust import CONFIDENCE_NAME, NEIGHBOURS_NAME, NEIGHBOURS_VECTORS, SIGNALS
 from store.student.classify import ENCODER_FOLDER, Opened
-from store.student.encoder import read_tensors
-from store.student.folder import ENCODER_FILES, TOKENIZER_NAME, WEIGHTS_NAME
+from store.student.folder import CONFIG_NAME, ENCODER_FILES, TOKENIZER_NAME, WEIGHTS_NAME
 
 BASE_FOLDER: Final = "base/"
-CONFIDENCE_NAME: Final = "confidence.safetensors"
-NEIGHBOURS_NAME: Final = "neighbours.json"
-NEIGHBOURS_VECTORS: Final = "neighbours.safetensors"
-NEIGHBOURS_TENSOR: Final = "vectors"
 
 GOLDEN_CONVERSATIONS: Final[tuple[tuple[Message, ...], ...]] = (
     (Message(role="user", content="Which months have thirty days?"),),
@@ -38,28 +33,29 @@ GOLDEN_CONVERSATIONS: Final[tuple[tuple[Message, ...], ...]] = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """How a version's decoder reads, of its small files alone: for who has a decoder run elsewhere."""
+
+    template: Template
+    longest: int  # tokens, prompt and answer together, that it was made for
+
+    @staticmethod
+    def read(opened: Opened) -> "Words":
+        """Out of a verified version.
+
+        Raises:
+            CorruptVersionError: a file is unreadable, or there is no chat template.
+            SwapRefusedError: this release knows no such decoder.
+        """
+        files = {name: opened.read(BASE_FOLDER + name) for name in base_files(opened.manifest) if name != WEIGHTS_NAME}
+        template = template_of(files)
+        return Words(template=template, longest=int(config_of(files[CONFIG_NAME]).max_position_embeddings))
+
+
 def base_files(manifest: Manifest) -> list[str]:
     """Names of its base's files, in the base's folder."""
     return [*BASE_FILES, *([GENERATION_NAME] if BASE_FOLDER + GENERATION_NAME in manifest.files else [])]
-
-
-def read_neighbours(opened: Opened, record: ChatRecord, hidden_size: int) -> Neighbours:
-    """The training prompts that a version brings with it; `hidden_size` is the small encoder's.
-
-    Raises:
-        CorruptVersionError: their vectors and their answers do not fit together, or not the record.
-    """
-    vectors = read_tensors(NEIGHBOURS_VECTORS, opened.read(NEIGHBOURS_VECTORS)).get(NEIGHBOURS_TENSOR)
-    try:
-        answers = msgspec.json.decode(opened.read(NEIGHBOURS_NAME), type=list[str])
-    except msgspec.MsgspecError as error:
-        message = f"{NEIGHBOURS_NAME} is no list of answers: {error}"
-        raise CorruptVersionError(message) from error
-    if vectors is None or tuple(vectors.shape) != (len(answers), hidden_size) or len(answers) != record.neighbours:
-        shape = None if vectors is None else tuple(vectors.shape)
-        message = f"vectors {shape} of {record.neighbours} training prompts with {len(answers)} answers"
-        raise CorruptVersionError(message)
-    return Neighbours(vectors=vectors.float().numpy(), answers=answers)
 
 
 def check_template(record: ChatRecord, opened: Opened) -> None:

@@ -16,13 +16,13 @@ from store.event import ChatInput, Message, TextInput
 from store.registry.manifest import Manifest
 from store.registry.students.records import ChatRecord
 from store.registry.versions import OpenVersion, Versions
-from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from store.student.chat.chatter import Chatter
-from store.student.chat.confidence import SIGNALS
-from store.student.chat.decoder import Decoder
-from store.student.chat.generate import Asked, generate
+from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Trained
+from store.student.chat.chatter import Chatter, asked_of
+from store.student.chat.decoder import Decoder, outline
+from store.student.chat.generate import Asked, Generation, generate
 from store.student.chat.neighbours import text_key
-from store.student.chat.version import CONFIDENCE_NAME, NEIGHBOURS_NAME
+from store.student.chat.trust import CONFIDENCE_NAME, NEIGHBOURS_NAME, SIGNALS, Trust
+from store.student.chat.version import Words
 from store.student.loaded import ChatOpinion, Grows
 from store.student.tasks import load
 from tests.store.chat.versions import KNOWN, a_chat, make_chatter, with_record, write_version
@@ -332,3 +332,24 @@ def test_nobody_asked_nothing_computed(chatter: Chatter) -> None:
     nobody: Sequence[ChatInput] = []
     assert chatter.look(nobody) == []
     assert chatter.growing().add(nobody) == []
+
+
+def test_a_version_is_read_and_judged_without_its_decoder(
+    chatter: Chatter, draft: tuple[Path, Manifest], versions: tuple[Versions, Any]
+) -> None:
+    registry, key = versions
+    opened = registry.open(registry.publish(*draft, key))
+    record = opened.manifest.student
+    assert isinstance(record, ChatRecord)
+    words, value = Words.read(opened), answered(chatter)[0]
+    asked = asked_of(words, value, chatter.terms)
+    assert asked == chatter.asked(value)
+    assert asked is not None
+    files = {name: opened.read(name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
+    trained = Trained.read(files, outline(opened.read("base/config.json")), layers=record.layers, rank=record.rank)
+    assert trained.tensors.keys() == chatter.trained.tensors.keys()
+    trust = Trust.read(opened, record, device="cpu", precision="fp32")
+    (said,) = chatter.look([value])
+    elsewhere = Generation(asked, said.tokens, said.logprobs, said.output, said.finish_reason)
+    (found,) = trust.opinions([elsewhere], trust.vectors([value]))
+    assert found.confidence == pytest.approx(said.confidence, abs=1e-2)

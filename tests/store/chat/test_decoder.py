@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from store.errors import CorruptVersionError, SwapRefusedError
 from store.student.chat.decoder import Decoder
-from store.student.chat.generate import Asked, Batch, Generation, Prefixes, generate, shared_prefixes
+from store.student.chat.generate import Asked, Batch, Generation, Known, generate, shared_known
+from store.student.chat.reading.guesses import LONGEST_GUESS, Guesses
+from store.student.chat.reading.prefixes import Prefixes
 from store.student.chat.template import TemplateRefusalError, shared_prefix
 from tests.tiny_decoders import BEGIN, END, FAMILIES, TEMPLATE, tiny_decoder
 
@@ -111,7 +113,7 @@ def test_answers_do_not_depend_on_who_came_before_and_who_left(llama: Path) -> N
     decoder = Decoder.load(llama, device="cpu", precision="fp32")
     rows = prompts(decoder, 8)
     alone = [generate(decoder, [Asked(row, 20)])[0] for row in rows]
-    batch = Batch(decoder, Prefixes(decoder.stack))
+    batch = Batch(decoder, Known(Prefixes(decoder.stack)))
     dice = Random(0)
     waiting, growing, done = list(enumerate(rows)), dict[int, Generation](), dict[int, Generation]()
     dropped = 0
@@ -132,7 +134,7 @@ def test_answers_do_not_depend_on_who_came_before_and_who_left(llama: Path) -> N
 
 def test_what_is_dropped_grows_no_more_and_may_be_dropped_again(llama: Path) -> None:
     decoder = Decoder.load(llama, device="cpu", precision="fp32")
-    batch = Batch(decoder)
+    batch = Batch(decoder, Known(Prefixes(decoder.stack)))
     one, other = batch.add([Asked(row, 50) for row in _long_answers(decoder)])
     batch.drop(one)
     batch.drop(one)
@@ -149,10 +151,77 @@ def _long_answers(decoder: Decoder) -> list[list[int]]:
     return [row for row, one in zip(rows, said, strict=True) if len(one.ids) == 3][:2]
 
 
+class Oracle(Guesses):
+    """Knows how answers go on, up to a point, and then makes something up."""
+
+    def __init__(self, answers: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self._answers, self._dice = answers, Random(1)
+        self.right = 0
+
+    def after(self, ids: Sequence[int]) -> tuple[int, ...]:
+        (answer,) = {tuple(one) for one in self._answers if list(one[: len(ids)]) == list(ids)} or {()}
+        right = answer[len(ids) : len(ids) + self._dice.randint(0, 3)]
+        self.right += len(right)
+        return (*right, *self._dice.choices(range(200), k=self._dice.randint(0, 2)))
+
+
+def test_guesses_right_or_wrong_change_no_answer(decoder: Decoder) -> None:
+    rows = prompts(decoder)
+    alone = [generate(decoder, [Asked(row, 24)])[0] for row in rows]
+    places = [place for place, one in enumerate(alone) if one.ids[0] not in {other.ids[0] for other in alone[:place]}]
+    oracle = Oracle([alone[place].ids for place in places])
+    batch = Batch(decoder, Known(Prefixes(decoder.stack), oracle))
+    said, steps = batch.add([Asked(rows[place], 24) for place in places]), 0
+    while len(batch):
+        batch.step()
+        steps += 1
+    for place, one in zip(places, said, strict=True):
+        assert (one.ids, one.text, one.finish_reason) == (
+            alone[place].ids,
+            alone[place].text,
+            alone[place].finish_reason,
+        )
+        assert one.logprobs == pytest.approx(alone[place].logprobs, abs=1e-4)
+    assert oracle.right
+    assert steps < max(len(one.ids) for one in said) - 1
+
+
+def test_an_answer_that_comes_again_takes_fewer_steps(llama: Path) -> None:
+    decoder = Decoder.load(llama, device="cpu", precision="fp32")
+    known, steps = Known(Prefixes(decoder.stack)), [0, 0, 0]
+    row = max(prompts(decoder, 12), key=lambda one: len(generate(decoder, [Asked(one, 24)])[0].ids))
+    for turn in range(3):
+        batch = Batch(decoder, known)
+        batch.add([Asked(row, 24)])
+        while len(batch):
+            batch.step()
+            steps[turn] += 1
+    assert steps[0] == steps[1] > 2 * steps[2]  # what two answers had in common is guessed
+
+
+def test_what_two_answers_had_in_common_is_guessed_and_the_oldest_contexts_go() -> None:
+    guesses = Guesses()
+    guesses.learn([1, 2, 3, 4, 5, 6])
+    assert guesses.after([]) == ()
+    guesses.learn([1, 2, 3, 9])
+    assert guesses.after([]) == (1, 2, 3)
+    assert guesses.after([1]) == (2, 3)
+    assert guesses.after([1, 2, 3]) == ()
+    guesses.learn([1, 2, 3, 9])
+    assert guesses.after([]) == (1, 2, 3, 9)
+    assert guesses.after([7, 1, 2, 3]) == (9,)
+    for token in range(5000):
+        guesses.learn([token + 10])
+        guesses.learn(range(token, token + 4))
+    assert len(guesses._known) == len(guesses._latest) <= 4096
+    assert len(guesses.after([])) <= LONGEST_GUESS
+
+
 def test_a_prefix_is_read_once_and_the_oldest_are_forgotten(llama: Path) -> None:
     decoder = Decoder.load(llama, device="cpu", precision="fp32")
     prefixes = Prefixes(decoder.stack)
-    batch = Batch(decoder, prefixes)
+    batch = Batch(decoder, Known(prefixes))
     batch.add([Asked(a_prompt(decoder, text), 1) for text in ("abc", "xyz")])
     read = prefixes.read_tokens
     assert read >= len(SYSTEM["content"])
@@ -160,7 +229,7 @@ def test_a_prefix_is_read_once_and_the_oldest_are_forgotten(llama: Path) -> None
     assert prefixes.read_tokens == read  # the same instructions
     small = Prefixes(decoder.stack, max_bytes=1)
     for _ in range(2):
-        Batch(decoder, small).add([Asked(a_prompt(decoder, text), 1) for text in ("abc", "xyz")])
+        Batch(decoder, Known(small)).add([Asked(a_prompt(decoder, text), 1) for text in ("abc", "xyz")])
     assert small.read_tokens == 2 * read  # served, and not kept
 
 
@@ -168,7 +237,7 @@ def test_a_prompt_alone_is_compared_with_earlier_ones(llama: Path) -> None:
     decoder = Decoder.load(llama, device="cpu", precision="fp32")
     prefixes = Prefixes(decoder.stack)
     for text in ("abc", "xyz", "pqr"):
-        Batch(decoder, prefixes).add([Asked(a_prompt(decoder, text), 1)])
+        Batch(decoder, Known(prefixes)).add([Asked(a_prompt(decoder, text), 1)])
     assert len(SYSTEM["content"]) <= prefixes.read_tokens < 2 * len(SYSTEM["content"])
 
 
@@ -185,9 +254,9 @@ def test_an_answer_ends_before_a_text_that_stops_it(llama: Path) -> None:
 
 def test_a_decoder_that_is_not_used_any_more_goes_with_its_prefixes(llama: Path) -> None:
     decoder = Decoder.load(llama, device="cpu", precision="fp32").twin({})
-    kept = shared_prefixes(decoder)
-    assert shared_prefixes(decoder) is kept
-    gone, kept_too = weakref.ref(decoder), weakref.ref(kept)
+    kept = shared_known(decoder)
+    assert shared_known(decoder) is kept
+    gone, kept_too = weakref.ref(decoder), weakref.ref(kept.prefixes)
     del decoder, kept
     gc.collect()
     assert (gone(), kept_too()) == (None, None)

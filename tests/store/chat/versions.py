@@ -16,16 +16,17 @@ from store.registry.manifest import BaseModel, Manifest, Preprocessing
 from store.registry.students.records import ChatRecord
 from store.student.chat.adapter import Trained
 from store.student.chat.chatter import Chatter
-from store.student.chat.confidence import SIGNALS, Confidence
 from store.student.chat.decoder import Decoder
 from store.student.chat.neighbours import Neighbours, text_key
-from store.student.chat.version import (
-    BASE_FOLDER,
+from store.student.chat.trust import (
     CONFIDENCE_NAME,
     NEIGHBOURS_NAME,
     NEIGHBOURS_TENSOR,
     NEIGHBOURS_VECTORS,
+    SIGNALS,
+    Confidence,
 )
+from store.student.chat.version import BASE_FOLDER
 from store.student.classify import ENCODER_FOLDER
 from store.student.encoder import Encoder
 from store.student.folder import ENCODER_FILES

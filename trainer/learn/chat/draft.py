@@ -18,17 +18,17 @@ from store.registry.manifest import BaseModel, Preprocessing
 from store.registry.students.records import ChatRecord
 from store.student.chat.adapter import Trained
 from store.student.chat.chatter import Chatter
-from store.student.chat.confidence import Confidence
 from store.student.chat.decoder import Decoder
 from store.student.chat.folder import BASE_FILES, GENERATION_NAME, SETTINGS_NAME, find_decoder
 from store.student.chat.neighbours import Neighbours
-from store.student.chat.version import (
-    BASE_FOLDER,
+from store.student.chat.trust import (
     CONFIDENCE_NAME,
     NEIGHBOURS_NAME,
     NEIGHBOURS_TENSOR,
     NEIGHBOURS_VECTORS,
+    Confidence,
 )
+from store.student.chat.version import BASE_FOLDER
 from store.student.classify import ENCODER_FOLDER
 from store.student.encoder import Precision
 from store.student.folder import TOKENIZER_NAME, WEIGHTS_NAME

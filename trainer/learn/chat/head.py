@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
-from store.student.chat.confidence import Confidence
+from store.student.chat.trust import Confidence
 
 Floats = npt.NDArray[np.float64]
 

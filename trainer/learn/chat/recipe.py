@@ -20,9 +20,9 @@ from store.registry.students.records import ChatRecord, Mode
 from store.registry.versions import OpenVersion
 from store.student.chat.adapter import Trained
 from store.student.chat.chatter import Chatter, asked_of
-from store.student.chat.confidence import SIGNALS, Confidence
 from store.student.chat.decoder import Decoder
 from store.student.chat.neighbours import Neighbours, answer_key
+from store.student.chat.trust import SIGNALS, Confidence
 from store.student.encoder import Encoder, FloatArray, Precision
 from store.tasks.chat import ChatRules, heard_text
 from trainer.judge.scored import Scored

@@ -1,0 +1,1 @@
+"""What a batch of answers reads only once, and how it gets ahead."""
