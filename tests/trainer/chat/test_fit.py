@@ -169,6 +169,19 @@ def test_kept_states_give_the_same_weights_and_a_broken_file_is_computed_again(
     assert not list(tmp_path.rglob("*.checkpoint"))
 
 
+def test_states_of_rows_that_are_gone_go_and_those_of_another_base(decoder: Decoder, tmp_path: Path) -> None:
+    many = lessons(decoder, 20)
+    (tmp_path / "states" / "another-2").mkdir(parents=True)
+    fit.fit(decoder, many, ["x"] * 20, start=None, settings=TUNING, seed=0, folder=tmp_path)
+    (folder,) = (tmp_path / "states").iterdir()
+    before = set(folder.iterdir())
+    few = lessons(decoder, 4, seed=5)
+    fit.fit(decoder, few, ["x"] * 4, start=None, settings=TUNING, seed=0, folder=tmp_path)
+    after = set(folder.iterdir())
+    assert len(after) == 1
+    assert not before & after
+
+
 def assert_equal(one: Trained, other: Trained) -> None:
     assert one.tensors.keys() == other.tensors.keys()
     for name, value in one.tensors.items():

@@ -52,3 +52,12 @@ def test_where_all_agreed_or_none_did_it_is_a_constant_short_of_certainty(
     assert np.ptp(said) == 0
     assert low < said[0] < high
     assert constant(0.25, 4).of(np.zeros((1, 4))) == pytest.approx(0.25)
+
+
+def test_before_an_answer_what_is_known_of_it_counts_for_nothing() -> None:
+    one = outcomes(500)
+    said = fit_confidence(one, "prompt")
+    other = one.signals.copy()
+    other[:, :3] = 9.0
+    assert said.of(other) == pytest.approx(said.of(one.signals))
+    assert np.ptp(fit_confidence(one).of(one.signals)) > np.ptp(said.of(one.signals))

@@ -89,6 +89,7 @@ def fit(
         for done in states.prepare(group, [lessons[place] for place in group.places]):
             preparing((begun + done) / len(lessons))
         begun += len(group.places)
+    states.forget(groups, lessons)
     top = TopLayers(stack, first=first, rank=settings.rank, alpha=settings.alpha, start=start, seed=seed)
     steps = _Steps(top, states, lessons, groups, settings)
     optimiser = torch.optim.AdamW(

@@ -220,12 +220,14 @@ def _confidence(
     the champion's own numbers stay.
     """
     if champion is None or lineage.champion is None:
-        return fit_confidence(_crossed(rows, places, tell=tell))
+        return fit_confidence(_crossed(rows, places, tell=tell), rows.terms.decide)
     recorded = {place: found for place in places if (found := _recorded(rows, place, lineage)) is not None}
     seen = _seen(rows, lineage.champion)
     new = [place for place in places if rows.snapshot.rows[place].cluster not in seen and place not in recorded]
     outcomes = Outcomes.joined(_joined(rows, list(recorded), list(recorded.values())), _asked(rows, champion, new))
-    return champion.confidence if len(outcomes.agreed) < _ENOUGH_OUTCOMES else fit_confidence(outcomes)
+    if len(outcomes.agreed) < _ENOUGH_OUTCOMES:
+        return champion.confidence
+    return fit_confidence(outcomes, rows.terms.decide)
 
 
 def _crossed(rows: FrozenChats, places: Sequence[int], *, tell: Tell) -> Outcomes:
