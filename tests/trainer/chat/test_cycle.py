@@ -23,9 +23,9 @@ from tests.tiny import tiny_encoder
 from tests.trainer.chat.talks import LANE, NOW_S, PROMPT_VERSION, RULES, calm_decoder, items
 from trainer.cycle import run_cycle
 from trainer.judge.gate import GateLimits
-from trainer.learn.chat import recipe
-from trainer.learn.chat.fit import Tuning
+from trainer.learn.chat import steps
 from trainer.learn.chat.freezing import chatter
+from trainer.learn.chat.training.fit import Tuning
 from trainer.snapshot import SplitSettings
 from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining
 
@@ -53,7 +53,7 @@ def quick() -> Iterator[None]:
     """Trainings of seconds."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FEW", "MANY", "WARM"):
-            patch.setattr(recipe, name, QUICK)
+            patch.setattr(steps, name, QUICK)
         yield
 
 
@@ -168,7 +168,7 @@ def test_a_head_cycle_keeps_the_adapter_and_knows_more_prompts(
 
     work, result = first
     after = promoted(work, result)
-    monkeypatch.setattr(recipe, "fit", untimely)
+    monkeypatch.setattr(steps, "fit", untimely)
     made = run_cycle(replace(after, kind="head", now_s=NOW_S + 2), items(230, hard=0.1), {})
     assert made.version is not None, made.verdict
     before, now = (registry(work).versions(LANE).manifest(one or "") for one in (result.version, made.version))

@@ -16,11 +16,11 @@ from torch.nn import functional
 from store.student.chat.adapter import Trained
 from store.student.chat.decoder import Decoder
 from tests.trainer.chat.lessons import decoder_in, lesson, lessons
-from trainer.learn.chat import checkpoint, fit
-from trainer.learn.chat.cached import Lesson, LowerStates, families
-from trainer.learn.chat.fit import TooLittleMemoryError, Tuning
-from trainer.learn.chat.layers import TopLayers
-from trainer.learn.chat.losses import Heard
+from trainer.learn.chat.training import checkpoint, fit
+from trainer.learn.chat.training.cached import Lesson, LowerStates, families
+from trainer.learn.chat.training.fit import TooLittleMemoryError, Tuning
+from trainer.learn.chat.training.layers import TopLayers
+from trainer.learn.chat.training.losses import Heard
 
 TUNING = Tuning(layers=2, rank=4, alpha=8, epochs=1, batch_rows=6, micro_rows=6)
 PREFIXES = ["one", "two"]
@@ -237,7 +237,7 @@ torch.set_num_threads(1)
 from tests.trainer.chat.lessons import lessons
 from tests.trainer.chat.test_fit import LONG
 from store.student.chat.decoder import Decoder
-from trainer.learn.chat import fit
+from trainer.learn.chat.training import fit
 decoder = Decoder.load(Path(sys.argv[1]), device="cpu", precision="fp32")
 some = lessons(decoder, 30)
 steps = 0

@@ -23,12 +23,12 @@ from tests.tiny import tiny_encoder
 from tests.trainer.chat.talks import MODEL, NOW_S, PROMPT, a_talk, calm_decoder, event_of, item_of, items
 from tests.trainer.chat.test_cycle import QUICK, SETTINGS, TRAINING
 from trainer.attempt import freeze_rows
-from trainer.learn.chat import recipe
+from trainer.learn.chat import steps
 from trainer.learn.chat.freezing import FrozenChats, heard_of
 from trainer.learn.chat.head import constant
-from trainer.learn.chat.layers import TopLayers
-from trainer.learn.chat.losses import ABSENT
 from trainer.learn.chat.recipe import RECIPE, frozen_chats
+from trainer.learn.chat.training.layers import TopLayers
+from trainer.learn.chat.training.losses import ABSENT
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import Lineage
 from trainer.snapshot import rows_of
@@ -125,7 +125,7 @@ def test_only_texts_are_learned_and_only_questions_for_one_are_asked(settings: C
     ]
     every = replace(settings, split=replace(settings.split, calibrate_ratio=0.0, judge_ratio=0.0))
     rows = frozen(every, kept)
-    learned = {rows.snapshot.rows[place].item_id for place in recipe._learned(rows)}
+    learned = {rows.snapshot.rows[place].item_id for place in steps.learned(rows)}
     assert learned == {kept[0].item_id}
     held = frozen(replace(settings, split=replace(settings.split, calibrate_ratio=0.0, judge_ratio=0.999)), kept)
     student = quick_student(held)
@@ -138,16 +138,16 @@ def quick_student(rows: FrozenChats) -> Chatter:
     """One that has learned nothing yet."""
     stack = rows.base.decoder.stack
     trained = TopLayers(stack, first=1, rank=2, alpha=4, start=None, seed=0).trained()
-    return recipe._student(rows, trained, [], constant(0.5, 4))
+    return steps.student_of(rows, trained, [], constant(0.5, 4))
 
 
 def test_an_answer_that_one_pass_shows_to_be_the_teachers_is_what_generation_gives(
     settings: CycleSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "FEW", QUICK)
+    monkeypatch.setattr(steps, "FEW", QUICK)
     rows = frozen(settings, items(120, hard=0.2))
     places = rows_of(rows.snapshot, "train")
-    trained = recipe._trained(rows, places, None)
+    trained = steps.trained_on(rows, places, None)
     decoder = trained.on(rows.base.decoder)
     generated = list[int]()
 

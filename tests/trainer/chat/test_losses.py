@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.learn.chat import losses
-from trainer.learn.chat.losses import ABSENT, Heard, answer_loss, shares
+from trainer.learn.chat.training import losses
+from trainer.learn.chat.training.losses import ABSENT, Heard, answer_loss, shares
 
 HIDDEN, VOCABULARY = 6, 23
 

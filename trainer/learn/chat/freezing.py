@@ -24,9 +24,9 @@ from store.student.loaded import ChatOpinion
 from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, heard_text
 from trainer.judge.calibrate import novelty_limit, uncertified
 from trainer.judge.scored import Scored
-from trainer.learn.chat.cached import Lesson
 from trainer.learn.chat.draft import BaseDecoder
-from trainer.learn.chat.losses import ABSENT, Heard
+from trainer.learn.chat.training.cached import Lesson
+from trainer.learn.chat.training.losses import ABSENT, Heard
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import Student as AnyStudent
 from trainer.snapshot import Row, Snapshot

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from store.student.chat.stack import NOWHERE, KeyValues, Stack
 from store.student.chat.template import shared_prefix
-from trainer.learn.chat.losses import Heard
+from trainer.learn.chat.training.losses import Heard
 
 _SHARD_TOKENS: Final = 1 << 15
 _BATCH_TOKENS: Final = 1 << 11

@@ -21,10 +21,10 @@ from store.registry.manifest import canonical_json
 from store.student.chat.adapter import Trained
 from store.student.chat.decoder import Decoder
 from store.student.chat.stack import KeyValues
-from trainer.learn.chat.cached import Family, Lesson, LowerStates, families, positions_of
-from trainer.learn.chat.checkpoint import Checkpoint, Reached
-from trainer.learn.chat.layers import TopLayers
-from trainer.learn.chat.losses import ABSENT, Heard, answer_loss, shares
+from trainer.learn.chat.training.cached import Family, Lesson, LowerStates, families, positions_of
+from trainer.learn.chat.training.checkpoint import Checkpoint, Reached
+from trainer.learn.chat.training.layers import TopLayers
+from trainer.learn.chat.training.losses import ABSENT, Heard, answer_loss, shares
 
 _BETAS: Final = (0.9, 0.999)
 _CLIP: Final = 1.0
