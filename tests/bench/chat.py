@@ -58,6 +58,7 @@ _NOW_S: Final = 1_800_000_000.0
 _HELD_OUT: Final = 300
 _BLOCK: Final = 20  # rows that are answered together
 _TARGET: Final = 0.95
+_WORDS: Final = 64  # tokens that the small encoder reads
 
 Floats = npt.NDArray[np.float64]
 Way = Literal["ours", "random"]
@@ -101,7 +102,7 @@ class Bench:
             device="auto",
             precision="auto",
             threads=1,
-            max_tokens=256,
+            max_tokens=_WORDS,
             seed=seed,
             min_items_per_label=1,
             quarantine_s=0.0,
@@ -118,7 +119,7 @@ class Bench:
             policy="budget",
             terms=LaneTerms(chat=ChatTerms(max_answer_tokens=48)),
         )
-        self._base = BaseEncoder.open(encoder, max_tokens=256)
+        self._base = BaseEncoder.open(encoder, max_tokens=_WORDS)
         self._cache = cache
 
     def frozen(self, talks: Sequence[Talk]) -> FrozenChats:

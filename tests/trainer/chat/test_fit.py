@@ -87,6 +87,21 @@ def test_shared_padded_and_cut_the_gradients_are_those_of_each_row_by_itself(
         assert torch.allclose(mine, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("rank", [4, None])
+def test_a_decoder_in_bf16_is_trained_in_the_same_direction_with_float32_masters(
+    decoder: Decoder, tmp_path: Path, rank: int | None
+) -> None:
+    decoder_in(tmp_path)
+    coarse = Decoder.load(tmp_path, device="cpu", precision="bf16")
+    some, names, settings = lessons(decoder, 6), ["x"] * 6, replace(TUNING, rank=rank)
+    ours, theirs = (
+        torch.cat([one.flatten() for one in gradients(of, some, names, settings)]) for of in (coarse, decoder)
+    )
+    assert ours.dtype == torch.float32
+    assert functional.cosine_similarity(ours, theirs, dim=0) > 0.97
+    assert float(ours.norm() / theirs.norm()) == pytest.approx(1.0, abs=0.1)
+
+
 def test_rows_of_several_prefixes_and_a_row_that_is_alone_are_each_behind_their_own(decoder: Decoder) -> None:
     some = lessons(decoder, 5, systems=("Be short.", "Speak freely, please."))
     names = ["a", "b", "a", "b", "c"]
