@@ -325,6 +325,14 @@ class LaneStudentSection(Section):
     model: Annotated[Literal["smollm2"] | Path | None, Field(examples=["models/small"])] = None
     """Of chat: folder of a language model that answers (Llama, Mistral, Qwen or Gemma, with a chat template), or
     "smollm2"."""
+    engine: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^https?://")], ...], Field(examples=[["http://10.0.0.5:8000/v1"]])
+    ] = ()
+    """Of chat: addresses of vLLM servers that run the model, up to and including /v1; none: this process runs it."""
+    engine_folder: Annotated[Path | None, Field(examples=["/srv/adapters"])] = None
+    """Folder of adapters that the gateway writes, and that those servers see under the same path."""
+    engine_key_env: Annotated[str | None, Field(examples=["VLLM_API_KEY"])] = None
+    """Name of the environment variable that holds those servers' key; unset: they want none."""
     max_tokens: Annotated[Annotated[int, Field(ge=8, le=8192)] | None, Field(examples=[128])] = None
     """As trainer.max_tokens; for rank, of a document."""
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, Field(examples=["cpu"])] = None
@@ -398,6 +406,9 @@ class LaneSection(Section):
             raise ValueError(message)
         if self.task == "chat" and self.training_permitted and self.student.model is None:
             message = "student.model: a lane of chat needs the folder of a language model, which learns to answer"
+            raise ValueError(message)
+        if bool(self.student.engine) != (self.student.engine_folder is not None):
+            message = "student.engine: servers of an engine and the folder that they share, engine_folder, go together"
             raise ValueError(message)
         if (wrong := wrong_labels(self.labels)) is not None:
             message = f"labels: {wrong}"

@@ -175,10 +175,17 @@ def read_api_key(lane: LaneSection) -> str | None:
     Raises:
         SettingsError: the variable is not set, or holds what no key is.
     """
-    variable = lane.teacher.api_key_env
+    return _key_in(lane.teacher.api_key_env, f"lanes.teacher.api_key_env of {lane.lane}")
+
+
+def read_engine_key(lane: LaneSection) -> str | None:
+    """As `read_api_key`, of the servers that run a lane's model."""
+    return _key_in(lane.student.engine_key_env, f"lanes.student.engine_key_env of {lane.lane}")
+
+
+def _key_in(variable: str | None, key: str) -> str | None:
     if variable is None:
         return None
-    key = f"lanes.teacher.api_key_env of {lane.lane}"
     value = _secret(key, variable)
     try:
         return checked_key(value)

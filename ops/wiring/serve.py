@@ -14,11 +14,13 @@ from prometheus_client import CollectorRegistry
 from ops.addresses import port_names
 from ops.open_log import log_login
 from ops.sections import LaneSection
-from ops.settings import Settings
+from ops.settings import Settings, read_engine_key
 from ops.site import Site
 from ops.wiring.checks import every
 from ops.wiring.lanes import lane_ledger, lane_settings, own_student
 from ops.wiring.priming import Primer, folder_of
+from serve.engine.fleet import Fleet
+from serve.engine.vllm import VllmServer
 from serve.front.kept import RedisAnswers
 from serve.lane.parts import LaneParts, Services
 from serve.metrics import ServeMetrics
@@ -114,11 +116,21 @@ def _lane_parts(site: Site, client: redis.Redis, section: LaneSection) -> LanePa
     )
 
 
+def _fleet(section: LaneSection) -> Fleet | None:
+    """The servers that run a lane's model, looked after from now on; None: this process runs it."""
+    if not section.student.engine:
+        return None
+    key = read_engine_key(section)
+    fleet = Fleet([VllmServer(url, api_key=key) for url in section.student.engine])
+    fleet.start()
+    return fleet
+
+
 def lane_versions(registry: Registry, section: LaneSection, settings: Settings) -> Versions:
     """How the gateway reads a lane's registry."""
     versions, moves = registry.versions(section.lane), registry.moves(section.lane)
 
-    own = own_student(section, settings)
+    own, fleet = own_student(section, settings), _fleet(section)
     primer = Primer(folder_of(settings, section))
 
     def standing() -> Standing:
@@ -128,7 +140,19 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
     def load(version: str) -> Loaded:
         from store.student.tasks import load as load_version  # noqa: PLC0415 - late, as everything that needs torch
 
-        loaded = load_version(versions.open(version), device=own.device, precision=own.precision)
+        opened = versions.open(version)
+        if fleet is not None and section.student.engine_folder is not None:
+            from serve.engine.remote import load_remote  # noqa: PLC0415 - as above
+
+            return load_remote(
+                opened,
+                fleet,
+                version=f"{section.tenant}.{section.use_case}@{version}",
+                folder=section.student.engine_folder,
+                device=own.device,
+                precision=own.precision,
+            )
+        loaded = load_version(opened, device=own.device, precision=own.precision)
         primer.loaded(loaded)
         return loaded
 

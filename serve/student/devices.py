@@ -6,19 +6,22 @@ Students that answer in one pass, and those that take many, do not wait for one 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from serve.engine.forward import Elsewhere, RemoteForward
 from serve.request.admission import StudentLine
 from serve.settings import GatewaySettings
 from serve.student.executor import Executor
 from serve.student.growing import GrowingExecutor
 from serve.student.slot import Slot
-from store.student.loaded import Grows
+from store.student.loaded import Grows, Loaded
+
+Kind = type[Executor] | type[RemoteForward]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """What computes on one device."""
 
-    executor: Executor
+    executor: Executor | RemoteForward
     line: StudentLine
 
 
@@ -29,11 +32,11 @@ class Devices:
         """Prepare; a device's threads start with the first version on it."""
         self._settings = settings
         self._observe = observe
-        self._devices: dict[tuple[str, type[Executor]], Device] = {}
+        self._devices: dict[tuple[str, Kind], Device] = {}
 
     def of(self, slot: Slot) -> Device:
         """Where a slot's student computes."""
-        kind = GrowingExecutor if isinstance(slot.student, Grows) else Executor
+        kind = _kind_of(slot.student)
         found = self._devices.get((slot.device, kind))
         if found is None:
             found = self._open(slot.device, kind)
@@ -60,7 +63,7 @@ class Devices:
         for device in self.all:
             device.executor.close()
 
-    def _open(self, name: str, kind: type[Executor]) -> Device:
+    def _open(self, name: str, kind: Kind) -> Device:
         settings = self._settings
         executor = kind(
             max_batch=settings.max_batch,
@@ -72,3 +75,10 @@ class Devices:
         )
         executor.start()
         return Device(executor=executor, line=StudentLine(pace=executor.pace, wait_s=settings.student_wait_s))
+
+
+def _kind_of(student: Loaded) -> Kind:
+    """What runs a student."""
+    if isinstance(student, Elsewhere):
+        return RemoteForward
+    return GrowingExecutor if isinstance(student, Grows) else Executor

@@ -255,6 +255,21 @@ def own(name: str) -> See:
     return lambda wired: (getattr(wired.work.training.student, name), wired.loaded_with()[name])
 
 
+def engine_of(wired: Wired) -> object:
+    """The servers that a lane's model runs on."""
+    return [one.url for one in wired.loaded_elsewhere().get("servers", ())]
+
+
+def engine_folder(wired: Wired) -> object:
+    """Where these see adapters."""
+    return Path(wired.loaded_elsewhere().get("folder", "")).name
+
+
+def engine_key(wired: Wired) -> object:
+    """What these are shown."""
+    return [one._headers for one in wired.loaded_elsewhere().get("servers", ())]
+
+
 BASE: Final[dict[str, object]] = {
     "redis.url": NOWHERE,
     "lanes.tenant": "acme",
@@ -273,6 +288,7 @@ TALKING: Final = {
     "lanes.teacher.prompt_file": None,
     "lanes.student.model": "other",
 }
+SERVED: Final = TALKING | {"lanes.student.engine": ["http://a:1/v1"], "lanes.student.engine_folder": "a"}
 A_RERANKER: Final = {"lanes.teacher.prompt_file": None}
 CHECKS: Final[dict[str, Check]] = {
     "state_dir": Check(
@@ -419,6 +435,15 @@ CHECKS: Final[dict[str, Check]] = {
     ),
     "lanes.chat.max_answer_tokens": Check(40, lambda w: w.work.training.terms.chat.max_answer_tokens, beside=TALKING),
     "lanes.student.model": Check("tiny", lambda w: Path(w.work.training.student.model or "").name, beside=TALKING),
+    "lanes.student.engine": Check(
+        ["http://a:1/v1", "http://b:2/v1"], engine_of, beside=TALKING, also={"lanes.student.engine_folder": "a"}
+    ),
+    "lanes.student.engine_folder": Check(
+        "there", engine_folder, beside=TALKING, also={"lanes.student.engine": ["http://a:1/v1"]}
+    ),
+    "lanes.student.engine_key_env": Check(
+        "TEACHER_KEY", engine_key, [{"Authorization": "Bearer a-teachers-key"}], beside=SERVED
+    ),
     "lanes.student.encoder": Check("tiny", lambda w: Path(w.work.training.student.encoder or "").name),
     "lanes.student.max_tokens": Check(32, lambda w: w.work.training.student.max_tokens),
     "lanes.student.device": Check("cpu", own("device"), both("cpu")),

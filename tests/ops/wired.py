@@ -30,6 +30,7 @@ from ops.wiring import ingest as ingest_wiring
 from ops.wiring import serve as serve_wiring
 from ops.wiring import train as train_wiring
 from serve.app import build_app
+from serve.engine.fleet import Fleet
 from serve.lane.opened import OpenLane
 from serve.lane.parts import Services
 from serve.lifecycle import Gateway
@@ -191,6 +192,18 @@ class Wired:
         self.patch.setattr(store.student.tasks, "load", lambda _, **options: seen.update(options))
         self.lane.parts.versions.ready()
         self.lane.parts.versions.load("a version")
+        return seen
+
+    def loaded_elsewhere(self) -> dict[str, Any]:
+        """What a version is loaded with on the lane's servers; nothing where this process loads it."""
+        seen: dict[str, Any] = {}
+
+        def load_remote(_: object, fleet: Fleet, **options: Any) -> None:
+            fleet.close()
+            seen.update(options, servers=[one.server for one in fleet.replicas])
+
+        self.patch.setattr("serve.engine.remote.load_remote", load_remote)
+        self.loaded_with()
         return seen
 
     def started(self, process: str) -> dict[str, Any]:

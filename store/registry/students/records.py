@@ -111,6 +111,7 @@ class ChatGolden(msgspec.Struct, frozen=True, kw_only=True):
 
     messages: list[Message]
     text: str
+    tokens: list[int]  # ids, the end included where there is one: another spelling of the text would be another answer
     logprobs: list[float]
 
 

@@ -159,10 +159,9 @@ class Chatter:
         """Neutral conversations, nobody's data, with what this student says to them."""
         asked = [self._golden_asked(one) for one in GOLDEN_CONVERSATIONS]
         said = generate(self.decoder, asked)
-        answers = [self._golden_ids(one.text, len(one.ids)) for one in said]
-        scores = self.decoder.teacher_forced([one.ids for one in asked], answers)
+        scores = self.decoder.teacher_forced([one.ids for one in asked], [one.ids for one in said])
         return [
-            ChatGolden(messages=list(messages), text=one.text, logprobs=logprobs)
+            ChatGolden(messages=list(messages), text=one.text, tokens=list(one.ids), logprobs=logprobs)
             for messages, one, logprobs in zip(GOLDEN_CONVERSATIONS, said, scores.logprobs, strict=True)
         ]
 
@@ -184,8 +183,8 @@ class Chatter:
         """
         golden = self.record.golden if self.record is not None else []
         asked = [self._golden_asked(one.messages) for one in golden]
-        wanted = [self._golden_ids(one.text, len(one.logprobs)) for one in golden]
-        if any(len(ids) != len(one.logprobs) for ids, one in zip(wanted, golden, strict=True)):
+        wanted = [one.tokens for one in golden]
+        if any(not 0 < len(one.tokens) == len(one.logprobs) for one in golden):
             return float("inf")
         found = self.decoder.teacher_forced([one.ids for one in asked], wanted)
         try:
@@ -197,7 +196,7 @@ class Chatter:
             off = np.abs(np.maximum(logprobs, _LEAST_LOGPROB) - np.maximum(one.logprobs, _LEAST_LOGPROB)).max(
                 initial=0.0
             )
-            worst = max(worst, float(off), _parting(ids, logprobs, now) if now.text != one.text else 0.0)
+            worst = max(worst, float(off), _parting(ids, logprobs, now) if now.ids != ids else 0.0)
         return worst if np.isfinite(worst) else float("inf")
 
     def check_follows(self, serving: Self | None, *, removal_declared: bool) -> None:
@@ -206,10 +205,6 @@ class Chatter:
     def _golden_asked(self, messages: Sequence[Message]) -> Asked:
         ids = self.decoder.template.render([msgspec.to_builtins(message) for message in messages])
         return Asked(ids, _GOLDEN_TOKENS)
-
-    def _golden_ids(self, text: str, count: int) -> list[int]:
-        """An answer's tokens, without its end where it was cut short."""
-        return self.decoder.template.answer_ids(text)[:count]
 
 
 class ChatGrowing:

@@ -1,0 +1,1 @@
+"""Students that answer elsewhere: language models on servers of their own."""
