@@ -23,7 +23,6 @@ from trainer.learn.chat.training.layers import TopLayers
 from trainer.learn.chat.training.losses import Heard
 
 TUNING = Tuning(layers=2, rank=4, alpha=8, epochs=1, batch_rows=6, micro_rows=6)
-PREFIXES = ["one", "two"]
 
 
 @pytest.fixture(scope="module")

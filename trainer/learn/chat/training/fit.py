@@ -197,7 +197,7 @@ class _Steps:
         if not prefix:
             return None
         if group not in self._prefixes:
-            self._prefixes[group] = self._states.prefix(prefix)
+            self._prefixes[group] = self._top.taken(self._states.prefix(prefix))
         positions = positions_of([len(prefix)], 0).to(self._top.stack.device)
         _, past = self._top.stack.run(self._prefixes[group], positions, start=self._top.first)
         return past
@@ -208,7 +208,7 @@ class _Steps:
         By lengths, never by ids: the token that ends an answer may be the one that pads.
         """
         known, start = self._states.rows(family, lessons), len(family.prefix)
-        hidden = nn.utils.rnn.pad_sequence(known, batch_first=True)
+        hidden = self._top.taken(nn.utils.rnn.pad_sequence(known, batch_first=True))
         positions = positions_of([len(one) for one in known], start).to(hidden.device)
         before = torch.tensor([len(lesson.prompt) - 1 for lesson in lessons], device=hidden.device)
         return hidden, positions, positions >= before[:, None]
