@@ -105,8 +105,8 @@ def fit(
         progress(step / len(batches))
         rows = steps.gradients(batches[step], rows)
         nn.utils.clip_grad_norm_(top.parameters, _CLIP)
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / len(batches)))
+        for one in optimiser.param_groups:
+            one["lr"] = settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / len(batches)))
         optimiser.step()
         optimiser.zero_grad()
         if kept is not None and (step + 1) % _CHECKPOINT_STEPS == 0:
@@ -240,7 +240,7 @@ def _batches(lessons: Sequence[Lesson], groups: Sequence[Family], settings: Tuni
         found = []
         for number, group in enumerate(groups):
             places = np.array(group.places)
-            lengths = [len(lessons[place].read) for place in places]
+            lengths = np.array([len(lessons[place].read) for place in places])
             order = places[np.lexsort((rng.random(len(places)), lengths))].tolist()
             size = settings.batch_rows
             found += [_Batch(number, tuple(order[at : at + size])) for at in range(0, len(order), size)]

@@ -106,4 +106,5 @@ class TopLayers:
         for number in range(self.first, self.stack.layers):
             layer = self.stack.modules[number].float()
             for name, parameter in layer.named_parameters():
-                yield f"{LAYERS}{number}.{name}", parameter.requires_grad_(requires_grad=True)
+                parameter.requires_grad_()
+                yield f"{LAYERS}{number}.{name}", parameter
