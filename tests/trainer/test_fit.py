@@ -51,6 +51,9 @@ class FakeVersion:
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
 
 POLICY = Policy(
     temperature=1.7,
