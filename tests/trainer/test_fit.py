@@ -54,9 +54,6 @@ class FakeVersion:
     def path(self, name: str) -> Path:
         return self.folder / name
 
-    def path(self, name: str) -> Path:
-        return self.folder / name
-
 
 POLICY = Policy(
     temperature=1.7,

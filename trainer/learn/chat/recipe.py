@@ -18,7 +18,6 @@ from store.control import CycleKind
 from store.errors import SettingsError
 from store.registry.sealed import OpenVersion
 from store.registry.students.records import ChatRecord, Mode
-from store.student.chat.adapter import Trained
 from store.student.chat.chatter import Chatter, asked_of
 from store.student.chat.trust import SIGNALS
 from store.student.encoder import Encoder, FloatArray, Precision
@@ -52,6 +51,12 @@ class ChatRecipe:
     def freezing(self, training: LaneTraining, settings: CycleSettings, champion: AnyStudent | None) -> ChatFreezing:  # noqa: ARG002 - as the protocol has it
         """Questions that differ by a typo and were answered alike are one."""
         return ChatFreezing(rules=_rules(training))
+
+    def base(self, settings: CycleSettings) -> BaseEncoder:
+        """The small encoder, by which questions are near or new; the decoder is opened with the rows."""
+        return BaseEncoder.open(
+            settings.encoder, device=settings.device, precision=settings.precision, max_tokens=settings.max_tokens
+        )
 
     def cache(self, folder: Path, tell: Tell) -> Features:
         """Vectors of the small encoder by item; a folder for the decoder's states beside them."""
