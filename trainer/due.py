@@ -68,10 +68,8 @@ def due(
     """
     if request is not None:
         return request.kind
-    if standing.paused:
-        return None
-    if standing.candidates:
-        return "candidate"
+    if standing.paused or standing.candidates:
+        return None if standing.paused else "candidate"
     fresh = items - state.items_at_cycle
     grown = _grown(items, state.items_at_cycle, settings)
     has_head = ripe.head_alone or standing.champion is not None
@@ -84,9 +82,9 @@ def due(
         if owed or (fresh > 0 and (enough or outlived)):
             return "fine_tune"
     overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s and state.last_cycle_s > 0
-    if not has_head:
-        return "fine_tune" if overdue else None
-    return "head" if grown or overdue else None
+    if has_head:
+        return "head" if grown or overdue else None
+    return "fine_tune" if overdue else None
 
 
 def _grown(items: int, before: int, settings: ScheduleSettings) -> bool:

@@ -1,6 +1,9 @@
 """Items of a small help desk that answers in JSON, for the tests of whole cycles of `chat`."""
 
+from pathlib import Path
 from random import Random
+
+from safetensors.torch import load_file, save_file
 
 from store.buffer.item import Entry, Item, merge
 from store.event import (
@@ -16,6 +19,8 @@ from store.event import (
 )
 from store.secrets import DataSecret, item_id
 from store.tasks.chat import ChatRules
+from tests.tiny import FILLER, TOPICS
+from tests.tiny_decoders import tiny_decoder
 
 LANE = Lane("acme", "desk")
 SECRET = DataSecret(bytes(32))
@@ -23,17 +28,25 @@ MODEL, PROMPT = "teacher-1", "none"
 PROMPT_VERSION = f"{MODEL}@{PROMPT}"
 NOW_S = 1_800_000_000.0
 RULES = ChatRules()
-TOPICS = {"r": "refund", "d": "delivery", "l": "login"}
+
+
+def calm_decoder(directory: Path) -> Path:
+    """A tiny decoder with weights small enough that a few trainings of its upper layers teach it something."""
+    tiny_decoder(directory, seed=3)
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    save_file({name: one if "norm" in name else one / 2 for name, one in tensors.items()}, path, {"format": "pt"})
+    return directory
 
 
 def a_talk(rng: Random, *, hard: float = 0.0) -> tuple[ChatInput, str]:
-    """A question and its answer, which follows from its first letter; where it is hard, from chance."""
-    first = rng.choice(sorted(TOPICS))
-    asked = first + "".join(rng.choices("aeiou", k=rng.randint(2, 6)))
-    if rng.random() < hard:
-        first, asked = rng.choice(sorted(TOPICS)), asked[0] + "?" + asked[1:]
-    messages = [Message(role="system", content="JSON."), Message(role="user", content=asked)]
-    return ChatInput(messages=messages), f'{{"t":"{first}"}}'
+    """A question that begins with its topic's first letter, and the answer; one that is hard begins with another."""
+    topic = rng.choice(sorted(TOPICS))
+    words = rng.sample(TOPICS[topic], 2) + rng.choices(FILLER, k=1)
+    rng.shuffle(words)
+    first = rng.choice(sorted(TOPICS))[0] if rng.random() < hard else topic[0]
+    messages = [Message(role="system", content="JSON."), Message(role="user", content=f"{first} {' '.join(words)}")]
+    return ChatInput(messages=messages), f'{{"t":"{topic[0]}"}}'
 
 
 def event_of(

@@ -49,13 +49,13 @@ class BaseDecoder:
     decoder: Decoder
 
     @staticmethod
-    def open(setting: str, *, device: str, precision: Precision) -> "BaseDecoder":
+    def open(setting: str, *, kept: Path | None = None, device: str, precision: Precision) -> "BaseDecoder":
         """Load the decoder that a setting names.
 
         Raises:
             SettingsError: it is not there, or no decoder that can be run.
         """
-        directory = find_decoder(setting, "lanes.student.model")
+        directory = find_decoder(setting, "lanes.student.model", kept=kept)
         try:
             decoder = Decoder.load(directory, device=device, precision=precision)
             settings = json.loads((directory / SETTINGS_NAME).read_bytes())

@@ -24,9 +24,9 @@ from store.student.loaded import ChatOpinion
 from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, heard_text
 from trainer.judge.calibrate import novelty_limit, uncertified
 from trainer.judge.scored import Scored
-from trainer.learn.chat.cached import Lesson
 from trainer.learn.chat.draft import BaseDecoder
-from trainer.learn.chat.losses import ABSENT, Heard
+from trainer.learn.chat.training.cached import Lesson
+from trainer.learn.chat.training.losses import ABSENT, Heard
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import Student as AnyStudent
 from trainer.snapshot import Row, Snapshot
@@ -162,7 +162,7 @@ class FrozenChats:
         return first.content if first.role in _INSTRUCTING else ""
 
     def _answers(self, decoder: Decoder, places: Sequence[int]) -> dict[int, Generation]:
-        """A decoder's answers, greedy. Where one pass shows that it would write the teacher's text, it has written it."""
+        """A decoder's greedy answers; where one pass shows that it would write the teacher's text, it has done so."""
         known = self._said.setdefault(decoder, {})
         new = {place: asked for place in places if place not in known and (asked := self.asked[place]) is not None}
         answers = {

@@ -21,10 +21,10 @@ from store.registry.manifest import canonical_json
 from store.student.chat.adapter import Trained
 from store.student.chat.decoder import Decoder
 from store.student.chat.stack import KeyValues
-from trainer.learn.chat.cached import Family, Lesson, LowerStates, families, positions_of
-from trainer.learn.chat.checkpoint import Checkpoint, Reached
-from trainer.learn.chat.layers import TopLayers
-from trainer.learn.chat.losses import ABSENT, Heard, answer_loss, shares
+from trainer.learn.chat.training.cached import Family, Lesson, LowerStates, families, positions_of
+from trainer.learn.chat.training.checkpoint import Checkpoint, Reached
+from trainer.learn.chat.training.layers import TopLayers
+from trainer.learn.chat.training.losses import ABSENT, Heard, answer_loss, shares
 
 _BETAS: Final = (0.9, 0.999)
 _CLIP: Final = 1.0
@@ -60,6 +60,7 @@ def fit(
     seed: int,
     folder: Path | None = None,
     part: str = "all",
+    preparing: Callable[[float], None] = lambda _: None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Trained:
     """Train on all lessons.
@@ -73,7 +74,8 @@ def fit(
         seed: of the batches and the first weights: the same values and thread count give the same weights.
         folder: the lane's own, for states and the checkpoint; None: nothing is kept.
         part: names the checkpoint, where several trainings of one cycle have one each.
-        progress: told what share of the work is done.
+        preparing: told what share of the rows have the states that they start from.
+        progress: told what share of the training is done.
 
     Raises:
         TooLittleMemoryError: not even one row at a time fits.
@@ -82,9 +84,12 @@ def fit(
     first = 0 if settings.layers is None else max(0, stack.layers - settings.layers)
     states = LowerStates(stack, first=first, base=decoder.fingerprint, folder=folder and folder / "states")
     groups = families(lessons, names)
+    begun = 0
     for group in groups:
-        for _ in states.prepare(group, [lessons[place] for place in group.places]):
-            progress(0.0)
+        for done in states.prepare(group, [lessons[place] for place in group.places]):
+            preparing((begun + done) / len(lessons))
+        begun += len(group.places)
+    states.forget(groups, lessons)
     top = TopLayers(stack, first=first, rank=settings.rank, alpha=settings.alpha, start=start, seed=seed)
     steps = _Steps(top, states, lessons, groups, settings)
     optimiser = torch.optim.AdamW(
