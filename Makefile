@@ -16,10 +16,17 @@ demo: .venv/ready-demo  ## the whole loop on embedded defaults; TASK=rank for on
 		$(if $(FILE_ORDER),--file-order) $(if $(SEED),--seed $(SEED)) $(if $(REQUESTS),--requests $(REQUESTS)) \
 		$(if $(TEXT_COLUMN),--text-column "$(TEXT_COLUMN)") $(if $(LABEL_COLUMN),--label-column "$(LABEL_COLUMN)")
 
-test: .venv/ready-test services  ## every test, with real Kafka and real Redis that they start and stop themselves; two halves at once
-	@mkdir -p .cache; $(BIN)/pytest -q tests/ops >.cache/ops.log 2>&1 & half=$$!; \
-		$(BIN)/pytest -q --ignore=tests/ops; rest=$$?; wait $$half; half=$$?; cat .cache/ops.log; \
-		exit $$((rest ? rest : half))
+# What takes processor time and what mostly waits, side by side: three parts keep two cores busy. In the background a
+# shell lets processes ignore Ctrl-C, which tests/faults sends: that stays in the foreground.
+LEARNING := tests/trainer tests/store tests/golden
+
+test: .venv/ready-test services  ## every test, with real Kafka and real Redis that they start and stop themselves; three parts at once
+	@mkdir -p .cache; \
+		$(BIN)/pytest -q tests/ops >.cache/ops.log 2>&1 & ops=$$!; \
+		$(BIN)/pytest -q $(LEARNING) >.cache/learning.log 2>&1 & learning=$$!; \
+		$(BIN)/pytest -q --ignore=tests/ops $(LEARNING:%=--ignore=%); rest=$$?; \
+		wait $$learning; learning=$$?; cat .cache/learning.log; wait $$ops; ops=$$?; cat .cache/ops.log; \
+		exit $$((rest ? rest : learning ? learning : ops))
 
 test-long: .venv/ready-test services  ## the tests that take minutes each: a full disk, kills of every process
 	$(BIN)/pytest -q -m long

@@ -1,5 +1,7 @@
 """The tables of the settings file. Units are the last word of a key; every key says what it is for, once, here."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -122,6 +124,9 @@ class GatewaySection(Section):
     """Texts in one forward pass of the student."""
     batch_wait_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = 3.0
     """How long, in milliseconds, a batch that is not full waits for the rest of its requests."""
+    max_wait_s: Seconds = 2.0
+    """A request that would wait longer for the student, by its pace and what waits already, is refused with 429 and
+    Retry-After. Lower it where a late answer is worth nothing."""
     max_text_chars: Count = 20_000
     """A longer text is refused."""
     allowed_hosts: Hosts = ()
@@ -292,6 +297,9 @@ class TeacherSection(Section):
 
     @model_validator(mode="after")
     def _can_be_sent(self) -> Self:
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            message = "api_key_env: the name of a variable is wanted, not the key itself, which belongs into it"
+            raise ValueError(message)
         try:
             check_call(base_url=self.base_url, model=self.model, proxy=self.proxy, parameters=self.parameters)
         except SettingsError as error:
@@ -341,6 +349,11 @@ class LaneStudentSection(Section):
     """As trainer.precision."""
     threads: Annotated[Count | None, Field(examples=[2])] = None
     """As trainer.threads."""
+
+
+def one_alone(labels: Sequence[str]) -> str | None:
+    """What is wrong with a list of one label; None: it has none, or more."""
+    return "there is one alone, of which nothing can be learned: give two or more" if len(labels) == 1 else None
 
 
 class LaneSection(Section):
@@ -410,7 +423,7 @@ class LaneSection(Section):
         if bool(self.student.engine) != (self.student.engine_folder is not None):
             message = "student.engine: servers of an engine and the folder that they share, engine_folder, go together"
             raise ValueError(message)
-        if (wrong := wrong_labels(self.labels)) is not None:
+        if (wrong := wrong_labels(self.labels) or one_alone(self.labels)) is not None:
             message = f"labels: {wrong}"
             raise ValueError(message)
         if self.metric == "balanced_accuracy" and self.policy != "budget":

@@ -6,6 +6,7 @@ variable (`UNDERSTUDY_LANES`) are JSON. A relative path is relative to the setti
 
 import codecs
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, TypeVar
@@ -24,6 +25,7 @@ from ops.sections import (
     SplitSection,
     SpoolSection,
     TrainerSection,
+    one_alone,
 )
 from ops.state.variables import PREFIX, overlaid
 from serve.teacher.ask.prompts import wrong_prompt
@@ -102,6 +104,14 @@ class Settings(BaseModel):
         if problems:
             raise SettingsError("\n".join(problems))
         return _anchored(loaded, folder).model_copy(update={"lanes": tuple(lanes)})
+
+    @model_validator(mode="after")
+    def _lies_on_a_disk(self) -> Self:
+        for key in ("state_dir", "registry_dir"):
+            if re.match(r"[a-z][a-z0-9+.-]*:/", str(getattr(self, key))):
+                message = f"{key}: a folder is wanted, not an address: object stores are refused, mount a shared disk"
+                raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _one_owner_each(self) -> Self:
@@ -295,7 +305,7 @@ def _with_labels(file: Path, index: int, lane: LaneSection, labels_file: Path) -
         message = f"{file}: lanes.{index}.labels_file: {error}"
         raise SettingsError(message) from error
     labels = tuple(line for line in lines if line)
-    wrong = wrong_labels(labels) if labels else "it holds none"
+    wrong = (wrong_labels(labels) or one_alone(labels)) if labels else "it holds none"
     if wrong is not None:
         message = f"{file}: lanes.{index}.labels_file: {labels_file}: {wrong}"
         raise SettingsError(message)

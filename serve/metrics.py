@@ -146,7 +146,7 @@ class ServeMetrics:
             ),
             line_tokens=Gauge(
                 "understudy_student_line_tokens",
-                "Tokens admitted that students have still to read; worry when it stays at half a batch.",
+                "Tokens admitted that students have still to read; worry when it stays high.",
                 registry=registry,
             ),
             line_seconds=Gauge(

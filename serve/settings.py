@@ -28,7 +28,7 @@ class GatewaySettings:
     max_body_bytes: int = 4 << 20
     max_in_flight: int = 2_048  # questions being answered; more are refused with 429
     student_timeout_s: float = 5.0  # a forward pass that takes longer hangs: the student is down
-    student_wait_s: float = 0.3  # a request that would wait longer for the student's attention is refused with 429
+    student_wait_s: float = 2.0  # a request that would wait longer for the others before it is refused with 429
     follow_s: float = 1.0  # between two looks at the moves, and between two heartbeats
     retry_s: float = 30.0  # before a version that failed to load is tried again; doubles, up to ten times this
     drain_s: float = 30.0  # how long a replaced version may finish its requests before it is let go

@@ -4,6 +4,7 @@ One JSON object in UTF-8 per log record. Decoding never raises: a record is an `
 `UnknownTask`, which a newer release reads.
 """
 
+import codecs
 import re
 import time
 import unicodedata
@@ -331,7 +332,20 @@ def decode(value: bytes, *, max_bytes: int = MAX_EVENT_BYTES) -> Escalation | Un
     except msgspec.ValidationError as error:
         return _of_a_task_to_come(value) or _invalid(value, str(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Undecodable(reason="undecodable", detail="not JSON in UTF-8")
+        return Undecodable(reason="undecodable", detail=_seems(value))
+
+
+def _seems(value: bytes) -> str:
+    """What a record looks like that is not JSON in UTF-8."""
+    if not value:
+        return "empty: a tombstone, or a producer that sent nothing"
+    if value.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or value[:2] in {b"{\0", b"\0{"}:
+        return "not JSON in UTF-8: it looks like UTF-16"
+    if value.startswith(codecs.BOM_UTF8):
+        return "not JSON in UTF-8: it begins with a byte order mark"
+    if value.startswith(b"\0"):
+        return "not JSON in UTF-8: it begins as a schema registry frames records (Avro, Protobuf, JSON Schema)"
+    return "not JSON in UTF-8"
 
 
 def _of_a_task_to_come(value: bytes) -> UnknownTask | None:

@@ -5,6 +5,7 @@ erases its letters. A letter may be written twice (a crash between its acknowled
 take each origin once.
 """
 
+import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -25,6 +26,7 @@ from store.secrets import DataSecret
 from stream.log import Appender, Headers, History, Record, dead_topic_of
 
 _NONCE_BYTES: Final = 12
+_ID_CHARACTERS: Final = 12
 _MAX_DETAIL_CHARACTERS: Final = 300
 _LAST_MS: Final = 253_402_300_799_000  # the end of the year 9999
 _log = logger(__name__)
@@ -60,7 +62,17 @@ class DeadLetter:
     @property
     def origin(self) -> str:
         """Where the record came from; one letter each."""
-        return _origin(LogSlot(self.topic, self.uuid, self.partition), self.offset)
+        return _origin(self.slot, self.offset)
+
+    @property
+    def slot(self) -> LogSlot:
+        """Where the record came from, with its offset."""
+        return LogSlot(self.topic, self.uuid, self.partition)
+
+    @property
+    def id(self) -> str:
+        """A short name: a digest of where the record came from."""
+        return hashlib.sha256(self.origin.encode()).hexdigest()[:_ID_CHARACTERS]
 
     def raw(self) -> bytes:
         """The record's value, unchanged.

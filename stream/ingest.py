@@ -152,12 +152,16 @@ def _misdated(event: Escalation, record: Record, max_age_s: float) -> Undecodabl
     age_s = record.timestamp_ms / 1000 - event.time_s
     if age_s > max_age_s:
         return Undecodable(
-            reason="too_old", detail=f"{age_s:.0f} s old when the log took it, {max_age_s:.0f} s allowed"
+            reason="too_old", detail=f"{_days(age_s)} old when the log took it, {_days(max_age_s)} are allowed"
         )
     if -age_s > MAX_AHEAD_S:
-        detail = f"dated {-age_s:.0f} s after the log took it, {MAX_AHEAD_S:.0f} s allowed"
+        detail = f"dated {_days(-age_s)} after the log took it, {_days(MAX_AHEAD_S)} are allowed"
         return Undecodable(reason="in_future", detail=detail)
     return None
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86_400:,.1f} days"
 
 
 class Ingest:

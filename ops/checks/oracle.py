@@ -110,7 +110,8 @@ class Oracle:
     def _take(self, event: Escalation, slot: LogSlot, offset: int) -> tuple[Lane, str] | None:
         """Count an event of a lane, unless its answer or its input cannot be read by the lane's terms of then."""
         lane = self._rules[event.lane]
-        rules = TASKS[lane.task](list_at(self._held, slot, offset, event.lane, LabelList.of(lane.terms)).terms)
+        then = self._held_then(event.lane, slot, offset)
+        rules = TASKS[event.task](then.terms)
         try:
             kept = rules.normal(event, lane.redaction_key)
         except InvalidAnswerError:
@@ -120,7 +121,7 @@ class Oracle:
         except TooLaboriousError:
             self._bury("unredactable")
         else:
-            if kept.eligible and lane.training_permitted:
+            if kept.eligible and then.training_permitted:
                 name = item_id(lane.lane_key, rules, kept.input)
                 self._count(self.lanes[event.lane], name, kept, rules)
                 if event.subject is not None:
@@ -131,10 +132,15 @@ class Oracle:
         return None
 
     def _of_no_lane(self, event: Escalation, slot: LogSlot, offset: int) -> str | None:
-        rules = self._rules.get(event.lane)
-        if rules is None or not lane_at(self._held, slot, offset, event.lane):
+        if event.lane not in self._rules or not lane_at(self._held, slot, offset, event.lane):
             return "unknown_lane"
-        return None if rules.task == event.task else "wrong_shape"
+        return None if self._held_then(event.lane, slot, offset).task == event.task else "wrong_shape"
+
+    def _held_then(self, lane: Lane, slot: LogSlot, offset: int) -> LabelList:
+        """What held for a lane when a record was applied; what nobody noted is as it is today."""
+        rules = self._rules[lane]
+        today = LabelList.of(rules.terms, rules.task, training_permitted=rules.training_permitted)
+        return list_at(self._held, slot, offset, lane, today)
 
     def _misdated(self, event: Escalation, taken_s: float) -> str | None:
         if taken_s <= 0:

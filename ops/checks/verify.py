@@ -12,13 +12,14 @@ from ops.open_log import open_history
 from ops.reports import Differing, VerifyReport
 from ops.site import Site
 from store.buffer.ledger import Buffer, LogSlot
-from store.buffer.repair.lists import Lists, ListsHeld
+from store.buffer.repair.lists import Lists, ListsHeld, former_lanes
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import BadSignatureError, RegistryError
-from store.event import Lane, UnknownTask
+from store.event import Lane, Task, UnknownTask
 from store.registry.chain import Chain, Kept
 from store.registry.moves import fold
 from store.registry.versions import Registry
+from store.tasks.tasks import BEFORE_NOTES, LaneTerms
 from stream.dead_letter import Burials
 from stream.ingest import IngestSettings
 from stream.log import History
@@ -123,8 +124,9 @@ def _told(skip: Skip) -> str:
 def verify_site(site: Site, chosen: Iterable[Lane]) -> VerifyReport:
     """Verify lanes of an installation; errors as of `verify`."""
     with site.redis_client() as client, open_history(site, client) as history:
+        held = {use_case: Lists(client).held(use_case) for use_case in site.use_cases}
         return verify(
-            _rules(site),
+            _rules(site, held),
             chosen,
             history=history,
             buffer=site.buffer(client),
@@ -132,28 +134,37 @@ def verify_site(site: Site, chosen: Iterable[Lane]) -> VerifyReport:
             items_per_stratum=site.settings.buffer.items_per_stratum,
             max_age_s=IngestSettings().max_age_s,
             skips={use_case: Positions(client).skips(use_case) for use_case in site.use_cases},
-            held={use_case: Lists(client).held(use_case) for use_case in site.use_cases},
             buried_as={use_case: Burials(history, use_case, site.secret) for use_case in site.use_cases},
+            held=held,
         )
 
 
-def _rules(site: Site) -> dict[str, dict[Lane, LaneRules]]:
-    """What the oracle needs to know of every lane, by use case."""
-    return {
-        use_case: {
-            section.lane: LaneRules(
-                lane_key=site.secret.lane_key(section.lane),
-                redaction_key=site.secret.redaction_key(section.lane),
-                subject_key=site.secret.subject_key(section.lane),
-                task=section.task,
-                training_permitted=section.training_permitted,
-                terms=section.terms(site.rules(section.lane).earlier),
+def _rules(site: Site, held: Mapping[str, Sequence[ListsHeld]]) -> dict[str, dict[Lane, LaneRules]]:
+    """What the oracle needs to know of every lane, by use case; of those that were taken out of the settings, too."""
+    found: dict[str, dict[Lane, LaneRules]] = {use_case: {} for use_case in site.use_cases}
+    for section in site.settings.lanes:
+        terms = section.terms(site.rules(section.lane).earlier)
+        found[section.use_case][section.lane] = _rules_of(
+            site, section.lane, section.task, terms, training_permitted=section.training_permitted
+        )
+    for use_case, rules in found.items():
+        for lane, noted in former_lanes(held[use_case], rules).items():
+            task = noted.task or BEFORE_NOTES[0]
+            rules[lane] = _rules_of(
+                site, lane, task, noted.terms, training_permitted=noted.training_permitted is not False
             )
-            for section in site.settings.lanes
-            if section.use_case == use_case
-        }
-        for use_case in site.use_cases
-    }
+    return found
+
+
+def _rules_of(site: Site, lane: Lane, task: Task, terms: LaneTerms, *, training_permitted: bool) -> LaneRules:
+    return LaneRules(
+        lane_key=site.secret.lane_key(lane),
+        redaction_key=site.secret.redaction_key(lane),
+        subject_key=site.secret.subject_key(lane),
+        task=task,
+        training_permitted=training_permitted,
+        terms=terms,
+    )
 
 
 def _report(

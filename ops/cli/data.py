@@ -60,6 +60,7 @@ def lag(
     Example: understudy lag --use-case support
     """
     from ops.checks.lag import lags_of  # noqa: PLC0415 - as above
+    from store.buffer.ledger import BEGINNING  # noqa: PLC0415 - as above
 
     site = open_site(config)
     found = lags_of(site, use_cases_of(site, use_case))
@@ -67,7 +68,13 @@ def lag(
         emit_json(found)
         return
     rows = [
-        (f"{one.topic}/{one.partition}", one.position, f"{one.begin} to {one.end}", one.lag_records, one.oldest_unread)
+        (
+            f"{one.topic}/{one.partition}",
+            "not begun" if one.position == BEGINNING else one.position,
+            f"{one.begin} to {one.end}",
+            one.lag_records,
+            one.oldest_unread,
+        )
         for one in found
     ]
     emit_table(["partition", "position", "log", "unread", "oldest unread"], rows)

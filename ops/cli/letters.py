@@ -1,6 +1,6 @@
 """Commands on dead letters: see them, put them on their topic again, or note that they are dealt with."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -21,6 +21,8 @@ from ops.reports import DeadLetterReport, LetterOpened, LettersSettled
 from ops.show.values import time_of
 from store.buffer.repair.letters import Settlement
 
+_NAMED: Final = 3  # of letters that became the same, by id; with -o json each is named
+
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: records that will never become items.", epilog=EPILOG)
 
 UseCase = Annotated[str | None, typer.Option(help="Of this use case alone.", show_default=False)]
@@ -36,7 +38,7 @@ def dlq_list(
     config: Config = None,
     use_case: UseCase = None,
     kind: Kind = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many, of each use case.")] = 100,
     output: Output = Format.table,
 ) -> None:
     """List dead letters: how many of each reason, which, and when. Nothing of their content is shown.
@@ -167,8 +169,9 @@ def _show_list(report: DeadLetterReport) -> None:
         for one in report.letters
     ]
     if letters:
-        emit_table(["letter", "time", "reason", "origin", "", "detail"], letters)
-    typer.echo(f"{report.total} dead letters in all")
+        emit_table(["letter", "time", "reason", "origin", "state", "detail"], letters)
+    older = report.total - len(letters)
+    typer.echo(f"{report.total} dead letters in all{f'; --limit names {older:,} older ones' if older else ''}")
 
 
 def _show_opened(opened: LetterOpened) -> None:
@@ -188,19 +191,16 @@ def _show_opened(opened: LetterOpened) -> None:
 
 
 def _show_settled(found: list[LettersSettled], outcome: Settlement) -> None:
+    alike: dict[tuple[str, str, str | None], list[str]] = {}
+    for letter in (letter for one in found for letter in one.letters):
+        became = outcome if letter.done else "left" if letter.why_not else f"would be {outcome}"
+        alike.setdefault((letter.reason, became, letter.why_not), []).append(letter.id)
     rows = [
-        (
-            letter.id,
-            letter.reason,
-            f"{letter.topic}/{letter.partition}/{letter.offset}",
-            outcome if letter.done else "left" if letter.why_not else f"would be {outcome}",
-            letter.why_not,
-        )
-        for one in found
-        for letter in one.letters
+        (len(ids), reason, became, why_not, " ".join(ids[:_NAMED]) + (" …" if len(ids) > _NAMED else ""))
+        for (reason, became, why_not), ids in alike.items()
     ]
     if rows:
-        emit_table(["letter", "reason", "origin", "", "why not"], rows)
+        emit_table(["letters", "reason", "outcome", "why not", "which"], rows)
     for one in found:
         if one.gone:
             verb = "would be dropped" if one.dry_run else "dropped"

@@ -3,7 +3,6 @@
 `list` shows nothing of their content. `show` opens one letter, for a person who has to mend a producer.
 """
 
-import hashlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,14 +20,8 @@ from store.redact import redact
 from store.secrets import subject_token
 from stream.dead_letter import DeadLetter, read_dead_letters
 
-_ID_CHARS: Final = 12
 _SHOWN_CHARS: Final = 4000
 _SHOWN_BYTES: Final = 64 << 10  # of a letter's content, before it is redacted
-
-
-def id_of(letter: DeadLetter) -> str:
-    """A short name of a letter: a digest of where its record came from."""
-    return hashlib.sha256(letter.origin.encode()).hexdigest()[:_ID_CHARS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +33,7 @@ class Choice:
 
     def takes(self, letter: DeadLetter) -> bool:
         """Whether this one is."""
-        named = not self.ids or any(id_of(letter).startswith(one) for one in self.ids)
+        named = not self.ids or any(letter.id.startswith(one) for one in self.ids)
         return named and self.kind in {None, letter.reason}
 
 
@@ -59,7 +52,7 @@ def list_letters(site: Site, use_cases: list[str], limit: int, choice: Choice | 
             newest: deque[LetterShown] = deque(maxlen=limit)
             for letter in read_dead_letters(history, use_case, site.secret):
                 if wanted.takes(letter):
-                    shown = _shown(use_case, letter, decided.get(id_of(letter)))
+                    shown = _shown(use_case, letter, decided.get(letter.id))
                     newest.append(shown)
                     key = (use_case, letter.tenant, letter.reason)
                     kinds[key] = _counted(kinds.get(key), shown)
@@ -88,7 +81,7 @@ def open_letter(site: Site, use_cases: list[str], name: str) -> LetterOpened:
             message = f"{len(found)} dead letters begin with {name}, one is wanted: `understudy dlq list` names all"
             raise RefusedError(message)
         use_case, letter = found[0]
-        decision = LetterBook(client).decisions(use_case).get(id_of(letter))
+        decision = LetterBook(client).decisions(use_case).get(letter.id)
     content, why_not = _content(site, use_case, letter)
     return LetterOpened(
         letter=_shown(use_case, letter, decision),
@@ -123,7 +116,7 @@ def _text(raw: bytes, site: Site, lane: Lane) -> str:
 
 def _shown(use_case: str, letter: DeadLetter, decision: LetterDecision | None) -> LetterShown:
     return LetterShown(
-        id=id_of(letter),
+        id=letter.id,
         use_case=use_case,
         tenant=letter.tenant or None,
         reason=letter.reason,

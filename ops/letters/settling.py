@@ -14,7 +14,7 @@ from typing import Final
 import redis
 
 from ops.exits import RefusedError
-from ops.letters.reading import Choice, id_of
+from ops.letters.reading import Choice
 from ops.open_log import open_appender, open_history
 from ops.reports import LetterSettled, LettersSettled
 from ops.site import Site
@@ -89,7 +89,7 @@ def _open_ones(site: Site, client: redis.Redis, book: LetterBook, order: Order) 
     decided = book.decisions(order.use_case)
     with open_history(site, client) as history:
         for letter in read_dead_letters(history, order.use_case, site.secret):
-            if order.choice.takes(letter) and id_of(letter) not in decided:
+            if order.choice.takes(letter) and letter.id not in decided:
                 yield letter
 
 
@@ -98,9 +98,9 @@ def _settled(
 ) -> LetterSettled:
     why_not = _replay(lanes, book, appender, order, letter) if order.outcome == "replayed" else None
     if why_not is None and not order.dry_run:
-        book.settle(order.use_case, id_of(letter), letter.reason, order.decision())
+        book.settle(order.use_case, letter.id, letter.reason, order.decision())
     return LetterSettled(
-        id=id_of(letter),
+        id=letter.id,
         reason=letter.reason,
         topic=letter.topic,
         partition=letter.partition,
@@ -146,7 +146,7 @@ def _replay(
 def _append(
     book: LetterBook, appender: Appender, order: Order, letter: DeadLetter, record: Record, entry: Entry
 ) -> str | None:
-    name = id_of(letter)
+    name = letter.id
     if not book.begin(order.use_case, name, order.decision()):
         return "somebody else is at it, or was two minutes ago"
     future = appender.append(

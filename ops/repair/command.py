@@ -1,17 +1,19 @@
 """The commands that mend, on an installation."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from functools import partial
 
 import redis
 
-from ops.open_log import open_history
+from ops.open_log import open_appender, open_history
+from ops.repair.letters import Letters
 from ops.repair.rebuild import Rebuild, Replayed
 from ops.repair.skip import apply, plan, survey
 from ops.reports import Rebuilt, Skipped
 from ops.site import Site
-from ops.wiring.ingest import lane_keys
+from ops.wiring.ingest import former_keys, lane_keys
+from store.buffer.repair.letters import LetterBook
 from store.buffer.repair.lists import Lists
 from store.buffer.repair.positions import Positions
 from store.event import Lane, wall_clock_s
@@ -52,18 +54,25 @@ def rebuild_site(site: Site, lanes: list[Lane], *, whole: bool, dry_run: bool, w
     reports: list[Rebuilt] = []
     for use_case in sorted({lane.use_case for lane in lanes}):
         with site.redis_client(answer_s=_ANSWER_S) as client, open_history(site, client) as history:
+            present, held = lane_keys(site, use_case), Lists(client).held(use_case)
             said = Replayed(
                 use_case=use_case,
-                keys=lane_keys(site, use_case),
+                keys=former_keys(site, use_case, held) | present,
                 history=history,
-                held=Lists(client).held(use_case),
                 buried_as=Burials(history, use_case, site.secret),
+                held=held,
                 k=site.settings.buffer.items_per_stratum,
                 max_age_s=IngestSettings().max_age_s,
             )
             chosen = [lane for lane in lanes if lane.use_case == use_case]
-            rebuild = Rebuild(client=client, buffer=site.buffer(client), said=said, lanes=chosen, whole=whole)
-            reports += rebuild.plan() if dry_run else rebuild.run(who=who, why=why)
+            with closing(open_appender(site, client)) as appender:
+                letters = Letters(
+                    use_case=use_case, lanes=present, appender=appender, book=LetterBook(client), secret=site.secret
+                )
+                rebuild = Rebuild(
+                    client=client, buffer=site.buffer(client), said=said, lanes=chosen, letters=letters, whole=whole
+                )
+                reports += rebuild.plan() if dry_run else rebuild.run(who=who, why=why)
     return reports
 
 

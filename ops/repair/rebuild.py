@@ -13,6 +13,7 @@ import msgspec
 import redis
 
 from ops.exits import RefusedError
+from ops.repair.letters import Letters
 from ops.reports import Rebuilt
 from store.buffer.item import Entry, Item
 from store.buffer.ledger import BEGINNING, Application, AuditTally, Counters, LogSlot
@@ -49,6 +50,7 @@ class Replayed:
     max_age_s: float
     records: int = 0
     buffer: MemoryBuffer = field(init=False)
+    buried: dict[tuple[LogSlot, int], Undecodable] = field(default_factory=dict)  # by slot and offset
     _fences: dict[LogSlot, int] = field(default_factory=dict)
     _at: dict[LogSlot, str] = field(default_factory=dict)
 
@@ -86,18 +88,12 @@ class Replayed:
         entries: list[Entry] = []
         dead: Counter[DeadReason] = Counter()
         for record in records:
-            if self._was_buried(slot, record):
-                dead[self.buried_as(slot, record.offset)] += 1
-                continue
-            lanes = self._judged_by(slot, record.offset)
-            found = triage(record, use_case=self.use_case, lanes=lanes, max_age_s=self.max_age_s)
-            match found:
+            match found := self._judged(slot, record):
                 case Entry():
                     entries.append(found)
                 case Undecodable():
                     dead[found.reason] += 1
-                case UnknownTask():  # applied before: a release that did not wait has buried it
-                    dead[self.buried_as(slot, record.offset)] += 1
+                    self.buried[slot, record.offset] = found
         self.records += len(records)
         if slot not in self._fences:
             self._fences[slot] = self.buffer.claim(self.use_case, slot, "rebuild").fence
@@ -114,6 +110,19 @@ class Replayed:
             )
         )
 
+    def _judged(self, slot: LogSlot, record: Record) -> Entry | Undecodable:
+        """What became of a record when it was applied."""
+        if self._was_buried(slot, record):
+            return self._of_its_task(slot, record.offset)
+        lanes = self._judged_by(slot, record.offset)
+        found = triage(record, use_case=self.use_case, lanes=lanes, max_age_s=self.max_age_s)
+        if isinstance(found, UnknownTask):  # applied before: a release that did not wait has buried it
+            return self._of_its_task(slot, record.offset)
+        return found
+
+    def _of_its_task(self, slot: LogSlot, offset: int) -> Undecodable:
+        return Undecodable(reason=self.buried_as(slot, offset), detail="of a task that was not kept then")
+
     def _was_buried(self, slot: LogSlot, record: Record) -> bool:
         """Whether a record was applied by a release that buried what it holds, for its task."""
         if all(kept_at(self.held, slot, record.offset, task) for task in TASKS):
@@ -124,13 +133,19 @@ class Replayed:
         )
 
     def _judged_by(self, slot: LogSlot, offset: int) -> dict[Lane, LaneKeys]:
-        """The lanes that there were when a record was applied, with the lists of labels that held then."""
+        """The lanes that there were when a record was applied, each with what held for it then."""
         judged: dict[Lane, LaneKeys] = {}
         for lane, keys in self.keys.items():
             if not lane_at(self.held, slot, offset, lane):
                 continue  # it was put into the settings later: the record was a dead letter
-            at = list_at(self.held, slot, offset, lane, LabelList.of(keys.terms))
-            judged[lane] = replace(keys, terms=at.terms)
+            today = LabelList.of(keys.terms, keys.task, training_permitted=keys.training_permitted)
+            at = list_at(self.held, slot, offset, lane, today)
+            judged[lane] = replace(
+                keys,
+                terms=at.terms,
+                task=at.task or keys.task,
+                training_permitted=at.training_permitted is not False,
+            )
         return judged
 
 
@@ -142,6 +157,7 @@ class Rebuild:
     buffer: RedisBuffer
     said: Replayed
     lanes: Sequence[Lane]
+    letters: Letters
     whole: bool  # work out every item anew although the log has lost its beginning
 
     def plan(self) -> list[Rebuilt]:
@@ -175,9 +191,10 @@ class Rebuild:
             for lane, staging in stagings.items():
                 staging.put(wanted[lane].items, wanted[lane].drop, wanted[lane].counters, wanted[lane].audits)
             if complete:
-                stage_dead(self.client, self.said.use_case, self.said.buffer.dead(self.said.use_case))
+                settled = self.letters.reconcile(self.said.history, self.said.buried, who)
+                stage_dead(self.client, self.said.use_case, self.said.buffer.dead(self.said.use_case), settled)
             fences = {slot: claim.fence for slot, claim in claims.items()}
-            if swap(self.client, self.said.use_case, fences, dict.fromkeys(self.lanes, whole)):
+            if swap(self.client, self.said.use_case, fences, dict.fromkeys(self.lanes, whole), dead=complete):
                 for report in reports:
                     _log.warning("the buffer was rebuilt", who=who, why=why, **msgspec.structs.asdict(report))
                 return reports

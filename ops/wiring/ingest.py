@@ -13,10 +13,11 @@ from ops.site import Site
 from ops.wiring.checks import every
 from store.answers.rulings import Ruling, rules_of
 from store.buffer.ledger import Buffer, Claim, LogSlot
-from store.buffer.repair.lists import LabelList, Lists, ListsHeld
+from store.buffer.repair.lists import LabelList, Lists, ListsHeld, former_lanes
 from store.errors import RegistryError, SettingsError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
 from store.log.lazy import logger
+from store.tasks.tasks import BEFORE_NOTES
 from stream.embedded.log import EmbeddedLog
 from stream.ingest import Ingest, IngestSettings, LaneKeys
 from stream.log import Appender, Source, topic_of
@@ -56,6 +57,23 @@ def lane_keys(site: Site, use_case: str, held: Sequence[ListsHeld] = ()) -> dict
     """What ingest has to know of the lanes of a use case; `held` as of `Reading.rules_by`."""
     return {
         section.lane: _keys_of(site, section, held) for section in site.settings.lanes if section.use_case == use_case
+    }
+
+
+def former_keys(site: Site, use_case: str, held: Sequence[ListsHeld]) -> dict[Lane, LaneKeys]:
+    """The same of lanes that were taken out of the settings, as far as ingest has noted it; for what is read anew."""
+    present = [section.lane for section in site.settings.lanes]
+    return {
+        lane: LaneKeys(
+            lane_key=site.secret.lane_key(lane),
+            redaction_key=site.secret.redaction_key(lane),
+            subject_key=site.secret.subject_key(lane),
+            task=noted.task or BEFORE_NOTES[0],
+            training_permitted=noted.training_permitted is not False,
+            terms=noted.terms,
+        )
+        for lane, noted in former_lanes(held, present).items()
+        if lane.use_case == use_case
     }
 
 
@@ -102,7 +120,10 @@ def _source(
     site: Site, client: redis.Redis, buffer: Buffer, use_case: str, owner: str, lanes: Mapping[Lane, LaneKeys]
 ) -> Source:
     topic, lists = topic_of(use_case), Lists(client)
-    read_by = {lane: LabelList.of(keys.terms) for lane, keys in lanes.items()}
+    read_by = {
+        lane: LabelList.of(keys.terms, keys.task, training_permitted=keys.training_permitted)
+        for lane, keys in lanes.items()
+    }
 
     def claim(slot: LogSlot) -> Claim:
         claimed = buffer.claim(use_case, slot, owner)

@@ -70,6 +70,7 @@ def gateway_settings(settings: Settings) -> GatewaySettings:
     return GatewaySettings(
         max_batch=gateway.max_batch,
         batch_wait_s=gateway.batch_wait_ms / 1000,
+        student_wait_s=gateway.max_wait_s,
         max_text_chars=gateway.max_text_chars,
         allowed_hosts=port_names(gateway.host, gateway.allowed_hosts),
         allowed_origins=frozenset(origin.lower() for origin in gateway.allowed_origins),
@@ -140,19 +141,18 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
     def load(version: str) -> Loaded:
         from store.student.tasks import load as load_version  # noqa: PLC0415 - late, as everything that needs torch
 
-        opened = versions.open(version)
         if fleet is not None and section.student.engine_folder is not None:
             from serve.engine.remote import load_remote  # noqa: PLC0415 - as above
 
             return load_remote(
-                opened,
+                versions.open(version),  # all of it verified before a server sees any
                 fleet,
                 version=f"{section.tenant}.{section.use_case}@{version}",
                 folder=section.student.engine_folder,
                 device=own.device,
                 precision=own.precision,
             )
-        loaded = load_version(opened, device=own.device, precision=own.precision)
+        loaded = versions.load(version, partial(load_version, device=own.device, precision=own.precision))
         primer.loaded(loaded)
         return loaded
 

@@ -37,6 +37,7 @@ class RemoteForward:
         max_tokens: int,
         wait_s: float,  # noqa: ARG002 - servers gather by themselves
         timeout_s: float,
+        line_wait_s: float,  # noqa: ARG002
         observe: Callable[[int, int, float], None],  # noqa: ARG002 - no pass of theirs is seen here
         name: str = "",  # noqa: ARG002
     ) -> None:

@@ -1,7 +1,8 @@
 """Who is let in: a request is admitted or refused at once, whole, by how long it would have to wait.
 
-The student's line is kept short: half a batch's worth keeps the student at work, and more would only be late. Waiting
-for the teacher is bounded by the turns that it gives. Nobody who is refused here was paid for.
+What may wait for the student is bounded in seconds, by what a token has taken of late: a burst is let in, and what
+could only be answered late is told so before anything is computed. Waiting for the teacher is bounded by the turns that
+it gives. Nobody who is refused here was paid for.
 """
 
 from collections.abc import Iterator
@@ -14,8 +15,7 @@ from serve.student.line import Ticket, ahead
 
 Shed = Literal["student_line", "teacher_turns", "in_flight", "waited_in_vain"]
 
-_AT_ONCE_S: Final = 0.05  # so short a wait is none, however many it is shared by
-_BATCH_SHARE: Final = 0.5  # of a full batch: one half is read while the other half waits
+_OPINION_S: Final = 0.3  # so long waits for the student who wants the teacher's answer
 _UNKNOWN_BATCHES: Final = 8  # that are let in before it is known how long one takes
 _ASSUMED_CALL_S: Final = 1.0  # before the teacher has answered once
 _MOST_OPEN: Final = 1_024  # texts with one teacher, whatever it is believed to take
@@ -54,7 +54,7 @@ class StudentLine:
     """Requests that a device's students have still to read, in tokens."""
 
     pace: ReadingPace
-    wait_s: float  # a request that would wait longer is refused
+    wait_s: float  # a request that would wait longer for the others is refused
     _tickets: set[Ticket] = field(default_factory=set)
 
     @property
@@ -66,15 +66,20 @@ class StudentLine:
         """How long the others would keep the last token of a new request waiting."""
         return self._ahead(tokens) * self.pace.token_s
 
-    def enter(self, tokens: int) -> Ticket:
+    def enter(self, tokens: int, *, wait_s: float | None = None) -> Ticket:
         """Let a request in; `leave` when it is answered. An idle student takes one of any length.
+
+        Args:
+            tokens: that the student would read for it.
+            wait_s: it would wait no longer than this, where that is less than anybody may.
 
         Raises:
             OverloadedError: it would wait for too long.
         """
         before = self._ahead(tokens)
-        if before and before * self.pace.token_s > self._limit_s():
-            raise OverloadedError(before * self.pace.token_s, reason="student_line")
+        longest_s = self.wait_s if wait_s is None else min(wait_s, self.wait_s)
+        if before and (late_s := before * self.pace.token_s) > longest_s:
+            raise OverloadedError(late_s, reason="student_line")
         if before > _UNKNOWN_BATCHES * self.pace.batch_tokens and self.pace.token_s == 0.0:
             raise OverloadedError(self.wait_s, reason="student_line")
         ticket = Ticket(tokens=tokens)
@@ -84,10 +89,6 @@ class StudentLine:
     def leave(self, ticket: Ticket) -> None:
         """Whatever was not read will not be."""
         self._tickets.discard(ticket)
-
-    def _limit_s(self) -> float:
-        """How long a request may wait: as half a full batch takes. More would not keep the student busier."""
-        return max(_AT_ONCE_S, min(self.wait_s, _BATCH_SHARE * self.pace.batch_tokens * self.pace.token_s))
 
     def _ahead(self, tokens: int) -> int:
         self._tickets = {ticket for ticket in self._tickets if ticket.tokens > 0}
@@ -162,7 +163,7 @@ class Admission:
         ticket: Ticket | None = None
         if line is not None:
             try:
-                ticket = line.enter(tokens)
+                ticket = line.enter(tokens, wait_s=_OPINION_S if teacher else None)
             except OverloadedError:
                 if not teacher:
                     raise

@@ -70,6 +70,7 @@ class Devices:
             max_tokens=settings.max_batch_tokens,
             wait_s=settings.batch_wait_s,
             timeout_s=settings.student_timeout_s,
+            line_wait_s=settings.student_wait_s,
             observe=self._observe,
             name=name,
         )

@@ -20,7 +20,7 @@ from store.log.lazy import logger
 
 _log: Final = logger(__name__)
 _HANGS: Final = 10.0  # times what a pass should have taken, and the time-out at least: then it hangs
-_PATIENCE: Final = 8.0  # times what a request's own questions take, and the time-out: so long may they wait
+_PATIENCE: Final = 8.0  # times what a request's own questions take, past the time-out: so long may they wait
 _TICK_S: Final = 0.25
 _LOG_EVERY_S: Final = 10.0
 
@@ -48,6 +48,7 @@ class Executor:
         max_tokens: int,
         wait_s: float,
         timeout_s: float,
+        line_wait_s: float,
         observe: Callable[[int, int, float], None],
         name: str = "",
     ) -> None:
@@ -58,12 +59,14 @@ class Executor:
             max_tokens: of these together, unless one has more.
             wait_s: how long a batch that is not full waits for the rest of its requests.
             timeout_s: after which a forward pass hangs, unless as much always takes longer.
+            line_wait_s: what was believed to wait no longer than this was let in, also where it is past the time-out.
             observe: told of each forward pass: questions, tokens and seconds.
             name: of the device, for its threads.
         """
         self.pace = ReadingPace(max_batch=max_batch, max_tokens=max_tokens, timeout_s=timeout_s)
         self._wait_s = wait_s
         self._timeout_s = timeout_s
+        self._line_wait_s = line_wait_s
         self._observe = observe
         self._wake = threading.Condition()  # guards all that follows
         self._line = Line()
@@ -129,7 +132,8 @@ class Executor:
         future: asyncio.Future[StudentReply] = loop.create_future()
         place = ticket or Ticket(tokens=tokens)
         with self._wake:  # while the student hangs, the next look of the watch tells
-            expires_s = self._clock_s + self._timeout_s + _PATIENCE * max(place.tokens, tokens) * self.pace.token_s
+            own_s = max(place.tokens, tokens) * self.pace.token_s
+            expires_s = self._clock_s + max(self._timeout_s, self._line_wait_s) + _PATIENCE * own_s
             job = Job(
                 slot=slot, value=value, tokens=tokens, ticket=place, expires_s=expires_s, loop=loop, future=future
             )
@@ -222,10 +226,11 @@ class Executor:
             hung = [*self._running, *self._line.clear()] if self.hangs_s else []
             late = self._line.remove(self._clock_s)
             watched = self._passes
+            wait_s = (_tokens([*self._running, *late]) + self._line.tokens) * self.pace.token_s
         if hung:
             self._say_that_it_hangs(hung)
         if late:
-            deliver(late, [StudentBusyError(_tokens(late) * self.pace.token_s) for _ in late])
+            deliver(late, [StudentBusyError(wait_s) for _ in late])
         return watched
 
     def _say_that_it_hangs(self, jobs: Sequence[Job]) -> None:

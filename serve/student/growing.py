@@ -37,12 +37,19 @@ class GrowingExecutor(Executor):
         max_tokens: int,
         wait_s: float,
         timeout_s: float,
+        line_wait_s: float,
         observe: Callable[[int, int, float], None],
         name: str = "",
     ) -> None:
         """Prepare the threads; as an `Executor`, of which a pass is a step here."""
         super().__init__(
-            max_batch=max_batch, max_tokens=max_tokens, wait_s=wait_s, timeout_s=timeout_s, observe=observe, name=name
+            max_batch=max_batch,
+            max_tokens=max_tokens,
+            wait_s=wait_s,
+            timeout_s=timeout_s,
+            line_wait_s=line_wait_s,
+            observe=observe,
+            name=name,
         )
         self._rows = max_batch
         self._batches: list[_Batch] = []

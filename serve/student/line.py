@@ -73,6 +73,11 @@ class Line:
         """How many questions wait, those included that nobody waits for any more."""
         return self._count
 
+    @property
+    def tokens(self) -> int:
+        """Of all questions that wait."""
+        return self._tokens
+
     def fills(self, load: Load) -> bool:
         """Whether a forward pass would be full."""
         return self._count >= load.questions or self._tokens >= load.tokens

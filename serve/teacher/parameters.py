@@ -123,6 +123,9 @@ def most_output_tokens(parameters: Mapping[str, Any]) -> int | None:
     return max(limits, default=None)
 
 
+_PATHS: Final = re.compile(r"/(?:chat/completions|completions|responses|rerank)/?\Z")
+
+
 def check_base_url(url: str) -> None:
     """See that an endpoint's address is one, and holds no secret.
 
@@ -136,6 +139,8 @@ def check_base_url(url: str) -> None:
         parts = urlsplit("")
     if not problem and (parts.username is not None or parts.password is not None):
         problem = "no user or password: lanes.teacher.api_key_env names the variable with the key"
+    if not problem and (last := _PATHS.search(parts.path)) is not None:
+        problem = f"up to and including /v1: {last[0]} is put behind it"
     if not problem and (parts.query or parts.fragment or url.endswith(("?", "#"))):
         problem = "nothing after ? or #: lanes.teacher.parameters.extra_query is for that"
     if problem:

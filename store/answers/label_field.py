@@ -12,6 +12,7 @@ from typing import Any, Final
 _KEY: Final = "label"
 _CALLS: Final = ("function", "tool_calls", "arguments", "parameters", "input")  # on the way into a call of a tool
 _CALLED: Final = frozenset(("name", "function", "tool_calls"))
+_AROUND: Final = frozenset(("answer", "classification", "output", "prediction", "response", "result"))
 _DEEPEST_CALL: Final = 4
 _MARK: Final = re.compile(r'\\.|["{}]', re.DOTALL)
 _UNCLOSED_TRIES: Final = 4  # a brace in the prose before an object; more of them are no answer
@@ -67,16 +68,17 @@ def unsaid(text: str) -> bool:
 
 
 def _fields(value: Any, depth: int) -> list[str]:
-    """The labels of an object, or of the call of a tool that it is."""
+    """The labels of an object, or of the call of a tool that it is, or of the answer that it says it has inside."""
     if isinstance(value, str) and depth:  # a call's arguments are JSON inside of a string
         return labels_in(value) if depth <= _DEEPEST_CALL and value.lstrip().startswith("{") else []
     if not isinstance(value, list) or depth > _DEEPEST_CALL:
         return []
     pairs = [pair for pair in value if _is_pair(pair)]
     found = [spelled for key, one in pairs if key.strip().casefold() == _KEY if (spelled := _spelled(one))]
-    if found or not (_CALLED & {key for key, _ in pairs}):
+    if found:
         return found
-    inner = [one for key, one in pairs if key in _CALLS]
+    names = _CALLS if _CALLED & {key for key, _ in pairs} else _AROUND
+    inner = [one for key, one in pairs if key.strip().casefold() in names]
     return [label for one in inner for part in (one if _is_array(one) else [one]) for label in _fields(part, depth + 1)]
 
 
@@ -86,7 +88,7 @@ def _is_array(value: Any) -> bool:
 
 def cut_short(text: str) -> bool:
     """Whether a field `label` begins and its value does not end."""
-    return not text.endswith("}") and _SEEN.search(text[:_LONGEST_SCANNED_CHARS]) is not None
+    return not text.endswith(("}", "]")) and _SEEN.search(text[:_LONGEST_SCANNED_CHARS]) is not None
 
 
 def _is_pair(one: Any) -> bool:

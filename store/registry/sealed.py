@@ -3,14 +3,14 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from store.errors import BadSignatureError, CorruptVersionError, RegistryError
-from store.registry.blobs import read_verified
+from store.registry.blobs import is_intact, read_verified
 from store.registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, canonical_json
 from store.registry.signing import Signature
 from store.registry.students.earlier import todays
@@ -22,13 +22,14 @@ _FILE_NAME: Final = re.compile(rf"({_PART}/)*{_PART}\.(json|safetensors)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenVersion:
-    """A version whose signature and files were verified; what is read from it is hashed once more."""
+    """A version whose signature was verified; what is read from it is hashed as it is read."""
 
     id: str
     manifest: Manifest
     signed: bytes  # the manifest's own bytes, in the shape of the release that wrote it
     signed_by: str  # name of the trusted key
     folder: Path
+    _read: set[str] = field(default_factory=set, repr=False, compare=False)  # files that were
 
     @property
     def files(self) -> Mapping[str, bytes]:
@@ -51,10 +52,27 @@ class OpenVersion:
             data = None
         if data is None:
             raise CorruptVersionError(differs(self.id, name))
+        self._read.add(name)
         return data
 
+    def verify_rest(self) -> None:
+        """Hash the files that were not read.
+
+        Raises:
+            CorruptVersionError: one is not what the manifest says.
+        """
+        for name, entry in self.manifest.files.items():
+            if name in self._read:
+                continue
+            try:
+                intact = is_intact(self.path(name), entry)
+            except FileNotFoundError:
+                intact = False
+            if not intact:
+                raise CorruptVersionError(differs(self.id, name))
+
     def path(self, name: str) -> Path:
-        """Where a file lies; it was verified when the version was opened, and `read` verifies what it returns."""
+        """Where a file lies; `read` verifies what it returns."""
         return self.folder / name
 
 

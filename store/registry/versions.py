@@ -8,10 +8,10 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -56,6 +56,7 @@ _MAX_SIGNATURE_BYTES: Final = 4096
 _TEMPORARY: Final = ".tmp-"
 _SAID: Final = 5  # of the things that do not belong
 _ID: Final = re.compile(rf"[0-9a-f]{{{VERSION_ID_HEX_DIGITS}}}")
+Built = TypeVar("Built")
 _SLUG: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -114,6 +115,25 @@ class Versions:
             BadSignatureError: it is not signed by a trusted key.
             CorruptVersionError: its files disagree with its manifest.
         """
+        opened = self._opened(version)
+        opened.verify_rest()
+        return opened
+
+    def load(self, version: str, build: Callable[[OpenVersion], Built]) -> Built:
+        """What `build` makes of a version, once all of it is verified: what it reads as it reads it, the rest after it.
+
+        So nothing is hashed twice, and what is in memory already (a base that two versions share) is not read again.
+
+        Raises:
+            RegistryError: as `open` does; and whatever `build` raises.
+        """
+        opened = self._opened(version)
+        built = build(opened)
+        opened.verify_rest()
+        return built
+
+    def _opened(self, version: str) -> OpenVersion:
+        """The signature is verified, and that the files are those of the manifest by name."""
         manifest, data, signed_by = self._signed_manifest(version)
         folder = self._folder / version
         present = set(names_in(folder)) - {MANIFEST_NAME, SIGNATURE_NAME}

@@ -35,7 +35,7 @@ TokenIds = list[list[int]]
 FEATURE_LAYERS: Final = 2  # the last ones
 DEFAULT_MAX_TOKENS: Final = 256
 _BATCH_ROWS: Final = 32
-_STEADY_ROWS: Final = 16  # in a batch of a fixed shape
+_STEADY_ROWS: Final = 8  # in a batch of a fixed shape; one row alone costs as much as all of them
 _SHAPE_STEP: Final = 16  # tokens
 _CHARS_PER_TOKEN: Final = 4
 
@@ -128,9 +128,9 @@ class Encoder:
         """About how many tokens a text takes, from its length alone."""
         return min(self.max_tokens, len(text) // _CHARS_PER_TOKEN + 2)
 
-    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, [batch, longest row] each, on the encoder's device."""
-        longest = max(map(len, rows))
+    def pad(self, rows: Sequence[Sequence[int]], *, tokens: int = 0) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, [batch, longest row or `tokens`] each, on the encoder's device."""
+        longest = max(tokens, *map(len, rows))
         ids = [[*row, *[self._pad_id] * (longest - len(row))] for row in rows]
         mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
         return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
@@ -155,17 +155,30 @@ class Encoder:
                 batch's shape, never on the other rows in it, so a row's result is then the same in any company.
         """
         result = np.empty((len(rows), layers * self.hidden_size), dtype=np.float32)
-        for index in _by_shape(rows) if steady else _by_length(rows):
+        for tokens, index in self._by_shape(rows) if steady else _by_length(rows):
             batch = [rows[i] for i in index]
-            if steady:  # at least one filler, which sets the length
-                batch += [[self._pad_id] * _shape(batch[0])] * (_STEADY_ROWS - len(batch))
-            ids, mask = self.pad(batch)
+            if steady:
+                batch += [[self._pad_id]] * (_STEADY_ROWS - len(batch))
+            ids, mask = self.pad(batch, tokens=tokens)
             with torch.inference_mode():
                 output = (model or self.model)(input_ids=ids, attention_mask=mask, output_hidden_states=layers > 1)
                 states = output.hidden_states[-layers:] if layers > 1 else (output.last_hidden_state,)
                 pooled = torch.cat([mean_pool(state, mask) for state in states], dim=-1)
                 result[index] = pooled[: len(index)].cpu().numpy()
         return result
+
+    def _by_shape(self, rows: TokenIds) -> Iterator[tuple[int, list[int]]]:
+        """A number of tokens, and the numbers of the rows that are padded to it together; shortest first.
+
+        In each batch one row or filler at least is shorter: a batch without any padding is computed in another way.
+        """
+        shapes: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            shapes.setdefault(min(self.max_tokens, (len(row) // _SHAPE_STEP + 1) * _SHAPE_STEP), []).append(i)
+        for tokens, index in sorted(shapes.items()):
+            count = _STEADY_ROWS - (tokens == self.max_tokens)
+            for start in range(0, len(index), count):
+                yield tokens, index[start : start + count]
 
     def layers(self, model: Any = None) -> nn.ModuleList:
         """The transformer's layers, lowest first; what is outside them is embeddings and norms."""
@@ -342,23 +355,11 @@ def _probe(encoder: Encoder) -> None:
         raise CorruptVersionError(message)
 
 
-def _shape(row: Sequence[int]) -> int:
-    """The length that a row is padded to in steady batches."""
-    return -(-len(row) // _SHAPE_STEP) * _SHAPE_STEP
+def _by_length(rows: TokenIds) -> Iterator[tuple[int, list[int]]]:
+    """The longest row's tokens, and the numbers of rows of like lengths; the longest first.
 
-
-def _by_shape(rows: TokenIds) -> Iterator[list[int]]:
-    """Row numbers in batches of one shape, shortest first, in the order of the rows within it."""
-    shapes: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        shapes.setdefault(_shape(row), []).append(i)
-    for _, index in sorted(shapes.items()):
-        for start in range(0, len(index), _STEADY_ROWS - 1):
-            yield index[start : start + _STEADY_ROWS - 1]
-
-
-def _by_length(rows: TokenIds) -> Iterator[list[int]]:
-    """Row numbers in batches of like lengths, longest first: memory runs out at once or not at all."""
+    So memory runs out at once or not at all.
+    """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     for start in range(0, len(order), _BATCH_ROWS):
-        yield order[start : start + _BATCH_ROWS]
+        yield len(rows[order[start]]), order[start : start + _BATCH_ROWS]

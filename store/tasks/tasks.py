@@ -27,5 +27,5 @@ TASKS: Final[Mapping[Task, Callable[[LaneTerms], TaskRules]]] = {
     "chat": lambda _: ChatRules(),
 }
 
-BEFORE_NOTES: Final[tuple[str, ...]] = ("classify",)
+BEFORE_NOTES: Final[tuple[Task, ...]] = ("classify",)
 """What ingest of the releases kept that did not note what they keep."""

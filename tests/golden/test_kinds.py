@@ -82,7 +82,9 @@ def test_lists_of_labels_were_noted_at_the_claims(known: facts.Facts, site: Site
     earlier = ["parcel", "chargeback", "money back", "weather"]
     for one in held:
         assert (one.fence, one.position, one.at_s) == (1, BEGINNING, NOW_S)
-        assert one.lists[str(LANE)] == LabelList(labels=list(LABELS), earlier=earlier)
+        assert one.lists[str(LANE)] == LabelList(
+            labels=list(LABELS), earlier=earlier, task="classify", training_permitted=True
+        )
 
 
 def test_items_of_rank_keep_the_newest_four_answers(known: facts.Facts, site: Site, redis_client: redis.Redis) -> None:

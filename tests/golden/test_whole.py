@@ -19,6 +19,7 @@ from ops.wiring import ingest as ingest_wiring
 from ops.wiring.serve import lane_versions
 from store.buffer.item import Item
 from store.buffer.ledger import Claim
+from store.buffer.redis import RedisBuffer
 from store.buffer.repair.lists import LabelList, Lists
 from store.buffer.stored import decode_item
 from store.event import TextInput, canonical_text, encode
@@ -125,6 +126,18 @@ def test_a_rebuild_from_the_golden_log_makes_the_golden_items(
         assert now[name] == stored[name], name
     for name in sorted(items):
         assert in_canonical_form(now[name]) == in_canonical_form(stored[name]), name
+
+
+def test_dead_letters_are_the_same_after_a_rebuild(golden: Path, settings: Path, redis_client: redis.Redis) -> None:
+    buffer, before = RedisBuffer(redis_client, 1), call(settings, "dlq", "list")
+    still_open = dict(buffer.open_dead(LANE.use_case))
+    assert sum(still_open.values()) == sum(kind["open"] for kind in before["kinds"]) == 3 - (not facts.of(golden).first)
+    call(settings, "buffer", "rebuild", "--reason", "to see")
+    assert call(settings, "dlq", "list") == before
+    assert buffer.open_dead(LANE.use_case) == still_open
+    call(settings, "dlq", "replay", "--all", "--reason", "to see", code=1)
+    call(settings, "dlq", "drop", "--all", "--reason", "seen")
+    assert not any(buffer.open_dead(LANE.use_case).values())
 
 
 def in_canonical_form(entry: dict[str, Any]) -> Item:

@@ -49,6 +49,7 @@ class Teacher(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
         self.mood: Mood = "well"
+        self.label = "refund"
 
     @property
     def url(self) -> str:
@@ -63,7 +64,7 @@ class _Answer(BaseHTTPRequestHandler):
         mood = self.server.mood
         if mood == "slow":
             time.sleep(1.0)
-        content = "I would rather talk about the weather" if mood == "babbles" else "refund"
+        content = "I would rather talk about the weather" if mood == "babbles" else self.server.label
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
         answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "big", "choices": [choice]}
         body = json.dumps({**answer, "usage": _USAGE}).encode()

@@ -102,6 +102,7 @@ def test_what_is_read_kept_and_learned_is_told_in_time_where_it_goes_wrong_and_e
         one.until("both are seen", lambda: watch.sees("ingest") and watch.sees("train"))
         a_partition_stands_still(one, watch)
         no_cycle_comes(one, watch)
+        cycles_fail(one, watch)
         the_prompt_is_edited(one, watch)
         the_buffer_is_damaged(one, watch)
         audits_disagree(one, watch)
@@ -218,6 +219,24 @@ def no_cycle_comes(one: Rig, watch: Watch) -> None:
     one.change("every_s = 1", "every_s = 86400")
     again(one, "train")
     one.resolves(watch, "UnderstudyCycleOverdue")
+
+
+def cycles_fail(one: Rig, watch: Watch) -> None:
+    """Each cycle has less time than it takes, and is asked for at once."""
+    one.change("#cycle_timeout_s = 21600.0", "cycle_timeout_s = 0.01")
+    again(one, "train")
+
+    def another() -> None:
+        errors = one.metric("understudy_cycle_errors_total", "train")
+        one.command("cycle", "start", "-r", "a test")
+        one.until("it fails", lambda: one.metric("understudy_cycle_errors_total", "train") > errors)
+
+    for _ in range(3):  # as many as the rule wants: its promise counts from there
+        another()
+    one.fires(watch, "UnderstudyTrainerStuck", slack_s=_OF_A_PROCESS_S, meanwhile=another)
+    one.change("cycle_timeout_s = 0.01", "cycle_timeout_s = 21600.0")
+    again(one, "train")
+    one.resolves(watch, "UnderstudyTrainerStuck")
 
 
 def the_prompt_is_edited(one: Rig, watch: Watch) -> None:

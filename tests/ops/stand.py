@@ -56,7 +56,7 @@ class Stand:
         self.buffer: RedisBuffer = self.site.buffer(self.client)
         self.registry = CollectorRegistry()
         self.metrics = IngestMetrics.create(self.registry)
-        section = self.site.lane(None)
+        section = self.site.lane(str(LANE))
         self.model, self.prompt_version = section.teacher.model, Reading.of(section).version()
         self.sent = 0
         self.ingests: list[Ingest] = []

@@ -9,12 +9,15 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
 from ops.backtest.command import curve_budgets, physical_cores
+from ops.backtest.records import Ask
+from ops.backtest.runs.work import Done, Failure, ReplaySource, work_on
 from ops.cli.app import app
 from store.student.folder import ENCODER_FILES
 from tests.ops.children import REPOSITORY, gone, lines, until
@@ -30,6 +33,29 @@ def entry(replay: Callable[..., FakeReplay]) -> str:
 def call(log: Path, out: Path, *more: str | Path, replay: Callable[..., FakeReplay] = FakeReplay) -> Result:
     arguments = ["backtest", log, "--out", out, "--replay", entry(replay), "--jobs", "2", *more]
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+class WorkerHere:
+    """A worker that is no process of its own; what the pool does with processes, its own tests tell."""
+
+    pid = os.getpid()
+
+    def __init__(self, entry: str) -> None:
+        assert entry == "ops.backtest.runs.work:work_on"
+
+    def warm(self) -> None:
+        pass
+
+    def run(self, work: ReplaySource | Ask, *, told: Callable[..., None], **_: Any) -> Done | Failure | None:
+        return work_on(work, told)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ops.backtest.runs.pool.Worker", WorkerHere)
 
 
 @pytest.fixture
@@ -63,6 +89,7 @@ def test_a_backtest_prints_tables_and_writes_a_figure_a_page_and_its_json(log: P
     assert "replaying: " not in result.stdout
 
 
+@pytest.mark.usefixtures("here")
 def test_json_is_one_value_and_all_else_goes_to_standard_error(log: Path, out: Path) -> None:
     result = call(log, out, "--budget", "100", "--seeds", "1", "-o", "json")
     found = json.loads(result.stdout)
@@ -72,6 +99,7 @@ def test_json_is_one_value_and_all_else_goes_to_standard_error(log: Path, out: P
     assert found["hard_topics"]
 
 
+@pytest.mark.usefixtures("here")
 def test_without_a_budget_the_whole_curve_is_run(log: Path, out: Path) -> None:
     result = call(log, out, "--seeds", "1", "-o", "json")
     assert [point["budget"] for point in json.loads(result.stdout)["points"]] == [50, 100, 200, 300, 450, 650, 850]
@@ -83,6 +111,7 @@ def test_budgets_of_the_curve_are_round_and_rise() -> None:
     assert curve_budgets(3) == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("here")
 def test_what_is_asked_of_each_run_is_what_the_options_say(log: Path, out: Path) -> None:
     more = ["--target", "0.9", "--confidence", "0.8", "--shuffle", "--no-fine-tune", "--budget", "100", "--seeds", "1"]
     asked = json.loads(call(log, out, *more, "-o", "json").stdout)["runs"][0]["ask"]
@@ -92,6 +121,7 @@ def test_what_is_asked_of_each_run_is_what_the_options_say(log: Path, out: Path)
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("here")
 def test_answers_are_a_line_a_row_with_who_gave_them(log: Path, out: Path, tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     assert call(log, out, "--budget", "100", "--seeds", "2", "--answers", path).exit_code == 0
@@ -105,6 +135,7 @@ def test_answers_are_a_line_a_row_with_who_gave_them(log: Path, out: Path, tmp_p
     assert all(one["version"] == "v1" and 0 <= one["confidence"] <= 1 for one in told[30:])
 
 
+@pytest.mark.usefixtures("here")
 def test_the_recommended_setting_is_written_as_toml(log: Path, out: Path) -> None:
     assert call(log, out, "--budget", "100,450", "--seeds", "1", "--days", "1", "--write-settings").exit_code == 0
     found = tomllib.loads((out / "settings.toml").read_text())
@@ -112,6 +143,7 @@ def test_the_recommended_setting_is_written_as_toml(log: Path, out: Path) -> Non
     assert found["trainer"] == {"encoder": "minilm", "fine_tune": True}
 
 
+@pytest.mark.usefixtures("here")
 def test_a_lane_of_a_settings_file_gives_prices_and_target(log: Path, out: Path, tmp_path: Path) -> None:
     site = make_site(tmp_path / "site")
     text = site.read_text()
@@ -128,6 +160,7 @@ def test_a_lane_of_a_settings_file_gives_prices_and_target(log: Path, out: Path,
     assert (said["prices"]["usd_per_call"], said["target"]) == (0.5, 0.7)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_settings_file_says_how_the_replay_learns_and_what_it_audits(log: Path, out: Path, tmp_path: Path) -> None:
     site = make_site(tmp_path / "site", max_tokens="64", audit_ratio="0.07", audit_reserve_ratio="0.2")
     asked = ("--budget", "100", "--seeds", "1", "-o", "json", "--settings", site)
@@ -136,6 +169,7 @@ def test_a_settings_file_says_how_the_replay_learns_and_what_it_audits(log: Path
     assert "max_tokens 64 quarantine_s 3600.0 every_s 86400.0" in (out / "notes").read_text()
 
 
+@pytest.mark.usefixtures("here")
 def test_a_settings_file_that_lies_about_is_not_read(
     log: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +246,7 @@ def test_what_may_not_be_written_is_refused_before_any_run(
     assert (answers.read_text(), out.exists()) == ("kept", False)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_check_of_the_answers_file_leaves_it_as_it_was(log: Path, out: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     answers.write_text("kept")
@@ -219,11 +254,13 @@ def test_a_check_of_the_answers_file_leaves_it_as_it_was(log: Path, out: Path, t
     assert (result.exit_code, answers.read_text()) == (3, "kept")
 
 
+@pytest.mark.usefixtures("here")
 def test_answers_may_lie_in_the_folder_that_is_made(log: Path, out: Path) -> None:
     assert call(log, out, "--budget", "50", "--seeds", "1", "--answers", out / "answers.jsonl").exit_code == 0
     assert len((out / "answers.jsonl").read_text().splitlines()) == 1000
 
 
+@pytest.mark.usefixtures("here")
 def test_an_encoder_that_lacks_a_file_is_refused_by_its_flag(log: Path, out: Path, tmp_path: Path) -> None:
     encoder = tmp_path / "encoder"
     for lacking in ENCODER_FILES:
@@ -237,6 +274,7 @@ def test_an_encoder_that_lacks_a_file_is_refused_by_its_flag(log: Path, out: Pat
     assert whole.exit_code == 3  # the replay was reached
 
 
+@pytest.mark.usefixtures("here")
 def test_times_that_cannot_be_read_are_told_on_standard_error(log: Path, out: Path) -> None:
     with log.open("a") as file:
         file.write('{"text": "t", "label": "refund", "time": "2026-01-01T00:00:00"}\n')
@@ -247,6 +285,7 @@ def test_times_that_cannot_be_read_are_told_on_standard_error(log: Path, out: Pa
     assert "line 1001: " not in result.stdout
 
 
+@pytest.mark.usefixtures("here")
 def test_a_run_that_failed_ends_with_3_and_the_others_are_told(log: Path, out: Path) -> None:
     result = call(log, out, "--budget", "50,100", "--seeds", "2", "-o", "json", replay=one_raises)
     assert result.exit_code == 3
@@ -258,6 +297,7 @@ def test_a_run_that_failed_ends_with_3_and_the_others_are_told(log: Path, out: P
     assert "ended before every run had" in (out / "report.html").read_text("utf-8")
 
 
+@pytest.mark.usefixtures("here")
 def test_where_nothing_could_be_run_nothing_is_written(log: Path, out: Path) -> None:
     result = call(log, out, "--budget", "50", "--seeds", "1", replay=unreadable)
     assert result.exit_code == 3
@@ -265,6 +305,7 @@ def test_where_nothing_could_be_run_nothing_is_written(log: Path, out: Path) -> 
     assert list(out.iterdir()) == []
 
 
+@pytest.mark.usefixtures("here")
 def test_bad_rows_are_named_by_line(log: Path, out: Path) -> None:
     with log.open("a") as file:
         file.write("no json\n")

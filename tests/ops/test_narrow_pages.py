@@ -41,6 +41,13 @@ def test_each_chart_is_there_twice_and_each_cell_has_its_name(tmp_path: Path, na
 
 
 @pytest.mark.parametrize("name", ["demo", "backtest"])
+def test_headings_are_words_and_no_names_of_the_code(tmp_path: Path, name: str) -> None:
+    headings = re.findall(r"<h[12][^>]*>(.*?)</h[12]>", pages(tmp_path)[name], re.DOTALL)
+    assert len(headings) > 5
+    assert not [heading for heading in headings if re.search(r"[a-z][A-Z]|_", heading)]
+
+
+@pytest.mark.parametrize("name", ["demo", "backtest"])
 def test_a_cell_is_one_piece_since_a_narrow_row_would_set_pieces_side_by_side(tmp_path: Path, name: str) -> None:
     html = pages(tmp_path)[name]
     for table in re.findall(r'<table class="rows">.*?</table>', html):

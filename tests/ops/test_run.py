@@ -71,8 +71,20 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     assert process.returncode == 0, error.decode()
 
 
+@pytest.fixture
+def evicting(redis_client: redis.Redis) -> Iterator[redis.Redis]:
+    """A Redis that may throw away what it holds."""
+    redis_client.config_set("maxmemory", 10**9)
+    redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    yield redis_client
+    redis_client.config_set("maxmemory-policy", "noeviction")
+    redis_client.config_set("maxmemory", 0)
+
+
 @pytest.mark.parametrize("name", ["ingest", "train"])
-def test_ingest_and_train_wait_for_redis_and_stop_on_sigterm(tmp_path: Path, redis_url: str, name: str) -> None:
+def test_ingest_and_train_wait_for_redis_and_while_it_evicts_and_say_so_and_stop_on_sigterm(
+    tmp_path: Path, redis_url: str, evicting: redis.Redis, name: str
+) -> None:
     settings = make_site(tmp_path / "site", url='""')
     with running(settings, name) as process:
         record = found(settings, name)
@@ -81,6 +93,8 @@ def test_ingest_and_train_wait_for_redis_and_stop_on_sigterm(tmp_path: Path, red
         until(lambda: "no private Redis runs" in body_of(record, "/readyz"), seconds=START_S)
         redis_file = RunFile(name="redis", pid=os.getpid(), started_s=wall_clock_s(), url=redis_url)
         write_run_file(open_site(settings).run_directory, redis_file)
+        until(lambda: "noeviction" in body_of(record, "/readyz"), seconds=START_S)
+        evicting.config_set("maxmemory-policy", "noeviction")
         until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
         assert "understudy_" in httpx.get(f"http://127.0.0.1:{record.admin_port}/metrics").text
         stop(process)
@@ -103,25 +117,6 @@ def test_a_hangup_while_a_process_still_imports_does_not_end_it(tmp_path: Path) 
         stop(process)
 
 
-@pytest.mark.parametrize("name", ["ingest", "train"])
-def test_ingest_and_train_wait_while_redis_evicts_and_say_so(
-    tmp_path: Path, redis_url: str, redis_client: redis.Redis, name: str
-) -> None:
-    settings = make_site(tmp_path / "site", url=f'"{redis_url}"')
-    redis_client.config_set("maxmemory", 10**9)
-    redis_client.config_set("maxmemory-policy", "allkeys-lru")
-    try:
-        with running(settings, name) as process:
-            record = found(settings, name)
-            until(lambda: "noeviction" in body_of(record, "/readyz"), seconds=START_S)
-            redis_client.config_set("maxmemory-policy", "noeviction")
-            until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
-            stop(process)
-    finally:
-        redis_client.config_set("maxmemory-policy", "noeviction")
-        redis_client.config_set("maxmemory", 0)
-
-
 @pytest.mark.parametrize(
     ("run", "key"),
     [
@@ -139,15 +134,19 @@ def test_a_file_that_the_settings_name_and_nobody_can_read_is_said_before_anythi
         run(site)
 
 
-def test_serve_answers_probes_and_stops_on_sigterm_even_with_redis_down(tmp_path: Path) -> None:
+def test_serve_with_redis_down_answers_probes_hangs_up_after_its_clients_and_stops_on_sigterm(tmp_path: Path) -> None:
     settings = make_site(tmp_path / "site")
     with running(settings, "serve") as process:
         record = found(settings, "serve")
         until(lambda: status_of(record, "/readyz") == 200, seconds=START_S)
         assert status_of(record, "/livez") == 200
-        answer = httpx.post(f"http://127.0.0.1:{record.port}/v1/chat/completions", json={"model": "support"})
-        assert answer.status_code == 422
-        stop(process)
+        with closing(HTTPConnection("127.0.0.1", record.port or 0)) as connection:
+            for pause_s in (0.0, 6.0):  # httpx lets a connection rest for 5 s, and then takes another
+                time.sleep(pause_s)
+                connection.request("POST", "/v1/chat/completions", body=b'{"model": "support"}', headers=_JSON)
+                answer = connection.getresponse()
+                assert (answer.status, bool(answer.read())) == (422, True)
+            stop(process)  # also while a client rests
 
 
 def test_serve_starts_without_the_private_redis_and_reloads_its_keys_on_sighup(tmp_path: Path) -> None:
@@ -162,20 +161,6 @@ def test_serve_starts_without_the_private_redis_and_reloads_its_keys_on_sighup(t
         process.send_signal(signal.SIGHUP)
         until(lambda: httpx.post(url, json=body, timeout=30).status_code == 401)
         stop(process)
-
-
-def test_serve_does_not_hang_up_before_its_clients_do(tmp_path: Path) -> None:
-    settings = make_site(tmp_path / "site")
-    with (
-        running(settings, "serve") as process,
-        closing(HTTPConnection("127.0.0.1", found(settings, "serve").port or 0)) as connection,
-    ):
-        for pause_s in (0.0, 6.0):  # httpx lets a connection rest for 5 s, and then takes another
-            time.sleep(pause_s)
-            connection.request("POST", "/v1/chat/completions", body=b'{"model": "support"}', headers=_JSON)
-            answer = connection.getresponse()
-            assert (answer.status, bool(answer.read())) == (422, True)
-        stop(process)  # also while a client rests
 
 
 def test_a_port_that_is_taken_ends_serve_with_4(tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ from ops.cli import backtest as backtest_cli
 from ops.cli import data, letters, repair
 from ops.cli.app import app
 from ops.cli.lane.shown import show_processes
-from ops.reports import DeadLetterReport, Differing, LetterKind, LetterShown, Rebuilt, Skipped, VerifyReport
+from ops.reports import (
+    DeadLetterReport,
+    Differing,
+    LetterKind,
+    LetterSettled,
+    LetterShown,
+    LettersSettled,
+    Rebuilt,
+    Skipped,
+    VerifyReport,
+)
 from ops.status.report import ProcessStatus, StatusReport
 from store.control import Control, CycleEnded, Heartbeat
 from store.event import Lane, wall_clock_s
@@ -71,6 +81,23 @@ LISTED: Final = DeadLetterReport(
         )
     ],
     letters=[LETTER],
+)
+SETTLED: Final = LettersSettled(
+    use_case=LONG.use_case,
+    letters=[
+        LetterSettled(
+            id=f"{number:012}",
+            reason="unredactable",
+            topic=LETTER.topic,
+            partition=11,
+            offset=number,
+            done=number < 40,
+            why_not=None if number < 40 else SENTENCE,
+        )
+        for number in range(100)
+    ],
+    gone=0,
+    dry_run=False,
 )
 VERIFIED: Final = VerifyReport(
     ok=False,
@@ -133,6 +160,7 @@ SCENES: Final[dict[str, list[str]]] = {
 }
 SHOWN: Final[dict[str, Callable[[Path], object]]] = {
     "dlq list": lambda _: letters._show_list(LISTED),
+    "dlq replay": lambda _: letters._show_settled([SETTLED], "replayed"),
     "verify": lambda _: data._show_verified(VERIFIED),
     "ingest skip": lambda _: repair._show_skipped([SKIPPED]),
     "buffer rebuild": lambda _: repair._show_rebuilt([REBUILT]),
@@ -212,6 +240,18 @@ def test_what_is_shown_of_a_long_report_fits_80_columns(
     tables = re.sub(sentences.get(scene, "$"), "", output)
     words = {"dlq list": SENTENCE, "verify": f"{ITEM} last_asked_s,", "ingest skip": "123456789012 223456789013"}
     assert_it_fits(tables, words=words.get(scene, ""))
+
+
+def test_letters_that_became_the_same_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    letters._show_settled([SETTLED], "replayed")
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["letters", "reason", "outcome", "why", "not", "which"]
+    assert [row.split()[:3] for row in rows] == [["40", "unredactable", "replayed"], ["60", "unredactable", "left"]]
+    assert "000000000002 …" in rows[0]
+    assert SENTENCE in rows[1]
 
 
 def test_what_goes_into_a_pipe_is_whole_where_no_width_is_known(

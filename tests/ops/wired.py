@@ -36,6 +36,7 @@ from serve.lane.parts import Services
 from serve.lifecycle import Gateway
 from serve.routing.budget import BudgetRouting
 from serve.routing.horizon import DayHorizon
+from serve.student.devices import Device
 from serve.student.executor import Executor
 from serve.student.slot import Slot
 from serve.teacher.wire import http_client
@@ -107,12 +108,17 @@ class Wired:
         (lane,) = self.gateway.lanes
         return lane
 
-    def executor(self) -> Executor:
-        """What runs the lane's students."""
+    def device(self) -> Device:
+        """What the lane's students run on."""
         device = self.gateway.devices.of(Slot(version="a", student=FakeStudent()))
         self.gateway.devices.close()
-        assert isinstance(device.executor, Executor)
-        return device.executor
+        return device
+
+    def executor(self) -> Executor:
+        """What runs them."""
+        executor = self.device().executor
+        assert isinstance(executor, Executor)
+        return executor
 
     def horizon(self) -> DayHorizon:
         """What a lane that only has a budget plans with."""

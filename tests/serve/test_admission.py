@@ -38,8 +38,8 @@ class Door:
         return self.admission.admit(texts, texts, turns, self.line if student else None, teacher=teacher)
 
 
-def door(token_s: float = 0.01, *, max_in_flight: int = 1_000) -> Door:
-    line = StudentLine(pace=FakePace(token_s), wait_s=0.5)
+def door(token_s: float = 0.01, *, max_in_flight: int = 1_000, wait_s: float = 0.085) -> Door:
+    line = StudentLine(pace=FakePace(token_s), wait_s=wait_s)
     return Door(line, Admission(max_in_flight=max_in_flight))
 
 
@@ -69,16 +69,21 @@ def test_a_short_request_is_let_in_beside_a_long_one_because_they_take_turns() -
         assert list(admitted(place, door(), [256, 1, 1, 64, 1])) == [True, True, True, False, True]
 
 
-def test_no_more_wait_than_half_a_batch_takes() -> None:
+@pytest.mark.parametrize(
+    ("token_s", "wait_s", "let_in"), [(0.01, 0.085, 9), (0.01, 0.505, 51), (0.2, 0.5, 3), (0.0001, 0.5, 100)]
+)
+def test_as_many_wait_as_the_student_reads_within_the_limit(token_s: float, wait_s: float, let_in: int) -> None:
     with ExitStack() as place:
-        assert sum(admitted(place, door(), [1] * 100)) == 9
+        assert sum(admitted(place, door(token_s, wait_s=wait_s), [1] * 100)) == let_in
 
 
-def test_a_slow_student_is_waited_for_no_longer_than_the_limit_and_a_quick_one_holds_many() -> None:
+def test_a_refused_request_is_told_how_long_what_waits_will_take() -> None:
     with ExitStack() as place:
-        assert sum(admitted(place, door(0.2), [1] * 100)) == 3
-    with ExitStack() as place:
-        assert sum(admitted(place, door(0.0001), [1] * 100)) == 100
+        busy = door(0.5, wait_s=5.0)
+        list(admitted(place, busy, [1] * 100))
+        with pytest.raises(OverloadedError) as caught:
+            place.enter_context(busy.admit(1, turns(), student=True, teacher=False))
+        assert caught.value.retry_after_s == 6  # 11 wait, half a second each
 
 
 def test_texts_that_were_read_make_room() -> None:
@@ -98,6 +103,16 @@ def test_who_wants_the_teacher_does_not_wait_for_the_student() -> None:
     with ExitStack() as place:
         list(admitted(place, made, [1] * 20))
         assert place.enter_context(made.admit(256, turns(), student=True, teacher=True)) is None
+
+
+def test_who_wants_the_teacher_waits_for_an_opinion_for_a_moment_only() -> None:
+    made = door(wait_s=5.0)
+    with ExitStack() as place:
+        list(admitted(place, made, [1] * 20))
+        assert place.enter_context(made.admit(1, turns(), student=True, teacher=True)) is not None
+        list(admitted(place, made, [1] * 20))
+        assert place.enter_context(made.admit(1, turns(), student=True, teacher=True)) is None
+        assert place.enter_context(made.admit(1, turns(), student=True, teacher=False)) is not None
 
 
 def test_a_slow_teacher_does_not_pile_up_requests() -> None:

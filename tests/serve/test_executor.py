@@ -21,9 +21,16 @@ PATIENT_S = 500.0  # a forward pass that was held up makes the next ones no smal
 
 
 @asynccontextmanager
-async def batcher(*, max_batch: int = 8, max_tokens: int = 1_000, timeout_s: float = 5.0) -> AsyncIterator[Executor]:
+async def batcher(
+    *, max_batch: int = 8, max_tokens: int = 1_000, timeout_s: float = 5.0, line_wait_s: float = 0.0
+) -> AsyncIterator[Executor]:
     made = Executor(
-        max_batch=max_batch, max_tokens=max_tokens, wait_s=0.01, timeout_s=timeout_s, observe=lambda *_: None
+        max_batch=max_batch,
+        max_tokens=max_tokens,
+        wait_s=0.01,
+        timeout_s=timeout_s,
+        line_wait_s=line_wait_s,
+        observe=lambda *_: None,
     )
     made.start()
     try:
@@ -232,7 +239,9 @@ def test_while_a_student_hangs_nobody_waits_for_the_time_out_again() -> None:
     asyncio.run(main())
 
 
-def test_who_waits_in_vain_behind_others_is_told_that_the_student_is_busy_not_that_it_failed() -> None:
+def asked_of_a_slow_student(texts: int, line_wait_s: float) -> tuple[FakeStudent, list[object]]:
+    """A student, and what becomes of texts that take it two hundredths of a second each, and come at once."""
+
     class Slow(FakeStudent):
         def look(self, inputs: Sequence[TaskInput]) -> list[LabelOpinion]:
             time.sleep(0.02 * len(inputs))
@@ -242,18 +251,27 @@ def test_who_waits_in_vain_behind_others_is_told_that_the_student_is_busy_not_th
     slot = Slot(version="a", student=student)
 
     async def main() -> list[object]:
-        async with batcher(timeout_s=0.3) as made:
+        async with batcher(timeout_s=0.3, line_wait_s=line_wait_s) as made:
             made.pace.expect(0.02, tokens=1)
-            asked = [made.ask(slot, text("sure")) for _ in range(100)]
+            asked = [made.ask(slot, text("sure")) for _ in range(texts)]
             return list(await asyncio.gather(*asked, return_exceptions=True))
 
-    found = asyncio.run(main())
+    return student, asyncio.run(main())
+
+
+def test_who_waits_in_vain_behind_others_is_told_that_the_student_is_busy_not_that_it_failed() -> None:
+    student, found = asked_of_a_slow_student(100, line_wait_s=0.0)
     answered = sum(isinstance(outcome, Opinion) for outcome in found)
     busy = sum(isinstance(outcome, StudentBusyError) for outcome in found)
     assert answered + busy == 100
     assert answered > 0
     assert busy > 0
     assert sum(student.batches) == answered  # who was told so was not computed afterwards
+
+
+def test_who_was_let_in_for_a_long_wait_is_not_told_so_before_it_is_over() -> None:
+    _, found = asked_of_a_slow_student(40, line_wait_s=300.0)
+    assert [type(outcome) for outcome in found if not isinstance(outcome, Opinion)] == []
 
 
 def test_a_long_list_does_not_hold_up_who_comes_after_it() -> None:

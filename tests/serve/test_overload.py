@@ -40,8 +40,8 @@ class SlowStudent(FakeStudent):
 
 
 def busy_world(folder: Path, **changes: Any) -> tuple[World, SlowStudent]:
-    """A gateway of small batches; who would wait for more than one of them is refused."""
-    settings = GatewaySettings(follow_s=0.02, batch_wait_s=0.001, max_batch=4)
+    """A gateway of small batches; who would wait for more than a few of them is refused."""
+    settings = GatewaySettings(follow_s=0.02, batch_wait_s=0.001, max_batch=4, student_wait_s=0.05)
     world, student = World(folder, settings=settings, changes=changes), SlowStudent()
     world.serve(student=student)
     return world, student

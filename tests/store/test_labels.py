@@ -177,6 +177,9 @@ JSON_WRAPPERS = (
     '{{"name": "classify", "arguments": {{"label": "{}"}}}}',
     '{{"name": "classify", "arguments": "{{\\"label\\": \\"{}\\"}}"}}',
     '{{"tool_calls": [{{"type": "function", "function": {{"name": "c", "arguments": {{"label": "{}"}}}}}}]}}',
+    '{{"result": {{"label": "{}"}}}}',
+    '{{"Answer": [{{"label": "{}", "score": 1}}]}}',
+    '[{{"output": "{{\\"label\\": \\"{}\\"}}"}}]',
 )
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import pytest
@@ -117,6 +117,33 @@ def test_one_flipped_bit_in_any_file_is_refused_by_open_and_by_read(place: Place
                 opened.read(name)
         overwrite(opened.path(name), good)
     assert versions.open(version).id == version
+
+
+def test_a_load_hashes_each_file_once_and_what_it_does_not_read_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions, key, folder = place
+    version = versions.publish(make_draft(folder / "draft"), make_manifest(), key)
+    hashed: list[str] = []
+    for name in ("read_verified", "is_intact"):
+        one = getattr(blobs, name)
+
+        def counted(path: Path, entry: FileEntry, one: Any = one) -> Any:
+            hashed.append(path.name)
+            return one(path, entry)
+
+        monkeypatch.setattr(f"store.registry.versions.{name}", counted)
+    files = versions.manifest(version).files
+    read = "encoder/model.safetensors"
+    assert versions.load(version, lambda opened: opened.read(read)) == (folder / "draft" / read).read_bytes()
+    assert sorted(hashed) == sorted(Path(name).name for name in files)
+    for name in files:
+        path = versions.open(version).path(name)
+        good = path.read_bytes()
+        overwrite(path, good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(CorruptVersionError, match=name):
+            versions.load(version, lambda opened: opened.read(read))
+        overwrite(path, good)
 
 
 @pytest.mark.parametrize(

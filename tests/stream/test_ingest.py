@@ -221,7 +221,12 @@ def output(said: str, **fields: object) -> dict[str, object]:
     ("value", "reason", "detail"),
     [
         (b"\xff", "undecodable", "not JSON"),
-        (b"", "undecodable", "not JSON"),
+        (b"", "undecodable", "a tombstone"),
+        (b"\xef\xbb\xbf{}", "undecodable", "a byte order mark"),
+        ("{}".encode("utf-16"), "undecodable", "looks like UTF-16"),
+        ("{}".encode("utf-16-be"), "undecodable", "looks like UTF-16"),
+        ("{}".encode("utf-16-le"), "undecodable", "looks like UTF-16"),
+        (b"\0\0\0\0\x01{}", "undecodable", "schema registry"),
         (b"x" * (2 << 20), "oversized", "2097152 bytes"),
         (changed(schema=2), "unknown_schema", "schema 2"),
         (changed(input={"text": 7}), "wrong_shape", "$.input.text"),

@@ -33,7 +33,7 @@ $escalations</div>
 <h2>Cycles and their verdicts</h2>$cycles
 <div class="two"><section><h2>Swaps</h2>$swaps</section><section><h2>Where the events went</h2>$events</section></div>
 <h2>The same run in windows</h2>$windows
-<h2>DemoTraffic</h2>$traffic
+<h2>Traffic</h2>$traffic
 $bought""")
 
 

@@ -1,6 +1,7 @@
-"""By which labels each slot was read, and from which position on: history is judged by the list that held then.
+"""By which labels each slot was read, and from which position on: history is judged by what held then.
 
-Ingest notes it when it claims a slot, before it applies anything there, and only where the lists have changed.
+That is each lane's list of labels, its task and whether its events might be trained on, and which lanes there were.
+Ingest notes it when it claims a slot, before it applies anything there, and only where something has changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ import redis
 
 from store.buffer.keys import available
 from store.buffer.ledger import BEGINNING, Claim, LogSlot
-from store.event import Lane
+from store.event import Lane, Task
 from store.log.lazy import logger
 from store.tasks.rank import Tolerance
 from store.tasks.tasks import BEFORE_NOTES, TASKS, LaneTerms
@@ -20,17 +21,25 @@ _log = logger(__name__)
 
 
 class LabelList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """By what a lane's answers were read: the labels that one may be, and what is called the same ranking."""
+    """By what a lane's events were read: the labels that an answer may be, what is the same ranking, and more."""
 
     labels: list[str]  # the lane's list; none: any
     earlier: list[str] = []  # that rulings tell of
     tolerance: Tolerance | None = None  # None: the one that holds where settings name none
+    task: Task | None = None  # of the lane; None: nobody noted it, and it is taken for today's
+    training_permitted: bool | None = None  # false: its events were counted, and not kept; None: as with the task
 
     @staticmethod
-    def of(terms: LaneTerms) -> "LabelList":
+    def of(terms: LaneTerms, task: Task | None = None, *, training_permitted: bool | None = None) -> "LabelList":
         """A lane's terms, to be noted."""
         tolerance = None if terms.tolerance == Tolerance() else terms.tolerance
-        return LabelList(labels=list(terms.labels), earlier=list(terms.earlier), tolerance=tolerance)
+        return LabelList(
+            labels=list(terms.labels),
+            earlier=list(terms.earlier),
+            tolerance=tolerance,
+            task=task,
+            training_permitted=training_permitted,
+        )
 
     @property
     def terms(self) -> LaneTerms:
@@ -96,9 +105,18 @@ def list_at(held: Iterable[ListsHeld], slot: LogSlot, offset: int, lane: Lane, t
     if not known:
         return today
     if at := [found for start, found in known if start <= offset]:
-        return at[-1]
-    first = known[0][1]
+        return _completed(at[-1], today)
+    first = _completed(known[0][1], today)
     return msgspec.structs.replace(first, earlier=list(dict.fromkeys([*first.earlier, *today.earlier])))
+
+
+def _completed(noted: LabelList, today: LabelList) -> LabelList:
+    """What an earlier release did not note is taken for today's."""
+    return msgspec.structs.replace(
+        noted,
+        task=today.task if noted.task is None else noted.task,
+        training_permitted=today.training_permitted if noted.training_permitted is None else noted.training_permitted,
+    )
 
 
 def lane_at(held: Iterable[ListsHeld], slot: LogSlot, offset: int, lane: Lane) -> bool:
@@ -111,6 +129,16 @@ def kept_at(held: Iterable[ListsHeld], slot: LogSlot, offset: int, task: str) ->
     """Whether events of a task became items when a record was judged."""
     at = [one for one in held if one.slot == slot and _start(one) <= offset]
     return task in (at[-1].tasks if at else BEFORE_NOTES)
+
+
+def former_lanes(held: Iterable[ListsHeld], present: Iterable[Lane]) -> dict[Lane, LabelList]:
+    """Lanes that were taken out of the settings, each as it was noted last: their events became items all the same."""
+    found: dict[Lane, LabelList] = {}
+    for one in held:
+        for name, noted in one.lists.items():
+            tenant, _, use_case = name.partition("/")
+            found[Lane(tenant, use_case)] = noted
+    return {lane: noted for lane, noted in found.items() if lane not in set(present)}
 
 
 def _start(held: ListsHeld) -> int:

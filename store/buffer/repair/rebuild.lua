@@ -1,6 +1,7 @@
 -- Put what was staged in the place of what is kept, or do nothing: all of it in one step, under the fences drawn for it.
 -- KEYS: position of each slot of the use case.
--- ARGV: the fences, as msgpack; the lanes as msgpack {prefix of its keys, whether all of it is staged}; prefix of the use case.
+-- ARGV: the fences, as msgpack; the lanes as msgpack {prefix of its keys, whether all of it is staged}; prefix of the use case;
+-- the count of letters that were dealt with, where it and that of all are staged, else nothing.
 local fences, lanes = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[2])
 for i, fence in ipairs(fences) do
   if redis.call('HGET', KEYS[i], 'fence') ~= fence then return 0 end -- ingest has claimed it since: look again
@@ -40,6 +41,10 @@ for _, lane in ipairs(lanes) do
   put(staged .. 'audits', prefix .. 'audits')
   redis.call('DEL', staged .. 'strata', staged .. 'drop', prefix .. 'damaged')
 end
-put(ARGV[3] .. 'rebuild:dead', ARGV[3] .. 'dead')
+if ARGV[4] ~= '' then
+  redis.call('DEL', ARGV[3] .. 'dead', ARGV[4])
+  put(ARGV[3] .. 'rebuild:dead', ARGV[3] .. 'dead')
+  put(ARGV[3] .. 'rebuild:settled', ARGV[4])
+end
 redis.call('DEL', ARGV[3] .. 'damaged')
 return 1

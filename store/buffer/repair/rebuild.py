@@ -11,7 +11,7 @@ import redis
 
 from store.buffer.effects import retention_rank
 from store.buffer.item import Item
-from store.buffer.keys import available, lane_prefix, position_key, script_of, text_of
+from store.buffer.keys import available, lane_prefix, position_key, script_of, settled_key, text_of
 from store.buffer.ledger import AuditTally, Counters, LogSlot
 from store.buffer.stored import decode_item, encode_item
 from store.errors import DamagedItemError
@@ -120,16 +120,19 @@ def _some(things: Iterable[_Thing]) -> Iterator[list[_Thing]]:
         del rest[:_BATCH]
 
 
-def stage_dead(client: redis.Redis, use_case: str, dead: Mapping[str, int]) -> None:
-    """Put these counts of dead letters with the next swap of the use case."""
-    name = f"{{{use_case}}}:rebuild:dead"
-    with available():
-        client.delete(name)
-        if dead:
-            client.hset(name, mapping=cast("Any", dict(dead)))
+def stage_dead(client: redis.Redis, use_case: str, dead: Mapping[str, int], settled: Mapping[str, int]) -> None:
+    """Put these counts of dead letters, and of those that were dealt with, with the next swap of the use case."""
+    for kind, counts in (("dead", dead), ("settled", settled)):
+        name = f"{{{use_case}}}:rebuild:{kind}"
+        with available():
+            client.delete(name)
+            if counts:
+                client.hset(name, mapping=cast("Any", dict(counts)))
 
 
-def swap(client: redis.Redis, use_case: str, fences: Mapping[LogSlot, int], lanes: Mapping[Lane, bool]) -> bool:
+def swap(
+    client: redis.Redis, use_case: str, fences: Mapping[LogSlot, int], lanes: Mapping[Lane, bool], *, dead: bool
+) -> bool:
     """Put what is staged, in one step; False when ingest has claimed a slot since its fence was drawn.
 
     Args:
@@ -137,12 +140,14 @@ def swap(client: redis.Redis, use_case: str, fences: Mapping[LogSlot, int], lane
         use_case: of the lanes.
         fences: the fence that was drawn for each slot after its position was read.
         lanes: whether all of each lane is staged (else only what is staged is put, and what is dropped goes).
+        dead: whether the counts of dead letters are staged.
     """
     script = client.register_script(script_of("repair/rebuild.lua"))
     arguments: list[str | bytes] = [
         msgspec.msgpack.encode([str(fence) for fence in fences.values()]),
         msgspec.msgpack.encode([(lane_prefix(lane), whole) for lane, whole in lanes.items()]),
         f"{{{use_case}}}:",
+        settled_key(use_case) if dead else "",
     ]
     with available():
         return bool(script(keys=[position_key(use_case, slot) for slot in fences], args=arguments))

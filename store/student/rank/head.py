@@ -42,8 +42,8 @@ class RankHead:
             documents: [n, hidden], length 1 each.
             keys: [n] the documents' keys.
         """
-        correction = pair_features(query, documents) @ self.weight
-        result: FloatArray = np.float32(self.slope) * (documents @ query) + correction + self.biases(keys)
+        correction = by_row(pair_features(query, documents), self.weight)
+        result: FloatArray = np.float32(self.slope) * by_row(documents, query) + correction + self.biases(keys)
         return result
 
     def biases(self, keys: Sequence[str]) -> FloatArray:
@@ -95,6 +95,12 @@ class RankHead:
             items=dict(zip(keys, tensors["item_biases"].float().tolist(), strict=True)),
             new_sigma=new_sigma,
         )
+
+
+def by_row(rows: FloatArray, vector: FloatArray) -> FloatArray:
+    """Rows [n, hidden] times a vector [hidden], each by itself: a matrix product rounds a row by where it stands."""
+    result: FloatArray = np.vecdot(rows, vector)
+    return result
 
 
 def pair_features(query: FloatArray, documents: FloatArray) -> FloatArray:

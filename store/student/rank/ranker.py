@@ -27,7 +27,7 @@ from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, 
 from store.student.folder import ENCODER_FILES
 from store.student.loaded import RankOpinion
 from store.student.rank.golden import GOLDEN_LISTS
-from store.student.rank.head import RankHead, confidence
+from store.student.rank.head import RankHead, by_row, confidence
 from store.student.rank.vectors import VectorCache, sentence_vectors, shared_vectors
 from store.tasks.measures import Places, best_first
 from store.tasks.rank import Tolerance
@@ -170,31 +170,25 @@ class Ranker:
         return [_opinion(one) for one in self.rankings([list_of(value) for value in inputs])]
 
     def rankings(self, lists: Sequence[RankInput]) -> list[Ranking]:
-        """Rank redacted lists; the queries, and the documents that are not known, are computed in whole batches."""
+        """Rank redacted lists; the queries, and the documents that are not known, are computed in whole batches.
+
+        The order in which documents are given changes no score.
+        """
         if not lists:
             return []
-        queries, documents = [one.query for one in lists], [text for one in lists for text in one.documents]
+        queries, texts = [one.query for one in lists], [text for one in lists for text in one.documents]
         asked = sentence_vectors(self.encoder, queries)
-        self.vectors.documents(documents)
-        said = None
+        documents, keys = self.vectors.documents(texts)
+        said = slow = None
         if self.tuned is not None:
             said = sentence_vectors(self.tuned.vectors.encoder, queries)
-            self.tuned.vectors.documents(documents)
-        return [self.rank(one, asked[row], None if said is None else said[row]) for row, one in enumerate(lists)]
-
-    def rank(self, value: RankInput, asked: FloatArray, said: FloatArray | None) -> Ranking:
-        """Rank redacted documents. The order in which they are given changes no score.
-
-        Args:
-            value: the list.
-            asked: [hidden] the frozen encoder's vector of the query.
-            said: [hidden] the fine-tuned one's; None iff there is none.
-        """
-        documents, keys = self.vectors.documents(value.documents, counts=False)
-        tuned = None
-        if self.tuned is not None and said is not None:
-            tuned = self.tuned.vectors.documents(value.documents, counts=False)[0] @ said
-        return self.rank_from(asked, documents, keys, tuned)
+            slow, _ = self.tuned.vectors.documents(texts)
+        found, start = list[Ranking](), 0
+        for row, one in enumerate(lists):
+            its = slice(start, start := start + len(one.documents))
+            tuned = None if said is None or slow is None else by_row(slow[its], said[row])
+            found.append(self.rank_from(asked[row], documents[its], keys[its], tuned))
+        return found
 
     def rank_from(
         self, asked: FloatArray, documents: FloatArray, keys: Sequence[str], tuned: FloatArray | None
@@ -230,7 +224,7 @@ class Ranker:
     def too_long(self, value: TaskInput) -> bool:
         """Whether the student would not read all of one of the texts."""
         one = list_of(value)
-        return any(self.encoder.too_long(text) for text in (one.query, *one.documents))
+        return self.encoder.too_long(one.query) or self.vectors.too_long(one.documents)
 
     def tokens(self, value: TaskInput) -> int:
         """About how many tokens a forward pass reads; documents that are known cost none."""
@@ -281,9 +275,8 @@ class Ranker:
             vectors=VectorCache(self.encoder),
             tuned=None if self.tuned is None else replace(self.tuned, vectors=VectorCache(self.tuned.vectors.encoder)),
         )
-        asked = sentence_vectors(fresh.encoder, [query])[0]
-        said = None if fresh.tuned is None else sentence_vectors(fresh.tuned.vectors.encoder, [query])[0]
-        scores: list[float] = fresh.rank(RankInput(query=query, documents=list(documents)), asked, said).scores.tolist()
+        (found,) = fresh.rankings([RankInput(query=query, documents=list(documents))])
+        scores: list[float] = found.scores.tolist()
         return scores
 
 
@@ -318,7 +311,8 @@ def _shown(scores: FloatArray) -> list[float]:
 
 
 def _centred(scores: FloatArray) -> FloatArray:
-    centred: FloatArray = scores - scores.mean() if len(scores) else scores
+    """In double precision, so that the order of the documents is not seen in the mean."""
+    centred: FloatArray = scores - np.float32(scores.mean(dtype=np.float64)) if len(scores) else scores
     return centred
 
 

@@ -16,7 +16,7 @@ from store.student.encoder import Encoder, FloatArray
 from store.tasks.rank import document_key
 
 DEFAULT_MAX_BYTES: Final = 256 << 20
-_OVERHEAD_BYTES: Final = 300  # of a key, its entry and an array, beside the numbers
+_OVERHEAD_BYTES: Final = 500  # of a key, its entries and an array, beside the numbers
 
 
 class VectorCache:
@@ -34,6 +34,7 @@ class VectorCache:
         self.hits = 0
         self.misses = 0
         self._kept: OrderedDict[str, FloatArray] = OrderedDict()
+        self._long: OrderedDict[str, bool] = OrderedDict()  # whether the encoder cuts a document, where that was asked
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -66,6 +67,22 @@ class VectorCache:
         """Those of the documents that would have to be computed, each once."""
         missing = {key: text for text in texts if (key := document_key(text)) not in self._kept}
         return list(missing.values())
+
+    def too_long(self, texts: Sequence[str]) -> bool:
+        """Whether the encoder would not read all of one of the documents; each is looked at once, then remembered."""
+        asked = {document_key(text): text for text in texts}
+        with self._lock:
+            known = {key: self._long[key] for key in asked if key in self._long}
+            for key in known:
+                self._long.move_to_end(key)
+        if any(known.values()):
+            return True
+        found = {key: self.encoder.too_long(text) for key, text in asked.items() if key not in known}
+        with self._lock:
+            self._long |= found
+            while len(self._long) > self.most:
+                self._long.popitem(last=False)
+        return any(found.values())
 
     def prime(self, keys: Sequence[str], vectors: FloatArray) -> None:
         """Hold vectors that were computed before.

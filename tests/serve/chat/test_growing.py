@@ -84,7 +84,12 @@ def said(text: str) -> TaskInput:
 @asynccontextmanager
 async def executor(*, max_batch: int = 8, timeout_s: float = 60.0) -> AsyncIterator[GrowingExecutor]:
     made = GrowingExecutor(
-        max_batch=max_batch, max_tokens=1_000, wait_s=0.0, timeout_s=timeout_s, observe=lambda *_: None
+        max_batch=max_batch,
+        max_tokens=1_000,
+        wait_s=0.0,
+        timeout_s=timeout_s,
+        line_wait_s=60.0,
+        observe=lambda *_: None,
     )
     made.start()
     try:

@@ -86,7 +86,9 @@ def ask(talker: RemoteTalker, *texts: str) -> list[Any]:
     """What it says to some texts at once; an exception is one's answer."""
     slot, forward = (
         Slot(version="v", student=talker),
-        RemoteForward(max_batch=32, max_tokens=4096, wait_s=0.0, timeout_s=5.0, observe=lambda *_: None),
+        RemoteForward(
+            max_batch=32, max_tokens=4096, wait_s=0.0, timeout_s=5.0, line_wait_s=60.0, observe=lambda *_: None
+        ),
     )
 
     async def main() -> list[Any]:

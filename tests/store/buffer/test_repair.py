@@ -36,10 +36,10 @@ def test_a_swap_under_a_void_fence_changes_nothing(redis_client: redis.Redis, bu
     staging.put(items_of("new"), staging.kept_ids(), Counters(counted=1, new_items=1), {})
     fence = buffer.claim("support", slot(0), "rebuild").fence
     buffer.claim("support", slot(0), "ingest")  # it was faster
-    assert not swap(redis_client, "support", {slot(0): fence}, {LANE: True})
+    assert not swap(redis_client, "support", {slot(0): fence}, {LANE: True}, dead=False)
     assert texts(buffer) == {"old"}
     fence = buffer.claim("support", slot(0), "rebuild").fence
-    assert swap(redis_client, "support", {slot(0): fence}, {LANE: True})
+    assert swap(redis_client, "support", {slot(0): fence}, {LANE: True}, dead=False)
     assert texts(buffer) == {"new"}
     assert buffer.counters(LANE) == Counters(counted=1, new_items=1)
     assert not list(redis_client.scan_iter("*rebuild*"))
@@ -51,13 +51,18 @@ def test_only_what_was_staged_last_is_put(redis_client: redis.Redis, buffer: Red
     (a, b, c) = sorted(first)
     changed = msgspec.structs.replace(first[b], stratum="cancel", count=7)
     staging.put({a: first[a], b: changed}, [], Counters(counted=8), {"v1": AuditTally(audits=3, agreed=2)})
-    stage_dead(redis_client, "support", {"undecodable": 4})
+    stage_dead(redis_client, "support", {"undecodable": 4}, {"undecodable": 3})
     fence = buffer.claim("support", slot(0), "rebuild").fence
-    assert swap(redis_client, "support", {slot(0): fence}, {LANE: True})
+    assert swap(redis_client, "support", {slot(0): fence}, {LANE: True}, dead=True)
     assert {item.item_id: item for item in buffer.items(LANE)} == {a: first[a], b: changed}
     assert redis_client.exists(f"{{support}}:acme:item:{c}") == 0
     assert buffer.audits(LANE) == {"v1": AuditTally(audits=3, agreed=2)}
     assert buffer.dead("support") == {"undecodable": 4}
+    assert buffer.open_dead("support") == {"undecodable": 1}
+    stage_dead(redis_client, "support", {}, {})
+    fence = buffer.claim("support", slot(0), "rebuild").fence
+    assert swap(redis_client, "support", {slot(0): fence}, {LANE: False}, dead=True)
+    assert buffer.dead("support") == buffer.open_dead("support") == {}
 
 
 def test_where_not_all_is_staged_the_rest_stays_as_it_is(redis_client: redis.Redis, buffer: RedisBuffer) -> None:
@@ -68,7 +73,7 @@ def test_where_not_all_is_staged_the_rest_stays_as_it_is(redis_client: redis.Red
     staging = Staging(redis_client, LANE)
     staging.put({a: msgspec.structs.replace(kept[a], stratum="cancel")}, [a, b], None, None)
     fence = buffer.claim("support", slot(0), "rebuild").fence
-    assert swap(redis_client, "support", {slot(0): fence}, {LANE: False})
+    assert swap(redis_client, "support", {slot(0): fence}, {LANE: False}, dead=False)
     assert {item.item_id: item.stratum for item in buffer.items(LANE)} == {a: "cancel", c: kept[c].stratum}
     assert buffer.counters(LANE).counted == 3
 
@@ -80,7 +85,7 @@ def test_ranks_survive_a_rebuild_to_the_last_bit(redis_client: redis.Redis, buff
     staging = Staging(redis_client, LANE)
     staging.put({item.item_id: item for item in buffer.items(LANE)}, staging.kept_ids(), buffer.counters(LANE), {})
     claim = buffer.claim("support", slot(0), "rebuild")
-    assert swap(redis_client, "support", {slot(0): claim.fence}, {LANE: True})
+    assert swap(redis_client, "support", {slot(0): claim.fence}, {LANE: True}, dead=False)
     assert redis_client.zrange("{support}:acme:stratum:refund", 0, -1, withscores=True) == before
     again = Partition(buffer, 0)
     again.apply([escalation(f"r{number}", number=100 + number) for number in range(9)])
@@ -121,7 +126,7 @@ def put_one(client: redis.Redis, buffer: RedisBuffer, *, drop: list[str], whole:
     staging = Staging(client, LANE)
     staging.put(items_of("new"), drop, None, None)
     fence = buffer.claim("support", slot(0), "rebuild").fence
-    assert swap(client, "support", {slot(0): fence}, {LANE: whole})
+    assert swap(client, "support", {slot(0): fence}, {LANE: whole}, dead=False)
 
 
 @pytest.mark.parametrize("name", ["strata", "stratum:refund"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from store.errors import CorruptVersionError
 from store.event import RankInput
 from store.student.encoder import Encoder, FloatArray
-from store.student.rank.head import RankHead, confidence, pair_features
+from store.student.rank.head import RankHead, by_row, confidence, pair_features
 from store.student.rank.ranker import Ranker, Ranking
 from store.student.rank.vectors import VectorCache, sentence_vectors, shared_vectors
 from store.tasks.rank import Tolerance, agree, document_key
@@ -141,7 +141,7 @@ class CountingEncoder:
 
 def test_a_document_is_computed_once_until_it_is_forgotten(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = CountingEncoder(encoder, monkeypatch)
-    room = 3 * (4 * encoder.hidden_size + 300)
+    room = 3 * (4 * encoder.hidden_size + 500)
     cache = VectorCache(encoder, max_bytes=room)
     first, _ = cache.documents(["a", "b", "a", " a "])
     assert sorted(counted.texts) == ["a", "b"] or sorted(counted.texts) == [" a ", "b"]
@@ -177,7 +177,7 @@ def test_a_list_longer_than_the_cache_is_ranked_all_the_same(encoder: Encoder) -
 
 
 def test_threads_share_a_cache(encoder: Encoder) -> None:
-    cache = VectorCache(encoder, max_bytes=2 * (4 * encoder.hidden_size + 300))
+    cache = VectorCache(encoder, max_bytes=2 * (4 * encoder.hidden_size + 500))
     wanted = {text: sentence_vectors(encoder, [text])[0] for text in "abcdef"}
     wrong: list[str] = []
 
@@ -202,12 +202,55 @@ def test_pair_features_are_products_and_distances() -> None:
     assert pair_features(query, documents).tolist() == [pytest.approx([0.6, 0.0, 0.4, 0.8])]
 
 
+@given(documents=st.integers(1, 40), hidden=st.sampled_from((16, 33, 384, 768)), seed=st.integers(0, 1000))
+def test_a_product_by_row_does_not_depend_on_where_the_row_stands(documents: int, hidden: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, vector = (rng.normal(size=size).astype(np.float32) for size in ((documents, hidden), hidden))
+    turn = rng.permutation(documents)
+    assert np.array_equal(by_row(rows, vector)[turn], by_row(rows[turn], vector))
+    assert by_row(rows, vector) == pytest.approx(rows @ vector, abs=1e-4)
+
+
 def test_too_long_is_told_of_the_query_and_of_each_document(encoder: Encoder) -> None:
     ranker = ranker_of(encoder, head_of(encoder))
     long = "word " * 600
     assert not ranker.too_long(a_list("boil water", DOCUMENTS))
     assert ranker.too_long(a_list(long, DOCUMENTS))
     assert ranker.too_long(a_list("boil water", [*DOCUMENTS, long]))
+
+
+def test_a_document_is_measured_once_and_a_primed_one_too(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker, long, measured = ranker_of(encoder, head_of(encoder)), "word " * 600, list[str]()
+    whole = Encoder.too_long
+
+    def counted(encoder: Encoder, text: str) -> bool:
+        measured.append(text)
+        return whole(encoder, text)
+
+    monkeypatch.setattr(Encoder, "too_long", counted)
+    ranker.vectors.prime([document_key("a")], sentence_vectors(encoder, ["a"]))
+    for documents in (["a", *DOCUMENTS], [*DOCUMENTS, "a"]):
+        assert not ranker.too_long(a_list("boil water", documents))
+    assert measured == ["boil water", "a", *DOCUMENTS, "boil water"]
+    assert [ranker.too_long(a_list("boil water", [*DOCUMENTS, long])) for _ in range(2)] == [True, True]
+    assert measured.count(long) == 1
+
+
+def test_what_is_remembered_of_lengths_is_bounded(encoder: Encoder) -> None:
+    cache = VectorCache(encoder, max_bytes=1)
+    for text in (*DOCUMENTS, "word " * 600, *DOCUMENTS):
+        assert cache.too_long([text]) == (text not in DOCUMENTS)
+        assert len(cache._long) == 1
+
+
+@given(words=st.lists(st.integers(1, 70), min_size=1, max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_a_vector_is_a_function_of_its_text_alone_whatever_comes_with_it(encoder: Encoder, words: list[int]) -> None:
+    """To the last bit; 14 words fill a batch's shape, 62 are all that the encoder reads."""
+    texts = [f"{'kettle ' * count}{place}" for place, count in enumerate([14, *words, 13, 62, 62, 62, 62, 62, 62, 62])]
+    together = sentence_vectors(encoder, texts)
+    for place in (0, 1, len(words) + 1, len(texts) - 1):
+        assert np.array_equal(sentence_vectors(encoder, [texts[place]])[0], together[place])
 
 
 def test_documents_that_are_known_cost_no_tokens(encoder: Encoder) -> None:

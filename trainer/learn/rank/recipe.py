@@ -17,7 +17,7 @@ from store.policy import Policy
 from store.registry.sealed import OpenVersion
 from store.registry.students.records import Mode, RankRecord
 from store.student.encoder import FloatArray
-from store.student.rank.head import RankHead
+from store.student.rank.head import RankHead, by_row
 from store.student.rank.ranker import Ranker, Ranking, TunedRanker, list_of
 from store.student.rank.vectors import sentence_vectors
 from store.tasks.narrow import narrow
@@ -114,7 +114,7 @@ class FrozenLists:
         queries = sentence_vectors(tuned.vectors.encoder, [one.query for one in asked])
         tuned.vectors.documents(sorted({text for one in asked for text in one.documents}))  # in whole batches
         for place, one, query in zip(new, asked, queries, strict=True):
-            known[place] = tuned.vectors.documents(one.documents)[0] @ query
+            known[place] = by_row(tuned.vectors.documents(one.documents)[0], query)
         return known
 
 
