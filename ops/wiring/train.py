@@ -1,5 +1,6 @@
 """Puts the trainer together: its lanes, when a cycle is due, and how one freezes, fits and judges."""
 
+from functools import partial
 from importlib.metadata import version as installed_version
 from typing import Final
 
@@ -15,6 +16,7 @@ from store.buffer.repair.lists import Lists
 from store.control import Control
 from store.cycles.signs import Signs
 from store.money.books import Books
+from store.student.chat.folder import look_for_decoder
 from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
@@ -35,7 +37,17 @@ def check_train(site: Site) -> None:
     Raises:
         SettingsError: something cannot; the message names every such key, a line each.
     """
-    every(lambda: site.registry, site.trainer_key, site.settings.encoder_directory)
+    models = {
+        str(section.lane): section.student.model
+        for section in site.settings.lanes
+        if section.training_permitted and section.student.model is not None
+    }
+    every(
+        lambda: site.registry,
+        site.trainer_key,
+        site.settings.encoder_directory,
+        *(partial(look_for_decoder, model, f"lanes.student.model of {lane}") for lane, model in models.items()),
+    )
 
 
 def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
