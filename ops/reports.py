@@ -60,7 +60,7 @@ class ProducerShown(msgspec.Struct, frozen=True, kw_only=True):
 
     tenant: str
     use_case: str
-    task: str
+    task: Task
     topic: str
     model: str
     prompt_version: str
