@@ -6,14 +6,19 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import msgspec
 import pytest
+import safetensors.torch
+import torch
 
 from ops.answers.reading import Reading
 from store.event import LabelAnswer, encode, wall_clock_s
+from store.registry.signing import SigningKey
+from store.student.encoder import Encoder
 from tests.contracts.escalations import escalation
 from tests.integration.alerting import (
     FOLDER,
@@ -28,8 +33,10 @@ from tests.integration.alerting import (
     sped_up,
 )
 from tests.integration.rig import DEADLINE_S, FACTOR, LONG, RULES, SHIPPED, Rig, rig
-from tests.ops.sites import LANE, open_site, publish
+from tests.ops.sites import CERTIFIED, LANE, open_site, publish
 from tests.ops.stand import TOPIC
+from tests.store.test_student import student_on, version_of
+from tests.tiny import WORDS, tiny_encoder
 
 UNTOLD = {  # an end that comes while something graver goes on, and the watchdog's, which has none
     "Watchdog",
@@ -121,6 +128,43 @@ def test_too_much_work_and_a_spent_budget_are_told_in_time_and_end(tmp_path: Pat
         one.until("it is seen", lambda: watch.sees("serve"), meanwhile=one.ask)
         the_budget_is_gone(one, watch)
         too_much_is_asked(one, watch)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_student_that_fails_on_what_some_ask_is_told_in_time_and_it_ends(tmp_path: Path) -> None:
+    settings = {"calls_per_day": "1000000", "device": '"cpu"', "precision": '"fp32"'}
+    with rig(tmp_path / "rig", **settings) as one, watched(tmp_path, one) as (watch, _):
+        publish_broken(one, word="tracking")
+        one.start("serve")
+        one.until("it is seen", lambda: watch.sees("serve"), meanwhile=one.ask)
+        one.until("it answers", lambda: one.metric("understudy_forward_seconds_count", "serve"), meanwhile=one.ask)
+        one.fires(
+            watch, "UnderstudyStudentDown", slack_s=_OF_A_PROCESS_S, meanwhile=lambda: one.ask("where is the tracking")
+        )
+        one.resolves(watch, "UnderstudyStudentDown", meanwhile=lambda: one.ask("my parcel is late"))
+
+
+def publish_broken(one: Rig, *, word: str) -> None:
+    """A signed and promoted version whose golden outputs are right, and which says no numbers to texts with a word."""
+    base = tiny_encoder(one.folder / "base")
+    weights = safetensors.torch.load_file(base / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith("word_embeddings.weight"))
+    weights[name][WORDS.index(word)] = 3e38 * torch.tensor([1.0, -1.0] * (weights[name].shape[1] // 2))
+    safetensors.torch.save_file(weights, base / "model.safetensors", {"format": "pt"})
+    encoder = Encoder.load(base, device="cpu", precision="fp32", max_tokens=32)
+    labels = open_site(one.settings).lane(None).labels
+    student = student_on(encoder, tuned_labels=None, policy=CERTIFIED)
+    head = replace(student.head, weight=student.head.weight[: len(labels)], bias=student.head.bias[: len(labels)])
+    made = version_of(replace(student, head=head, labels=tuple(labels)), base)
+    draft = one.folder / "draft"
+    for file, data in made.contents.items():
+        (draft / file).parent.mkdir(parents=True, exist_ok=True)
+        (draft / file).write_bytes(data)
+    site = open_site(one.settings)
+    key = SigningKey.load(site.settings.keys.trainer)
+    version = site.registry.versions(LANE).publish(draft, msgspec.structs.replace(made.manifest, lane=LANE), key)
+    site.registry.moves(LANE).append("promote", version=version, who=key.name, why="a test", key=key, now_s=1.7e9)
 
 
 def processes_die(one: Rig, watch: Watch) -> None:

@@ -60,6 +60,16 @@ def test_both_are_laid_side_by_side_with_their_rows_weights() -> None:
     assert (pairs.rows, pairs.known) == (3, 0)
 
 
+def test_slices_that_are_watched_are_marked_among_the_rows_that_are_kept() -> None:
+    told = {"last": {"k"}, "first two": {"i", "j"}}
+    pairs = paired(None, said(ALL_RIGHT), ROWS, trained={"i"}, clusters={}, watched=told)
+    assert {name: mask.tolist() for name, mask in pairs.watched.items()} == {
+        "first two": [True, False],
+        "last": [False, True],
+    }
+    assert pairs.blocking == {}
+
+
 def test_rows_that_a_competitor_was_trained_on_or_that_are_linked_to_such_are_left_out() -> None:
     clusters = {"i": 0, "j": 1, "k": 2, "twin of j": 1}
     pairs = paired(None, said(ALL_RIGHT), ROWS, trained={"twin of j", "i", "evicted"}, clusters=clusters)

@@ -233,6 +233,8 @@ def test_only_what_is_refused_is_marked_refused() -> None:
 def test_a_slice_counts_from_the_least_rows_on(marked: int, counts: bool) -> None:  # noqa: FBT001 - a row of the table
     verdict = verdict_of(pairs(400, 5, 5, hard=marked, blocking=marked), "growth")
     assert [part.kind for part in verdict.slices] == ["retained", *(["hard", "blocking"] if counts else [])]
+    watched = replace(pairs(400, 5, 5), watched={"a topic": np.arange(410) >= 410 - marked})
+    assert [part.kind for part in verdict_of(watched, "growth").slices] == ["retained", *(["watch"] if counts else [])]
 
 
 @pytest.mark.parametrize(("rows", "passed"), [(49, False), (50, True)])
