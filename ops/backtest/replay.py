@@ -43,6 +43,7 @@ class Replay:
         log: Log,
         *,
         encoder: str,
+        model: str | None = None,
         cache: Path,
         threads: int = 1,
         usd_per_call: float = 0.0,
@@ -56,7 +57,7 @@ class Replay:
         """
         torch.set_num_threads(threads)
         self.log = log
-        self.cycle = replace(cycle, encoder=encoder, threads=threads)
+        self.cycle = replace(cycle, encoder=encoder, model=model, threads=threads)
         self.schedule = schedule
         self.base = BaseEncoder.open(
             encoder, device=cycle.device, precision=cycle.precision, max_tokens=cycle.max_tokens
