@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from ops.sections import LaneSection
 from store.event import Task
+from store.student.folder import check_ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +19,7 @@ class TaskKind:
     has_model: bool = False  # its student grows on a language model that the lane names
     prompt: str | None  # of a chat teacher, to begin with; None: its teacher is sent the client's own messages
     said_in: str  # where another producer's event holds the teacher's answer
+    check_base: Callable[[Path, str], None] = lambda _directory, _named: None  # more than any encoder's folder must be
     agreement: Callable[[LaneSection], str]  # when two answers are the same, in words: printed with the promise
 
 
@@ -47,7 +50,11 @@ TASKS: Final[Mapping[Task, TaskKind]] = {
         has_labels=True, prompt=_LABELS, said_in="teacher.label", agreement=lambda _: "the same label"
     ),
     "rank": TaskKind(
-        has_catalogue=True, prompt=_ORDER, said_in="teacher.scores or teacher.order", agreement=_same_ranking
+        has_catalogue=True,
+        prompt=_ORDER,
+        said_in="teacher.scores or teacher.order",
+        check_base=check_ranks,
+        agreement=_same_ranking,
     ),
     "chat": TaskKind(
         has_model=True, prompt=None, said_in="teacher.text", agreement=lambda _: "the same JSON, or the same words"

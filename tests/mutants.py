@@ -2,7 +2,8 @@
 
 mutmut makes the mutants in a copy, `.cache/mutants`, and runs for each the tests that reach its function. A survivor
 that changes nothing a caller can see is named in `tests/mutants_judged.json` with the reason; the others are holes in
-the tests, and are printed. One module at a time while working on it: `python -m tests.mutants 'trainer.due.*'`.
+the tests, and are printed, as are names that no survivor bears any more. One module at a time while working on it:
+`python -m tests.mutants 'trainer.due.*'`.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from mutmut.mutation.diff_apply import get_diff_for_mutant
 print(json.dumps([get_diff_for_mutant(name) for name in sys.argv[1:]]))
 """
 # mutmut gives up on a mutant by the wall clock as well, and on a busy machine that would count as noticed: here by
-# processor time alone, and pytest-timeout ends a test that waits for ever.
+# processor time alone, and pytest-timeout ends the process of a test that waits for ever.
 _RUN: Final = """
 import sys
 from mutmut.workers import isolation
@@ -49,7 +50,7 @@ class Survivor:
 
 
 def main() -> int:
-    """Run and print; 1 where a survivor is judged by nobody, or less than nine tenths of the mutants are noticed."""
+    """Run and print; 1 where a survivor is judged by nobody, a judgement is of none, or too few mutants are noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="mutants to try, as patterns (default: all)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
@@ -70,9 +71,12 @@ def main() -> int:
     survivors = _survivors([name for name, status in ended.items() if status not in _NOTICED])
     judged = {(one["where"], one["was"], one["becomes"]) for one in json.loads(JUDGED.read_text("utf-8"))}
     holes = [one for one in survivors if (one.where, one.was, one.becomes) not in judged]
+    stale = set() if options.names else judged - {(one.where, one.was, one.becomes) for one in survivors}
     ratio = 1 - len(survivors) / len(ended)
     for one in holes:
         print(f"{one.where}\n  - {one.was}\n  + {one.becomes}")  # noqa: T201
+    for where, was, becomes in sorted(stale):
+        print(f"{where}: judged harmless, and noticed or gone\n  - {was}\n  + {becomes}")  # noqa: T201
     endless = sum(status == "timeout" for status in ended.values())
     print(  # noqa: T201
         f"{len(ended)} mutants, {ratio:.1%} noticed ({endless} of them never ended); "
@@ -81,7 +85,7 @@ def main() -> int:
     if options.json:
         found = {"mutants": len(ended), "noticed_ratio": round(ratio, 4), "holes": [asdict(one) for one in holes]}
         print(json.dumps(found))  # noqa: T201
-    return 0 if ratio >= LEAST_NOTICED and not holes else 1
+    return 0 if ratio >= LEAST_NOTICED and not holes and not stale else 1
 
 
 def _wanted(name: str, patterns: Sequence[str]) -> bool:

@@ -11,12 +11,14 @@ from ops.money.prices import prices_of
 from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.site import Site
+from ops.tasks import TASKS as KINDS
 from ops.wiring.checks import every
 from store.buffer.repair.lists import Lists
 from store.control import Control
 from store.cycles.signs import Signs
 from store.money.books import Books
 from store.student.chat.folder import look_for_decoder
+from store.student.folder import find_encoder
 from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
@@ -37,17 +39,19 @@ def check_train(site: Site) -> None:
     Raises:
         SettingsError: something cannot; the message names every such key, a line each.
     """
-    models = {
-        str(section.lane): section.student.model
-        for section in site.settings.lanes
-        if section.training_permitted and section.student.model is not None
-    }
-    every(
-        lambda: site.registry,
-        site.trainer_key,
-        site.settings.encoder_directory,
-        *(partial(look_for_decoder, model, f"lanes.student.model of {lane}") for lane, model in models.items()),
-    )
+    settings = site.settings
+    bases = [partial(_check_base, settings, section) for section in settings.lanes if section.task in TASKS]
+    every(lambda: site.registry, site.trainer_key, settings.encoder_directory, *bases)
+
+
+def _check_base(settings: Settings, section: LaneSection) -> None:
+    """See that the lane's students can stand on the encoder that is named for them."""
+    own = section.student.encoder
+    named = "trainer.encoder" if own is None else f"lanes.student.encoder of {section.lane}"
+    directory = find_encoder(settings.trainer.encoder if own is None else own, named)
+    KINDS[section.task].check_base(directory, named)
+    if section.training_permitted and section.student.model is not None:
+        look_for_decoder(section.student.model, f"lanes.student.model of {section.lane}")
 
 
 def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:

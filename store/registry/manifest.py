@@ -67,6 +67,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     items: int
     requests: float  # estimated requests: the sum of 1/propensity
     escalated_ratio: float  # of these requests, the share that the student did not keep
+    conflicts: int = 0  # items whose near neighbours ask the same and were answered otherwise
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -105,6 +105,18 @@ def test_another_encoder_has_a_file_of_its_own(tmp_path: Path, encoder: Encoder)
     assert sorted(one.documents for one in Catalogue(tmp_path / "kept").held()) == [2, 5]
 
 
+def test_vectors_of_another_encoder_are_taken_by_none_whatever_the_file_is_called(
+    tmp_path: Path, encoder: Encoder
+) -> None:
+    other = Encoder.load(tiny_encoder(tmp_path / "encoder", seed=7), device="cpu", precision="fp32", max_tokens=48)
+    kept = Catalogue(tmp_path / "kept")
+    load(tmp_path / "kept", other)
+    kept.path(other).rename(kept.path(encoder))
+    with pytest.raises(CorruptVersionError, match="another encoder"):
+        Priming(kept).look(Cache(encoder))
+    assert load(tmp_path / "kept", encoder)[-1] == (5, 5)  # none of them was taken for its own
+
+
 def test_no_cache_takes_more_than_it_can_hold(tmp_path: Path, encoder: Encoder) -> None:
     load(tmp_path, encoder)
     cache = Cache(encoder, most=2)

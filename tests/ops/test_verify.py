@@ -14,12 +14,12 @@ from ops.checks.oracle import LaneRules, Oracle
 from ops.checks.verify import check_registry, verify
 from ops.reports import VerifyReport
 from store.buffer.item import Entry, Item
-from store.buffer.ledger import Application, Claim, Counters, LogSlot
+from store.buffer.ledger import Application, AuditTally, Claim, Counters, LogSlot
 from store.buffer.memory import MemoryBuffer
 from store.buffer.repair.positions import Skip
 from store.event import ClassifyEscalation, Lane, TextInput, Undecodable, UnknownTask, decode, encode
 from store.registry.manifest import SnapshotRecord
-from store.registry.versions import Registry
+from store.registry.versions import Registry, rulings_folder
 from store.secrets import DataSecret, item_id, subject_token
 from store.tasks.classify import ClassifyRules
 from store.tasks.tasks import TASKS
@@ -267,20 +267,68 @@ def test_an_item_that_was_altered_is_named_with_the_field(
     ]
 
 
-@pytest.mark.parametrize("name", ["counted", "repeats", "ineligible", "evicted", "new_items"])
-def test_a_counter_that_is_off_is_named(world: World, name: str) -> None:
+@pytest.mark.parametrize("by", [1, -1])
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("counted", {"counted+repeats", "counted-evicted", "counted"}),
+        ("repeats", {"counted+repeats", "repeats"}),
+        ("ineligible", {"ineligible"}),
+        ("evicted", {"counted-evicted", "evicted"}),
+        ("new_items", {"new_items"}),
+    ],
+)
+def test_a_counter_that_is_off_by_one_is_named_in_each_sum_that_it_is_a_part_of(
+    world: World, name: str, fields: set[str], by: int
+) -> None:
     world.write(*some_events(), *some_events(5))
     world.ingest()
     old = world.buffer
 
     def counters(lane: Lane) -> Counters:
         values = {field: getattr(old.counters(lane), field) for field in Counters.__slots__}
-        return Counters(**{**values, name: values[name] + (lane == LANE)})
+        return Counters(**{**values, name: values[name] + by * (lane == LANE)})
 
     world.buffer = Overlaid(old, counters=counters)
     report = world.verify()
     assert not report.ok
-    assert any(one.what == str(LANE) and any(name in field for field in one.fields) for one in report.differing)
+    assert [(one.what, set(one.fields)) for one in report.differing] == [(str(LANE), fields)]
+
+
+@pytest.mark.parametrize(
+    ("audits", "agreed", "fields"),
+    [
+        (1, 0, {"audits.v1"}),
+        (-1, 0, {"audits.v1"}),
+        (0, 1, {"audits.v1.agreed"}),
+        (0, -1, {"audits.v1.agreed"}),
+        (1, 1, {"audits.v1", "audits.v1.agreed"}),
+    ],
+)
+def test_a_tally_of_audits_that_is_off_by_one_is_named(
+    world: World, audits: int, agreed: int, fields: set[str]
+) -> None:
+    world.write(*some_events())
+    world.ingest()
+    old = world.buffer
+
+    def tallies(lane: Lane) -> dict[str, AuditTally]:
+        kept = dict(old.audits(lane))
+        if lane == LANE:
+            kept["v1"] = AuditTally(audits=kept["v1"].audits + audits, agreed=kept["v1"].agreed + agreed)
+        return kept
+
+    world.buffer = Overlaid(old, audits=tallies)
+    assert [(one.what, set(one.fields)) for one in world.verify().differing] == [(str(LANE), fields)]
+
+
+def test_audits_of_a_version_that_nobody_asked_are_named(world: World) -> None:
+    world.write(*some_events())
+    world.ingest()
+    old = world.buffer
+    world.buffer = Overlaid(old, audits=lambda lane: {**old.audits(lane), "v9": AuditTally(audits=2, agreed=1)})
+    fields = {field for one in world.verify().differing for field in one.fields}
+    assert fields == {"audits.v9", "audits.v9.agreed"}
 
 
 def test_dead_letters_and_audits_that_are_off_are_named(world: World) -> None:
@@ -420,6 +468,19 @@ def test_a_move_with_a_wrong_signature_is_found(tmp_path: Path) -> None:
     path.chmod(0o644)
     path.write_bytes(path.read_bytes().replace(b'"why":"w"', b'"why":"x"'))
     assert not check_registry(registry, [make_manifest().lane]).signatures_ok
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_rulings_are_counted_and_a_forged_one_is_found(tmp_path: Path, *, forged: bool) -> None:
+    key, trusted = make_keys(tmp_path / "keys")
+    registry, lane = Registry(tmp_path / "registry", trusted), make_manifest().lane
+    registry.rulings(lane).append("rename", who="ann", why="w", key=key, now_s=1.0, labels=["a"], to="b")
+    (path,) = rulings_folder(tmp_path / "registry", lane).glob("*.json")
+    if forged:
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes().replace(b'"why":"w"', b'"why":"x"'))
+    found = check_registry(registry, [lane])
+    assert (found.rulings, found.signatures_ok, bool(found.problems)) == (int(not forged), not forged, forged)
 
 
 def test_a_version_that_a_move_names_and_that_is_gone_is_found(tmp_path: Path) -> None:

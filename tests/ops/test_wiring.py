@@ -1,6 +1,7 @@
 """What the settings say of a lane reaches the gateway and the trainer."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ from ops.wiring import ingest, serve, train
 from serve.lifecycle import Gateway
 from serve.routing.budget import BudgetRouting
 from store.answers.rulings import Ruling
+from store.buffer.ledger import LogSlot
+from store.buffer.repair.lists import Lists
 from store.event import Lane
-from tests.ops.sites import make_site, open_site
+from store.redact import redact_noting
+from tests.ops.sites import make_site, open_site, publish
 from tests.serve.fakes import FakeSink
 
 BUDGET_ONLY = {"policy": '"budget"', "metric": '"balanced_accuracy"', "rows_per_day": "500", "calls_per_day": "200"}
@@ -44,10 +48,57 @@ def test_only_a_lane_without_a_promise_plans_its_budget(tmp_path: Path, values: 
         assert routing.horizon.allowance().rows_left == pytest.approx(500.0)
 
 
-@pytest.mark.parametrize(("values", "policy"), [({}, "promise"), (BUDGET_ONLY, "budget")])
-def test_the_trainer_is_told_the_lanes_policy(tmp_path: Path, values: dict[str, str], policy: str) -> None:
+@pytest.mark.parametrize(
+    ("values", "policy", "metric"), [({}, "promise", "accuracy"), (BUDGET_ONLY, "budget", "balanced_accuracy")]
+)
+def test_the_trainer_is_told_the_lanes_policy_and_metric(
+    tmp_path: Path, values: dict[str, str], policy: str, metric: str
+) -> None:
     (training,) = train.trainer(site_of(tmp_path, **values), NOWHERE, "me").lanes
-    assert training.policy == policy
+    assert (training.policy, training.metric) == (policy, metric)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """An installation whose lane has a champion."""
+    settings = make_site(tmp_path_factory.mktemp("served") / "site")
+    publish(settings, b"one")
+    return open_site(settings)
+
+
+def test_each_part_of_the_gateway_has_the_key_of_its_purpose(served: Site) -> None:
+    (parts,) = serve.services(served, NOWHERE, FakeSink(), CollectorRegistry()).lanes
+    lane, secret = parts.settings.lane, served.secret
+    assert (parts.lane_key, parts.subject_key) == (secret.lane_key(lane), secret.subject_key(lane))
+    assert parts.audit_key == secret.audit_key(lane)
+    text = "write to jane@example.com"
+    assert parts.redact(text) == redact_noting(text, secret.redaction_key(lane))
+
+
+def test_a_version_is_weighed_by_its_files_against_the_memory_that_is_free(
+    served: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (parts,) = serve.services(served, NOWHERE, FakeSink(), CollectorRegistry()).lanes
+    versions = served.registry.versions(parts.settings.lane)
+    (version,) = versions.list()
+    files = versions.manifest(version).files
+    assert parts.versions.size_bytes(version) == sum(entry.size_bytes for entry in files.values()) > 0
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=7, total=9, free=1))
+    assert parts.versions.available_bytes() == 7
+
+
+def test_a_students_threads_are_set_before_it_computes(served: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    (parts,) = serve.services(served, NOWHERE, FakeSink(), CollectorRegistry()).lanes
+    told: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", told.append)
+    parts.versions.ready()
+    assert told == [1]
+
+
+def test_a_lane_is_given_a_head_before_anything_that_takes_long(served: Site) -> None:
+    trainer = train.trainer(served, NOWHERE, "me")
+    assert trainer.schedule.head_first
+    assert (trainer.schedule.tick_s, trainer.schedule.lease_s) == (1.0, 15.0)
 
 
 def test_the_start_of_ingest_reads_a_lanes_rulings_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +116,20 @@ def test_the_start_of_ingest_reads_a_lanes_rulings_once(tmp_path: Path, monkeypa
     assert read == ["acme/support"]
     assert keys.terms.earlier == ("invoice",)
     assert keys.prompts[0] == Reading.of(site.settings.lanes[0]).key()
+
+
+def test_by_which_labels_a_slot_is_read_is_noted_with_its_claim(
+    tmp_path: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims: list[Any] = []
+    monkeypatch.setattr("ops.wiring.ingest.EmbeddedLog.source", lambda *_, claim, **__: claims.append(claim))
+    site, slot = site_of(tmp_path), LogSlot("understudy.support", "uuid", 0)
+    ingest._source(site, redis_client, site.buffer(redis_client), "support", "me", ingest.lane_keys(site, "support"))
+    (claim,) = claims
+    assert claim(slot).fence == 1
+    (held,) = Lists(redis_client).held("support")
+    assert held.slot == slot
+    assert held.lists["acme/support"].labels == list(site.settings.lanes[0].labels)
 
 
 def test_rulings_that_do_not_verify_stop_no_ingest_and_tell_of_no_label(tmp_path: Path) -> None:

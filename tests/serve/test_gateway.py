@@ -150,6 +150,25 @@ def test_a_full_audit_queue_draws_no_audit(tmp_path: Path) -> None:
     assert 256 <= len(world.sink.events) <= 260  # each one that was drawn was asked before the end
 
 
+def test_questions_that_waited_for_one_lease_draw_no_more_audits_than_there_is_room_for(tmp_path: Path) -> None:
+    world = World(tmp_path, audit_ratio=1.0, changes={"audit_queue": 2, "audit_workers": 1})
+    world.serve()
+
+    async def main() -> None:
+        world.endpoint.hold = asyncio.Event()
+        async with world.running() as (_, gateway):
+            service, rng = gateway.lanes[0].service, Random(1)
+            found = await asyncio.gather(*(service.answer(question("sure", rng)) for _ in range(12)))
+            answers = [answer for answer in found if isinstance(answer, Answer)]
+            assert [answer.served_by for answer in answers] == ["student"] * 12
+            drawn = [answer for answer in answers if answer.reason == "audit"]
+            assert 1 <= len(drawn) <= 3  # one is being asked, two wait
+            assert all(answer.propensity == (1.0 if answer in drawn else 0.0) for answer in answers)
+            world.endpoint.hold.set()
+
+    asyncio.run(main())
+
+
 def test_while_the_circuit_is_open_no_audit_is_drawn(tmp_path: Path) -> None:
     world = World(tmp_path, audit_ratio=1.0)
     world.serve()

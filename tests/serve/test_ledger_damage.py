@@ -67,3 +67,15 @@ def test_a_lease_of_another_type_stops_nobody(redis_client: redis.Redis, verb: s
     else:
         replica.lease(5)
     assert replica.used() == replica.calls
+
+
+def test_what_is_kept_of_a_lease_and_of_a_replica_ends_by_itself_and_the_lanes_own_sums_do_not(
+    redis_client: redis.Redis,
+) -> None:
+    replica = Replica(redis_client, "a")
+    replica.lease(20)
+    assert 300 < redis_client.ttl(f"{KEY}:lease:a0") <= 1200  # past the bucket in which it may be spent
+    assert 24 * 3600 + 600 <= redis_client.ttl(f"{KEY}:of:a") <= 2 * 24 * 3600
+    assert redis_client.ttl(KEY) == -1
+    replica.ledger.settle("a0", calls=5, usd_micro=0, witness=replica.witness())
+    assert not redis_client.exists(f"{KEY}:lease:a0")

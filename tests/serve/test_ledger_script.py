@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from serve.settings import BudgetSettings
 from serve.teacher.ledger import Grant, RedisLedger
@@ -26,6 +27,8 @@ class Client:
         self.args: list[Any] = []
         self.answers: list[int] = [1, 2, 3, 4, 5, 6, 7, 0]
         self.down = False
+        self.refusals: list[str] = []  # what it ends with, one call after the other
+        self.deleted: list[str] = []
 
     def register_script(self, script: str) -> Callable[..., list[int]]:
         self.script = script
@@ -36,7 +39,15 @@ class Client:
             message = "gone"
             raise redis.ConnectionError(message)
         self.keys, self.args = keys, args
+        if self.refusals:
+            raise redis.ResponseError(self.refusals.pop(0))
         return self.answers
+
+    def scan_iter(self, *, match: str, count: int) -> list[str]:
+        return [match.replace("*", "lease:l1"), match.replace("*", "of:me")]
+
+    def delete(self, *names: str) -> None:
+        self.deleted += names
 
 
 def ledger(client: Client, limits: BudgetSettings = LIMITS) -> RedisLedger:
@@ -99,3 +110,32 @@ def test_a_ledger_that_does_not_answer_is_named_for_what_the_caller_can_do() -> 
     client.down = True
     with pytest.raises(StoreUnavailableError, match="gone"):
         asked.used(WITNESS)
+
+
+@pytest.mark.parametrize(
+    "why", ["DAMAGED {support}:acme:budget is of type string", "ERR hash value is not an integer script: 1"]
+)
+def test_a_damaged_ledger_is_begun_anew_as_a_whole_and_asked_the_same_again(why: str) -> None:
+    client = Client()
+    client.refusals = [why]
+    asked = ledger(client)
+    with capture_logs() as lines:
+        grant = asked.lease("l", "audit", calls=3, usd_micro=9, witness=WITNESS)
+    lane = "{support}:acme:budget"
+    assert client.deleted == [lane, f"{lane}:lease:l1", f"{lane}:of:me"]
+    assert (client.keys, client.args[7:10]) == ([lane, f"{lane}:lease:l", f"{lane}:of:me"], ["audit", 3, 9])
+    assert grant.calls == 1
+    assert [line["why"] for line in lines] == [why]
+
+
+def test_a_ledger_that_is_damaged_again_or_refuses_for_another_reason_is_left_as_it_is() -> None:
+    client = Client()
+    asked = ledger(client)
+    client.refusals = ["OOM command not allowed when used memory > 'maxmemory'."]
+    with pytest.raises(StoreUnavailableError, match="OOM"):
+        asked.used(WITNESS)
+    assert client.deleted == []
+    client.refusals = ["DAMAGED", "DAMAGED"]
+    with pytest.raises(StoreUnavailableError, match="DAMAGED"):
+        asked.used(WITNESS)
+    assert len(client.deleted) == 3

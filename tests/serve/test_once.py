@@ -10,6 +10,7 @@ import httpx
 import pytest
 import redis
 
+from serve.front import kept as kept_module
 from serve.front.kept import KeyClaim, RedisAnswers, Shared
 from serve.front.once import Once
 from serve.lifecycle import Gateway
@@ -250,6 +251,53 @@ def test_a_claim_keeps_others_away_until_it_is_given_back_or_expires(redis_clien
     kept.claim("o", "r", "a", 1.0)
     kept.renew("o", "a", 600.0)
     assert kept.claim("o", "r", "b", 60.0).wait_s > 60.0
+
+
+class AtATime(RedisAnswers):
+    """The shared answers, in a Redis whose clock the test sets."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__(client, LANE)
+        clock, now = "redis.call('TIME')", "ARGV[#ARGV]"
+        assert kept_module._SCRIPT.count(clock) == 1
+        script = kept_module._SCRIPT.replace(clock, f"{{math.floor({now} / 1000), ({now} % 1000) * 1000}}")
+        self._script = client.register_script(script)
+        self.now_ms = 1_800_000_000_000
+
+    def _run(self, name: str, *arguments: str | bytes | int) -> Any:
+        return super()._run(name, *arguments, self.now_ms)
+
+
+@pytest.mark.parametrize(
+    ("later_ms", "state", "wait_s"),
+    [
+        (0, "busy", 600.0),
+        (1_000, "busy", 599.0),
+        (599_999, "busy", 0.001),
+        (600_000, "ours", 0.0),
+        (700_000, "ours", 0.0),
+    ],
+)
+def test_a_claim_is_held_to_its_last_millisecond_and_no_longer(
+    redis_client: redis.Redis, later_ms: int, state: str, wait_s: float
+) -> None:
+    shared = AtATime(redis_client)
+    assert shared.claim("n", "r", "a", 600.0).state == "ours"
+    shared.now_ms += later_ms
+    found = shared.claim("n", "r", "b", 600.0)
+    assert found.state == state
+    assert found.wait_s == pytest.approx(wait_s)
+    assert shared.claim("n", "another request", "b", 600.0).state == "other"
+
+
+def test_a_claim_that_is_renewed_is_held_from_then_on(redis_client: redis.Redis) -> None:
+    shared = AtATime(redis_client)
+    shared.claim("n", "r", "a", 600.0)
+    shared.now_ms += 500_000
+    shared.renew("n", "b", 600.0)  # it is not its own
+    assert shared.claim("n", "r", "b", 600.0).wait_s == pytest.approx(100.0)
+    shared.renew("n", "a", 600.0)
+    assert shared.claim("n", "r", "b", 600.0).wait_s == pytest.approx(600.0)
 
 
 def test_answers_are_kept_for_a_day_and_given_to_everybody(redis_client: redis.Redis) -> None:

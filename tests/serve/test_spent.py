@@ -259,6 +259,34 @@ def test_a_record_that_cannot_be_read_is_left_aside(tmp_path: Path, text: str) -
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("gone_s", [-2 * DAY_S, -1.0, 0.0, 600.0])
+def test_a_clock_that_was_set_back_while_the_replica_was_away_keeps_nothing_for_longer_than_a_day(
+    tmp_path: Path, gone_s: float
+) -> None:
+    path, mono, wall = tmp_path / "spent.json", Clock(1_000.0), Clock()
+    own = OwnSpending(new_name=lambda: "a", now=wall, monotonic=mono, path=path)
+    own.leased(mono(), 7, 0)
+    own.write(own.record())
+    wall.now_s += gone_s
+    mono.now_s = 50.0  # of another start of the machine
+    again = OwnSpending(new_name=lambda: "b", now=wall, monotonic=mono, path=path)
+    assert again.witness().calls == 7
+    mono.now_s += DAY_S - max(0.0, gone_s) - 60.0
+    assert again.witness().calls == 7
+    mono.now_s += 600.0
+    assert again.witness().calls == 0
+
+
+def test_the_most_leases_that_were_ever_counted_are_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "spent.json"
+    own = OwnSpending(new_name=lambda: "a", now=Clock(), monotonic=Clock(), path=path)
+    for leases in (5, 9, 3):  # a Redis that went back
+        own.heard(leases=leases, clock_s=0.0)
+    assert own.witness().leases == 9
+    own.write(own.record())
+    assert OwnSpending(new_name=lambda: "b", now=Clock(), monotonic=Clock(), path=path).witness().leases == 9
+
+
 def test_a_disk_that_takes_nothing_stops_no_spending(redis_client: redis.Redis, tmp_path: Path) -> None:
     site = Site(redis_client, tmp_path / "is" / "not" / "there", replicas=1)
     assert site.spend(0, 5) == 5

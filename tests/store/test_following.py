@@ -10,7 +10,6 @@ import pytest
 
 from store.errors import BadSignatureError, BrokenChainError, RegistryError
 from store.registry import chain as chain_module
-from store.registry.chain import WHOLE_S
 from store.registry.durable import read_bounded
 from store.registry.manifest import canonical_json
 from store.registry.moves import Move, Moves, Standing, fold
@@ -18,6 +17,7 @@ from store.registry.signing import SigningKey
 from store.registry.versions import Registry
 from tests.store.drafts import LANE, OTHER_LANE, make_keys
 
+MINUTE_S = 60.0  # in which a chain that is followed is verified as a whole
 FIRST, SECOND, THIRD, FOURTH = ("a" * 16, "b" * 16, "c" * 16, "d" * 16)
 Forge = Callable[["Followed"], None]
 
@@ -154,7 +154,7 @@ def test_whatever_is_done_to_a_chain_that_is_followed_is_found_within_the_minute
     followed: Followed, forge: Forge
 ) -> None:
     forge(followed)
-    assert refused(followed.reader, WHOLE_S)
+    assert refused(followed.reader, MINUTE_S)
 
 
 @pytest.mark.parametrize("forge", NEW)
@@ -180,10 +180,10 @@ def test_a_chain_once_found_broken_is_refused_at_every_look_until_it_is_whole_ag
     kept = followed.folder / "kept"
     shutil.copytree(followed.directory, kept)
     forge(followed)
-    assert all(refused(followed.reader, WHOLE_S + second) for second in range(3))
+    assert all(refused(followed.reader, MINUTE_S + second) for second in range(3))
     shutil.rmtree(followed.directory, ignore_errors=True)
     shutil.copytree(kept, followed.directory)
-    assert followed.reader.standing(WHOLE_S + 3.0).champion == THIRD
+    assert followed.reader.standing(MINUTE_S + 3.0).champion == THIRD
 
 
 @pytest.mark.parametrize("forge", OLD)
@@ -224,19 +224,19 @@ def test_the_cost_of_a_look_does_not_grow_with_the_chain(followed: Followed, mon
         return read_bounded(path, limit_bytes)
 
     monkeypatch.setattr(chain_module, "read_bounded", counted)
-    followed.reader.standing(WHOLE_S - 1.0)
+    followed.reader.standing(MINUTE_S - 1.0)
     assert read == ["00000003.json", "00000004.json"]
     read.clear()
-    followed.reader.standing(WHOLE_S)
+    followed.reader.standing(MINUTE_S)
     assert read == ["00000001.json", "00000002.json", "00000003.json", "00000004.json"]
     read.clear()
-    followed.reader.standing(WHOLE_S + 1.0)
+    followed.reader.standing(MINUTE_S + 1.0)
     assert read == ["00000003.json", "00000004.json"]
 
 
 def test_the_whole_is_due_again_a_minute_after_the_last_time_not_after_the_last_look(followed: Followed) -> None:
-    for second in range(1, int(WHOLE_S)):
+    for second in range(1, int(MINUTE_S)):
         followed.reader.standing(float(second))
     followed.path(1).unlink()
     with pytest.raises(RegistryError, match="gone after"):
-        followed.reader.standing(WHOLE_S)
+        followed.reader.standing(MINUTE_S)

@@ -83,6 +83,17 @@ def test_a_promise_is_held_above_the_target_broken_below_it_and_else_unproven(
     assert (state.audits_short is None) == (n > 0 and k / n <= target)
 
 
+@pytest.mark.parametrize("n", [60, 150, 400])
+def test_one_agreement_less_than_the_first_that_is_held_leaves_the_lower_bound_below_the_target(n: int) -> None:
+    states = [promise_state(n, k, 0.9, 0.95, suspended=False).state for k in range(n + 1)]
+    held, unproven = states.index("held"), states.index("unproven")
+    assert states == ["broken"] * unproven + ["unproven"] * (held - unproven) + ["held"] * (n + 1 - held)
+    (below, _), (low, _) = (bounds(n, k, 0.05, guess=0.9) for k in (held - 1, held))
+    (_, high), (_, above) = (bounds(n, k, 0.05, guess=0.9) for k in (unproven - 1, unproven))
+    assert below < 0.9 <= low
+    assert high < 0.9 <= above
+
+
 @given(
     n=st.integers(0, 5000), share=st.floats(0, 1), alpha=st.floats(0.001, 0.5), guess=st.sampled_from([0.5, 0.9, 0.99])
 )

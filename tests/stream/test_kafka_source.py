@@ -39,6 +39,7 @@ class Consumer:
     on_fetch: Callable[[], None] = lambda: None
     resumed: list[tuple[str | None, int]] = field(default_factory=list)  # (uuid, offset) at each resume
     proofs: int = 0
+    committed: list[dict[int, int]] = field(default_factory=list)
 
     def changes(self) -> list[Change]:
         news, self.news = self.news, []
@@ -95,10 +96,11 @@ class Consumer:
         return self.proves
 
     def commit_later(self, offsets: Mapping[int, int]) -> bool:
+        self.committed.append(dict(offsets))
         return True
 
     def leave(self, offsets: Mapping[int, int]) -> None:
-        """Nothing is held."""
+        self.committed.append(dict(offsets))
 
 
 def message(offset: int, value: str) -> SimpleNamespace:
@@ -249,6 +251,19 @@ def test_a_partition_that_was_taken_away_is_dropped_with_its_fence(
     consumer.news = [("+", 0)]
     (after,) = polled(source)
     assert (after.fence, after.start) == (2, "-1")
+
+
+def test_what_is_committed_is_what_was_applied_and_not_what_was_read(source: KafkaSource, consumer: Consumer) -> None:
+    consumer.records = list(range(15))
+    (first,), (second,) = polled(source), polled(source)
+    assert (first.next, second.next) == ("5", "10")
+    assert not [offsets for offsets in consumer.committed if offsets.get(0)]
+    source.done(first, "ok")
+    polled(source)
+    until(source, lambda: {0: 5} in consumer.committed)  # in half a second, without an end of anything
+    source.done(second, "ok")
+    source.close()
+    assert max(offsets.get(0, 0) for offsets in consumer.committed) == 10  # a third batch was read, and not applied
 
 
 def told(monkeypatch: pytest.MonkeyPatch, module: Any) -> dict[str, Any]:

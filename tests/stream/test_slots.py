@@ -62,3 +62,20 @@ def test_a_position_is_either_in_the_log_or_an_error(begin: int, length: int, po
     else:
         with pytest.raises(PositionOutsideLogError, match=str(position)):
             start_offset(SLOT, str(position), begin, end)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(5, 9), (0, 4), (7, 7)])
+def test_one_record_that_is_missing_at_either_end_of_the_log_is_an_error(begin: int, end: int) -> None:
+    for inside in (begin, end):
+        assert start_offset(SLOT, str(inside), begin, end) == inside
+    with pytest.raises(PositionOutsideLogError, match="has lost records"):
+        start_offset(SLOT, str(end + 1), begin, end)
+    if begin:
+        with pytest.raises(PositionOutsideLogError, match="1 records were deleted"):
+            start_offset(SLOT, str(begin - 1), begin, end)
+
+
+@pytest.mark.parametrize("position", ["", "-2", "1.5", "x", "\u0663", "+3", " 3"])
+def test_a_position_that_is_no_number_is_an_error(position: str) -> None:
+    with pytest.raises(PositionOutsideLogError, match="damaged"):
+        start_offset(SLOT, position, 0, 9)

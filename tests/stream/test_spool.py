@@ -132,6 +132,24 @@ def test_what_was_not_sent_is_there_after_a_restart_and_what_was_sent_may_be(tmp
     again.close()
 
 
+@pytest.mark.parametrize("left", [[3], [2, 3], [9, 10], [1, 7]])
+def test_what_an_earlier_process_left_is_sent_first_and_never_added_to(tmp_path: Path, left: list[int]) -> None:
+    for number in left:
+        before = Spool(tmp_path / str(number), 1 << 20)
+        append(before, [b"left %d" % number])
+        before.close()
+        (tmp_path / str(number) / "0000000001.spool").rename(tmp_path / f"{number:010d}.spool")
+    files = {path: path.read_bytes() for path in tmp_path.glob("*.spool")}
+    spool = Spool(tmp_path, 1 << 20)
+    append(spool, [b"new"])
+    assert {path: path.read_bytes() for path in files} == files
+    assert max(int(path.stem) for path in tmp_path.glob("*.spool")) == max(left) + 1
+    spool.close()
+    again = Spool(tmp_path, 1 << 20)
+    assert drain(again) == [*(b"left %d" % number for number in left), b"new"]
+    again.close()
+
+
 def test_a_full_spool_refuses_and_takes_again_once_some_of_it_was_sent(tmp_path: Path) -> None:
     spool = Spool(tmp_path, 10_000)
     append(spool, [b"x" * 1992] * 4)

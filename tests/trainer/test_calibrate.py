@@ -9,7 +9,7 @@ from scipy import stats
 
 from tests.trainer.labelled import policy_of as calibrated
 from trainer.judge.calibrate import evened, rows_to_certify
-from trainer.learn.classify.temper import UNKNOWN_LABEL, fit_temperature
+from trainer.learn.classify.temper import UNKNOWN_LABEL, fit_temperature, index_of, start_of
 
 TARGET, CONFIDENCE = 0.9, 0.9
 AUDIT = 1 / 0.15
@@ -251,3 +251,30 @@ def test_what_is_novel_is_a_share_of_the_questions_and_not_of_the_rows() -> None
     )
     assert policy.novelty_threshold is not None
     assert policy.novelty_threshold < 0.21
+
+
+@pytest.mark.parametrize(
+    ("answers", "places"), [([], []), (["b", "x", "a", "b"], [1, UNKNOWN_LABEL, 0, 1]), (["x"], [UNKNOWN_LABEL])]
+)
+def test_an_answer_has_the_place_of_its_label_and_none_where_the_student_lacks_it(
+    answers: list[str], places: list[int]
+) -> None:
+    found = index_of(answers, ("a", "b"))
+    assert found.tolist() == places
+    assert found.dtype.kind == "i"
+
+
+@pytest.mark.parametrize(("quantile", "limit"), [(0.5, 0.49), (0.9, 0.89), (0.99, 0.98)])
+def test_what_is_novel_is_what_the_lane_says(quantile: float, limit: float) -> None:
+    rows = 100
+    policy = start_of(
+        np.full((rows, 2), 0.5),
+        np.zeros(rows, int),
+        np.ones(rows),
+        np.arange(rows) / rows,
+        target=TARGET,
+        confidence=CONFIDENCE,
+        novelty_quantile=quantile,
+        temperature=1.0,
+    )
+    assert policy.novelty_threshold == pytest.approx(limit)

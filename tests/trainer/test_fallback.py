@@ -11,6 +11,8 @@ from scipy import stats
 
 from store.policy import Policy
 from tests.trainer.labelled import policy_of as calibrated
+from trainer.judge.calibrate import certify
+from trainer.judge.intervals import clopper_pearson_lower
 from trainer.learn.classify.temper import UNKNOWN_LABEL
 
 NOVEL: Final = 9.0
@@ -261,3 +263,14 @@ def test_a_row_that_is_not_novel_is_answered_however_unsure_the_student_is() -> 
     )
     assert found.rows == 40
     assert found.threshold == pytest.approx(1 / labels)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_row_with_several_answers_is_a_trial_of_its_own(seed: int) -> None:
+    rows = 400
+    found = certify(
+        np.linspace(0.9, 0.99, rows), np.full(rows, 0.96), np.ones(rows), target=0.9, confidence=0.9, seed=seed
+    )
+    assert found is not None
+    assert found.lower < clopper_pearson_lower(found.rows, found.rows, 0.1)  # some of them were drawn against it
+    assert found.lower >= 0.9

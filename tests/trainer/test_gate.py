@@ -42,6 +42,11 @@ def pairs(
     )
 
 
+def replace_slices(verdict: Verdict, other: Verdict) -> Verdict:
+    """A verdict with another one's slices."""
+    return structs.replace(verdict, slices=other.slices)
+
+
 def verdict_of(
     scores: PairedScores,
     phase: Phase,
@@ -117,6 +122,18 @@ def test_a_blocking_slice_stops_what_the_whole_lets_pass() -> None:
     verdict = verdict_of(scores, "growth")
     assert verdict.outcome == "fail"
     assert verdict.refusals[0].startswith("refunds:")
+
+
+def test_a_slice_that_is_watched_is_told_and_binds_nobody() -> None:
+    worse = replace(
+        pairs(1900, 10, 40), watched={"topic: refunds": np.arange(1950) >= 1890, "topic: few": np.arange(1950) < 5}
+    )
+    for phase in ("growth", "strict"):
+        verdict = verdict_of(worse, phase)
+        assert verdict == replace_slices(verdict_of(pairs(1900, 10, 40), phase), verdict)
+        (told,) = (part for part in verdict.slices if part.kind == "watch")
+        assert (told.name, told.rows, told.refused) == ("topic: refunds", 60, False)
+        assert told.upper < -LIMITS.delta
 
 
 def test_held_out_escalations_must_not_get_worse_in_strict() -> None:
@@ -334,3 +351,14 @@ def test_equal_weights_of_any_size_are_judged_by_counts_and_others_by_drawing() 
     assert uneven.champion is not None
     differences = uneven.challenger.astype(np.float64) - uneven.champion
     assert (drawn.lower, drawn.upper) == bca(differences, uneven.weights, uneven.clusters, 0.1, seed=LIMITS.seed)
+
+
+@pytest.mark.parametrize("torn", ["champion", "challenger", "both"])
+def test_a_row_that_a_teacher_answered_in_two_ways_is_judged_by_drawing(torn: str) -> None:
+    plain = pairs(400, 20, 20)
+    assert plain.champion is not None
+    halves = np.where(np.arange(440) < 5, 0.5, 1.0)
+    old = plain.champion * (halves if torn != "challenger" else 1.0)
+    new = plain.challenger * (halves if torn != "champion" else 1.0)
+    drawn = verdict_of(replace(plain, champion=old, challenger=new), "growth")
+    assert (drawn.lower, drawn.upper) == bca(new - old, plain.weights, plain.clusters, 0.1, seed=LIMITS.seed)

@@ -15,7 +15,7 @@ from store.event import RankInput, StudentOpinion
 from store.secrets import unit_hash
 from tests.trainer.test_snapshot import NOW_S, SPLIT, frozen, ids_of, item
 from trainer.learn.classify.freezing import LabelFreezing
-from trainer.snapshot import LeftOut, SplitSettings, freeze, split_of, trials
+from trainer.snapshot import LeftOut, Split, SplitSettings, freeze, rows_of, split_of, trials
 
 DAY_S: Final = 86_400.0
 
@@ -213,8 +213,17 @@ def test_the_record_counts_each_split_and_each_question_once() -> None:
     assert (record.rows, record.train, record.calibrate, record.judge, record.clusters) == (9, 4, 2, 3, 9)
     assert record.moved_linked == 0
     assert [row.item_id for row in snapshot.rows] == sorted(everything)
-    for name, ids in names.items():
-        assert {row.item_id for row in snapshot.split(name)} == set(ids)  # type: ignore[arg-type]
+    splits: tuple[Split, ...] = ("train", "calibrate", "judge")
+    for name in splits:
+        assert {row.item_id for row in snapshot.split(name)} == set(names[name])
+        assert [snapshot.rows[place] for place in rows_of(snapshot, name)] == list(snapshot.split(name))
+
+
+def test_a_row_carries_its_question_and_what_was_answered() -> None:
+    one = item("where is my parcel")
+    (row,) = frozen([one]).rows
+    assert (row.input, row.item_id) == (one.input, one.item_id)
+    assert dict(row.answers) == one.answers("m@p")
 
 
 def test_an_item_of_another_task_is_no_row_of_this_one() -> None:

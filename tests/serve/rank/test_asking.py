@@ -209,6 +209,27 @@ def test_windows_cover_a_list_from_its_end_to_its_front_and_overlap(documents: i
     assert all(later[1] > earlier[0] for earlier, later in pairwise(spans))
 
 
+@pytest.mark.parametrize(
+    ("documents", "window", "spans"),
+    [
+        (1, 20, [(0, 1)]),
+        (20, 20, [(0, 20)]),
+        (21, 20, [(1, 21), (0, 11)]),
+        (40, 20, [(20, 40), (10, 30), (0, 20)]),
+        (7, 3, [(4, 7), (3, 6), (2, 5), (1, 4), (0, 3)]),
+    ],
+)
+def test_windows_step_by_half_and_none_is_read_twice(documents: int, window: int, spans: list[tuple[int, int]]) -> None:
+    assert list(windows(documents, window)) == spans
+
+
+def test_the_bound_of_a_reranker_counts_the_query_with_each_document() -> None:
+    paid = replace(RERANKER, input_usd_per_mtok=1.0, search_usd=0.0)
+    asked = RankInput(query="q" * 100, documents=["d" * 10, "d" * 20, "d" * 30])
+    tokens = AskForScores(paid).bound_usd(asked) * 1e6
+    assert tokens == pytest.approx(3 * (100 + 16) + 60)
+
+
 def test_all_that_shapes_an_answer_is_in_the_prompt_version() -> None:
     versions = {
         asking_of(settings).prompt_version

@@ -45,6 +45,13 @@ def test_the_teachers_own_order_loses_nothing_and_ties_are_free(teacher: list[fl
             assert agree(values, np.array(order), Tolerance(k=len(teacher), epsilon=0.0))
 
 
+@pytest.mark.parametrize("best", [0.1, 0.3, 0.55, 1.05, 1.2, 7.0])
+@pytest.mark.parametrize("epsilon", [0.05, 0.1, 0.2])
+def test_a_loss_of_exactly_epsilon_is_within_it_whatever_the_subtraction_rounds_to(best: float, epsilon: float) -> None:
+    assert agree([best, round(best - epsilon, 9)], [1, 0], Tolerance(k=1, epsilon=epsilon))
+    assert not agree([best, round(best - epsilon - 1e-6, 9)], [1, 0], Tolerance(k=1, epsilon=epsilon))
+
+
 def test_a_loss_of_exactly_epsilon_is_within_it() -> None:
     assert agree(np.array([0.3, 0.25]), np.array([1, 0]), Tolerance(k=1, epsilon=0.05))
     assert not agree(np.array([0.3, 0.2499]), np.array([1, 0]), Tolerance(k=1, epsilon=0.05))
@@ -79,6 +86,8 @@ def test_tau_leaves_out_what_the_teacher_hardly_tells_apart() -> None:
     assert tau(teacher, student, epsilon=0.05) == 1.0
     assert tau(teacher, student, epsilon=0.0) == pytest.approx(1 / 3)
     assert tau(teacher, np.zeros(3), epsilon=0.0) == 0.0
+    assert tau(np.array([0.5, 0.25]), np.array([0.0, 1.0]), epsilon=0.25) == 1.0  # no further apart than epsilon
+    assert tau(np.array([0.5, 0.5]), np.array([0.0, 1.0]), epsilon=0.0) == 1.0
 
 
 @given(values=scores, k=st.integers(1, 8), data=st.data())

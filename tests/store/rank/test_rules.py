@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import msgspec
@@ -203,6 +204,14 @@ def test_answers_are_heard_newest_first() -> None:
     item = fold([entry(ranked(number=number, scores=[float(number), 0.0, 0.0])) for number in (2, 5, 1, 4, 3)])
     assert [max(said.scores or ()) for said in heard(item.answers("m@p"))] == [5.0, 4.0, 3.0, 2.0]
     assert item.count == 5
+
+
+def test_answers_sort_by_their_time_as_texts_from_the_first_year_to_the_last() -> None:
+    times = [
+        datetime(year, month, 1, tzinfo=UTC) for year in (1, 100, 318, 1970, 2026, 3171, 9999) for month in (1, 12)
+    ]
+    said = [RULES.said(msgspec.structs.replace(ranked(order=[0, 1, 2]), time=time)) for time in times]
+    assert said == sorted(said)
 
 
 def test_a_teacher_contradicts_itself_where_one_answer_is_another_ranking_by_another() -> None:

@@ -13,6 +13,8 @@ from store.buffer.item import Item
 from store.event import RankAnswer, RankInput
 from store.policy import PolicyName
 from store.student.encoder import Encoder, FloatArray
+from store.student.rank.bases import base_on
+from store.student.rank.ranker import TunedRanker
 from store.student.rank.vectors import sentence_vectors
 from store.tasks.tasks import LaneTerms
 from tests.tiny import tiny_encoder
@@ -93,12 +95,13 @@ def test_lists_of_one_query_with_most_documents_equal_are_one_question(base: Bas
         RankInput(query=" a  parcel", documents=[*documents[:4], "another one"]),
         RankInput(query="a parcel", documents=[*documents[:3], "b", "c", "d"]),  # half of them, not most
         RankInput(query="the parcel", documents=documents),
+        RankInput(query="a parcel", documents=documents[3:]),  # all of them, and half of the longer list
     ]
     kept = [item_of(event_of(value, scored(scores_of(value, rng)), rng)) for value in lists]
     clusters = {row.item_id: row.cluster for row in frozen(base, kept).snapshot.rows}
-    first, near, half, other = (clusters[one.item_id] for one in kept)
+    first, near, half, other, part = (clusters[one.item_id] for one in kept)
     assert first == near
-    assert len({first, half, other}) == 3
+    assert len({first, half, other, part}) == 4
     weights = {row.item_id: row.weight for row in frozen(base, kept).snapshot.rows}
     assert weights[kept[0].item_id] == pytest.approx((1 + np.log(2)) / 2)
 
@@ -116,6 +119,32 @@ def test_what_is_learned_is_the_mean_of_the_answers_and_an_order_in_normal_score
     assert rows.lists[0].target == pytest.approx(ndtri([1 / 6, 0.5, 5 / 6]))
 
 
+def test_orders_are_brought_to_the_scale_of_the_scores_that_most_lists_have(base: BaseEncoder) -> None:
+    rng = Random(8)
+    lists = [RankInput(query=f"q{number}", documents=["a", "b", "c"]) for number in range(3)]
+    given = [scored([0.1, 0.5, 0.9]), scored([0.2, 0.4, 0.6]), ordered([0.0, 0.5, 1.0])]
+    rows = frozen(base, [item_of(event_of(value, said, rng)) for value, said in zip(lists, given, strict=True)])
+    targets = {
+        row.words: target for row, target in zip(rows.snapshot.rows, (o.target for o in rows.lists), strict=True)
+    }
+    spread = np.mean([np.std([0.1, 0.5, 0.9]), np.std([0.2, 0.4, 0.6])])
+    assert rows.scored_teacher
+    assert targets["q2"] == pytest.approx(spread * ndtri([1 / 6, 0.5, 5 / 6]))
+    assert targets["q0"] == pytest.approx([0.1, 0.5, 0.9])
+
+
+def test_each_row_is_learned_from_by_its_weight_and_stands_for_its_share_of_traffic(base: BaseEncoder) -> None:
+    rng, kept = Random(6), []
+    for number, propensity in enumerate((1.0, 0.5, 0.1)):
+        value = RankInput(query=f"q{number}", documents=["a", "b", "c"])
+        said = [event_of(value, scored([0.1, 0.5, 0.9]), rng, propensity=propensity) for _ in range(number + 1)]
+        kept.append(item_of(*said))
+    rows = frozen(base, kept)
+    found = {row.words: one for row, one in zip(rows.snapshot.rows, rows.lists, strict=True)}
+    assert [found[f"q{number}"].stands_for for number in range(3)] == [1.0, 2.0, pytest.approx(10.0)]
+    assert [found[f"q{number}"].weight for number in range(3)] == pytest.approx([1.0, 1 + np.log(2), 1 + np.log(3)])
+
+
 def test_a_teacher_who_contradicts_himself_is_told_and_each_answer_counts(base: BaseEncoder) -> None:
     rng, value = Random(5), RankInput(query="x", documents=["a", "b"])
     torn = item_of(*(event_of(value, scored(list(said)), rng) for said in ((0.1, 0.9), (0.9, 0.1))))
@@ -131,7 +160,7 @@ def test_the_head_learns_favourites_that_no_word_tells_of(base: BaseEncoder) -> 
     draft = RECIPE.fit("head", rows, COLD, settings=SETTINGS, tell=lambda *_: None)
     held = rows_of(rows.snapshot, "judge")
     taught = rows.scored(draft.student(), held, np.ones(len(held))).agreed.mean()
-    plain = replace(draft, head=untaught(base.encoder.hidden_size)).student()
+    plain = replace(draft, head=untaught(2 * base.encoder.hidden_size)).student()
     assert taught > rows.scored(plain, held, np.ones(len(held))).agreed.mean() + 0.2
 
 
@@ -148,7 +177,7 @@ def test_a_fine_tuned_member_learns_what_words_mean_and_the_same_seed_gives_the_
         for one in lists[:200]
     ]
     settings = RankTuning(epochs=6, learning_rate=3e-3)
-    head = untaught(base.encoder.hidden_size)
+    head = untaught(2 * base.encoder.hidden_size)
     steps: list[tuple[int, int]] = []
     one, other = (
         fine_tune(
@@ -173,7 +202,7 @@ def test_a_fine_tuned_member_learns_what_words_mean_and_the_same_seed_gives_the_
             hits.append(meant(value)[int((vectors[1:] @ vectors[0]).argmax())] >= meant(value).max() - 1e-9)
         return float(np.mean(hits))
 
-    assert right(one.vectors.encoder) > right(base.encoder) + 0.1
+    assert right(one.base.encoder) > right(base.encoder) + 0.1
     assert right(base.encoder) == right(base.encoder.twin({}))  # the base is as it was
 
 
@@ -209,3 +238,19 @@ def test_words_of_a_list_are_those_of_its_query() -> None:
     freezing = ListFreezing(rules=RULES)
     assert freezing.words(RankInput(query=" red  shoes", documents=["a"])) == "red shoes"
     assert freezing.label({"b": 1, "a": 1}) == freezing.label({"a": 1, "b": 1}) != freezing.label({"a": 1})
+
+
+def test_a_fine_tuned_member_of_another_base_is_not_kept(base: BaseEncoder, tmp_path: Path) -> None:
+    rows = frozen(base, items(30))
+    others = BaseEncoder.open(
+        tiny_encoder(tmp_path / "other", seed=7, layers=3), device="cpu", precision="fp32", max_tokens=32
+    )
+    plain = RECIPE.fit("head", rows, COLD, settings=SETTINGS, tell=lambda *_: None).student()
+    kept = []
+    for encoder in (base.encoder, others.encoder):
+        tuned = TunedRanker.on(encoder, {}, 0.7)
+        champion = replace(plain, base=base_on(encoder), tuned=tuned, tuned_share=0.5, tuned_rows=11)
+        lineage = Lineage(champion=Rival(student=champion, trained=frozenset()), anchor=None, history=[], records={})
+        draft = RECIPE.fit("head", rows, lineage, settings=SETTINGS, tell=lambda *_: None)
+        kept.append((draft.tuned is tuned, draft.record.fine_tune, draft.record.tuned_share, draft.record.tuned_rows))
+    assert kept == [(True, "kept", 0.5, 11), (False, "none", 0.0, None)]
