@@ -52,6 +52,12 @@ class ChatRecipe:
         """Questions that differ by a typo and were answered alike are one."""
         return ChatFreezing(rules=_rules(training))
 
+    def base(self, settings: CycleSettings) -> BaseEncoder:
+        """The small encoder, which any may be; the decoder that answers is opened with the rows."""
+        return BaseEncoder.open(
+            settings.encoder, device=settings.device, precision=settings.precision, max_tokens=settings.max_tokens
+        )
+
     def cache(self, folder: Path, tell: Tell) -> Features:
         """Vectors of the small encoder by item; a folder for the decoder's states beside them."""
         sentences = Telling(FeatureCache.of(folder / "sentences", SENTENCES), tell)
