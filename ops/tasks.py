@@ -18,8 +18,8 @@ class TaskKind:
     has_catalogue: bool = False  # its questions offer documents, which can be embedded before anybody asks
     has_model: bool = False  # its student grows on a language model that the lane names
     prompt: str | None  # of a chat teacher, to begin with; None: its teacher is sent the client's own messages
-    said_in: str  # where another producer's event holds the teacher's answer
     check_base: Callable[[Path, str], None] = lambda _directory, _named: None  # more than any encoder's folder must be
+    said_in: str  # where another producer's event holds the teacher's answer
     agreement: Callable[[LaneSection], str]  # when two answers are the same, in words: printed with the promise
 
 
@@ -52,8 +52,8 @@ TASKS: Final[Mapping[Task, TaskKind]] = {
     "rank": TaskKind(
         has_catalogue=True,
         prompt=_ORDER,
-        said_in="teacher.scores or teacher.order",
         check_base=check_ranks,
+        said_in="teacher.scores or teacher.order",
         agreement=_same_ranking,
     ),
     "chat": TaskKind(

@@ -41,7 +41,12 @@ def check_train(site: Site) -> None:
     """
     settings = site.settings
     bases = [partial(_check_base, settings, section) for section in settings.lanes if section.task in TASKS]
-    every(lambda: site.registry, site.trainer_key, settings.encoder_directory, *bases)
+    models = [
+        partial(look_for_decoder, section.student.model, f"lanes.student.model of {section.lane}")
+        for section in settings.lanes
+        if section.training_permitted and section.student.model is not None
+    ]
+    every(lambda: site.registry, site.trainer_key, settings.encoder_directory, *bases, *models)
 
 
 def _check_base(settings: Settings, section: LaneSection) -> None:
@@ -50,8 +55,6 @@ def _check_base(settings: Settings, section: LaneSection) -> None:
     named = "trainer.encoder" if own is None else f"lanes.student.encoder of {section.lane}"
     directory = find_encoder(settings.trainer.encoder if own is None else own, named)
     KINDS[section.task].check_base(directory, named)
-    if section.training_permitted and section.student.model is not None:
-        look_for_decoder(section.student.model, f"lanes.student.model of {section.lane}")
 
 
 def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:

@@ -36,6 +36,7 @@ from store.policy import Allowance, escalation_limit, outright_calls
 from store.registry.moves import Standing
 from store.secrets import DataSecret, item_id
 from store.student.chat.chatter import Chatter
+from store.student.encoder import Precision
 from store.tasks.chat import ChatRules, ChatTerms
 from store.tasks.tasks import LaneTerms
 from trainer.attempt import freeze_rows
@@ -87,20 +88,21 @@ class Talk:
 class Bench:
     """The lane that everything runs in."""
 
-    def __init__(self, model: Path, encoder: str, cache: Path, *, seed: int) -> None:
+    def __init__(self, model: Path, encoder: str, cache: Path, *, precision: Precision, seed: int) -> None:
         """Load what students stand on.
 
         Args:
             model: the decoder's folder.
             encoder: the small encoder's, or `minilm`.
             cache: where states are kept.
+            precision: of both.
             seed: of the trainings.
         """
         self.settings = CycleSettings(
             encoder=encoder,
             model=str(model),
             device="auto",
-            precision="auto",
+            precision=precision,
             threads=1,
             max_tokens=_WORDS,
             seed=seed,
@@ -119,7 +121,7 @@ class Bench:
             policy="budget",
             terms=LaneTerms(chat=ChatTerms(max_answer_tokens=48)),
         )
-        self._base = BaseEncoder.open(encoder, max_tokens=_WORDS)
+        self._base = BaseEncoder.open(encoder, precision=precision, max_tokens=_WORDS)
         self._cache = cache
 
     def frozen(self, talks: Sequence[Talk]) -> FrozenChats:
@@ -270,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--model", type=Path, required=True, help="folder of a decoder, SmolLM2-135M-Instruct say")
     parser.add_argument("--encoder", default="minilm", help="a model directory; default: the wheel's")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--answers", type=int, nargs="*", default=[200, 800])
     parser.add_argument("--rows", type=int, default=2000, help="of the stream; 0: none is played")
     parser.add_argument("--calls", type=int, default=600)
@@ -287,7 +290,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for seed in range(asked.seeds):
             talks = read_talks(asked.data)
             Random(seed).shuffle(talks)
-            bench = Bench(asked.model, asked.encoder, asked.cache or Path(temporary), seed=seed)
+            bench = Bench(
+                asked.model, asked.encoder, asked.cache or Path(temporary), precision=asked.precision, seed=seed
+            )
             for answers in asked.answers:
                 found = learned(bench, talks[:answers], talks[-_HELD_OUT:])
                 result["learned"].setdefault(str(answers), []).append(found)

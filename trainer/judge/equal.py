@@ -32,7 +32,7 @@ def recipe_of(training: LaneTraining, settings: CycleSettings, base_sha256: str,
         "tolerance": training.terms.tolerance,
     }
     if settings.model is not None:
-        parts |= {"model": settings.model, "lengths": training.terms.chat}
+        parts |= {"model": settings.model, "terms": training.terms.chat}
     return hashlib.sha256(canonical_json(parts)).hexdigest()
 
 

@@ -23,7 +23,6 @@ from trainer.learn.chat.training.layers import TopLayers
 from trainer.learn.chat.training.losses import Heard
 
 TUNING = Tuning(layers=2, rank=4, alpha=8, epochs=1, batch_rows=6, micro_rows=6)
-PREFIXES = ["one", "two"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,8 @@ def in_whole(decoder: Decoder, some: Sequence[Lesson], names: Sequence[str], set
         for one in own:
             logits = top.stack.model(input_ids=torch.tensor([[*one.prompt, *one.answer]])).logits[0]
             said = logits[len(one.prompt) - 1 : -1]
-            (one.weight / tokens * functional.cross_entropy(said, torch.tensor(one.answer), reduction="sum")).backward()
+            loss = one.weight / tokens * functional.cross_entropy(said, torch.tensor(one.answer), reduction="sum")
+            loss.backward()  # type: ignore[no-untyped-call]
     return [parameter.grad.clone() for parameter in top.parameters if parameter.grad is not None]
 
 
@@ -147,7 +147,7 @@ def test_a_teachers_distribution_counts_beside_the_text_each_by_its_own_tokens(d
             off = torch.log1p(-on.exp().sum(-1))
             kl = (heard.logprobs.exp() * (heard.logprobs - on)).sum() + (0.1 * (math.log(0.1) - off)).sum()
             loss = loss + 0.5 * kl / len(told)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     for mine, other in zip(ours, [one.grad for one in top.parameters], strict=True):
         assert other is not None
         assert torch.allclose(mine, other, rtol=1e-3, atol=1e-5)

@@ -131,12 +131,10 @@ class ChatDraft:
         self.base.copy_to(directory / BASE_FOLDER)
         self.encoder.copy_to(directory / ENCODER_FOLDER)
         self.trained.write(directory)
-        files = {
-            CONFIDENCE_NAME: self.confidence.arrays(self.record.decide),
-            NEIGHBOURS_VECTORS: {NEIGHBOURS_TENSOR: self.neighbours.vectors.astype(np.float16)},
-        }
-        for name, arrays in files.items():
-            (directory / name).write_bytes(safetensors.numpy.save(arrays))
+        vectors = {NEIGHBOURS_TENSOR: self.neighbours.vectors.astype(np.float16)}
+        (directory / NEIGHBOURS_VECTORS).write_bytes(safetensors.numpy.save(vectors))
+        numbers = self.confidence.arrays(self.record.decide)
+        (directory / CONFIDENCE_NAME).write_bytes(safetensors.numpy.save(numbers))
         (directory / NEIGHBOURS_NAME).write_text(json.dumps(list(self.neighbours.answers)))
         student = self.student(policy)
         return ManifestParts(

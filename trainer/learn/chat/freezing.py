@@ -14,6 +14,7 @@ import torch
 from store.answers.top_logprobs import NO_TOKEN, unpack_top
 from store.event import ChatInput, TaskInput
 from store.near.link import Links, link
+from store.near.neighbours import conflicts
 from store.policy import Policy
 from store.student.chat.chatter import Chatter
 from store.student.chat.decoder import Decoder
@@ -21,7 +22,7 @@ from store.student.chat.generate import Asked, Generation, generate
 from store.student.chat.neighbours import answer_key
 from store.student.encoder import FloatArray
 from store.student.loaded import ChatOpinion
-from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, heard_text
+from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, heard_text, structure
 from trainer.judge.calibrate import novelty_limit, uncertified
 from trainer.judge.scored import Scored
 from trainer.learn.chat.draft import BaseDecoder
@@ -98,8 +99,13 @@ class FrozenChats:
         return self.vectors, [row.words for row in self.snapshot.rows]
 
     def conflicts(self) -> list[tuple[int, int]]:
-        """None: what near conversations differ in, a name or a number, is what their answers have to differ in."""
-        return []
+        """By the vectors, among answers that are JSON: two texts may differ and say the same."""
+        rows = self.snapshot.rows
+        places = [
+            place for place, row in enumerate(rows) if all(structure(one.text) for one in heard_text(row.answers))
+        ]
+        words, labels = [rows[place].words for place in places], [rows[place].label for place in places]
+        return [(places[one], places[other]) for one, other in conflicts(self.vectors[places], words, labels)]
 
     def start(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Policy:
         """A novelty limit; the confidence is a chance already."""

@@ -53,7 +53,7 @@ class ChatRecipe:
         return ChatFreezing(rules=_rules(training))
 
     def base(self, settings: CycleSettings) -> BaseEncoder:
-        """The small encoder, which any may be; the decoder that answers is opened with the rows."""
+        """The small encoder, by which questions are near or new; the decoder is opened with the rows."""
         return BaseEncoder.open(
             settings.encoder, device=settings.device, precision=settings.precision, max_tokens=settings.max_tokens
         )

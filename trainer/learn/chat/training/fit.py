@@ -105,8 +105,8 @@ def fit(
         progress(step / len(batches))
         rows = steps.gradients(batches[step], rows)
         nn.utils.clip_grad_norm_(top.parameters, _CLIP)
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / len(batches)))
+        for one in optimiser.param_groups:
+            one["lr"] = settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / len(batches)))
         optimiser.step()
         optimiser.zero_grad()
         if kept is not None and (step + 1) % _CHECKPOINT_STEPS == 0:
@@ -197,7 +197,7 @@ class _Steps:
         if not prefix:
             return None
         if group not in self._prefixes:
-            self._prefixes[group] = self._states.prefix(prefix)
+            self._prefixes[group] = self._top.taken(self._states.prefix(prefix))
         positions = positions_of([len(prefix)], 0).to(self._top.stack.device)
         _, past = self._top.stack.run(self._prefixes[group], positions, start=self._top.first)
         return past
@@ -208,7 +208,7 @@ class _Steps:
         By lengths, never by ids: the token that ends an answer may be the one that pads.
         """
         known, start = self._states.rows(family, lessons), len(family.prefix)
-        hidden = nn.utils.rnn.pad_sequence(known, batch_first=True)
+        hidden = self._top.taken(nn.utils.rnn.pad_sequence(known, batch_first=True))
         positions = positions_of([len(one) for one in known], start).to(hidden.device)
         before = torch.tensor([len(lesson.prompt) - 1 for lesson in lessons], device=hidden.device)
         return hidden, positions, positions >= before[:, None]
@@ -240,7 +240,7 @@ def _batches(lessons: Sequence[Lesson], groups: Sequence[Family], settings: Tuni
         found = []
         for number, group in enumerate(groups):
             places = np.array(group.places)
-            lengths = [len(lessons[place].read) for place in places]
+            lengths = np.array([len(lessons[place].read) for place in places])
             order = places[np.lexsort((rng.random(len(places)), lengths))].tolist()
             size = settings.batch_rows
             found += [_Batch(number, tuple(order[at : at + size])) for at in range(0, len(order), size)]
