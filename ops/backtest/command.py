@@ -21,7 +21,7 @@ from ops.backtest.report.page import write_page
 from ops.backtest.report.published import PublishedScore, read_published
 from ops.backtest.runs.pool import Pool, PoolResult, in_order
 from ops.backtest.runs.work import Done, ReplaySource
-from ops.backtest.tasks.logs import read
+from ops.backtest.tasks.logs import LOGS, read
 from ops.sections import BudgetSection, LaneSection, PromiseSection
 from ops.settings import Settings, read_prompt
 from ops.show.canvas import draw_figure
@@ -29,11 +29,11 @@ from ops.show.progress import Show
 from ops.site import Site
 from store.answers.rules import NO_RULES
 from store.errors import SettingsError
+from store.student.chat.folder import find_decoder
 from store.student.folder import MINILM, find_encoder
 
 _AUDIT_RATIO: Final[float] = LaneSection.model_fields["audit_ratio"].default
 _AUDIT_RESERVE_RATIO: Final[float] = BudgetSection.model_fields["audit_reserve_ratio"].default
-CURVE: Final = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.85)  # of the rows
 _CHARS_PER_TOKEN: Final = 4
 
 
@@ -89,17 +89,18 @@ def run_backtest(options: Options, show: Show) -> Result:
     price = options.usd_per_call if options.usd_per_call is not None else _usd_per_call(lane, log)
     prices = BacktestPrices(usd_per_call=price, usd_per_training_hour=options.usd_per_training_hour)
     kept = _Kept(measure=measure_of(log, asks[0].metric), finished=[], first={})
+    _make_folder(options.out)
     source = ReplaySource(
         entry=options.replay,
         arguments=(log,),
         options={
             "encoder": encoder,
+            **({} if (model := _model(options, log, lane)) is None else {"model": model}),
             "cache": options.out.absolute() / "features",
             "threads": 1,
             **_configured(settings),
         },
     )
-    _make_folder(options.out)
     outcome = Pool(source, jobs=options.jobs or physical_cores(), rows=log.rows).run(asks, kept.keep, show)
     if not kept.finished:
         return Result(backtest=None, outcome=outcome, files=[], untimed_why=log.untimed_why)
@@ -146,10 +147,10 @@ def _make_folder(out: Path) -> None:
         raise SettingsError(message)
 
 
-def curve_budgets(rows: int) -> list[int]:
-    """Budgets over the whole curve, each rounded to two digits."""
+def curve_budgets(rows: int, curve: Sequence[float]) -> list[int]:
+    """Budgets at these shares of the rows, each rounded to two digits."""
     budgets = set()
-    for ratio in CURVE:
+    for ratio in curve:
         exact = ratio * rows
         digits = max(0, math.floor(math.log10(max(exact, 1.0))) - 1)
         budgets.add(max(1, round(exact / 10**digits) * 10**digits))
@@ -237,8 +238,8 @@ def _asks(options: Options, log: Log, settings: Settings | None, lane: LaneSecti
             audit_reserve_ratio=lane.budget.audit_reserve_ratio if lane is not None else _AUDIT_RESERVE_RATIO,
             fine_tune=not options.no_fine_tune and (settings is None or settings.trainer.fine_tune),
         )
-        for budget in sorted(set(options.budgets or curve_budgets(log.rows)))
-        for seed in range(options.seeds)
+        for budget in sorted(set(options.budgets or curve_budgets(log.rows, LOGS[log.task].curve)))
+        for seed in range(options.seeds or LOGS[log.task].seeds)
     ]
 
 
@@ -249,6 +250,18 @@ def _encoder(options: Options, settings: Settings | None) -> tuple[str, str]:
     else:
         named, by = MINILM if settings is None else str(settings.trainer.encoder), "trainer.encoder"
     return named, str(find_encoder(named, by))
+
+
+def _model(options: Options, log: Log, lane: LaneSection | None) -> str | None:
+    """The folder of the language model that a student of conversations grows on; None: the log has none."""
+    if log.chat is None:
+        return None
+    own = lane.student.model if lane is not None else None
+    named, by = (options.model, "--model") if options.model is not None else (own, "lanes.student.model")
+    if named is None:
+        message = "--model: a log of conversations needs the folder of a language model, which learns to answer"
+        raise SettingsError(message)
+    return str(find_decoder(named, by, kept=options.out.absolute() / "decoders"))
 
 
 def _usd_per_call(lane: LaneSection | None, log: Log) -> float:
@@ -279,7 +292,7 @@ def _write(options: Options, backtest: Backtest, encoder: str, published: Sequen
     files[2].write_bytes(msgspec.json.format(msgspec.json.encode(backtest), indent=2) + b"\n")
     if options.write_settings and backtest.recommendation is not None:
         files.append(options.out / "settings.toml")
-        files[-1].write_text(settings_toml(backtest, backtest.runs[0].ask, encoder), "utf-8")
+        files[-1].write_text(settings_toml(backtest, backtest.runs[0].ask, encoder, options.model), "utf-8")
     return files
 
 

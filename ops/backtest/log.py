@@ -12,6 +12,7 @@ from ops.readers.files import BadRow
 from ops.readers.times import READABLE_TIMES
 from store.errors import SettingsError
 from store.event import Task, TaskInput
+from store.tasks.chat import ChatTerms
 from store.tasks.rank import Tolerance
 from store.tasks.rules import TaskRules
 from store.tasks.tasks import TASKS, LaneTerms
@@ -43,6 +44,7 @@ class Log:
     task: Task = "classify"
     values: list[TaskInput] = field(default_factory=list)  # the questions, redacted, as an item keeps them
     tolerance: Tolerance | None = None  # of a ranking: what is called the same
+    chat: ChatTerms | None = None  # of conversations: how far a student reads and writes
     proposal: str = ""  # of a tolerance, in words
 
     @property
@@ -50,6 +52,8 @@ class Log:
         """What a lane's settings would say of its answers."""
         if self.tolerance is not None:
             return LaneTerms(tolerance=self.tolerance)
+        if self.chat is not None:
+            return LaneTerms(chat=self.chat)
         return LaneTerms(labels=self.label_set)
 
     @property
@@ -60,11 +64,13 @@ class Log:
     @property
     def agreement(self) -> str | None:
         """What is called the same answer, in words; None: the very same."""
+        if self.chat is not None:
+            return "the same JSON, or the same words"
         return None if self.tolerance is None else f"top {self.tolerance.k} within {self.tolerance.epsilon:g}"
 
     def in_its_words(self, said: str | None, output: str) -> str:
         """An output as the teacher would have said it, where it agrees; else as it is."""
-        if self.tolerance is None or said is None or not output:  # labels are compared as they are
+        if self.agreement is None or said is None or not output:  # labels are compared as they are
             return output
         return said if self.rules.agree(said, output) else output
 
@@ -81,7 +87,7 @@ class Log:
     @property
     def label_set(self) -> tuple[str, ...]:
         """What the teacher ever answers, sorted; none where answers are no labels."""
-        if self.tolerance is not None:
+        if self.agreement is not None:
             return ()
         return tuple(sorted({label for label in self.labels if label is not None}))
 

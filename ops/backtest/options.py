@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from ops.readers.lists.flags import (
+    AnswerColumn,
     DocumentsColumn,
     LabelColumn,
+    MessagesColumn,
     OrderColumn,
     QueryColumn,
     QueryIdColumn,
@@ -17,6 +19,7 @@ from ops.readers.lists.flags import (
     TextColumn,
 )
 from store.errors import SettingsError
+from store.event import Task
 
 _Column = str | None
 
@@ -32,14 +35,19 @@ class Options:
         ),
     ]
     task: Annotated[
-        Literal["classify", "rank"] | None,
+        Task | None,
         typer.Option(help="What the log is of; else the lane's of --settings, else classify.", show_default=False),
     ] = None
     budget: Annotated[
         str | None,
         typer.Option(help="Teacher calls over the log, as 1200,1500,2700; else the curve.", show_default=False),
     ] = None
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each budget; what differs is chance.")] = 3
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100, help="Runs of each budget; what differs is chance. Else 3; chat: 1.", show_default=False
+        ),
+    ] = None
     target: Annotated[
         float | None,
         typer.Option(
@@ -74,6 +82,12 @@ class Options:
             min=0.0, help="rank: what a place may lose in the teacher's scores; else what they themselves propose."
         ),
     ] = None
+    messages: MessagesColumn = None
+    answer: AnswerColumn = None
+    model: Annotated[
+        str | None,
+        typer.Option(help="chat: the folder of the language model that learns, or smollm2; else the lane's."),
+    ] = None
     id: Annotated[_Column, typer.Option(help="Column of the row's id.")] = None
     time: Annotated[
         _Column, typer.Option(help="Column of the time: Unix seconds or milliseconds, or ISO 8601 with its zone.")
@@ -95,7 +109,11 @@ class Options:
         False
     )
     no_fine_tune: Annotated[
-        bool, typer.Option("--no-fine-tune", help="The head on the frozen encoder alone: far quicker.")
+        bool,
+        typer.Option(
+            "--no-fine-tune",
+            help="The head on the frozen encoder alone: far quicker; chat: only the first version trains the model.",
+        ),
     ] = False
     encoder: Annotated[str | None, typer.Option(help="minilm, or the folder of another; else minilm.")] = None
     jobs: Annotated[
@@ -125,7 +143,8 @@ class Options:
     def given(self) -> dict[str, str | int | float | None]:
         """What was said of the log, by flag."""
         names = ("text", "label", "gold", "metric", "query", "documents", "scores", "order", "query_id", "k", "epsilon")
-        return {f"--{name.replace('_', '-')}": getattr(self, name) for name in (*names, "id", "time")}
+        more = ("messages", "answer", "model", "id", "time")
+        return {f"--{name.replace('_', '-')}": getattr(self, name) for name in (*names, *more)}
 
     @property
     def named(self) -> dict[str, str]:

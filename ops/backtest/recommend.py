@@ -80,13 +80,14 @@ def break_even_days(run: Run, training_usd: float, usd_per_call: float, days: fl
     return found if found <= _YEAR_DAYS else None
 
 
-def settings_toml(backtest: Backtest, ask: Ask, encoder: str) -> str:
+def settings_toml(backtest: Backtest, ask: Ask, encoder: str, model: str | None = None) -> str:
     """The recommended setting as it was tested, as lines for `understudy.toml`.
 
     Args:
         backtest: with a recommendation.
         ask: of one of its runs.
         encoder: that the runs started from, as the settings name it.
+        model: likewise, of conversations.
     """
     found = backtest.recommendation
     if found is None:
@@ -96,7 +97,7 @@ def settings_toml(backtest: Backtest, ask: Ask, encoder: str) -> str:
         f"# Recommended by `understudy backtest` of {json.dumps(backtest.log)}. Put these keys into the same tables.",
         *textwrap.wrap(found.why, 110, initial_indent="# ", subsequent_indent="# "),
         "[[lanes]]",
-        *([f"task = {json.dumps(backtest.task)}"] if backtest.tolerance is not None else []),
+        *([f"task = {json.dumps(backtest.task)}"] if backtest.agreement is not None else []),
         f"policy = {json.dumps(ask.policy)}",
         f"metric = {json.dumps(ask.metric)}",
         *([f"rows_per_day = {math.ceil(backtest.rows / backtest.days)}"] if backtest.per_day else []),
@@ -104,6 +105,8 @@ def settings_toml(backtest: Backtest, ask: Ask, encoder: str) -> str:
     ]
     if backtest.tolerance is not None:
         lines += ["", "[lanes.rank]", f"k = {backtest.tolerance.k}", f"epsilon = {backtest.tolerance.epsilon:g}"]
+    if model is not None:
+        lines += ["", "[lanes.student]", f"model = {json.dumps(model)}"]
     if ask.target is not None:
         lines += ["", "[lanes.promise]", f"target = {ask.target}", f"confidence = {ask.confidence}"]
     calls = f"calls_per_day = {found.calls_per_day}"

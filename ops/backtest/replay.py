@@ -44,6 +44,7 @@ class Replay:
         log: Log,
         *,
         encoder: str,
+        model: str | None = None,
         cache: Path,
         threads: int = 1,
         usd_per_call: float = 0.0,
@@ -57,7 +58,7 @@ class Replay:
         """
         torch.set_num_threads(threads)
         self.log = log
-        self.cycle = replace(cycle, encoder=encoder, threads=threads)
+        self.cycle = replace(cycle, encoder=encoder, model=model, threads=threads)
         self.schedule = schedule
         self.base: BaseEncoder = LEARNED[log.task].recipe().base(self.cycle)
         self._cache = cache

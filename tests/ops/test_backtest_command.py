@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from ops.backtest.command import curve_budgets, physical_cores
 from ops.backtest.records import Ask
 from ops.backtest.runs.work import Done, Failure, ReplaySource, work_on
+from ops.backtest.tasks.logs import LOGS
 from ops.cli.app import app
 from store.student.folder import ENCODER_FILES
 from tests.ops.children import REPOSITORY, gone, lines, until
@@ -106,9 +107,10 @@ def test_without_a_budget_the_whole_curve_is_run(log: Path, out: Path) -> None:
 
 
 def test_budgets_of_the_curve_are_round_and_rise() -> None:
-    assert curve_budgets(3833) == [190, 380, 770, 1100, 1700, 2500, 3300]
-    assert curve_budgets(50_000) == [2500, 5000, 10_000, 15_000, 22_000, 32_000, 42_000]
-    assert curve_budgets(3) == [1, 2, 3]
+    curve = LOGS["classify"].curve
+    assert curve_budgets(3833, curve) == [190, 380, 770, 1100, 1700, 2500, 3300]
+    assert curve_budgets(50_000, curve) == [2500, 5000, 10_000, 15_000, 22_000, 32_000, 42_000]
+    assert curve_budgets(3, curve) == [1, 2, 3]
 
 
 @pytest.mark.usefixtures("here")

@@ -9,6 +9,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from ops.answers.reading import Reading
+from ops.init import init
 from ops.site import Site
 from ops.wiring import ingest, serve, train
 from serve.lifecycle import Gateway
@@ -16,6 +17,7 @@ from serve.routing.budget import BudgetRouting
 from store.answers.rulings import Ruling
 from store.buffer.ledger import LogSlot
 from store.buffer.repair.lists import Lists
+from store.errors import SettingsError
 from store.event import Lane
 from store.redact import redact_noting
 from tests.ops.sites import make_site, open_site, publish
@@ -145,3 +147,16 @@ def test_rulings_that_do_not_verify_stop_no_ingest_and_tell_of_no_label(tmp_path
 def rename(site: Site, label: str, to: str) -> None:
     chain, key = site.registry.rulings(site.settings.lanes[0].lane), site.operator_key()
     chain.append("rename", who="ann", why="spelling", key=key, now_s=1.0, labels=[label], to=to)
+
+
+@pytest.mark.parametrize("model", ['"nowhere"', '"smollm2"'])
+def test_a_language_model_that_is_not_there_stops_the_trainers_start(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.student.chat.folder.bundled_decoder", lambda: None)
+    init(tmp_path / "site", task="chat")
+    path = tmp_path / "site" / "understudy.toml"
+    text = path.read_text("utf-8").replace('model = "smollm2"', f"model = {model}")
+    path.write_text(text.replace("training_permitted = false", "training_permitted = true"), "utf-8")
+    with pytest.raises(SettingsError, match=r"lanes\.student\.model of acme/support"):
+        train.check_train(open_site(path))

@@ -58,6 +58,10 @@ scores, at any of the first places ($agreement); by an order alone, where the fi
 and τ stand beside it: they are told, and never promised. <em>First</em>: the same student, the calls on the first
 questions. <em>Untrained</em>: the order of the cosines of the base encoder. Of the tolerance: $proposal.</li>
 """)
+_CONVERSATIONS: Final = """<li>Two answers agree where they are the same JSON, whatever the order of its keys, or else
+the same words; no referee was asked, who might let other words pass. <em>First</em>: the same student, the calls on the
+first conversations. A conversation that the model cannot read goes to the teacher.</li>
+"""
 _BUDGET_ONLY: Final = Template("""<li>A budget without a target promises a bill, not a quality: where traffic becomes
 harder, calls do not become more and answers become worse. <code>--target</code> promises agreement instead.</li>""")
 _PROMISE: Final = Template("""<li>The promise: of what the student answers by its own decision, $target is to agree with
@@ -212,7 +216,8 @@ def _over(backtest: Backtest) -> str:
 
 def _labels(backtest: Backtest) -> str:
     if backtest.agreement is not None:
-        return f"agreement is {backtest.agreement} of the teacher's own scores"
+        scored = " of the teacher's own scores" if backtest.tolerance is not None else ""
+        return f"agreement is {backtest.agreement}{scored}"
     spelled = f" in {backtest.spellings:,} spellings" if backtest.spellings > backtest.labels else ""
     return f"{backtest.labels} labels{spelled}"
 
@@ -265,13 +270,18 @@ def _assumptions(backtest: Backtest) -> str:
         unusable=f"{backtest.unusable:,}",
         score=escape(score_name(backtest)),
         truth="against the log's true labels" if backtest.has_gold else "because the log has no true labels",
-        task=_RANKING.substitute(
-            agreement=escape(backtest.agreement), proposal=escape(backtest.proposal or "no scores")
-        )
-        if backtest.agreement is not None
-        else "",
+        task=_task(backtest),
         policy=(_BUDGET_ONLY if backtest.target is None else _PROMISE).substitute(target=promised),
     )
+
+
+def _task(backtest: Backtest) -> str:
+    """What is to be known of agreement, where answers are no labels."""
+    if backtest.agreement is None:
+        return ""
+    if backtest.tolerance is None:
+        return _CONVERSATIONS
+    return _RANKING.substitute(agreement=escape(backtest.agreement), proposal=escape(backtest.proposal or "no scores"))
 
 
 def _footer(runs: Sequence[Run]) -> str:

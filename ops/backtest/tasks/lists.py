@@ -20,7 +20,7 @@ from store.event import EscalationCause, Lane, utc
 from store.tasks.rank import RankRules, Tolerance
 
 _PLAIN_EPSILON: Final = 0.05  # where no score says how large a tolerance is
-_FACTS: Final = PublishedRows(
+FACTS: Final = PublishedRows(
     id=str(uuid.UUID("0b6f0a0e-52cf-5a7b-8e52-8d4b3d4f6a77")),
     time=utc(1_767_225_600.0),
     lane=Lane("backtest", "log"),
@@ -71,7 +71,7 @@ def _line(row: ListRow, rules: RankRules) -> LogLine | BadRow:
     """A list as its item keeps it, the answer in the same order."""
     answered = row if row.said is not None else replace(row, said=Said(order=(0,)))
     try:
-        event = rules.normal(answered.event(_FACTS), KEY)
+        event = rules.normal(answered.event(FACTS), KEY)
     except (InvalidAnswerError, WrongShapeError, TooLaboriousError) as error:
         return BadRow(line=row.line, why=str(error))
     return LogLine(

@@ -7,11 +7,13 @@ from typing import Final
 from ops.backtest.log import Log
 from ops.backtest.options import Options
 from ops.backtest.tasks.lists import read_rankings
+from ops.backtest.tasks.talks import read_conversations
 from ops.backtest.tasks.texts import ColumnNames, read_log
 from ops.sections import LaneSection
 from store.answers.rules import Rules
 from store.errors import SettingsError
 from store.event import Task
+from store.tasks.chat import ChatTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,8 @@ class Read:
 
     log: Callable[[Options, LaneSection | None, Rules], Log]
     own: frozenset[str]  # flags
+    curve: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.85)  # budgets, where none is given: of the rows
+    seeds: int = 3  # runs of each, where nobody says
 
 
 def _texts(options: Options, lane: LaneSection | None, rules: Rules) -> Log:
@@ -35,11 +39,23 @@ def _rankings(options: Options, lane: LaneSection | None, rules: Rules) -> Log:
     return read_rankings(options.log, options.named, options.days, k=k, epsilon=epsilon)
 
 
+def _conversations(options: Options, lane: LaneSection | None, rules: Rules) -> Log:
+    del rules
+    terms = lane.terms().chat if lane is not None else ChatTerms()
+    return read_conversations(options.log, options.named, options.days, terms)
+
+
 LOGS: Final[Mapping[Task, Read]] = {
     "classify": Read(log=_texts, own=frozenset({"--text", "--label", "--gold", "--metric"})),
     "rank": Read(
         log=_rankings,
         own=frozenset({"--query", "--documents", "--scores", "--order", "--query-id", "--k", "--epsilon"}),
+    ),
+    "chat": Read(
+        log=_conversations,
+        own=frozenset({"--messages", "--answer", "--model"}),
+        curve=(0.2, 0.45, 0.85),
+        seeds=1,  # a cycle takes minutes
     ),
 }
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Final
 
+from ops.backtest.tasks.chat import ChatPart
 from ops.backtest.tasks.classify import ClassifyPart
 from ops.backtest.tasks.part import Part
 from ops.backtest.tasks.rank import RankPart
 from store.event import Task
 
-TASKS: Final[Mapping[Task, Part]] = {"classify": ClassifyPart(), "rank": RankPart()}
+TASKS: Final[Mapping[Task, Part]] = {"classify": ClassifyPart(), "rank": RankPart(), "chat": ChatPart()}

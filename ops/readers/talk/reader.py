@@ -8,11 +8,11 @@ from typing import Any, Final
 import msgspec
 
 from ops.readers.chats import answer_of, is_chat
-from ops.readers.columns import LABEL, TEXT, Sought, Survey, id_of, nothing_in, text_of, value_at
+from ops.readers.columns import ID_COLUMNS, LABEL, TEXT, Sought, Survey, id_of, nothing_in, text_of, value_at
 from ops.readers.files import BadRow, rows_of
 from ops.readers.rows import PublishedRows, Told, key_of
 from ops.readers.talk.turns import conversation_of
-from ops.readers.times import moment_of
+from ops.readers.times import TIME_COLUMNS, Moment, moment_of
 from store.answers.rules import Rules
 from store.event import ChatAnswer, ChatEscalation, ChatInput, Message, canonical_input
 from store.tasks.chat import ChatRules
@@ -62,7 +62,13 @@ class TalkRow:
     key: str  # what makes it the same row when it is imported again
     value: ChatInput
     answer: str
-    time_s: float | None
+    id: str | None
+    moment: Moment
+
+    @property
+    def time_s(self) -> float | None:
+        """See `LogRow`."""
+        return self.moment.time_s
 
     def event(self, facts: PublishedRows) -> ChatEscalation:
         """See `LogRow`."""
@@ -85,6 +91,8 @@ class TalkReader:
     path: Path
     messages: str  # column
     answer: str
+    ids: tuple[str, ...] = ID_COLUMNS
+    times: tuple[str, ...] = TIME_COLUMNS
 
     @staticmethod
     def open(path: Path, named: Mapping[str, str], labels: Collection[str], rules: Rules) -> "TalkReader":
@@ -96,7 +104,13 @@ class TalkReader:
         del labels, rules
         sought = _CONVERSATION.called(named.get("--messages")), _ANSWER.called(named.get("--answer"))
         survey = Survey(path, *sought)
-        return TalkReader(path=path, messages=survey.needed(sought[0]), answer=survey.needed(sought[1]))
+        return TalkReader(
+            path=path,
+            messages=survey.needed(sought[0]),
+            answer=survey.needed(sought[1]),
+            ids=(named["--id"],) if "--id" in named else ID_COLUMNS,
+            times=(named["--time"],) if "--time" in named else TIME_COLUMNS,
+        )
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -128,14 +142,15 @@ class TalkReader:
             return BadRow(line=line, why=nothing_in(self.messages, held[0], "conversation"))
         if answer is None:
             return BadRow(line=line, why=nothing_in(self.answer, held[1], "answer"))
-        moment = moment_of(value)
+        moment = moment_of(value, self.times)
         if moment.fault == "outside":
             return BadRow(line=line, why=f"the time in {moment.column} is outside of the years 1 to 9999, UTC")
         told.row(moment)
         question = ChatInput(messages=messages)
         name = canonical_input(_RULES.task, _RULES.parts(question)).decode()
-        key = key_of(id_of(value), name, answer, seen, told)
-        return TalkRow(line=line, key=key, value=question, answer=answer, time_s=moment.time_s)
+        own = id_of(value, self.ids)
+        key = key_of(own, name, answer, seen, told)
+        return TalkRow(line=line, key=key, value=question, answer=answer, id=own, moment=moment)
 
 
 def _readable(message: Message) -> bool:
