@@ -1,5 +1,6 @@
 """Puts the trainer together: its lanes, when a cycle is due, and how one freezes, fits and judges."""
 
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from typing import Final
 
@@ -11,6 +12,7 @@ from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.site import Site
 from ops.wiring.checks import every
+from ops.wiring.office import Office
 from store.buffer.repair.lists import Lists
 from store.control import Control
 from store.cycles.signs import Signs
@@ -18,6 +20,7 @@ from store.money.books import Books
 from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
+from trainer.judge.referee import RefereeEntry
 from trainer.learn.tasks import TASKS
 from trainer.schedule import Trainer
 from trainer.snapshot import SplitSettings
@@ -25,6 +28,7 @@ from trainer.work import CycleSettings, LaneTraining, Places, StudentSettings
 from trainer.worker import Worker
 
 CYCLE_ENTRY: Final = "trainer.cycle:work_on"
+REFEREE_ENTRY: Final = "ops.wiring.referee:open_referee"
 _LEASE_S: Final = 15.0
 _TICK_S: Final = 1.0
 
@@ -49,7 +53,12 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
     readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task in TASKS}
     return Trainer(
         lanes=[
-            lane_training(settings, section, readings[section.lane])
+            replace(
+                lane_training(settings, section, readings[section.lane]),
+                referee=RefereeEntry(entry=REFEREE_ENTRY, about=Office(section=section, redis_url=site.redis_url()))
+                if section.chat.referee == "teacher"
+                else None,
+            )
             for section in settings.lanes
             if section.task in TASKS and section.training_permitted
         ],

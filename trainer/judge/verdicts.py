@@ -4,6 +4,7 @@ A lane that promises something is judged on held-out rows. One that only has a b
 challenger are compared on the rows that came after the champion was trained, the challenger cross-fitted.
 """
 
+import msgspec
 import numpy as np
 
 from store.policy import Policy
@@ -40,7 +41,8 @@ def judge_challenger(
     """
     if training.policy == "budget":  # if the lane promised again, such a version would answer nothing
         policy = uncertified(training.target, training.confidence)
-        return policy, _judge_new_rows(settings, frozen, challenger, lineage, cross_fitted), False
+        verdict = _judge_new_rows(settings, frozen, challenger, lineage, cross_fitted)
+        return policy, _with_unjudged(verdict, frozen), False
     policy = _calibrate(settings, frozen, challenger, lineage.champion)
     anchored = _paired(frozen, challenger, lineage.anchor) if lineage.anchor is not None else None
     verdict = judge(
@@ -58,7 +60,17 @@ def judge_challenger(
         certify_rows=rows_to_certify(training.target, training.confidence),
     )
     marks = [part for part in verdict.slices if part.kind == ("anchor" if anchored is not None else "retained")]
-    return policy, verdict, all(mark.difference > 0 for mark in marks)
+    return policy, _with_unjudged(verdict, frozen), all(mark.difference > 0 for mark in marks)
+
+
+def _with_unjudged(verdict: Verdict, frozen: Frozen) -> Verdict:
+    """The verdict with how many pairs of answers nobody judged; where it refuses, that may be why."""
+    unjudged = 0 if frozen.verdicts is None else frozen.verdicts.unjudged
+    if not unjudged:
+        return verdict
+    why = f"{unjudged} pairs of texts were judged by nobody and count as different: see lanes.chat.referee and budget"
+    refusals = [*verdict.refusals, why] if verdict.refusals else []
+    return msgspec.structs.replace(verdict, unjudged=unjudged, refusals=refusals)
 
 
 def new_rows(snapshot: Snapshot, champion: Rival) -> list[int]:

@@ -25,6 +25,7 @@ from store.student.chat.neighbours import Neighbours, answer_key
 from store.student.chat.trust import SIGNALS, Confidence
 from store.student.encoder import Encoder, FloatArray, Precision
 from store.tasks.chat import ChatRules, heard_text
+from trainer.judge.referee import Verdicts
 from trainer.judge.scored import Scored
 from trainer.learn.chat.draft import BaseDecoder, ChatDraft
 from trainer.learn.chat.fit import Tuning, fit
@@ -86,6 +87,9 @@ class ChatRecipe:
             novelty_quantile=settings.novelty_quantile,
             seed=settings.seed,
             folder=features.folder if isinstance(features, Kept) else None,
+            verdicts=Verdicts(
+                entry=training.referee, folder=features.folder.parent if isinstance(features, Kept) else None
+            ),
         )
 
     def load(self, opened: OpenVersion, settings: CycleSettings) -> Chatter:
@@ -213,9 +217,11 @@ def _outcomes(
     Earlier versions' on record; of those that a champion has not learned, and was not asked, what it says to them now;
     and where these are too few, of each half what a training on the other half says. Of many rows one half will do.
     """
-    recorded = [place for place in places if _recorded(rows, place, lineage) is not None]
-    found = [_recorded(rows, place, lineage) for place in recorded]
-    parts = [_joined(rows, recorded, [one for one in found if one is not None])]
+    found = {place: one for place in places if (one := _recorded(rows, place, lineage)) is not None}
+    recorded = list(found)
+    agreed = rows.agreed([(place, output) for place, (_, output) in found.items()])
+    known = [(signals, share) for (signals, _), share in zip(found.values(), agreed, strict=True)]
+    parts = [_joined(rows, recorded, known)]
     if champion is not None and lineage.champion is not None:
         seen = _seen(rows, lineage.champion)
         new = [
@@ -236,12 +242,13 @@ def _outcomes(
 def _asked(rows: FrozenChats, student: Chatter, places: Sequence[int]) -> Outcomes:
     """What a student that has not learned these rows says to them."""
     said = [(place, one) for place, one in zip(places, rows.opinions(student, places), strict=True) if one is not None]
-    outcomes = [(one.members[0], rows.agreed(place, one.output)) for place, one in said]
+    agreed = rows.agreed([(place, one.output) for place, one in said])
+    outcomes = [(one.members[0], share) for (_, one), share in zip(said, agreed, strict=True)]
     return _joined(rows, [place for place, _ in said], outcomes)
 
 
-def _recorded(rows: FrozenChats, place: int, lineage: Lineage) -> tuple[Sequence[float], float] | None:
-    """Signals and agreement of the opinion that a version gave before the teacher was asked, if they are today's."""
+def _recorded(rows: FrozenChats, place: int, lineage: Lineage) -> tuple[Sequence[float], str] | None:
+    """Signals and words of the opinion that a version gave before the teacher was asked, if they are today's."""
     first = rows.snapshot.rows[place].first_opinion
     record = lineage.records.get(first.opinion.version) if first is not None else None
     if first is None or not isinstance(record, ChatRecord) or len(first.opinion.members) != 1:
@@ -249,7 +256,7 @@ def _recorded(rows: FrozenChats, place: int, lineage: Lineage) -> tuple[Sequence
     if (record.signals, record.decide) != (list(SIGNALS), rows.terms.decide):
         return None
     signals = first.opinion.members[0]
-    return (signals, rows.agreed(place, first.opinion.output)) if len(signals) == len(SIGNALS) else None
+    return (signals, first.opinion.output) if len(signals) == len(SIGNALS) else None
 
 
 def _joined(rows: FrozenChats, places: Sequence[int], found: Sequence[tuple[Sequence[float], float]]) -> Outcomes:
