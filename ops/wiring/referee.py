@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from random import SystemRandom
 from time import monotonic
 from uuid import uuid4
@@ -103,7 +102,7 @@ class CycleReferee:
             async with turns:
                 verdict = await judge.verdict(pair.question, pair.dispute, pair.distance)
             if verdict is not None:
-                await asyncio.to_thread(partial(said, place, verdict))
+                said(place, verdict)
 
         try:
             await asyncio.gather(*(one(place, pair) for place, pair in enumerate(pairs)))
