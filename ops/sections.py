@@ -337,7 +337,7 @@ class LaneStudentSection(Section):
     """The lane's own student, where it is another than [trainer] says."""
 
     encoder: Annotated[Literal["minilm"] | Path | None, Field(examples=["minilm"])] = None
-    """As trainer.encoder; unset: that one."""
+    """As trainer.encoder; unset: that one. For rank also the folder of a cross-encoder: a classifier of one output."""
     model: Annotated[Literal["smollm2"] | Path | None, Field(examples=["models/small"])] = None
     """Of chat: folder of a language model that answers (Llama, Mistral, Qwen or Gemma, with a chat template), or
     "smollm2"."""
@@ -350,7 +350,7 @@ class LaneStudentSection(Section):
     engine_key_env: Annotated[str | None, Field(examples=["VLLM_API_KEY"])] = None
     """Name of the environment variable that holds those servers' key; unset: they want none."""
     max_tokens: Annotated[Annotated[int, Field(ge=8, le=8192)] | None, Field(examples=[128])] = None
-    """As trainer.max_tokens; for rank, of a document."""
+    """As trainer.max_tokens; for rank, of a document, or of query and document where a cross-encoder reads both."""
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, Field(examples=["cpu"])] = None
     """As trainer.device."""
     precision: Annotated[Literal["auto", "fp32", "bf16"] | None, Field(examples=["fp32"])] = None

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from ops.sections import LaneSection
 from store.event import Task
+from store.student.folder import check_ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +17,7 @@ class TaskKind:
     has_labels: bool = False  # there is a list of what the teacher may answer
     has_catalogue: bool = False  # its questions offer documents, which can be embedded before anybody asks
     prompt: str | None  # of a chat teacher, to begin with; None: its teacher is sent the client's own messages
+    check_base: Callable[[Path, str], None] = lambda _directory, _named: None  # more than any encoder's folder must be
     agreement: Callable[[LaneSection], str]  # when two answers are the same, in words: printed with the promise
 
 
@@ -42,6 +45,6 @@ Order:"""
 
 TASKS: Final[Mapping[Task, TaskKind]] = {
     "classify": TaskKind(has_labels=True, prompt=_LABELS, agreement=lambda _: "the same label"),
-    "rank": TaskKind(has_catalogue=True, prompt=_ORDER, agreement=_same_ranking),
+    "rank": TaskKind(has_catalogue=True, prompt=_ORDER, check_base=check_ranks, agreement=_same_ranking),
     "chat": TaskKind(prompt=None, agreement=lambda _: "the same JSON, or the same words"),
 }

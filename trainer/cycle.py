@@ -4,7 +4,6 @@ Nothing here moves the champion: the daemon does, once it has the verdict and st
 killed leaves nothing behind that counts.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +17,6 @@ from store.answers.census import advice, count, waits
 from store.buffer.connect import connect
 from store.buffer.item import Item
 from store.buffer.redis import RedisBuffer
-from store.buffer.topics import find_topics
 from store.errors import (
     BadSignatureError,
     CorruptVersionError,
@@ -26,6 +24,7 @@ from store.errors import (
     SwapRefusedError,
     UnknownVersionError,
 )
+from store.event import Task
 from store.faults.points import reach
 from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, VERDICTS_NAME, Manifest, Topic, Verdict
@@ -34,18 +33,18 @@ from store.registry.sealed import OpenVersion
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.students.records import StudentRecord
 from store.registry.versions import Registry, Versions
-from store.student.encoder import Precision
 from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.calibrate import rows_to_certify
 from trainer.judge.equal import answers_alike, nothing_new, recipe_of
 from trainer.judge.gate import Judged
+from trainer.judge.topics import topics_of
 from trainer.judge.verdicts import judge_challenger
 from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import Frozen, Lineage, Recipe, Rival
 from trainer.learn.tasks import TASKS
 from trainer.news import drawn
-from trainer.work import CycleResult, CycleWork, Tell, draft_folder, drawing_of, kept_folder, tell_nobody
+from trainer.work import CycleResult, CycleSettings, CycleWork, Tell, draft_folder, drawing_of, kept_folder, tell_nobody
 
 _ANSWER_S: Final = 30.0  # of Redis, to a large read
 
@@ -78,7 +77,7 @@ def run_cycle(
     folder = draft_folder(work.cache, work.training.lane)
     clear_away(folder)  # left over from a cycle that was killed, perhaps because the disk is full
     rows = drawn(items, drawing_of(work.training, work.settings, work.now_s)).digests
-    base = _base(work.settings.encoder, work.settings.device, work.settings.precision, work.settings.max_tokens)
+    base = _base(work.training.task, work.settings)
     champion = versions.open(work.champion) if work.champion is not None else None
     lineage = _lineage(work, registry, versions, champion)
     frozen = freeze_rows(
@@ -188,10 +187,16 @@ def _rival(opened: OpenVersion, work: CycleWork) -> Rival:
     return Rival(student=_recipe(work).load(opened, work.settings), trained=trained)
 
 
-@functools.cache
-def _base(encoder: str, device: str, precision: Precision, max_tokens: int) -> BaseEncoder:
+_bases: dict[tuple[Task, str, str, str, int], BaseEncoder] = {}
+
+
+def _base(task: Task, settings: CycleSettings) -> BaseEncoder:
     """Loaded once in this process."""
-    return BaseEncoder.open(encoder, device=device, precision=precision, max_tokens=max_tokens)
+    name = (task, settings.encoder, settings.device, settings.precision, settings.max_tokens)
+    if name not in _bases:
+        recipe: Recipe = TASKS[task].recipe()
+        _bases[name] = recipe.base(settings)
+    return _bases[name]
 
 
 def _judge_candidate(
@@ -236,16 +241,7 @@ def _judge_candidate(
 
 
 def _topics(work: CycleWork, frozen: Frozen) -> list[Topic]:
-    rows = frozen.snapshot.rows
-    vectors, words = frozen.topics_from()
-    found = find_topics(
-        vectors,
-        words,
-        [row.requests for row in rows],
-        [float(row.escalated) for row in rows],
-        seed=work.settings.seed,
-    )
-    return list(found.topics)
+    return list(topics_of(frozen, seed=work.settings.seed).topics)
 
 
 def _nothing_to_learn(error: Exception, items: Sequence[Item], work: CycleWork) -> Verdict:

@@ -160,7 +160,7 @@ class CycleReport:
     kind: CycleKind
     candidate: str | None
     verdict: Literal["pass", "fail", "inconclusive", "held", "error"]  # error: it came to none
-    refusals: list[str]  # of an error: what it was
+    refusals: list[str]  # of an error: what it was; of any other, with what else is to know
     rows_judged: int
     difference: float | None
     lower: float | None

@@ -156,6 +156,7 @@ class HardTopic(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     escalated_ratio: float
     agreement: float | None  # of the student's own answers
+    conflicts: int = 0  # questions that the teacher answered otherwise when asked nearly alike
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from store.student.encoder import FloatArray
 from trainer.attempt import Attempt
 from trainer.due import ScheduleSettings
 from trainer.learn.features import BaseEncoder
+from trainer.learn.tasks import TASKS as LEARNED
 from trainer.work import CycleSettings
 
 _DEFAULTS: Final = Settings.model_construct(
@@ -58,9 +59,7 @@ class Replay:
         self.log = log
         self.cycle = replace(cycle, encoder=encoder, threads=threads)
         self.schedule = schedule
-        self.base = BaseEncoder.open(
-            encoder, device=cycle.device, precision=cycle.precision, max_tokens=cycle.max_tokens
-        )
+        self.base: BaseEncoder = LEARNED[log.task].recipe().base(self.cycle)
         self._cache = cache
         self._usd_per_call = usd_per_call
         self._part = TASKS[log.task]

@@ -16,6 +16,7 @@ from serve.escalation import Answer
 from store.buffer.topics import find_topics
 from store.control import CycleKind
 from store.event import StudentOpinion
+from store.near.neighbours import conflicts
 from store.policy import Metric
 from store.redact import redact
 from trainer.attempt import Attempt
@@ -236,12 +237,16 @@ def hard_topics(log: Log, features: NDArray[np.float32], answers: Answers) -> li
     """
     half = len(answers.rows) // 2
     places = answers.rows[half:]
+    texts = [redact(log.texts[place], _KEY) for place in places]
+    said = [log.labels[place] or _NOBODY for place in places]
+    pairs = conflicts(features[places], texts, said) if log.label_set else []
     found = find_topics(
         features[places],
-        [redact(log.texts[place], _KEY) for place in places],
+        texts,
         [1.0] * len(places),
         answers.by_teacher[half:].astype(float).tolist(),
         seed=0,
+        conflicted={row for pair in pairs if all(said[one] for one in pair) for row in pair},
     )
     asked = zip(places, answers.student[half:], strict=True)
     student = np.array([log.in_its_words(log.labels[place], output) for place, output in asked], object)
@@ -257,6 +262,7 @@ def hard_topics(log: Log, features: NDArray[np.float32], answers: Answers) -> li
                 rows=int(mask.sum()),
                 escalated_ratio=float(answers.by_teacher[half:][mask].mean()) if mask.any() else 0.0,
                 agreement=float((student[kept] == teacher[kept]).mean()) if kept.any() else None,
+                conflicts=topic.conflicts,
             )
         )
     return sorted(result, key=lambda topic: (-topic.escalated_ratio, topic.name))[:_TOPICS_SHOWN]

@@ -27,7 +27,6 @@ from store.registry.manifest import SNAPSHOT_NAME, Manifest
 from store.registry.moves import fold
 from store.tasks.tasks import TASKS as TASK_RULES
 from trainer.attempt import freeze_rows
-from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import Lineage, Recipe, Rival
 from trainer.learn.tasks import TASKS
 from trainer.snapshot import Row
@@ -73,9 +72,7 @@ def plant(site: Site, lane: str | None, seed: int) -> str:
     serving = Rival(student=recipe.load(versions.open(champion), settings), trained=frozenset())
     lineage = Lineage(champion=serving, anchor=None, history=(), records={})
     torch.set_num_threads(settings.threads)
-    base = BaseEncoder.open(
-        settings.encoder, device=settings.device, precision=settings.precision, max_tokens=settings.max_tokens
-    )
+    base = recipe.base(settings)
     with site.redis_client() as client:
         items = list(site.buffer(client).items(section.lane))
     with tempfile.TemporaryDirectory(prefix="understudy-planted-") as scratch:

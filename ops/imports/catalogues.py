@@ -84,7 +84,8 @@ def load(site: Site, section: LaneSection, path: Path, *, seen: Callable[[int, i
         SettingsError: the file or the encoder cannot be used.
     """
     documents = read_documents(path, site.secret.redaction_key(section.lane))
-    from store.student.rank.catalogue import Catalogue  # noqa: PLC0415 - it needs torch
+    from store.student.rank.bases import features_of, load_base  # noqa: PLC0415 - it needs torch
+    from store.student.rank.catalogue import Catalogue  # noqa: PLC0415 - as above
     from trainer.learn.features import BaseEncoder  # noqa: PLC0415 - as above
 
     own, usual = section.student, site.settings.trainer
@@ -93,7 +94,14 @@ def load(site: Site, section: LaneSection, path: Path, *, seen: Callable[[int, i
         device=own.device or usual.device,
         precision=own.precision or usual.precision,
         max_tokens=own.max_tokens or usual.max_tokens,
+        load=load_base,
     )
+    if features_of(base.encoder) == 0:
+        message = (
+            f"{section.lane}: its base {base.name} is a cross-encoder, which reads every document with the query:"
+            " there is nothing to compute before anybody asks"
+        )
+        raise SettingsError(message)
     computed = 0
 
     def told(done: int, of: int) -> None:

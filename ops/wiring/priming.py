@@ -29,7 +29,8 @@ class Primer:
 
     def loaded(self, student: object) -> None:
         """Prime a version that has just been loaded, if it has vectors of documents."""
-        if not isinstance(student, _WithVectors):
+        if not isinstance(student, _WithVectors) or student.vectors is None:
+            self._cache = None
             return
         from store.student.rank.catalogue import Catalogue, Priming  # noqa: PLC0415 - as above
 
@@ -59,6 +60,6 @@ class Primer:
 
 @runtime_checkable
 class _WithVectors(Protocol):
-    """A student that keeps the vectors of documents."""
+    """A student that may keep the vectors of documents."""
 
-    vectors: Any
+    vectors: Any  # None: it keeps none

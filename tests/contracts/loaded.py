@@ -14,13 +14,14 @@ from store.registry.manifest import BaseModel, FileEntry, Manifest, Preprocessin
 from store.registry.students.records import RankRecord
 from store.student.encoder import Encoder
 from store.student.folder import ENCODER_FILES
+from store.student.rank.bases import features_of, load_base, shared_base
 from store.student.rank.head import RankHead
 from store.student.rank.ranker import Ranker, TunedRanker
-from store.student.rank.vectors import sentence_vectors, shared_vectors
+from store.student.rank.vectors import sentence_vectors
 from store.tasks.rank import Tolerance, document_key
 from tests.store.drafts import LANE
 from tests.store.test_student import FakeVersion, student_on, version_of
-from tests.tiny import tiny_encoder
+from tests.tiny import tiny_cross_encoder, tiny_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,16 @@ def of_classify(folder: Path) -> Made:
 
 
 def of_rank(folder: Path) -> Made:
-    base = tiny_encoder(folder, seed=1)
-    encoder = Encoder.load(base, device="cpu", precision="fp32", max_tokens=32)
+    return rank_on(tiny_encoder(folder, seed=1))
+
+
+def of_cross_encoder(folder: Path) -> Made:
+    return rank_on(tiny_cross_encoder(folder, seed=1))
+
+
+def rank_on(base: Path) -> Made:
+    """On whatever base lies there."""
+    encoder = load_base(base, device="cpu", precision="fp32", max_tokens=32)
     lists = [
         RankInput(query=query, documents=documents)
         for query, documents in (
@@ -68,16 +77,16 @@ def of_rank(folder: Path) -> Made:
 def ranker_on(encoder: Encoder) -> Ranker:
     """A random ranking student with both members."""
     dice = np.random.default_rng(0)
-    names = [name for name, _ in encoder.model.named_parameters() if "layer.3" in name]
-    own = dict(encoder.model.named_parameters())
+    own = dict(encoder.with_changed({}).named_parameters())
+    names = [name for name in own if "layer.3" in name]
     torch_dice = torch.Generator().manual_seed(0)
     changed = {name: own[name] + 0.05 * torch.randn(own[name].shape, generator=torch_dice) for name in names}
     return Ranker(
-        vectors=shared_vectors(encoder),
+        base=shared_base(encoder),
         head=RankHead(
             slope=0.9,
             sigma=0.1,
-            weight=dice.normal(0.0, 0.1, 2 * encoder.hidden_size).astype(np.float32),
+            weight=dice.normal(0.0, 0.1, features_of(encoder)).astype(np.float32),
             items={document_key("a code"): 0.2},
         ),
         reference=sentence_vectors(encoder, ["reset", "money"]),
@@ -125,4 +134,8 @@ def version_of_ranker(student: Ranker, base: Path) -> FakeVersion:
     return FakeVersion(manifest, contents)
 
 
-MAKERS: dict[str, Callable[[Path], Made]] = {"classify": of_classify, "rank": of_rank}
+MAKERS: dict[str, Callable[[Path], Made]] = {
+    "classify": of_classify,
+    "rank": of_rank,
+    "rank on a cross-encoder": of_cross_encoder,
+}

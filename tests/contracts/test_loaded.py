@@ -12,7 +12,7 @@ import torch
 from store.errors import CorruptVersionError, SwapRefusedError
 from store.event import ChatInput, Message, RankInput, TaskInput
 from store.policy import Policy
-from store.registry.students.records import RankRecord
+from store.registry.students.records import RankRecord, StudentRecord
 from store.student.loaded import Loaded, RankOpinion
 from store.student.rank.ranker import Ranker
 from store.student.tasks import TASKS, load
@@ -20,6 +20,10 @@ from store.tasks.rank import Tolerance
 from tests.contracts.loaded import MAKERS, Made
 from tests.store.test_student import FakeVersion
 
+ANY_RECORD = {
+    "golden": [], "labels": ["a", "b"], "k": 1, "epsilon": 0.1, "scored": True, "tokenizer": "", "template": "",
+    "layers": 1, "rank": 4, "max_prompt_tokens": 8, "max_answer_tokens": 8, "signals": [],
+}
 TENSOR_FILES = ("head.safetensors", "reference.safetensors", "tuned.safetensors")
 
 
@@ -56,7 +60,8 @@ def saying(golden: Any, numbers: list[float]) -> Any:
 
 
 def test_every_task_that_is_loaded_has_a_contract() -> None:
-    assert set(TASKS) == set(MAKERS)
+    elsewhere = {"chat"}  # whose versions have other files: tests/store/chat/test_chatter.py
+    assert set(TASKS) - elsewhere <= set(MAKERS)
 
 
 def test_there_is_one_opinion_an_input_in_their_order_and_company_changes_none(made: Made, student: Loaded) -> None:
@@ -100,7 +105,7 @@ def test_golden_outputs_that_fit_nothing_are_refused(made: Made) -> None:
 def test_a_number_that_is_none_is_refused(made: Made, name: str) -> None:
     tensors = safetensors.torch.load(made.version.contents[name])
     for key, tensor in tensors.items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.numel():
             spoiled = tensor.clone()
             spoiled.view(-1)[0] = float("nan")
             with pytest.raises(CorruptVersionError):
@@ -111,7 +116,7 @@ def test_a_number_that_is_none_is_refused(made: Made, name: str) -> None:
 def test_a_tensor_of_another_shape_or_too_few_of_them_are_refused(made: Made, name: str) -> None:
     tensors = safetensors.torch.load(made.version.contents[name])
     for key, tensor in list(tensors.items())[:4]:
-        grown = torch.cat([tensor, tensor], dim=-1)
+        grown = torch.nn.functional.pad(tensor, (0, 1))
         with pytest.raises(CorruptVersionError):
             loaded(with_tensors(made.version, name, {**tensors, key: grown}))
     with pytest.raises(CorruptVersionError):
@@ -138,22 +143,11 @@ def test_a_version_follows_itself_and_none_of_another_task(made: Made, student: 
     student.check_follows(loaded(made.version), removal_declared=False)
     record = made.version.manifest.student
     record.check_follows(record, removal_declared=False)
-    for other in MAKERS:
+    for other in TASKS:
         if other != record.task:
-            another = msgspec.json.decode(
-                msgspec.json.encode(
-                    {"task": other, "labels": ["a", "b"], "k": 1, "epsilon": 0.1, "scored": True, "golden": []}
-                ),
-                type=type(record) | _other(record),
-            )
+            another = msgspec.json.decode(msgspec.json.encode({"task": other, **ANY_RECORD}), type=StudentRecord)
             with pytest.raises(SwapRefusedError, match=other):
                 record.check_follows(another, removal_declared=True)
-
-
-def _other(record: Any) -> Any:
-    from store.registry.students.records import ClassifyRecord, RankRecord  # noqa: PLC0415 - for this one test
-
-    return RankRecord if isinstance(record, ClassifyRecord) else ClassifyRecord
 
 
 def test_what_it_cannot_read_whole_is_too_long(made: Made, student: Loaded) -> None:
@@ -178,8 +172,9 @@ def test_another_policy_changes_the_policy_alone(made: Made, student: Any) -> No
     assert [one.output for one in other.look(made.inputs)] == [one.output for one in student.look(made.inputs)]
 
 
-def test_documents_in_another_order_have_the_same_scores(tmp_path: Any) -> None:
-    made = MAKERS["rank"](tmp_path)
+@pytest.mark.parametrize("name", ["rank", "rank on a cross-encoder"])
+def test_documents_in_another_order_have_the_same_scores(tmp_path: Any, name: str) -> None:
+    made = MAKERS[name](tmp_path)
     student = loaded(made.version)
     for value in made.inputs:
         assert isinstance(value, RankInput)

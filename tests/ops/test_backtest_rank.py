@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -21,8 +22,11 @@ from ops.backtest.report.tables import compared
 from ops.backtest.tasks.lists import read_rankings
 from ops.cli.app import app
 from store.errors import SettingsError
+from store.student.encoder import FloatArray
+from store.student.rank.cross import CrossEncoder, Pair
+from store.student.rank.golden import GOLDEN_LISTS
 from tests.ops.replays import given, unseen
-from tests.tiny import TOPICS, tiny_encoder
+from tests.tiny import TOPICS, tiny_cross_encoder, tiny_encoder
 from trainer.attempt import Attempt
 from trainer.judge.gate import GateLimits
 
@@ -62,10 +66,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def replay(folder: Path, rows: list[Row]) -> Replay:
+def replay(folder: Path, rows: list[Row], encoder: str = "encoder") -> Replay:
     return Replay(
         log_of(folder, rows, epsilon=0.1),
-        encoder=str(folder / "encoder"),
+        encoder=str(folder / encoder),
         cache=Path(mkdtemp(dir=folder)),
         cycle=replace(
             DEFAULT_CYCLE, device="cpu", precision="fp32", max_tokens=48, limits=GateLimits(delta=0.1, min_rows=20)
@@ -174,6 +178,27 @@ def test_a_log_without_any_answer_is_refused(folder: Path) -> None:
     rows = [{"query": "q", "documents": ["a", "b"], "scores": [1, "x"]}] * 3
     with pytest.raises(SettingsError, match=r"no list has an answer.*line 1: scores\[1\] is no finite number"):
         log_of(folder, rows)
+
+
+def test_a_log_is_replayed_on_a_cross_encoder_whose_outputs_are_computed_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_cross_encoder(folder / "cross", layers=2)
+    read: list[Pair] = []
+    outputs = CrossEncoder.outputs
+
+    def counted(encoder: CrossEncoder, pairs: Sequence[Pair]) -> FloatArray:
+        read.extend(pairs)
+        return outputs(encoder, pairs)
+
+    monkeypatch.setattr(CrossEncoder, "outputs", counted)
+    found, answers = replay(folder, lists(60), encoder="cross").run(BUDGET_ONLY, unseen)
+    assert found.head_cycles > 0
+    assert {"student", "teacher"} == {"teacher" if one else "student" for one in answers.by_teacher}
+    assert 0.0 <= found.others["untrained"] <= 1.0
+    golden = {query for query, _ in GOLDEN_LISTS}
+    own = [pair for pair in read if pair[0] not in golden]
+    assert len(own) == len(set(own))
 
 
 def whole(folder: Path, found: Run, answers: Answers) -> Backtest:

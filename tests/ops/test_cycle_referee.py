@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_while_redis_does_not_answer_nothing_is_spent() -> None:
 
 
 def test_another_model_or_other_parameters_are_another_judge_and_the_form_of_answers_is_not() -> None:
-    def version(**changes: object) -> str:
+    def version(**changes: Any) -> str:
         return Desk(lambda *_: "same", settings=replace(SETTINGS, teacher=replace(TALKER, **changes))).referee.version
 
     assert version() == version(parameters={"temperature": 0, "stop": ["x"]})

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from ops.init import init
 from ops.open_log import _topics, ensure_topics, open_appender, open_history
 from ops.settings import Settings
-from ops.wiring.referee import CycleReferee
+from ops.wiring.referee import CycleReferee, open_referee
 from serve.teacher.client import Answered
 from store.secrets import DataSecret
 from stream.log import topic_of
@@ -273,10 +273,10 @@ def engine_key(wired: Wired) -> object:
 
 def a_cycle(wired: Wired) -> CycleReferee:
     """The referee of one of the lane's cycles."""
-    assert wired.work.training.referee is not None
-    found = wired.work.training.referee.open()
-    assert isinstance(found, CycleReferee)
-    return found
+    referee = wired.work.training.referee
+    assert referee is not None
+    assert referee.entry == f"{open_referee.__module__}:{open_referee.__name__}"
+    return open_referee(referee.about)
 
 
 BASE: Final[dict[str, object]] = {
@@ -452,7 +452,7 @@ CHECKS: Final[dict[str, Check]] = {
         beside=TALKING,
     ),
     "lanes.chat.distance_limit": Check(
-        0.5, lambda w: [w.lane.referee._limit, a_cycle(w).distance_limit], [0.5, 0.5], beside=JUDGED
+        0.5, lambda w: [w.lane.referee and w.lane.referee._limit, a_cycle(w).distance_limit], [0.5, 0.5], beside=JUDGED
     ),
     "lanes.chat.judged_share": Check(0.4, lambda w: a_cycle(w)._pairs_left, 10, beside=JUDGED),  # of 50 calls
     "lanes.student.model": Check("tiny", lambda w: Path(w.work.training.student.model or "").name, beside=TALKING),

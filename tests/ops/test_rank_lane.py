@@ -16,10 +16,14 @@ from typer.testing import CliRunner, Result
 from ops.cli.app import app
 from ops.exits import FAILED_CHECK, REFUSED
 from ops.settings import Settings
+from ops.site import Site
+from ops.wiring.train import check_train
+from store.errors import SettingsError
 from store.event import EscalationCause, RankAnswer, RankEscalation, RankInput, encode, new_event_id, utc
 from tests.contracts.escalations import START_S
 from tests.ops.sites import LANE
 from tests.ops.stand import TOPIC, Stand, until
+from tests.tiny import tiny_cross_encoder
 
 
 def call(*arguments: Any) -> Result:
@@ -199,3 +203,19 @@ def test_a_dry_run_of_an_import_of_rankings_says_what_was_found_and_where(tmp_pa
     refused = call("import", path, "--dry-run", "-c", settings, "--label", "x")
     assert refused.exit_code == 2
     assert "--label: a log of the task rank has no such column" in " ".join(refused.stderr.split())
+
+
+def test_a_base_that_students_of_rankings_cannot_stand_on_stops_the_trainers_start(settings: Path) -> None:
+    tiny_cross_encoder(settings.parent / "three", layers=1, outputs=3)
+    tiny_cross_encoder(settings.parent / "one", layers=1)
+    plain = settings.read_text()
+
+    def check(encoder: str) -> None:
+        settings.write_text(plain.replace("[lanes.student]\n", f'[lanes.student]\nencoder = "{encoder}"\n'))
+        check_train(Site(Settings.load(settings)))
+
+    with pytest.raises(SettingsError, match=r"lanes\.student\.encoder of acme/support: .*3 outputs"):
+        check("three")
+    with pytest.raises(SettingsError, match=r"lanes\.student\.encoder of acme/support .*nowhere: it lacks"):
+        check("nowhere")
+    check("one")

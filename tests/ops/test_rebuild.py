@@ -9,17 +9,22 @@ import redis
 
 from ops.exits import RefusedError
 from ops.repair import rebuild as module
+from ops.repair.letters import Letters
 from ops.repair.rebuild import Rebuild, Replayed, _more, _most
 from ops.repair.skip import Stopped
 from store.buffer.keys import position_key
-from store.buffer.ledger import BEGINNING, AuditTally, Counters, Slot
+from store.buffer.ledger import BEGINNING, AuditTally, Counters, LogSlot
 from store.buffer.redis import RedisBuffer
+from store.buffer.repair.letters import LetterBook
 from store.errors import StoreUnavailableError
+from store.event import UnknownTask
+from store.secrets import DataSecret
 from stream.ingest import LaneKeys
 from stream.log import Record
+from stream.memory import MemoryLog
 from tests.contracts.escalations import LANE
 
-SLOT, BEFORE = Slot("understudy.support", "now", 0), Slot("understudy.support", "before", 0)
+SLOT, BEFORE = LogSlot("understudy.support", "now", 0), LogSlot("understudy.support", "before", 0)
 
 
 class History:
@@ -28,13 +33,13 @@ class History:
     def __init__(self, begin: str) -> None:
         self.begin = begin
 
-    def slots(self, topic: str) -> list[Slot]:
+    def slots(self, topic: str) -> list[LogSlot]:
         return [SLOT]
 
-    def bounds(self, slot: Slot) -> tuple[str, str]:
+    def bounds(self, slot: LogSlot) -> tuple[str, str]:
         return self.begin, "9"
 
-    def read(self, slot: Slot, start: str, end: str) -> Iterator[Record]:
+    def read(self, slot: LogSlot, start: str, end: str) -> Iterator[Record]:
         return iter(())
 
 
@@ -46,11 +51,19 @@ def rebuild_of(client: redis.Redis, begin: str) -> Rebuild:
         keys={LANE: keys},
         history=history,  # type: ignore[arg-type]
         held=(),
+        buried_as=lambda *_: UnknownTask.buried_as,
         k=9,
         max_age_s=1e9,
     )
     buffer.claim("support", SLOT, "ingest")
-    return Rebuild(client=client, buffer=buffer, said=said, lanes=[LANE], whole=False)
+    letters = Letters(
+        use_case="support",
+        lanes=[LANE],
+        appender=MemoryLog(),
+        book=LetterBook(client),
+        secret=DataSecret(b"s" * 32),
+    )
+    return Rebuild(client=client, buffer=buffer, said=said, lanes=[LANE], letters=letters, whole=False)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +95,7 @@ def test_a_log_tells_everything_only_where_nothing_was_cut_applied_elsewhere_or_
 def test_a_rebuild_that_ingest_outruns_leaves_nothing_that_it_had_staged(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "swap", lambda *_: False)
+    monkeypatch.setattr(module, "swap", lambda *_, **__: False)
     with pytest.raises(StoreUnavailableError, match="ingest was faster"):
         rebuild_of(redis_client, "0").run(who="ann", why="w")
     assert not [name for name in redis_client.scan_iter("*") if b":acme:rebuild:" in name]
@@ -93,7 +106,7 @@ def test_dead_letters_are_counted_anew_only_where_the_log_tells_everything(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, begin: str, staged: list[str]
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(module, "stage_dead", lambda _client, use_case, _dead: told.append(use_case))
+    monkeypatch.setattr(module, "stage_dead", lambda _client, use_case, *_: told.append(use_case))
     (report,) = rebuild_of(redis_client, begin).run(who="ann", why="w")
     assert (told, report.complete, report.done) == (staged, bool(staged), True)
 

@@ -14,10 +14,10 @@ from ops.wiring import ingest, serve, train
 from serve.lifecycle import Gateway
 from serve.routing.budget import BudgetRouting
 from store.answers.rulings import Ruling
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.buffer.repair.lists import Lists
 from store.event import Lane
-from store.redact import redact
+from store.redact import redact_noting
 from tests.ops.sites import make_site, open_site, publish
 from tests.serve.fakes import FakeSink
 
@@ -72,7 +72,7 @@ def test_each_part_of_the_gateway_has_the_key_of_its_purpose(served: Site) -> No
     assert (parts.lane_key, parts.subject_key) == (secret.lane_key(lane), secret.subject_key(lane))
     assert parts.audit_key == secret.audit_key(lane)
     text = "write to jane@example.com"
-    assert parts.redact(text) == redact(text, secret.redaction_key(lane))
+    assert parts.redact(text) == redact_noting(text, secret.redaction_key(lane))
 
 
 def test_a_version_is_weighed_by_its_files_against_the_memory_that_is_free(
@@ -123,7 +123,7 @@ def test_by_which_labels_a_slot_is_read_is_noted_with_its_claim(
 ) -> None:
     claims: list[Any] = []
     monkeypatch.setattr("ops.wiring.ingest.EmbeddedLog.source", lambda *_, claim, **__: claims.append(claim))
-    site, slot = site_of(tmp_path), Slot("understudy.support", "uuid", 0)
+    site, slot = site_of(tmp_path), LogSlot("understudy.support", "uuid", 0)
     ingest._source(site, redis_client, site.buffer(redis_client), "support", "me", ingest.lane_keys(site, "support"))
     (claim,) = claims
     assert claim(slot).fence == 1

@@ -238,7 +238,7 @@ def test_a_lease_of_the_other_kind_is_not_spent() -> None:
 
 
 @pytest.mark.parametrize("kind", ["escalation", "audit"])
-def test_a_call_says_of_which_kind_its_lease_is(kind: Kind) -> None:
+def test_a_call_says_of_which_kind_its_lease_is(kind: CallKind) -> None:
     desk = Desk(calls_only(1000))
     assert desk.ask(kind)
     assert desk.budget.take(kind, 0.0).lease.kind == kind  # by it what was paid is counted as an audit

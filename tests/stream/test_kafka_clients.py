@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 
-from store.buffer.ledger import Slot
+from store.buffer.ledger import LogSlot
 from store.errors import LogUnavailableError, PositionOutsideLogError
 from stream.kafka import appender as appender_module
 from stream.kafka import cluster as cluster_module
@@ -26,7 +26,7 @@ SETTINGS = KafkaSettings(
     max_record_bytes=500_000,
     replication_factor=3,
 )
-SLOT = Slot(TOPIC, "uuid", 0)
+SLOT = LogSlot(TOPIC, "uuid", 0)
 PARTITION = TopicPartition(TOPIC, 0)
 
 

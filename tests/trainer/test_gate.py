@@ -42,6 +42,11 @@ def pairs(
     )
 
 
+def replace_slices(verdict: Verdict, other: Verdict) -> Verdict:
+    """A verdict with another one's slices."""
+    return structs.replace(verdict, slices=other.slices)
+
+
 def verdict_of(
     scores: PairedScores,
     phase: Phase,
@@ -117,6 +122,18 @@ def test_a_blocking_slice_stops_what_the_whole_lets_pass() -> None:
     verdict = verdict_of(scores, "growth")
     assert verdict.outcome == "fail"
     assert verdict.refusals[0].startswith("refunds:")
+
+
+def test_a_slice_that_is_watched_is_told_and_binds_nobody() -> None:
+    worse = replace(
+        pairs(1900, 10, 40), watched={"topic: refunds": np.arange(1950) >= 1890, "topic: few": np.arange(1950) < 5}
+    )
+    for phase in ("growth", "strict"):
+        verdict = verdict_of(worse, phase)
+        assert verdict == replace_slices(verdict_of(pairs(1900, 10, 40), phase), verdict)
+        (told,) = (part for part in verdict.slices if part.kind == "watch")
+        assert (told.name, told.rows, told.refused) == ("topic: refunds", 60, False)
+        assert told.upper < -LIMITS.delta
 
 
 def test_held_out_escalations_must_not_get_worse_in_strict() -> None:

@@ -88,9 +88,13 @@ class Script:
     """Frozen rows for scripted students: probabilities are read as a cycle of `classify` reads them."""
 
     snapshot: Snapshot
+    verdicts: None = None
+
+    def conflicts(self) -> list[tuple[int, int]]:
+        return []
 
     def topics_from(self) -> tuple[FloatArray, list[str]]:
-        return np.empty((len(self.snapshot.rows), 0), np.float32), [row.words for row in self.snapshot.rows]
+        return np.ones((len(self.snapshot.rows), 1), np.float32), [row.words for row in self.snapshot.rows]
 
     def start(self, student: Student, places: Sequence[int], weights: Floats) -> Policy:
         said = self._said(student.with_policy(None), places)
@@ -273,7 +277,7 @@ def test_an_anchor_that_is_another_version_is_compared_and_binds_in_strict_alone
         assert (part.champion_agreement, part.difference < -0.2) == (1.0, True)
         outcomes[phase] = part.refused
     assert outcomes == {"growth": False, "strict": True}
-    assert [part.kind for part in judged(frozen, challenger, lineage(champion))[1].slices] == ["retained"]
+    assert [part.kind for part in judged(frozen, challenger, lineage(champion))[1].slices] == ["retained", "watch"]
 
 
 def passed_strictly(frozen: Frozen) -> Verdict:

@@ -1,7 +1,7 @@
 """Champion and challenger on the same held-out rows, side by side."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ class PairedScores:
     clusters: npt.NDArray[np.int64]  # [rows] linked rows share a number
     hard: Bools  # [rows] a student was asked and did not keep the request
     blocking: Mapping[str, Bools]  # declared slices: name -> [rows]
+    watched: Mapping[str, Bools] = field(default_factory=dict)  # slices that are told and bind nobody
     known: int  # rows left out because they are linked to a competitor's training row
 
     @property
@@ -40,6 +41,7 @@ def paired(
     trained: Collection[str],
     clusters: Mapping[str, int],
     blocking: Mapping[str, Collection[str]] | None = None,
+    watched: Mapping[str, Collection[str]] | None = None,
 ) -> PairedScores:
     """Compare on identical rows.
 
@@ -50,6 +52,7 @@ def paired(
         trained: ids of the items that either competitor was trained on.
         clusters: `Snapshot.clusters`: rows linked to a trained item are left out, too.
         blocking: declared slices, name -> the ids of the items that make it up.
+        watched: likewise, of slices that bind nobody.
 
     Raises:
         ValueError: there is not one score a row.
@@ -68,9 +71,13 @@ def paired(
         weights=challenger.weight[new],
         clusters=challenger.cluster[new],
         hard=np.array([row.first_opinion is not None and row.escalated > 0 for row in kept], np.bool_),
-        blocking={
-            name: np.array([row.item_id in members for row in kept], np.bool_)
-            for name, members in sorted((blocking or {}).items())
-        },
+        blocking=_masks(blocking or {}, kept),
+        watched=_masks(watched or {}, kept),
         known=len(rows) - len(kept),
     )
+
+
+def _masks(slices: Mapping[str, Collection[str]], kept: Sequence[Row]) -> Mapping[str, Bools]:
+    return {
+        name: np.array([row.item_id in members for row in kept], np.bool_) for name, members in sorted(slices.items())
+    }

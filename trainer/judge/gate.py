@@ -18,7 +18,7 @@ from trainer.judge.evaluate import PairedScores
 from trainer.judge.intervals import bca, tango
 
 Phase = Literal["first", "growth", "strict"]
-SliceKind = Literal["retained", "hard", "blocking", "anchor"]
+SliceKind = Literal["retained", "hard", "blocking", "watch", "anchor"]
 
 PLANNED_DISCORDANCE: Final = 0.1  # share of rows on which two good versions differ, before any is known
 PLANNED_POWER: Final = 0.8
@@ -132,6 +132,9 @@ def _slices(pairs: PairedScores, anchor: PairedScores | None, limits: GateLimits
     for name, mask in pairs.blocking.items():
         if int(mask.sum()) >= limits.min_rows:
             parts.append(_compare(pairs, mask, name, "blocking", limits))
+    for name, mask in pairs.watched.items():
+        if int(mask.sum()) >= limits.min_rows:
+            parts.append(_compare(pairs, mask, name, "watch", limits))
     if anchor is not None:
         parts.append(_compare(anchor, np.ones(anchor.rows, np.bool_), "the anchor", "anchor", limits))
     return parts
@@ -172,8 +175,8 @@ def _whole(*shares: npt.NDArray[np.float64]) -> bool:
 
 
 def _harm(part: SliceResult, phase: Phase, limits: GateLimits) -> str | None:
-    """Evidence of harm; escalations are hard on purpose, and the anchor binds in the strict phase only."""
-    if part.kind == "hard" or (part.kind == "anchor" and phase != "strict") or part.upper >= -limits.delta:
+    """Evidence of harm; escalations are hard on purpose, topics are many, and the anchor binds in strict alone."""
+    if part.kind in {"hard", "watch"} or (part.kind == "anchor" and phase != "strict") or part.upper >= -limits.delta:
         return None
     return (
         f"{part.name}: student agreement fell by at least {-part.upper:.4f} ({part.champion_agreement:.4f} to "
@@ -182,6 +185,8 @@ def _harm(part: SliceResult, phase: Phase, limits: GateLimits) -> str | None:
 
 
 def _doubt(part: SliceResult, limits: GateLimits) -> str | None:
+    if part.kind == "watch":
+        return None
     if part.kind == "hard":
         if part.lower > 0 or part.difference >= limits.hard_gain:
             return None

@@ -4,6 +4,8 @@ A lane that promises something is judged on held-out rows. One that only has a b
 challenger are compared on the rows that came after the champion was trained, the challenger cross-fitted.
 """
 
+from collections.abc import Collection, Mapping
+
 import msgspec
 import numpy as np
 
@@ -12,6 +14,7 @@ from store.registry.manifest import Verdict
 from trainer.judge.calibrate import calibrate, evened, rows_to_certify, uncertified
 from trainer.judge.evaluate import PairedScores, paired
 from trainer.judge.gate import Phase, judge, phase_of
+from trainer.judge.topics import members
 from trainer.learn.recipe import CrossFitted, Frozen, Lineage, Rival, weights_of
 from trainer.snapshot import Snapshot, rows_of, trials
 from trainer.work import CycleSettings, LaneTraining
@@ -45,8 +48,9 @@ def judge_challenger(
         return policy, _with_unjudged(verdict, frozen), False
     policy = _calibrate(settings, frozen, challenger, lineage.champion)
     anchored = _paired(frozen, challenger, lineage.anchor) if lineage.anchor is not None else None
+    topics = members(frozen, seed=settings.seed) if lineage.champion is not None else None
     verdict = judge(
-        _paired(frozen, challenger, lineage.champion),
+        _paired(frozen, challenger, lineage.champion, watched=topics),
         certified=policy.threshold is not None,
         champion_certified=lineage.champion is not None and lineage.champion.certified,
         limits=settings.limits,
@@ -64,13 +68,9 @@ def judge_challenger(
 
 
 def _with_unjudged(verdict: Verdict, frozen: Frozen) -> Verdict:
-    """The verdict with how many pairs of answers nobody judged; where it refuses, that may be why."""
+    """The verdict with how many pairs of answers nobody judged."""
     unjudged = 0 if frozen.verdicts is None else frozen.verdicts.unjudged
-    if not unjudged:
-        return verdict
-    why = f"{unjudged} pairs of texts were judged by nobody and count as different: see lanes.chat.referee and budget"
-    refusals = [*verdict.refusals, why] if verdict.refusals else []
-    return msgspec.structs.replace(verdict, unjudged=unjudged, refusals=refusals)
+    return msgspec.structs.replace(verdict, unjudged=unjudged)
 
 
 def new_rows(snapshot: Snapshot, champion: Rival) -> list[int]:
@@ -93,7 +93,13 @@ def _calibrate(settings: CycleSettings, frozen: Frozen, challenger: Rival, champ
     return calibrate(frozen.scored(student, places, weights), start, seed=settings.seed)
 
 
-def _paired(frozen: Frozen, challenger: Rival, other: Rival | None) -> PairedScores:
+def _paired(
+    frozen: Frozen,
+    challenger: Rival,
+    other: Rival | None,
+    *,
+    watched: Mapping[str, Collection[str]] | None = None,
+) -> PairedScores:
     rows = frozen.snapshot.rows
     places = rows_of(frozen.snapshot, "judge")
     weights = weights_of(rows, places, "requests")
@@ -103,6 +109,7 @@ def _paired(frozen: Frozen, challenger: Rival, other: Rival | None) -> PairedSco
         [rows[place] for place in places],
         trained=challenger.trained | (other.trained if other is not None else frozenset()),
         clusters=frozen.snapshot.clusters,
+        watched=watched,
     )
 
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from store.errors import CorruptVersionError, SettingsError
+from store.errors import CorruptVersionError, SettingsError, SwapRefusedError
 from store.event import wall_clock_s
 from store.registry.manifest import BaseModel
 from store.student.encoder import DEFAULT_MAX_TOKENS, Encoder, FloatArray, Precision
@@ -51,16 +51,24 @@ class BaseEncoder:
         device: str = "auto",
         precision: Precision = "auto",
         max_tokens: int = DEFAULT_MAX_TOKENS,
+        load: Callable[..., Encoder] = Encoder.load,
     ) -> "BaseEncoder":
         """Load the encoder that a setting names.
 
+        Args:
+            setting: `minilm`, or a folder.
+            device: `cpu`, `cuda` or `auto`.
+            precision: of the weights.
+            max_tokens: the longest input.
+            load: as a task's students stand on it; as `Encoder.load`.
+
         Raises:
-            SettingsError: it is not there, or not an encoder.
+            SettingsError: it is not there, or not an encoder, or none that such students can stand on.
         """
         directory = find_encoder(setting, "trainer.encoder")
         try:
-            encoder = Encoder.load(directory, device=device, precision=precision, max_tokens=max_tokens)
-        except CorruptVersionError as error:
+            encoder = load(directory, device=device, precision=precision, max_tokens=max_tokens)
+        except (CorruptVersionError, SwapRefusedError) as error:
             message = f"trainer.encoder: {directory} is not an encoder: {error}"
             raise SettingsError(message) from error
         sha256 = hashlib.sha256((directory / WEIGHTS_NAME).read_bytes()).hexdigest()
@@ -77,15 +85,14 @@ class BaseEncoder:
     @property
     def record(self) -> BaseModel:
         """What the manifest says of it."""
-        parameters = sum(parameter.numel() for parameter in self.encoder.model.parameters())
-        return BaseModel(name=self.name, sha256=self.sha256, parameters=parameters)
+        return BaseModel(name=self.name, sha256=self.sha256, parameters=self.encoder.parameters)
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What is kept of a text."""
+    """What is kept of an input: a text, or whatever else has numbers."""
 
-    of: Callable[[Encoder, Sequence[str]], FloatArray]  # [n, size]; a function of each text alone
+    of: Callable[[Any, Sequence[Any]], FloatArray]  # [n, size] by encoder and inputs; a function of each input alone
     size: Callable[[Encoder], int]
 
 
@@ -115,7 +122,7 @@ class FeatureCache:
         self,
         encoder: Encoder,
         item_ids: Sequence[str],
-        texts: Sequence[str],
+        texts: Sequence[Any],
         *,
         progress: Callable[[int, int], None] = lambda _done, _new: None,
     ) -> FloatArray:
@@ -126,7 +133,7 @@ class FeatureCache:
         Args:
             encoder: whose features.
             item_ids: n ids.
-            texts: n redacted texts.
+            texts: n redacted texts, or other inputs.
             progress: told of (rows computed, rows to compute) after each shard.
         """
         if self._fingerprint != encoder.fingerprint:
@@ -196,7 +203,7 @@ class Telling:
     cache: FeatureCache
     tell: Tell
 
-    def features(self, encoder: Encoder, item_ids: Sequence[str], texts: Sequence[str]) -> FloatArray:
+    def features(self, encoder: Encoder, item_ids: Sequence[str], texts: Sequence[Any]) -> FloatArray:
         """See `trainer.learn.recipe.Features`."""
         self.tell("embedding", None)
         return self.cache.features(

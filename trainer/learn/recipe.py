@@ -111,6 +111,9 @@ class Frozen(Protocol):
     def topics_from(self) -> tuple[FloatArray, list[str]]:
         """A vector of length 1 and words for each row."""
 
+    def conflicts(self) -> list[tuple[int, int]]:
+        """Places of rows that ask the same by their vectors, and are answered otherwise."""
+
     def start(self, student: Student, places: Sequence[int], weights: npt.NDArray[np.float64]) -> Policy:
         """The student's temperature and novelty limit, from rows that it was not trained on; nothing is certified."""
 
@@ -127,6 +130,13 @@ class Recipe(Protocol):
 
     def freezing(self, training: LaneTraining, settings: CycleSettings, champion: Student | None) -> Freezing:
         """How items become rows."""
+
+    def base(self, settings: CycleSettings) -> BaseEncoder:
+        """What its students stand on.
+
+        Raises:
+            SettingsError: it is not there, or nothing that they can stand on.
+        """
 
     def cache(self, folder: Path, tell: Tell) -> Features:
         """The lane's numbers on disk."""

@@ -237,8 +237,12 @@ def _days(days: float | None) -> str:
 def _topics(topics: Sequence[HardTopic]) -> str:
     if not topics:
         return "<p>None was found.</p>"
-    rows = [[escape(one.name), f"{one.rows:,}", _of(one.escalated_ratio, one.rows), _own(one)] for one in topics]
-    return table(["topic", "questions", "to the teacher", "student agrees"], rows, numbers={1, 2, 3})
+    rows = [
+        [escape(one.name), f"{one.rows:,}", _of(one.escalated_ratio, one.rows), _own(one), f"{one.conflicts:,}"]
+        for one in topics
+    ]
+    columns = ["topic", "questions", "to the teacher", "student agrees", "answered otherwise when asked nearly alike"]
+    return table(columns, rows, numbers={1, 2, 3, 4})
 
 
 def _own(topic: HardTopic) -> str:

@@ -11,6 +11,7 @@ from ops.backtest.records import Answers
 from ops.backtest.stream import Stream
 from store.event import RankInput
 from store.student.encoder import FloatArray
+from store.student.rank.bases import pair_key
 from store.tasks.measures import best_first, ndcg, tau
 from store.tasks.rank import RankSaid, document_key, heard
 
@@ -20,13 +21,13 @@ _DEEPEST: Final = 10  # places of nDCG
 def others(log: Log, stream: Stream, answers: Answers, calls: int) -> dict[str, float]:
     """Agreement with the teacher of other ways to answer.
 
-    `first`: the run's own student, its calls on the first questions. `untrained`: the order of the cosines of the base
-    encoder. `teacher again`: the teacher's own answers to one list, where it was asked more than once.
+    `first`: the run's own student, its calls on the first questions. `untrained`: the order of the base's
+    similarities. `teacher again`: the teacher's own answers to one list, where it was asked more than once.
     """
     agree, known = log.rules.agree, [row for row, said in enumerate(stream.labels) if said is not None]
     student = [bool(answers.student[row]) and agree(stream.labels[row] or "", answers.student[row]) for row in known]
     first = [row < calls or right for row, right in zip(known, student, strict=True)]
-    plain = [agree(stream.labels[row] or "", _cosine_order(stream.values[row], stream.kept)) for row in known]
+    plain = [agree(stream.labels[row] or "", _plain_order(stream.values[row], stream.kept)) for row in known]
     again = _again(log, stream, known)
     found = {"first": float(np.mean(first)), "untrained": float(np.mean(plain))}
     return found if again is None else {**found, "teacher again": again}
@@ -65,8 +66,12 @@ def _said(said: str) -> RankSaid:
     return answer
 
 
-def _cosine_order(value: object, kept: Mapping[str, FloatArray]) -> str:
+def _plain_order(value: object, kept: Mapping[str, FloatArray]) -> str:
     asked = cast("RankInput", value)
     keys = [document_key(text) for text in asked.documents]
-    cosines = np.stack([kept[key] for key in keys]) @ kept[document_key(asked.query)]
-    return msgspec.json.encode(best_first(cosines, keys).tolist()).decode()
+    pairs = [pair_key(asked.query, text) for text in asked.documents]
+    if all(pair in kept for pair in pairs):
+        found = np.array([kept[pair][0] for pair in pairs])
+    else:
+        found = np.stack([kept[key] for key in keys]) @ kept[document_key(asked.query)]
+    return msgspec.json.encode(best_first(found, keys).tolist()).decode()

@@ -30,6 +30,10 @@ class KeptFeatures:
             return np.empty((0, encoder.feature_size), np.float32)
         return np.stack([self.rows[item] for item in item_ids])
 
+    def pairs(self, encoder: Encoder, keys: Sequence[str], pairs: Sequence[tuple[str, str]]) -> FloatArray:  # noqa: ARG002
+        """See `trainer.learn.rank.kept.PairFeatures`."""
+        return np.array([self.rows[key][0] for key in keys], np.float32)
+
 
 class Part(Protocol):
     """A task, as far as a replay must know it."""

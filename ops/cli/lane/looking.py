@@ -95,7 +95,9 @@ def history(
 
 @app.command(epilog=EPILOG)
 def show(version: VersionName, config: Config = None, lane: LaneName = None, output: Output = Format.table) -> None:
-    """Verify a version and show what it says of itself: policy, verdict, topics with size and escalated share.
+    """Verify a version and show what it says of itself: policy, verdict, topics with size, escalated share, conflicts.
+
+    A question is in conflict where one that asks nearly the same was answered otherwise.
 
     Example: understudy show 3f2a9c --lane acme/support
     """
@@ -108,8 +110,11 @@ def show(version: VersionName, config: Config = None, lane: LaneName = None, out
         return
     emit_fields(version_fields(opened.id, opened.signed_by, opened.manifest), title=f"version {opened.id} of {where}")
     if opened.manifest.topics:
-        rows = [(t.name, t.items, round(t.requests), ratio_of(t.escalated_ratio)) for t in opened.manifest.topics]
-        emit_table(["topic", "items", "requests", "escalated"], rows, title="topics")
+        rows = [
+            (t.name, t.items, round(t.requests), ratio_of(t.escalated_ratio), t.conflicts)
+            for t in opened.manifest.topics
+        ]
+        emit_table(["topic", "items", "requests", "escalated", "in conflict"], rows, title="topics")
 
 
 def _version_row(site: Site, lane: str | None, version: str) -> dict[str, Any]:

@@ -106,6 +106,7 @@ class Trust:
             device=device,
             precision=precision,
             max_tokens=manifest.preprocessing.max_tokens,
+            kind=Encoder,
         )
         numbers = read_tensors(CONFIDENCE_NAME, opened.read(CONFIDENCE_NAME))
         arrays = {name: value.double().numpy() for name, value in numbers.items()}

@@ -1,6 +1,7 @@
-"""The ranking student's head: a slope for the cosine, a linear correction, and a bias for each document that came back.
+"""The ranking student's head: a slope for the base's similarity, a correction, and a bias for what came back.
 
-score(q, d) = slope cos(q, d) + w . [q * d, |q - d|] + bias(d), and what the teacher's own score is around it, within a
+score(q, d) = slope s(q, d) + w . f(q, d) + bias(d); s is the cosine and f = [q * d, |q - d|] on a bi-encoder; on a
+cross-encoder s is its output and there is no f. What the teacher's own score is around it, within a
 list, is taken to be normal with one standard deviation, sigma.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from store.errors import CorruptVersionError
 from store.student.encoder import FloatArray
+from store.student.rank.bases import Matched, rows_dot
 from store.tasks.rank import Tolerance
 
 MAX_ITEMS: Final = 65_536  # documents with a bias of their own
@@ -28,22 +30,16 @@ _SLACK: Final = 1e-6
 class RankHead:
     """A version's head, float32 on the CPU."""
 
-    slope: float  # of the cosine
+    slope: float  # of the similarity
     sigma: float  # sd of the teacher's score around ours, both less their list's mean
-    weight: FloatArray  # [2 * hidden]
+    weight: FloatArray  # [features] of the base
     items: Mapping[str, float]  # bias by document key
     new_sigma: float = 0.0  # sd around the score of a document that has no bias where others do; at least `sigma`
 
-    def scores(self, query: FloatArray, documents: FloatArray, keys: Sequence[str]) -> FloatArray:
-        """Scores of one list, [n]: only their differences mean anything.
-
-        Args:
-            query: [hidden], length 1.
-            documents: [n, hidden], length 1 each.
-            keys: [n] the documents' keys.
-        """
-        correction = by_row(pair_features(query, documents), self.weight)
-        result: FloatArray = np.float32(self.slope) * by_row(documents, query) + correction + self.biases(keys)
+    def scores(self, matched: Matched) -> FloatArray:
+        """Scores of one list, [n]: only their differences mean anything."""
+        correction = rows_dot(matched.features, self.weight)
+        result: FloatArray = np.float32(self.slope) * matched.similarity + correction + self.biases(matched.keys)
         return result
 
     def biases(self, keys: Sequence[str]) -> FloatArray:
@@ -66,11 +62,15 @@ class RankHead:
         }
 
     @staticmethod
-    def of(tensors: Mapping[str, Tensor], *, hidden_size: int) -> "RankHead":
+    def of(tensors: Mapping[str, Tensor], *, features: int) -> "RankHead":
         """The head in a version's tensors.
 
+        Args:
+            tensors: by name.
+            features: of the base.
+
         Raises:
-            CorruptVersionError: a tensor is missing, or does not fit the others or the encoder.
+            CorruptVersionError: a tensor is missing, or does not fit the others or the base.
         """
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         items = len(tensors.get("item_biases", ()))
@@ -78,7 +78,7 @@ class RankHead:
             "item_biases": (items,),
             "item_keys": (items, _KEY_BYTES),
             "scale": (3,),
-            "weight": (2 * hidden_size,),
+            "weight": (features,),
         }
         if found != wanted or items > MAX_ITEMS or tensors["item_keys"].dtype != torch.uint8:
             message = f"a ranking head's tensors {found} do not fit {wanted}"
@@ -95,18 +95,6 @@ class RankHead:
             items=dict(zip(keys, tensors["item_biases"].float().tolist(), strict=True)),
             new_sigma=new_sigma,
         )
-
-
-def by_row(rows: FloatArray, vector: FloatArray) -> FloatArray:
-    """Rows [n, hidden] times a vector [hidden], each by itself: a matrix product rounds a row by where it stands."""
-    result: FloatArray = np.vecdot(rows, vector)
-    return result
-
-
-def pair_features(query: FloatArray, documents: FloatArray) -> FloatArray:
-    """[q * d, |q - d|] of a query [hidden] with each of its documents [n, hidden]: [n, 2 * hidden]."""
-    result: FloatArray = np.concatenate([query * documents, np.abs(query - documents)], axis=-1)
-    return result
 
 
 def confidence(

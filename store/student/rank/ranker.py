@@ -24,11 +24,12 @@ from store.student.classify import (
     read_reference,
 )
 from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, shared_encoder
-from store.student.folder import ENCODER_FILES
+from store.student.folder import CONFIG_NAME, ENCODER_FILES
 from store.student.loaded import RankOpinion
+from store.student.rank.bases import Base, BiEncoderBase, Matched, base_on, kind_of, shared_base
 from store.student.rank.golden import GOLDEN_LISTS
-from store.student.rank.head import RankHead, by_row, confidence
-from store.student.rank.vectors import VectorCache, sentence_vectors, shared_vectors
+from store.student.rank.head import RankHead, confidence
+from store.student.rank.vectors import VectorCache
 from store.tasks.measures import Places, best_first
 from store.tasks.rank import Tolerance
 
@@ -43,11 +44,11 @@ _DIGITS: Final = 6  # of a score in an event
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class TunedRanker:
-    """The slow member: the bi-encoder, fine-tuned in its top layers; slope * cos(q, d) is in the teacher's units."""
+    """The slow member: the base, fine-tuned in its top layers; slope * similarity is in the teacher's units."""
 
     changed: Mapping[str, Tensor]  # float32 on the CPU: the parameters that are not the base's
     slope: float
-    vectors: VectorCache
+    base: Base
 
     @staticmethod
     def on(encoder: Encoder, changed: Mapping[str, Tensor], slope: float) -> "TunedRanker":
@@ -56,8 +57,8 @@ class TunedRanker:
         Raises:
             CorruptVersionError: a parameter does not fit the encoder.
         """
-        twin = encoder.twin(changed)
-        return TunedRanker(changed=changed, slope=slope, vectors=VectorCache(twin, max_bytes=_TUNED_CACHE_BYTES))
+        base = base_on(encoder.twin(changed), max_bytes=_TUNED_CACHE_BYTES)
+        return TunedRanker(changed=changed, slope=slope, base=base)
 
     @property
     def parameters(self) -> int:
@@ -102,7 +103,7 @@ class Ranking:
 class Ranker:
     """One version in memory. Immutable; several threads may rank with it at once."""
 
-    vectors: VectorCache
+    base: Base
     head: RankHead
     reference: FloatArray  # [references, hidden], queries that it was trained on, each of length 1
     tolerance: Tolerance  # what its confidence is of
@@ -129,14 +130,16 @@ class Ranker:
             device=device,
             precision=precision,
             max_tokens=manifest.preprocessing.max_tokens,
+            kind=kind_of(opened.read(ENCODER_FOLDER + CONFIG_NAME)),
         )
+        base = shared_base(encoder)
         tuned = None
         if TUNED_NAME in manifest.files:
             tuned = TunedRanker.of(read_tensors(TUNED_NAME, opened.read(TUNED_NAME)), encoder)
-        head = RankHead.of(read_tensors(HEAD_NAME, opened.read(HEAD_NAME)), hidden_size=encoder.hidden_size)
+        head = RankHead.of(read_tensors(HEAD_NAME, opened.read(HEAD_NAME)), features=base.features)
         reference = read_reference(read_tensors(REFERENCE_NAME, opened.read(REFERENCE_NAME)), encoder.hidden_size)
         return Ranker(
-            vectors=shared_vectors(encoder),
+            base=base,
             head=head,
             reference=reference.numpy(),
             tolerance=Tolerance(k=record.k, epsilon=record.epsilon),
@@ -151,12 +154,17 @@ class Ranker:
     @property
     def encoder(self) -> Encoder:
         """Its base."""
-        return self.vectors.encoder
+        return self.base.encoder
+
+    @property
+    def vectors(self) -> VectorCache | None:
+        """Where documents' vectors are kept; None: a cross-encoder has none."""
+        return self.base.vectors if isinstance(self.base, BiEncoderBase) else None
 
     @property
     def served_parameters(self) -> int:
         """How many distinct numbers are in service."""
-        base = sum(parameter.numel() for parameter in self.encoder.model.parameters())
+        base = self.encoder.parameters
         own = np.size(self.head.weight) + len(self.head.items) + 2
         return int(base + own + (self.tuned.parameters if self.tuned is not None else 0))
 
@@ -176,35 +184,24 @@ class Ranker:
         """
         if not lists:
             return []
-        queries, texts = [one.query for one in lists], [text for one in lists for text in one.documents]
-        asked = sentence_vectors(self.encoder, queries)
-        documents, keys = self.vectors.documents(texts)
-        said = slow = None
-        if self.tuned is not None:
-            said = sentence_vectors(self.tuned.vectors.encoder, queries)
-            slow, _ = self.tuned.vectors.documents(texts)
-        found, start = list[Ranking](), 0
-        for row, one in enumerate(lists):
-            its = slice(start, start := start + len(one.documents))
-            tuned = None if said is None or slow is None else by_row(slow[its], said[row])
-            found.append(self.rank_from(asked[row], documents[its], keys[its], tuned))
-        return found
+        matched = self.base.match(lists)
+        if self.tuned is None:
+            return [self.rank_from(one, None) for one in matched]
+        said = self.tuned.base.match(lists)
+        return [self.rank_from(one, other.similarity) for one, other in zip(matched, said, strict=True)]
 
-    def rank_from(
-        self, asked: FloatArray, documents: FloatArray, keys: Sequence[str], tuned: FloatArray | None
-    ) -> Ranking:
-        """Rank by vectors that were computed before.
+    def rank_from(self, matched: Matched, tuned: FloatArray | None) -> Ranking:
+        """Rank by what was computed before. The order in which documents are given changes no score.
 
         Args:
-            asked: [hidden] of the query.
-            documents: [n, hidden].
-            keys: [n] the documents' keys.
-            tuned: [n] cosines of the fine-tuned member; None iff there is none.
+            matched: what the base makes of the list.
+            tuned: [n] similarities of the fine-tuned member; None iff there is none.
 
         Raises:
             ValueError: a number is not finite: the student is broken.
         """
-        scores = self.head.scores(asked, documents, keys)
+        keys = matched.keys
+        scores = self.head.scores(matched)
         members: tuple[FloatArray, ...] = (scores,)
         if self.tuned is not None and tuned is not None:
             slow = np.float32(self.tuned.slope) * tuned + self.head.biases(keys)
@@ -218,18 +215,16 @@ class Ranker:
             members=members,
             order=best_first(scores, keys),
             confidence=confidence(scores, self.head.sigmas(keys), self.tolerance),
-            novelty=max(0.0, 1.0 - float((self.reference @ asked).max(initial=-1.0))),
+            novelty=max(0.0, 1.0 - float((self.reference @ matched.query).max(initial=-1.0))),
         )
 
     def too_long(self, value: TaskInput) -> bool:
         """Whether the student would not read all of one of the texts."""
-        one = list_of(value)
-        return self.encoder.too_long(one.query) or self.vectors.too_long(one.documents)
+        return self.base.too_long(list_of(value))
 
     def tokens(self, value: TaskInput) -> int:
         """About how many tokens a forward pass reads; documents that are known cost none."""
-        one = list_of(value)
-        return sum(map(self.encoder.about_tokens, (one.query, *self.vectors.lacks(one.documents))))
+        return self.base.tokens(list_of(value))
 
     def with_policy(self, policy: Policy | None) -> Self:
         """The same student under another policy."""
@@ -272,8 +267,8 @@ class Ranker:
         """Scores for which nothing comes out of a cache: what is checked is the encoder as well."""
         fresh = replace(
             self,
-            vectors=VectorCache(self.encoder),
-            tuned=None if self.tuned is None else replace(self.tuned, vectors=VectorCache(self.tuned.vectors.encoder)),
+            base=self.base.fresh(),
+            tuned=None if self.tuned is None else replace(self.tuned, base=self.tuned.base.fresh()),
         )
         (found,) = fresh.rankings([RankInput(query=query, documents=list(documents))])
         scores: list[float] = found.scores.tolist()

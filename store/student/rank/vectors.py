@@ -41,19 +41,18 @@ class VectorCache:
         """How many documents are known."""
         return len(self._kept)
 
-    def documents(self, texts: Sequence[str], *, counts: bool = True) -> tuple[FloatArray, tuple[str, ...]]:
+    def documents(self, texts: Sequence[str]) -> tuple[FloatArray, tuple[str, ...]]:
         """Vectors [n, hidden] of length 1 of redacted documents, and their keys [n].
 
         Args:
             texts: [n].
-            counts: whether those that are known count as found; not where they have just been computed for this.
         """
         keys = tuple(document_key(text) for text in texts)
         with self._lock:
             known = {key: self._kept[key] for key in set(keys) if key in self._kept}
             for key in known:
                 self._kept.move_to_end(key)
-            self.hits += len(known) if counts else 0
+            self.hits += len(known)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if missing:
             found = dict(zip(missing, sentence_vectors(self.encoder, list(missing.values())), strict=True))

@@ -23,12 +23,12 @@ from ops.state.run_files import read_run_file
 from store.event import Lane
 from store.policy import Policy
 from store.registry.signing import SigningKey
-from store.student.encoder import Encoder
+from store.student.rank.bases import load_base
 from tests.contracts.loaded import ranker_on, version_of_ranker
 from tests.ops.children import REPOSITORY
 from tests.ops.sites import open_site
 from tests.serve.rank.fakes import worth
-from tests.tiny import tiny_encoder
+from tests.tiny import tiny_cross_encoder, tiny_encoder
 
 DEADLINE_S: Final = 300.0  # for anything, on a machine ten times slower
 DOCUMENTS: Final = ["red money", "a blue parcel", "money money", "late"]
@@ -151,10 +151,11 @@ class Shop:
         return httpx.post(f"http://127.0.0.1:{self.port}/v2/rerank", json=body, headers=headers, timeout=DEADLINE_S)
 
     def publish(self, lane: Lane, seed: float) -> str:
-        """A version signed by the trainer."""
+        """A version signed by the trainer; of the search on a cross-encoder."""
         folder = self.folder / f"draft-{lane.use_case}-{seed}"
-        base = tiny_encoder(self.folder / f"base-{lane.use_case}-{seed}", seed=1)
-        ranker = ranker_on(Encoder.load(base, device="cpu", precision="fp32", max_tokens=32))
+        make = tiny_cross_encoder if lane.use_case == "search" else tiny_encoder
+        base = make(self.folder / f"base-{lane.use_case}-{seed}", seed=1)
+        ranker = ranker_on(load_base(base, device="cpu", precision="fp32", max_tokens=32))
         made = version_of_ranker(replace(ranker, policy=SURE, head=replace(ranker.head, slope=seed)), base)
         for name, data in made.contents.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

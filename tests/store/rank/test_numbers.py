@@ -13,9 +13,10 @@ from store.errors import CorruptVersionError
 from store.event import RankInput
 from store.registry.students.records import RankGolden
 from store.student.encoder import Encoder, FloatArray
+from store.student.rank.bases import BiEncoderBase
 from store.student.rank.head import RankHead, confidence
 from store.student.rank.ranker import Ranker, TunedRanker
-from store.student.rank.vectors import VectorCache, sentence_vectors, shared_vectors
+from store.student.rank.vectors import _OVERHEAD_BYTES, VectorCache, sentence_vectors, shared_vectors
 from store.tasks.rank import Tolerance, document_key, loss
 from tests.tiny import tiny_encoder
 
@@ -34,7 +35,7 @@ def ranker(encoder: Encoder) -> Ranker:
     rng = np.random.default_rng(0)
     weight = rng.normal(0.0, 0.1, 2 * encoder.hidden_size).astype(np.float32)
     return Ranker(
-        vectors=VectorCache(encoder),
+        base=BiEncoderBase(vectors=VectorCache(encoder)),
         head=RankHead(slope=3.0, sigma=0.1, weight=weight, items={KEYS[2]: 0.5}, new_sigma=0.3),
         reference=sentence_vectors(encoder, ["boil water", "sleep outside"]),
         tolerance=Tolerance(),
@@ -71,20 +72,21 @@ def test_how_sure_it_is_of_equal_scores_does_not_depend_on_which_was_offered_fir
 
 
 def test_a_ranking_is_as_sure_as_the_documents_that_it_holds_are_known(ranker: Ranker) -> None:
-    documents, asked = ranker.vectors.documents(DOCUMENTS)[0], sentence_vectors(ranker.encoder, ["boil water"])[0]
-    found = ranker.rank_from(asked, documents, KEYS, None)
+    (matched,) = ranker.base.match([RankInput(query="boil water", documents=DOCUMENTS)])
+    found = ranker.rank_from(matched, None)
     assert found.confidence == confidence(found.scores, ranker.head.sigmas(KEYS), ranker.tolerance)
     assert found.confidence < confidence(found.scores, ranker.head.sigma, ranker.tolerance)
 
 
 @pytest.mark.parametrize("distances", [(0.0, 0.5), (0.7, 0.2, 0.9), (1.4, 1.1), (1.0,)])
 def test_a_query_is_as_novel_as_its_nearest_reference_is_far(ranker: Ranker, distances: tuple[float, ...]) -> None:
-    documents, asked = ranker.vectors.documents(DOCUMENTS)[0], np.zeros(ranker.encoder.hidden_size, np.float32)
+    (matched,) = ranker.base.match([RankInput(query="boil water", documents=DOCUMENTS)])
+    asked = np.zeros(ranker.encoder.hidden_size, np.float32)
     asked[0] = 1.0
     reference = np.zeros((len(distances), len(asked)), np.float32)
     for row, distance in enumerate(distances):
         reference[row, 0], reference[row, 1] = 1.0 - distance, np.sqrt(1.0 - (1.0 - distance) ** 2)
-    found = replace(ranker, reference=reference).rank_from(asked, documents, KEYS, None)
+    found = replace(ranker, reference=reference).rank_from(replace(matched, query=asked), None)
     assert found.novelty == pytest.approx(min(distances), abs=1e-5)
 
 
@@ -92,10 +94,10 @@ def test_a_query_is_as_novel_as_its_nearest_reference_is_far(ranker: Ranker, dis
 def test_two_members_are_mixed_by_the_share_of_the_fine_tuned_one(ranker: Ranker, share: float) -> None:
     tuned = TunedRanker.on(ranker.encoder, {}, slope=2.0)
     both = replace(ranker, tuned=tuned, tuned_share=share)
-    documents, asked = ranker.vectors.documents(DOCUMENTS)[0], sentence_vectors(ranker.encoder, ["boil water"])[0]
+    (matched,) = ranker.base.match([RankInput(query="boil water", documents=DOCUMENTS)])
     cosines = np.array([0.9, 0.1, 0.2, 0.3, 0.4], np.float32)
-    found = both.rank_from(asked, documents, KEYS, cosines)
-    fast = ranker.head.scores(asked, documents, KEYS)
+    found = both.rank_from(matched, cosines)
+    fast = ranker.head.scores(matched)
     slow = 2.0 * cosines + np.array([0, 0, 0.5, 0, 0])
     assert found.members[0] == pytest.approx(fast - fast.mean(), abs=1e-5)
     assert found.members[1] == pytest.approx(slow - slow.mean(), abs=1e-5)
@@ -147,7 +149,7 @@ def test_golden_scores_come_out_of_no_cache(golden: Ranker) -> None:
     wrong: FloatArray = np.zeros((len(texts), golden.encoder.hidden_size), np.float32)
     wrong[:, 0] = np.linspace(-1, 1, len(texts))
     cache.prime([document_key(text) for text in texts], wrong)
-    assert replace(golden, vectors=cache).check_golden() <= 1e-5
+    assert replace(golden, base=BiEncoderBase(vectors=cache)).check_golden() <= 1e-5
 
 
 @pytest.mark.parametrize("place", [1, 2])
@@ -157,7 +159,7 @@ def test_a_sigma_below_nothing_is_refused(ranker: Ranker, place: int) -> None:
     with pytest.raises(CorruptVersionError, match="below 0"):
         RankHead.of(
             {**ranker.head.tensors(), "scale": torch.tensor(scale, dtype=torch.float64)},
-            hidden_size=ranker.encoder.hidden_size,
+            features=2 * ranker.encoder.hidden_size,
         )
 
 
@@ -181,7 +183,7 @@ def test_what_is_kept_is_a_copy_and_no_view_of_a_batch(encoder: Encoder) -> None
 
 @pytest.mark.parametrize("room", [1, 2, 7])
 def test_a_cache_holds_no_more_than_its_bytes(encoder: Encoder, room: int) -> None:
-    each = 4 * encoder.hidden_size + 300
+    each = 4 * encoder.hidden_size + _OVERHEAD_BYTES
     cache, keys = VectorCache(encoder, max_bytes=(room + 1) * each - 1), list[str]()
     for number in range(3):
         keys = [document_key(f"{number}/{one}") for one in range(5)]

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from store.errors import CorruptVersionError
 from store.event import RankInput
 from store.student.encoder import Encoder, FloatArray
-from store.student.rank.head import RankHead, by_row, confidence, pair_features
+from store.student.rank.bases import BiEncoderBase, pair_features, rows_dot
+from store.student.rank.head import RankHead, confidence
 from store.student.rank.ranker import Ranker, Ranking
 from store.student.rank.vectors import VectorCache, sentence_vectors, shared_vectors
 from store.tasks.rank import Tolerance, agree, document_key
@@ -36,7 +37,7 @@ def head_of(encoder: Encoder, items: dict[str, float] | None = None, sigma: floa
 
 def ranker_of(encoder: Encoder, head: RankHead) -> Ranker:
     return Ranker(
-        vectors=VectorCache(encoder),
+        base=BiEncoderBase(vectors=VectorCache(encoder)),
         head=head,
         reference=sentence_vectors(encoder, ["boil water", "sleep outside"]),
         tolerance=Tolerance(),
@@ -79,10 +80,10 @@ def test_documents_in_another_order_have_the_same_scores_to_the_last_bit(encoder
 
 def test_a_head_comes_back_from_its_tensors(encoder: Encoder) -> None:
     head = head_of(encoder, {document_key(text): place / 4 for place, text in enumerate(DOCUMENTS)})
-    again = RankHead.of(head.tensors(), hidden_size=encoder.hidden_size)
+    again = RankHead.of(head.tensors(), features=2 * encoder.hidden_size)
     assert (again.slope, again.sigma, dict(again.items)) == (0.9, 0.1, dict(head.items))
     assert np.array_equal(again.weight, head.weight)
-    empty = RankHead.of(head_of(encoder).tensors(), hidden_size=encoder.hidden_size)
+    empty = RankHead.of(head_of(encoder).tensors(), features=2 * encoder.hidden_size)
     assert empty.items == {}
 
 
@@ -94,9 +95,9 @@ def test_tensors_that_do_not_fit_are_refused(encoder: Encoder, name: str) -> Non
     lacking = {other: value for other, value in tensors.items() if other != name}
     for broken in (short, lacking, {**tensors, "more": torch.zeros(1)}):
         with pytest.raises(CorruptVersionError, match="ranking head"):
-            RankHead.of(broken, hidden_size=encoder.hidden_size)
+            RankHead.of(broken, features=2 * encoder.hidden_size)
     with pytest.raises(CorruptVersionError, match="sigma"):
-        RankHead.of({**tensors, "scale": torch.tensor([1.0, -0.1, 0.1])}, hidden_size=encoder.hidden_size)
+        RankHead.of({**tensors, "scale": torch.tensor([1.0, -0.1, 0.1])}, features=2 * encoder.hidden_size)
 
 
 @settings(max_examples=20)
@@ -161,6 +162,7 @@ def test_a_document_is_computed_once_until_it_is_forgotten(encoder: Encoder, mon
 
 def test_each_document_of_a_request_counts_once_as_computed_or_as_found(encoder: Encoder) -> None:
     ranker = ranker_of(encoder, head_of(encoder))
+    assert ranker.vectors is not None
     asked = [a_list("for the marathon", DOCUMENTS[:3]), a_list("for the shelf", DOCUMENTS[2:4])]
     ranker.rankings(asked)
     assert (ranker.vectors.hits, ranker.vectors.misses) == (0, 4)
@@ -207,8 +209,8 @@ def test_a_product_by_row_does_not_depend_on_where_the_row_stands(documents: int
     rng = np.random.default_rng(seed)
     rows, vector = (rng.normal(size=size).astype(np.float32) for size in ((documents, hidden), hidden))
     turn = rng.permutation(documents)
-    assert np.array_equal(by_row(rows, vector)[turn], by_row(rows[turn], vector))
-    assert by_row(rows, vector) == pytest.approx(rows @ vector, abs=1e-4)
+    assert np.array_equal(rows_dot(rows, vector)[turn], rows_dot(rows[turn], vector))
+    assert rows_dot(rows, vector) == pytest.approx(rows @ vector, abs=1e-4)
 
 
 def test_too_long_is_told_of_the_query_and_of_each_document(encoder: Encoder) -> None:
@@ -228,6 +230,7 @@ def test_a_document_is_measured_once_and_a_primed_one_too(encoder: Encoder, monk
         return whole(encoder, text)
 
     monkeypatch.setattr(Encoder, "too_long", counted)
+    assert ranker.vectors is not None
     ranker.vectors.prime([document_key("a")], sentence_vectors(encoder, ["a"]))
     for documents in (["a", *DOCUMENTS], [*DOCUMENTS, "a"]):
         assert not ranker.too_long(a_list("boil water", documents))

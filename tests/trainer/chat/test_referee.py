@@ -21,6 +21,7 @@ from store.tasks.rules import Dispute
 from tests.trainer.chat.talks import LANE, a_talk, event_of, item_of
 from tests.trainer.chat.test_cycle import promoted, quick, work_in
 from trainer.cycle import run_cycle
+from trainer.daemon.ending import report_of
 from trainer.judge.referee import VERDICTS_KEPT, Disputed, RefereeEntry, Verdicts
 from trainer.work import CycleResult, CycleWork
 
@@ -162,7 +163,8 @@ def test_with_a_referee_other_words_agree_and_without_they_do_not_and_the_verdic
     work, unjudged = cycle(tmp_path, None)
     assert (result.verdict.unjudged, unjudged.verdict.unjudged > 20) == (0, True)
     assert (result.verdict.student_agreement or 0.0) > (unjudged.verdict.student_agreement or 0.0)
-    assert "judged by nobody" in unjudged.verdict.refusals[-1]
+    (note,) = report_of(work, unjudged, "inconclusive", [], seconds=1.0).refusals  # as status and history show it
+    assert note.startswith(f"{unjudged.verdict.unjudged} pairs of texts were judged by nobody")
     assert VERDICTS_NAME not in version_of(work, unjudged).manifest.files
 
 

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pytest
 from sklearn.linear_model import Ridge
 
-from store.student.rank.head import RankHead, pair_features
+from store.student.rank.bases import Matched
+from store.student.rank.head import RankHead
 from store.tasks.rank import document_key
 from trainer.learn.rank.head import RankedList, _Design, fit_rank_head, order_scores
 
@@ -20,7 +21,7 @@ def unit(values: Floats) -> npt.NDArray[np.float32]:
 
 
 def fit(lists: list[RankedList]) -> RankHead:
-    return fit_rank_head(lists, hidden_size=HIDDEN)
+    return fit_rank_head(lists, features=2 * HIDDEN)
 
 
 class World:
@@ -41,9 +42,7 @@ class World:
         query = unit(self.rng.normal(size=HIDDEN))
         scores = slope * (self.documents[chosen] @ query) + self.favour[chosen] + 0.3  # what all share means nothing
         return RankedList(
-            query=query,
-            documents=self.documents[chosen],
-            keys=tuple(self.keys[place] for place in chosen),
+            matched=Matched.of_vectors(query, self.documents[chosen], tuple(self.keys[place] for place in chosen)),
             target=scores + self.rng.normal(0.0, self.noise, length),
         )
 
@@ -63,7 +62,7 @@ def test_favourites_are_learned_and_generalise_to_other_lists() -> None:
     later = world.lists(50)
     plain = fit([])
     assert plain.slope == 1.0
-    right = [np.argmax(head.scores(o.query, o.documents, o.keys)) == np.argmax(o.target) for o in later]
+    right = [np.argmax(head.scores(o.matched)) == np.argmax(o.target) for o in later]
     assert np.mean(right) > 0.85
 
 
@@ -75,13 +74,13 @@ def test_what_is_fitted_is_ridge_regression_on_centred_lists() -> None:
     def centred(values: npt.NDArray[np.floating]) -> Floats:
         return np.asarray(values - values.mean(axis=0), np.float64)
 
-    cosine = np.concatenate([centred((one.documents @ one.query).astype(float)) for one in lists])
+    cosine = np.concatenate([centred(one.matched.similarity.astype(float)) for one in lists])
     target = np.concatenate([centred(one.target) for one in lists])
     rows = np.repeat([one.weight for one in lists], 8)
     rows = rows * len(rows) / rows.sum()
     slope = (rows * cosine) @ target / ((rows * cosine) @ cosine)
     assert head.slope == pytest.approx(slope)
-    raw = np.concatenate([centred(pair_features(one.query, one.documents)) for one in lists])
+    raw = np.concatenate([centred(one.matched.features) for one in lists])
     keys = sorted(world.keys)
     hot = np.concatenate([centred(np.array([[key == k for k in keys] for key in one.keys], float)) for one in lists])
     unit_of = raw.std()
@@ -146,9 +145,7 @@ def test_an_order_teaches_almost_what_scores_teach() -> None:
 
     def right(head_lists: list[RankedList]) -> float:
         head = fit(head_lists)
-        return float(
-            np.mean([np.argmax(head.scores(o.query, o.documents, o.keys)) == np.argmax(o.target) for o in later])
-        )
+        return float(np.mean([np.argmax(head.scores(o.matched)) == np.argmax(o.target) for o in later]))
 
     assert right(ordered) > right(lists) - 0.15
 
@@ -164,8 +161,8 @@ def test_fewer_than_eight_lists_teach_the_slope_alone(count: int, *, learns: boo
 def test_a_document_that_came_in_two_lists_has_a_bias_and_one_that_came_twice_in_one_has_none() -> None:
     world = World(favour=2.0, noise=0.01, documents=400)
     lists = world.lists(30)
-    twice = replace(lists[1], keys=(lists[0].keys[0], *lists[1].keys[1:]))
-    once = replace(lists[2], keys=(document_key("new"), document_key("new"), *lists[2].keys[2:]))
+    twice = renamed(lists[1], (lists[0].keys[0], *lists[1].keys[1:]))
+    once = renamed(lists[2], (document_key("new"), document_key("new"), *lists[2].keys[2:]))
     lists[1:3] = [twice, once]
     counts = [key for one in lists for key in set(one.keys)]
     head = fit(lists)
@@ -174,10 +171,16 @@ def test_a_document_that_came_in_two_lists_has_a_bias_and_one_that_came_twice_in
     assert document_key("new") not in head.items
 
 
+def renamed(one: RankedList, keys: tuple[str, ...]) -> RankedList:
+    """The list with other documents' names."""
+    return replace(one, matched=replace(one.matched, keys=keys))
+
+
 def test_lists_of_one_query_are_left_out_together() -> None:
     world = World(favour=0.0, noise=0.1)
     lists = world.lists(7)
-    again = [replace(world.one(8, 0.8), query=lists[place].query) for place in (0, 3, 3, 5)]
+    others = [(world.one(8, 0.8), lists[place].matched.query) for place in (0, 3, 3, 5)]
+    again = [replace(one, matched=replace(one.matched, query=query)) for one, query in others]
     folds = _Design._folds([*lists, *again])
     assert list(folds[7:]) == [folds[place] for place in (0, 3, 3, 5)]
     assert set(folds) == {0, 1, 2}

@@ -13,8 +13,9 @@ from store.buffer.item import Item
 from store.event import RankAnswer, RankInput
 from store.policy import PolicyName
 from store.student.encoder import Encoder, FloatArray
+from store.student.rank.bases import base_on
 from store.student.rank.ranker import TunedRanker
-from store.student.rank.vectors import VectorCache, sentence_vectors
+from store.student.rank.vectors import sentence_vectors
 from store.tasks.tasks import LaneTerms
 from tests.tiny import tiny_encoder
 from tests.trainer.rank.lists import (
@@ -159,7 +160,7 @@ def test_the_head_learns_favourites_that_no_word_tells_of(base: BaseEncoder) -> 
     draft = RECIPE.fit("head", rows, COLD, settings=SETTINGS, tell=lambda *_: None)
     held = rows_of(rows.snapshot, "judge")
     taught = rows.scored(draft.student(), held, np.ones(len(held))).agreed.mean()
-    plain = replace(draft, head=untaught(base.encoder.hidden_size)).student()
+    plain = replace(draft, head=untaught(2 * base.encoder.hidden_size)).student()
     assert taught > rows.scored(plain, held, np.ones(len(held))).agreed.mean() + 0.2
 
 
@@ -176,7 +177,7 @@ def test_a_fine_tuned_member_learns_what_words_mean_and_the_same_seed_gives_the_
         for one in lists[:200]
     ]
     settings = RankTuning(epochs=6, learning_rate=3e-3)
-    head = untaught(base.encoder.hidden_size)
+    head = untaught(2 * base.encoder.hidden_size)
     steps: list[tuple[int, int]] = []
     one, other = (
         fine_tune(
@@ -201,7 +202,7 @@ def test_a_fine_tuned_member_learns_what_words_mean_and_the_same_seed_gives_the_
             hits.append(meant(value)[int((vectors[1:] @ vectors[0]).argmax())] >= meant(value).max() - 1e-9)
         return float(np.mean(hits))
 
-    assert right(one.vectors.encoder) > right(base.encoder) + 0.1
+    assert right(one.base.encoder) > right(base.encoder) + 0.1
     assert right(base.encoder) == right(base.encoder.twin({}))  # the base is as it was
 
 
@@ -248,7 +249,7 @@ def test_a_fine_tuned_member_of_another_base_is_not_kept(base: BaseEncoder, tmp_
     kept = []
     for encoder in (base.encoder, others.encoder):
         tuned = TunedRanker.on(encoder, {}, 0.7)
-        champion = replace(plain, vectors=VectorCache(encoder), tuned=tuned, tuned_share=0.5, tuned_rows=11)
+        champion = replace(plain, base=base_on(encoder), tuned=tuned, tuned_share=0.5, tuned_rows=11)
         lineage = Lineage(champion=Rival(student=champion, trained=frozenset()), anchor=None, history=[], records={})
         draft = RECIPE.fit("head", rows, lineage, settings=SETTINGS, tell=lambda *_: None)
         kept.append((draft.tuned is tuned, draft.record.fine_tune, draft.record.tuned_share, draft.record.tuned_rows))

@@ -101,6 +101,10 @@ class FrozenChats:
         """Topics are of what was asked."""
         return self.vectors, [row.words for row in self.snapshot.rows]
 
+    def conflicts(self) -> list[tuple[int, int]]:
+        """None: a text may be written in many ways, and near questions are answered each in its own."""
+        return []
+
     def start(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Policy:
         """A novelty limit; the confidence is a chance already."""
         asked = [at for at, place in enumerate(places) if self.asked[place] is not None]

@@ -55,6 +55,12 @@ class ChatRecipe:
         """Questions that differ by a typo and were answered alike are one."""
         return ChatFreezing(rules=_rules(training))
 
+    def base(self, settings: CycleSettings) -> BaseEncoder:
+        """The small encoder, any; the decoder is opened where rows are frozen."""
+        return BaseEncoder.open(
+            settings.encoder, device=settings.device, precision=settings.precision, max_tokens=settings.max_tokens
+        )
+
     def cache(self, folder: Path, tell: Tell) -> Features:
         """Vectors of the small encoder by item; a folder for the decoder's states beside them."""
         return Kept(Telling(FeatureCache.of(folder / "sentences", SENTENCES), tell), folder / "decoder")

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from store.balance import balanced
 from store.control import CycleKind
+from store.near.neighbours import conflicts
 from store.policy import Metric, Policy
 from store.registry.sealed import OpenVersion
 from store.registry.students.records import ClassifyRecord
@@ -54,6 +55,11 @@ class FrozenLabels:
     def topics_from(self) -> tuple[FloatArray, list[str]]:
         """The pooled last layer, and the words."""
         return self.features[:, -self.base.encoder.hidden_size :], [row.words for row in self.snapshot.rows]
+
+    def conflicts(self) -> list[tuple[int, int]]:
+        """By the same vectors, and the labels."""
+        vectors, words = self.topics_from()
+        return conflicts(vectors, words, [row.label for row in self.snapshot.rows])
 
     def start(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Policy:
         """A temperature and a novelty limit."""
@@ -122,6 +128,12 @@ class ClassifyRecipe:
             labels_min=settings.min_items_per_label if training.policy == "promise" else 1,
             known=classifier(champion).labels if champion is not None else (),
             rules=ClassifyRules(labels=training.terms.labels, earlier=training.terms.earlier),
+        )
+
+    def base(self, settings: CycleSettings) -> BaseEncoder:
+        """Any encoder."""
+        return BaseEncoder.open(
+            settings.encoder, device=settings.device, precision=settings.precision, max_tokens=settings.max_tokens
         )
 
     def cache(self, folder: Path, tell: Tell) -> Features:

@@ -13,9 +13,9 @@ from store.policy import Policy
 from store.registry.manifest import Preprocessing
 from store.registry.students.records import RankRecord
 from store.student.classify import ENCODER_FOLDER, HEAD_NAME, REFERENCE_NAME, REFERENCE_TENSOR, TUNED_NAME
+from store.student.rank.bases import shared_base
 from store.student.rank.head import RankHead
 from store.student.rank.ranker import Ranker, TunedRanker
-from store.student.rank.vectors import shared_vectors
 from store.tasks.rank import Tolerance
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import ManifestParts
@@ -40,7 +40,7 @@ class RankDraft:
     def student(self, policy: Policy | None = None) -> Ranker:
         """The student in memory, as a gateway will load it."""
         return Ranker(
-            vectors=shared_vectors(self.base.encoder),
+            base=shared_base(self.base.encoder),
             head=self.head,
             reference=functional.normalize(self.reference.float(), dim=-1).numpy(),
             tolerance=Tolerance(k=self.record.k, epsilon=self.record.epsilon),

@@ -1,7 +1,8 @@
-"""Fit the ranking student's head: ridge regression on what the cosine leaves of the teacher's score within a list.
+"""Fit the ranking student's head: ridge regression on what the similarity leaves of the teacher's score within a list.
 
 Closed forms and cross-validation over a few penalties, so the same lists give the same head. Documents that came in
-two lists or more have a bias of their own; where nothing repeats and nothing is learned, the cosine is all there is.
+two lists or more have a bias of their own; where nothing repeats and nothing is learned, the similarity is
+all there is.
 """
 
 from collections import Counter
@@ -15,8 +16,8 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from store.student.encoder import FloatArray
-from store.student.rank.head import RankHead, pair_features
+from store.student.rank.bases import Matched
+from store.student.rank.head import RankHead
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,12 +35,15 @@ _OFF: Final = float("inf")
 class RankedList:
     """One question with the teacher's answer to it."""
 
-    query: FloatArray  # [hidden], length 1
-    documents: FloatArray  # [n, hidden], length 1 each
-    keys: tuple[str, ...]  # [n]
+    matched: Matched  # what the base makes of it
     target: Floats  # [n] the teacher's scores, or `order_scores` of an order
     weight: float = 1.0  # in the fit
     stands_for: float = 1.0  # questions like it: sigma is that of traffic, not of what is paid for
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of its documents."""
+        return self.matched.keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,7 @@ def order_scores(order: Sequence[int], documents: int) -> Floats:
     return np.asarray(ndtri(scores), np.float64)
 
 
-def fit_rank_head(lists: Sequence[RankedList], *, hidden_size: int) -> RankHead:
+def fit_rank_head(lists: Sequence[RankedList], *, features: int) -> RankHead:
     """The head with the least squared error on lists that were left out, of those with these penalties.
 
     Sigma is from lists that were left out as well: within its own lists a head is always right. Of a document that was
@@ -69,14 +73,14 @@ def fit_rank_head(lists: Sequence[RankedList], *, hidden_size: int) -> RankHead:
 
     Args:
         lists: each with two documents or more; shorter ones teach nothing and are left out.
-        hidden_size: of the vectors.
+        features: of the base.
     """
     lists = [one for one in lists if len(one.keys) > 1]
     if not lists:
-        return untaught(hidden_size)
+        return untaught(features)
     design = _Design(lists)
     slope = design.slope()
-    residual = design.target - slope * design.cosine
+    residual = design.target - slope * design.similarity
     chosen = _Penalties(features=_OFF, items=_OFF)
     if len(lists) >= _LEAST_LISTS:
         chosen = design.choose(residual)
@@ -92,9 +96,9 @@ def fit_rank_head(lists: Sequence[RankedList], *, hidden_size: int) -> RankHead:
     )
 
 
-def untaught(hidden_size: int) -> RankHead:
-    """The cosine alone, before there is anything to learn from."""
-    return RankHead(slope=1.0, sigma=_PLAIN_SIGMA, weight=np.zeros(2 * hidden_size, np.float32), items={})
+def untaught(features: int) -> RankHead:
+    """The base's similarity alone, before there is anything to learn from."""
+    return RankHead(slope=1.0, sigma=_PLAIN_SIGMA, weight=np.zeros(features, np.float32), items={})
 
 
 class _Design:
@@ -107,9 +111,9 @@ class _Design:
         self.rows = self.rows * len(self.rows) / self.rows.sum()
         self.traffic = np.repeat([one.stands_for / len(one.keys) for one in lists], sizes)
         self.target = np.concatenate([_centred(np.asarray(one.target, np.float64)) for one in lists])
-        self.cosine = np.concatenate([_centred((one.documents @ one.query).astype(np.float64)) for one in lists])
-        features = np.concatenate([_centred(pair_features(one.query, one.documents)) for one in lists])
-        self._unit = float(features.std()) or 1.0
+        self.similarity = np.concatenate([_centred(one.matched.similarity.astype(np.float64)) for one in lists])
+        features = np.concatenate([_centred(one.matched.features) for one in lists])
+        self._unit = (float(features.std()) if features.size else 0.0) or 1.0
         counts = Counter(key for one in lists for key in set(one.keys))
         repeated = [key for key, count in counts.most_common(_MOST_ITEMS) if count > 1]
         self.items = sorted(repeated)
@@ -121,14 +125,15 @@ class _Design:
         self._grams = [self._gram(np.flatnonzero(self._fold[self.list_of] == fold)) for fold in range(_FOLDS)]
 
     def slope(self) -> float:
-        """Of the cosine, by weighted least squares; 1 where it tells nothing, and never below 0."""
-        spread = float((self.rows * self.cosine) @ self.cosine)
-        return max(0.0, float((self.rows * self.cosine) @ self.target) / spread) if spread > 0.0 else 1.0
+        """Of the similarity, by weighted least squares; 1 where it tells nothing, and never below 0."""
+        spread = float((self.rows * self.similarity) @ self.similarity)
+        return max(0.0, float((self.rows * self.similarity) @ self.target) / spread) if spread > 0.0 else 1.0
 
     def choose(self, residual: Floats) -> _Penalties:
         """One penalty after the other, so that a handful of solutions is enough."""
         first = _FIRST_ITEM_PENALTY if self.items else _OFF
-        features = min((*_FEATURE_PENALTIES, _OFF), key=lambda one: self._error(residual, one, first))
+        penalties = (*_FEATURE_PENALTIES, _OFF) if self.features else (_OFF,)
+        features = min(penalties, key=lambda one: self._error(residual, one, first))
         if not self.items:
             return _Penalties(features=features, items=_OFF)
         items = min((*_ITEM_PENALTIES, _OFF), key=lambda one: self._error(residual, features, one))
@@ -193,7 +198,9 @@ class _Design:
     def _folds(lists: Sequence[RankedList]) -> npt.NDArray[np.intp]:
         """[lists] a fold each; lists with the same query share one."""
         queries: dict[bytes, int] = {}
-        return np.array([queries.setdefault(one.query.tobytes(), len(queries)) % _FOLDS for one in lists], np.intp)
+        return np.array(
+            [queries.setdefault(one.matched.query.tobytes(), len(queries)) % _FOLDS for one in lists], np.intp
+        )
 
 
 def _centred(values: npt.NDArray[np.floating]) -> Floats:

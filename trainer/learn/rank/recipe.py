@@ -1,4 +1,4 @@
-"""The recipe of `rank`: a head on kept vectors of queries and documents, and a fine-tuned bi-encoder beside it."""
+"""The recipe of `rank`: a head on what a frozen base makes of a list, and a fine-tuned copy of the base beside it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,21 +17,22 @@ from store.policy import Policy
 from store.registry.sealed import OpenVersion
 from store.registry.students.records import Mode, RankRecord
 from store.student.encoder import FloatArray
-from store.student.rank.head import RankHead, by_row
+from store.student.rank.bases import features_of, load_base
+from store.student.rank.head import RankHead
 from store.student.rank.ranker import Ranker, Ranking, TunedRanker, list_of
-from store.student.rank.vectors import sentence_vectors
 from store.tasks.narrow import narrow
-from store.tasks.rank import Tolerance, document_key
+from store.tasks.rank import Tolerance
 from store.tasks.rules import TaskRules
 from trainer.judge.calibrate import novelty_limit, uncertified
 from trainer.judge.scored import Scored
 from trainer.learn.enough import NotEnoughLabelsError
-from trainer.learn.features import SENTENCES, BaseEncoder, FeatureCache, Telling
+from trainer.learn.features import BaseEncoder
 from trainer.learn.halves import halves
 from trainer.learn.rank.draft import RankDraft
 from trainer.learn.rank.fine_tune import RankTuning, TextList, fine_tune
 from trainer.learn.rank.freezing import ListFreezing
 from trainer.learn.rank.head import RankedList, fit_rank_head
+from trainer.learn.rank.kept import KeptLists, matched
 from trainer.learn.rank.targets import targets_of
 from trainer.learn.recipe import CrossFitted, Features, Frozen, Lineage, Rival
 from trainer.learn.recipe import Student as AnyStudent
@@ -62,9 +63,13 @@ class FrozenLists:
 
     def topics_from(self) -> tuple[FloatArray, list[str]]:
         """Topics are of the queries."""
-        queries = [one.query for one in self.lists]
+        queries = [one.matched.query for one in self.lists]
         empty = np.empty((0, self.base.encoder.hidden_size), np.float32)
         return np.stack(queries) if queries else empty, [row.words for row in self.snapshot.rows]
+
+    def conflicts(self) -> list[tuple[int, int]]:
+        """None: near queries about other documents contradict nobody."""
+        return []
 
     def start(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Policy:
         """A novelty limit; the confidence needs no temperature: sigma is its own."""
@@ -94,28 +99,22 @@ class FrozenLists:
         )
 
     def rankings(self, student: Ranker, places: Sequence[int]) -> list[Ranking]:
-        """A student's answers to some rows, from the kept vectors where it shares the base."""
+        """A student's answers to some rows, from the kept numbers where it shares the base."""
         if student.encoder.fingerprint != self.base.encoder.fingerprint:
             return student.rankings([list_of(self.snapshot.rows[place].input) for place in places])
-        cosines = self._cosines(student.tuned, places)
-        return [
-            student.rank_from(
-                self.lists[place].query, self.lists[place].documents, self.lists[place].keys, cosines.get(place)
-            )
-            for place in places
-        ]
+        said = self._said(student.tuned, places)
+        return [student.rank_from(self.lists[place].matched, said.get(place)) for place in places]
 
-    def _cosines(self, tuned: TunedRanker | None, places: Sequence[int]) -> dict[int, FloatArray]:
-        """The fine-tuned member's cosines, [n] for each place; nothing where there is none."""
+    def _said(self, tuned: TunedRanker | None, places: Sequence[int]) -> dict[int, FloatArray]:
+        """The fine-tuned member's similarities, [n] for each place; nothing where there is none."""
         if tuned is None:
             return {}
         known = self._tuned.setdefault(tuned, {})
         new = [place for place in places if place not in known]
-        asked = [list_of(self.snapshot.rows[place].input) for place in new]
-        queries = sentence_vectors(tuned.vectors.encoder, [one.query for one in asked])
-        tuned.vectors.documents(sorted({text for one in asked for text in one.documents}))  # in whole batches
-        for place, one, query in zip(new, asked, queries, strict=True):
-            known[place] = by_row(tuned.vectors.documents(one.documents)[0], query)
+        for place, one in zip(
+            new, tuned.base.match([list_of(self.snapshot.rows[place].input) for place in new]), strict=True
+        ):
+            known[place] = one.similarity
         return known
 
 
@@ -126,9 +125,19 @@ class RankRecipe:
         """Lists of one query with most documents equal are one question."""
         return ListFreezing(rules=training.rules)
 
+    def base(self, settings: CycleSettings) -> BaseEncoder:
+        """A bi-encoder, or a cross-encoder: what the folder's configuration says it is."""
+        return BaseEncoder.open(
+            settings.encoder,
+            device=settings.device,
+            precision=settings.precision,
+            max_tokens=settings.max_tokens,
+            load=load_base,
+        )
+
     def cache(self, folder: Path, tell: Tell) -> Features:
-        """Vectors by the text's key: a document that came back is computed once."""
-        return Telling(FeatureCache.of(folder / "sentences", SENTENCES), tell)
+        """By the texts' keys: a document that came back is computed once."""
+        return KeptLists.of(folder, tell)
 
     def freeze(
         self,
@@ -141,24 +150,12 @@ class RankRecipe:
     ) -> FrozenLists:
         """The rows with their vectors and targets."""
         asked = [list_of(row.input) for row in snapshot.rows]
-        texts = {document_key(text): text for one in asked for text in (one.query, *one.documents)}
-        found = features.features(base.encoder, list(texts), list(texts.values()))
-        place = {key: number for number, key in enumerate(texts)}
         targets, scored = targets_of(snapshot.rows, [len(one.documents) for one in asked])
         lane = training.terms.tolerance
-        lists = []
-        for row, one, target in zip(snapshot.rows, asked, targets, strict=True):
-            keys = tuple(document_key(text) for text in one.documents)
-            lists.append(
-                RankedList(
-                    query=found[place[document_key(one.query)]],
-                    documents=found[[place[key] for key in keys]],
-                    keys=keys,
-                    target=target,
-                    weight=row.weight,
-                    stands_for=row.mass,
-                )
-            )
+        lists = [
+            RankedList(matched=one, target=target, weight=row.weight, stands_for=row.mass)
+            for row, one, target in zip(snapshot.rows, matched(asked, base, features), targets, strict=True)
+        ]
         return FrozenLists(
             snapshot=snapshot,
             base=base,
@@ -187,14 +184,14 @@ class RankRecipe:
             raise NotEnoughLabelsError(message)
         lists = [rows.lists[place] for place in places]
         tell("fitting", None)
-        head = fit_rank_head(lists, hidden_size=rows.base.encoder.hidden_size)
+        head = fit_rank_head(lists, features=features_of(rows.base.encoder))
         member = _slow_member(kind, rows, places, head, lineage, settings=settings, tell=tell)
         return RankDraft(
             kind="fine_tune" if kind == "fine_tune" else "head",
             base=rows.base,
             head=head,
             tuned=member.tuned,
-            reference=reference_vectors(np.stack([one.query for one in lists]), seed=settings.seed),
+            reference=reference_vectors(np.stack([one.matched.query for one in lists]), seed=settings.seed),
             record=RankRecord(
                 k=rows.tolerance.k,
                 epsilon=rows.tolerance.epsilon,
@@ -226,7 +223,7 @@ class RankRecipe:
             for part in parts:
                 held = [places[index] for index in part]
                 others = [rows.lists[place] for place in sorted(set(range(len(rows.lists))) - set(held))]
-                head = fit_rank_head(others, hidden_size=rows.base.encoder.hidden_size)
+                head = fit_rank_head(others, features=features_of(rows.base.encoder))
                 student = replace(own, head=head, tuned=tuned, record=record).student()
                 found.append(rows.scored(student, held, weights[part]))
             return _together(found, parts, rows, places, weights)
