@@ -64,12 +64,12 @@ class CycleReferee:
         self._asking = asking
         self._client = client
         self._ledger = ledger
-        self._pairs_left = int(lane.terms.chat.judged_share * lane.budget.calls_per_day) // 2
+        self.pairs_left = int(lane.terms.chat.judged_share * lane.budget.calls_per_day) // 2
 
     def judge(self, pairs: Sequence[Disputed], said: Callable[[int, AgreementVerdict], None]) -> None:
         """See `trainer.judge.referee.Referee`."""
-        chosen = pairs[: self._pairs_left]
-        self._pairs_left -= len(chosen)
+        chosen = pairs[: self.pairs_left]
+        self.pairs_left -= len(chosen)
         if not chosen:
             return
         try:

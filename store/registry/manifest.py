@@ -67,10 +67,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """What a person should know of it beside the refusals."""
         if not self.unjudged:
             return []
-        return [
-            f"{self.unjudged} pairs of texts were judged by nobody and count as different: see lanes.chat.referee and "
-            "lanes.budget"
-        ]
+        told = f"{self.unjudged} pairs of texts were judged by nobody and count as different"
+        return [f"{told}: see lanes.chat.referee and lanes.budget"]
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):

@@ -454,7 +454,7 @@ CHECKS: Final[dict[str, Check]] = {
     "lanes.chat.distance_limit": Check(
         0.5, lambda w: [w.lane.referee and w.lane.referee._limit, a_cycle(w).distance_limit], [0.5, 0.5], beside=JUDGED
     ),
-    "lanes.chat.judged_share": Check(0.4, lambda w: a_cycle(w)._pairs_left, 10, beside=JUDGED),  # of 50 calls
+    "lanes.chat.judged_share": Check(0.4, lambda w: a_cycle(w).pairs_left, 10, beside=JUDGED),  # of 50 calls
     "lanes.student.model": Check("tiny", lambda w: Path(w.work.training.student.model or "").name, beside=TALKING),
     "lanes.student.engine": Check(
         ["http://a:1/v1", "http://b:2/v1"], engine_of, beside=TALKING, also={"lanes.student.engine_folder": "a"}

@@ -43,6 +43,10 @@ class Referee(Protocol):
     def distance_limit(self) -> float:
         """Two texts that are farther apart differ, and nobody is asked."""
 
+    @property
+    def pairs_left(self) -> int:
+        """How many more this cycle may ask about."""
+
     def judge(self, pairs: Sequence[Disputed], said: Callable[[int, AgreementVerdict], None]) -> None:
         """Ask about pairs, in their order, as far as the budget goes; each verdict is told as it comes.
 
@@ -117,8 +121,13 @@ class Verdicts:
             raise CorruptVersionError(message) from error
         self._known |= {key: one for key, one in found.items() if one.by == "judge"}
 
-    def of(self, pairs: Sequence[Disputed]) -> list[bool]:
-        """Whether the answers of each pair say the same."""
+    def of(self, pairs: Sequence[Disputed], *, half: bool = False) -> list[bool | None]:
+        """Whether the answers of each pair say the same; None: there is a referee, and it did not get to this one.
+
+        Args:
+            pairs: the answers.
+            half: ask about half of what may still be asked, at most: the other half is for who judges the version.
+        """
         if pairs and self._referee is None and self.entry is not None:
             self._referee = self.entry.open()
         keys = [self._key(one) for one in pairs]
@@ -132,9 +141,11 @@ class Verdicts:
                 new[key] = one
         self._unjudged |= new.keys()
         if self._referee is not None and new:
-            places = list(new)
-            self._referee.judge(list(new.values()), lambda place, verdict: self._keep(places[place], verdict))
-        return [found.agreed if (found := self.used.get(key)) is not None else False for key in keys]
+            places = list(new)[: self._referee.pairs_left // 2 if half else None]
+            chosen = [new[key] for key in places]
+            self._referee.judge(chosen, lambda place, verdict: self._keep(places[place], verdict))
+        missing = False if self._referee is None else None
+        return [found.agreed if (found := self.used.get(key)) is not None else missing for key in keys]
 
     def _keep(self, key: str, verdict: AgreementVerdict) -> None:
         self._known[key] = self.used[key] = verdict

@@ -35,17 +35,17 @@ WAYS = (str.lower, str.upper)
 class Judge:
     """Two texts agree where their first letters do; it judges so many pairs, then the budget is spent."""
 
-    left: int = 1_000_000
+    pairs_left: int = 1_000_000
     version: str = "big@1"
     distance_limit: float = 2.0
     asked: list[Dispute] = field(default_factory=list)
 
     def judge(self, pairs: Sequence[Disputed], said: Callable[[int, AgreementVerdict], None]) -> None:
-        for place, one in enumerate(pairs[: self.left]):
+        for place, one in enumerate(pairs[: self.pairs_left]):
             self.asked.append(one.dispute)
             agreed = one.dispute.teacher[:1].lower() == one.dispute.student[:1].lower()
             said(place, msgspec.structs.replace(VERDICT, agreed=agreed))
-        self.left -= min(self.left, len(pairs))
+        self.pairs_left -= min(self.pairs_left, len(pairs))
 
 
 def opened(judge: Judge) -> Judge:
@@ -88,14 +88,21 @@ def test_a_line_that_was_torn_is_asked_again_and_the_others_are_not(tmp_path: Pa
     assert len(judge.asked) == 3
 
 
-def test_what_the_budget_leaves_counts_as_different_and_is_counted() -> None:
-    judge = Judge(left=1)
+def test_what_the_budget_leaves_is_unjudged_and_counted() -> None:
+    judge = Judge(pairs_left=1)
     verdicts = Verdicts(entry=entry(judge))
     pairs = [a_pair("assuredly 1", "assuredly"), a_pair("assuredly 2", "assuredly"), a_pair("assuredly 3", "assuredly")]
-    assert verdicts.of(pairs) == [True, False, False]
+    assert verdicts.of(pairs) == [True, None, None]
     assert verdicts.unjudged == 2
-    judge.left = 10
-    assert verdicts.of(pairs) == [True, False, False]  # one judge, one purse, one answer in a cycle
+    judge.pairs_left = 10
+    assert verdicts.of(pairs) == [True, None, None]  # one judge, one purse, one answer in a cycle
+    assert verdicts.unjudged == 2
+
+
+def test_who_learns_leaves_half_to_who_judges() -> None:
+    verdicts = Verdicts(entry=entry(Judge(pairs_left=4)))
+    assert verdicts.of([a_pair(f"assuredly {n}", "assuredly") for n in range(3)], half=True) == [True, True, None]
+    assert verdicts.of([a_pair(f"perhaps {n}", "perhaps") for n in range(3)]) == [True, True, None]
     assert verdicts.unjudged == 2
 
 
@@ -166,6 +173,14 @@ def test_with_a_referee_other_words_agree_and_without_they_do_not_and_the_verdic
     (note,) = report_of(work, unjudged, "inconclusive", [], seconds=1.0).refusals  # as status and history show it
     assert note.startswith(f"{unjudged.verdict.unjudged} pairs of texts were judged by nobody")
     assert VERDICTS_NAME not in version_of(work, unjudged).manifest.files
+
+
+def test_with_a_budget_that_is_spent_a_cycle_still_comes_to_its_end_and_certifies_nothing(tmp_path: Path) -> None:
+    work, result = cycle(tmp_path, Judge(pairs_left=0))
+    assert result.verdict.unjudged > 20
+    policy = version_of(work, result).manifest.policy
+    assert policy is not None
+    assert policy.threshold is None
 
 
 def test_a_version_keeps_its_verdicts_and_who_judges_it_again_asks_nobody(

@@ -123,23 +123,27 @@ class FrozenChats:
         return Scored(
             confidence=np.array([_NEVER if one is None else one.confidence for one in said.values()], np.float64),
             novelty=np.array([0.0 if one is None else one.novelty for one in said.values()], np.float64),
-            agreed=np.array([agreed.get(place, 0.0) for place in said]),
+            agreed=np.array([agreed.get(place) or 0.0 for place in said]),
             weight=weights,
             cluster=np.array([row.cluster for row in rows], np.int64),
         )
 
-    def agreed(self, said: Sequence[tuple[int, str]]) -> list[float]:
+    def agreed(self, said: Sequence[tuple[int, str]], *, half: bool = False) -> list[float | None]:
         """Share of the teacher's answers to each row that an output agrees with; the referee is asked for all at once.
+
+        None where the referee did not get to it: who judges takes that for no agreement, and nobody learns from it.
 
         Args:
             said: places of rows, each with what a student says to it.
+            half: see `Verdicts.of`.
         """
         ruled = [self._ruled(place, output) for place, output in said]
         disputes = [
             (place, one) for (place, _), row in zip(said, ruled, strict=True) for one in row if isinstance(one, Dispute)
         ]
-        judged = iter(self.verdicts.of(self._disputed(disputes)))
-        return [float(np.mean([next(judged) if isinstance(one, Dispute) else one for one in row])) for row in ruled]
+        judged = iter(self.verdicts.of(self._disputed(disputes), half=half))
+        found = [[next(judged) if isinstance(one, Dispute) else one for one in row] for row in ruled]
+        return [None if None in row else float(np.mean(np.array(row, bool))) for row in found]
 
     def _ruled(self, place: int, output: str) -> list[bool | Dispute]:
         """What rules tell of an output and each answer to a row; a verdict on record of the same words counts."""

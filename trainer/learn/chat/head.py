@@ -38,11 +38,9 @@ class Outcomes:
 
 
 def fit_confidence(outcomes: Outcomes) -> Confidence:
-    """Chance of agreement from the signals; a constant where all agreed, or none did.
-
-    Args:
-        outcomes: one or more.
-    """
+    """Chance of agreement from the signals; a constant where all agreed, or none did, or there are no outcomes."""
+    if not len(outcomes.agreed):
+        return constant(_PRIOR, outcomes.signals.shape[1])
     signals, agreed, weight = outcomes.signals, outcomes.agreed, outcomes.weight / outcomes.weight.mean()
     mean = np.average(signals, axis=0, weights=weight)
     scale = np.sqrt(np.average((signals - mean) ** 2, axis=0, weights=weight))

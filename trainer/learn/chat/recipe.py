@@ -224,15 +224,11 @@ def _outcomes(
     and where these are too few, of each half what a training on the other half says. Of many rows one half will do.
     """
     found = {place: one for place in places if (one := _recorded(rows, place, lineage)) is not None}
-    recorded = list(found)
-    agreed = rows.agreed([(place, output) for place, (_, output) in found.items()])
-    known = [(signals, share) for (signals, _), share in zip(found.values(), agreed, strict=True)]
-    parts = [_joined(rows, recorded, known)]
+    recorded = set(found)
+    parts = [_joined(rows, [(place, *one) for place, one in found.items()])]
     if champion is not None and lineage.champion is not None:
         seen = _seen(rows, lineage.champion)
-        new = [
-            place for place in places if rows.snapshot.rows[place].cluster not in seen and place not in set(recorded)
-        ]
+        new = [place for place in places if rows.snapshot.rows[place].cluster not in seen and place not in recorded]
         parts.append(_asked(rows, champion, new))
     if sum(len(one.agreed) for one in parts) >= min(_ENOUGH_OUTCOMES, len(places)):
         return Outcomes.joined(*parts)
@@ -248,9 +244,7 @@ def _outcomes(
 def _asked(rows: FrozenChats, student: Chatter, places: Sequence[int]) -> Outcomes:
     """What a student that has not learned these rows says to them."""
     said = [(place, one) for place, one in zip(places, rows.opinions(student, places), strict=True) if one is not None]
-    agreed = rows.agreed([(place, one.output) for place, one in said])
-    outcomes = [(one.members[0], share) for (_, one), share in zip(said, agreed, strict=True)]
-    return _joined(rows, [place for place, _ in said], outcomes)
+    return _joined(rows, [(place, one.members[0], one.output) for place, one in said])
 
 
 def _recorded(rows: FrozenChats, place: int, lineage: Lineage) -> tuple[Sequence[float], str] | None:
@@ -265,11 +259,14 @@ def _recorded(rows: FrozenChats, place: int, lineage: Lineage) -> tuple[Sequence
     return (signals, first.opinion.output) if len(signals) == len(SIGNALS) else None
 
 
-def _joined(rows: FrozenChats, places: Sequence[int], found: Sequence[tuple[Sequence[float], float]]) -> Outcomes:
+def _joined(rows: FrozenChats, said: Sequence[tuple[int, Sequence[float], str]]) -> Outcomes:
+    """What became of outputs, each with its row's place and its signals; what nobody judged is left out."""
+    agreed = rows.agreed([(place, output) for place, _, output in said], half=True)
+    known = [(place, signals, one) for (place, signals, _), one in zip(said, agreed, strict=True) if one is not None]
     return Outcomes(
-        signals=np.array([signals for signals, _ in found], np.float64).reshape(-1, len(SIGNALS)),
-        agreed=np.array([agreed for _, agreed in found], np.float64),
-        weight=np.array([rows.snapshot.rows[place].mass for place in places], np.float64),
+        signals=np.array([signals for _, signals, _ in known], np.float64).reshape(-1, len(SIGNALS)),
+        agreed=np.array([one for _, _, one in known], np.float64),
+        weight=np.array([rows.snapshot.rows[place].mass for place, _, _ in known], np.float64),
     )
 
 
