@@ -84,6 +84,8 @@ def _make(directory: Path, settings: Path, task: Task, teacher: TeacherKind) -> 
     made.append(_unless_there(directory / ".gitignore", "keeps keys, secret and state out of git", _write_ignored))
     replace(settings, example_of(task, teacher).encode(), mode=0o600)
     named = "teacher and labels" if TASKS[task].has_labels else "teacher"
+    if TASKS[task].has_model:
+        named = "teacher, and the student's model,"
     return [*made, Made(path=str(settings), what=f"settings: name your {named} there", made=True)]
 
 
@@ -97,6 +99,8 @@ def example_of(task: Task, teacher: TeacherKind) -> str:
         changes["prompt_file"] = None
     elif changes:
         changes["prompt_file"] = f'prompt_file = "prompts/{task}.txt"'
+    if TASKS[task].has_model:
+        changes["#model"] = 'model = "smollm2"'
     head, lanes = text.split("[[lanes]]", 1)
     for key, line in changes.items():
         lanes = re.sub(rf"(?m)^({key} = .*)$", r"#\1" if line is None else line, lanes, count=1)

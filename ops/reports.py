@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from store.event import Task
+
 
 class Differing(msgspec.Struct, frozen=True, kw_only=True):
     """Something that is there but not as it should be: an item, or a lane's counters."""
@@ -60,7 +62,7 @@ class ProducerShown(msgspec.Struct, frozen=True, kw_only=True):
 
     tenant: str
     use_case: str
-    task: str
+    task: Task
     topic: str
     model: str
     prompt_version: str

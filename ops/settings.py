@@ -249,7 +249,8 @@ def _explain(file: Path, error: ValidationError) -> str:
 def _unknown_variables(file: Path, settings: Settings) -> list[str]:
     """What is wrong with variables: a misspelt table name would otherwise be ignored."""
     found = []
-    named = {settings.log.sasl_password_env, *(lane.teacher.api_key_env for lane in settings.lanes)}
+    named = {settings.log.sasl_password_env}
+    named |= {name for lane in settings.lanes for name in (lane.teacher.api_key_env, lane.student.engine_key_env)}
     ours = {_FILE_VARIABLE, _FAIL_POINT_VARIABLE, *named}
     fields = [name.upper() for name in Settings.model_fields]
     for name in sorted(_ENVIRONMENT):

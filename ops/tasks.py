@@ -16,8 +16,10 @@ class TaskKind:
 
     has_labels: bool = False  # there is a list of what the teacher may answer
     has_catalogue: bool = False  # its questions offer documents, which can be embedded before anybody asks
+    has_model: bool = False  # its student grows on a language model that the lane names
     prompt: str | None  # of a chat teacher, to begin with; None: its teacher is sent the client's own messages
     check_base: Callable[[Path, str], None] = lambda _directory, _named: None  # more than any encoder's folder must be
+    said_in: str  # where another producer's event holds the teacher's answer
     agreement: Callable[[LaneSection], str]  # when two answers are the same, in words: printed with the promise
 
 
@@ -44,7 +46,17 @@ $documents
 Order:"""
 
 TASKS: Final[Mapping[Task, TaskKind]] = {
-    "classify": TaskKind(has_labels=True, prompt=_LABELS, agreement=lambda _: "the same label"),
-    "rank": TaskKind(has_catalogue=True, prompt=_ORDER, check_base=check_ranks, agreement=_same_ranking),
-    "chat": TaskKind(prompt=None, agreement=lambda _: "the same JSON, or the same words"),
+    "classify": TaskKind(
+        has_labels=True, prompt=_LABELS, said_in="teacher.label", agreement=lambda _: "the same label"
+    ),
+    "rank": TaskKind(
+        has_catalogue=True,
+        prompt=_ORDER,
+        check_base=check_ranks,
+        said_in="teacher.scores or teacher.order",
+        agreement=_same_ranking,
+    ),
+    "chat": TaskKind(
+        has_model=True, prompt=None, said_in="teacher.text", agreement=lambda _: "the same JSON, or the same words"
+    ),
 }

@@ -56,6 +56,8 @@ def due(
 ) -> CycleKind | None:
     """Which cycle is due, if any. What a person asked for comes first and runs even while paused.
 
+    Where a head alone makes no student and nothing serves yet, whoever asks for a head gets a fine-tuning.
+
     Args:
         standing: where the moves have led.
         state: what the schedule remembers.
@@ -66,15 +68,13 @@ def due(
         settings: when.
         ripe: of the lane's task.
     """
+    has_head = ripe.head_alone or standing.champion is not None
     if request is not None:
-        return request.kind
-    if standing.paused:
-        return None
-    if standing.candidates:
-        return "candidate"
+        return request.kind if has_head or request.kind != "head" else "fine_tune"
+    if standing.paused or standing.candidates:
+        return None if standing.paused else "candidate"
     fresh = items - state.items_at_cycle
     grown = _grown(items, state.items_at_cycle, settings)
-    has_head = ripe.head_alone or standing.champion is not None
     if settings.fine_tune or not has_head:
         enough = items >= _fine_tune_at(state, labels, settings, ripe)
         outlived = _outlived(state, now_s, settings) and _grown(items, state.items_at_fine_tune, settings)
@@ -84,9 +84,9 @@ def due(
         if owed or (fresh > 0 and (enough or outlived)):
             return "fine_tune"
     overdue = fresh > 0 and now_s - state.last_cycle_s >= settings.every_s and state.last_cycle_s > 0
-    if not has_head:
-        return "fine_tune" if overdue else None
-    return "head" if grown or overdue else None
+    if has_head:
+        return "head" if grown or overdue else None
+    return "fine_tune" if overdue else None
 
 
 def _grown(items: int, before: int, settings: ScheduleSettings) -> bool:

@@ -112,6 +112,7 @@ def drawing_of(training: LaneTraining, settings: CycleSettings, now_s: float) ->
         now_s=now_s,
         allowed_labels=frozenset(training.labels),
         rules=training.readings,
+        labelled=training.rules.most_said is None,
     )
 
 

@@ -22,6 +22,7 @@ from ops.readers.lists.flags import (
     TextColumn,
 )
 from ops.reports import ImportReport, ProducerShown, VerifyReport
+from ops.tasks import TASKS
 
 app = typer.Typer()
 
@@ -105,13 +106,14 @@ def producers(config: Config = None, lane: LaneName = None, output: Output = For
         emit_json(wanted)
         return
     for one in wanted:
+        said_in = TASKS[one.task].said_in
         emit_fields(
             {
                 "task": one.task,
                 "topic": one.topic,
                 "teacher.model": one.model,
                 "teacher.prompt_version": one.prompt_version,
-                "teacher.label": ", ".join(one.labels),
+                **({said_in: ", ".join(one.labels)} if one.labels else {"the answer": said_in}),
             },
             title=f"{one.tenant}/{one.use_case}",
         )

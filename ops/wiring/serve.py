@@ -16,6 +16,7 @@ from ops.open_log import log_login
 from ops.sections import LaneSection
 from ops.settings import Settings, read_engine_key
 from ops.site import Site
+from ops.tasks import TASKS as KINDS
 from ops.wiring.checks import every
 from ops.wiring.lanes import lane_ledger, lane_settings, own_student
 from ops.wiring.priming import Primer, folder_of
@@ -153,7 +154,8 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
                 precision=own.precision,
             )
         loaded = versions.load(version, partial(load_version, device=own.device, precision=own.precision))
-        primer.loaded(loaded)
+        if KINDS[section.task].has_catalogue:
+            primer.loaded(loaded)
         return loaded
 
     def prepare() -> None:

@@ -19,6 +19,7 @@ from store.buffer.repair.lists import Lists
 from store.control import Control
 from store.cycles.signs import Signs
 from store.money.books import Books
+from store.student.chat.folder import look_for_decoder
 from store.student.folder import find_encoder
 from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
@@ -44,7 +45,12 @@ def check_train(site: Site) -> None:
     """
     settings = site.settings
     bases = [partial(_check_base, settings, section) for section in settings.lanes if section.task in TASKS]
-    every(lambda: site.registry, site.trainer_key, settings.encoder_directory, *bases)
+    models = [
+        partial(look_for_decoder, section.student.model, f"lanes.student.model of {section.lane}")
+        for section in settings.lanes
+        if section.training_permitted and section.student.model is not None
+    ]
+    every(lambda: site.registry, site.trainer_key, settings.encoder_directory, *bases, *models)
 
 
 def _check_base(settings: Settings, section: LaneSection) -> None:

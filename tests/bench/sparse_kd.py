@@ -1,7 +1,7 @@
 """Time and peak memory of the sparse KL with a tail bucket: `python -m tests.bench.sparse_kd [--json]`.
 
 Loss and gradient with respect to the states, from the head's projection on, for one batch of tokens with the teacher's
-twenty likeliest tokens; the head is frozen. `ours` is `trainer.learn.chat.losses.answer_loss`, `torch` the same formula
+twenty likeliest tokens; the head is frozen. `ours` is `answer_loss` of the trainer's losses, `torch` the same formula
 written plainly, with all logits at once. `liger` is Liger's fused linear JSD with a teacher of the same size, which
 holds the teacher's whole distribution: it runs on a GPU alone, and where `liger_kernel` is installed. Each run has a
 process of its own, whose peak is what it held at most above what it held before (on a GPU: what the allocator gave
@@ -24,7 +24,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from trainer.learn.chat.losses import Heard, answer_loss
+from trainer.learn.chat.training.losses import Heard, answer_loss
 
 _NOT_HERE: Final = "not run here"
 _KIB: Final = 1024

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import safetensors.torch
 import torch
@@ -12,6 +13,8 @@ import torch
 from store.event import RankInput, TaskInput, TextInput
 from store.registry.manifest import BaseModel, FileEntry, Manifest, Preprocessing
 from store.registry.students.records import RankRecord
+from store.student.chat.adapter import ADAPTER_WEIGHTS
+from store.student.chat.trust import CONFIDENCE_NAME, NEIGHBOURS_VECTORS
 from store.student.encoder import Encoder
 from store.student.folder import ENCODER_FILES
 from store.student.rank.bases import features_of, load_base, shared_base
@@ -19,6 +22,7 @@ from store.student.rank.head import RankHead
 from store.student.rank.ranker import Ranker, TunedRanker
 from store.student.rank.vectors import sentence_vectors
 from store.tasks.rank import Tolerance, document_key
+from tests.store.chat.versions import a_chat, make_chatter, write_version
 from tests.store.drafts import LANE
 from tests.store.test_student import FakeVersion, student_on, version_of
 from tests.tiny import tiny_cross_encoder, tiny_encoder
@@ -31,6 +35,8 @@ class Made:
     version: FakeVersion
     inputs: Sequence[TaskInput]
     long: TaskInput
+    members: int = 2
+    tensors: Sequence[str] = ("head.safetensors", "reference.safetensors", "tuned.safetensors")
 
 
 def of_classify(folder: Path) -> Made:
@@ -71,6 +77,21 @@ def rank_on(base: Path) -> Made:
         version=version_of_ranker(ranker_on(encoder), base),
         inputs=lists,
         long=RankInput(query="money", documents=["refund", "my " * 60]),
+    )
+
+
+def of_chat(folder: Path) -> Made:
+    student = make_chatter(folder / "made")
+    manifest = write_version(student, folder / "made", folder / "draft")
+    paths = [path for path in (folder / "draft").rglob("*") if path.is_file()]
+    contents = {str(path.relative_to(folder / "draft")): path.read_bytes() for path in paths}
+    files = {n: FileEntry(sha256=hashlib.sha256(d).hexdigest(), size_bytes=len(d)) for n, d in contents.items()}
+    return Made(
+        version=FakeVersion(msgspec.structs.replace(manifest, files=files), contents),
+        inputs=[a_chat(text) for text in ("my parcel is late", "reset", "?", "help with my account")],
+        long=a_chat("my " * 60),
+        members=1,
+        tensors=(ADAPTER_WEIGHTS, CONFIDENCE_NAME, NEIGHBOURS_VECTORS),
     )
 
 
@@ -138,4 +159,5 @@ MAKERS: dict[str, Callable[[Path], Made]] = {
     "classify": of_classify,
     "rank": of_rank,
     "rank on a cross-encoder": of_cross_encoder,
+    "chat": of_chat,
 }

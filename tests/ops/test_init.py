@@ -33,6 +33,14 @@ def test_what_init_makes_is_ready_to_load(tmp_path: Path) -> None:
     assert named | beside == {path for path in (tmp_path / "new" / "folder").rglob("*") if path.is_file()}
 
 
+def test_an_example_of_chat_is_ready_to_load_and_names_a_model_to_grow_on(tmp_path: Path) -> None:
+    *_, last = init(tmp_path, task="chat")
+    assert "the student's model" in last.what
+    (lane,) = Settings.load(tmp_path / "understudy.toml").lanes
+    assert (lane.task, lane.student.model, lane.teacher.prompt_file, lane.labels) == ("chat", "smollm2", None, ())
+    assert not (tmp_path / "prompts").exists()  # its teacher gets the client's own messages
+
+
 def test_secrets_are_for_their_owner_alone(tmp_path: Path) -> None:
     init(tmp_path)
     for name in ("data.secret", "keys/trainer", "keys/operator", "understudy.toml"):

@@ -98,7 +98,7 @@ def test_what_may_not_be_learned_from_is_counted_and_in_no_snapshot(
     assert not any(b"parcel" in value for name, value in chain.kept_in_redis().items() if b":item:" in name)
 
 
-@pytest.mark.parametrize(("changes", "cycles"), [({}, 1), (FORBIDDEN, 0), ({"task": "chat"}, 0)])
+@pytest.mark.parametrize(("changes", "cycles"), [({}, 1), (FORBIDDEN, 0)])
 def test_the_trainer_trains_no_lane_that_it_may_not_though_its_items_are_kept(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], cycles: int
 ) -> None:

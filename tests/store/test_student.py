@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import cast
 
@@ -44,6 +45,9 @@ TEXTS = (
 )
 
 
+_WRITTEN = TemporaryDirectory()
+
+
 @dataclass(frozen=True)
 class FakeVersion:
     """A version in memory; `read` gives what the manifest's hashes were made of."""
@@ -55,7 +59,9 @@ class FakeVersion:
         return self.contents[name]
 
     def path(self, name: str) -> Path:
-        raise NotImplementedError(name)
+        file = Path(_WRITTEN.name) / hashlib.sha256(self.contents[name]).hexdigest()
+        file.write_bytes(self.contents[name])
+        return file
 
     def with_file(self, name: str, data: bytes) -> "FakeVersion":
         entry = FileEntry(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))

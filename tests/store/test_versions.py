@@ -132,7 +132,7 @@ def test_a_load_hashes_each_file_once_and_what_it_does_not_read_too(
             hashed.append(path.name)
             return one(path, entry)
 
-        monkeypatch.setattr(f"store.registry.versions.{name}", counted)
+        monkeypatch.setattr(f"store.registry.sealed.{name}", counted)
     files = versions.manifest(version).files
     read = "encoder/model.safetensors"
     assert versions.load(version, lambda opened: opened.read(read)) == (folder / "draft" / read).read_bytes()

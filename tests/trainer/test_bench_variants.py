@@ -16,7 +16,7 @@ from trainer.due import after, due
 def test_a_baseline_that_trains_once_does_so_when_its_share_is_spent(name: str, first: int) -> None:
     variant = BASELINES[name]
     ask = variant.ask(Ask(budget=400, seed=1))
-    schedule = replace(variant.schedule(DEFAULT_SCHEDULE, ask), fine_tune=ask.fine_tune)  # as `Play` does
+    schedule = replace(variant.schedule(DEFAULT_SCHEDULE, ask), fine_tune=ask.fine_tune, head_first=False)  # as `Play`
     state, cycles = TrainingState(), []
     for items in range(1, 401):
         kind = due(Standing(), state, items=items, labels=7, request=None, now_s=float(items), settings=schedule)

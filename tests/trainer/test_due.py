@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.control import CycleRequest, TrainingState
+from store.control import CycleKind, CycleRequest, TrainingState
 from store.registry.manifest import Outcome, Verdict
 from store.registry.moves import Standing
 from trainer.due import Ripeness, ScheduleSettings, after, due, settle
@@ -314,3 +314,15 @@ def test_where_no_head_can_serve_alone_the_first_cycle_is_a_fine_tuning(head_fir
     assert asked(201, tried, now_s=1e6 + 3600) == "fine_tune"
     assert asked(230, tried, champion="v1") == "head"
     assert asked(250, tried, champion="v1") == ("fine_tune" if fine_tune else "head")
+
+
+@pytest.mark.parametrize("asked", ["head", "fine_tune", "candidate"])
+def test_whoever_asks_for_a_head_where_none_can_serve_alone_gets_a_fine_tuning(asked: CycleKind) -> None:
+    request = CycleRequest(kind=asked, who="operator", why="", at_s=0.0, candidate=None)
+
+    def found(champion: str | None, ripe: Ripeness) -> str | None:
+        standing = Standing(champion=champion)
+        return due(standing, COLD, items=3, labels=0, request=request, now_s=1.0, settings=SETTINGS, ripe=ripe)
+
+    assert found(None, NO_HEAD) == ("fine_tune" if asked == "head" else asked)
+    assert found("v1", NO_HEAD) == found(None, Ripeness()) == asked

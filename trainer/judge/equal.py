@@ -32,7 +32,7 @@ def recipe_of(training: LaneTraining, settings: CycleSettings, base_sha256: str,
         "tolerance": training.terms.tolerance,
     }
     if settings.model is not None:
-        parts |= {"model": settings.model, "lengths": training.terms.chat}
+        parts |= {"model": settings.model, "terms": training.terms.chat}
     return hashlib.sha256(canonical_json(parts)).hexdigest()
 
 
@@ -70,13 +70,18 @@ def answers_alike(folder: Path, manifest: Manifest, champion: OpenVersion) -> st
         manifest: what the draft says of itself.
         champion: the version that serves.
     """
-    sha256 = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files_of_draft(folder).items()}
+    sha256 = {name: _sha256(path) for name, path in files_of_draft(folder).items()}
     before = {name: entry.sha256 for name, entry in champion.manifest.files.items()}
     if answers_key(manifest, sha256) != answers_key(champion.manifest, before):
         return None
     if _promised(manifest) != _promised(champion.manifest):
         return None  # the same answers, certified for something else: that is worth a version
     return f"it answers as the champion {champion.id} does: the same weights under the same policy"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _promised(manifest: Manifest) -> tuple[float, float] | None:

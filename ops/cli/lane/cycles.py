@@ -28,7 +28,7 @@ def cycle_start(
         typer.Option(metavar="VERSION", help="Judge this version instead of training one.", show_default=False),
     ] = None,
     *,
-    fine_tune: Annotated[bool, typer.Option("--fine-tune", help="Fine-tune the encoder, too.")] = False,
+    fine_tune: Annotated[bool, typer.Option("--fine-tune", help="Fine-tune the model, too.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until it has ended; Ctrl-C leaves it running.")] = False,
     reason: Reason = NO_REASON,
     output: Output = Format.table,

@@ -103,7 +103,7 @@ def version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[str
         "made": time_of(manifest.created_s),
         "kind": manifest.kind,
         "parent": manifest.parent,
-        "encoder": f"{manifest.base.name}, {manifest.served_parameters:,} parameters served",
+        "model": f"{manifest.base.name}, {manifest.served_parameters:,} parameters served",
         **_student_fields(manifest.student),
         "snapshot": f"{snapshot.train} train, {snapshot.calibrate} calibrate, {snapshot.judge} judge rows"
         if snapshot

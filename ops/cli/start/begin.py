@@ -1,7 +1,7 @@
 """`understudy init`: the command."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -9,6 +9,7 @@ from ops.cli.options import EPILOG, Output
 from ops.cli.output import Format, emit_json, emit_table
 from ops.init import init as prepare
 from serve.teacher.ask.prompts import TeacherKind
+from store.event import Task
 
 app = typer.Typer()
 
@@ -18,7 +19,7 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Made where it is missing.")] = Path(),
     *,
     force: Annotated[bool, typer.Option("--force", help="Write the settings file anew; keys are kept.")] = False,
-    task: Annotated[Literal["classify", "rank"], typer.Option(help="Of the example lane.")] = "classify",
+    task: Annotated[Task, typer.Option(help="Of the example lane.")] = "classify",
     teacher: Annotated[
         TeacherKind, typer.Option(help="Of a lane of rank: a chat model with a prompt, or a reranker without one.")
     ] = "chat",

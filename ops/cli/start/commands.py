@@ -43,7 +43,7 @@ COMMANDS: Final[dict[str, Place]] = {
     ),
     "show": Place(
         module="ops.cli.lane.looking",
-        help="Verify a version and show what it says of itself: policy, verdict, topics with size and escalated share.",
+        help="Verify a version and show what it says of itself: policy, verdict, topics with size, escalated share, conflicts.",
     ),
     "promote": Place(
         module="ops.cli.lane.moving",

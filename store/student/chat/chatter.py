@@ -69,7 +69,6 @@ class Chatter:
             lambda: opened.path(BASE_FOLDER + WEIGHTS_NAME),
             device=device,
             precision=precision,
-            max_prompt_tokens=record.max_prompt_tokens,
         )
         if record.max_prompt_tokens >= base.longest:
             message = f"prompts of {record.max_prompt_tokens} tokens leave no room in a decoder for {base.longest}"
@@ -181,27 +180,24 @@ class Chatter:
         return msgspec.structs.replace(record, golden=self.golden_outputs(), precision=self.decoder.precision)
 
     def check_golden(self) -> float:
-        """The largest deviation from the log-probabilities that the trainer saw.
+        """The largest deviation from the log-probabilities that the trainer saw; infinite where one is no number.
 
         Where the student would now say something else, it is by how much it likes that better.
         """
         golden = self.record.golden if self.record is not None else []
         asked = [self._golden_asked(one.messages) for one in golden]
-        wanted = [one.tokens for one in golden]
-        if any(not 0 < len(one.tokens) == len(one.logprobs) for one in golden):
-            return float("inf")
-        found = self.decoder.teacher_forced([one.ids for one in asked], wanted)
+        found = self.decoder.teacher_forced([one.ids for one in asked], [one.tokens for one in golden])
         try:
             said = generate(self.decoder, asked)
         except ValueError:
             return float("inf")
-        worst = 0.0
-        for one, ids, logprobs, now in zip(golden, wanted, found.logprobs, said, strict=True):
-            off = np.abs(np.maximum(logprobs, _LEAST_LOGPROB) - np.maximum(one.logprobs, _LEAST_LOGPROB)).max(
-                initial=0.0
-            )
-            worst = max(worst, float(off), _parting(ids, logprobs, now) if now.ids != ids else 0.0)
-        return worst if np.isfinite(worst) else float("inf")
+        deviations = [0.0]
+        for one, logprobs, now in zip(golden, found.logprobs, said, strict=True):
+            off = np.subtract(np.maximum(logprobs, _LEAST_LOGPROB), np.maximum(one.logprobs, _LEAST_LOGPROB))
+            deviations += np.abs(off).tolist()
+            if now.ids != one.tokens:
+                deviations.append(_parting(one.tokens, logprobs, now))
+        return max(deviations) if np.isfinite(deviations).all() else float("inf")
 
     def check_follows(self, serving: Self | None, *, removal_declared: bool) -> None:
         """See `store.student.loaded.Loaded`: another decoder changes no client's request."""

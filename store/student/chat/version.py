@@ -99,7 +99,8 @@ def check_manifest(manifest: Manifest) -> ChatRecord:
         f"it lacks {', '.join(lacking)}": bool(lacking),
         f"its confidence follows from {record.signals}, and this release knows {list(SIGNALS)}": record.signals
         != list(SIGNALS),
-        "it has no golden outputs": not record.golden,
+        "its golden outputs are none, or do not fit their tokens": not record.golden
+        or any(not 0 < len(one.tokens) == len(one.logprobs) for one in record.golden),
         "it has no room for a prompt or an answer": record.max_prompt_tokens < 1 or record.max_answer_tokens < 1,
     }
     for problem, found in problems.items():

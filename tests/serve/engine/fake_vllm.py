@@ -39,7 +39,7 @@ class FakeVllm:
     """One server on a port of loopback; `start` again after `stop` is a new process that knows nothing."""
 
     def __init__(self, base: Path, *, cpu_adapters: int = 4) -> None:
-        self.decoder = Decoder.load(base, device="cpu", precision="fp32", max_prompt_tokens=256)
+        self.decoder = Decoder.load(base, device="cpu", precision="fp32")
         self.cpu_adapters = cpu_adapters
         self.port = 0
         self.asked: list[dict[str, Any]] = []

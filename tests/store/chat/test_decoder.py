@@ -51,7 +51,7 @@ def prompts(decoder: Decoder, count: int = 4) -> list[list[int]]:
 
 
 def test_each_family_says_what_the_librarys_own_greedy_generation_says(folder: Path, decoder: Decoder) -> None:
-    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    theirs: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rows = prompts(decoder)
     for row, ours in zip(rows, generate(decoder, [Asked(row, 12) for row in rows]), strict=True):
         ids = torch.tensor([row])
@@ -233,6 +233,16 @@ def test_a_prefix_is_read_once_and_the_oldest_are_forgotten(llama: Path) -> None
     assert small.read_tokens == 2 * read  # served, and not kept
 
 
+def test_a_prompt_that_others_begin_with_is_answered_as_any(llama: Path) -> None:
+    decoder = Decoder.load(llama, device="cpu", precision="fp32")
+    row = a_prompt(decoder, "abc")
+    (wanted,) = generate(decoder, [Asked(row, 3)])
+    batch = Batch(decoder, Known(Prefixes(decoder.stack)))
+    batch.add([Asked([*row, 5], 1), Asked([*row, 6], 1)])  # now all of it is known
+    (found,) = batch.add([Asked(row, 3)])
+    assert found.ids[0] == wanted.ids[0]
+
+
 def test_a_prompt_alone_is_compared_with_earlier_ones(llama: Path) -> None:
     decoder = Decoder.load(llama, device="cpu", precision="fp32")
     prefixes = Prefixes(decoder.stack)
@@ -264,7 +274,7 @@ def test_a_decoder_that_is_not_used_any_more_goes_with_its_prefixes(llama: Path)
 
 def test_two_loads_share_one_base_and_a_twin_shares_what_it_does_not_change(llama: Path) -> None:
     one = Decoder.load(llama, device="cpu", precision="fp32")
-    other = Decoder.load(llama, device="cpu", precision="fp32", max_prompt_tokens=7)
+    other = Decoder.load(llama, device="cpu", precision="fp32")
     assert other.model is one.model
     name = "model.layers.3.mlp.up_proj.weight"
     twin = one.twin({name: torch.zeros_like(dict(one.model.named_parameters())[name])})

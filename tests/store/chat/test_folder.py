@@ -13,6 +13,7 @@ from store.errors import SettingsError
 from store.student.chat import folder as folders
 from store.student.chat.decoder import Decoder
 from store.student.chat.folder import convert_smollm2, find_decoder
+from store.student.encoder import FloatArray
 from tests.tiny_decoders import TEMPLATE, tiny_decoder
 
 
@@ -137,7 +138,7 @@ def _gguf_name(name: str) -> str:
     return name
 
 
-def _gguf_value(name: str, value: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]", size: int) -> np.ndarray:  # type: ignore[type-arg]
+def _gguf_value(name: str, value: FloatArray, size: int) -> FloatArray:
     """llama.cpp pairs a rotation's two halves otherwise."""
     if "q_proj" not in name and "k_proj" not in name:
         return value

@@ -8,8 +8,8 @@ import torch
 
 from store.student.chat.decoder import Decoder
 from tests.tiny_decoders import tiny_decoder
-from trainer.learn.chat.cached import Lesson
-from trainer.learn.chat.losses import Heard
+from trainer.learn.chat.training.cached import Lesson
+from trainer.learn.chat.training.losses import Heard
 
 ANSWERS = ("yes", "no", "ask again")
 

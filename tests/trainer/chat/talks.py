@@ -1,6 +1,12 @@
 """Items of a small help desk that answers in JSON, for the tests of whole cycles of `chat`."""
 
+from pathlib import Path
 from random import Random
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from store.buffer.item import Entry, Item, merge
 from store.event import (
@@ -15,7 +21,10 @@ from store.event import (
     utc,
 )
 from store.secrets import DataSecret, item_id
+from store.student.chat.decoder import Decoder
 from store.tasks.chat import ChatRules
+from tests.tiny import FILLER, TOPICS
+from tests.tiny_decoders import tiny_decoder
 
 LANE = Lane("acme", "desk")
 SECRET = DataSecret(bytes(32))
@@ -23,17 +32,46 @@ MODEL, PROMPT = "teacher-1", "none"
 PROMPT_VERSION = f"{MODEL}@{PROMPT}"
 NOW_S = 1_800_000_000.0
 RULES = ChatRules()
-TOPICS = {"r": "refund", "d": "delivery", "l": "login"}
+
+
+def calm_decoder(directory: Path) -> Path:
+    """A tiny decoder with weights small enough that a few trainings of its upper layers teach it something."""
+    tiny_decoder(directory, seed=3)
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    save_file({name: one if "norm" in name else one / 2 for name, one in tensors.items()}, path, {"format": "pt"})
+    return directory
+
+
+def schooled_decoder(directory: Path, *, steps: int = 120) -> Path:
+    """A decoder that nearly knows the desk's answers already, so that whatever a cycle makes of it answers well."""
+    calm_decoder(directory)
+    decoder, rng = Decoder.load(directory, device="cpu", precision="fp32"), Random(0)
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        rows, wanted = [], []
+        for value, answer in (a_talk(rng) for _ in range(16)):
+            asked = decoder.template.render([{"role": one.role, "content": one.content} for one in value.messages])
+            said = decoder.template.answer_ids(answer)
+            rows.append(torch.tensor([*asked, *said]))
+            wanted.append(torch.tensor([-100] * len(asked) + [*said]))
+        targets = pad_sequence(wanted, batch_first=True, padding_value=-100)
+        model(input_ids=pad_sequence(rows, batch_first=True), labels=targets).loss.backward()  # what pads comes last
+        optimiser.step()
+        optimiser.zero_grad()
+    model.save_pretrained(directory)
+    return directory
 
 
 def a_talk(rng: Random, *, hard: float = 0.0) -> tuple[ChatInput, str]:
-    """A question and its answer, which follows from its first letter; where it is hard, from chance."""
-    first = rng.choice(sorted(TOPICS))
-    asked = first + "".join(rng.choices("aeiou", k=rng.randint(2, 6)))
-    if rng.random() < hard:
-        first, asked = rng.choice(sorted(TOPICS)), asked[0] + "?" + asked[1:]
-    messages = [Message(role="system", content="JSON."), Message(role="user", content=asked)]
-    return ChatInput(messages=messages), f'{{"t":"{first}"}}'
+    """A question that begins with its topic's first letter, and the answer; one that is hard begins with another."""
+    topic = rng.choice(sorted(TOPICS))
+    words = rng.sample(TOPICS[topic], 2) + rng.choices(FILLER, k=1)
+    rng.shuffle(words)
+    first = rng.choice(sorted(TOPICS))[0] if rng.random() < hard else topic[0]
+    messages = [Message(role="system", content="JSON."), Message(role="user", content=f"{first} {' '.join(words)}")]
+    return ChatInput(messages=messages), f'{{"t":"{topic[0]}"}}'
 
 
 def event_of(

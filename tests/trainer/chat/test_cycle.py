@@ -5,24 +5,31 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from store.errors import SettingsError
+from store.policy import PolicyName
 from store.registry.signing import SigningKey, TrustedKeys, public_path
 from store.registry.students.records import ChatRecord
 from store.registry.versions import Registry
+from store.student.chat.chatter import Chatter
+from store.student.loaded import ChatOpinion
+from store.student.tasks import load
 from store.tasks.chat import ChatTerms
 from store.tasks.tasks import LaneTerms
 from tests.tiny import tiny_encoder
-from tests.tiny_decoders import tiny_decoder
-from tests.trainer.chat.talks import LANE, NOW_S, PROMPT_VERSION, items
+from tests.trainer.chat.talks import LANE, NOW_S, PROMPT_VERSION, RULES, calm_decoder, items
 from trainer.cycle import run_cycle
 from trainer.judge.gate import GateLimits
-from trainer.learn.chat import recipe
-from trainer.learn.chat.fit import Tuning
+from trainer.learn.chat import steps
+from trainer.learn.chat.freezing import chatter
+from trainer.learn.chat.training.fit import Tuning
 from trainer.snapshot import SplitSettings
 from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining
 
-QUICK = Tuning(layers=2, rank=4, alpha=16, epochs=3, learning_rate=1e-2, batch_rows=8, micro_rows=8)
+QUICK = Tuning(layers=3, rank=8, alpha=16, epochs=10, learning_rate=1e-2, batch_rows=8, micro_rows=8)
 TERMS = LaneTerms(chat=ChatTerms(max_prompt_tokens=200, max_answer_tokens=16))
 SETTINGS = CycleSettings(
     encoder="tiny",
@@ -38,7 +45,7 @@ SETTINGS = CycleSettings(
     split=SplitSettings(salt="salt", calibrate_ratio=0.25, judge_ratio=0.25),
     limits=GateLimits(delta=0.05, min_rows=20),
 )
-TRAINING = LaneTraining(lane=LANE, task="chat", prompt_version=PROMPT_VERSION, target=0.9, confidence=0.8, terms=TERMS)
+TRAINING = LaneTraining(lane=LANE, task="chat", prompt_version=PROMPT_VERSION, target=0.85, confidence=0.8, terms=TERMS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +53,7 @@ def quick() -> Iterator[None]:
     """Trainings of seconds."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FEW", "MANY", "WARM"):
-            patch.setattr(recipe, name, QUICK)
+            patch.setattr(steps, name, QUICK)
         yield
 
 
@@ -66,7 +73,7 @@ def work_in(folder: Path) -> CycleWork:
         settings=replace(
             SETTINGS,
             encoder=str(tiny_encoder(folder / "encoder", layers=1)),
-            model=str(tiny_decoder(folder / "decoder", seed=3)),
+            model=str(calm_decoder(folder / "decoder")),
         ),
         redis_url="",
         items_per_stratum=1000,
@@ -81,7 +88,7 @@ def work_in(folder: Path) -> CycleWork:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[CycleWork, CycleResult]:
     work = work_in(tmp_path_factory.mktemp("site"))
-    return work, run_cycle(work, items(200, hard=0.2), {})
+    return work, run_cycle(work, items(200, hard=0.1), {})
 
 
 def registry(work: CycleWork) -> Registry:
@@ -102,12 +109,116 @@ def test_the_first_version_is_certified_and_says_how_it_was_made(first: tuple[Cy
     manifest, record = opened.manifest, opened.manifest.student
     assert isinstance(record, ChatRecord)
     assert (manifest.task, manifest.kind, record.fine_tune) == ("chat", "fine_tune", "fresh")
-    assert (record.layers, record.rank, record.max_answer_tokens) == (2, 4, 16)
+    assert (record.layers, record.rank, record.max_answer_tokens) == (3, 8, 16)
     assert record.rows == record.tuned_rows == record.neighbours > 60
     assert result.label_items == {"answers": record.rows}
-    print(result.verdict, manifest.policy)
     assert result.verdict.outcome == "pass", result.verdict
     assert manifest.policy is not None
     assert manifest.policy.threshold is not None
     assert manifest.policy.coverage_ratio > 0.3
-    assert json.loads(opened.read("adapter/adapter_config.json"))["r"] == 4
+    assert json.loads(opened.read("adapter/adapter_config.json"))["r"] == 8
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's, of a name in transformers
+def test_the_adapter_is_one_that_peft_loads(first: tuple[CycleWork, CycleResult], tmp_path: Path) -> None:
+    work, result = first
+    opened = registry(work).versions(LANE).open(result.version or "")
+    for name in opened.manifest.files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(opened.read(name))
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype="float32")
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    student = loaded(work, result.version)
+    ids = torch.tensor([student.decoder.template.render([{"role": "user", "content": "r money back"}])])
+    with torch.inference_mode():
+        ours = student.decoder.model(input_ids=ids).logits
+        assert torch.allclose(theirs(input_ids=ids).logits, ours, atol=1e-4)
+
+
+def loaded(work: CycleWork, version: str | None) -> Chatter:
+    return chatter(load(registry(work).versions(LANE).open(version or ""), device="cpu", precision="fp32"))
+
+
+def test_the_published_version_answers_as_the_judged_one_did(first: tuple[CycleWork, CycleResult]) -> None:
+    work, result = first
+    student = loaded(work, result.version)
+    assert student.check_golden() <= student.golden_tolerance
+    new = items(260, hard=0.1)[200:]
+    said = student.look([item.input for item in new])
+    right = []
+    for item, opinion in zip(new, said, strict=True):
+        assert isinstance(opinion, ChatOpinion)
+        (answer,) = item.tally[PROMPT_VERSION]
+        right.append(RULES.agree(answer, opinion.output))
+    policy = student.policy
+    assert policy is not None
+    assert policy.threshold is not None
+    sure = np.array([opinion.confidence for opinion in said]) >= policy.threshold
+    assert np.mean(right) > 0.7
+    assert np.mean(np.array(right)[sure]) >= 0.85
+
+
+def test_a_head_cycle_keeps_the_adapter_and_knows_more_prompts(
+    first: tuple[CycleWork, CycleResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untimely(*_: object, **__: object) -> None:
+        message = "a head cycle trained a decoder"
+        raise AssertionError(message)
+
+    work, result = first
+    after = promoted(work, result)
+    monkeypatch.setattr(steps, "fit", untimely)
+    made = run_cycle(replace(after, kind="head", now_s=NOW_S + 2), items(230, hard=0.1), {})
+    assert made.version is not None, made.verdict
+    before, now = (registry(work).versions(LANE).manifest(one or "") for one in (result.version, made.version))
+    assert isinstance(now.student, ChatRecord)
+    assert isinstance(before.student, ChatRecord)
+    assert (now.kind, now.student.fine_tune, now.student.tuned_rows) == ("head", "kept", before.student.rows)
+    assert now.student.neighbours > before.student.neighbours
+    same = {name for name, entry in now.files.items() if before.files[name] == entry}
+    assert {"adapter/adapter_model.safetensors", "base/model.safetensors", "confidence.safetensors"} <= same
+    assert "neighbours.safetensors" not in same
+
+
+@pytest.mark.parametrize("policy", ["promise", "budget"])
+def test_a_warm_challenger_goes_on_from_the_champions_adapter(
+    first: tuple[CycleWork, CycleResult], policy: PolicyName
+) -> None:
+    work, result = first
+    training = replace(work.training, policy=policy)
+    after = replace(work, champion=result.version, training=training, kind="fine_tune", now_s=NOW_S + 3)
+    made = run_cycle(after, items(240, hard=0.1), {})
+    assert made.version is not None, made.verdict
+    record = registry(work).versions(LANE).manifest(made.version).student
+    assert isinstance(record, ChatRecord)
+    assert record.fine_tune == "warm"
+    assert made.verdict.rows_judged > 15
+    assert made.verdict.outcome in {"pass", "inconclusive"}
+    assert (made.verdict.student_agreement or 0.0) > 0.7
+
+
+def test_the_same_conversations_are_nothing_new_and_other_terms_are(first: tuple[CycleWork, CycleResult]) -> None:
+    work, result = first
+    after = replace(work, champion=result.version, now_s=NOW_S + 1)
+    again = run_cycle(after, items(200, hard=0.1), {})
+    assert (again.version, again.nothing_new) == (None, True)
+    shorter = LaneTerms(chat=ChatTerms(max_prompt_tokens=200, max_answer_tokens=12))
+    other = run_cycle(
+        replace(after, kind="head", training=replace(work.training, terms=shorter)), items(200, hard=0.1), {}
+    )
+    assert other.version is not None, other.verdict
+
+
+def test_without_an_answer_or_a_version_there_is_no_student_and_a_reason(
+    first: tuple[CycleWork, CycleResult],
+) -> None:
+    work, _ = first
+    assert "wait for more" in run_cycle(work, [], {}).verdict.refusals[0]
+    assert "start a fine-tuning" in run_cycle(replace(work, kind="head"), items(20), {}).verdict.refusals[0]
+
+
+def test_a_lane_without_a_decoder_is_told_which_setting_to_mend(first: tuple[CycleWork, CycleResult]) -> None:
+    work, _ = first
+    with pytest.raises(SettingsError, match=r"lanes\.student\.model"):
+        run_cycle(replace(work, settings=replace(work.settings, model=None)), items(20), {})

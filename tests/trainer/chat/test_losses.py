@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.learn.chat import losses
-from trainer.learn.chat.losses import ABSENT, Heard, answer_loss, shares
+from trainer.learn.chat.training import losses
+from trainer.learn.chat.training.losses import ABSENT, Heard, answer_loss, shares
 
 HIDDEN, VOCABULARY = 6, 23
 
@@ -52,6 +52,11 @@ def number(loss: Tensor) -> float:
     return float(loss.detach())
 
 
+def gradient_of(states: Tensor) -> Tensor:
+    assert states.grad is not None
+    return states.grad
+
+
 def gradients(loss: Tensor, *of: Tensor) -> list[Tensor]:
     return [one.double() for one in torch.autograd.grad(loss, of)]
 
@@ -78,15 +83,15 @@ def test_loss_and_gradients_are_those_of_the_formulas(
 
 def test_the_gradient_is_what_finite_differences_say() -> None:
     states, head, heard = example(rows=3)
-    weights = {"text": torch.full((3,), 0.5), "distribution": torch.ones(3)}
+    text, distribution = torch.full((3,), 0.5), torch.ones(3)
     states.requires_grad_()
-    (found,) = gradients(answer_loss(states, head, heard, **weights), states)
+    (found,) = gradients(answer_loss(states, head, heard, text=text, distribution=distribution), states)
     step = 1e-3
     for row, unit in ((0, 0), (1, 3), (2, 5)):
         moved = [states.detach().double().clone() for _ in range(2)]
         moved[0][row, unit] += step
         moved[1][row, unit] -= step
-        up, down = (plain(one, head, heard, **weights) for one in moved)
+        up, down = (plain(one, head, heard, text=text, distribution=distribution) for one in moved)
         assert float(found[row, unit]) == pytest.approx(float(up - down) / (2 * step), rel=1e-3, abs=1e-5)
 
 
@@ -118,11 +123,13 @@ def test_a_tail_far_below_the_rest_has_a_finite_loss_and_a_gradient() -> None:
     head = torch.eye(5)
     states = torch.tensor([[150.0, 149.0, 0.0, 1.0, 0.5]], requires_grad=True)
     heard = Heard(ids=torch.tensor([[0, 1]]), logprobs=torch.log(torch.tensor([[0.5, 0.25]])))
-    weights = {"text": torch.zeros(1), "distribution": torch.ones(1)}
-    loss = answer_loss(states, head, heard, **weights)
-    assert number(loss) == pytest.approx(number(plain(states, head, heard, **weights)), rel=1e-5)
+    text, distribution = torch.zeros(1), torch.ones(1)
+    loss = answer_loss(states, head, heard, text=text, distribution=distribution)
+    assert number(loss) == pytest.approx(
+        number(plain(states, head, heard, text=text, distribution=distribution)), rel=1e-5
+    )
     (found,) = gradients(loss, states)
-    (other,) = gradients(plain(states, head, heard, **weights), states)
+    (other,) = gradients(plain(states, head, heard, text=text, distribution=distribution), states)
     assert torch.allclose(found, other, atol=1e-6)
     assert float(found[0, 2:].sum()) == pytest.approx(-0.25, abs=1e-5)
 
@@ -162,12 +169,12 @@ def test_a_step_in_parts_or_on_ranks_has_the_gradient_of_the_whole_step(parts: l
     for part in parts:
         many = sum(lengths[row : row + part])
         here = slice(token, token + many)
-        weights = dict(zip(("text", "distribution"), shares(text[here], distribution[here], **totals), strict=True))
+        own_text, own_distribution = shares(text[here], distribution[here], **totals)
         own = Heard(ids=heard.ids[here], logprobs=heard.logprobs[here])
-        answer_loss(states[here], head, own, **weights).backward()
+        loss = answer_loss(states[here], head, own, text=own_text, distribution=own_distribution)
+        loss.backward()  # type: ignore[no-untyped-call]
         row, token = row + part, token + many
-    assert states.grad is not None
-    assert torch.allclose(states.grad.double(), whole, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(gradient_of(states).double(), whole, rtol=1e-4, atol=1e-6)
 
 
 def test_a_step_without_a_token_to_learn_moves_nothing() -> None:
@@ -193,9 +200,9 @@ def test_the_softmax_is_computed_in_float32_whatever_the_weights_are() -> None:
 
 def test_an_id_beyond_the_vocabulary_is_refused_and_padding_of_it_is_not() -> None:
     states, head, heard = example()
-    weights = {"text": torch.ones(7), "distribution": torch.ones(7)}
+    text, distribution = torch.ones(7), torch.ones(7)
     longer = torch.cat([head, torch.zeros(5, HIDDEN)])  # a vocabulary padded to a round number
-    assert torch.isfinite(answer_loss(states, longer, heard, **weights))
+    assert torch.isfinite(answer_loss(states, longer, heard, text=text, distribution=distribution))
     heard.ids[0, 1] = VOCABULARY
     with pytest.raises(ValueError, match="none of the 23"):
-        answer_loss(states, head, heard, **weights)
+        answer_loss(states, head, heard, text=text, distribution=distribution)

@@ -49,13 +49,13 @@ class BaseDecoder:
     decoder: Decoder
 
     @staticmethod
-    def open(setting: str, *, device: str, precision: Precision) -> "BaseDecoder":
+    def open(setting: str, *, kept: Path | None = None, device: str, precision: Precision) -> "BaseDecoder":
         """Load the decoder that a setting names.
 
         Raises:
             SettingsError: it is not there, or no decoder that can be run.
         """
-        directory = find_decoder(setting, "lanes.student.model")
+        directory = find_decoder(setting, "lanes.student.model", kept=kept)
         try:
             decoder = Decoder.load(directory, device=device, precision=precision)
             settings = json.loads((directory / SETTINGS_NAME).read_bytes())
@@ -131,12 +131,10 @@ class ChatDraft:
         self.base.copy_to(directory / BASE_FOLDER)
         self.encoder.copy_to(directory / ENCODER_FOLDER)
         self.trained.write(directory)
-        files = {
-            CONFIDENCE_NAME: self.confidence.arrays(self.record.decide),
-            NEIGHBOURS_VECTORS: {NEIGHBOURS_TENSOR: self.neighbours.vectors.astype(np.float16)},
-        }
-        for name, arrays in files.items():
-            (directory / name).write_bytes(safetensors.numpy.save(arrays))
+        vectors = {NEIGHBOURS_TENSOR: self.neighbours.vectors.astype(np.float16)}
+        (directory / NEIGHBOURS_VECTORS).write_bytes(safetensors.numpy.save(vectors))
+        numbers = self.confidence.arrays(self.record.decide)
+        (directory / CONFIDENCE_NAME).write_bytes(safetensors.numpy.save(numbers))
         (directory / NEIGHBOURS_NAME).write_text(json.dumps(list(self.neighbours.answers)))
         student = self.student(policy)
         return ManifestParts(

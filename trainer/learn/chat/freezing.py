@@ -14,6 +14,7 @@ import torch
 from store.answers.top_logprobs import NO_TOKEN, unpack_top
 from store.event import ChatInput, TaskInput
 from store.near.link import Links, link
+from store.near.neighbours import conflicts
 from store.policy import Policy
 from store.student.chat.chatter import Chatter
 from store.student.chat.decoder import Decoder
@@ -22,14 +23,14 @@ from store.student.chat.neighbours import answer_key
 from store.student.chat.trust import text_distances
 from store.student.encoder import FloatArray
 from store.student.loaded import ChatOpinion
-from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, heard_text
+from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, heard_text, structure
 from store.tasks.rules import Dispute
 from trainer.judge.calibrate import novelty_limit, uncertified
 from trainer.judge.referee import Disputed, Verdicts
 from trainer.judge.scored import Scored
-from trainer.learn.chat.cached import Lesson
 from trainer.learn.chat.draft import BaseDecoder
-from trainer.learn.chat.losses import ABSENT, Heard
+from trainer.learn.chat.training.cached import Lesson
+from trainer.learn.chat.training.losses import ABSENT, Heard
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import Student as AnyStudent
 from trainer.snapshot import Row, Snapshot
@@ -102,8 +103,13 @@ class FrozenChats:
         return self.vectors, [row.words for row in self.snapshot.rows]
 
     def conflicts(self) -> list[tuple[int, int]]:
-        """None: a text may be written in many ways, and near questions are answered each in its own."""
-        return []
+        """By the vectors, among answers that are JSON: two texts may differ and say the same."""
+        rows = self.snapshot.rows
+        places = [
+            place for place, row in enumerate(rows) if all(structure(one.text) for one in heard_text(row.answers))
+        ]
+        words, labels = [rows[place].words for place in places], [rows[place].label for place in places]
+        return [(places[one], places[other]) for one, other in conflicts(self.vectors[places], words, labels)]
 
     def start(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Policy:
         """A novelty limit; the confidence is a chance already."""
@@ -201,7 +207,7 @@ class FrozenChats:
         return first.content if first.role in _INSTRUCTING else ""
 
     def _answers(self, decoder: Decoder, places: Sequence[int]) -> dict[int, Generation]:
-        """A decoder's answers, greedy: the teacher's text where one pass shows that it would write just that."""
+        """A decoder's greedy answers; where one pass shows that it would write the teacher's text, it has done so."""
         known = self._said.setdefault(decoder, {})
         new = {place: asked for place in places if place not in known and (asked := self.asked[place]) is not None}
         answers = {

@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
-from store.student.chat.trust import Confidence
+from store.registry.students.records import Decide
+from store.student.chat.trust import SIGNALS, Confidence
 
 Floats = npt.NDArray[np.float64]
 
 _STRENGTH: Final = 1.0  # of the penalty's inverse, on standardised signals
 _PRIOR: Final = 0.5  # outcomes of each kind that are assumed where only one kind was seen
+_BEFORE_AN_ANSWER: Final = ("novelty",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,10 +39,16 @@ class Outcomes:
         )
 
 
-def fit_confidence(outcomes: Outcomes) -> Confidence:
-    """Chance of agreement from the signals; a constant where all agreed, or none did, or there are no outcomes."""
+def fit_confidence(outcomes: Outcomes, decide: Decide = "end") -> Confidence:
+    """Chance of agreement from the signals; a constant where all agreed, or none did, or there are no outcomes.
+
+    Args:
+        outcomes: what is known.
+        decide: when the student says how sure it is: a signal that is not known then counts for nothing.
+    """
     if not len(outcomes.agreed):
         return constant(_PRIOR, outcomes.signals.shape[1])
+    known = np.array([decide == "end" or name in _BEFORE_AN_ANSWER for name in SIGNALS])
     signals, agreed, weight = outcomes.signals, outcomes.agreed, outcomes.weight / outcomes.weight.mean()
     mean = np.average(signals, axis=0, weights=weight)
     scale = np.sqrt(np.average((signals - mean) ** 2, axis=0, weights=weight))
@@ -48,13 +56,13 @@ def fit_confidence(outcomes: Outcomes) -> Confidence:
     yes, no = float(weight @ agreed), float(weight @ (1.0 - agreed))
     if yes == 0 or no == 0:
         return constant((yes + _PRIOR) / (yes + no + 2 * _PRIOR), signals.shape[1])
-    rows = (signals - mean) / scale
+    rows = (signals - mean) / scale * known
     model = LogisticRegression(C=_STRENGTH, max_iter=1000).fit(
         np.concatenate([rows, rows]),
         np.repeat([1, 0], len(rows)),
         sample_weight=np.concatenate([weight * agreed, weight * (1.0 - agreed)]),
     )
-    return Confidence(mean=mean, scale=scale, weight=model.coef_[0], bias=float(model.intercept_[0]))
+    return Confidence(mean=mean, scale=scale, weight=model.coef_[0] * known, bias=float(model.intercept_[0]))
 
 
 def constant(chance: float, signals: int) -> Confidence:

@@ -21,10 +21,10 @@ from store.registry.manifest import canonical_json
 from store.student.chat.adapter import Trained
 from store.student.chat.decoder import Decoder
 from store.student.chat.stack import KeyValues
-from trainer.learn.chat.cached import Family, Lesson, LowerStates, families, positions_of
-from trainer.learn.chat.checkpoint import Checkpoint, Reached
-from trainer.learn.chat.layers import TopLayers
-from trainer.learn.chat.losses import ABSENT, Heard, answer_loss, shares
+from trainer.learn.chat.training.cached import Family, Lesson, LowerStates, families, positions_of
+from trainer.learn.chat.training.checkpoint import Checkpoint, Reached
+from trainer.learn.chat.training.layers import TopLayers
+from trainer.learn.chat.training.losses import ABSENT, Heard, answer_loss, shares
 
 _BETAS: Final = (0.9, 0.999)
 _CLIP: Final = 1.0
@@ -60,6 +60,7 @@ def fit(
     seed: int,
     folder: Path | None = None,
     part: str = "all",
+    preparing: Callable[[float], None] = lambda _: None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Trained:
     """Train on all lessons.
@@ -73,7 +74,8 @@ def fit(
         seed: of the batches and the first weights: the same values and thread count give the same weights.
         folder: the lane's own, for states and the checkpoint; None: nothing is kept.
         part: names the checkpoint, where several trainings of one cycle have one each.
-        progress: told what share of the work is done.
+        preparing: told what share of the rows have the states that they start from.
+        progress: told what share of the training is done.
 
     Raises:
         TooLittleMemoryError: not even one row at a time fits.
@@ -82,9 +84,12 @@ def fit(
     first = 0 if settings.layers is None else max(0, stack.layers - settings.layers)
     states = LowerStates(stack, first=first, base=decoder.fingerprint, folder=folder and folder / "states")
     groups = families(lessons, names)
+    begun = 0
     for group in groups:
-        for _ in states.prepare(group, [lessons[place] for place in group.places]):
-            progress(0.0)
+        for done in states.prepare(group, [lessons[place] for place in group.places]):
+            preparing((begun + done) / len(lessons))
+        begun += len(group.places)
+    states.forget(groups, lessons)
     top = TopLayers(stack, first=first, rank=settings.rank, alpha=settings.alpha, start=start, seed=seed)
     steps = _Steps(top, states, lessons, groups, settings)
     optimiser = torch.optim.AdamW(
@@ -100,8 +105,8 @@ def fit(
         progress(step / len(batches))
         rows = steps.gradients(batches[step], rows)
         nn.utils.clip_grad_norm_(top.parameters, _CLIP)
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / len(batches)))
+        for one in optimiser.param_groups:
+            one["lr"] = settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / len(batches)))
         optimiser.step()
         optimiser.zero_grad()
         if kept is not None and (step + 1) % _CHECKPOINT_STEPS == 0:
@@ -192,7 +197,7 @@ class _Steps:
         if not prefix:
             return None
         if group not in self._prefixes:
-            self._prefixes[group] = self._states.prefix(prefix)
+            self._prefixes[group] = self._top.taken(self._states.prefix(prefix))
         positions = positions_of([len(prefix)], 0).to(self._top.stack.device)
         _, past = self._top.stack.run(self._prefixes[group], positions, start=self._top.first)
         return past
@@ -203,7 +208,7 @@ class _Steps:
         By lengths, never by ids: the token that ends an answer may be the one that pads.
         """
         known, start = self._states.rows(family, lessons), len(family.prefix)
-        hidden = nn.utils.rnn.pad_sequence(known, batch_first=True)
+        hidden = self._top.taken(nn.utils.rnn.pad_sequence(known, batch_first=True))
         positions = positions_of([len(one) for one in known], start).to(hidden.device)
         before = torch.tensor([len(lesson.prompt) - 1 for lesson in lessons], device=hidden.device)
         return hidden, positions, positions >= before[:, None]
@@ -235,7 +240,7 @@ def _batches(lessons: Sequence[Lesson], groups: Sequence[Family], settings: Tuni
         found = []
         for number, group in enumerate(groups):
             places = np.array(group.places)
-            lengths = [len(lessons[place].read) for place in places]
+            lengths = np.array([len(lessons[place].read) for place in places])
             order = places[np.lexsort((rng.random(len(places)), lengths))].tolist()
             size = settings.batch_rows
             found += [_Batch(number, tuple(order[at : at + size])) for at in range(0, len(order), size)]

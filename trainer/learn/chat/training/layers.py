@@ -1,6 +1,7 @@
 """The top layers of a decoder in training: an adapter of low rank on their projections, or all of their weights.
 
-What is trained is float32 whatever the decoder computes in. Everything below is the decoder's own, shared and frozen.
+What is trained is float32 whatever the decoder computes in, and on a CPU so is all that is computed with it: bf16 there
+is for answering. Everything below is the decoder's own, shared and frozen.
 """
 
 import copy
@@ -53,14 +54,19 @@ class TopLayers:
             seed: of the adapter's first weights.
         """
         self.first, self._rank, self._alpha = first, rank, alpha
-        upper = {id(one) for layer in stack.modules[first:] for one in layer.parameters()}
-        model = stack.model
-        kept = [one for one in model.parameters() if rank is not None or id(one) not in upper]
+        model, is_cpu, is_coarse = stack.model, stack.device.type == "cpu", stack.head.dtype == torch.bfloat16
+        own = {id(one) for layer in stack.modules[first:] for one in layer.parameters()}
+        kept = [one for one in model.parameters() if id(one) not in own or not (rank is None or (is_cpu and is_coarse))]
         twin: Any = copy.deepcopy(model, {id(one): one for one in [*kept, *model.buffers()]})
-        if stack.device.type == "cpu":
-            twin.set_attn_implementation("eager")
         self.stack = Stack(twin)
-        self.autocast = stack.head.dtype == torch.bfloat16
+        self.autocast = is_coarse and not is_cpu
+        if is_cpu:
+            twin.set_attn_implementation("eager")
+        if is_cpu and is_coarse:
+            for layer in self.stack.modules[first:]:
+                layer.float()
+            for module in (twin.model.norm, twin.lm_head):
+                module.weight = nn.Parameter(module.weight.float(), requires_grad=False)
         if rank is not None:
             self._named = dict(self._adapt(rank, alpha, torch.Generator().manual_seed(seed)))
         else:
@@ -74,6 +80,10 @@ class TopLayers:
     def parameters(self) -> list[nn.Parameter]:
         """That are trained, float32, in the order of their names."""
         return [self._named[name] for name in sorted(self._named)]
+
+    def taken(self, states: Tensor) -> Tensor:
+        """States of the layers below, as these layers compute."""
+        return states if self.autocast else states.to(self.stack.head.dtype)
 
     def trained(self) -> Trained:
         """What they have become."""
@@ -96,4 +106,5 @@ class TopLayers:
         for number in range(self.first, self.stack.layers):
             layer = self.stack.modules[number].float()
             for name, parameter in layer.named_parameters():
-                yield f"{LAYERS}{number}.{name}", parameter.requires_grad_(requires_grad=True)
+                parameter.requires_grad_()
+                yield f"{LAYERS}{number}.{name}", parameter

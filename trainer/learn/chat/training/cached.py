@@ -6,6 +6,7 @@ Rows that begin alike (with a system prompt) share the states of that prefix, wh
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,13 +20,14 @@ from torch import Tensor
 
 from store.student.chat.stack import NOWHERE, KeyValues, Stack
 from store.student.chat.template import shared_prefix
-from trainer.learn.chat.losses import Heard
+from trainer.learn.chat.training.losses import Heard
 
 _SHARD_TOKENS: Final = 1 << 15
 _BATCH_TOKENS: Final = 1 << 11
 _STATES: Final = "states"
 _ROWS: Final = "rows"
 _ASIDE: Final = ".tmp"
+_KEPT_RATIO: Final = 4  # times the rows of a training, which may be a part of a cycle's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,9 +123,11 @@ class LowerStates:
         if shard:
             self._keep(shard)
 
-    def forget(self, lessons: Sequence[tuple[Family, Lesson]]) -> None:
-        """Remove the shards that hold none of these lessons."""
-        wanted = {_key(lesson.read, len(family.prefix)) for family, lesson in lessons}
+    def forget(self, groups: Sequence[Family], lessons: Sequence[Lesson]) -> None:
+        """Remove what holds no row of these groups, once most of what is kept is of no use to them."""
+        wanted = {_key(lessons[place].read, len(group.prefix)) for group in groups for place in group.places}
+        if len(self._read) <= _KEPT_RATIO * len(wanted):
+            return
         holding = {path for key, (path, _, _) in self._read.items() if key in wanted}
         for path in {path for path, _, _ in self._read.values()} - holding:
             path.unlink(missing_ok=True)
@@ -151,9 +155,12 @@ class LowerStates:
         return positions_of([len(row) for row in rows], start).to(self._stack.device)
 
     def _open(self) -> None:
-        """Find what earlier runs have kept."""
+        """Find what earlier runs have kept; what they kept of another base, or of other layers, is of no use."""
         if self._folder is None or self._read:
             return
+        for other in self._folder.parent.glob("*"):
+            if other != self._folder:
+                shutil.rmtree(other, ignore_errors=True)
         for path in sorted(self._folder.glob("*.safetensors")):
             try:
                 with safe_open(path, framework="pt") as file:

@@ -128,7 +128,7 @@ class _AnswerLoss(torch.autograd.Function):
         return total.float()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Scale what was computed with the loss."""
         of_states, of_head = ctx.saved_tensors
         given = gradients[0]

@@ -1,0 +1,1 @@
+"""How a decoder's top layers are trained."""
