@@ -323,6 +323,14 @@ class ChatSection(Section):
     """Of a conversation, as the student's tokenizer counts."""
     max_answer_tokens: Annotated[int, Field(ge=1, le=1 << 16)] = 512
     """Of an answer; an answer that comes to no end within is the teacher's to give."""
+    referee: Literal["off", "teacher"] = "off"
+    """Who says whether two texts of different words say the same. teacher: the lane's own, asked twice a pair and paid
+    from the budget as audits are. off: such texts do not agree."""
+    distance_limit: Annotated[float, Field(gt=0.0, le=2.0)] = 0.7
+    """Texts whose vectors are farther apart (1 - cosine, by the student's encoder) differ, and nobody is asked."""
+    judged_share: Ratio = 0.1
+    """Share of budget.calls_per_day that the referee of one training cycle may use; pairs that it leaves count as
+    different. The budget itself binds it in any case."""
 
 
 class LaneStudentSection(Section):
@@ -401,7 +409,7 @@ class LaneSection(Section):
     def terms(self, earlier: tuple[str, ...] = ()) -> LaneTerms:
         """By what its answers are read; `earlier` are the labels that rulings tell of."""
         tolerance = Tolerance(k=self.rank.k, epsilon=self.rank.epsilon)
-        chat = ChatTerms(max_prompt_tokens=self.chat.max_prompt_tokens, max_answer_tokens=self.chat.max_answer_tokens)
+        chat = ChatTerms(**self.chat.model_dump())
         return LaneTerms(labels=self.labels, earlier=earlier, tolerance=tolerance, chat=chat)
 
     @model_validator(mode="after")

@@ -11,9 +11,12 @@ from functools import partial
 from math import ceil
 from typing import Any, Final, assert_never
 
+import msgspec
+
 from serve.counts import CountedAs, Counts
 from serve.escalation import Answer, Common, Degraded, Question, Refusal, Seen, TeacherFault, build_event, of_student
 from serve.metrics import ServeMetrics
+from serve.referee import Referee
 from serve.request.admission import OverloadedError, Shed, TeacherTurns
 from serve.request.parts import EventSink, Forward, Teaches
 from serve.request.refusals import not_paid, not_taught, overloaded
@@ -31,8 +34,9 @@ from store.errors import LogError
 from store.event import TeacherAnswer, Usage
 from store.log.lazy import logger
 from store.policy import BudgetView, Decision
-from store.student.loaded import Opinion
-from store.tasks.rules import TaskRules
+from store.redact import restore
+from store.student.loaded import Compares, Opinion
+from store.tasks.rules import Dispute, TaskRules
 
 _log: Final = logger(__name__)
 _CUT_OFF_S: Final = 1.0  # for a call that was cut off to let go of what it holds
@@ -59,11 +63,13 @@ class LaneService:
         counts: Counts,
         monotonic: Callable[[], float],
         draw: Callable[[Question], float],
+        referee: Referee | None = None,
         redact: Callable[[str], str] | None = None,
     ) -> None:
         """Put the parts together; whoever made them starts and closes them.
 
-        What a teacher says that cannot be read is logged (at debug level) only where `redact` is there.
+        Without a `referee`, audits of texts say what rules tell. What a teacher says that cannot be read is logged
+        (at debug level) only where `redact` is there.
         """
         self.settings = settings
         self.face = face
@@ -77,6 +83,7 @@ class LaneService:
         self._rules = rules
         self._heed = face.heed(settings)
         self._draw = draw
+        self._referee = referee
         self._redact = redact
         self._forward = forward
         self._sink = sink
@@ -253,7 +260,7 @@ class LaneService:
         reply = await self._ask_teacher(question, spend)
         lost = "lost" if not isinstance(reply, Answered) else None
         if isinstance(reply, Answered):
-            lost = "lost" if await self._publish(question, seen, decision, reply.answer) else None
+            lost = "lost" if await self._publish(question, seen, decision, reply.answer, audit=True) else None
         self._metrics.audits.labels(*self._labels, lost or "published").inc()
 
     async def _ask_teacher(
@@ -311,9 +318,13 @@ class LaneService:
             _log.debug("what the teacher said", said=self._redact(reply.said[:_SHOWN_CHARS]), **about)
 
     async def _publish(
-        self, question: Question, seen: Seen, decision: Decision, answer: TeacherAnswer
+        self, question: Question, seen: Seen, decision: Decision, answer: TeacherAnswer, *, audit: bool = False
     ) -> Degraded | None:
-        """Wait until the event is accepted; a paid answer goes out even when it is not."""
+        """Wait until the event is accepted; a paid answer goes out even when it is not.
+
+        An audit is judged before: nobody waits for it. A client waits for the event of an escalation, whose answers a
+        cycle has judged where it needs to know.
+        """
         kept = self.face.kept(question.value, answer)
         event = build_event(
             self.face.event_type,
@@ -324,6 +335,8 @@ class LaneService:
             kept.answer,
             eligible=kept.learnable and self.settings.training_permitted,
         )
+        if audit and self._referee is not None and (dispute := self._rules.disputed(event)) is not None:
+            event = await self._judged(self._referee, event, question, dispute)
         try:
             await self._sink.publish(event, question.item_id, traceparent=question.traceparent)
         except LogError as error:
@@ -331,6 +344,16 @@ class LaneService:
             _log.error("escalation dropped", lane=str(self.settings.lane), event_id=event.id, error=str(error))
             return "escalation_dropped"
         return None
+
+    async def _judged(self, referee: Referee, event: Any, question: Question, dispute: Dispute) -> Any:
+        """The event with the referee's verdict, if there is one. Personal data stands in both answers as it was."""
+        dispute = Dispute(dispute.teacher, restore(dispute.student, question.noted))
+        distance = None
+        with self.slots.pinned() as slot:
+            if slot is not None and isinstance(slot.student, Compares):
+                distance = await asyncio.to_thread(slot.student.distance, *dispute)
+        verdict = await referee.verdict(question.value, dispute, distance)
+        return msgspec.structs.replace(event, student=msgspec.structs.replace(event.student, verdict=verdict))
 
     async def _in_own_task(
         self, work: Callable[[Callable[[], bool]], Coroutine[Any, Any, Answer | Refusal]]

@@ -114,7 +114,7 @@ class Gateway:
     def stop_asking(self) -> None:
         """Send no teacher anything any more: an answer would come too late for whoever waits, and has to be paid."""
         for lane in self.lanes:
-            lane.service.teacher.stop_asking()
+            lane.stop_asking()
 
     def change(self, lanes: Sequence[OpenLane]) -> None:
         """The same lanes with other keys, budgets and shares of audits, from the next question on. On the loop."""
@@ -143,7 +143,7 @@ class Gateway:
                 await self._beats.write_books(lane)
             lane.service.counts.tally.keep()
             await lane.service.budget.close()
-            await lane.service.teacher.close()
+            await lane.close_teacher()
         self.intake.close()
         await asyncio.to_thread(self.devices.close)
 

@@ -26,6 +26,7 @@ class ServeMetrics:
     teacher_refused: Gauge
     dropped: Counter
     audits: Counter
+    verdicts: Counter
     audits_waiting: Gauge
     swaps: Counter
     registry_refused: Gauge
@@ -126,6 +127,12 @@ class ServeMetrics:
             ),
             dropped=counter("escalations_dropped", "Paid answers that neither log nor spool took; worry at once."),
             audits=counter("audits", "Audits by outcome; worry when `lost` rises: the estimate thins out.", "outcome"),
+            verdicts=counter(
+                "verdicts",
+                "Audits of free text by what the referee said; worry when `inconsistent` is a large share: the judge "
+                "goes by the order of the answers; or when `unjudged` rises: these count as no agreement.",
+                "kind",
+            ),
             audits_waiting=gauge("audits_waiting", "Audits that wait for the teacher; full means none is drawn."),
             swaps=counter("swaps", "Swaps by outcome; worry at each `failed`: the old version serves on.", "outcome"),
             registry_refused=gauge(

@@ -156,6 +156,7 @@ class AgreementVerdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     agreed: bool
     by: Literal["distance", "judge"]
+    consistent: bool = True  # a judge said the same whichever answer stood first; else it counts as no agreement
     model: str = ""  # that judged
     calls: Annotated[int, msgspec.Meta(ge=0)] = 0
     cost_usd: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0

@@ -27,7 +27,7 @@ from store.errors import (
 from store.event import Task
 from store.faults.points import reach
 from store.registry.durable import clear_away
-from store.registry.manifest import SNAPSHOT_NAME, Manifest, Topic, Verdict
+from store.registry.manifest import SNAPSHOT_NAME, VERDICTS_NAME, Manifest, Topic, Verdict
 from store.registry.moves import promoted
 from store.registry.sealed import OpenVersion
 from store.registry.signing import SigningKey, TrustedKeys
@@ -90,6 +90,8 @@ def run_cycle(
         now_s=work.now_s,
         positions=positions,
     )
+    if frozen.verdicts is not None and champion is not None and VERDICTS_NAME in champion.manifest.files:
+        frozen.verdicts.read(champion.read(VERDICTS_NAME))
     reach("cycle.frozen")
     if work.kind == "candidate":
         return _judge_candidate(work, versions, frozen, lineage, champion, tell)
@@ -107,6 +109,8 @@ def run_cycle(
     try:
         folder.mkdir(parents=True)
         (folder / SNAPSHOT_NAME).write_bytes(frozen.snapshot.content)
+        if frozen.verdicts is not None and frozen.verdicts.used:
+            (folder / VERDICTS_NAME).write_bytes(frozen.verdicts.content)
         manifest = _manifest(work, made, folder, recipe)
         reach("cycle.drafted")
         if champion is not None and (why := answers_alike(folder, manifest, champion)) is not None:

@@ -15,6 +15,7 @@ from store.registry.manifest import Verdict
 from store.tasks.rules import TaskRules
 from store.tasks.tasks import TASKS, LaneTerms
 from trainer.judge.gate import GateLimits
+from trainer.judge.referee import RefereeEntry
 from trainer.snapshot import SplitSettings
 
 Tell = Callable[[Stage, float | None], None]
@@ -51,6 +52,7 @@ class LaneTraining:
     metric: Metric = "accuracy"  # what a budget is spent to raise; a promise knows accuracy alone
     readings: Rules = NO_RULES  # how answers are read that were given under another prompt or another list
     prices: Prices = field(default_factory=Prices)  # for what the lane has saved
+    referee: RefereeEntry | None = None  # of answers that no rule compares; None: such do not agree
     student: StudentSettings = field(default_factory=StudentSettings)  # where it says other than the trainer's settings
 
     @property
@@ -159,7 +161,7 @@ class CycleReport:
     kind: CycleKind
     candidate: str | None
     verdict: Literal["pass", "fail", "inconclusive", "held", "error"]  # error: it came to none
-    refusals: list[str]  # of an error: what it was
+    refusals: list[str]  # of an error: what it was; of any other, with what else is to know
     rows_judged: int
     difference: float | None
     lower: float | None

@@ -1,5 +1,6 @@
 """Puts the trainer together: its lanes, when a cycle is due, and how one freezes, fits and judges."""
 
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version as installed_version
 from typing import Final
@@ -13,6 +14,7 @@ from ops.settings import Settings
 from ops.site import Site
 from ops.tasks import TASKS as KINDS
 from ops.wiring.checks import every
+from ops.wiring.office import Office
 from store.buffer.repair.lists import Lists
 from store.control import Control
 from store.cycles.signs import Signs
@@ -22,6 +24,7 @@ from store.student.folder import find_encoder
 from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
+from trainer.judge.referee import RefereeEntry
 from trainer.learn.tasks import TASKS
 from trainer.schedule import Trainer
 from trainer.snapshot import SplitSettings
@@ -29,6 +32,7 @@ from trainer.work import CycleSettings, LaneTraining, Places, StudentSettings
 from trainer.worker import Worker
 
 CYCLE_ENTRY: Final = "trainer.cycle:work_on"
+REFEREE_ENTRY: Final = "ops.wiring.referee:open_referee"
 _LEASE_S: Final = 15.0
 _TICK_S: Final = 1.0
 
@@ -68,7 +72,12 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
     readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task in TASKS}
     return Trainer(
         lanes=[
-            lane_training(settings, section, readings[section.lane])
+            replace(
+                lane_training(settings, section, readings[section.lane]),
+                referee=RefereeEntry(entry=REFEREE_ENTRY, about=Office(section=section, redis_url=site.redis_url()))
+                if section.chat.referee == "teacher"
+                else None,
+            )
             for section in settings.lanes
             if section.task in TASKS and section.training_permitted
         ],

@@ -72,6 +72,10 @@ class RemoteTalker:
         said = [answered(one, server.ask(self.prompt(one))) for one in prompts]
         return self.trust.opinions(said, self.trust.vectors(inputs))
 
+    def distance(self, first: str, second: str) -> float:
+        """See `store.student.loaded.Compares`; no server is asked."""
+        return self.trust.distance(first, second)
+
     async def reply(self, value: TaskInput) -> ChatOpinion | None:
         """See `serve.engine.forward.Elsewhere`."""
         asked = await asyncio.to_thread(asked_of, self.words, chat_of(value), self.terms)

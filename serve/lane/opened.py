@@ -8,6 +8,8 @@ from serve.counts import Counts
 from serve.gateway import LaneService
 from serve.intake import Naming
 from serve.lane.parts import LaneParts, Services
+from serve.metrics import ServeMetrics
+from serve.referee import Referee
 from serve.request.parts import Forward
 from serve.routing.routings import routing_of
 from serve.settings import GatewaySettings
@@ -15,7 +17,7 @@ from serve.student.follow import Follow, SwapRecord
 from serve.student.slot import Slot, Slots
 from serve.tasks.face import Face
 from serve.tasks.tasks import TASKS
-from serve.teacher.ask.tasks import asking_of
+from serve.teacher.ask.tasks import asking_of, judge_of
 from serve.teacher.audit import Audits, keyed_draw
 from serve.teacher.budget import Budget
 from serve.teacher.client import Teacher
@@ -36,6 +38,7 @@ class OpenLane:
     naming: Naming
     service: LaneService
     teacher: Teacher
+    referee: Referee | None
     follow: Follow
 
     @property
@@ -49,6 +52,18 @@ class OpenLane:
     def why_not(self) -> str | None:
         """The same, for a person."""
         return None if self.unready is None else f"{self.parts.settings.lane}: {REASONS[self.unready]}"
+
+    def stop_asking(self) -> None:
+        """Send the teacher nothing any more, to answer or to judge."""
+        self.teacher.stop_asking()
+        if self.referee is not None:
+            self.referee.teacher.stop_asking()
+
+    async def close_teacher(self) -> None:
+        """Let go of its connections."""
+        await self.teacher.close()
+        if self.referee is not None:
+            await self.referee.teacher.close()
 
     @property
     def suspended(self) -> bool:
@@ -96,6 +111,8 @@ def open_lane(
     names = (lane.lane.tenant, lane.lane.use_case)
     metrics.dropped.labels(*names)  # from 0 on, or the first one is no rise
     metrics.swaps.labels(*names, "failed")
+    counts = Counts(Tally(new_id, parts.tally_path))
+    referee = _referee(parts, budget, counts, metrics)
     service = LaneService(
         lane,
         face=face,
@@ -108,9 +125,10 @@ def open_lane(
         audits=Audits(size=lane.audit_queue, workers=lane.audit_workers),
         sink=services.sink,
         metrics=metrics,
-        counts=Counts(Tally(new_id, parts.tally_path)),
+        counts=counts,
         monotonic=monotonic,
         draw=keyed_draw(parts.audit_key),
+        referee=referee,
         redact=lambda text: parts.redact(text)[0],
     )
     follow = Follow(
@@ -125,4 +143,28 @@ def open_lane(
         monotonic=monotonic,
     )
     naming = Naming(matter=face, rules=rules, redact=parts.redact, lane_key=parts.lane_key, tokens=tokens)
-    return OpenLane(parts=parts, face=face, naming=naming, service=service, teacher=teacher, follow=follow)
+    return OpenLane(
+        parts=parts, face=face, naming=naming, service=service, teacher=teacher, referee=referee, follow=follow
+    )
+
+
+def _referee(parts: LaneParts, budget: Budget, counts: Counts, metrics: ServeMetrics) -> Referee | None:
+    """Who judges the lane's audits, where rules do not tell and the lane wants it."""
+    lane = parts.settings
+    asking = judge_of(lane)
+    if asking is None:
+        return None
+    names = (lane.lane.tenant, lane.lane.use_case)
+
+    def paid(usd: float, bounded: bool) -> None:  # noqa: FBT001 - as `Referee` calls it
+        counts.paid(usd, audit=True, bounded=bounded)
+        metrics.teacher_usd.labels(*names).inc(usd)
+
+    return Referee(
+        Teacher(lane.teacher, asking, monotonic=monotonic, client=parts.teacher_client),
+        asking,
+        budget,
+        distance_limit=lane.terms.chat.distance_limit,
+        paid=paid,
+        judged=lambda kind: metrics.verdicts.labels(*names, kind).inc(),
+    )

@@ -15,7 +15,9 @@ from store.registry.students.records import StudentRecord
 
 MANIFEST_NAME: Final = "manifest.json"
 SIGNATURE_NAME: Final = "manifest.sig"
+VERDICTS_NAME: Final = "verdicts.json"  # what a referee said of its answers, and of those it was compared with
 SNAPSHOT_NAME: Final = "snapshot.json"  # which rows it was made from, in versions that were made here
+_BESIDE: Final = frozenset({SNAPSHOT_NAME, VERDICTS_NAME})
 VERSION_ID_HEX_DIGITS: Final = 16
 
 Outcome = Literal["pass", "fail", "inconclusive", "held"]
@@ -44,7 +46,7 @@ class SliceResult(msgspec.Struct, frozen=True, kw_only=True):
     refused: bool
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The gate's answer with every number that led to it."""
 
     outcome: Outcome
@@ -58,6 +60,15 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     delta: float
     rows_needed: int  # judged rows that a decision would have taken; 0 when there were enough
     slices: list[SliceResult]
+    unjudged: int = 0  # pairs of answers that no rule compares and no referee judged: they count as different
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of it beside the refusals."""
+        if not self.unjudged:
+            return []
+        told = f"{self.unjudged} pairs of texts were judged by nobody and count as different"
+        return [f"{told}: see lanes.chat.referee and lanes.budget"]
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,11 +142,11 @@ def answers_key(manifest: Manifest, sha256: Mapping[str, str]) -> str:
 
     Args:
         manifest: of the version.
-        sha256: of its files by name; the snapshot, which nobody answers from, is left out.
+        sha256: of its files by name; snapshot and verdicts, which nobody answers from, are left out.
     """
     policy = manifest.policy
     parts = {
-        "files": {name: digest for name, digest in sha256.items() if name != SNAPSHOT_NAME},
+        "files": {name: digest for name, digest in sha256.items() if name not in _BESIDE},
         "preprocessing": manifest.preprocessing,
         "student": manifest.student.answers_from,
         "policy": None if policy is None else [policy.temperature, policy.threshold, policy.novelty_threshold],

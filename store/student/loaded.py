@@ -77,6 +77,14 @@ class Grows(Protocol):
         """None of them yet."""
 
 
+@runtime_checkable
+class Compares(Protocol):
+    """A student that can tell how far two texts are from each other."""
+
+    def distance(self, first: str, second: str) -> float:
+        """1 - cosine of their vectors: a great one says that they differ, a small one nothing."""
+
+
 class Loaded(Protocol):
     """A version in memory. Immutable; several threads may ask it at once."""
 

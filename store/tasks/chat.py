@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from math import isfinite, isnan
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, ClassVar, Final, Literal, NoReturn
 
 import msgspec
 
@@ -33,6 +33,7 @@ from store.event import (
 )
 from store.redact import Effort, redact
 from store.registry.students.records import Decide
+from store.tasks.rules import Dispute
 
 _FIRST: Final = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23, minutes=59)))  # no time is before it
 _NEWEST: Final = 4  # answers of a prompt version that an item keeps
@@ -79,11 +80,14 @@ def same_answer(teacher: str, student: str) -> bool | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatTerms:
-    """How far a lane's student reads and writes, and when it says how sure it is."""
+    """How far a lane's student reads and writes, when it says how sure it is, and who says what texts agree."""
 
     decide: Decide = "end"
     max_prompt_tokens: int = 2048
     max_answer_tokens: int = 512
+    referee: Literal["off", "teacher"] = "off"  # of texts of other words; off: they do not agree
+    distance_limit: float = 0.7  # cosine distance beyond which two texts differ, and nobody is asked
+    judged_share: float = 0.1  # of a day's calls, that one cycle may ask for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,15 +145,31 @@ class ChatRules:
         event = _event(event)
         if event.student is None:
             return None
-        found = None if event.teacher.tool_calls else same_answer(event.teacher.text, event.student.output)
+        if event.teacher.tool_calls:
+            return False
+        found = same_answer(event.teacher.text, event.student.output)
         if found is None and event.student.verdict is not None:
             return event.student.verdict.agreed
         return bool(found)
+
+    def disputed(self, event: Escalation) -> Dispute | None:
+        """A text of other words than the teacher's."""
+        event = _event(event)
+        if event.student is None or event.student.verdict is not None or event.teacher.tool_calls:
+            return None
+        found = Dispute(event.teacher.text, event.student.output)
+        return found if same_answer(*found) is None else None
 
     def agree(self, answer: str, output: str) -> bool:
         """Whether an output says the same as an answer, as far as rules tell; an answer of tool calls is no text."""
         said = _heard(answer)
         return not said.tool_calls and bool(same_answer(said.text, output))
+
+    def disputed_by(self, answer: str, output: str) -> Dispute | None:
+        """What only a referee can tell of an item's answer and an output; None: rules tell."""
+        said = _heard(answer)
+        found = Dispute(said.text, output)
+        return found if not said.tool_calls and same_answer(*found) is None else None
 
     def conflicted(self, answers: Mapping[str, int]) -> bool:
         """Whether two answers are different JSON, or one calls tools and another does not; texts may always differ."""

@@ -56,6 +56,10 @@ class ClassifyRules:
         """Whether both said the same label."""
         return None if event.student is None else self.agree(self.said(event), event.student.output)
 
+    def disputed(self, event: Escalation) -> None:  # noqa: ARG002 - as the protocol has it
+        """Rules tell."""
+        return
+
     def agree(self, answer: str, output: str) -> bool:
         """Whether two labels are the same."""
         return answer == output

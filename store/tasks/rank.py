@@ -179,6 +179,10 @@ class RankRules:
         """Whether the student's order is the teacher's ranking, by the lane's tolerance."""
         return None if event.student is None else self.agree(self.said(event), event.student.output)
 
+    def disputed(self, event: Escalation) -> None:  # noqa: ARG002 - as the protocol has it
+        """Rules tell."""
+        return
+
     def agree(self, answer: str, output: str) -> bool:
         """Whether an order is the ranking of an answer, by the lane's tolerance."""
         return _heard(answer).agrees(places(output), self.tolerance)

@@ -4,9 +4,16 @@ One instance a lane. Whatever stores, counts or compares asks it, and so never k
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from store.event import Escalation, Task, TaskInput
+
+
+class Dispute(NamedTuple):
+    """Two answers of which no rule tells whether they say the same."""
+
+    teacher: str
+    student: str
 
 
 class TaskRules(Protocol):
@@ -56,6 +63,9 @@ class TaskRules(Protocol):
 
     def agreed(self, event: Escalation) -> bool | None:
         """Whether the student of a kept event said what its teacher did; None: no student was asked."""
+
+    def disputed(self, event: Escalation) -> Dispute | None:
+        """What only a referee can tell of an event; None: rules tell, a verdict is known, or no student was asked."""
 
     def agree(self, answer: str, output: str) -> bool:
         """Whether a student's output is the teacher's answer, by the lane's definition.

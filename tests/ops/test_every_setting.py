@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from ops.init import init
 from ops.open_log import _topics, ensure_topics, open_appender, open_history
 from ops.settings import Settings
+from ops.wiring.referee import CycleReferee, open_referee
 from serve.teacher.client import Answered
 from store.secrets import DataSecret
 from stream.log import topic_of
@@ -270,6 +271,14 @@ def engine_key(wired: Wired) -> object:
     return [one._headers for one in wired.loaded_elsewhere().get("servers", ())]
 
 
+def a_cycle(wired: Wired) -> CycleReferee:
+    """The referee of one of the lane's cycles."""
+    referee = wired.work.training.referee
+    assert referee is not None
+    assert referee.entry == f"{open_referee.__module__}:{open_referee.__name__}"
+    return open_referee(referee.about)
+
+
 BASE: Final[dict[str, object]] = {
     "redis.url": NOWHERE,
     "lanes.tenant": "acme",
@@ -288,6 +297,7 @@ TALKING: Final = {
     "lanes.teacher.prompt_file": None,
     "lanes.student.model": "other",
 }
+JUDGED: Final = TALKING | {"lanes.chat.referee": "teacher"}
 SERVED: Final = TALKING | {"lanes.student.engine": ["http://a:1/v1"], "lanes.student.engine_folder": "a"}
 A_RERANKER: Final = {"lanes.teacher.prompt_file": None}
 CHECKS: Final[dict[str, Check]] = {
@@ -435,6 +445,16 @@ CHECKS: Final[dict[str, Check]] = {
         300, lambda w: w.lane.parts.settings.terms.chat.max_prompt_tokens, beside=TALKING
     ),
     "lanes.chat.max_answer_tokens": Check(40, lambda w: w.work.training.terms.chat.max_answer_tokens, beside=TALKING),
+    "lanes.chat.referee": Check(
+        "teacher",
+        lambda w: [w.lane.referee is not None, w.work.training.referee is not None],
+        [True, True],
+        beside=TALKING,
+    ),
+    "lanes.chat.distance_limit": Check(
+        0.5, lambda w: [w.lane.referee and w.lane.referee._limit, a_cycle(w).distance_limit], [0.5, 0.5], beside=JUDGED
+    ),
+    "lanes.chat.judged_share": Check(0.4, lambda w: a_cycle(w).pairs_left, 10, beside=JUDGED),  # of 50 calls
     "lanes.student.model": Check("tiny", lambda w: Path(w.work.training.student.model or "").name, beside=TALKING),
     "lanes.student.engine": Check(
         ["http://a:1/v1", "http://b:2/v1"], engine_of, beside=TALKING, also={"lanes.student.engine_folder": "a"}

@@ -88,6 +88,7 @@ class Script:
     """Frozen rows for scripted students: probabilities are read as a cycle of `classify` reads them."""
 
     snapshot: Snapshot
+    verdicts: None = None
 
     def conflicts(self) -> list[tuple[int, int]]:
         return []

@@ -121,7 +121,7 @@ def report_of(
         kind=work.kind,
         candidate=work.candidate,
         verdict=outcome,
-        refusals=refusals,
+        refusals=[*refusals, *verdict.notes],
         rows_judged=verdict.rows_judged,
         difference=verdict.difference,
         lower=verdict.lower,

@@ -6,6 +6,7 @@ challenger are compared on the rows that came after the champion was trained, th
 
 from collections.abc import Collection, Mapping
 
+import msgspec
 import numpy as np
 
 from store.policy import Policy
@@ -43,7 +44,8 @@ def judge_challenger(
     """
     if training.policy == "budget":  # if the lane promised again, such a version would answer nothing
         policy = uncertified(training.target, training.confidence)
-        return policy, _judge_new_rows(settings, frozen, challenger, lineage, cross_fitted), False
+        verdict = _judge_new_rows(settings, frozen, challenger, lineage, cross_fitted)
+        return policy, _with_unjudged(verdict, frozen), False
     policy = _calibrate(settings, frozen, challenger, lineage.champion)
     anchored = _paired(frozen, challenger, lineage.anchor) if lineage.anchor is not None else None
     topics = members(frozen, seed=settings.seed) if lineage.champion is not None else None
@@ -62,7 +64,13 @@ def judge_challenger(
         certify_rows=rows_to_certify(training.target, training.confidence),
     )
     marks = [part for part in verdict.slices if part.kind == ("anchor" if anchored is not None else "retained")]
-    return policy, verdict, all(mark.difference > 0 for mark in marks)
+    return policy, _with_unjudged(verdict, frozen), all(mark.difference > 0 for mark in marks)
+
+
+def _with_unjudged(verdict: Verdict, frozen: Frozen) -> Verdict:
+    """The verdict with how many pairs of answers nobody judged."""
+    unjudged = 0 if frozen.verdicts is None else frozen.verdicts.unjudged
+    return msgspec.structs.replace(verdict, unjudged=unjudged)
 
 
 def new_rows(snapshot: Snapshot, champion: Rival) -> list[int]:

@@ -16,6 +16,7 @@ from store.registry.students.records import StudentRecord
 from store.student.encoder import Encoder, FloatArray
 from store.student.loaded import Loaded
 from trainer.judge.gate import Judged
+from trainer.judge.referee import Verdicts
 from trainer.judge.scored import Scored
 from trainer.learn.features import BaseEncoder
 from trainer.snapshot import Freezing, Row, Snapshot
@@ -102,6 +103,10 @@ class Frozen(Protocol):
     @property
     def snapshot(self) -> Snapshot:
         """The rows."""
+
+    @property
+    def verdicts(self) -> Verdicts | None:
+        """What a referee said of answers to the rows; None: rules tell all."""
 
     def topics_from(self) -> tuple[FloatArray, list[str]]:
         """A vector of length 1 and words for each row."""

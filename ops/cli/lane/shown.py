@@ -122,7 +122,7 @@ def _verdict_line(verdict: Verdict | None) -> str | None:
     line = f"{verdict.outcome} ({verdict.phase}), {verdict.rows_judged} rows judged"
     if verdict.difference is not None and verdict.lower is not None:
         line += f", difference {verdict.difference:+.3f}, at least {verdict.lower:+.3f}, margin {verdict.delta:.3f}"
-    return "; ".join([line, *verdict.refusals])
+    return "; ".join([line, *verdict.refusals, *verdict.notes])
 
 
 def move_json(move: Move) -> dict[str, Any]:

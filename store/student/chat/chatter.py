@@ -133,6 +133,10 @@ class Chatter:
         """What its answers are judged by."""
         return Trust(encoder=self.encoder, neighbours=self.neighbours, confidence=self.confidence)
 
+    def distance(self, first: str, second: str) -> float:
+        """See `store.student.loaded.Compares`."""
+        return self.trust.distance(first, second)
+
     def vectors(self, inputs: Sequence[TaskInput]) -> FloatArray:
         """See `Trust`."""
         return self.trust.vectors(inputs)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import CorruptVersionError
-from store.event import TaskInput
+from store.event import TaskInput, canonical_text
 from store.registry.students.records import ChatRecord
 from store.student.chat.generate import Generation
 from store.student.chat.neighbours import Neighbours
@@ -120,6 +120,10 @@ class Trust:
         """[n, hidden] of what was said in redacted conversations, each of length 1."""
         return sentence_vectors(self.encoder, [_RULES.words(value) for value in inputs])
 
+    def distance(self, first: str, second: str) -> float:
+        """See `store.student.loaded.Compares`."""
+        return float(text_distances(self.encoder, [first], [second])[0])
+
     def opinions(self, said: Sequence[Generation], vectors: FloatArray) -> list[ChatOpinion]:
         """What to make of answers.
 
@@ -146,6 +150,13 @@ class Trust:
         return [
             _opinion(one, float(chance), row.tolist()) for one, chance, row in zip(said, chances, signals, strict=True)
         ]
+
+
+def text_distances(encoder: Encoder, first: Sequence[str], second: Sequence[str]) -> Floats:
+    """[n] 1 - cosine of the vectors of two texts each."""
+    vectors = sentence_vectors(encoder, [canonical_text(text) for text in (*first, *second)]).astype(np.float64)
+    distances: Floats = 1.0 - (vectors[: len(first)] * vectors[len(first) :]).sum(axis=1)
+    return distances
 
 
 def _opinion(said: Generation, chance: float, signals: list[float]) -> ChatOpinion:

@@ -179,5 +179,5 @@ def test_a_verdict_on_the_same_words_counts_and_on_others_not(settings: CycleSet
         version="v", output="Gladly!", confidence=0.5, verdict=AgreementVerdict(agreed=True, by="judge")
     )
     rows = frozen(settings, [item_of(event_of(value, "With pleasure.", rng, student=opinion))])
-    assert [rows.agreed(0, text) for text in ("Gladly!", "Gladly", "With  pleasure.")] == [1.0, 0.0, 1.0]
+    assert rows.agreed([(0, text) for text in ("Gladly!", "Gladly", "With  pleasure.")]) == [1.0, 0.0, 1.0]
     assert RECIPE.freezing(TRAINING, settings, None).conflicted({}) is False

@@ -20,10 +20,13 @@ from store.student.chat.chatter import Chatter
 from store.student.chat.decoder import Decoder
 from store.student.chat.generate import Asked, Generation, generate
 from store.student.chat.neighbours import answer_key
+from store.student.chat.trust import text_distances
 from store.student.encoder import FloatArray
 from store.student.loaded import ChatOpinion
 from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, heard_text, structure
+from store.tasks.rules import Dispute
 from trainer.judge.calibrate import novelty_limit, uncertified
+from trainer.judge.referee import Disputed, Verdicts
 from trainer.judge.scored import Scored
 from trainer.learn.chat.draft import BaseDecoder
 from trainer.learn.chat.training.cached import Lesson
@@ -92,6 +95,7 @@ class FrozenChats:
     novelty_quantile: float
     seed: int
     folder: Path | None  # for the decoder's states and checkpoints; None: nothing is kept
+    verdicts: Verdicts = field(default_factory=Verdicts, repr=False)
     _said: WeakKeyDictionary[Decoder, dict[int, Generation]] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def topics_from(self) -> tuple[FloatArray, list[str]]:
@@ -119,22 +123,53 @@ class FrozenChats:
     def scored(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Scored:
         """What judges read of a student; a question that it is never asked agrees with nothing."""
         said = dict(zip(places, self.opinions(chatter(student), places), strict=True))
+        given = [(place, one.output) for place, one in said.items() if one is not None]
+        agreed = dict(zip([place for place, _ in given], self.agreed(given), strict=True))
         rows = [self.snapshot.rows[place] for place in places]
         return Scored(
             confidence=np.array([_NEVER if one is None else one.confidence for one in said.values()], np.float64),
             novelty=np.array([0.0 if one is None else one.novelty for one in said.values()], np.float64),
-            agreed=np.array([0.0 if one is None else self.agreed(place, one.output) for place, one in said.items()]),
+            agreed=np.array([agreed.get(place) or 0.0 for place in said]),
             weight=weights,
             cluster=np.array([row.cluster for row in rows], np.int64),
         )
 
-    def agreed(self, place: int, output: str) -> float:
-        """Share of the teacher's answers to a row that an output agrees with; a verdict on the same words counts."""
+    def agreed(self, said: Sequence[tuple[int, str]], *, half: bool = False) -> list[float | None]:
+        """Share of the teacher's answers to each row that an output agrees with; the referee is asked for all at once.
+
+        None where the referee did not get to it: who judges takes that for no agreement, and nobody learns from it.
+
+        Args:
+            said: places of rows, each with what a student says to it.
+            half: see `Verdicts.of`.
+        """
+        ruled = [self._ruled(place, output) for place, output in said]
+        disputes = [
+            (place, one) for (place, _), row in zip(said, ruled, strict=True) for one in row if isinstance(one, Dispute)
+        ]
+        judged = iter(self.verdicts.of(self._disputed(disputes), half=half))
+        found = [[next(judged) if isinstance(one, Dispute) else one for one in row] for row in ruled]
+        return [None if None in row else float(np.mean(np.array(row, bool))) for row in found]
+
+    def _ruled(self, place: int, output: str) -> list[bool | Dispute]:
+        """What rules tell of an output and each answer to a row; a verdict on record of the same words counts."""
         row = self.snapshot.rows[place]
         first = row.first_opinion.opinion if row.first_opinion is not None else None
         if first is not None and first.verdict is not None and first.output == output:
-            return float(first.verdict.agreed)
-        return float(np.mean([self.rules.agree(answer, output) for answer in row.answers]))
+            return [first.verdict.agreed]
+        return [self.rules.disputed_by(answer, output) or self.rules.agree(answer, output) for answer in row.answers]
+
+    def _disputed(self, disputes: Sequence[tuple[int, Dispute]]) -> list[Disputed]:
+        if not disputes:
+            return []
+        rows = [self.snapshot.rows[place] for place, _ in disputes]
+        far = text_distances(
+            self.encoder.encoder, [one.teacher for _, one in disputes], [one.student for _, one in disputes]
+        )
+        return [
+            Disputed(question=row.input, parts=self.rules.parts(row.input), dispute=one, distance=float(distance))
+            for row, (_, one), distance in zip(rows, disputes, far, strict=True)
+        ]
 
     def opinions(self, student: Chatter, places: Sequence[int]) -> list[ChatOpinion | None]:
         """A student's opinions of some rows. No answer is computed twice for one decoder."""

@@ -40,12 +40,14 @@ class Outcomes:
 
 
 def fit_confidence(outcomes: Outcomes, decide: Decide = "end") -> Confidence:
-    """Chance of agreement from the signals; a constant where all agreed, or none did.
+    """Chance of agreement from the signals; a constant where all agreed, or none did, or there are no outcomes.
 
     Args:
-        outcomes: one or more.
+        outcomes: what is known.
         decide: when the student says how sure it is: a signal that is not known then counts for nothing.
     """
+    if not len(outcomes.agreed):
+        return constant(_PRIOR, outcomes.signals.shape[1])
     known = np.array([decide == "end" or name in _BEFORE_AN_ANSWER for name in SIGNALS])
     signals, agreed, weight = outcomes.signals, outcomes.agreed, outcomes.weight / outcomes.weight.mean()
     mean = np.average(signals, axis=0, weights=weight)

@@ -22,6 +22,7 @@ from store.student.chat.chatter import Chatter, asked_of
 from store.student.chat.trust import SIGNALS
 from store.student.encoder import Encoder, FloatArray, Precision
 from store.tasks.chat import ChatRules
+from trainer.judge.referee import Verdicts
 from trainer.judge.scored import Scored
 from trainer.learn.chat.draft import BaseDecoder, ChatDraft
 from trainer.learn.chat.freezing import ChatFreezing, FrozenChats, chat_input
@@ -94,6 +95,7 @@ class ChatRecipe:
             novelty_quantile=settings.novelty_quantile,
             seed=settings.seed,
             folder=kept.folder if kept is not None else None,
+            verdicts=Verdicts(entry=training.referee, folder=kept.folder.parent if kept is not None else None),
         )
 
     def load(self, opened: OpenVersion, settings: CycleSettings) -> Chatter:

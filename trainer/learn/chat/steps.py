@@ -83,7 +83,9 @@ def confidence_of(
     recorded = {place: found for place in places if (found := _recorded(rows, place, lineage)) is not None}
     seen = seen_by(rows, lineage.champion)
     new = [place for place in places if rows.snapshot.rows[place].cluster not in seen and place not in recorded]
-    outcomes = Outcomes.joined(_joined(rows, list(recorded), list(recorded.values())), _asked(rows, champion, new))
+    outcomes = Outcomes.joined(
+        _joined(rows, [(place, *one) for place, one in recorded.items()]), _asked(rows, champion, new)
+    )
     if len(outcomes.agreed) < _ENOUGH_OUTCOMES:
         return champion.confidence
     return fit_confidence(outcomes, rows.terms.decide)
@@ -103,12 +105,11 @@ def _crossed(rows: FrozenChats, places: Sequence[int], *, tell: Tell) -> Outcome
 def _asked(rows: FrozenChats, student: Chatter, places: Sequence[int]) -> Outcomes:
     """What a student that has not learned these rows says to them."""
     said = [(place, one) for place, one in zip(places, rows.opinions(student, places), strict=True) if one is not None]
-    outcomes = [(one.members[0], rows.agreed(place, one.output)) for place, one in said]
-    return _joined(rows, [place for place, _ in said], outcomes)
+    return _joined(rows, [(place, one.members[0], one.output) for place, one in said])
 
 
-def _recorded(rows: FrozenChats, place: int, lineage: Lineage) -> tuple[Sequence[float], float] | None:
-    """Signals and agreement of the opinion that a version gave before the teacher was asked, if they are today's."""
+def _recorded(rows: FrozenChats, place: int, lineage: Lineage) -> tuple[Sequence[float], str] | None:
+    """Signals and words of the opinion that a version gave before the teacher was asked, if they are today's."""
     first = rows.snapshot.rows[place].first_opinion
     record = lineage.records.get(first.opinion.version) if first is not None else None
     if first is None or not isinstance(record, ChatRecord) or len(first.opinion.members) != 1:
@@ -116,14 +117,17 @@ def _recorded(rows: FrozenChats, place: int, lineage: Lineage) -> tuple[Sequence
     if (record.signals, record.decide) != (list(SIGNALS), rows.terms.decide):
         return None
     signals = first.opinion.members[0]
-    return (signals, rows.agreed(place, first.opinion.output)) if len(signals) == len(SIGNALS) else None
+    return (signals, first.opinion.output) if len(signals) == len(SIGNALS) else None
 
 
-def _joined(rows: FrozenChats, places: Sequence[int], found: Sequence[tuple[Sequence[float], float]]) -> Outcomes:
+def _joined(rows: FrozenChats, said: Sequence[tuple[int, Sequence[float], str]]) -> Outcomes:
+    """What became of outputs, each with its row's place and its signals; what nobody judged is left out."""
+    agreed = rows.agreed([(place, output) for place, _, output in said], half=True)
+    known = [(place, signals, one) for (place, signals, _), one in zip(said, agreed, strict=True) if one is not None]
     return Outcomes(
-        signals=np.array([signals for signals, _ in found], np.float64).reshape(-1, len(SIGNALS)),
-        agreed=np.array([agreed for _, agreed in found], np.float64),
-        weight=np.array([rows.snapshot.rows[place].mass for place in places], np.float64),
+        signals=np.array([signals for _, signals, _ in known], np.float64).reshape(-1, len(SIGNALS)),
+        agreed=np.array([one for _, _, one in known], np.float64),
+        weight=np.array([rows.snapshot.rows[place].mass for place, _, _ in known], np.float64),
     )
 
 

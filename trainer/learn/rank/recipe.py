@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -58,6 +58,7 @@ class FrozenLists:
     target: float
     confidence: float
     novelty_quantile: float
+    verdicts: ClassVar[None] = None
     _tuned: WeakKeyDictionary[TunedRanker, dict[int, FloatArray]] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def topics_from(self) -> tuple[FloatArray, list[str]]:
