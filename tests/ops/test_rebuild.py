@@ -123,3 +123,26 @@ def test_a_slot_reads_on_within_what_can_be_read(to: str) -> None:
     assert [stands.skip(inside, who="ann", why="w", now_s=1.0).to for inside in ("2", "9", "end")] == ["2", "9", "9"]
     with pytest.raises(RefusedError, match="can be read from 2 to 9"):
         stands.skip(to, who="ann", why="w", now_s=1.0)
+
+
+def test_an_item_whose_stratum_was_lost_is_ranked_again_also_where_the_log_has_lost_its_beginning(
+    redis_client: redis.Redis,
+) -> None:
+    stray: Any = SimpleNamespace(item_id="b", stratum="refund")
+    own: Any = rebuild_of(redis_client, "1")
+    own.buffer = SimpleNamespace(
+        items=lambda _: iter([SimpleNamespace(item_id="a", stratum="refund")]),
+        damaged=lambda _: [],
+        counters=lambda _: Counters(),
+        audits=lambda _: {},
+    )
+    asked: list[set[str]] = []
+
+    def sound(ids: set[str]) -> dict[str, Any]:
+        asked.append(set(ids))
+        return {"b": stray}
+
+    staging: Any = SimpleNamespace(kept_ids=lambda: {"a", "b"}, sound=sound)
+    wanted = own._wanted(LANE, staging, whole=False)
+    assert asked == [{"b"}]
+    assert (wanted.items, wanted.drop, wanted.before, wanted.after) == ({"b": stray}, {"b"}, 2, 2)

@@ -20,6 +20,7 @@ from store.buffer.repair.lists import Lists
 from store.errors import SettingsError
 from store.event import Lane
 from store.redact import redact_noting
+from stream.embedded.log import EmbeddedLog
 from tests.ops.sites import make_site, open_site, publish
 from tests.serve.fakes import FakeSink
 
@@ -29,6 +30,21 @@ NOWHERE = redis.Redis.from_url("unix:///nowhere/redis.sock")
 
 def site_of(folder: Path, **values: Any) -> Site:
     return open_site(make_site(folder / "site", **values))
+
+
+@pytest.mark.parametrize("kind", ["embedded", "kafka"])
+def test_ingest_may_make_a_topic_anew_that_somebody_has_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr("stream.kafka.source.KafkaSource", lambda *_, **told: seen.update(told))
+    monkeypatch.setattr(EmbeddedLog, "source", lambda *_, **told: seen.update(told))
+    settings = open_site(make_site(tmp_path / "site")).settings
+    log = settings.log.model_copy(update={"kind": kind, "bootstrap": "k:1"})
+    site = Site(settings.model_copy(update={"log": log}))
+    nothing: Any = None
+    ingest._source(site, NOWHERE, nothing, "support", "me", {})
+    assert callable(seen["remake"])
 
 
 def test_a_lanes_policy_metric_and_forecast_reach_the_gateway(tmp_path: Path) -> None:

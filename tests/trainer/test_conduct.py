@@ -11,6 +11,11 @@ from store.registry.moves import Standing
 from trainer.daemon import conduct
 from trainer.daemon.conduct import Conductor
 
+PLACES = (
+    *("redis_url", "items_per_stratum", "registry_root", "trusted_keys", "signing_key", "cache", "cycle_log"),
+    "code_version",
+)
+
 
 class Moves:
     """A chain that somebody else adds to, right before the first append or never."""
@@ -62,3 +67,48 @@ def test_a_verdict_is_appended_to_the_very_moves_that_it_was_settled_on(
     assert settled == ([2, 3] if overtaken else [2])
     assert (outcome, moves.appended[-1]["kind"]) == (("held", "decline") if overtaken else ("pass", "promote"))
     assert moves.appended[-1]["anchor"] == (not overtaken)
+
+
+@pytest.mark.parametrize(
+    ("asked", "submitted", "judged"),
+    [("b", ("a", "b"), "b"), (None, ("a", "b"), "a"), ("b", (), "b"), (None, (), None)],
+)
+def test_the_candidate_that_somebody_asks_for_is_judged_else_the_one_submitted_first(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, submitted: tuple[str, ...], judged: str | None
+) -> None:
+    monkeypatch.setattr(conduct, "settings_of", lambda *_: None)
+    monkeypatch.setattr(conduct, "CycleWork", SimpleNamespace)
+    places = SimpleNamespace(**dict.fromkeys(PLACES))
+    own: Any = SimpleNamespace(_begun=0, cycle=None, places=places)
+    request: Any = None if asked is None else SimpleNamespace(id="r", candidate=asked)
+    standing: Any = SimpleNamespace(candidates=submitted, champion=None, anchor=None)
+    training: Any = None
+    assert Conductor.work(own, training, "candidate", request, standing, 1.0).candidate == judged
+    assert Conductor.work(own, training, "head", request, standing, 1.0).candidate is None
+
+
+def test_a_cycle_has_as_long_as_the_settings_say() -> None:
+    seen: dict[str, Any] = {}
+
+    class StopError(Exception):
+        pass
+
+    def run(_work: object, **told: Any) -> None:
+        seen.update(told)
+        raise StopError
+
+    own: Any = SimpleNamespace(
+        monotonic=lambda: 0.0,
+        drawing=lambda *_: None,
+        beacon=SimpleNamespace(begin=lambda *_: None),
+        schedule=SimpleNamespace(cycle_timeout_s=77.0),
+        _progress=lambda *_: None,
+        _keeper=lambda *_: None,
+    )
+    nothing: Any = None
+    work: Any = SimpleNamespace(cycle_id="1", kind="candidate", now_s=0.0)
+    training: Any = SimpleNamespace(lane="acme/support")
+    worker: Any = SimpleNamespace(run=run)
+    with pytest.raises(StopError):
+        Conductor.run(own, training, work, nothing, None, nothing, nothing, worker, nothing)
+    assert seen["timeout_s"] == 77.0
