@@ -70,5 +70,5 @@ class Reading:
             now_s=now_s,
             allowed_labels=frozenset(self.section.labels),
             rules=self.rules(site, Lists(client).held(self.section.use_case)),
-            labelled=self.section.task not in TASKS or TASKS[self.section.task](self.section.terms()).most_said is None,
+            labelled=TASKS[self.section.task](self.section.terms()).most_said is None,
         )

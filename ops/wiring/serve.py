@@ -16,7 +16,7 @@ from ops.open_log import log_login
 from ops.sections import LaneSection
 from ops.settings import Settings, read_engine_key
 from ops.site import Site
-from ops.tasks import TASKS as KINDS
+from ops.tasks import TASKS
 from ops.wiring.checks import every
 from ops.wiring.lanes import lane_ledger, lane_settings, own_student
 from ops.wiring.priming import Primer, folder_of
@@ -28,7 +28,6 @@ from serve.metrics import ServeMetrics
 from serve.request.parts import EventSink
 from serve.settings import GatewaySettings
 from serve.student.loads import Versions
-from serve.tasks.tasks import TASKS
 from store.control import Control
 from store.errors import SettingsError
 from store.money.books import Books
@@ -48,12 +47,8 @@ def check_serve(site: Site) -> None:
         lambda: site.secret,
         lambda: site.registry,
         lambda: log_login(site),
-        *(partial(_check_lane, section) for section in _served(site.settings)),
+        *(partial(_check_lane, section) for section in site.settings.lanes),
     )
-
-
-def _served(settings: Settings) -> list[LaneSection]:
-    return [section for section in settings.lanes if section.task in TASKS]
 
 
 def _check_lane(section: LaneSection) -> None:
@@ -82,7 +77,7 @@ def services(site: Site, client: redis.Redis, sink: EventSink, registry: Collect
     """Everything the gateway needs; lanes of a task that this release does not serve are left out."""
     control = Control(client)
     return Services(
-        lanes=[_lane_parts(site, client, section) for section in _served(site.settings)],
+        lanes=[_lane_parts(site, client, section) for section in site.settings.lanes],
         sink=sink,
         announce=lambda lane, heartbeat: control.announce(lane, site.replica, heartbeat),
         swaps_path=site.run_directory / "swaps.jsonl",
@@ -154,7 +149,7 @@ def lane_versions(registry: Registry, section: LaneSection, settings: Settings) 
                 precision=own.precision,
             )
         loaded = versions.load(version, partial(load_version, device=own.device, precision=own.precision))
-        if KINDS[section.task].has_catalogue:
+        if TASKS[section.task].has_catalogue:
             primer.loaded(loaded)
         return loaded
 

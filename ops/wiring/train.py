@@ -12,7 +12,7 @@ from ops.money.prices import prices_of
 from ops.sections import LaneSection
 from ops.settings import Settings
 from ops.site import Site
-from ops.tasks import TASKS as KINDS
+from ops.tasks import TASKS
 from ops.wiring.checks import every
 from ops.wiring.office import Office
 from store.buffer.repair.lists import Lists
@@ -25,7 +25,6 @@ from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
 from trainer.judge.referee import RefereeEntry
-from trainer.learn.tasks import TASKS
 from trainer.schedule import Trainer
 from trainer.snapshot import SplitSettings
 from trainer.work import CycleSettings, LaneTraining, Places, StudentSettings
@@ -44,7 +43,7 @@ def check_train(site: Site) -> None:
         SettingsError: something cannot; the message names every such key, a line each.
     """
     settings = site.settings
-    bases = [partial(_check_base, settings, section) for section in settings.lanes if section.task in TASKS]
+    bases = [partial(_check_base, settings, section) for section in settings.lanes]
     models = [
         partial(look_for_decoder, section.student.model, f"lanes.student.model of {section.lane}")
         for section in settings.lanes
@@ -58,7 +57,7 @@ def _check_base(settings: Settings, section: LaneSection) -> None:
     own = section.student.encoder
     named = "trainer.encoder" if own is None else f"lanes.student.encoder of {section.lane}"
     directory = find_encoder(settings.trainer.encoder if own is None else own, named)
-    KINDS[section.task].check_base(directory, named)
+    TASKS[section.task].check_base(directory, named)
 
 
 def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
@@ -69,7 +68,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
     """
     settings = site.settings
     settings.encoder_directory()  # said now rather than by the first cycle
-    readings = {section.lane: Reading.of(section) for section in settings.lanes if section.task in TASKS}
+    readings = {section.lane: Reading.of(section) for section in settings.lanes}
     return Trainer(
         lanes=[
             replace(
@@ -79,7 +78,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
                 else None,
             )
             for section in settings.lanes
-            if section.task in TASKS and section.training_permitted
+            if section.training_permitted
         ],
         registry=site.registry,
         buffer=site.buffer(client),
