@@ -15,6 +15,27 @@ _AT_ONCE: Final = 16  # in one turn of the event loop: what the reserve of descr
 _WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
+def listen(host: str, port: int, backlog: int = 2048) -> socket.socket:
+    """A listening socket whose connections send what is written at once.
+
+    Asyncio asks that of the sockets that it opens itself and not of those that it is handed: there the second write of
+    an answer waits for the client's acknowledgement, which a kernel holds back for 40 ms (Nagle's algorithm, RFC 896,
+    met by delayed acknowledgements, RFC 1122).
+
+    Args:
+        host: an address of IPv4 or IPv6, or a name of IPv4.
+        port: 0 for any free one.
+        backlog: connections that may wait to be accepted.
+
+    Raises:
+        OSError: nothing can listen there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=backlog)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it accepts inherits it
+    return listening
+
+
 class Listener(socket.socket):
     """A listening socket for one event loop."""
 

@@ -5,7 +5,6 @@
 
 import asyncio
 import json
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 import uvicorn
 
 from serve.app import build_app
+from serve.front.listener import listen
 from serve.lifecycle import Gateway
 from serve.settings import GatewaySettings
 from store.event import Escalation
@@ -126,17 +126,17 @@ def main() -> None:
     world.serve(student=cast("FakeStudent", make_student()))
     world.seed = Random().getrandbits(64)
     app = build_app(world.services(), world.settings)
-    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+    with listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1, timeout_keep_alive=75)
         )
 
-        def listen() -> None:
+        def obey() -> None:
             for _ in sys.stdin:
                 print(json.dumps(counts(world, app.state.gateway)), flush=True)  # noqa: T201
             server.should_exit = True
 
-        threading.Thread(target=listen, daemon=True).start()
+        threading.Thread(target=obey, daemon=True).start()
         print(listener.getsockname()[1], flush=True)  # noqa: T201
         server.run(sockets=[listener])
 

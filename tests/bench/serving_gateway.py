@@ -4,7 +4,6 @@ It prints its port, and two numbers for each line `TASK all`, `TASK one` or `TAS
 bare forward passes, and processor seconds that the process has used so far.
 """
 
-import socket
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ import torch
 import uvicorn
 
 from serve.app import build_app
+from serve.front.listener import listen
 from serve.settings import GatewaySettings
 from store.event import Lane, TaskInput, TextInput
 from store.policy import Policy
@@ -132,18 +132,18 @@ def main() -> None:
         "one": lambda task: one(students[task], values[task]),
         "none": lambda _: 0.0,
     }
-    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+    with listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1, timeout_keep_alive=75)
         )
 
-        def listen() -> None:
+        def obey() -> None:
             for line in sys.stdin:
                 task, verb = line.split()
                 print(verbs[verb](task), time.process_time(), flush=True)  # noqa: T201
             server.should_exit = True
 
-        while_ready = threading.Thread(target=listen, daemon=True)
+        while_ready = threading.Thread(target=obey, daemon=True)
         while_ready.start()
         print(listener.getsockname()[1], flush=True)  # noqa: T201
         server.run(sockets=[listener])

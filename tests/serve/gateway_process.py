@@ -7,7 +7,6 @@ FOLDER/paid.jsonl.
 import asyncio
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import httpx2
 import uvicorn
 
 from serve.app import build_app
+from serve.front.listener import listen
 from serve.settings import GatewaySettings
 from store.event import Escalation, encode
 from tests.serve.fakes import FakeEndpoint, FakeSink, World
@@ -61,7 +61,7 @@ def main() -> None:
         audit_ratio=1.0,
     )
     world.serve()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         config = uvicorn.Config(
             build_app(world.services(), world.settings), log_level="error", timeout_graceful_shutdown=1
         )

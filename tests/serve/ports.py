@@ -1,7 +1,6 @@
 """A gateway of fakes behind a real port, with its own protocol and listener, and raw clients of it."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import uvicorn
 
 from serve.app import build_app
 from serve.front.connections import ConnectionLimits, Connections, protocol_of
-from serve.front.listener import Listener
+from serve.front.listener import Listener, listen
 from serve.lifecycle import Gateway
 from tests.serve.fakes import World, eventually
 
@@ -52,7 +51,7 @@ async def serving(world: World, limits: ConnectionLimits) -> AsyncIterator[Port]
     services = world.services()
     app = build_app(services, world.settings)
     connections = Connections(limits, services.metrics.connections, services.metrics.connections_closed)
-    listening = socket.create_server(("127.0.0.1", 0), backlog=256)
+    listening = listen("127.0.0.1", 0)
     listener = Listener(listening, connections.make_room, connections.count_refused)
     config = uvicorn.Config(
         app,

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from serve.front.listener import Listener
+from serve.front.listener import listen as open_port
 
 
 class Pool:
@@ -31,7 +32,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def listen(stack: ExitStack, pool: Pool) -> Listener:
-    listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+    listening = open_port("127.0.0.1", 0)
     listener = stack.enter_context(Listener(listening, pool.make_room, pool.count_refused))
     listener.setblocking(False)
     return listener
@@ -92,3 +93,12 @@ def test_where_none_can_make_room_one_is_turned_away_each_turn(
     first.settimeout(20)
     assert first.recv(1) == b""
     assert accepted(stack, listener) == 2
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_what_is_accepted_sends_at_once_what_is_written(stack: ExitStack, host: str) -> None:
+    listener = stack.enter_context(Listener(open_port(host, 0), Pool(0).make_room, Pool(0).count_refused))
+    listener.setblocking(False)
+    stack.enter_context(socket.create_connection(listener.getsockname()[:2]))
+    accepted = stack.enter_context(listener.accept()[0])
+    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

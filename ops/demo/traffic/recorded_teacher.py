@@ -11,7 +11,6 @@ import asyncio
 import math
 import os
 import signal
-import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from ops.demo.traffic.recorded_lists import Table, read_lists, rerank_routes
 from ops.readers.classify import TextRow, read_rows
 from ops.readers.columns import find_columns
 from ops.state.run_files import RunFile, ticks_of, write_run_file
+from serve.front.listener import listen
 from store.errors import SettingsError
 from store.event import canonical_text, wall_clock_s
 from store.secrets import unit_hash
@@ -168,10 +168,7 @@ def main() -> None:
     prompt = "$text" if arguments.prompt_file is None else arguments.prompt_file.read_text("utf-8")
     frame = Frame.of(prompt, tuple(sorted(set(table.values()))))
     lists = {} if arguments.lists is None else read_lists(arguments.lists)
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", arguments.port))
-        listener.listen(128)
+    with listen("127.0.0.1", arguments.port) as listener:
         where = RunFile(
             name=RUN_NAME,
             pid=os.getpid(),

@@ -1,6 +1,5 @@
 """The gateway, from its start to its end."""
 
-import socket
 import threading
 import time
 from contextlib import ExitStack, closing
@@ -27,7 +26,7 @@ from ops.wiring import serve as wiring
 from serve.app import build_app
 from serve.drain import Drain
 from serve.front.connections import ConnectionLimits, Connections, protocol_of
-from serve.front.listener import Listener
+from serve.front.listener import Listener, listen
 from serve.lifecycle import Gateway
 from serve.metrics import ServeMetrics
 from store.errors import UnderstudyError
@@ -118,8 +117,7 @@ def _connections(settings: Settings, metrics: ServeMetrics, files: int) -> Conne
 
 def _listen(host: str, port: int, connections: Connections) -> Listener:
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=2048)
+        listening = listen(host, port)
     except OSError as error:
         message = f"gateway: cannot listen on {host}:{port}: {error.strerror}"
         raise RefusedError(message) from error
