@@ -9,7 +9,7 @@ import msgspec
 from serve.escalation import Answer, Common, Given, Refusal
 from serve.settings import LaneSettings
 from serve.tasks.balance import Balance
-from serve.tasks.face import Asked, Heed, Kept, RequestLimits, decode_body, invalid
+from serve.tasks.face import Asked, Heed, Kept, RequestLimits, decode_body, invalid, told_of
 from store.event import ClassifyEscalation, LabelAnswer, TaskInput, TeacherAnswer, TextInput
 from store.student.loaded import LabelOpinion, Opinion
 
@@ -147,11 +147,5 @@ def _datum(index: int, one: Answer | Refusal) -> dict[str, Any]:
         "probs": said.probs,
         "labels": said.labels,
         "num_classes": said.num_classes,
-        "served_by": said.served_by,
-        "reason": said.reason,
-        "version": said.version,
-        "event_id": said.event_id,
-        "propensity": said.propensity,
-        "withheld": said.withheld,
-        "degraded": said.degraded,
+        **told_of(said),
     }

@@ -146,3 +146,16 @@ def field_of(error: msgspec.ValidationError) -> str:
 def invalid(*, field: str, message: str) -> ApiError:
     """The request is wrong, and this is what of it."""
     return ApiError(422, "invalid_request", message, field)
+
+
+def told_of(answer: Answer) -> dict[str, Any]:
+    """What every task says of an answer, beside what was answered."""
+    return {
+        "served_by": answer.served_by,
+        "reason": answer.reason,
+        "version": answer.version,
+        "event_id": answer.event_id,
+        "propensity": answer.propensity,
+        "withheld": answer.withheld,
+        "degraded": answer.degraded,
+    }

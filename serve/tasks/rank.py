@@ -13,7 +13,7 @@ import numpy as np
 
 from serve.escalation import Answer, Common, Given
 from serve.settings import LaneSettings
-from serve.tasks.face import Asked, Heed, Kept, RequestLimits, decode_body, invalid
+from serve.tasks.face import Asked, Heed, Kept, RequestLimits, decode_body, invalid, told_of
 from store.event import RankAnswer, RankEscalation, RankInput, TaskInput, TeacherAnswer
 from store.student.loaded import Opinion, RankOpinion
 from store.tasks.measures import best_first
@@ -112,13 +112,7 @@ class Rank:
                 "completion_tokens": answer.usage.completion_tokens,
                 "total_tokens": tokens,
             },
-            "served_by": answer.served_by,
-            "reason": answer.reason,
-            "version": answer.version,
-            "event_id": answer.event_id,
-            "propensity": answer.propensity,
-            "withheld": answer.withheld,
-            "degraded": answer.degraded,
+            **told_of(answer),
         }
 
     def of_texts(self, value: TaskInput, texts: Sequence[str]) -> TaskInput:  # noqa: ARG002 - it is all text

@@ -23,6 +23,7 @@ from store.student.folder import ENCODER_FILES
 from store.student.head import Head
 from store.student.loaded import LabelOpinion
 from store.student.tuned import Tuned, pool, spread
+from store.tasks.narrow import narrow
 
 HEAD_NAME: Final = "head.safetensors"
 TUNED_NAME: Final = "tuned.safetensors"
@@ -252,10 +253,7 @@ def text_of(value: TaskInput) -> str:
     Raises:
         TypeError: it is another task's.
     """
-    if not isinstance(value, TextInput):
-        message = f"a student of classify was handed a {type(value).__name__}"
-        raise TypeError(message)
-    return value.text
+    return narrow(value, TextInput, "a student of classify").text
 
 
 def _check(manifest: Manifest) -> ClassifyRecord:

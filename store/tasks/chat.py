@@ -33,6 +33,7 @@ from store.event import (
 )
 from store.redact import Effort, redact
 from store.registry.students.records import Decide
+from store.tasks.narrow import narrow
 from store.tasks.rules import Dispute
 
 _FIRST: Final = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23, minutes=59)))  # no time is before it
@@ -300,14 +301,8 @@ def _plain(value: Any) -> Any:
 
 
 def _event(event: Escalation) -> ChatEscalation:
-    if not isinstance(event, ChatEscalation):
-        message = f"an event of {event.__struct_config__.tag} in a lane of chat"
-        raise TypeError(message)
-    return event
+    return narrow(event, ChatEscalation, "a lane of chat")
 
 
 def _input(value: TaskInput) -> ChatInput:
-    if not isinstance(value, ChatInput):
-        message = f"{type(value).__name__} in a lane of chat"
-        raise TypeError(message)
-    return value
+    return narrow(value, ChatInput, "a lane of chat")

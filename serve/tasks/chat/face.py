@@ -10,7 +10,7 @@ from serve.escalation import Answer, Common, Given
 from serve.settings import LaneSettings
 from serve.tasks.chat.request import ChatQuestion, ChatRequest, beyond_students, question_of
 from serve.tasks.chat.stream import chunks
-from serve.tasks.face import Asked, Heed, Kept, RequestLimits, Streaming, decode_body, invalid
+from serve.tasks.face import Asked, Heed, Kept, RequestLimits, Streaming, decode_body, invalid, told_of
 from store.event import ChatAnswer, ChatEscalation, ChatInput, Message, TaskInput, TeacherAnswer
 from store.redact import restore
 from store.student.loaded import ChatOpinion, Opinion
@@ -79,7 +79,7 @@ class Chat:
             "object": "chat.completion",
             "usage": _usage(answer),
             **answer.completion,
-            "understudy": _about(answer),
+            "understudy": told_of(answer),
         }
 
     def chunks(self, asked: Asked, given: Given) -> Iterator[bytes]:
@@ -174,19 +174,6 @@ def _usage(answer: ChatReply) -> dict[str, Any]:
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.completion_tokens,
         "total_tokens": used.prompt_tokens + used.completion_tokens,
-    }
-
-
-def _about(answer: ChatReply) -> dict[str, Any]:
-    """What our other tasks say beside their answers."""
-    return {
-        "served_by": answer.served_by,
-        "reason": answer.reason,
-        "version": answer.version,
-        "event_id": answer.event_id,
-        "propensity": answer.propensity,
-        "withheld": answer.withheld,
-        "degraded": answer.degraded,
     }
 
 

@@ -17,6 +17,7 @@ from serve.teacher.wire import MAX_ANSWER_BYTES
 from store.answers.prompt import prompt_version
 from store.event import ChatAnswer, ChatInput, TaskInput
 from store.tasks.chat import ChatRules
+from store.tasks.narrow import narrow
 
 _PATH: Final = "/chat/completions"
 _ASSUMED_COMPLETION_TOKENS: Final = 1_024  # where nobody sets a limit
@@ -101,7 +102,5 @@ def _sent(value: TaskInput) -> dict[str, Any]:
     """What the client sent, as far as it is the teacher's; of a question without a request, its messages and shape."""
     if isinstance(value, ChatQuestion):
         return {name: one for name, one in value.sent.items() if name not in _OURS}
-    if not isinstance(value, ChatInput):
-        message = f"{type(value).__name__} in a lane of {ChatRules.task}"
-        raise TypeError(message)
-    return {"messages": msgspec.to_builtins(value.messages), **value.shape}
+    asked = narrow(value, ChatInput, f"a lane of {ChatRules.task}")
+    return {"messages": msgspec.to_builtins(asked.messages), **asked.shape}

@@ -29,6 +29,7 @@ from store.student.encoder import Encoder, FloatArray, Precision
 from store.student.folder import WEIGHTS_NAME
 from store.student.loaded import ChatOpinion
 from store.tasks.chat import ChatRules, ChatTerms
+from store.tasks.narrow import narrow
 
 GOLDEN_TOLERANCE_SAME: Final = 0.005  # of a log-probability; fp32 on other hardware, in other batches or threads
 GOLDEN_TOLERANCE_COARSE: Final = 0.2  # where one of the two computes in bf16
@@ -292,10 +293,7 @@ def chat_of(value: TaskInput) -> ChatInput:
     Raises:
         TypeError: it is another task's.
     """
-    if not isinstance(value, ChatInput):
-        message = f"a student of chat was handed a {type(value).__name__}"
-        raise TypeError(message)
-    return value
+    return narrow(value, ChatInput, "a student of chat")
 
 
 def _nothing() -> ChatOpinion:

@@ -31,6 +31,7 @@ from store.student.rank.golden import GOLDEN_LISTS
 from store.student.rank.head import RankHead, confidence
 from store.student.rank.vectors import VectorCache
 from store.tasks.measures import Places, best_first
+from store.tasks.narrow import narrow
 from store.tasks.rank import Tolerance
 
 GOLDEN_TOLERANCE_SAME: Final = 0.05  # of the golden scores' range; other hardware, batches or threads
@@ -281,10 +282,7 @@ def list_of(value: TaskInput) -> RankInput:
     Raises:
         TypeError: it is another task's.
     """
-    if not isinstance(value, RankInput):
-        message = f"a student of rank was handed a {type(value).__name__}"
-        raise TypeError(message)
-    return value
+    return narrow(value, RankInput, "a student of rank")
 
 
 def _opinion(found: Ranking) -> RankOpinion:

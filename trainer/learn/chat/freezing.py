@@ -24,6 +24,7 @@ from store.student.chat.trust import text_distances
 from store.student.encoder import FloatArray
 from store.student.loaded import ChatOpinion
 from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, heard_text, structure
+from store.tasks.narrow import narrow
 from store.tasks.rules import Dispute
 from trainer.judge.calibrate import novelty_limit, uncertified
 from trainer.judge.referee import Disputed, Verdicts
@@ -258,10 +259,7 @@ def chatter(student: object) -> Chatter:
     Raises:
         TypeError: it is another task's: the lane's versions are mixed up.
     """
-    if not isinstance(student, Chatter):
-        message = f"a {type(student).__name__} in a cycle of chat"
-        raise TypeError(message)
-    return student
+    return narrow(student, Chatter, "a cycle of chat")
 
 
 def chat_input(value: TaskInput) -> ChatInput:
@@ -270,7 +268,4 @@ def chat_input(value: TaskInput) -> ChatInput:
     Raises:
         TypeError: it is another task's.
     """
-    if not isinstance(value, ChatInput):
-        message = f"a {type(value).__name__} in a cycle of chat"
-        raise TypeError(message)
-    return value
+    return narrow(value, ChatInput, "a cycle of chat")

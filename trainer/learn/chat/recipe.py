@@ -22,6 +22,7 @@ from store.student.chat.chatter import Chatter, asked_of
 from store.student.chat.trust import SIGNALS
 from store.student.encoder import Encoder, FloatArray, Precision
 from store.tasks.chat import ChatRules
+from store.tasks.narrow import narrow
 from trainer.judge.referee import Verdicts
 from trainer.judge.scored import Scored
 from trainer.learn.chat.draft import BaseDecoder, ChatDraft
@@ -228,10 +229,7 @@ def frozen_chats(frozen: object) -> FrozenChats:
     Raises:
         TypeError: they are another task's.
     """
-    if not isinstance(frozen, FrozenChats):
-        message = f"a {type(frozen).__name__} in a cycle of chat"
-        raise TypeError(message)
-    return frozen
+    return narrow(frozen, FrozenChats, "a cycle of chat")
 
 
 def drafted(draft: object) -> ChatDraft:
@@ -240,7 +238,4 @@ def drafted(draft: object) -> ChatDraft:
     Raises:
         TypeError: it is another task's.
     """
-    if not isinstance(draft, ChatDraft):
-        message = f"a {type(draft).__name__} in a cycle of chat"
-        raise TypeError(message)
-    return draft
+    return narrow(draft, ChatDraft, "a cycle of chat")

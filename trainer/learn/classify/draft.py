@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import safetensors.torch
 from torch import Tensor
 from torch.nn import functional
 
 from store.policy import Policy
-from store.registry.manifest import Preprocessing
 from store.registry.students.records import ClassifyRecord
 from store.student.classify import (
-    ENCODER_FOLDER,
     HEAD_NAME,
     REFERENCE_NAME,
     REFERENCE_TENSOR,
@@ -24,6 +21,7 @@ from store.student.head import Head
 from store.student.tuned import Tuned
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import ManifestParts
+from trainer.learn.written import write_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,17 +66,9 @@ class Draft:
             directory: where to; made if absent.
             policy: the calibrated one; the golden outputs are those of the student that serves with it.
         """
-        self.base.copy_to(directory / ENCODER_FOLDER)
         files = {HEAD_NAME: self.head.tensors(), REFERENCE_NAME: {REFERENCE_TENSOR: self.reference}}
         if self.tuned is not None:
             files[TUNED_NAME] = self.tuned.tensors()
-        for name, tensors in files.items():
-            (directory / name).write_bytes(safetensors.torch.save(tensors))
-        student = self.student(policy)
-        return ManifestParts(
-            kind=self.kind,
-            base=self.base.record,
-            served_parameters=student.served_parameters,
-            preprocessing=Preprocessing(redacted=True, max_tokens=self.base.encoder.max_tokens),
-            student=student.told(self.record),
+        return write_version(
+            directory, kind=self.kind, base=self.base, files=files, student=self.student(policy), record=self.record
         )
