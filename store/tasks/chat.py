@@ -31,8 +31,8 @@ from store.event import (
     canonical_layout,
     canonical_text,
 )
+from store.policy import Decide
 from store.redact import Effort, redact
-from store.registry.students.records import Decide
 from store.tasks.narrow import narrow
 from store.tasks.rules import Dispute
 

@@ -13,7 +13,7 @@ from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TUNED_NA
 from store.student.chat.decoder import config_of, template_of
 from store.student.chat.folder import BASE_FILES, GENERATION_NAME, SETTINGS_NAME
 from store.student.chat.template import Template
-from store.student.chat.trust import CONFIDENCE_NAME, NEIGHBOURS_NAME, NEIGHBOURS_VECTORS, SIGNALS
+from store.student.chat.trust import CONFIDENCE_NAME, NEIGHBOURS_NAME, NEIGHBOURS_VECTORS, OPENINGS_NAME, SIGNALS
 from store.student.classify import ENCODER_FOLDER, Opened
 from store.student.folder import CONFIG_NAME, ENCODER_FILES, TOKENIZER_NAME, WEIGHTS_NAME
 
@@ -93,6 +93,7 @@ def check_manifest(manifest: Manifest) -> ChatRecord:
         CONFIDENCE_NAME,
         NEIGHBOURS_NAME,
         NEIGHBOURS_VECTORS,
+        *([OPENINGS_NAME] if record.deciding_tokens else []),
     ]
     lacking = [name for name in needed if name not in manifest.files]
     problems = {
@@ -101,6 +102,7 @@ def check_manifest(manifest: Manifest) -> ChatRecord:
         != list(SIGNALS),
         "its golden outputs are none, or do not fit their tokens": not record.golden
         or any(not 0 < len(one.tokens) == len(one.logprobs) for one in record.golden),
+        "it decides by fewer than no tokens": record.deciding_tokens < 0,
         "it has no room for a prompt or an answer": record.max_prompt_tokens < 1 or record.max_answer_tokens < 1,
     }
     for problem, found in problems.items():

@@ -138,7 +138,7 @@ def quick_student(rows: FrozenChats) -> Chatter:
     """One that has learned nothing yet."""
     stack = rows.base.decoder.stack
     trained = TopLayers(stack, first=1, rank=2, alpha=4, start=None, seed=0).trained()
-    return steps.student_of(rows, trained, [], constant(0.5, 4))
+    return steps.student_of(rows, trained, [], constant(0.5, 4), early=None)
 
 
 def test_an_answer_that_one_pass_shows_to_be_the_teachers_is_what_generation_gives(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -15,7 +15,7 @@ from store.answers.top_logprobs import NO_TOKEN, unpack_top
 from store.event import ChatInput, TaskInput
 from store.near.link import Links, link
 from store.near.neighbours import conflicts
-from store.policy import Policy
+from store.policy import Moment, Policy
 from store.student.chat.chatter import Chatter
 from store.student.chat.decoder import Decoder
 from store.student.chat.generate import Asked, Generation, generate
@@ -135,6 +135,20 @@ class FrozenChats:
             cluster=np.array([row.cluster for row in rows], np.int64),
         )
 
+    def early(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Mapping[Moment, Scored]:
+        """See `trainer.learn.recipe.Frozen`."""
+        talker = chatter(student)
+        if not talker.moments:
+            return {}
+        whole, said = self.scored(student, places, weights), self.opinions(talker, places)
+        return {
+            moment: replace(
+                whole,
+                confidence=np.array([_NEVER if one is None else one.early[moment].confidence for one in said]),
+            )
+            for moment in talker.moments
+        }
+
     def agreed(self, said: Sequence[tuple[int, str]], *, half: bool = False) -> list[float | None]:
         """Share of the teacher's answers to each row that an output agrees with; the referee is asked for all at once.
 
@@ -198,9 +212,13 @@ class FrozenChats:
             message = "nobody learns from what no student is asked"
             raise ValueError(message)
         said = heard_text(row.answers)[0]
-        ids = self.base.decoder.template.answer_ids(said.text)
+        ids = self.newest_ids(place)
         heard = heard_of(said, ids, tokenizer=self.base.tokenizer)
         return Lesson(prompt=tuple(asked.ids), answer=tuple(ids), heard=heard, weight=row.weight)
+
+    def newest_ids(self, place: int) -> list[int]:
+        """A row's newest answer as this base writes it, the end included."""
+        return self.base.decoder.template.answer_ids(heard_text(self.snapshot.rows[place].answers)[0].text)
 
     def begins(self, place: int) -> str:
         """What a row's prompt begins with: rows of one name may share it."""
