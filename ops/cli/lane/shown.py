@@ -35,6 +35,7 @@ def lane_fields(found: LaneStatus) -> dict[str, object]:
         "paused": found.paused,
         "last move": f"{last.number} {last.kind} by {last.who}, {time_of(last.time_s)}: {last.why}" if last else None,
         **_promise_fields(found.promise),
+        "coverage": _coverage_line(found),
         "budget": f"{'?' if found.budget.used is None else found.budget.used} of {found.budget.limit} calls in 24 h",
         "escalated": ratio_of(found.escalated_ratio),
         "unreadable": _unreadable(found.unread_ratio),
@@ -47,6 +48,17 @@ def lane_fields(found: LaneStatus) -> dict[str, object]:
         "last cycle": None if found.last_cycle is None else _cycle_line(found.last_cycle),
         **({} if found.training_permitted else {"training": "not permitted by the settings"}),
     }
+
+
+def _coverage_line(found: LaneStatus) -> str | None:
+    """What deciding early costs, of a version that can."""
+    if len(found.coverage) < 2:  # noqa: PLR2004 - the end alone
+        return None
+    shares = (
+        f"{moment.replace('_', ' ')} {ratio_of(share) if share else 'nothing'}"
+        for moment, share in found.coverage.items()
+    )
+    return f"{', '.join(shares)}; this lane decides by {found.decides.replace('_', ' ')}"
 
 
 def _cycle_line(cycle: CycleEnded) -> str:
