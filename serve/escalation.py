@@ -73,6 +73,7 @@ class Seen:
     version: str | None  # None while cold
     policy: Policy | None
     outcome: StudentReply | None  # None: cold, or the forward pass failed
+    unsupported: bool = False  # it was not trained for what the question wants
     talk: Talk | None = None  # the answer, which is not whole: the outcome only says how sure the student is
 
     @property

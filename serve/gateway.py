@@ -37,7 +37,7 @@ from store.event import TeacherAnswer, Usage
 from store.log.lazy import logger
 from store.policy import BudgetView, Decision, Moment
 from store.redact import restore
-from store.student.loaded import Compares, Foretells, Opinion
+from store.student.loaded import Compares, Foretells, Opinion, Selects
 from store.tasks.rules import Dispute, TaskRules
 
 _log: Final = logger(__name__)
@@ -194,6 +194,9 @@ class LaneService:
         with self.slots.pinned() as slot:
             if slot is None:
                 return Seen(version=None, policy=None, outcome=None)
+            student = slot.student
+            if isinstance(student, Selects) and not student.supports(question.redacted):
+                return Seen(version=slot.version, policy=student.policy, outcome=None, unsupported=True)
             if (moment := self._moment(slot, question)) is not None:
                 return await self._foretold(slot, question, moment)
             outcome: StudentReply | None = None
@@ -277,7 +280,7 @@ class LaneService:
         required: Required | None = None
         if question.forced:
             required = "forced"
-        elif question.unsupported:
+        elif question.unsupported or seen.unsupported:
             required = "unsupported"
         elif isinstance(seen.outcome, TooLong):
             required = "too_long"

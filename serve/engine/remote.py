@@ -28,7 +28,7 @@ from store.student.chat.chatter import asked_of, chat_of
 from store.student.chat.decoder import outline
 from store.student.chat.generate import Asked, Generation
 from store.student.chat.trust import Trust
-from store.student.chat.version import BASE_FOLDER, Words, check_manifest, check_template
+from store.student.chat.version import BASE_FOLDER, Words, check_manifest, check_template, trained_for
 from store.student.classify import Opened
 from store.student.encoder import Precision
 from store.student.folder import CONFIG_NAME
@@ -110,6 +110,10 @@ class RemoteTalker:
 
         said = answered(asked, await self.fleet.answer(self.prompt(asked), heard))
         return await asyncio.to_thread(lambda: self.trust.opinions([said], vectors)[0])
+
+    def supports(self, value: TaskInput) -> bool:
+        """See `store.student.loaded.Selects`."""
+        return trained_for(self.record, chat_of(value))
 
     def too_long(self, value: TaskInput) -> bool:
         """See `Loaded`."""

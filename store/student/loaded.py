@@ -123,6 +123,14 @@ class Foretells(Protocol):
 
 
 @runtime_checkable
+class Selects(Protocol):
+    """A student that was trained for some forms of an answer, and no others."""
+
+    def supports(self, value: TaskInput) -> bool:
+        """Whether the form that a question wants is among them."""
+
+
+@runtime_checkable
 class Compares(Protocol):
     """A student that can tell how far two texts are from each other."""
 

@@ -8,6 +8,7 @@ import msgspec
 
 from serve.escalation import Answer, Common, Given, Question
 from serve.settings import LaneSettings
+from serve.tasks.chat.form import keeps_form
 from serve.tasks.chat.request import ChatQuestion, ChatRequest, beyond_students, question_of
 from serve.tasks.chat.stream import Speech, chunks
 from serve.tasks.face import Asked, Heed, Kept, RequestLimits, Streaming, Timing, decode_body, invalid, told_of
@@ -121,7 +122,7 @@ class Chat:
         return ()
 
     def heed(self, settings: LaneSettings) -> Heed:  # noqa: ARG002 - any text is an answer
-        """See `Face`: an answer that did not come to its end is none, nor one longer than its client wants."""
+        """See `Face`: an answer that did not come to its end is none, nor one longer or of another form than wanted."""
         return _heard
 
     def of_student(self, opinion: Opinion, common: Common, noted: Mapping[str, str]) -> Answer:
@@ -170,7 +171,7 @@ class Chat:
 def _heard(opinion: Opinion, value: TaskInput) -> Opinion | None:
     said, most = cast("ChatOpinion", opinion), _most_tokens(value)
     whole = said.finish_reason == "stop" and (most is None or len(said.tokens) <= most)
-    return opinion if whole else None
+    return opinion if whole and keeps_form(said.output, _input(value).shape.get("response_format")) else None
 
 
 def _most_tokens(value: TaskInput) -> int | None:

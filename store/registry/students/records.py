@@ -127,13 +127,14 @@ class ChatRecord(RecordBase, frozen=True, kw_only=True, tag="chat"):
     max_answer_tokens: int
     signals: list[str]  # that its confidence follows from, in the order of an opinion's member
     deciding_tokens: int = 0  # with so many tokens of its answer it can say how sure it is; 0: with all of it alone
+    forms: list[str] | None = None  # of answers that it was trained to give, beside texts; None: nobody noted
     neighbours: int = 0  # training prompts that a new one is compared with
     golden: list[ChatGolden]
 
     @property
     def answers_from(self) -> Sequence[Any]:
         """See `RecordBase`."""
-        return [self.max_prompt_tokens, self.max_answer_tokens, self.deciding_tokens, self.signals]
+        return [self.max_prompt_tokens, self.max_answer_tokens, self.deciding_tokens, self.signals, self.forms]
 
 
 StudentRecord = ClassifyRecord | RankRecord | ChatRecord

@@ -24,6 +24,7 @@ from store.student.chat.version import (
     base_files,
     check_manifest,
     check_template,
+    trained_for,
 )
 from store.student.classify import Opened
 from store.student.encoder import Encoder, FloatArray, Precision
@@ -162,6 +163,10 @@ class Chatter:
     def opinions(self, said: Sequence[Generation], vectors: FloatArray) -> list[ChatOpinion]:
         """See `Trust`."""
         return self.trust.opinions(said, vectors)
+
+    def supports(self, value: TaskInput) -> bool:
+        """See `store.student.loaded.Selects`."""
+        return trained_for(self.record, chat_of(value))
 
     def too_long(self, value: TaskInput) -> bool:
         """Whether the student cannot read all of it: it is too long, or of a form that its template does not take."""

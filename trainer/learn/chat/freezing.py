@@ -1,6 +1,7 @@
 """How items of `chat` become rows, and what a student's answers to them are computed from."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from store.student.chat.neighbours import answer_key
 from store.student.chat.trust import text_distances
 from store.student.encoder import FloatArray
 from store.student.loaded import ChatOpinion
-from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, heard_text, structure
+from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, form_of, heard_text, structure
 from store.tasks.narrow import narrow
 from store.tasks.rules import Dispute
 from trainer.judge.calibrate import novelty_limit, uncertified
@@ -114,10 +115,11 @@ class FrozenChats:
 
     def start(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Policy:
         """A novelty limit; the confidence is a chance already."""
-        asked = [at for at, place in enumerate(places) if self.asked[place] is not None]
-        if not asked:
+        scored = self.scored(student, places, weights)
+        asked = np.flatnonzero(scored.confidence != _NEVER)
+        if not len(asked):
             return uncertified(self.target, self.confidence)
-        novelty = self.scored(student, places, weights).novelty[asked]
+        novelty = scored.novelty[asked]
         limit = novelty_limit(novelty, weights[asked], self.novelty_quantile)
         return uncertified(self.target, self.confidence, novelty_threshold=limit)
 
@@ -188,7 +190,11 @@ class FrozenChats:
 
     def opinions(self, student: Chatter, places: Sequence[int]) -> list[ChatOpinion | None]:
         """A student's opinions of some rows. No answer is computed twice for one decoder."""
-        wanted = [place for place in places if self.asked[place] is not None]
+        wanted = [
+            place
+            for place in places
+            if self.asked[place] is not None and student.supports(self.snapshot.rows[place].input)
+        ]
         inputs = [chat_input(self.snapshot.rows[place].input) for place in wanted]
         if not self.shares_base(student):
             found = dict(zip(wanted, student.look(inputs), strict=True)) if wanted else {}
@@ -215,6 +221,11 @@ class FrozenChats:
         ids = self.newest_ids(place)
         heard = heard_of(said, ids, tokenizer=self.base.tokenizer)
         return Lesson(prompt=tuple(asked.ids), answer=tuple(ids), heard=heard, weight=row.weight)
+
+    def forms(self, places: Sequence[int], least: int) -> list[str]:
+        """Forms of answers, beside texts, that so many of these rows ask for at least."""
+        found = Counter(form_of(chat_input(self.snapshot.rows[place].input).shape) for place in places)
+        return sorted(form for form, count in found.items() if form is not None and count >= least)
 
     def newest_ids(self, place: int) -> list[int]:
         """A row's newest answer as this base writes it, the end included."""

@@ -145,6 +145,7 @@ class ChatRecipe:
                 max_answer_tokens=rows.terms.max_answer_tokens,
                 signals=list(SIGNALS),
                 deciding_tokens=0 if early is None else early.tokens,
+                forms=rows.forms(places, settings.min_items_per_label),
                 neighbours=len(places),
                 golden=[],
                 precision=rows.base.decoder.precision,
