@@ -74,9 +74,9 @@ def run_cycle(
     """
     registry = Registry(work.registry_root, TrustedKeys.load(work.trusted_keys))
     versions = registry.versions(work.training.lane)
-    folder = draft_folder(work.cache, work.training.lane)
-    clear_away(folder)  # left over from a cycle that was killed, perhaps because the disk is full
-    rows = drawn(items, drawing_of(work.training, work.settings, work.now_s)).digests
+    clear_away(
+        draft_folder(work.cache, work.training.lane)
+    )  # left over from a cycle that was killed, perhaps because the disk is full
     base = _base(work.training.task, work.settings)
     champion = versions.open(work.champion) if work.champion is not None else None
     lineage = _lineage(work, registry, versions, champion)
@@ -94,7 +94,26 @@ def run_cycle(
         frozen.verdicts.read(champion.read(VERDICTS_NAME))
     reach("cycle.frozen")
     if work.kind == "candidate":
-        return _judge_candidate(work, versions, frozen, lineage, champion, tell)
+        result = _judge_candidate(work, versions, frozen, lineage, champion, tell)
+    else:
+        result = _learn(work, items, versions, base, frozen, lineage, champion, tell)
+    verdicts = frozen.verdicts
+    return result if verdicts is None else replace(result, asked=verdicts.calls, asked_usd=verdicts.spent_usd)
+
+
+def _learn(
+    work: CycleWork,
+    items: Sequence[Item],
+    versions: Versions,
+    base: BaseEncoder,
+    frozen: Frozen,
+    lineage: Lineage,
+    champion: OpenVersion | None,
+    tell: Tell,
+) -> CycleResult:
+    """A challenger of our own: fitted, judged, and published where it is worth it."""
+    rows = drawn(items, drawing_of(work.training, work.settings, work.now_s)).digests
+    folder = draft_folder(work.cache, work.training.lane)
     recipe = recipe_of(work.training, work.settings, base.sha256, work.code_version)
     if champion is not None and (why := nothing_new(work.kind, frozen.snapshot, recipe, champion)) is not None:
         return CycleResult(version=None, verdict=_refused(why, work), anchor=False, drawn=rows, nothing_new=True)

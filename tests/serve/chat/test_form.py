@@ -53,7 +53,7 @@ def schema(of: Any) -> dict[str, Any]:
         ("{}", {"type": "grammar"}, False),
     ],
 )
-def test_an_answer_keeps_the_form_or_it_does_not(text: str, wanted: dict[str, Any] | None, kept: bool) -> None:
+def test_an_answer_keeps_the_form_or_it_does_not(*, text: str, wanted: dict[str, Any] | None, kept: bool) -> None:
     assert keeps_form(text, wanted) is kept
 
 

@@ -190,7 +190,7 @@ def test_a_form_that_few_rows_ask_for_is_not_learned_and_nobody_is_asked_it(sett
     for place, form in enumerate(forms):
         value = kept[place].input
         assert isinstance(value, ChatInput)
-        kept[place] = replace(kept[place], input=changed(value, shape={"response_format": form}))
+        kept[place] = changed(kept[place], input=changed(value, shape={"response_format": form}))
     every = replace(settings, split=replace(settings.split, calibrate_ratio=0.0, judge_ratio=0.0))
     rows = frozen(every, kept)
     places = range(len(rows.snapshot.rows))
