@@ -59,7 +59,7 @@ def judge_challenger(
         phase=phase_of(
             lineage.history,
             champion=lineage.champion is not None,
-            labels=len(frozen.snapshot.rows),
+            labels=frozen.snapshot.record.rows,
             limits=settings.limits,
         ),
         anchor=anchored,
