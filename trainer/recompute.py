@@ -16,7 +16,7 @@ from store.buffer.item import Item
 from store.errors import UnderstudyError
 from store.policy import Policy
 from store.registry.manifest import SNAPSHOT_NAME, VERDICTS_NAME, Manifest, Verdict
-from store.registry.moves import fold
+from store.registry.moves import Move, fold
 from store.registry.versions import Registry
 from trainer.cycle import base_of, lineage_of, rival_of
 from trainer.judge.verdicts import judge_challenger
@@ -71,7 +71,7 @@ def recompute(work: CycleWork, version: str, items: Sequence[Item], registry: Re
     if not held:
         message = f"version {version} held nothing out: its lane only had a budget, and promised nothing"
         raise NotRecomputableError(message)
-    before = [move for move in registry.moves(work.training.lane).read() if move.time_s <= manifest.created_s]
+    before = _until(registry.moves(work.training.lane).read(), version, manifest.created_s)
     split = msgspec.convert(msgspec.json.decode(content)["split"], SplitSettings)
     then = _as_then(work, manifest, manifest.policy, manifest.verdict, split, fold(before).anchor)
     champion = versions.open(then.champion) if then.champion is not None else None
@@ -97,6 +97,12 @@ def recompute(work: CycleWork, version: str, items: Sequence[Item], registry: Re
             frozen.verdicts.read(opened.read(VERDICTS_NAME))
         policy, verdict, _ = judge_challenger(then.training, then.settings, frozen, challenger, lineage, None)
     return Recomputed(rows=held, differing=[*_policies(manifest.policy, policy), *_verdicts(manifest.verdict, verdict)])
+
+
+def _until(moves: Sequence[Move], version: str, created_s: float) -> list[Move]:
+    """The moves that its cycle saw: before any that names it, and not later than it was made (Unix seconds)."""
+    own = next((place for place, move in enumerate(moves) if move.version == version), len(moves))
+    return [move for move in moves[:own] if move.time_s <= created_s]
 
 
 def _as_then(

@@ -38,7 +38,7 @@ def verify(
     ] = False,
     version: Annotated[
         str | None,
-        typer.Option(help="With --recompute: this version of a lane; else each champion.", show_default=False),
+        typer.Option(help="With --recompute: this version.", show_default=False),
     ] = None,
     output: Output = Format.table,
 ) -> None:
@@ -48,7 +48,7 @@ def verify(
     then only what must be there whatever came before is looked for. `lost` is what the champion was made from and Redis
     no longer knows of.
 
-    With --recompute, instead: threshold, coverage and verdict of a version from its frozen rows and the logged verdicts,
+    With --recompute, instead: threshold, coverage and verdict of a version from its frozen rows and logged verdicts,
     within .01; no teacher is asked. Exit code 1 where one does not come out, 4 where the rows are gone.
 
     Example: understudy verify --recompute --lane acme/support
