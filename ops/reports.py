@@ -14,6 +14,17 @@ class Differing(msgspec.Struct, frozen=True, kw_only=True):
     fields: list[str]
 
 
+class RecomputeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `verify --recompute` found of one version."""
+
+    ok: bool
+    lane: str
+    version: str
+    rows: int  # held out, scored anew
+    tolerance: float  # within which a number comes out
+    differing: list[str]  # a sentence for each signed number that does not
+
+
 class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `verify` found. Lists are cut at 100 entries; the numbers beside them are whole."""
 

@@ -343,6 +343,10 @@ class LaneStudentSection(Section):
     model: Annotated[Literal["smollm2"] | Path | None, Field(examples=["models/small"])] = None
     """Of chat: folder of a language model that answers (Llama, Mistral, Qwen or Gemma, with a chat template), or
     "smollm2"."""
+    decide: Literal["end", "first_tokens", "prompt"] = "end"
+    """Of chat: when it is decided who answers. end: once the student's answer is whole. first_tokens: a streamed answer
+    is held back until its first telling tokens are there. prompt: before anything is answered. The sooner, the fewer
+    answers are certified: `understudy status` says how many."""
     engine: Annotated[
         tuple[Annotated[str, Field(pattern=r"^https?://")], ...], Field(examples=[["http://10.0.0.5:8000/v1"]])
     ] = ()
@@ -411,7 +415,7 @@ class LaneSection(Section):
     def terms(self, earlier: tuple[str, ...] = ()) -> LaneTerms:
         """By what its answers are read; `earlier` are the labels that rulings tell of."""
         tolerance = Tolerance(k=self.rank.k, epsilon=self.rank.epsilon)
-        chat = ChatTerms(**self.chat.model_dump())
+        chat = ChatTerms(decide=self.student.decide, **self.chat.model_dump())
         return LaneTerms(labels=self.labels, earlier=earlier, tolerance=tolerance, chat=chat)
 
     @model_validator(mode="after")
@@ -429,6 +433,9 @@ class LaneSection(Section):
             raise ValueError(message)
         if self.task == "chat" and self.training_permitted and self.student.model is None:
             message = "student.model: a lane of chat needs the folder of a language model, which learns to answer"
+            raise ValueError(message)
+        if self.task != "chat" and self.student.decide != "end":
+            message = f"student.decide: a student of {self.task} says all at once: only a lane of chat can choose"
             raise ValueError(message)
         if bool(self.student.engine) != (self.student.engine_folder is not None):
             message = "student.engine: servers of an engine and the folder that they share, engine_folder, go together"

@@ -141,12 +141,19 @@ async def _serve(request: Request, front: _Front, face: Face) -> Response:
         begun.cancel()
     if not relay.begun.is_set() and _refused(given := await work):
         return _respond(given, asked, face)
-    headers = {"X-Understudy-Served-By": "teacher"} if relay.begun.is_set() else _headers(work.result().found)
     return StreamingResponse(
         streamed(work, relay, asked, asked.streaming.chunks),
-        headers={**headers, "Cache-Control": "no-cache"},
+        headers={**_begun_headers(work, relay), "Cache-Control": "no-cache"},
         media_type="text/event-stream",
     )
+
+
+def _begun_headers(work: asyncio.Future[Given], relay: Relay) -> dict[str, str]:
+    """What is known of a stream that begins: all, where its answer is whole."""
+    if not relay.begun.is_set():
+        return _headers(work.result().found)
+    speaker = relay.voice.speaker if relay.voice is not None and relay.told else None
+    return {"X-Understudy-Served-By": "teacher"} if speaker is None else _headers([speaker])
 
 
 def _heard(work: asyncio.Future[Given]) -> None:
@@ -217,9 +224,14 @@ async def _answer(
         open_ones = [index for index in range(len(questions)) if not so_far or so_far[index] is None]
         tokens = sum(questions[index].tokens for index in open_ones)
         with gateway.admit(lane, count, tokens, forced=forced) as ticket:
+            timing = lane.face.timing(asked, lane.parts.settings)
             hear = None if relay is None else relay.hear
-            answers = (lane.service.answer(replace(questions[index], ticket=ticket, hear=hear)) for index in open_ones)
-            found = await asyncio.gather(*answers)
+            ready = [replace(questions[n], ticket=ticket, hear=hear, moment=timing.moment) for n in open_ones]
+            if relay is not None and asked.streaming is not None and timing.live:
+                (one,) = ready  # a stream is of one answer
+                relay.voice = asked.streaming.voice(asked, one, relay.put)
+                ready = [replace(one, voice=relay.voice)]
+            found = await asyncio.gather(*map(lane.service.answer, ready))
     except OverloadedError as busy:
         raise ApiError(429, "overloaded", str(busy), retry_after_s=busy.retry_after_s) from busy
     answered = dict(zip(open_ones, found, strict=True)) | {n: one for n, one in enumerate(so_far) if one is not None}

@@ -5,7 +5,7 @@ from typing import Literal
 from uuid import uuid4
 
 from store.control import REMEMBERED_REQUESTS, REMEMBERED_S, Heartbeat
-from store.money.deeds import Deeds, call_of
+from store.money.deeds import Deeds, call_of, verdict_of
 from store.money.tally import Tally
 
 CountedAs = Literal["student", "teacher", "nobody"]
@@ -56,6 +56,10 @@ class Counts:
     def paid(self, usd: float, *, audit: bool, bounded: bool) -> None:
         """Count one call of the teacher that was or may have been billed; `bounded`: by the most it can have cost."""
         self.tally.add(call_of(usd, audit=audit, bounded=bounded))
+
+    def judged(self, usd: float, *, bounded: bool) -> None:
+        """As `paid`, of a call of the referee."""
+        self.tally.add(verdict_of(usd, bounded=bounded))
 
     def heard(self, *, readable: bool) -> None:
         """Count one answer of the teacher, audits included."""

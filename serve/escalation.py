@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, Protocol, TypedDict
 
 from serve.student.line import StudentReply, Ticket
+from serve.student.talk import Talk
 from store.event import (
     EscalationBase,
     EscalationCause,
@@ -16,7 +17,7 @@ from store.event import (
     Usage,
     utc,
 )
-from store.policy import Decision, Policy
+from store.policy import Decide, Decision, Policy
 from store.student.loaded import Opinion
 
 ServedBy = Literal["student", "teacher"]
@@ -43,6 +44,26 @@ class Question:
     noted: Mapping[str, str] = field(default_factory=dict, repr=False)  # what its tokens of personal data stand for
     hear: Callable[[bytes], None] | None = None  # who is told of a teacher's answer while it comes
     ticket: Ticket | None = None  # of the request; a forced question without one is not put to the student
+    moment: Decide = "end"  # when it is decided who answers
+    voice: "Voice | None" = None  # the student's answer is told while it grows; only where it is trusted before
+
+
+class Voice(Protocol):
+    """Tells a client the student's answer while it grows."""
+
+    @property
+    def told(self) -> int:
+        """How many characters have left: with the first of them, nobody else answers."""
+
+    @property
+    def speaker(self) -> "Answer | None":
+        """Who speaks, as far as that is known before the answer is whole."""
+
+    def begin(self, answer: "Answer") -> None:
+        """Hear who speaks, before anything is said."""
+
+    def say(self, text: str) -> None:
+        """The answer so far, as the student wrote it; longer each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +73,8 @@ class Seen:
     version: str | None  # None while cold
     policy: Policy | None
     outcome: StudentReply | None  # None: cold, or the forward pass failed
+    unsupported: bool = False  # it was not trained for what the question wants
+    talk: Talk | None = None  # the answer, which is not whole: the outcome only says how sure the student is
 
     @property
     def opinion(self) -> Opinion | None:
@@ -146,7 +169,7 @@ def build_event(
 
 def _opinion(seen: Seen) -> StudentOpinion | None:
     opinion = seen.opinion
-    if opinion is None or seen.version is None:
+    if opinion is None or seen.version is None or seen.talk is not None:
         return None
     return StudentOpinion(
         version=seen.version, output=opinion.output, confidence=opinion.confidence, members=opinion.members

@@ -7,6 +7,7 @@ its own, so that neither a client that hangs up nor a shutdown loses it.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from typing import Any, Final, assert_never
@@ -25,6 +26,7 @@ from serve.settings import LaneSettings
 from serve.student.executor import StudentBusyError, StudentFailedError
 from serve.student.line import StudentReply, TooLong
 from serve.student.slot import Slot, Slots
+from serve.student.talk import Talks
 from serve.tasks.face import Face, Kept
 from serve.teacher.audit import Audits
 from serve.teacher.budget import Budget, Spend
@@ -33,9 +35,9 @@ from serve.teacher.ledger import CallKind
 from store.errors import LogError, TooLaboriousError
 from store.event import TeacherAnswer, Usage
 from store.log.lazy import logger
-from store.policy import BudgetView, Decision
+from store.policy import BudgetView, Decision, Moment
 from store.redact import restore
-from store.student.loaded import Compares, Opinion
+from store.student.loaded import Compares, Foretells, Opinion, Selects
 from store.tasks.rules import Dispute, TaskRules
 
 _log: Final = logger(__name__)
@@ -99,27 +101,69 @@ class LaneService:
         except StudentBusyError as error:
             self.count_shed("waited_in_vain")
             return overloaded(OverloadedError(error.wait_s, reason="waited_in_vain"))
-        decision, spend = await self._decide(question, seen)
-        found: Answer | Refusal
-        if decision.route == "teacher" and spend is None:
-            found = self._without_teacher(question, seen, decision, "teacher_busy", Usage())
-        elif spend is not None and not decision.audit:
-            found = await self._in_own_task(partial(self._escalate, question, seen, decision, spend))
-        elif (opinion := seen.opinion) is None or decision.route == "nobody" or (question.forced and spend is None):
-            found = not_paid(budget_known=not self.budget.silent)
-        else:
-            if spend is not None:
-                self.audits.submit(partial(self._audit, question, seen, decision, spend))
-            unknown = decision.withheld and self.budget.silent
-            said = of_student(
-                seen,
-                decision,
-                event_id=question.event_id if spend else None,
-                degraded="budget_unavailable" if unknown else None,
-            )
-            found = self.face.of_student(opinion, said, question.noted)
+        try:
+            found, decision = await self._answer(question, seen)
+        finally:
+            if seen.talk is not None:
+                seen.talk.drop()
         self._count(found, question, decision, self._monotonic() - started_s)
         return found
+
+    async def _answer(self, question: Question, seen: Seen) -> tuple[Answer | Refusal, Decision]:
+        """Decide, and have the question answered so."""
+        decision, spend = await self._decide(question, seen)
+        if decision.route == "teacher" and spend is None:
+            return await self._without_teacher(question, seen, decision, "teacher_busy", Usage()), decision
+        if spend is not None and not decision.audit:
+            if seen.talk is not None:
+                seen.talk.drop()
+            return await self._in_own_task(partial(self._escalate, question, seen, decision, spend)), decision
+        if seen.opinion is None or decision.route == "nobody" or (question.forced and spend is None):
+            return not_paid(budget_known=not self.budget.silent), decision
+        unknown = decision.withheld and self.budget.silent
+        said = of_student(
+            seen,
+            decision,
+            event_id=question.event_id if spend else None,
+            degraded="budget_unavailable" if unknown else None,
+        )
+        try:
+            whole = await self._whole(question, seen, said)
+        except BaseException:
+            if spend is not None:
+                self.budget.settle(spend, None)
+            raise
+        if (opinion := whole.opinion) is None:  # nothing has left: whoever can answers
+            if spend is not None:
+                self.budget.settle(spend, None)
+            return await self._answer(question, whole)
+        if spend is not None:
+            self.audits.submit(partial(self._audit, question, whole, decision, spend))
+        return self.face.of_student(opinion, said, question.noted), decision
+
+    async def _whole(self, question: Question, seen: Seen, said: Common) -> Seen:
+        """What was seen with the student's whole answer, which the client hears while it grows; or with none.
+
+        Raises:
+            StudentFailedError: some of it has left, and there is no more.
+        """
+        if seen.talk is None or (view := seen.opinion) is None:
+            return seen
+        voice = question.voice
+        if voice is not None:
+            voice.begin(Answer(**said))
+        reply: StudentReply | None = None
+        try:
+            reply = await seen.talk.listen(None if voice is None else voice.say)
+        except (StudentFailedError, StudentBusyError):
+            if voice is not None and voice.told:
+                raise
+        opinion = reply if isinstance(reply, Opinion) else None
+        if opinion is not None and (voice is None or not voice.told):
+            opinion = self._heed(opinion, question.value)
+        if opinion is not None:
+            opinion = replace(opinion, confidence=view.confidence, uncertainty=view.uncertainty)
+        return replace(seen, outcome=opinion, talk=None)
 
     async def try_teacher(self, question: Question) -> None:
         """Ask a question of our own, if the budget allows one, to see whether the teacher answers; nobody learns it."""
@@ -149,12 +193,42 @@ class LaneService:
         with self.slots.pinned() as slot:
             if slot is None:
                 return Seen(version=None, policy=None, outcome=None)
+            student = slot.student
+            if isinstance(student, Selects) and not student.supports(question.redacted):
+                return Seen(version=slot.version, policy=student.policy, outcome=None, unsupported=True)
+            if (moment := self._moment(slot, question)) is not None:
+                return await self._foretold(slot, question, moment)
             outcome: StudentReply | None = None
             if not question.forced or question.ticket is not None:  # else its line is long, and no opinion is needed
                 outcome = await self._look(slot, question)
             if isinstance(outcome, Opinion) and (outcome := self._heed(outcome, question.value)) is not None:
                 self.routing.see(outcome, slot.version)
             return Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
+
+    def _moment(self, slot: Slot, question: Question) -> Moment | None:
+        """When it is decided who answers, where that is before the answer is whole."""
+        student, moment = slot.student, question.moment
+        if moment == "end" or question.forced or question.unsupported:
+            return None
+        return moment if isinstance(student, Foretells) and moment in student.moments else None
+
+    async def _foretold(self, slot: Slot, question: Question, moment: Moment) -> Seen:
+        """How sure the student is, before its answer is whole; the slot stays pinned for as long as it may be asked."""
+        forward, policy = self._forward(slot), slot.student.policy
+        then = None if policy is None else policy.at(moment)
+        if not isinstance(forward, Talks):
+            message = f"{type(forward).__name__} cannot begin an answer"
+            raise TypeError(message)
+        try:
+            begun = await forward.begin(slot, question.redacted, moment, question.ticket, tokens=question.tokens)
+        except StudentFailedError:
+            return Seen(version=slot.version, policy=then, outcome=None)
+        if isinstance(begun, TooLong):
+            return Seen(version=slot.version, policy=then, outcome=begun)
+        slot.pins += 1
+        begun.talk.whole.add_done_callback(lambda _: slot.unpin())
+        self.routing.see(begun.view, slot.version)
+        return Seen(version=slot.version, policy=then, outcome=begun.view, talk=begun.talk)
 
     async def _look(self, slot: Slot, question: Question) -> StudentReply | None:
         """What the student makes of a question; None where it fails, or the teacher is forced and it is busy.
@@ -205,7 +279,7 @@ class LaneService:
         required: Required | None = None
         if question.forced:
             required = "forced"
-        elif question.unsupported:
+        elif question.unsupported or seen.unsupported:
             required = "unsupported"
         elif isinstance(seen.outcome, TooLong):
             required = "too_long"
@@ -238,16 +312,22 @@ class LaneService:
                 )
                 return self.face.of_teacher(answer, question.value, self.settings, said)
             case Invalid(usage=usage):
-                return self._without_teacher(question, seen, decision, "invalid_answer", usage)
+                return await self._without_teacher(question, seen, decision, "invalid_answer", usage)
             case Unavailable():
-                return self._without_teacher(question, seen, decision, "teacher_down", Usage())
+                return await self._without_teacher(question, seen, decision, "teacher_down", Usage())
             case _:
                 assert_never(reply)
 
-    def _without_teacher(
+    async def _without_teacher(
         self, question: Question, seen: Seen, decision: Decision, why: TeacherFault, usage: Usage
     ) -> Answer | Refusal:
         """The student's answer, or none: who forces the teacher wants no other."""
+        if seen.talk is not None:  # it is answered anew, and as a whole
+            seen.talk.drop()
+            try:
+                seen = await self._ask_student(replace(question, moment="end"))
+            except StudentBusyError:
+                seen = replace(seen, outcome=None, talk=None)
         if (opinion := seen.opinion) is not None and not question.forced:
             said = of_student(seen, decision, degraded=why, usage=usage)
             return self.face.of_student(opinion, said, question.noted)

@@ -13,6 +13,10 @@ import msgspec
 from store.event import Reason
 
 PolicyName = Literal["promise", "budget"]
+Moment = Literal["prompt", "first_tokens"]
+"""When a student that answers in many steps can say how sure it is, before its answer is whole."""
+Decide = Literal["end", Moment]
+"""When a lane decides who answers: once the answer is whole, or at an earlier moment."""
 Metric = Literal["accuracy", "balanced_accuracy"]
 
 METRICS: Final[Mapping[PolicyName, tuple[Metric, ...]]] = {  # a promise counts each question alike
@@ -25,7 +29,16 @@ OUTRIGHT_ROWS_RATIO: Final = 0.05  # and of the questions, as far as the budget 
 PACE_EXPONENT: Final = 0.65  # below 1 spends sooner: a label is worth more the earlier it comes
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class EarlyPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """As a `Policy`, for how sure the student was at an earlier moment; certified by itself."""
+
+    threshold: float | None
+    coverage_ratio: float
+    rows: int
+    lower: float
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Calibrated for one version on its own held-out rows; it ships inside the version and fits no other."""
 
     temperature: float  # divides log-probabilities before the softmax (Guo et al. 2017)
@@ -36,6 +49,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     coverage_ratio: float  # share of calibrated traffic that the threshold lets the student answer
     rows: int  # calibration rows at or above the threshold
     lower: float  # lower confidence bound of answered agreement at the threshold
+    early: dict[Moment, EarlyPolicy] = {}
+
+    def at(self, moment: Decide) -> "Policy":
+        """What holds where the lane decides at this moment; what was not calibrated lets the student answer nothing."""
+        if moment == "end":
+            return self
+        found = self.early.get(moment, EarlyPolicy(threshold=None, coverage_ratio=0.0, rows=0, lower=0.0))
+        return msgspec.structs.replace(self, **msgspec.structs.asdict(found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

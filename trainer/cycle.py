@@ -28,7 +28,7 @@ from store.event import Task
 from store.faults.points import reach
 from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, VERDICTS_NAME, Manifest, Topic, Verdict
-from store.registry.moves import promoted
+from store.registry.moves import Move, promoted
 from store.registry.sealed import OpenVersion
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.students.records import StudentRecord
@@ -74,12 +74,10 @@ def run_cycle(
     """
     registry = Registry(work.registry_root, TrustedKeys.load(work.trusted_keys))
     versions = registry.versions(work.training.lane)
-    folder = draft_folder(work.cache, work.training.lane)
-    clear_away(folder)  # left over from a cycle that was killed, perhaps because the disk is full
-    rows = drawn(items, drawing_of(work.training, work.settings, work.now_s)).digests
-    base = _base(work.training.task, work.settings)
+    clear_away(draft_folder(work.cache, work.training.lane))  # of a cycle that was killed, as by a disk that is full
+    base = base_of(work.training.task, work.settings)
     champion = versions.open(work.champion) if work.champion is not None else None
-    lineage = _lineage(work, registry, versions, champion)
+    lineage = lineage_of(work, registry.moves(work.training.lane).read(), versions, champion)
     frozen = freeze_rows(
         items,
         lineage,
@@ -94,7 +92,26 @@ def run_cycle(
         frozen.verdicts.read(champion.read(VERDICTS_NAME))
     reach("cycle.frozen")
     if work.kind == "candidate":
-        return _judge_candidate(work, versions, frozen, lineage, champion, tell)
+        result = _judge_candidate(work, versions, frozen, lineage, champion, tell)
+    else:
+        result = _learn(work, items, versions, base, frozen, lineage, champion, tell)
+    verdicts = frozen.verdicts
+    return result if verdicts is None else replace(result, asked=verdicts.calls, asked_usd=verdicts.spent_usd)
+
+
+def _learn(
+    work: CycleWork,
+    items: Sequence[Item],
+    versions: Versions,
+    base: BaseEncoder,
+    frozen: Frozen,
+    lineage: Lineage,
+    champion: OpenVersion | None,
+    tell: Tell,
+) -> CycleResult:
+    """A challenger of our own: fitted, judged, and published where it is worth it."""
+    rows = drawn(items, drawing_of(work.training, work.settings, work.now_s)).digests
+    folder = draft_folder(work.cache, work.training.lane)
     recipe = recipe_of(work.training, work.settings, base.sha256, work.code_version)
     if champion is not None and (why := nothing_new(work.kind, frozen.snapshot, recipe, champion)) is not None:
         return CycleResult(version=None, verdict=_refused(why, work), anchor=False, drawn=rows, nothing_new=True)
@@ -147,13 +164,13 @@ def _manifest(work: CycleWork, made: Attempt, folder: Path, recipe: str) -> Mani
     )
 
 
-def _lineage(work: CycleWork, registry: Registry, versions: Versions, champion: OpenVersion | None) -> Lineage:
-    """What the registry knows of the versions before."""
-    manifests = [versions.manifest(version) for version in promoted(registry.moves(work.training.lane).read())]
+def lineage_of(work: CycleWork, moves: Sequence[Move], versions: Versions, champion: OpenVersion | None) -> Lineage:
+    """What the registry knows of the versions before; `moves` are the lane's until then."""
+    manifests = [versions.manifest(version) for version in promoted(moves)]
     other = work.anchor if work.anchor != work.champion else None
     return Lineage(
-        champion=_rival(champion, work) if champion is not None else None,
-        anchor=_rival(versions.open(other), work) if other is not None else None,
+        champion=rival_of(champion, work) if champion is not None else None,
+        anchor=rival_of(versions.open(other), work) if other is not None else None,
         history=[
             Judged(labels=manifest.snapshot.rows, verdict=manifest.verdict)
             for manifest in manifests
@@ -178,7 +195,7 @@ def _recipe(work: CycleWork) -> Recipe:
     return found
 
 
-def _rival(opened: OpenVersion, work: CycleWork) -> Rival:
+def rival_of(opened: OpenVersion, work: CycleWork) -> Rival:
     """A version, loaded, with what it was trained on."""
     trained: frozenset[str] = frozenset()
     if SNAPSHOT_NAME in opened.manifest.files:
@@ -190,7 +207,7 @@ def _rival(opened: OpenVersion, work: CycleWork) -> Rival:
 _bases: dict[tuple[Task, str, str, str, int], BaseEncoder] = {}
 
 
-def _base(task: Task, settings: CycleSettings) -> BaseEncoder:
+def base_of(task: Task, settings: CycleSettings) -> BaseEncoder:
     """Loaded once in this process."""
     name = (task, settings.encoder, settings.device, settings.precision, settings.max_tokens)
     if name not in _bases:
@@ -214,7 +231,7 @@ def _judge_candidate(
     tell("judging", None)
     try:
         opened = versions.open(work.candidate)
-        candidate = _rival(opened, work)
+        candidate = rival_of(opened, work)
         if lineage.champion is not None:  # no gateway would take it into service
             candidate.student.check_follows(lineage.champion.student, removal_declared=False)
     except (CorruptVersionError, BadSignatureError, UnknownVersionError, SwapRefusedError) as error:

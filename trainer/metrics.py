@@ -34,8 +34,8 @@ CYCLE_LEFT = Gauge(
 )
 MONEY = Gauge(
     "understudy_money_usd",
-    "Dollars from the lane's books: teacher_only (estimated), calls, audits, training, saved; for today and this month"
-    " (UTC) and since the start. NaN without a price. Worry when `saved` falls below zero.",
+    "Dollars from the lane's books: teacher_only (estimated), calls, audits, judged, training, saved; for today and"
+    " this month (UTC) and since the start. NaN without a price. Worry when `saved` falls below zero.",
     (*_LANE, "what", "period"),
 )
 LAST_CYCLE = Gauge(

@@ -16,8 +16,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import msgspec
+
 from store.answers.rules import NO_RULES, Drawing, Rules
 from store.buffer.item import FirstOpinion, Item
+from store.errors import UnderstudyError
 from store.event import TaskInput
 from store.near.link import Links
 from store.registry.manifest import SnapshotRecord, canonical_json
@@ -211,6 +214,69 @@ def freeze(
             positions,
             content,
         ),
+    )
+
+
+class ThawError(UnderstudyError):
+    """A snapshot's held-out rows are not what they were: nothing can be computed from them again. Never retry."""
+
+
+def thaw(
+    content: bytes,
+    items: Iterable[Item],
+    task: Freezing,
+    *,
+    record: SnapshotRecord,
+    drawing: Drawing,
+    split: SplitSettings,
+) -> Snapshot:
+    """The rows that a version was made from, as its `snapshot.json` has them; texts and answers are those of the items.
+
+    Held-out rows must all be there, and answered as they were then; rows that were learned from need not.
+
+    Args:
+        content: snapshot.json.
+        items: the lane's kept items.
+        task: how they become rows.
+        record: what the version's manifest says of the snapshot.
+        drawing: how answers are read.
+        split: who is held out; what the snapshot says goes before.
+
+    Raises:
+        ThawError: a held-out row is gone, or was answered otherwise since.
+    """
+    if hashlib.sha256(content).hexdigest() != record.sha256:
+        message = "snapshot.json is another one than the version's manifest names"
+        raise ThawError(message)
+    said = msgspec.json.decode(content)
+    kept = {item.item_id: item for item in items}
+    rows, gone, changed = [], 0, 0
+    for one in said["rows"]:
+        item = kept.get(one["id"])
+        answers = {} if item is None else drawing.answers(item)
+        held = one["split"] != "train"
+        if item is None or not answers:
+            gone += held
+            continue
+        row = _row(item, answers, split, task)
+        if row.label != one["label"]:
+            changed += held
+            continue
+        names = ("split", "soft", "weight", "mass", "requests", "count", "cluster")
+        rows.append(replace(row, **{name: one[name] for name in names}))
+    if gone or changed:
+        held_out = sum(one["split"] != "train" for one in said["rows"])
+        message = (
+            f"of {held_out} held-out rows {gone} are gone from the buffer, and {changed} were answered otherwise since"
+        )
+        raise ThawError(message)
+    return Snapshot(
+        rows=tuple(rows),
+        labels=tuple(said["labels"]),
+        clusters={one["id"]: one["cluster"] for one in said["rows"]},
+        left_out=msgspec.convert(said["left_out"], LeftOut),
+        content=content,
+        record=record,
     )
 
 

@@ -148,6 +148,8 @@ class CycleResult:
     label_items: Mapping[str, int] = field(default_factory=dict)  # training items of each label that it knows
     drawn: bytes | None = None  # the rows that it drew, as `trainer.news` writes them down
     nothing_new: bool = False  # there was nothing to learn from that the champion had not learned
+    asked: int = 0  # calls of the referee, each for one order of two answers
+    asked_usd: float = 0.0  # what they cost, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,11 +30,12 @@ def money_fields(found: LaneMoney | None) -> dict[str, object]:
 
 def _line(money: Money) -> str:
     spent = f"{usd(money.spent_usd)} spent"
-    if money.audits_usd or money.training_usd:
-        training = (
-            f", {usd(money.training_usd)} for {money.training_hours:.1f} h of training" if money.training_usd else ""
-        )
-        spent += f" ({usd(money.audits_usd)} audits{training})"
+    if money.audits_usd or money.judged or money.training_usd:
+        parts = [f"{usd(money.audits_usd)} audits"]
+        parts += [f"{usd(money.judged_usd)} for {money.judged:,} calls of the referee"] if money.judged else []
+        hours = f"{usd(money.training_usd)} for {money.training_hours:.1f} h of training"
+        parts += [hours] if money.training_usd else []
+        spent += f" ({', '.join(parts)})"
     if money.saved_usd is None or money.teacher_only_usd is None:
         return spent
     alone = usd(money.teacher_only_usd)

@@ -29,6 +29,7 @@ from store.errors import LogError, RegistryError, StoreError, StoreUnavailableEr
 from store.event import Lane
 from store.money.books import Books
 from store.money.reckon import LaneMoney, reckon, total
+from store.policy import Decide, Policy
 from store.registry.lineage import Audited
 from store.registry.moves import Standing, fold
 
@@ -179,7 +180,24 @@ def _lane(
         last_cycle=next(reversed(seen.cycles if seen else logged_cycles(site, lane)), None),
         trainer=seen.trainer if seen else None,
         money=seen.money if seen else None,
+        decides=section.student.decide,
+        coverage=_coverage(site, lane, known.champion),
     )
+
+
+def _coverage(site: Site, lane: Lane, champion: str | None) -> dict[Decide, float]:
+    """What deciding early costs: what the champion may answer at each moment that it was calibrated for."""
+    if champion is None:
+        return {}
+    try:
+        policy = site.registry.versions(lane).manifest(champion).policy
+    except (RegistryError, OSError):
+        return {}
+    return {} if policy is None else {"end": policy.coverage_ratio, **_early(policy)}
+
+
+def _early(policy: Policy) -> dict[Decide, float]:
+    return {moment: found.coverage_ratio for moment, found in policy.early.items()}
 
 
 def _standing(site: Site, lane: Lane, unavailable: list[str]) -> Standing | None:

@@ -6,7 +6,7 @@ from ops.status.answers import AnswersShown
 from store.control import CycleEnded
 from store.cycles.signs import TrainerSign
 from store.money.reckon import LaneMoney
-from store.policy import PolicyName
+from store.policy import Decide, PolicyName
 
 
 class MoveShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +75,8 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     answers: AnswersShown | None = None  # how the kept items are read today; None: it cannot be told
     trainer: TrainerSign | None = None  # what it says of itself, and of the cycle in hand; None: nobody was heard
     money: LaneMoney | None = None  # None: Redis does not answer
+    decides: Decide = "end"  # when it is decided who answers, as the settings have it
+    coverage: dict[Decide, float] = {}  # of the champion: share of traffic that it may answer, by when that is decided
 
 
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from random import SystemRandom
 from time import monotonic
 from uuid import uuid4
@@ -20,6 +21,9 @@ from store.buffer.connect import connect
 from store.errors import StoreUnavailableError
 from store.event import AgreementVerdict, wall_clock_s
 from store.log.lazy import logger
+from store.money.books import Books
+from store.money.deeds import verdict_of
+from store.money.tally import Tally, Write
 from trainer.judge.referee import Disputed
 
 _log = logger(__name__)
@@ -47,6 +51,7 @@ class CycleReferee:
         redis_url: str = "",
         client: Callable[[], openai.AsyncOpenAI] | None = None,
         ledger: Ledger | None = None,
+        write: Write | None = None,
     ) -> None:
         """Nobody is asked yet.
 
@@ -56,6 +61,7 @@ class CycleReferee:
             redis_url: where its budget is counted.
             client: makes the judge's client, one a batch; None: of the lane's settings.
             ledger: instead of the one in Redis.
+            write: likewise, of the lane's books.
         """
         self.version = f"{lane.teacher.model}@{asking.prompt_version}"
         self.distance_limit = lane.terms.chat.distance_limit
@@ -64,6 +70,10 @@ class CycleReferee:
         self._asking = asking
         self._client = client
         self._ledger = ledger
+        self.calls = 0
+        self.spent_usd = 0.0
+        self._tally = Tally(lambda: uuid4().hex)
+        self._write = write
         self.pairs_left = int(lane.terms.chat.judged_share * lane.budget.calls_per_day) // 2
 
     def judge(self, pairs: Sequence[Disputed], said: Callable[[int, AgreementVerdict], None]) -> None:
@@ -74,12 +84,32 @@ class CycleReferee:
             return
         try:
             if self._ledger is not None:
-                asyncio.run(self._judge(chosen, said, self._ledger))
+                self._ask(chosen, said, self._ledger, self._write)
                 return
             with connect(self._redis_url, answer_s=_ANSWER_S) as client:
-                asyncio.run(self._judge(chosen, said, lane_ledger(client, self._lane)))
+                self._ask(chosen, said, lane_ledger(client, self._lane), Books(client).write)
         except StoreUnavailableError:
             _log.warning("Redis does not answer, so nobody is judged", lane=str(self._lane.lane))
+
+    def _ask(
+        self,
+        pairs: Sequence[Disputed],
+        said: Callable[[int, AgreementVerdict], None],
+        ledger: Ledger,
+        write: Write | None,
+    ) -> None:
+        """Ask, and write down what it cost; what the books do not take is written with the next pairs."""
+        try:
+            asyncio.run(self._judge(pairs, said, ledger))
+        finally:
+            if write is not None:
+                with suppress(StoreUnavailableError):
+                    self._tally.flush(write, self._lane.lane)
+
+    def _paid(self, usd: float, bounded: bool) -> None:  # noqa: FBT001 - as `Judge` calls it
+        self.calls += 1
+        self.spent_usd += usd
+        self._tally.add(verdict_of(usd, bounded=bounded))
 
     async def _judge(
         self, pairs: Sequence[Disputed], said: Callable[[int, AgreementVerdict], None], ledger: Ledger
@@ -95,7 +125,7 @@ class CycleReferee:
             client=None if self._client is None else self._client(),
             chance=SystemRandom().random,
         )
-        judge = Judge(teacher, self._asking, budget, distance_limit=self.distance_limit)
+        judge = Judge(teacher, self._asking, budget, distance_limit=self.distance_limit, paid=self._paid)
         turns = asyncio.Semaphore(lane.teacher.concurrency)
 
         async def one(place: int, pair: Disputed) -> None:

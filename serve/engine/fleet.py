@@ -12,7 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from serve.engine.vllm import EngineBusyError, EngineError, PoisonedError, Prompt, Said, UnknownVersionError, VllmServer
+from serve.engine.vllm import (
+    EngineBusyError,
+    EngineError,
+    Heard,
+    PoisonedError,
+    Prompt,
+    Said,
+    UnknownVersionError,
+    VllmServer,
+)
 from store.errors import SwapRefusedError
 from store.log.lazy import logger
 
@@ -119,20 +128,27 @@ class Fleet:
                     except EngineError as error:
                         _log.warning("a version was not unloaded", server=replica.server.url, why=str(error))
 
-    async def answer(self, prompt: Prompt) -> Said:
-        """An answer of the least loaded server; where it fails, of the next one.
+    async def answer(self, prompt: Prompt, heard: Heard | None = None) -> Said:
+        """An answer of the least loaded server; where it fails, of the next one, unless it was `heard` to begin.
 
         Raises:
             EngineBusyError: all that are up are full.
             EngineError: none is up, or none could answer.
         """
         tried: set[int] = set()
+        begun: list[bool] = []
+
+        def hear(said: Said) -> None:
+            begun.append(True)
+            if heard is not None:
+                heard(said)
+
         failed: EngineError = EngineError("no server is up")
         while (replica := self._pick(prompt.version, tried)) is not None:
             tried.add(id(replica))
             replica.in_flight += 1
             try:
-                return await replica.server.answer(prompt)
+                return await replica.server.answer(prompt, None if heard is None else hear)
             except EngineBusyError as error:
                 failed = error
             except PoisonedError as error:
@@ -147,6 +163,8 @@ class Fleet:
                 failed = error
             finally:
                 replica.in_flight -= 1
+            if begun:
+                break
         raise failed
 
     def look(self) -> None:

@@ -17,9 +17,10 @@ import msgspec
 
 from serve.engine.fleet import Adapter, Fleet
 from serve.engine.vllm import Prompt, Said
+from serve.student.line import Hears
 from store.errors import CorruptVersionError, SwapRefusedError
 from store.event import TaskInput
-from store.policy import Policy
+from store.policy import Moment, Policy
 from store.registry.durable import make_folder, sync_folder
 from store.registry.students.records import ChatGolden, ChatRecord
 from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Trained
@@ -27,11 +28,11 @@ from store.student.chat.chatter import asked_of, chat_of
 from store.student.chat.decoder import outline
 from store.student.chat.generate import Asked, Generation
 from store.student.chat.trust import Trust
-from store.student.chat.version import BASE_FOLDER, Words, check_manifest, check_template
+from store.student.chat.version import BASE_FOLDER, Words, check_manifest, check_template, trained_for
 from store.student.classify import Opened
 from store.student.encoder import Precision
 from store.student.folder import CONFIG_NAME
-from store.student.loaded import ChatOpinion
+from store.student.loaded import ChatOpinion, SoFar
 from store.tasks.chat import ChatTerms
 
 GOLDEN_TOLERANCE: Final = 0.2  # of a log-probability: another engine, in whatever precision it serves
@@ -84,6 +85,36 @@ class RemoteTalker:
         said = answered(asked, await self.fleet.answer(self.prompt(asked)))
         return await asyncio.to_thread(lambda: self.trust.opinions([said], self.trust.vectors([value]))[0])
 
+    @property
+    def moments(self) -> Sequence[Moment]:
+        """See `store.student.loaded.Foretells`."""
+        return self.trust.moments
+
+    def expect(self, inputs: Sequence[TaskInput]) -> list[ChatOpinion]:
+        """See `store.student.loaded.Foretells`; no server is asked."""
+        asked = [one for value in inputs if (one := asked_of(self.words, chat_of(value), self.terms)) is not None]
+        return self.trust.expect(asked, self.trust.vectors(inputs))
+
+    async def speak(self, value: TaskInput, moment: Moment, hears: Hears) -> ChatOpinion | None:
+        """See `serve.engine.forward.Elsewhere`."""
+        asked = await asyncio.to_thread(asked_of, self.words, chat_of(value), self.terms)
+        if asked is None:
+            return None
+        vectors = await asyncio.to_thread(self.trust.vectors, [value])
+
+        def heard(said: Said) -> None:
+            view = None
+            if moment == "first_tokens" and not hears.viewed:
+                view = self.trust.opening(growing(asked, said), vectors[0])
+            hears.heard(SoFar(text=said.text, view=view))
+
+        said = answered(asked, await self.fleet.answer(self.prompt(asked), heard))
+        return await asyncio.to_thread(lambda: self.trust.opinions([said], vectors)[0])
+
+    def supports(self, value: TaskInput) -> bool:
+        """See `store.student.loaded.Selects`."""
+        return trained_for(self.record, chat_of(value))
+
     def too_long(self, value: TaskInput) -> bool:
         """See `Loaded`."""
         return asked_of(self.words, chat_of(value), self.terms) is None
@@ -114,6 +145,11 @@ def answered(asked: Asked, said: Said) -> Generation:
         text=said.text,
         finish_reason="stop" if said.whole else "length",
     )
+
+
+def growing(asked: Asked, said: Said) -> Generation:
+    """An answer that has not come to its end."""
+    return Generation(asked=asked, ids=said.ids, logprobs=said.logprobs, text=said.text)
 
 
 def load_remote(
@@ -149,7 +185,6 @@ def load_remote(
         trust=Trust.read(opened, record, device=device, precision=precision),
         record=record,
         terms=ChatTerms(
-            decide=record.decide,
             max_prompt_tokens=record.max_prompt_tokens,
             max_answer_tokens=record.max_answer_tokens,
         ),

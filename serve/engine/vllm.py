@@ -4,13 +4,15 @@ What its health does not tell shows in its answers: a server that once ran an ad
 and is well (seen with 0.32). So an empty answer, and one that is no number, is an error here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Final
 
 import httpx2
 import msgspec
+
+from serve.tasks.chat.stream import DONE, Events
 
 _BAD_REQUEST: Final = 400
 _NOT_FOUND: Final = 404
@@ -69,6 +71,10 @@ class Said:
     whole: bool  # it ended by itself
 
 
+Heard = Callable[[Said], None]
+"""Told of an answer as far as it has come, longer each time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """What is asked of a version."""
@@ -110,8 +116,8 @@ class VllmServer:
         self._timeout_s = timeout_s
         self._client: httpx2.AsyncClient | None = None
 
-    async def answer(self, prompt: Prompt) -> Said:
-        """The answer to a prompt.
+    async def answer(self, prompt: Prompt, heard: Heard | None = None) -> Said:
+        """The answer to a prompt; `heard` is told of it while it comes. Who is cancelled ends the server's work.
 
         Raises:
             EngineError: there is none; the subclass says what to make of the server.
@@ -119,6 +125,8 @@ class VllmServer:
         if self._client is None:
             self._client = httpx2.AsyncClient(headers=self._headers, timeout=self._timeout_s, trust_env=False)
         try:
+            if heard is not None:
+                return await _streamed(self._client, f"{self.url}/completions", prompt, heard)
             response = await self._client.post(f"{self.url}/completions", json=prompt.body)
         except httpx2.HTTPError as error:
             raise EngineError(type(error).__name__) from error
@@ -187,6 +195,50 @@ class VllmServer:
             raise EngineError(type(error).__name__) from error
 
 
+async def _streamed(client: httpx2.AsyncClient, url: str, prompt: Prompt, heard: Heard) -> Said:
+    """An answer that comes piece by piece; errors as of `VllmServer.answer`, the same as of a whole one."""
+    text, ids, logprobs, ended = "", list[int](), list[float | None](), None
+    events = Events()
+    async with client.stream("POST", url, json=prompt.body | {"stream": True}) as response:
+        if response.status_code >= _BAD_REQUEST:
+            await response.aread()
+            return _said(response, prompt)
+        async for piece in response.aiter_bytes():
+            for data in events.feed(piece):
+                if data == DONE:
+                    continue
+                choice = _choice(data)
+                text += choice.text
+                ids += choice.token_ids or []
+                logprobs += choice.logprobs.token_logprobs if choice.logprobs is not None else []
+                ended = choice.finish_reason or ended
+                if ended is None and ids:
+                    heard(_whole(text, ids, logprobs, ended))
+    if ended is None:
+        message = "the answer broke off"
+        raise EngineError(message)
+    return _whole(text, ids, logprobs, ended)
+
+
+def _choice(content: bytes) -> _Choice:
+    try:
+        return msgspec.json.decode(content, type=_Completion).choices[0]
+    except (msgspec.MsgspecError, IndexError) as error:
+        if all(mark in content.decode(errors="replace") for mark in _NOT_A_NUMBER):  # an error amid a stream
+            message = "what it says is no number"
+            raise PoisonedError(message) from error
+        message = "not a completion"
+        raise EngineError(message) from error
+
+
+def _whole(text: str, ids: Sequence[int], logprobs: Sequence[float | None], ended: str | None) -> Said:
+    worth = [one for one in logprobs if one is not None and isfinite(one)]
+    if not ids or len(worth) != len(ids):
+        message = f"an answer of {len(ids)} tokens with {len(worth)} numbers"
+        raise PoisonedError(message)
+    return Said(text=text, ids=list(ids), logprobs=worth, whole=ended == "stop")
+
+
 def _said(response: httpx2.Response, prompt: Prompt) -> Said:
     status, text = response.status_code, response.text
     if status == _NOT_FOUND:
@@ -201,14 +253,6 @@ def _said(response: httpx2.Response, prompt: Prompt) -> Said:
             raise PoisonedError(message)
         message = f"status {status}: {text[:_SHOWN_CHARS]}"
         raise EngineError(message)
-    try:
-        choice = msgspec.json.decode(response.content, type=_Completion).choices[0]
-    except (msgspec.MsgspecError, IndexError) as error:
-        message = "not a completion"
-        raise EngineError(message) from error
-    ids, logprobs = choice.token_ids or [], choice.logprobs.token_logprobs if choice.logprobs is not None else []
-    worth = [one for one in logprobs if one is not None and isfinite(one)]
-    if not ids or len(worth) != len(ids):
-        message = f"an answer of {len(ids)} tokens with {len(worth)} numbers"
-        raise PoisonedError(message)
-    return Said(text=choice.text, ids=ids, logprobs=worth, whole=choice.finish_reason == "stop")
+    choice = _choice(response.content)
+    logprobs = choice.logprobs.token_logprobs if choice.logprobs is not None else []
+    return _whole(choice.text, choice.token_ids or [], logprobs, choice.finish_reason)

@@ -157,7 +157,7 @@ def _referee(parts: LaneParts, budget: Budget, counts: Counts, metrics: ServeMet
     names = (lane.lane.tenant, lane.lane.use_case)
 
     def paid(usd: float, bounded: bool) -> None:  # noqa: FBT001 - as `Referee` calls it
-        counts.paid(usd, audit=True, bounded=bounded)
+        counts.judged(usd, bounded=bounded)
         metrics.teacher_usd.labels(*names).inc(usd)
 
     return Referee(

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from serve.escalation import Answer, Given
+from serve.escalation import Answer, Given, Voice
 from serve.front.errors import ApiError
 from serve.tasks.chat.stream import DONE, Events, event
 from serve.tasks.face import Asked
@@ -26,6 +26,7 @@ class Relay:
         self._events = Events()
         self._data: asyncio.Queue[bytes] = asyncio.Queue()
         self.begun = asyncio.Event()
+        self.voice: Voice | None = None  # of the student, where it may be heard while its answer grows
 
     def hear(self, piece: bytes) -> None:
         """Some more of the teacher's body."""
@@ -33,6 +34,16 @@ class Relay:
             if data != DONE and (self._with_usage or not _counts_only(data)):
                 self._data.put_nowait(data)
                 self.begun.set()
+
+    def put(self, data: bytes) -> None:
+        """An event of the student's."""
+        self._data.put_nowait(data)
+        self.begun.set()
+
+    @property
+    def told(self) -> int:
+        """Characters that the student has said."""
+        return 0 if self.voice is None else self.voice.told
 
     async def next(self) -> bytes:
         """The next event's data, once it is there."""
@@ -47,14 +58,28 @@ async def streamed(
     work: asyncio.Future[Given],
     relay: Relay,
     asked: Asked,
-    chunks: Callable[[Asked, Given], Iterator[bytes]],
+    chunks: Callable[[Asked, Given, int], Iterator[bytes]],
 ) -> AsyncIterator[bytes]:
     """The events of one answer: the teacher's as they come, or else those that a whole answer makes.
 
     The closing event comes after the answer is complete, its escalation accepted. A teacher that breaks off midway
-    leaves an error as the last event, and none that closes: the client's library raises. A client that leaves ends
-    this and not the work, which was paid for.
+    leaves an error as the last event, and none that closes: the client's library raises; so does a student's. A client
+    that leaves ends this, and what the student does for it; what a teacher was paid for goes on.
     """
+    try:
+        async for one in _events(work, relay, asked, chunks):
+            yield one
+    finally:
+        if relay.told:
+            work.cancel()  # changes nothing once it is done
+
+
+async def _events(
+    work: asyncio.Future[Given],
+    relay: Relay,
+    asked: Asked,
+    chunks: Callable[[Asked, Given, int], Iterator[bytes]],
+) -> AsyncIterator[bytes]:
     while not work.done():
         coming = asyncio.ensure_future(relay.next())
         try:
@@ -67,11 +92,11 @@ async def streamed(
             yield event(coming.result())
     for data in relay.left():
         yield event(data)
-    if (failed := _broken(work, begun=relay.begun.is_set())) is not None:
+    if (failed := _broken(work, begun=relay.begun.is_set() and not relay.told)) is not None:
         yield event(msgspec.json.encode(failed.envelope))
         return
-    if not relay.begun.is_set():
-        for data in chunks(asked, work.result()):
+    if relay.told or not relay.begun.is_set():
+        for data in chunks(asked, work.result(), relay.told):
             yield event(data)
     yield event(DONE)
 

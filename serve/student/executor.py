@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from serve.student.line import Job, Line, StudentReply, Ticket, TooLong
+from serve.student.line import Hears, Job, Line, StudentReply, Ticket, TooLong
 from serve.student.pace import ReadingPace
 from serve.student.slot import Slot
 from store.event import TaskInput
@@ -128,22 +128,43 @@ class Executor:
             StudentFailedError: the student failed on it, or hangs.
             StudentBusyError: it has waited for too long.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[StudentReply] = loop.create_future()
+        future: asyncio.Future[StudentReply] = asyncio.get_running_loop().create_future()
         place = ticket or Ticket(tokens=tokens)
-        with self._wake:  # while the student hangs, the next look of the watch tells
-            own_s = max(place.tokens, tokens) * self.pace.token_s
-            expires_s = self._clock_s + max(self._timeout_s, self._line_wait_s) + _PATIENCE * own_s
-            job = Job(
-                slot=slot, value=value, tokens=tokens, ticket=place, expires_s=expires_s, loop=loop, future=future
-            )
-            self._line.put(job)
-            if len(self._line) == 1 or self._goes():
-                self._wake.notify()
+        self._put(slot, value, place, tokens, future)
         try:
             return await future
         finally:
             place.tokens -= tokens
+
+    def _put(
+        self,
+        slot: Slot,
+        value: TaskInput,
+        place: Ticket,
+        tokens: int,
+        future: asyncio.Future[StudentReply],
+        *,
+        hears: Hears | None = None,
+        expects: bool = False,
+    ) -> None:
+        """Put a question into the line; what its student makes of it goes into `future`."""
+        with self._wake:  # while the student hangs, the next look of the watch tells
+            own_s = max(place.tokens, tokens) * self.pace.token_s
+            expires_s = self._clock_s + max(self._timeout_s, self._line_wait_s) + _PATIENCE * own_s
+            job = Job(
+                slot=slot,
+                value=value,
+                tokens=tokens,
+                ticket=place,
+                expires_s=expires_s,
+                loop=future.get_loop(),
+                future=future,
+                hears=hears,
+                expects=expects,
+            )
+            self._line.put(job)
+            if len(self._line) == 1 or self._goes():
+                self._wake.notify()
 
     def _run(self) -> None:
         while self._turn():

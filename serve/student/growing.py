@@ -5,15 +5,20 @@ failure is found by asking each question by itself. An answer that nobody waits 
 step, and nothing more is computed for it.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from serve.student.executor import Executor, StudentFailedError, deliver
-from serve.student.line import Job, Load, StudentReply, TooLong
+from serve.student.line import Hears, Job, Load, StudentReply, Ticket, TooLong
 from serve.student.slot import Slot
-from store.student.loaded import Growing, Grows, Opinion
+from serve.student.talk import Begun, Talk
+from store.event import TaskInput
+from store.policy import Moment
+from store.student.loaded import Foretells, Growing, Grows, Opinion, SoFar
 
 _READ_TOKENS: Final = 4_096  # of new questions in one step, so that those that grow already go on
 
@@ -55,6 +60,32 @@ class GrowingExecutor(Executor):
         self._batches: list[_Batch] = []
         self._spent_s = 0.0  # since the last answer was done
 
+    async def begin(
+        self, slot: Slot, value: TaskInput, moment: Moment, ticket: Ticket | None = None, *, tokens: int = 1
+    ) -> Begun | TooLong:
+        """See `serve.student.talk.Talks`."""
+        place = ticket or Ticket(tokens=tokens)
+
+        def grow(talk: Talk) -> None:
+            if moment == "prompt":
+                place.coming += tokens  # it comes again
+            self._put(slot, value, place, tokens, talk.whole, hears=talk)
+
+        talk = Talk(moment, grow)
+        try:
+            if moment == "prompt":
+                seen: asyncio.Future[StudentReply] = asyncio.get_running_loop().create_future()
+                self._put(slot, value, place, tokens, seen, expects=True)
+                view = await seen
+            else:
+                view = await talk.first()
+        except BaseException:
+            talk.drop()
+            raise
+        finally:
+            place.tokens -= tokens
+        return view if isinstance(view, TooLong) else Begun(talk=talk, view=view)
+
     def _turn(self) -> bool:
         """Take in what there is room for, and go one step; False when told to stop and nothing grows."""
         with self._wake:
@@ -90,8 +121,10 @@ class GrowingExecutor(Executor):
                 deliver(cut, [TooLong() for _ in cut])
                 done += cut
                 jobs = [job for job, over in zip(jobs, long, strict=True) if not over]
-                batch = self._of(slot)
                 slot.ready()
+                done += _foretold(slot, [job for job in jobs if job.expects])
+                jobs = [job for job in jobs if not job.expects]
+                batch = self._of(slot)
                 batch.jobs |= zip(batch.growing.add([job.value for job in jobs]), jobs, strict=True)
             except Exception as error:  # noqa: BLE001 - whatever a student raises, the thread serves on
                 done += self._alone(slot, jobs, error)
@@ -111,6 +144,9 @@ class GrowingExecutor(Executor):
                 done += self._alone(batch.slot, [], error)
                 continue
             found: list[tuple[Job, Opinion]] = [(batch.jobs.pop(name), opinion) for name, opinion in said]
+            for name, job in batch.jobs.items():
+                if job.hears is not None:
+                    _tell(job, job.hears, batch.growing.so_far(name, viewed=job.hears.viewed))
             deliver([job for job, _ in found], [opinion for _, opinion in found])
             done += (job for job, _ in found)
             if not batch.jobs:
@@ -141,6 +177,24 @@ class GrowingExecutor(Executor):
             self._log_failure(slot, 1)
             outcomes = [StudentFailedError(f"{type(error).__name__} in the answer of {slot.version}")]
         else:
-            outcomes = self._outcomes(jobs, give_up_s=time.monotonic() + self._timeout_s)
+            rest = [job for job in jobs if not job.expects]
+            outcomes = self._outcomes(rest, give_up_s=time.monotonic() + self._timeout_s) if rest else []
+            asking = [job for job in jobs if job.expects]
+            outcomes += (StudentFailedError(f"{type(error).__name__} in a look of {slot.version}") for _ in asking)
+            jobs = [*rest, *asking]
         deliver(jobs, outcomes)
         return jobs
+
+
+def _foretold(slot: Slot, jobs: Sequence[Job]) -> list[Job]:
+    """Say how sure the student is of questions, before it answers any."""
+    student = slot.student
+    if jobs and isinstance(student, Foretells):
+        deliver(jobs, list(student.expect([job.value for job in jobs])))
+    return list(jobs)
+
+
+def _tell(job: Job, hears: Hears, so_far: SoFar) -> None:
+    """How far an answer has come, to whoever listens on its loop."""
+    with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        job.loop.call_soon_threadsafe(hears.heard, so_far)

@@ -8,10 +8,11 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Protocol
 
 from serve.student.slot import Slot
 from store.event import TaskInput
-from store.student.loaded import Opinion
+from store.student.loaded import Opinion, SoFar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,17 @@ class Ticket:
         self.coming = self.tokens
 
 
+class Hears(Protocol):
+    """Is told of an answer while it grows, on its loop."""
+
+    @property
+    def viewed(self) -> bool:
+        """Whether its first tokens were looked at."""
+
+    def heard(self, so_far: SoFar) -> None:
+        """The answer has grown."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
     """One question, and who waits for what the student makes of it."""
@@ -45,6 +57,8 @@ class Job:
     expires_s: float  # when nobody waits any longer, on the executor's clock
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[StudentReply]
+    hears: "Hears | None" = None  # who is told of the answer while it grows
+    expects: bool = False  # it asks how sure the student is, by the question alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from serve.escalation import Answer, Common, Given, Refusal
 from serve.front.errors import INVALID
 from serve.settings import LaneSettings
 from serve.tasks.balance import Balance
-from serve.tasks.face import Asked, Heed, Kept, RequestLimits, decode_body, invalid, told_of
+from serve.tasks.face import AT_THE_END, Asked, Heed, Kept, RequestLimits, Timing, decode_body, invalid, told_of
 from store.event import ClassifyEscalation, LabelAnswer, TaskInput, TeacherAnswer, TextInput
 from store.student.loaded import LabelOpinion, Opinion
 
@@ -101,6 +101,10 @@ class Classify:
             return on_list(balance.weigh(label), allowed)
 
         return heeded
+
+    def timing(self, asked: Asked, settings: LaneSettings) -> Timing:  # noqa: ARG002 - as the protocol has it
+        """See `Face`: a student says all at once."""
+        return AT_THE_END
 
     def of_student(self, opinion: Opinion, common: Common, noted: Mapping[str, str]) -> Answer:  # noqa: ARG002 - it holds no text
         """See `Face`."""

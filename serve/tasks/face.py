@@ -10,10 +10,11 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from serve.escalation import Answer, Common, Given
+from serve.escalation import Answer, Common, Given, Question, Voice
 from serve.front.errors import INVALID, ApiError
 from serve.settings import LaneSettings
 from store.event import EscalationBase, TaskInput, TeacherAnswer, without_values
+from store.policy import Decide
 from store.student.loaded import Opinion
 
 _MISSING_FIELD: Final = re.compile(r"missing required field `([^`]+)`")
@@ -38,8 +39,10 @@ class Streaming:
     """The answer is to come as a stream of events."""
 
     with_usage: bool  # ending with how many tokens there were
-    chunks: Callable[["Asked", Given], Iterator[bytes]]
-    """The data of the events that a whole answer makes, the closing one left out."""
+    chunks: Callable[["Asked", Given, int], Iterator[bytes]]
+    """The data of the events of a whole answer, so many characters of which were told; the closing one left out."""
+    voice: Callable[["Asked", Question, Callable[[bytes], None]], Voice]
+    """What tells a student's answer while it grows, as the data of events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,17 @@ class Matter(Protocol):
         """Questions that the student may read one by one, so that this one costs it little; none where none help."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When a request is decided, and answered."""
+
+    moment: Decide = "end"
+    live: bool = False  # a student that is trusted before its answer is whole is heard while it grows
+
+
+AT_THE_END: Final = Timing()
+
+
 class Face(Matter, Protocol):
     """A task as its clients see it."""
 
@@ -117,6 +131,9 @@ class Face(Matter, Protocol):
 
     def heed(self, settings: LaneSettings) -> Heed:
         """What a lane makes of a student's opinions, each heard once with its question: None where it is no answer."""
+
+    def timing(self, asked: Asked, settings: LaneSettings) -> Timing:
+        """When a lane decides who answers a request."""
 
     def of_student(self, opinion: Opinion, common: Common, noted: Mapping[str, str]) -> Answer:
         """The student's answer; `noted`: what each token of personal data in the question stands for."""

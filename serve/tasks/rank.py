@@ -14,7 +14,7 @@ import numpy as np
 from serve.escalation import Answer, Common, Given
 from serve.front.errors import INVALID
 from serve.settings import LaneSettings
-from serve.tasks.face import Asked, Heed, Kept, RequestLimits, decode_body, invalid, told_of
+from serve.tasks.face import AT_THE_END, Asked, Heed, Kept, RequestLimits, Timing, decode_body, invalid, told_of
 from store.event import RankAnswer, RankEscalation, RankInput, TaskInput, TeacherAnswer
 from store.student.loaded import Opinion, RankOpinion
 from store.tasks.measures import best_first
@@ -133,6 +133,10 @@ class Rank:
     def heed(self, settings: LaneSettings) -> Heed:  # noqa: ARG002 - any ranking is one
         """See `Face`."""
         return lambda opinion, _: opinion
+
+    def timing(self, asked: Asked, settings: LaneSettings) -> Timing:  # noqa: ARG002 - as the protocol has it
+        """See `Face`: a student says all at once."""
+        return AT_THE_END
 
     def of_student(self, opinion: Opinion, common: Common, noted: Mapping[str, str]) -> Answer:  # noqa: ARG002 - it holds no text
         """See `Face`."""

@@ -15,6 +15,9 @@ class Deeds(msgspec.Struct, frozen=True, kw_only=True):
     calls_nano_usd: int = 0
     audits: int = 0  # calls in the background, after the student's answer
     audits_nano_usd: int = 0
+    judged: int = 0  # calls of a referee, in a gateway and in cycles: whether two answers say the same
+    judged_nano_usd: int = 0
+    judged_bounded_nano_usd: int = 0  # of these, what is an upper bound
     bounded: int = 0  # of both kinds of calls, those whose cost is an upper bound: the endpoint did not say
     bounded_nano_usd: int = 0
     chars: int = 0  # of the questions that student or teacher answered
@@ -36,6 +39,12 @@ def call_of(usd: float, *, audit: bool = False, bounded: bool) -> Deeds:
     cost = nano(usd)
     kind = Deeds(audits=1, audits_nano_usd=cost) if audit else Deeds(calls=1, calls_nano_usd=cost)
     return kind + Deeds(bounded=1, bounded_nano_usd=cost) if bounded else kind
+
+
+def verdict_of(usd: float, *, bounded: bool) -> Deeds:
+    """One call of a referee that was or may have been billed; as of `call_of`. It answers no question."""
+    cost = nano(usd)
+    return Deeds(judged=1, judged_nano_usd=cost, judged_bounded_nano_usd=cost if bounded else 0)
 
 
 def nano(usd: float) -> int:

@@ -47,10 +47,12 @@ class Money(msgspec.Struct, frozen=True, kw_only=True):
     refused: int = 0
     calls: int = 0
     audits: int = 0
+    judged: int = 0
     training_hours: float = 0.0
     teacher_only_usd: float | None = None  # estimated: every answered question at `usd_per_call`
     calls_usd: float = 0.0
     audits_usd: float = 0.0
+    judged_usd: float = 0.0
     training_usd: float = 0.0
     spent_usd: float = 0.0
     saved_usd: float | None = None  # what the teacher alone would have cost, less what was spent; may be below zero
@@ -93,7 +95,8 @@ def _money(deeds: Deeds, ever: Deeds, prices: Prices, since_s: float | None) -> 
     calls_usd, audits_usd = deeds.calls_nano_usd * _NANO, deeds.audits_nano_usd * _NANO
     hours = deeds.training_ms / _MS_PER_HOUR
     training_usd = hours * prices.usd_per_training_hour
-    spent_usd = calls_usd + audits_usd + training_usd
+    judged_usd = deeds.judged_nano_usd * _NANO
+    spent_usd = calls_usd + audits_usd + judged_usd + training_usd
     alone = None if price is None else answered * price
     return Money(
         since_s=since_s,
@@ -104,14 +107,16 @@ def _money(deeds: Deeds, ever: Deeds, prices: Prices, since_s: float | None) -> 
         refused=deeds.refused,
         calls=deeds.calls,
         audits=deeds.audits,
+        judged=deeds.judged,
         training_hours=hours,
         teacher_only_usd=alone,
         calls_usd=calls_usd,
         audits_usd=audits_usd,
+        judged_usd=judged_usd,
         training_usd=training_usd,
         spent_usd=spent_usd,
         saved_usd=None if alone is None else alone - spent_usd,
-        bounded_usd=deeds.bounded_nano_usd * _NANO,
+        bounded_usd=(deeds.bounded_nano_usd + deeds.judged_bounded_nano_usd) * _NANO,
         usd_per_call=price,
         priced_by=priced_by,
     )
@@ -153,6 +158,6 @@ def _sum(parts: list[Money]) -> Money:
 
 
 _SUMMED: Final = (
-    *("student", "teacher", "cached", "unanswered", "refused", "calls", "audits", "training_hours"),
-    *("calls_usd", "audits_usd", "training_usd", "spent_usd", "bounded_usd"),
+    *("student", "teacher", "cached", "unanswered", "refused", "calls", "audits", "judged", "training_hours"),
+    *("calls_usd", "audits_usd", "judged_usd", "training_usd", "spent_usd", "bounded_usd"),
 )

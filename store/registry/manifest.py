@@ -4,7 +4,7 @@ A version is an immutable folder named by the hash of its manifest, which holds 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -149,9 +149,15 @@ def answers_key(manifest: Manifest, sha256: Mapping[str, str]) -> str:
         "files": {name: digest for name, digest in sha256.items() if name not in _BESIDE},
         "preprocessing": manifest.preprocessing,
         "student": manifest.student.answers_from,
-        "policy": None if policy is None else [policy.temperature, policy.threshold, policy.novelty_threshold],
+        "policy": None if policy is None else [*_trusts(policy)],
     }
     return hashlib.sha256(canonical_json(parts)).hexdigest()
+
+
+def _trusts(policy: Policy) -> Iterator[Any]:
+    """What of a policy decides which answers are trusted."""
+    yield from (policy.temperature, policy.threshold, policy.novelty_threshold)
+    yield from ([moment, found.threshold] for moment, found in sorted(policy.early.items()))
 
 
 def canonical_json(value: Any) -> bytes:

@@ -4,12 +4,20 @@ Looking gives confidence and novelty; a student that answers in the same pass (`
 them. Whoever decides reads `Opinion` alone; only a task's own file knows which of its kinds it is.
 """
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, Self, runtime_checkable
 
 from store.event import TaskInput
-from store.policy import Policy
+from store.policy import Moment, Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyView:
+    """How sure a student was before its answer was whole."""
+
+    confidence: float  # as an `Opinion`'s
+    signals: list[float]  # that it follows from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +29,16 @@ class Opinion:
     uncertainty: float  # what a budget is spent by, in [0, 1]: the surer, the less
     novelty: float  # distance to the nearest reference vector
     members: list[list[float]]  # each member's own output
+    early: Mapping[Moment, EarlyView] = field(default_factory=dict)
+
+    def at(self, moment: Moment) -> Self:
+        """The same answer, as sure as the student was then.
+
+        Raises:
+            KeyError: nobody knows how sure that was.
+        """
+        sure = self.early[moment].confidence
+        return replace(self, confidence=sure, uncertainty=1.0 - sure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +83,19 @@ class Growing(Protocol):
     def step(self) -> Sequence[tuple[Hashable, Opinion]]:
         """A token more for every answer; those that are done with it have left. Raises as `add` does."""
 
+    def so_far(self, name: Hashable, *, viewed: bool) -> "SoFar":
+        """An answer that still grows, as far as it has come; `viewed`: its first tokens were looked at before."""
+
     def drop(self, name: Hashable) -> None:
         """Nobody waits for this one any more; one that is not here is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoFar:
+    """An answer while it grows."""
+
+    text: str  # what the whole answer will begin with
+    view: Opinion | None  # of its first tokens; None: they are not all there yet, or were viewed before
 
 
 @runtime_checkable
@@ -75,6 +104,30 @@ class Grows(Protocol):
 
     def growing(self) -> Growing:
         """None of them yet."""
+
+
+@runtime_checkable
+class Foretells(Protocol):
+    """A student that can say how sure it is before its answer is whole."""
+
+    @property
+    def moments(self) -> Sequence[Moment]:
+        """When; none of a version that was made without."""
+
+    def expect(self, inputs: Sequence[TaskInput]) -> Sequence[Opinion]:
+        """By the prompts alone, of inputs that are not too long: opinions without an answer.
+
+        Raises:
+            ValueError: a number is not finite: the student is broken.
+        """
+
+
+@runtime_checkable
+class Selects(Protocol):
+    """A student that was trained for some forms of an answer, and no others."""
+
+    def supports(self, value: TaskInput) -> bool:
+        """Whether the form that a question wants is among them."""
 
 
 @runtime_checkable

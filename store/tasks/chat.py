@@ -7,6 +7,7 @@ Agreement: an answer that is JSON agrees with equal JSON, whatever the order of 
 the same words; where the words differ, a referee's verdict decides, which the student's opinion carries.
 """
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,8 +34,8 @@ from store.event import (
     canonical_layout,
     canonical_text,
 )
+from store.policy import Decide
 from store.redact import Effort, redact
-from store.registry.students.records import Decide
 from store.tasks.narrow import narrow
 from store.tasks.rules import Dispute
 
@@ -43,6 +44,8 @@ _NEWEST: Final = 4  # answers of a prompt version that an item keeps
 _STRATUM: Final = "all"
 _INSTRUCTING: Final = frozenset({"system", "developer"})
 _ROUNDING: Final = 1e-3  # of a log-probability, by an endpoint
+_FORM: Final = "response_format"
+_HEX_DIGITS: Final = 16
 _CALL_ID: Final = "id"  # of a tool call: drawn anew in each conversation
 
 
@@ -79,6 +82,12 @@ def same_answer(teacher: str, student: str) -> bool | None:
     if wanted is not None:
         return wanted == structure(student)
     return True if canonical_text(teacher) == canonical_text(student) else None
+
+
+def form_of(shape: Mapping[str, Any]) -> str | None:
+    """A short name of the form that an answer is to have, equal for equal forms; None: any text will do."""
+    wanted = shape.get(_FORM)
+    return None if not wanted else hashlib.sha256(msgspec.json.encode(_plain(wanted))).hexdigest()[:_HEX_DIGITS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,10 @@ import pytest
 from ops.wiring.referee import CycleReferee
 from serve.settings import BudgetSettings, LaneSettings
 from serve.teacher.ask.judge import AskForVerdict
-from store.event import AgreementVerdict, ChatInput, Message
+from store.errors import StoreUnavailableError
+from store.event import AgreementVerdict, ChatInput, Lane, Message
+from store.money.deeds import Deeds, nano
+from store.money.tally import DeedBatch
 from store.tasks.chat import ChatTerms
 from store.tasks.rules import Dispute
 from store.tasks.tasks import LaneTerms
@@ -42,9 +45,21 @@ class Desk:
     def __init__(self, judge: Judge, *, calls: int = 100, settings: LaneSettings = SETTINGS) -> None:
         self.teacher = JudgingTeacher(judge)
         self.ledger = FakeLedger(calls)
+        self.books: list[Deeds] = []
+        self.closed = False
         self.referee = CycleReferee(
-            settings, AskForVerdict(settings.teacher), client=self.teacher.client, ledger=self.ledger
+            settings,
+            AskForVerdict(settings.teacher),
+            client=self.teacher.client,
+            ledger=self.ledger,
+            write=self.write,
         )
+
+    def write(self, lane: Lane, batch: DeedBatch) -> None:
+        assert lane == LANE
+        if self.closed:
+            raise StoreUnavailableError
+        self.books.append(batch.deeds)
 
     def judge(self, chosen: Sequence[Disputed]) -> dict[int, AgreementVerdict]:
         said = dict[int, AgreementVerdict]()
@@ -97,3 +112,28 @@ def test_another_model_or_other_parameters_are_another_judge_and_the_form_of_ans
 
     assert version() == version(parameters={"temperature": 0, "stop": ["x"]})
     assert len({version(), version(model="other"), version(parameters={"temperature": 1})}) == 3
+
+
+def test_every_call_is_in_the_lanes_books_as_what_it_is() -> None:
+    desk = Desk(lambda *_: "same")
+    desk.closed = True
+    desk.judge(pairs(2))
+    assert desk.books == []
+    desk.closed = False
+    said = desk.judge(pairs(3))
+    deeds = sum(desk.books, Deeds())
+    assert (deeds.judged, deeds.calls, deeds.audits, deeds.bounded) == (10, 0, 0, 0), "those of before with them"
+    each = next(iter(said.values())).cost_usd / 2
+    assert each > 0
+    assert deeds.judged_nano_usd == 10 * nano(each)
+    assert desk.referee.calls == 10
+    assert desk.referee.spent_usd == pytest.approx(10 * each)
+    assert 100 - desk.ledger.left == 10
+
+
+def test_a_judge_whose_answer_cannot_be_read_was_paid_all_the_same() -> None:
+    desk = Desk(lambda *_: "well")
+    assert desk.judge(pairs(3)) == {}
+    (deeds,) = desk.books
+    assert deeds.judged == desk.referee.calls == 3
+    assert deeds.judged_nano_usd > 0

@@ -51,7 +51,7 @@ class Past:
         training = LaneTraining(lane=LANE, task="classify", prompt_version="m@p", target=0.9, confidence=0.95)
         work = SimpleNamespace(training=training, settings=settings, champion=champion, anchor=anchor)
         opened = self.versions.open(champion) if champion is not None else None
-        return cycle._lineage(cast("CycleWork", work), self.registry, self.versions, opened)
+        return cycle.lineage_of(cast("CycleWork", work), self.registry.moves(LANE).read(), self.versions, opened)
 
 
 def record(rows: int) -> SnapshotRecord:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from store.buffer.item import Item
 from store.event import Lane
-from store.policy import Policy, PolicyName
+from store.policy import Moment, Policy, PolicyName
 from store.registry.manifest import SliceResult, Verdict
 from store.student.classify import Predictions
 from store.student.encoder import FloatArray
@@ -107,6 +107,9 @@ class Script:
             confidence=TRAINING.confidence,
             novelty_quantile=SETTINGS.novelty_quantile,
         )
+
+    def early(self, student: Student, places: Sequence[int], weights: Floats) -> Mapping[Moment, Scored]:
+        return {}
 
     def scored(self, student: Student, places: Sequence[int], weights: Floats) -> Scored:
         said = self._said(student, places)

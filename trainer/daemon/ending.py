@@ -108,6 +108,11 @@ class Endings:
         self.control.keep_ending(lane, None)
 
 
+def _asked(result: CycleResult) -> list[str]:
+    """What the referee cost, where it was asked."""
+    return [f"the referee was asked {result.asked} times, for ${result.asked_usd:.6g}"] if result.asked else []
+
+
 def report_of(
     work: CycleWork, result: CycleResult, outcome: Outcome, refusals: list[str], *, seconds: float
 ) -> CycleReport:
@@ -121,7 +126,7 @@ def report_of(
         kind=work.kind,
         candidate=work.candidate,
         verdict=outcome,
-        refusals=[*refusals, *verdict.notes],
+        refusals=[*refusals, *_asked(result), *verdict.notes],
         rows_judged=verdict.rows_judged,
         difference=verdict.difference,
         lower=verdict.lower,

@@ -68,6 +68,7 @@ def _show(lane: Lane, period: str, money: Money) -> None:
         "teacher_only": money.teacher_only_usd,
         "calls": money.calls_usd,
         "audits": money.audits_usd,
+        "judged": money.judged_usd,
         "training": money.training_usd,
         "saved": money.saved_usd,
     }

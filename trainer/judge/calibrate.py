@@ -14,6 +14,7 @@ What is promised is about *questions*: near-duplicates and repeats count once, w
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,13 +23,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtrc
 
-from store.policy import Policy
+from store.policy import EarlyPolicy, Moment, Policy
 from trainer.judge.intervals import clopper_pearson_lower
 from trainer.judge.scored import Scored
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+_NO_MOMENTS: Final[Mapping[Moment, Scored]] = {}
 NOVELTY_QUANTILE: Final = 0.99
 _STEPS: Final = 20  # thresholds are tried at each twentieth of the rows
 _START_RATIOS: Final = (0.15, 0.3, 0.5)
@@ -36,7 +38,7 @@ _ROOM_FOR_ERRORS: Final = 3  # a start has rows enough to be certified in spite 
 _STRICT_RATIO: Final = 0.6  # a single start lies among the most confident rows, if there are enough of them
 
 
-def calibrate(scored: Scored, start: Policy, *, seed: int) -> Policy:
+def calibrate(scored: Scored, start: Policy, *, seed: int, early: Mapping[Moment, Scored] = _NO_MOMENTS) -> Policy:
     """The policy of one version, from rows that it was not trained on, one row a question.
 
     Where a teacher gave a row several answers, one of them is drawn: so each row is a trial, and the test stays exact.
@@ -45,7 +47,11 @@ def calibrate(scored: Scored, start: Policy, *, seed: int) -> Policy:
         scored: its behaviour; the weights say how many questions each row stands for.
         start: its temperature and novelty limit, and what is promised; nothing is certified in it yet.
         seed: of the thinning, and of the answers drawn.
+        early: the same answers by how sure it was before they were whole; each moment is certified by itself.
     """
+    if early:
+        found_then = {moment: calibrate(then, start, seed=seed) for moment, then in early.items()}
+        start = msgspec.structs.replace(start, early={name: _early(one) for name, one in found_then.items()})
     if not scored.rows:
         return start
     scores = scored.confidence
@@ -62,6 +68,12 @@ def calibrate(scored: Scored, start: Policy, *, seed: int) -> Policy:
         coverage_ratio=found.coverage_ratio,
         rows=found.rows,
         lower=found.lower,
+    )
+
+
+def _early(found: Policy) -> EarlyPolicy:
+    return EarlyPolicy(
+        threshold=found.threshold, coverage_ratio=found.coverage_ratio, rows=found.rows, lower=found.lower
     )
 
 
@@ -142,8 +154,10 @@ def certify(
     )
 
 
-def evened(weights: npt.NDArray[np.floating], trusted: Bools) -> Floats:
+def evened(weights: npt.NDArray[np.floating], *trusted: Bools) -> Floats:
     """Weights made equal among the rows that the serving policy trusts, and among those that it does not.
+
+    Where it decides at several moments: among those that are trusted at the same ones.
 
     A trusted question reaches the teacher at the audit rate now, and always did while there was no student. Both kinds
     of row are fair draws of the trusted questions, so each may carry their mean weight: the total stays, and a handful
@@ -151,9 +165,9 @@ def evened(weights: npt.NDArray[np.floating], trusted: Bools) -> Floats:
     is the same before and after; where traffic shifts within a group, use the weights as they are.
     """
     even = np.array(weights, np.float64)
-    for group in (trusted, ~trusted):
-        if group.any():
-            even[group] = even[group].mean()
+    alike = np.unique(np.stack(trusted), axis=1, return_inverse=True)[1]
+    for kind in np.unique(alike):
+        even[alike == kind] = even[alike == kind].mean()
     return even
 
 

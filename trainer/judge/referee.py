@@ -47,6 +47,14 @@ class Referee(Protocol):
     def pairs_left(self) -> int:
         """How many more this cycle may ask about."""
 
+    @property
+    def calls(self) -> int:
+        """How often it was asked, in either order of two answers."""
+
+    @property
+    def spent_usd(self) -> float:
+        """What that cost, in dollars; at most, where an endpoint does not say."""
+
     def judge(self, pairs: Sequence[Disputed], said: Callable[[int, AgreementVerdict], None]) -> None:
         """Ask about pairs, in their order, as far as the budget goes; each verdict is told as it comes.
 
@@ -102,6 +110,16 @@ class Verdicts:
     def unjudged(self) -> int:
         """How many pairs nobody has judged: they count as different."""
         return len(self._unjudged - self.used.keys())
+
+    @property
+    def calls(self) -> int:
+        """How often the referee was asked in this cycle."""
+        return 0 if self._referee is None else self._referee.calls
+
+    @property
+    def spent_usd(self) -> float:
+        """What it cost, in dollars."""
+        return 0.0 if self._referee is None else self._referee.spent_usd
 
     @property
     def content(self) -> bytes:

@@ -4,18 +4,20 @@ A lane that promises something is judged on held-out rows. One that only has a b
 challenger are compared on the rows that came after the champion was trained, the challenger cross-fitted.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from store.policy import Policy
+from store.policy import Decide, Policy
 from store.registry.manifest import Verdict
 from trainer.judge.calibrate import calibrate, evened, rows_to_certify, uncertified
 from trainer.judge.evaluate import PairedScores, paired
 from trainer.judge.gate import Phase, judge, phase_of
+from trainer.judge.scored import Scored
 from trainer.judge.topics import members
-from trainer.learn.recipe import CrossFitted, Frozen, Lineage, Rival, weights_of
+from trainer.learn.recipe import CrossFitted, Frozen, Lineage, Rival, Student, weights_of
 from trainer.snapshot import Snapshot, rows_of, trials
 from trainer.work import CycleSettings, LaneTraining
 
@@ -57,7 +59,7 @@ def judge_challenger(
         phase=phase_of(
             lineage.history,
             champion=lineage.champion is not None,
-            labels=len(frozen.snapshot.rows),
+            labels=frozen.snapshot.record.rows,
             limits=settings.limits,
         ),
         anchor=anchored,
@@ -83,14 +85,24 @@ def _calibrate(settings: CycleSettings, frozen: Frozen, challenger: Rival, champ
     places = trials(frozen.snapshot, challenger.trained)
     weights = weights_of(frozen.snapshot.rows, places, "questions")
     if champion is not None and (policy := champion.student.policy) is not None and policy.threshold is not None:
-        before = frozen.scored(champion.student, places, weights)
-        trusted = before.confidence >= policy.threshold
-        if policy.novelty_threshold is not None:
-            trusted &= before.novelty <= policy.novelty_threshold
-        weights = evened(weights, trusted)
+        weights = evened(weights, *_trusted(frozen, champion.student, policy, places, weights))
     start = frozen.start(challenger.student, places, weights)
     student = challenger.student.with_policy(start)
-    return calibrate(frozen.scored(student, places, weights), start, seed=settings.seed)
+    early = frozen.early(student, places, weights)
+    return calibrate(frozen.scored(student, places, weights), start, seed=settings.seed, early=early)
+
+
+def _trusted(
+    frozen: Frozen, student: Student, policy: Policy, places: Sequence[int], weights: npt.NDArray[np.float64]
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """[places] of each moment at which a version may be asked: whether it answers by itself."""
+    scored: list[tuple[Decide, Scored]] = [("end", frozen.scored(student, places, weights))]
+    scored += frozen.early(student, places, weights).items() if policy.early else ()
+    for moment, found in scored:
+        own = policy.at(moment)
+        if own.threshold is not None:
+            sure = found.confidence >= own.threshold
+            yield sure if own.novelty_threshold is None else sure & (found.novelty <= own.novelty_threshold)
 
 
 def _paired(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.control import CycleKind
-from store.policy import Policy
+from store.policy import Moment, Policy
 from store.registry.manifest import BaseModel, Preprocessing
 from store.registry.sealed import OpenVersion
 from store.registry.students.records import StudentRecord
@@ -119,6 +119,11 @@ class Frozen(Protocol):
 
     def scored(self, student: Student, places: Sequence[int], weights: npt.NDArray[np.float64]) -> Scored:
         """What judges read of a student under its own policy; no row is computed twice for one student."""
+
+    def early(
+        self, student: Student, places: Sequence[int], weights: npt.NDArray[np.float64]
+    ) -> Mapping[Moment, Scored]:
+        """The same answers, as sure as the student was at each moment before; none where it says all at once."""
 
 
 CrossFitted = Callable[[Sequence[int], npt.NDArray[np.float64]], Scored]

@@ -12,6 +12,7 @@ from ops.money.shown import money_fields
 from ops.show.values import ratio_of, time_of
 from ops.status.report import LaneStatus, PromiseShown, StatusReport
 from store.control import CycleEnded
+from store.policy import Policy
 from store.registry.manifest import Manifest, Verdict
 from store.registry.moves import Move
 from store.registry.students.records import ChatRecord, ClassifyRecord, RankRecord, StudentRecord
@@ -34,6 +35,7 @@ def lane_fields(found: LaneStatus) -> dict[str, object]:
         "paused": found.paused,
         "last move": f"{last.number} {last.kind} by {last.who}, {time_of(last.time_s)}: {last.why}" if last else None,
         **_promise_fields(found.promise),
+        "coverage": _coverage_line(found),
         "budget": f"{'?' if found.budget.used is None else found.budget.used} of {found.budget.limit} calls in 24 h",
         "escalated": ratio_of(found.escalated_ratio),
         "unreadable": _unreadable(found.unread_ratio),
@@ -46,6 +48,17 @@ def lane_fields(found: LaneStatus) -> dict[str, object]:
         "last cycle": None if found.last_cycle is None else _cycle_line(found.last_cycle),
         **({} if found.training_permitted else {"training": "not permitted by the settings"}),
     }
+
+
+def _coverage_line(found: LaneStatus) -> str | None:
+    """What deciding early costs, of a version that can."""
+    if len(found.coverage) < 2:  # noqa: PLR2004 - the end alone
+        return None
+    shares = (
+        f"{moment.replace('_', ' ')} {ratio_of(share) if share else 'nothing'}"
+        for moment, share in found.coverage.items()
+    )
+    return f"{', '.join(shares)}; this lane decides by {found.decides.replace('_', ' ')}"
 
 
 def _cycle_line(cycle: CycleEnded) -> str:
@@ -89,9 +102,10 @@ def _student_fields(student: StudentRecord) -> dict[str, object]:
             return {"labels": len(labels), "weights in the pool": " and ".join(f"{one:.2f}" for one in weights)}
         case RankRecord(k=k, epsilon=epsilon, tuned_share=share):
             return {"agreement": f"the first {k} within {epsilon:g}", "fine-tuned share of a score": f"{share:.2f}"}
-        case ChatRecord(layers=layers, rank=rank, decide=decide):
+        case ChatRecord(layers=layers, rank=rank, deciding_tokens=tokens):
             how = "in full" if rank is None else f"adapter of rank {rank}"
-            return {"trained": f"the top {layers} layers, {how}", "decides by": decide.replace("_", " ")}
+            early = f"end, first {tokens} tokens, or prompt" if tokens else "end"
+            return {"trained": f"the top {layers} layers, {how}", "can decide by": early}
 
 
 def version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[str, object]:
@@ -108,12 +122,25 @@ def version_fields(version: str, signed_by: str, manifest: Manifest) -> dict[str
         "snapshot": f"{snapshot.train} train, {snapshot.calibrate} calibrate, {snapshot.judge} judge rows"
         if snapshot
         else None,
-        "policy": f"answers at confidence {policy.threshold:.3f} and above: {ratio_of(policy.coverage_ratio)} of "
-        f"traffic, agreement at least {ratio_of(policy.lower)} (target {ratio_of(policy.target)})"
-        if policy and policy.threshold is not None
-        else "certifies no threshold: a lane that keeps a promise escalates everything",
+        "policy": _policy_line(policy),
+        **_early_lines(policy),
         "verdict": _verdict_line(manifest.verdict),
     }
+
+
+def _early_lines(policy: Policy | None) -> dict[str, str]:
+    if policy is None:
+        return {}
+    return {f"policy by {moment.replace('_', ' ')}": _policy_line(policy.at(moment)) for moment in policy.early}
+
+
+def _policy_line(policy: Policy | None) -> str:
+    if policy is None or policy.threshold is None:
+        return "certifies no threshold: a lane that keeps a promise escalates everything"
+    return (
+        f"answers at confidence {policy.threshold:.3f} and above: {ratio_of(policy.coverage_ratio)} of "
+        f"traffic, agreement at least {ratio_of(policy.lower)} (target {ratio_of(policy.target)})"
+    )
 
 
 def _verdict_line(verdict: Verdict | None) -> str | None:

@@ -1,16 +1,17 @@
 """Chat completions: which lane's student may answer a request, and what its client reads."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import msgspec
 
-from serve.escalation import Answer, Common, Given
+from serve.escalation import Answer, Common, Given, Question
 from serve.settings import LaneSettings
+from serve.tasks.chat.form import keeps_form
 from serve.tasks.chat.request import ChatQuestion, ChatRequest, beyond_students, question_of
-from serve.tasks.chat.stream import chunks
-from serve.tasks.face import Asked, Heed, Kept, RequestLimits, Streaming, decode_body, invalid, told_of
+from serve.tasks.chat.stream import Speech, chunks
+from serve.tasks.face import Asked, Heed, Kept, RequestLimits, Streaming, Timing, decode_body, invalid, told_of
 from store.event import ChatAnswer, ChatEscalation, ChatInput, Message, TaskInput, TeacherAnswer
 from store.redact import restore
 from store.student.loaded import ChatOpinion, Opinion
@@ -45,7 +46,9 @@ class Chat:
         streaming = None
         if found.stream:
             options = found.stream_options
-            streaming = Streaming(with_usage=bool(options is not None and options.include_usage), chunks=self.chunks)
+            streaming = Streaming(
+                with_usage=bool(options is not None and options.include_usage), chunks=self.chunks, voice=self.voice
+            )
         return Asked(
             model=found.model,
             user=found.user,
@@ -83,13 +86,32 @@ class Chat:
             "understudy": told_of(answer),
         }
 
-    def chunks(self, asked: Asked, given: Given) -> Iterator[bytes]:
-        """A whole answer as the events of a stream."""
+    def timing(self, asked: Asked, settings: LaneSettings) -> Timing:
+        """See `Face`: what is looked at as a whole, or may be cut off by its client, is not told before."""
+        (value,) = asked.values
+        terms, most = settings.terms.chat, _most_tokens(value)
+        cut = most is not None and most < terms.max_answer_tokens
+        live = asked.streaming is not None and not cut and "response_format" not in _input(value).shape
+        moment = terms.decide if live or terms.decide == "prompt" else "end"
+        return Timing(moment=moment, live=live)
+
+    def voice(self, asked: Asked, question: Question, put: Callable[[bytes], None]) -> Speech:
+        """The student's answer to a question, told while it grows."""
+        stops = _input(question.value).shape.get("stop") or ()
+        return Speech(
+            head=_chunk_head(_named(asked, question.event_id, question.at_s)),
+            with_usage=asked.streaming is not None and asked.streaming.with_usage,
+            noted=question.noted,
+            stops=(stops,) if isinstance(stops, str) else tuple(stops),
+            put=put,
+        )
+
+    def chunks(self, asked: Asked, given: Given, told: int = 0) -> Iterator[bytes]:
+        """A whole answer as the events of a stream, from the character on that was not told yet."""
         answer = cast("ChatReply", given.found[0])
         usage = _usage(answer) if asked.streaming is not None and asked.streaming.with_usage else None
-        head = {**_head(asked, given), "object": "chat.completion.chunk"}
         for choice in answer.completion["choices"]:
-            yield from chunks(head, choice, usage)
+            yield from chunks(_chunk_head(_head(asked, given)), choice, usage, told)
 
     def of_texts(self, value: TaskInput, texts: Sequence[str]) -> TaskInput:
         """See `Matter`."""
@@ -101,7 +123,7 @@ class Chat:
         return ()
 
     def heed(self, settings: LaneSettings) -> Heed:  # noqa: ARG002 - any text is an answer
-        """See `Face`: an answer that did not come to its end is none, nor one longer than its client wants."""
+        """See `Face`: an answer that did not come to its end is none, nor one longer or of another form than wanted."""
         return _heard
 
     def of_student(self, opinion: Opinion, common: Common, noted: Mapping[str, str]) -> Answer:
@@ -150,7 +172,7 @@ class Chat:
 def _heard(opinion: Opinion, value: TaskInput) -> Opinion | None:
     said, most = cast("ChatOpinion", opinion), _most_tokens(value)
     whole = said.finish_reason == "stop" and (most is None or len(said.tokens) <= most)
-    return opinion if whole else None
+    return opinion if whole and keeps_form(said.output, _input(value).shape.get("response_format")) else None
 
 
 def _most_tokens(value: TaskInput) -> int | None:
@@ -163,7 +185,15 @@ def _request(value: ChatQuestion) -> ChatRequest:
 
 
 def _head(asked: Asked, given: Given) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{given.first_id}", "created": int(given.at_s), "model": asked.model}
+    return _named(asked, given.first_id, given.at_s)
+
+
+def _named(asked: Asked, name: str, at_s: float) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{name}", "created": int(at_s), "model": asked.model}
+
+
+def _chunk_head(head: dict[str, Any]) -> dict[str, Any]:
+    return {**head, "object": "chat.completion.chunk"}
 
 
 def _usage(answer: ChatReply) -> dict[str, Any]:

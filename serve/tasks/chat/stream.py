@@ -1,11 +1,15 @@
 """Server-sent events of chat completions (WHATWG HTML, 9.2): written for clients, read from teachers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from serve.escalation import Answer
+from store.redact import restore
+
 DONE: Final = b"[DONE]"
+_HALF: Final = "\ufffd"  # of a character that needs more than one token
 _PIECE_CHARS: Final = 24  # of a text that is there at once
 
 
@@ -35,17 +39,76 @@ class Events:
         yield from self.feed(b"\n\n")
 
 
-def chunks(head: Mapping[str, Any], choice: Mapping[str, Any], usage: Mapping[str, Any] | None) -> Iterator[bytes]:
+class Speech:
+    """A student's answer while it grows, as the events of a stream. Satisfies `serve.escalation.Voice`.
+
+    What may become something else is held back: the beginning of a text before which the answer ends, that of a token
+    which stands for the client's own value, and half a character.
+    """
+
+    def __init__(
+        self,
+        *,
+        head: Mapping[str, Any],
+        with_usage: bool,
+        noted: Mapping[str, str],
+        stops: Sequence[str],
+        put: Callable[[bytes], None],
+    ) -> None:
+        """Nothing was said.
+
+        Args:
+            head: id, created, model and what else each chunk has.
+            with_usage: a last chunk will say how many tokens there were.
+            noted: what each token of personal data in the question stands for.
+            stops: texts before which the answer ends.
+            put: is handed the data of each event.
+        """
+        self.speaker: Answer | None = None
+        self.told = 0
+        self._head = head
+        self._beside: dict[str, Any] = {"usage": None} if with_usage else {}
+        self._noted = noted
+        self._unsure = (*stops, *noted)
+        self._put = put
+
+    def begin(self, answer: Answer) -> None:
+        """See `Voice`."""
+        self.speaker = answer
+
+    def say(self, text: str) -> None:
+        """See `Voice`."""
+        sure = restore(text[: len(text) - _held(text, self._unsure)], self._noted)
+        if len(sure) <= self.told:
+            return
+        delta = {"content": sure[self.told :], **({} if self.told else {"role": "assistant"})}
+        self.told = len(sure)
+        one = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+        self._put(msgspec.json.encode({**self._head, "choices": [one], **self._beside}))
+
+
+def _held(text: str, unsure: Sequence[str]) -> int:
+    """How many characters at the end of a text may be half of one, or the beginning of one of these, or all of it."""
+    whole = text.rstrip(_HALF)
+    longest = min(max(map(len, unsure), default=0), len(whole))
+    begins = (n for n in range(longest, 0, -1) if any(one.startswith(whole[-n:]) for one in unsure))
+    return len(text) - len(whole) + next(begins, 0)
+
+
+def chunks(
+    head: Mapping[str, Any], choice: Mapping[str, Any], usage: Mapping[str, Any] | None, told: int = 0
+) -> Iterator[bytes]:
     """A whole answer as the events of a stream, the closing one left out.
 
     Args:
         head: id, created, model and what else each chunk has.
         choice: of the completion.
         usage: in a chunk of its own; None: the client did not ask for it.
+        told: characters of its text that the client has.
     """
     message, place = choice["message"], choice.get("index", 0)
-    deltas: list[Mapping[str, Any]] = [{"role": "assistant", "content": ""}]
-    text = message.get("content") or ""
+    deltas: list[Mapping[str, Any]] = [] if told else [{"role": "assistant", "content": ""}]
+    text = (message.get("content") or "")[told:]
     deltas += ({"content": text[start : start + _PIECE_CHARS]} for start in range(0, len(text), _PIECE_CHARS))
     if message.get("tool_calls"):
         deltas.append({"tool_calls": [{"index": n, **call} for n, call in enumerate(message["tool_calls"])]})

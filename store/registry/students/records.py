@@ -8,12 +8,10 @@ import msgspec
 from store.errors import SwapRefusedError
 from store.event import Message, Task
 from store.labels import check_label_map
+from store.policy import Moment
 
 Mode = Literal["none", "kept", "fresh", "warm"]
 """What became of the fine-tuned member: there is none, the champion's own, from the base, or trained on."""
-
-Decide = Literal["end", "first_tokens", "prompt"]
-"""When a student of `chat` says how sure it is: with its whole answer, its first deciding tokens, or the prompt."""
 
 
 class RecordBase(msgspec.Struct, frozen=True, kw_only=True, tag_field="task"):
@@ -106,13 +104,14 @@ class RankRecord(RecordBase, frozen=True, kw_only=True, tag="rank"):
         return [self.k, self.epsilon, self.tuned_share]
 
 
-class ChatGolden(msgspec.Struct, frozen=True, kw_only=True):
+class ChatGolden(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Messages with the answer that the trainer saw, and the log-probability of each of its tokens."""
 
     messages: list[Message]
     text: str
     tokens: list[int]  # ids, the end included where there is one: another spelling of the text would be another answer
     logprobs: list[float]
+    early: dict[Moment, float] = {}  # how sure it was before it had answered
 
 
 class ChatRecord(RecordBase, frozen=True, kw_only=True, tag="chat"):
@@ -127,14 +126,15 @@ class ChatRecord(RecordBase, frozen=True, kw_only=True, tag="chat"):
     max_prompt_tokens: int
     max_answer_tokens: int
     signals: list[str]  # that its confidence follows from, in the order of an opinion's member
-    decide: Decide = "end"  # when its confidence is known
+    deciding_tokens: int = 0  # with so many tokens of its answer it can say how sure it is; 0: with all of it alone
+    forms: list[str] | None = None  # of answers that it was trained to give, beside texts; None: nobody noted
     neighbours: int = 0  # training prompts that a new one is compared with
     golden: list[ChatGolden]
 
     @property
     def answers_from(self) -> Sequence[Any]:
         """See `RecordBase`."""
-        return [self.max_prompt_tokens, self.max_answer_tokens, self.decide, self.signals]
+        return [self.max_prompt_tokens, self.max_answer_tokens, self.deciding_tokens, self.signals, self.forms]
 
 
 StudentRecord = ClassifyRecord | RankRecord | ChatRecord

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Final, Protocol, Self
 
 import msgspec
@@ -9,25 +10,26 @@ import numpy as np
 
 from store.errors import CorruptVersionError
 from store.event import ChatInput, Message, TaskInput
-from store.policy import Policy
+from store.policy import Moment, Policy
 from store.registry.students.records import ChatGolden, ChatRecord, StudentRecord
 from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TUNED_NAME, Trained
 from store.student.chat.decoder import Decoder, shared_decoder
 from store.student.chat.generate import Asked, Batch, Generation, generate
 from store.student.chat.neighbours import Neighbours
 from store.student.chat.template import Template, TemplateRefusalError
-from store.student.chat.trust import Confidence, Trust
+from store.student.chat.trust import Confidence, Early, Trust
 from store.student.chat.version import (
     BASE_FOLDER,
     GOLDEN_CONVERSATIONS,
     base_files,
     check_manifest,
     check_template,
+    trained_for,
 )
 from store.student.classify import Opened
 from store.student.encoder import Encoder, FloatArray, Precision
 from store.student.folder import WEIGHTS_NAME
-from store.student.loaded import ChatOpinion
+from store.student.loaded import ChatOpinion, SoFar
 from store.tasks.chat import ChatRules, ChatTerms
 from store.tasks.narrow import narrow
 
@@ -35,6 +37,7 @@ GOLDEN_TOLERANCE_SAME: Final = 0.005  # of a log-probability; fp32 on other hard
 GOLDEN_TOLERANCE_COARSE: Final = 0.2  # where one of the two computes in bf16
 _GOLDEN_TOKENS: Final = 16
 _LEAST_LOGPROB: Final = -6.0  # what is less likely than this is compared as if it were not
+_GOLDEN_CHANCE: Final = 0.25  # another order of neighbours that are equally near may move a chance so far
 _FARTHEST: Final = 2.0  # 1 - cosine
 _RULES: Final = ChatRules()
 
@@ -52,6 +55,7 @@ class Chatter:
     terms: ChatTerms
     record: ChatRecord | None = None  # None: it is not a version yet
     policy: Policy | None = None
+    early: Early | None = None  # None: it is sure of whole answers alone
 
     @staticmethod
     def load(opened: Opened, *, device: str = "auto", precision: Precision = "auto") -> "Chatter":
@@ -85,8 +89,8 @@ class Chatter:
             encoder=trust.encoder,
             neighbours=trust.neighbours,
             confidence=trust.confidence,
+            early=trust.early,
             terms=ChatTerms(
-                decide=record.decide,
                 max_prompt_tokens=record.max_prompt_tokens,
                 max_answer_tokens=record.max_answer_tokens,
             ),
@@ -98,7 +102,8 @@ class Chatter:
     def served_parameters(self) -> int:
         """How many distinct numbers are in service."""
         models = (self.decoder.model, self.encoder.model)
-        own = self.neighbours.vectors.size + 3 * self.confidence.weight.size + 1
+        heads = [self.confidence, *(self.early.heads.values() if self.early is not None else ())]
+        own = self.neighbours.vectors.size + sum(3 * head.weight.size + 1 for head in heads)
         return int(own + sum(parameter.numel() for model in models for parameter in model.parameters()))
 
     @property
@@ -132,7 +137,20 @@ class Chatter:
     @property
     def trust(self) -> Trust:
         """What its answers are judged by."""
-        return Trust(encoder=self.encoder, neighbours=self.neighbours, confidence=self.confidence)
+        return Trust(encoder=self.encoder, neighbours=self.neighbours, confidence=self.confidence, early=self.early)
+
+    @property
+    def moments(self) -> Sequence[Moment]:
+        """See `store.student.loaded.Foretells`."""
+        return self.trust.moments
+
+    def expect(self, inputs: Sequence[TaskInput]) -> list[ChatOpinion]:
+        """See `store.student.loaded.Foretells`."""
+        asked = [one for value in inputs if (one := self.asked(value)) is not None]
+        if len(asked) != len(inputs):
+            message = "a conversation that this student cannot read"
+            raise ValueError(message)
+        return self.trust.expect(asked, self.vectors(inputs))
 
     def distance(self, first: str, second: str) -> float:
         """See `store.student.loaded.Compares`."""
@@ -145,6 +163,10 @@ class Chatter:
     def opinions(self, said: Sequence[Generation], vectors: FloatArray) -> list[ChatOpinion]:
         """See `Trust`."""
         return self.trust.opinions(said, vectors)
+
+    def supports(self, value: TaskInput) -> bool:
+        """See `store.student.loaded.Selects`."""
+        return trained_for(self.record, chat_of(value))
 
     def too_long(self, value: TaskInput) -> bool:
         """Whether the student cannot read all of it: it is too long, or of a form that its template does not take."""
@@ -164,10 +186,19 @@ class Chatter:
         asked = [self._golden_asked(one) for one in GOLDEN_CONVERSATIONS]
         said = generate(self.decoder, asked)
         scores = self.decoder.teacher_forced([one.ids for one in asked], [one.ids for one in said])
+        views = self._golden_views(GOLDEN_CONVERSATIONS, said)
         return [
-            ChatGolden(messages=list(messages), text=one.text, tokens=list(one.ids), logprobs=logprobs)
-            for messages, one, logprobs in zip(GOLDEN_CONVERSATIONS, said, scores.logprobs, strict=True)
+            ChatGolden(messages=list(messages), text=one.text, tokens=list(one.ids), logprobs=logprobs, early=view)
+            for messages, one, logprobs, view in zip(GOLDEN_CONVERSATIONS, said, scores.logprobs, views, strict=True)
         ]
+
+    def _golden_views(
+        self, conversations: Sequence[Sequence[Message]], said: Sequence[Generation]
+    ) -> list[dict[Moment, float]]:
+        """How sure it was of each before it had answered."""
+        vectors = self.vectors([ChatInput(messages=list(messages)) for messages in conversations])
+        found = self.opinions(said, vectors)
+        return [{moment: view.confidence for moment, view in one.early.items()} for one in found]
 
     def told(self, record: StudentRecord) -> StudentRecord:
         """A record with the golden outputs of this very student.
@@ -198,6 +229,12 @@ class Chatter:
             deviations += np.abs(off).tolist()
             if now.ids != one.tokens:
                 deviations.append(_parting(one.tokens, logprobs, now))
+        if any(one.early for one in golden):
+            views = self._golden_views([one.messages for one in golden], said)
+            for one, view in zip(golden, views, strict=True):
+                off_most = max((abs(view.get(name, inf) - sure) for name, sure in one.early.items()), default=0.0)
+                if not off_most <= _GOLDEN_CHANCE:
+                    return inf
         return max(deviations) if np.isfinite(deviations).all() else float("inf")
 
     def check_follows(self, serving: Self | None, *, removal_declared: bool) -> None:
@@ -246,6 +283,15 @@ class ChatGrowing:
             return []
         opinions = self._chatter.opinions(done, np.stack([self._vectors.pop(one) for one in done]))
         return list(zip(done, opinions, strict=True))
+
+    def so_far(self, name: Hashable, *, viewed: bool) -> SoFar:
+        """See `Growing`."""
+        if not isinstance(name, Generation) or name not in self._vectors:
+            message = "no such answer grows here"
+            raise KeyError(message)
+        text = self._chatter.decoder.template.text_of(name.ids)
+        view = None if viewed else self._chatter.trust.opening(name, self._vectors[name])
+        return SoFar(text=text, view=view)
 
     def drop(self, name: Hashable) -> None:
         """See `Growing`."""

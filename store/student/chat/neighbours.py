@@ -25,6 +25,11 @@ def answer_key(said: ChatSaid) -> str:
     return _CALLS if said.tool_calls else text_key(said.text)
 
 
+def opening_key(ids: Sequence[int]) -> str:
+    """A short name of the tokens that an answer begins with."""
+    return hashlib.sha256(np.array(ids, np.uint32).tobytes()).hexdigest()[:_HEX_DIGITS]
+
+
 def text_key(text: str) -> str:
     """As `answer_key`, of an answer that is a text."""
     form = structure(text) or canonical_text(text).encode()
@@ -37,6 +42,9 @@ class Neighbours:
 
     vectors: Vectors  # [n, hidden] of length 1, of the small encoder
     answers: Sequence[str]  # n keys
+    openings: Sequence[
+        str
+    ] = ()  # n keys of what the answers begin with; none in a version that is sure at the end alone
 
     def nearest(self, vectors: Vectors) -> tuple[npt.NDArray[np.int64], Vectors]:
         """Places [m, 10] of the nearest prompts, nearest first, and the cosines [m, 10]; of fewer prompts, of all."""
@@ -52,11 +60,18 @@ class Neighbours:
 
     def equal(self, vectors: Vectors, texts: Sequence[str]) -> Floats:
         """[m] share of the nearest prompts whose answer is the text; 0 where there are no prompts."""
+        return self._shares(vectors, self.answers, np.array([text_key(text) for text in texts])[:, None])
+
+    def opening(self, vectors: Vectors, keys: Sequence[str]) -> Floats:
+        """[m] share of the nearest prompts whose answer begins with what has the key."""
+        return self._shares(vectors, self.openings, np.array(keys)[:, None])
+
+    def unanimous(self, vectors: Vectors) -> Floats:
+        """[m] share of the nearest prompts that have the commonest answer among them."""
         if not len(self.answers):
             return np.zeros(len(vectors))
-        keys, (places, _) = np.array(self.answers), self.nearest(vectors)
-        said = np.array([text_key(text) for text in texts])
-        shares: Floats = (keys[places] == said[:, None]).mean(axis=1)
+        found = np.array(self.answers)[self.nearest(vectors)[0]]
+        shares: Floats = (found[:, :, None] == found[:, None, :]).mean(axis=2).max(axis=1)
         return shares
 
     def novelty(self, vectors: Vectors) -> Floats:
@@ -64,3 +79,10 @@ class Neighbours:
         if not len(self.answers):
             return np.full(len(vectors), 2.0)
         return np.maximum(0.0, 1.0 - self.nearest(vectors)[1][:, 0].astype(np.float64))
+
+    def _shares(self, vectors: Vectors, keys: Sequence[str], said: npt.NDArray[np.str_]) -> Floats:
+        """[m] share of the nearest prompts whose key is the one said, [m, 1]."""
+        if not len(keys):
+            return np.zeros(len(vectors))
+        shares: Floats = (np.array(keys)[self.nearest(vectors)[0]] == said).mean(axis=1)
+        return shares

@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from store.errors import CorruptVersionError
 from store.event import TaskInput, canonical_text
+from store.policy import Moment
 from store.registry.students.records import ChatRecord
-from store.student.chat.generate import Generation
-from store.student.chat.neighbours import Neighbours
+from store.student.chat.generate import Asked, Generation
+from store.student.chat.neighbours import Neighbours, opening_key
 from store.student.classify import ENCODER_FOLDER, Opened
 from store.student.encoder import Encoder, FloatArray, Precision, read_tensors, shared_encoder
 from store.student.folder import ENCODER_FILES
-from store.student.loaded import ChatOpinion
+from store.student.loaded import ChatOpinion, EarlyView
 from store.student.rank.vectors import sentence_vectors
 from store.tasks.chat import ChatRules
 
@@ -29,8 +30,15 @@ Floats = npt.NDArray[np.float64]
 SIGNALS: Final = ("sum_logprob", "least_prob", "neighbours_equal", "novelty")
 """Of the answer: the sum of its tokens' log-probabilities, and the least of their probabilities. Of both: the share of
 the nearest training prompts whose answer is the student's. Of the question: its distance to the nearest of them."""
+EARLY_SIGNALS: Final[Mapping[Moment, tuple[str, ...]]] = {
+    "prompt": ("neighbours_unanimous", "novelty"),
+    "first_tokens": ("sum_logprob", "least_prob", "neighbours_open", "neighbours_unanimous", "novelty"),
+}
+"""Of the prompt: the share of the nearest training prompts that have the commonest answer among them. Of the first
+tokens: their log-probabilities, and the share of those prompts whose answer begins with them."""
 CONFIDENCE_NAME: Final = "confidence.safetensors"
 NEIGHBOURS_NAME: Final = "neighbours.json"
+OPENINGS_NAME: Final = "openings.json"
 NEIGHBOURS_VECTORS: Final = "neighbours.safetensors"
 NEIGHBOURS_TENSOR: Final = "vectors"
 _RULES: Final = ChatRules()
@@ -78,6 +86,14 @@ class Confidence:
         return Confidence(mean=mean, scale=scale, weight=weight, bias=float(bias[0]))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Early:
+    """How sure a student is before its answer is whole."""
+
+    tokens: int  # of an answer, that `first_tokens` looks at
+    heads: Mapping[Moment, Confidence]
+
+
 def answer_signals(logprobs: Sequence[float]) -> tuple[float, float]:
     """The sum of an answer's log-probabilities, and the least probability of its tokens."""
     return float(np.sum(logprobs)), float(np.exp(np.min(logprobs)))
@@ -90,6 +106,7 @@ class Trust:
     encoder: Encoder  # the small one: novelty and neighbours
     neighbours: Neighbours
     confidence: Confidence
+    early: Early | None = None  # None: it is sure of whole answers alone
 
     @staticmethod
     def read(opened: Opened, record: ChatRecord, *, device: str = "auto", precision: Precision = "auto") -> "Trust":
@@ -113,8 +130,14 @@ class Trust:
         return Trust(
             encoder=encoder,
             neighbours=_neighbours(opened, record, encoder.hidden_size),
-            confidence=Confidence.read(arrays, record.decide, len(record.signals)),
+            confidence=Confidence.read(arrays, "end", len(record.signals)),
+            early=_early(arrays, record),
         )
+
+    @property
+    def moments(self) -> tuple[Moment, ...]:
+        """When it can say how sure it is, before an answer is whole."""
+        return () if self.early is None else tuple(self.early.heads)
 
     def vectors(self, inputs: Sequence[TaskInput]) -> FloatArray:
         """[n, hidden] of what was said in redacted conversations, each of length 1."""
@@ -144,12 +167,47 @@ class Trust:
             ]
         )
         chances = self.confidence.of(signals)
-        if not np.isfinite(signals).all() or not np.isfinite(chances).all():
-            message = "the student says what is no number"
-            raise ValueError(message)
+        _check(signals, chances)
+        views = self._views(vectors, said)
         return [
-            _opinion(one, float(chance), row.tolist()) for one, chance, row in zip(said, chances, signals, strict=True)
+            _opinion(one, float(chance), row.tolist(), view)
+            for one, chance, row, view in zip(said, chances, signals, views, strict=True)
         ]
+
+    def opening(self, said: Generation, vector: FloatArray) -> ChatOpinion | None:
+        """What to make of an answer that still grows, by its first tokens; None while they are not there.
+
+        Args:
+            said: the answer as far as it goes.
+            vector: [hidden] of the conversation.
+        """
+        if self.early is None or (len(said.ids) < self.early.tokens and said.finish_reason is None):
+            return None
+        return _before(said.asked, self._views(vector[None], [said])[0], "first_tokens")
+
+    def expect(self, asked: Sequence[Asked], vectors: FloatArray) -> list[ChatOpinion]:
+        """What to make of conversations before anything is answered; vectors [n, hidden]."""
+        views = self._views(vectors, None)
+        return [_before(one, view, "prompt") for one, view in zip(asked, views, strict=True)]
+
+    def _views(self, vectors: FloatArray, said: Sequence[Generation] | None) -> list[dict[Moment, EarlyView]]:
+        """How sure a student was of each conversation at each moment; without answers, by the prompt alone."""
+        found: list[dict[Moment, EarlyView]] = [{} for _ in range(len(vectors))]
+        if self.early is None or not len(vectors):
+            return found
+        prompt = np.column_stack([self.neighbours.unanimous(vectors), self.neighbours.novelty(vectors)])
+        signals: dict[Moment, Floats] = {"prompt": prompt}
+        if said is not None:
+            count = self.early.tokens
+            first = np.array([answer_signals(one.logprobs[:count]) for one in said])
+            opens = self.neighbours.opening(vectors, [opening_key(one.ids[:count]) for one in said])
+            signals["first_tokens"] = np.column_stack([first, opens, prompt])
+        for moment, rows in signals.items():
+            chances = self.early.heads[moment].of(rows)
+            _check(rows, chances)
+            for one, chance, row in zip(found, chances.tolist(), rows.tolist(), strict=True):
+                one[moment] = EarlyView(confidence=chance, signals=row)
+        return found
 
 
 def text_distances(encoder: Encoder, first: Sequence[str], second: Sequence[str]) -> Floats:
@@ -159,7 +217,30 @@ def text_distances(encoder: Encoder, first: Sequence[str], second: Sequence[str]
     return distances
 
 
-def _opinion(said: Generation, chance: float, signals: list[float]) -> ChatOpinion:
+def _check(*numbers: Floats) -> None:
+    if not all(np.isfinite(one).all() for one in numbers):
+        message = "the student says what is no number"
+        raise ValueError(message)
+
+
+def _before(asked: Asked, views: Mapping[Moment, EarlyView], moment: Moment) -> ChatOpinion:
+    """An opinion of an answer that is not whole, and that nobody is told."""
+    sure = views[moment].confidence
+    return ChatOpinion(
+        output="",
+        confidence=sure,
+        uncertainty=1.0 - sure,
+        novelty=views["prompt"].signals[-1],
+        members=[],
+        finish_reason="length",
+        tokens=[],
+        logprobs=[],
+        prompt_tokens=len(asked.ids),
+        early=views,
+    )
+
+
+def _opinion(said: Generation, chance: float, signals: list[float], early: Mapping[Moment, EarlyView]) -> ChatOpinion:
     confidence = chance if said.finish_reason == "stop" else 0.0
     return ChatOpinion(
         output=said.text,
@@ -171,7 +252,33 @@ def _opinion(said: Generation, chance: float, signals: list[float]) -> ChatOpini
         tokens=list(said.ids),
         logprobs=list(said.logprobs),
         prompt_tokens=len(said.asked.ids),
+        early=early,
     )
+
+
+def _early(arrays: Mapping[str, Floats], record: ChatRecord) -> Early | None:
+    """How sure a version is before its answers are whole.
+
+    Raises:
+        CorruptVersionError: numbers are missing, or are none.
+    """
+    if not record.deciding_tokens:
+        return None
+    heads = {name: Confidence.read(arrays, name, len(signals)) for name, signals in EARLY_SIGNALS.items()}
+    return Early(tokens=record.deciding_tokens, heads=heads)
+
+
+def _keys(opened: Opened, name: str) -> list[str]:
+    """A list of short names.
+
+    Raises:
+        CorruptVersionError: the file holds none.
+    """
+    try:
+        return msgspec.json.decode(opened.read(name), type=list[str])
+    except msgspec.MsgspecError as error:
+        message = f"{name} is no list of answers: {error}"
+        raise CorruptVersionError(message) from error
 
 
 def _neighbours(opened: Opened, record: ChatRecord, hidden_size: int) -> Neighbours:
@@ -181,13 +288,13 @@ def _neighbours(opened: Opened, record: ChatRecord, hidden_size: int) -> Neighbo
         CorruptVersionError: their vectors and their answers do not fit together, or not the record.
     """
     vectors = read_tensors(NEIGHBOURS_VECTORS, opened.read(NEIGHBOURS_VECTORS)).get(NEIGHBOURS_TENSOR)
-    try:
-        answers = msgspec.json.decode(opened.read(NEIGHBOURS_NAME), type=list[str])
-    except msgspec.MsgspecError as error:
-        message = f"{NEIGHBOURS_NAME} is no list of answers: {error}"
-        raise CorruptVersionError(message) from error
+    answers = _keys(opened, NEIGHBOURS_NAME)
+    openings = _keys(opened, OPENINGS_NAME) if record.deciding_tokens else []
+    if len(openings) not in {0, len(answers)}:
+        message = f"{len(openings)} openings of {len(answers)} answers"
+        raise CorruptVersionError(message)
     if vectors is None or tuple(vectors.shape) != (len(answers), hidden_size) or len(answers) != record.neighbours:
         shape = None if vectors is None else tuple(vectors.shape)
         message = f"vectors {shape} of {record.neighbours} training prompts with {len(answers)} answers"
         raise CorruptVersionError(message)
-    return Neighbours(vectors=vectors.float().numpy(), answers=answers)
+    return Neighbours(vectors=vectors.float().numpy(), answers=answers, openings=openings)

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from store.errors import CorruptVersionError
-from store.event import Message
+from store.event import ChatInput, Message
 from store.registry.manifest import Manifest
 from store.registry.students.records import ChatRecord
 from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TUNED_NAME
 from store.student.chat.decoder import config_of, template_of
 from store.student.chat.folder import BASE_FILES, GENERATION_NAME, SETTINGS_NAME
 from store.student.chat.template import Template
-from store.student.chat.trust import CONFIDENCE_NAME, NEIGHBOURS_NAME, NEIGHBOURS_VECTORS, SIGNALS
+from store.student.chat.trust import CONFIDENCE_NAME, NEIGHBOURS_NAME, NEIGHBOURS_VECTORS, OPENINGS_NAME, SIGNALS
 from store.student.classify import ENCODER_FOLDER, Opened
 from store.student.folder import CONFIG_NAME, ENCODER_FILES, TOKENIZER_NAME, WEIGHTS_NAME
+from store.tasks.chat import form_of
 
 BASE_FOLDER: Final = "base/"
 
@@ -51,6 +52,14 @@ class Words:
         files = {name: opened.read(BASE_FOLDER + name) for name in base_files(opened.manifest) if name != WEIGHTS_NAME}
         template = template_of(files)
         return Words(template=template, longest=int(config_of(files[CONFIG_NAME]).max_position_embeddings))
+
+
+def trained_for(record: ChatRecord | None, value: ChatInput) -> bool:
+    """Whether a version has learned to answer in the form that a conversation asks for."""
+    if record is None or record.forms is None:
+        return True
+    form = form_of(value.shape)
+    return form is None or form in record.forms
 
 
 def base_files(manifest: Manifest) -> list[str]:
@@ -93,6 +102,7 @@ def check_manifest(manifest: Manifest) -> ChatRecord:
         CONFIDENCE_NAME,
         NEIGHBOURS_NAME,
         NEIGHBOURS_VECTORS,
+        *([OPENINGS_NAME] if record.deciding_tokens else []),
     ]
     lacking = [name for name in needed if name not in manifest.files]
     problems = {
@@ -101,6 +111,7 @@ def check_manifest(manifest: Manifest) -> ChatRecord:
         != list(SIGNALS),
         "its golden outputs are none, or do not fit their tokens": not record.golden
         or any(not 0 < len(one.tokens) == len(one.logprobs) for one in record.golden),
+        "it decides by fewer than no tokens": record.deciding_tokens < 0,
         "it has no room for a prompt or an answer": record.max_prompt_tokens < 1 or record.max_answer_tokens < 1,
     }
     for problem, found in problems.items():

@@ -39,13 +39,15 @@ class FakeTalker(FakeStudent):
     def __init__(self, **rest: Any) -> None:
         super().__init__(**rest)
         self.seen: list[ChatInput] = []
+        self.spelled: dict[str, str] = {}  # other answers, by question
+        self.forms = True  # it was trained for whatever form is asked for
 
     def talk(self, value: TaskInput) -> ChatOpinion:
         assert isinstance(value, ChatInput)
         self.seen.append(value)
         last = value.messages[-1].content
         confidence = 0.5 if last.startswith("unsure") else 0.95
-        words = f"you said: {last}"
+        words = self.spelled.get(last, f"you said: {last}")
         return ChatOpinion(
             output=words,
             confidence=confidence,
@@ -57,6 +59,10 @@ class FakeTalker(FakeStudent):
             logprobs=[-0.1] * len(words.split()),
             prompt_tokens=len(last.split()),
         )
+
+    def supports(self, value: TaskInput) -> bool:
+        assert isinstance(value, ChatInput)
+        return self.forms or "response_format" not in value.shape
 
     def too_long(self, value: TaskInput) -> bool:
         assert isinstance(value, ChatInput)

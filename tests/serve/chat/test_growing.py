@@ -13,7 +13,7 @@ from serve.student.growing import GrowingExecutor
 from serve.student.line import TooLong
 from serve.student.slot import Slot
 from store.event import ChatInput, Message, TaskInput
-from store.student.loaded import Growing, Opinion
+from store.student.loaded import Growing, Opinion, SoFar
 from tests.serve.chat.fakes import FakeTalker
 from tests.serve.fakes import eventually
 
@@ -70,6 +70,9 @@ class Answers:
                 done.append((name, self._student.talk(value)))
                 del self._left[name]
         return done
+
+    def so_far(self, name: Hashable, *, viewed: bool) -> SoFar:
+        raise AssertionError
 
     def drop(self, name: Hashable) -> None:
         value, _ = self._left.pop(name)

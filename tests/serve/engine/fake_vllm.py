@@ -10,11 +10,12 @@
 | a name that it had to forget (more than `cpu_adapters`) and whose folder is gone | it dies |
 """
 
+import asyncio
 import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ import uvicorn
 from safetensors import SafetensorError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from store.student.chat.adapter import PEFT, A, B
 from store.student.chat.decoder import Decoder
-from store.student.chat.generate import Asked, generate
+from store.student.chat.generate import Asked, Generation, generate
 
 MAX_RANK = 16
 MAX_LOGPROBS = 20
@@ -38,14 +39,16 @@ START_S = 60.0
 class FakeVllm:
     """One server on a port of loopback; `start` again after `stop` is a new process that knows nothing."""
 
-    def __init__(self, base: Path, *, cpu_adapters: int = 4) -> None:
-        self.decoder = Decoder.load(base, device="cpu", precision="fp32")
+    def __init__(self, base: Path, *, cpu_adapters: int = 4, decoder: Decoder | None = None) -> None:
+        self.decoder = decoder or Decoder.load(base, device="cpu", precision="fp32")
         self.cpu_adapters = cpu_adapters
         self.port = 0
         self.asked: list[dict[str, Any]] = []
         self.full = False
         self.shift = 0.0  # of every log-probability: another model than it says
-        self.slow: threading.Event | None = None
+        self.breaks_after: int | None = None  # tokens of a stream
+        self.turn: threading.Semaphore | None = None  # that each token of a stream needs
+        self.streamed: list[int] = []  # tokens of each stream that has ended, in whatever way
         self._forget()
 
     def _forget(self) -> None:
@@ -130,7 +133,28 @@ class FakeVllm:
         asked = Asked(body["prompt"], body["max_tokens"], tuple(body.get("stop", ())))
         (said,) = generate(decoder, [asked])
         worth = [one + self.shift for one in said.logprobs]
+        if body.get("stream"):
+            return StreamingResponse(self._pieces(name, said, worth), media_type="text/event-stream")
         return JSONResponse(_completion(name, said.text, said.ids, worth, said.finish_reason or "length"))
+
+    async def _pieces(self, name: str, said: Generation, worth: list[float]) -> AsyncIterator[bytes]:
+        """A token an event, as 0.32 streams them: each with its own text, ids and log-probabilities."""
+        text, count = "", 0
+        try:
+            for count, (token, logprob) in enumerate(zip(said.ids, worth, strict=True), 1):
+                if self.breaks_after is not None and count > self.breaks_after:
+                    return
+                while self.turn is not None and not self.turn.acquire(blocking=False):  # noqa: ASYNC110 - of a test's thread
+                    await asyncio.sleep(0.002)
+                last = count == len(said.ids)
+                whole = said.text if last else self.decoder.template.text_of(said.ids[:count]).rstrip("\ufffd")
+                ended = (said.finish_reason or "length") if last else None
+                delta = _completion(name, whole[len(text) :], [token], [logprob], ended)
+                text = whole if len(whole) > len(text) else text
+                yield b"data: " + json.dumps(delta).encode() + b"\n\n"
+            yield b"data: [DONE]\n\n"
+        finally:
+            self.streamed.append(count)
 
     def _refused(self, body: dict[str, Any]) -> Response | None:
         if self.dead:
@@ -178,7 +202,7 @@ def _error(status: int, message: str) -> Response:
     return JSONResponse({"error": {"message": message, "code": status}}, status)
 
 
-def _completion(name: str, text: str, ids: list[int], logprobs: list[float], ended: str) -> dict[str, Any]:
+def _completion(name: str, text: str, ids: list[int], logprobs: list[float], ended: str | None) -> dict[str, Any]:
     choice = {
         "index": 0,
         "text": text,

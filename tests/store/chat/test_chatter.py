@@ -233,7 +233,7 @@ def test_a_flipped_bit_in_a_version_is_found(
         ({"golden": []}, "golden"),
         ({"max_answer_tokens": 0}, "room"),
         ({"max_prompt_tokens": 256}, "room"),
-        ({"decide": "prompt"}, r"prompt\.mean"),
+        ({"deciding_tokens": 3}, r"openings\.json"),
     ],
 )
 def test_a_record_that_does_not_fit_its_files_is_refused(

@@ -17,14 +17,17 @@ from store.registry.students.records import ChatRecord
 from store.student.chat.adapter import Trained
 from store.student.chat.chatter import Chatter
 from store.student.chat.decoder import Decoder
-from store.student.chat.neighbours import Neighbours, text_key
+from store.student.chat.neighbours import Neighbours, opening_key, text_key
 from store.student.chat.trust import (
     CONFIDENCE_NAME,
+    EARLY_SIGNALS,
     NEIGHBOURS_NAME,
     NEIGHBOURS_TENSOR,
     NEIGHBOURS_VECTORS,
+    OPENINGS_NAME,
     SIGNALS,
     Confidence,
+    Early,
 )
 from store.student.chat.version import BASE_FOLDER
 from store.student.classify import ENCODER_FOLDER
@@ -67,7 +70,21 @@ def layers_of(base: Decoder) -> Trained:
     return Trained(first=3, rank=None, alpha=0, tensors=moved)
 
 
-def make_chatter(folder: Path, *, full: bool = False, policy: Policy | None = None) -> Chatter:
+def early_of(seed: int = 0) -> Early:
+    """Numbers by which a student is more or less sure before its answer is whole."""
+    dice = np.random.default_rng(seed)
+    heads = {
+        moment: Confidence(
+            mean=np.zeros(len(names)), scale=np.ones(len(names)), weight=dice.normal(size=len(names)), bias=0.3
+        )
+        for moment, names in EARLY_SIGNALS.items()
+    }
+    return Early(tokens=3, heads=heads)
+
+
+def make_chatter(
+    folder: Path, *, full: bool = False, policy: Policy | None = None, early: Early | None = None
+) -> Chatter:
     """A student that knows three prompts; its base and its encoder lie in `folder`."""
     end = tiny_decoder(folder / "base", ends=(0, *range(40, 60)))
     base = Decoder.load(end, device="cpu", precision="fp32")
@@ -79,11 +96,14 @@ def make_chatter(folder: Path, *, full: bool = False, policy: Policy | None = No
         trained=trained,
         encoder=encoder,
         neighbours=Neighbours(
-            vectors=sentence_vectors(encoder, KNOWN), answers=[text_key("yes"), text_key("no"), text_key('{"a": 1}')]
+            vectors=sentence_vectors(encoder, KNOWN),
+            answers=[text_key("yes"), text_key("no"), text_key('{"a": 1}')],
+            openings=[opening_key([1, 2, 3])] * len(KNOWN) if early is not None else [],
         ),
         confidence=Confidence(mean=np.zeros(4), scale=np.ones(4), weight=np.array([0.1, 1.0, 2.0, -1.0]), bias=0.5),
         terms=ChatTerms(max_prompt_tokens=LONGEST, max_answer_tokens=10),
         policy=policy,
+        early=early,
     )
 
 
@@ -98,7 +118,12 @@ def write_version(chatter: Chatter, folder: Path, draft: Path) -> Manifest:
             if names is None or path.name in names:
                 (draft / target / path.name).write_bytes(path.read_bytes())
     chatter.trained.write(draft)
-    (draft / CONFIDENCE_NAME).write_bytes(safetensors.numpy.save(chatter.confidence.arrays("end")))
+    numbers = chatter.confidence.arrays("end")
+    if chatter.early is not None:
+        for moment, head in chatter.early.heads.items():
+            numbers |= head.arrays(moment)
+        (draft / OPENINGS_NAME).write_text(json.dumps(list(chatter.neighbours.openings)))
+    (draft / CONFIDENCE_NAME).write_bytes(safetensors.numpy.save(numbers))
     vectors = {NEIGHBOURS_TENSOR: chatter.neighbours.vectors.astype(np.float16)}
     (draft / NEIGHBOURS_VECTORS).write_bytes(safetensors.numpy.save(vectors))
     (draft / NEIGHBOURS_NAME).write_text(json.dumps(list(chatter.neighbours.answers)))
@@ -111,6 +136,7 @@ def write_version(chatter: Chatter, folder: Path, draft: Path) -> Manifest:
         max_prompt_tokens=chatter.terms.max_prompt_tokens,
         max_answer_tokens=chatter.terms.max_answer_tokens,
         signals=list(SIGNALS),
+        deciding_tokens=0 if chatter.early is None else chatter.early.tokens,
         neighbours=len(chatter.neighbours.answers),
         golden=[],
     )

@@ -8,10 +8,11 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops.money.shown import money_fields
 from store.errors import StoreUnavailableError
 from store.event import Lane
 from store.money.books import Book, Books
-from store.money.deeds import Deeds, nano
+from store.money.deeds import Deeds, nano, verdict_of
 from store.money.reckon import PERIODS, LaneMoney, Prices, reckon, total
 from store.money.tally import DeedBatch, Tally
 
@@ -186,6 +187,21 @@ def test_saved_is_what_the_teacher_alone_would_have_cost_less_calls_audits_and_t
     assert money.spent_usd == pytest.approx(0.25)
     assert money.saved_usd == pytest.approx(1.88 - 0.25)
     assert (money.student, money.teacher, money.cached, money.unanswered, money.refused) == (900, 40, 7, 2, 3)
+
+
+def test_a_referees_calls_are_spent_and_are_no_measure_of_what_an_answer_costs() -> None:
+    done = calls(40, 0.002, student=900, teacher=40) + verdict_of(0.5, bounded=False) + verdict_of(0.25, bounded=True)
+    money = reckon(book(today=done), Prices()).today
+    assert money.usd_per_call == pytest.approx(0.002)
+    assert money.judged == 2
+    assert money.judged_usd == pytest.approx(0.75)
+    assert money.spent_usd == pytest.approx(0.08 + 0.75)
+    assert money.bounded_usd == pytest.approx(0.25)
+    both = total([reckon(book(today=done), Prices())] * 2).today
+    assert both.judged == 4
+    assert both.judged_usd == pytest.approx(1.5)
+    fields = money_fields(reckon(book(today=done), Prices()))
+    assert "$0.75 for 2 calls of the referee" in str(fields["today (UTC)"])
 
 
 def test_the_first_day_can_cost_more_than_the_teacher_alone() -> None:

@@ -119,6 +119,38 @@ def test_the_first_version_is_certified_and_says_how_it_was_made(first: tuple[Cy
     assert json.loads(opened.read("adapter/adapter_config.json"))["r"] == 8
 
 
+def test_each_moment_has_numbers_of_its_own_and_a_threshold_that_is_certified_by_itself(
+    first: tuple[CycleWork, CycleResult],
+) -> None:
+    work, result = first
+    opened = registry(work).versions(LANE).open(result.version or "")
+    policy, student = opened.manifest.policy, loaded(work, result.version)
+    assert policy is not None
+    assert policy.early.keys() == set(student.moments) == {"prompt", "first_tokens"}
+    assert student.early is not None
+    assert student.early.tokens == opened.manifest.student.deciding_tokens >= 3  # type: ignore[union-attr]
+    snapshot = json.loads(opened.read("snapshot.json"))["rows"]
+    kept = {one.item_id: one for one in items(200, hard=0.1)}
+    trained = {row["cluster"] for row in snapshot if row["split"] == "train"}
+    trials: dict[int, str] = {}
+    for row in snapshot:
+        if row["split"] != "train" and row["cluster"] not in trained:
+            trials.setdefault(row["cluster"], row["id"])
+    held = [kept[item_id].input for item_id in trials.values()]
+    said = student.look(held)
+    for moment, found in policy.early.items():
+        sure = np.array([one.early[moment].confidence for one in said])
+        if found.threshold is None:
+            assert (found.coverage_ratio, found.rows) == (0.0, 0)
+        else:
+            assert found.lower >= TRAINING.target
+            novel = np.array([one.novelty for one in said]) > (policy.novelty_threshold or np.inf)
+            assert ((sure >= found.threshold) & ~novel).mean() == pytest.approx(found.coverage_ratio, abs=0.03)
+        assert policy.at(moment).threshold == found.threshold
+    assert policy.early["first_tokens"].threshold is not None, "with a tiny decoder's JSON the first tokens tell"
+    assert policy.at("end") is policy
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's, of a name in transformers
 def test_the_adapter_is_one_that_peft_loads(first: tuple[CycleWork, CycleResult], tmp_path: Path) -> None:
     work, result = first

@@ -13,18 +13,19 @@ from msgspec.structs import replace as changed
 from store.answers.top_logprobs import NO_TOKEN, pack_top
 from store.buffer.item import Item
 from store.event import AgreementVerdict, ChatAnswer, ChatInput, StudentOpinion
+from store.registry.students.records import ChatRecord
 from store.student.chat.chatter import Chatter
 from store.student.chat.decoder import Decoder
 from store.student.chat.generate import Asked, Generation, generate
 from store.student.encoder import Encoder, FloatArray
 from store.student.rank.vectors import sentence_vectors
-from store.tasks.chat import ChatSaid
+from store.tasks.chat import ChatSaid, form_of
 from tests.tiny import tiny_encoder
 from tests.trainer.chat.talks import MODEL, NOW_S, PROMPT, a_talk, calm_decoder, event_of, item_of, items
 from tests.trainer.chat.test_cycle import QUICK, SETTINGS, TRAINING
 from trainer.attempt import freeze_rows
 from trainer.learn.chat import steps
-from trainer.learn.chat.freezing import FrozenChats, heard_of
+from trainer.learn.chat.freezing import FrozenChats, chat_input, heard_of
 from trainer.learn.chat.head import constant
 from trainer.learn.chat.recipe import RECIPE, frozen_chats
 from trainer.learn.chat.training.layers import TopLayers
@@ -138,7 +139,7 @@ def quick_student(rows: FrozenChats) -> Chatter:
     """One that has learned nothing yet."""
     stack = rows.base.decoder.stack
     trained = TopLayers(stack, first=1, rank=2, alpha=4, start=None, seed=0).trained()
-    return steps.student_of(rows, trained, [], constant(0.5, 4))
+    return steps.student_of(rows, trained, [], constant(0.5, 4), early=None)
 
 
 def test_an_answer_that_one_pass_shows_to_be_the_teachers_is_what_generation_gives(
@@ -181,3 +182,28 @@ def test_a_verdict_on_the_same_words_counts_and_on_others_not(settings: CycleSet
     rows = frozen(settings, [item_of(event_of(value, "With pleasure.", rng, student=opinion))])
     assert rows.agreed([(0, text) for text in ("Gladly!", "Gladly", "With  pleasure.")]) == [1.0, 0.0, 1.0]
     assert RECIPE.freezing(TRAINING, settings, None).conflicted({}) is False
+
+
+def test_a_form_that_few_rows_ask_for_is_not_learned_and_nobody_is_asked_it(settings: CycleSettings) -> None:
+    kept = items(40)
+    forms = [{"type": "json_object"}] * 12 + [{"type": "json_schema", "json_schema": {"schema": {}}}] * 3
+    for place, form in enumerate(forms):
+        value = kept[place].input
+        assert isinstance(value, ChatInput)
+        kept[place] = changed(kept[place], input=changed(value, shape={"response_format": form}))
+    every = replace(settings, split=replace(settings.split, calibrate_ratio=0.0, judge_ratio=0.0))
+    rows = frozen(every, kept)
+    places = range(len(rows.snapshot.rows))
+    known = rows.forms(places, 5)
+    assert known == [form_of({"response_format": forms[0]})]
+    assert rows.forms(places, 13) == []
+    student = quick_student(rows)
+    record = ChatRecord(
+        tokenizer="", template="", layers=1, rank=2, max_prompt_tokens=9, max_answer_tokens=9, signals=[], golden=[]
+    )
+    knowing = replace(student, record=changed(record, forms=known))
+    said = rows.opinions(knowing, list(places))
+    asked = [chat_input(row.input).shape.get("response_format") for row in rows.snapshot.rows]
+    assert [one is None for one in said] == [form == forms[-1] for form in asked]
+    assert rows.scored(knowing, list(places), np.ones(len(asked))).confidence.min() < 0
+    assert None not in rows.opinions(replace(student, record=record), list(places)), "an older version is asked all"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from store.student.chat.trust import SIGNALS
-from trainer.learn.chat.head import Outcomes, constant, fit_confidence
+from trainer.learn.chat.head import Outcomes, constant, deciding_tokens, fit_confidence
 
 RNG = np.random.default_rng(0)
 
@@ -54,10 +54,15 @@ def test_where_all_agreed_or_none_did_it_is_a_constant_short_of_certainty(
     assert constant(0.25, 4).of(np.zeros((1, 4))) == pytest.approx(0.25)
 
 
-def test_before_an_answer_what_is_known_of_it_counts_for_nothing() -> None:
-    one = outcomes(500)
-    said = fit_confidence(one, "prompt")
-    other = one.signals.copy()
-    other[:, :3] = 9.0
-    assert said.of(other) == pytest.approx(said.of(one.signals))
-    assert np.ptp(fit_confidence(one).of(one.signals)) > np.ptp(said.of(one.signals))
+@pytest.mark.parametrize(
+    ("answers", "tokens"),
+    [
+        ([[1, 2, 3, 9], [1, 2, 4, 9], [1, 2, 5, 9]], 5),
+        ([[1, 2, 3, 9]] * 9 + [[7, 9]], 7),  # one of ten does not begin so
+        ([[1, 2, 3, 9]] * 8 + [[7, 9]] * 2, 3),
+        ([[1], [2]], 3),
+        ([], 3),
+    ],
+)
+def test_tokens_decide_after_what_answers_begin_with_alike(answers: list[list[int]], tokens: int) -> None:
+    assert deciding_tokens(answers) == tokens

@@ -36,6 +36,8 @@ class Judge:
     """Two texts agree where their first letters do; it judges so many pairs, then the budget is spent."""
 
     pairs_left: int = 1_000_000
+    calls: int = 0
+    spent_usd: float = 0.0
     version: str = "big@1"
     distance_limit: float = 2.0
     asked: list[Dispute] = field(default_factory=list)
@@ -46,6 +48,8 @@ class Judge:
             agreed = one.dispute.teacher[:1].lower() == one.dispute.student[:1].lower()
             said(place, msgspec.structs.replace(VERDICT, agreed=agreed))
         self.pairs_left -= min(self.pairs_left, len(pairs))
+        self.calls += 2 * len(pairs)
+        self.spent_usd += 0.002 * len(pairs)
 
 
 def opened(judge: Judge) -> Judge:
@@ -170,6 +174,9 @@ def test_with_a_referee_other_words_agree_and_without_they_do_not_and_the_verdic
     work, unjudged = cycle(tmp_path, None)
     assert (result.verdict.unjudged, unjudged.verdict.unjudged > 20) == (0, True)
     assert (result.verdict.student_agreement or 0.0) > (unjudged.verdict.student_agreement or 0.0)
+    assert result.asked > 0
+    (cost, *_) = report_of(work, result, "pass", [], seconds=1.0).refusals
+    assert cost == f"the referee was asked {result.asked} times, for ${result.asked_usd:.6g}"
     (note,) = report_of(work, unjudged, "inconclusive", [], seconds=1.0).refusals  # as status and history show it
     assert note.startswith(f"{unjudged.verdict.unjudged} pairs of texts were judged by nobody")
     assert VERDICTS_NAME not in version_of(work, unjudged).manifest.files

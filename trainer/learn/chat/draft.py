@@ -26,7 +26,9 @@ from store.student.chat.trust import (
     NEIGHBOURS_NAME,
     NEIGHBOURS_TENSOR,
     NEIGHBOURS_VECTORS,
+    OPENINGS_NAME,
     Confidence,
+    Early,
 )
 from store.student.chat.version import BASE_FOLDER
 from store.student.classify import ENCODER_FOLDER
@@ -101,6 +103,7 @@ class ChatDraft:
     adapted: Decoder  # the base with what was trained
     neighbours: Neighbours
     confidence: Confidence
+    early: Early | None  # None: it is sure of whole answers alone
     record: ChatRecord  # without the golden outputs
 
     @property
@@ -117,8 +120,8 @@ class ChatDraft:
             encoder=self.encoder.encoder,
             neighbours=self.neighbours,
             confidence=self.confidence,
+            early=self.early,
             terms=ChatTerms(
-                decide=self.record.decide,
                 max_prompt_tokens=self.record.max_prompt_tokens,
                 max_answer_tokens=self.record.max_answer_tokens,
             ),
@@ -133,7 +136,11 @@ class ChatDraft:
         self.trained.write(directory)
         vectors = {NEIGHBOURS_TENSOR: self.neighbours.vectors.astype(np.float16)}
         (directory / NEIGHBOURS_VECTORS).write_bytes(safetensors.numpy.save(vectors))
-        numbers = self.confidence.arrays(self.record.decide)
+        numbers = self.confidence.arrays("end")
+        if self.early is not None:
+            for name, head in self.early.heads.items():
+                numbers |= head.arrays(name)
+            (directory / OPENINGS_NAME).write_text(json.dumps(list(self.neighbours.openings)))
         (directory / CONFIDENCE_NAME).write_bytes(safetensors.numpy.save(numbers))
         (directory / NEIGHBOURS_NAME).write_text(json.dumps(list(self.neighbours.answers)))
         student = self.student(policy)

@@ -1,8 +1,9 @@
 """How items of `chat` become rows, and what a student's answers to them are computed from."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -15,7 +16,7 @@ from store.answers.top_logprobs import NO_TOKEN, unpack_top
 from store.event import ChatInput, TaskInput
 from store.near.link import Links, link
 from store.near.neighbours import conflicts
-from store.policy import Policy
+from store.policy import Moment, Policy
 from store.student.chat.chatter import Chatter
 from store.student.chat.decoder import Decoder
 from store.student.chat.generate import Asked, Generation, generate
@@ -23,7 +24,7 @@ from store.student.chat.neighbours import answer_key
 from store.student.chat.trust import text_distances
 from store.student.encoder import FloatArray
 from store.student.loaded import ChatOpinion
-from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, heard_text, structure
+from store.tasks.chat import ChatRules, ChatSaid, ChatTerms, form_of, heard_text, structure
 from store.tasks.narrow import narrow
 from store.tasks.rules import Dispute
 from trainer.judge.calibrate import novelty_limit, uncertified
@@ -114,10 +115,11 @@ class FrozenChats:
 
     def start(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Policy:
         """A novelty limit; the confidence is a chance already."""
-        asked = [at for at, place in enumerate(places) if self.asked[place] is not None]
-        if not asked:
+        scored = self.scored(student, places, weights)
+        asked = np.flatnonzero(scored.confidence != _NEVER)
+        if not len(asked):
             return uncertified(self.target, self.confidence)
-        novelty = self.scored(student, places, weights).novelty[asked]
+        novelty = scored.novelty[asked]
         limit = novelty_limit(novelty, weights[asked], self.novelty_quantile)
         return uncertified(self.target, self.confidence, novelty_threshold=limit)
 
@@ -134,6 +136,20 @@ class FrozenChats:
             weight=weights,
             cluster=np.array([row.cluster for row in rows], np.int64),
         )
+
+    def early(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Mapping[Moment, Scored]:
+        """See `trainer.learn.recipe.Frozen`."""
+        talker = chatter(student)
+        if not talker.moments:
+            return {}
+        whole, said = self.scored(student, places, weights), self.opinions(talker, places)
+        return {
+            moment: replace(
+                whole,
+                confidence=np.array([_NEVER if one is None else one.early[moment].confidence for one in said]),
+            )
+            for moment in talker.moments
+        }
 
     def agreed(self, said: Sequence[tuple[int, str]], *, half: bool = False) -> list[float | None]:
         """Share of the teacher's answers to each row that an output agrees with; the referee is asked for all at once.
@@ -174,7 +190,11 @@ class FrozenChats:
 
     def opinions(self, student: Chatter, places: Sequence[int]) -> list[ChatOpinion | None]:
         """A student's opinions of some rows. No answer is computed twice for one decoder."""
-        wanted = [place for place in places if self.asked[place] is not None]
+        wanted = [
+            place
+            for place in places
+            if self.asked[place] is not None and student.supports(self.snapshot.rows[place].input)
+        ]
         inputs = [chat_input(self.snapshot.rows[place].input) for place in wanted]
         if not self.shares_base(student):
             found = dict(zip(wanted, student.look(inputs), strict=True)) if wanted else {}
@@ -198,9 +218,18 @@ class FrozenChats:
             message = "nobody learns from what no student is asked"
             raise ValueError(message)
         said = heard_text(row.answers)[0]
-        ids = self.base.decoder.template.answer_ids(said.text)
+        ids = self.newest_ids(place)
         heard = heard_of(said, ids, tokenizer=self.base.tokenizer)
         return Lesson(prompt=tuple(asked.ids), answer=tuple(ids), heard=heard, weight=row.weight)
+
+    def forms(self, places: Sequence[int], least: int) -> list[str]:
+        """Forms of answers, beside texts, that so many of these rows ask for at least."""
+        found = Counter(form_of(chat_input(self.snapshot.rows[place].input).shape) for place in places)
+        return sorted(form for form, count in found.items() if form is not None and count >= least)
+
+    def newest_ids(self, place: int) -> list[int]:
+        """A row's newest answer as this base writes it, the end included."""
+        return self.base.decoder.template.answer_ids(heard_text(self.snapshot.rows[place].answers)[0].text)
 
     def begins(self, place: int) -> str:
         """What a row's prompt begins with: rows of one name may share it."""

@@ -28,13 +28,13 @@ from trainer.judge.scored import Scored
 from trainer.learn.chat.draft import BaseDecoder, ChatDraft
 from trainer.learn.chat.freezing import ChatFreezing, FrozenChats, chat_input
 from trainer.learn.chat.steps import (
-    confidence_of,
     learned,
     neighbours_of,
     on_this_base,
     seen_by,
     student_of,
     trained_on,
+    trust_of,
 )
 from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import SENTENCES, BaseEncoder, FeatureCache, Telling
@@ -126,14 +126,16 @@ class ChatRecipe:
             message = "no version on this base serves yet, and a head alone answers nothing: start a fine-tuning"
             raise NotEnoughLabelsError(message)
         tell("fitting", None)
+        confidence, early = trust_of(rows, places, lineage, champion, tell=tell)
         return ChatDraft(
             kind="fine_tune" if kind == "fine_tune" else "head",
             base=rows.base,
             encoder=rows.encoder,
             trained=trained,
             adapted=adapted,
-            neighbours=neighbours_of(rows, places),
-            confidence=confidence_of(rows, places, lineage, champion, tell=tell),
+            neighbours=neighbours_of(rows, places, early),
+            confidence=confidence,
+            early=early,
             record=ChatRecord(
                 tokenizer=rows.base.tokenizer,
                 template=rows.base.template,
@@ -142,7 +144,8 @@ class ChatRecipe:
                 max_prompt_tokens=rows.terms.max_prompt_tokens,
                 max_answer_tokens=rows.terms.max_answer_tokens,
                 signals=list(SIGNALS),
-                decide=rows.terms.decide,
+                deciding_tokens=0 if early is None else early.tokens,
+                forms=rows.forms(places, settings.min_items_per_label),
                 neighbours=len(places),
                 golden=[],
                 precision=rows.base.decoder.precision,
@@ -168,11 +171,13 @@ class ChatRecipe:
                 held = [places[index] for index in part]
                 others = sorted(set(learned(rows)) - set(held))
                 if own.kind == "head" and before is not None:  # its adapter has seen none of them
-                    student = student_of(rows, before.trained, others, own.confidence, decoder=before.decoder)
+                    student = student_of(
+                        rows, before.trained, others, own.confidence, early=own.early, decoder=before.decoder
+                    )
                 else:
                     start = before.trained if before is not None else None
                     trained = trained_on(rows, others, start, part=f"crossed-{number}")
-                    student = student_of(rows, trained, others, own.confidence)
+                    student = student_of(rows, trained, others, own.confidence, early=own.early)
                 one = rows.scored(student, held, weights[part])
                 confidence[part], novelty[part], agreed[part] = one.confidence, one.novelty, one.agreed
             cluster = np.array([rows.snapshot.rows[place].cluster for place in places], np.int64)

@@ -1,20 +1,21 @@
 """The steps of a cycle of `chat`: a training on some rows, a student that knows them, and what it is trusted by."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
+from store.policy import Decide
 from store.registry.students.records import ChatRecord
 from store.student.chat.adapter import Trained
 from store.student.chat.chatter import Chatter
 from store.student.chat.decoder import Decoder
-from store.student.chat.neighbours import Neighbours, answer_key
-from store.student.chat.trust import SIGNALS, Confidence
+from store.student.chat.neighbours import Neighbours, answer_key, opening_key
+from store.student.chat.trust import EARLY_SIGNALS, SIGNALS, Confidence, Early
 from store.tasks.chat import heard_text
 from trainer.learn.chat.freezing import FrozenChats, chatter
-from trainer.learn.chat.head import Outcomes, constant, fit_confidence
+from trainer.learn.chat.head import Outcomes, constant, deciding_tokens, fit_confidence, unfitted
 from trainer.learn.chat.training.fit import Tuning, fit
 from trainer.learn.halves import halves
 from trainer.learn.recipe import Lineage, Rival
@@ -69,65 +70,105 @@ def trained_on(
     )
 
 
-def confidence_of(
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Said:
+    """What a student that had not learned a row said to it, and what became of that."""
+
+    place: int
+    output: str
+    signals: Mapping[Decide, Sequence[float]]  # by when they are known
+    agreed: float = 0.0
+
+
+def trust_of(
     rows: FrozenChats, places: Sequence[int], lineage: Lineage, champion: Chatter | None, *, tell: Tell
-) -> Confidence:
-    """When to trust it, from what became of answers that nobody had trained for.
+) -> tuple[Confidence, Early | None]:
+    """When to trust it, with its answer whole and before, from what became of answers that nobody had trained for.
 
     Of the first version: each half of the rows is asked of a training on the other half; of many rows one half will do.
     Afterwards: opinions on record, and what the champion says to rows that it has not learned; while these are too few,
-    the champion's own numbers stay.
+    the champion's own numbers stay. What is on record says nothing of the moments before, so a lane that decides then
+    has the champion asked those rows, too.
     """
+    tokens = deciding_tokens([rows.newest_ids(place) for place in places])
     if champion is None or lineage.champion is None:
-        return fit_confidence(_crossed(rows, places, tell=tell), rows.terms.decide)
-    recorded = {place: found for place in places if (found := _recorded(rows, place, lineage)) is not None}
+        said = _judged(rows, _crossed(rows, places, tokens, tell=tell))
+        return fit_confidence(_outcomes(rows, said, "end")), _heads(rows, said, tokens)
     seen = seen_by(rows, lineage.champion)
-    new = [place for place in places if rows.snapshot.rows[place].cluster not in seen and place not in recorded]
-    outcomes = Outcomes.joined(
-        _joined(rows, [(place, *one) for place, one in recorded.items()]), _asked(rows, champion, new)
+    fresh = [place for place in places if rows.snapshot.rows[place].cluster not in seen]
+    recorded = [found for place in places if (found := _recorded(rows, place, lineage)) is not None]
+    known = {one.place for one in recorded} if rows.terms.decide == "end" else set()
+    asked = _asked(rows, champion, [place for place in fresh if place not in known])
+    knows = [place for place in places if rows.snapshot.rows[place].cluster in seen]
+    alike = student_of(
+        rows, champion.trained, knows, champion.confidence, early=unfitted(tokens), decoder=champion.decoder
     )
-    if len(outcomes.agreed) < _ENOUGH_OUTCOMES:
-        return champion.confidence
-    return fit_confidence(outcomes, rows.terms.decide)
+    early = {one.place: one.signals for one in _asked(rows, alike, [one.place for one in asked])}
+    twice = {one.place for one in recorded}
+    said = _judged(rows, [*recorded, *(replace(one, signals={**early[one.place], **one.signals}) for one in asked)])
+    ends = [one for one in said if one.place not in twice or one.signals.keys() == {"end"}]
+    sure = [one for one in said if one.signals.keys() > {"end"}]
+    return (
+        fit_confidence(_outcomes(rows, ends, "end")) if len(ends) >= _ENOUGH_OUTCOMES else champion.confidence,
+        _heads(rows, sure, tokens) if len(sure) >= _ENOUGH_OUTCOMES else champion.early,
+    )
 
 
-def _crossed(rows: FrozenChats, places: Sequence[int], *, tell: Tell) -> Outcomes:
-    parts = []
+def _heads(rows: FrozenChats, said: Sequence[_Said], tokens: int) -> Early:
+    return Early(tokens=tokens, heads={name: fit_confidence(_outcomes(rows, said, name)) for name in EARLY_SIGNALS})
+
+
+def _crossed(rows: FrozenChats, places: Sequence[int], tokens: int, *, tell: Tell) -> list[_Said]:
+    found: list[_Said] = []
     split = halves([rows.snapshot.rows[place].cluster for place in places])
     for number, half in enumerate(split[: 1 if len(places) >= _FEW_ROWS else 2]):
         held = [places[index] for index in half]
         others = sorted(set(places) - set(held)) or held  # a single question: there is nothing else
         trained = trained_on(rows, others, None, part=f"half-{number}", tell=tell)
-        parts.append(_asked(rows, student_of(rows, trained, others, constant(0.5, len(SIGNALS))), held))
-    return Outcomes.joined(*parts)
+        student = student_of(rows, trained, others, constant(0.5, len(SIGNALS)), early=unfitted(tokens))
+        found += _asked(rows, student, held)
+    return found
 
 
-def _asked(rows: FrozenChats, student: Chatter, places: Sequence[int]) -> Outcomes:
+def _asked(rows: FrozenChats, student: Chatter, places: Sequence[int]) -> list[_Said]:
     """What a student that has not learned these rows says to them."""
-    said = [(place, one) for place, one in zip(places, rows.opinions(student, places), strict=True) if one is not None]
-    return _joined(rows, [(place, one.members[0], one.output) for place, one in said])
+    opinions = zip(places, rows.opinions(student, places), strict=True)
+    return [
+        _Said(
+            place=place,
+            output=one.output,
+            signals={"end": one.members[0], **{name: view.signals for name, view in one.early.items()}},
+        )
+        for place, one in opinions
+        if one is not None
+    ]
 
 
-def _recorded(rows: FrozenChats, place: int, lineage: Lineage) -> tuple[Sequence[float], str] | None:
+def _recorded(rows: FrozenChats, place: int, lineage: Lineage) -> _Said | None:
     """Signals and words of the opinion that a version gave before the teacher was asked, if they are today's."""
     first = rows.snapshot.rows[place].first_opinion
     record = lineage.records.get(first.opinion.version) if first is not None else None
     if first is None or not isinstance(record, ChatRecord) or len(first.opinion.members) != 1:
         return None
-    if (record.signals, record.decide) != (list(SIGNALS), rows.terms.decide):
-        return None
     signals = first.opinion.members[0]
-    return (signals, first.opinion.output) if len(signals) == len(SIGNALS) else None
+    if record.signals != list(SIGNALS) or len(signals) != len(SIGNALS):
+        return None
+    return _Said(place=place, output=first.opinion.output, signals={"end": signals})
 
 
-def _joined(rows: FrozenChats, said: Sequence[tuple[int, Sequence[float], str]]) -> Outcomes:
-    """What became of outputs, each with its row's place and its signals; what nobody judged is left out."""
-    agreed = rows.agreed([(place, output) for place, _, output in said], half=True)
-    known = [(place, signals, one) for (place, signals, _), one in zip(said, agreed, strict=True) if one is not None]
+def _judged(rows: FrozenChats, said: Sequence[_Said]) -> list[_Said]:
+    """What became of outputs; what nobody judged is left out."""
+    agreed = rows.agreed([(one.place, one.output) for one in said], half=True)
+    return [replace(one, agreed=found) for one, found in zip(said, agreed, strict=True) if found is not None]
+
+
+def _outcomes(rows: FrozenChats, said: Sequence[_Said], moment: Decide) -> Outcomes:
+    """What is known at a moment, with what became of it."""
+    width = len(SIGNALS if moment == "end" else EARLY_SIGNALS[moment])
     return Outcomes(
-        signals=np.array([signals for _, signals, _ in known], np.float64).reshape(-1, len(SIGNALS)),
-        agreed=np.array([one for _, _, one in known], np.float64),
-        weight=np.array([rows.snapshot.rows[place].mass for place, _, _ in known], np.float64),
+        signals=np.array([one.signals[moment] for one in said], np.float64).reshape(-1, width),
+        agreed=np.array([one.agreed for one in said], np.float64),
+        weight=np.array([rows.snapshot.rows[one.place].mass for one in said], np.float64),
     )
 
 
@@ -137,6 +178,7 @@ def student_of(
     places: Sequence[int],
     confidence: Confidence,
     *,
+    early: Early | None,
     decoder: Decoder | None = None,
 ) -> Chatter:
     """A student that knows these rows alone."""
@@ -145,17 +187,23 @@ def student_of(
         base_fingerprint=rows.base.decoder.fingerprint,
         trained=trained,
         encoder=rows.encoder.encoder,
-        neighbours=neighbours_of(rows, places),
+        neighbours=neighbours_of(rows, places, early),
         confidence=confidence,
+        early=early,
         terms=rows.terms,
     )
 
 
-def neighbours_of(rows: FrozenChats, places: Sequence[int]) -> Neighbours:
+def neighbours_of(rows: FrozenChats, places: Sequence[int], early: Early | None) -> Neighbours:
     """These rows' prompts with their newest answers."""
     said = [heard_text(rows.snapshot.rows[place].answers)[0] for place in places]
     vectors = rows.vectors[list(places)].astype(np.float16).astype(np.float32)  # as a gateway will read them
-    return Neighbours(vectors=vectors, answers=[answer_key(one) for one in said])
+    tokens = 0 if early is None else early.tokens
+    return Neighbours(
+        vectors=vectors,
+        answers=[answer_key(one) for one in said],
+        openings=[opening_key(rows.newest_ids(place)[:tokens]) for place in places] if tokens else [],
+    )
 
 
 def learned(rows: FrozenChats) -> list[int]:

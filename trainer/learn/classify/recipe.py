@@ -13,7 +13,7 @@ from msgspec import structs
 from store.balance import balanced
 from store.control import CycleKind
 from store.near.neighbours import conflicts
-from store.policy import Metric, Policy
+from store.policy import Metric, Moment, Policy
 from store.registry.sealed import OpenVersion
 from store.registry.students.records import ClassifyRecord
 from store.student.classify import Predictions, Student
@@ -74,6 +74,10 @@ class FrozenLabels:
             confidence=self.confidence,
             novelty_quantile=self.novelty_quantile,
         )
+
+    def early(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Mapping[Moment, Scored]:  # noqa: ARG002 - as the protocol has it
+        """It says all at once."""
+        return {}
 
     def scored(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Scored:
         """What judges read of a student; its answers are those that the lane's metric would have served."""

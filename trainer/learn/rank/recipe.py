@@ -1,6 +1,6 @@
 """The recipe of `rank`: a head on what a frozen base makes of a list, and a fine-tuned copy of the base beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Final
@@ -13,7 +13,7 @@ import torch
 
 from store.control import CycleKind
 from store.event import RankInput
-from store.policy import Policy
+from store.policy import Moment, Policy
 from store.registry.sealed import OpenVersion
 from store.registry.students.records import Mode, RankRecord
 from store.student.encoder import FloatArray
@@ -78,6 +78,10 @@ class FrozenLists:
         novelty = self.scored(student, places, weights).novelty
         limit = novelty_limit(novelty, weights, self.novelty_quantile)
         return uncertified(self.target, self.confidence, novelty_threshold=limit)
+
+    def early(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Mapping[Moment, Scored]:  # noqa: ARG002 - as the protocol has it
+        """It says all at once."""
+        return {}
 
     def scored(self, student: AnyStudent, places: Sequence[int], weights: Floats) -> Scored:
         """What judges read of a student: of several answers to a list, the share that its order agrees with."""
