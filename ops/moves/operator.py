@@ -56,13 +56,14 @@ class Followers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """A person at the CLI, with a key."""
+    """A person at the command line or the console, with a key."""
 
     registry: Registry
     key: SigningKey
     now: Callable[[], float]  # Unix seconds
     promise: Callable[[Lane], LanePromise]
     followers: Callable[[Lane], Followers]  # what each gateway serves now
+    who: str | None = None  # as whom moves are signed; None: by the key's own name
 
     def rollback(self, lane: Lane, *, to: str | None, why: str) -> MoveReport:
         """Go back to a version (None: the champion before this one), pin it, and wait for the live gateways.
@@ -166,7 +167,13 @@ class Operator:
     ) -> Move:
         moves = self.registry.moves(lane)
         return moves.append(
-            kind, version=version, who=self.key.name, why=why, key=self.key, now_s=self.now(), expected=number
+            kind,
+            version=version,
+            who=self.who or self.key.name,
+            why=why,
+            key=self.key,
+            now_s=self.now(),
+            expected=number,
         )
 
     def _crown(
