@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from ops.console.views import drawn
 from ops.console.web import ROOT
@@ -14,6 +15,7 @@ from ops.cycles.shown import cycle_now, length, running_line
 from ops.money.dollars import usd
 from ops.show.sheet import DARK, LIGHT
 from ops.show.values import ratio_of, time_of
+from ops.status.shown import STATE_NAMES
 
 _HERE: Final = Path(__file__).parent
 _TYPES: Final = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
@@ -44,8 +46,17 @@ def _environment() -> Environment:
         "drawn": drawn,
         "cycle_now": cycle_now,
         "running_line": running_line,
+        "states_named": STATE_NAMES,
     }
-    environment.filters |= {"ratio": ratio_of, "usd": usd, "time": time_of, "span": length, "shown": _shown}
+    environment.filters |= {
+        "ratio": ratio_of,
+        "usd": usd,
+        "time": time_of,
+        "span": length,
+        "shown": _shown,
+        "coded": _coded,
+        "chart": _chart,
+    }
     return environment
 
 
@@ -66,6 +77,21 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
+
+
+def _coded(text: str) -> Markup:
+    """A sentence in which what stands between backquotes is code."""
+    parts = [escape(part) for part in text.split("`")]
+    if len(parts) % 2 == 0:  # one that nothing closes
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
+    )
+
+
+def _chart(svg: str) -> Markup:
+    """A chart of ours, whose words its sheet has escaped."""
+    return Markup(svg)  # noqa: S704 - see there
 
 
 def _palette() -> str:

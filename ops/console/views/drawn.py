@@ -1,6 +1,5 @@
-"""Small pictures inside the text of a page: bands, bars, intervals and curves, in the colours of its sheet."""
+"""Small pictures inside the text of a page: bands, bars and intervals, in the colours of its sheet."""
 
-from collections.abc import Sequence
 from typing import Final
 
 from markupsafe import Markup
@@ -11,7 +10,6 @@ _WIDTH: Final = 400
 _BAND: Final = 34  # pixels high
 _BAR: Final = 8
 _INTERVAL: Final = 18
-_CURVE: Final = 64
 _STEP: Final = 0.05  # scales begin at a multiple of it
 _EDGE: Final = 8  # pixels left free, for dots
 
@@ -65,41 +63,6 @@ def interval(difference: float, low: float, high: float, *, margin: float, wides
     sheet.curve([(across(low), middle), (across(high), middle)], colour, width=3)
     sheet.dot((across(difference), middle), colour, size=4)
     return _drawn(sheet, "interval", f"{difference:+.3f}, between {low:+.3f} and {high:+.3f}")
-
-
-def curve(values: Sequence[float | None], colour: str, *, top: float, label: str, told: Sequence[str] = ()) -> Markup:
-    """Values from 0 to `top`, evenly across; a gap where there is none."""
-    sheet = SvgSheet(_WIDTH, _CURVE)
-    step = (_WIDTH - 2 * _EDGE) / max(1, len(values) - 1)
-
-    def spot(place: int, value: float) -> tuple[float, float]:
-        return _EDGE + step * place, _EDGE + (_CURVE - 2 * _EDGE) * (1 - value / top if top else 1.0)
-
-    sheet.curve([(_EDGE, _CURVE - _EDGE), (_WIDTH - _EDGE, _CURVE - _EDGE)], "line", width=1)
-    for run in _runs(values):
-        spots = [spot(place, value) for place, value in run]
-        foot = _CURVE - _EDGE
-        sheet.band([*spots, (spots[-1][0], foot), (spots[0][0], foot)], colour)
-        sheet.curve(spots, colour, width=2.2)
-    for place, value in enumerate(values):
-        if value is not None:
-            named = told[place] if place < len(told) else ""
-            sheet.dot(spot(place, value), colour, size=4 if place == len(values) - 1 else 2.5, told=named)
-    return _drawn(sheet, "curve", label)
-
-
-def _runs(values: Sequence[float | None]) -> list[list[tuple[int, float]]]:
-    """The values with their places, parted at the gaps."""
-    runs: list[list[tuple[int, float]]] = []
-    before: int | None = None
-    for place, value in enumerate(values):
-        if value is None:
-            continue
-        if before is None or place != before + 1:
-            runs.append([])
-        runs[-1].append((place, value))
-        before = place
-    return runs
 
 
 def _percent(value: float | None) -> str:

@@ -8,6 +8,7 @@ from ops.checks.concerns import concerns, remarks
 from ops.console.views.drawn import scale_from
 from ops.moves.by_hand import promise_of
 from ops.sections import LaneSection
+from ops.show.plot import Plot, percent
 from ops.show.values import ratio_of, time_of
 from ops.site import Site
 from ops.status.report import LaneStatus
@@ -37,11 +38,6 @@ class Day:
     name: str
     answered: int
     escalated_ratio: float | None  # by the teacher, of these
-
-    @property
-    def told(self) -> str:
-        """In words."""
-        return f"{self.name}: {ratio_of(self.escalated_ratio)} of {self.answered:,}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +120,47 @@ def days_of(site: Site, section: LaneSection) -> list[Day]:
             return [_day(began_s, deeds) for began_s, deeds in Books(client).days(section.lane, DAYS)]
     except StoreUnavailableError:
         return []
+
+
+def days_chart(days: Sequence[Day]) -> str | None:
+    """A chart of the share that the teacher answered, day by day; None where nothing was answered."""
+    answered = [number for number, day in enumerate(days) if day.answered]
+    if not answered:
+        return None
+    first = min(answered[0], len(days) - 2)  # a line needs two ends
+    chart = Plot(
+        "share of answers that the teacher gave, each day",
+        across=(first, len(days) - 1),
+        up=(0.0, 1.0),
+        height=190,
+        right=24,
+    )
+    chart.grid([0.0, 0.5, 1.0], percent)
+    chart.feet(range(first, len(days)), lambda number: days[round(number)].name[5:])
+    for run in _runs([day.escalated_ratio if day.answered else None for day in days]):
+        chart.area(run, [(number, 0.0) for number, _ in run], "escalated")
+        chart.line(run, "escalated")
+    for number in answered:
+        day = days[number]
+        chart.dot(
+            number,
+            day.escalated_ratio or 0.0,
+            "escalated",
+            size=4,
+            told=f"{day.name}: {ratio_of(day.escalated_ratio)} of {day.answered:,}",
+        )
+    return chart.svg()
+
+
+def _runs(values: Sequence[float | None]) -> list[list[tuple[float, float]]]:
+    """The values with their places, parted at the gaps."""
+    runs: list[list[tuple[float, float]]] = [[]]
+    for place, value in enumerate(values):
+        if value is None:
+            runs.append([])
+        else:
+            runs[-1].append((float(place), value))
+    return [run for run in runs if run]
 
 
 def _day(began_s: float, deeds: Deeds) -> Day:
