@@ -31,7 +31,6 @@ MOST: Final = 5_000  # questions that are looked at
 EACH: Final = 12  # examples of a kind
 _PAUSE_EVERY: Final = 50  # questions; between them the gateway's own threads have their turn
 _PAUSE_S: Final = 0.001
-_TELLING: Final = 2  # words of a topic's name that a question has to hold
 
 Shelf = tuple[str, str]  # what is shown together: ("label", its name), ("state", …), ("topic", …), ("conflict", "")
 CONFLICT: Final[Shelf] = ("conflict", "")
@@ -166,7 +165,7 @@ def _shelves_of(
     if topics:
         own = frozenset(words_of(rules.words(item.input)))
         best = max(topics, key=lambda name: len(topics[name] & own))
-        if len(topics[best] & own) >= min(_TELLING, len(topics[best])):
+        if topics[best] & own:
             yield "topic", best
 
 

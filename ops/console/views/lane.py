@@ -19,6 +19,7 @@ from store.money.deeds import Deeds
 from store.registry.manifest import Manifest, SliceResult
 
 DAYS: Final = 30
+_FEET: Final = 6  # dates below a chart
 _SLICES: Final = 40  # of a verdict, that a page shows
 
 
@@ -136,7 +137,9 @@ def days_chart(days: Sequence[Day]) -> str | None:
         right=24,
     )
     chart.grid([0.0, 0.5, 1.0], percent)
-    chart.feet(range(first, len(days)), lambda number: days[round(number)].name[5:])
+    chart.feet(
+        range(first, len(days), max(1, (len(days) - first) // _FEET)), lambda number: days[round(number)].name[5:]
+    )
     for run in _runs([day.escalated_ratio if day.answered else None for day in days]):
         chart.area(run, [(number, 0.0) for number, _ in run], "escalated")
         chart.line(run, "escalated")

@@ -1,5 +1,6 @@
 """Who is answered: hosts, origins, machines, tokens and roles; and what every answer says to a browser."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,18 @@ from tests.ops.sites import make_site, publish
 MOVE = "/lane/acme/support/move"
 
 
-@pytest.fixture
-def shown(tmp_path: Path) -> Iterator[Shown]:
-    """A lane with two versions; neither Redis nor a gateway runs."""
-    settings = make_site(tmp_path / "site")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lane with two versions."""
+    settings = make_site(tmp_path_factory.mktemp("made") / "site")
     publish(settings, b"one", b"two")
+    return settings
+
+
+@pytest.fixture
+def shown(made: Path, tmp_path: Path) -> Iterator[Shown]:
+    """A copy of its own; neither Redis nor a gateway runs."""
+    settings = Path(shutil.copytree(made.parent, tmp_path / "site")) / made.name
     with showing(settings, hosts=frozenset({"console.example.com"})) as console:
         yield console
 
@@ -144,7 +152,9 @@ def test_a_body_that_is_too_long_is_refused(shown: Shown) -> None:
     assert answer.status_code == 413
 
 
-@pytest.mark.parametrize("path", ["/static/../app.py", "/static/x/..%2Fapp.py", "/static/", "/lane/acme", "/lane/a/b/c/d"])
+@pytest.mark.parametrize(
+    "path", ["/static/../app.py", "/static/x/..%2Fapp.py", "/static/", "/lane/acme", "/lane/a/b/c/d"]
+)
 def test_there_is_no_way_out_of_the_pages(shown: Shown, path: str) -> None:
     assert shown.get(path).status_code == 404
 
