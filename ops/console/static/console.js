@@ -30,10 +30,14 @@
   });
 
   document.addEventListener("htmx:afterRequest", (event) => {
-    const answered = event.detail.xhr.status > 0;
-    if (answered) heard = new Date();
-    else byId("away").querySelector("time").textContent = heard.toLocaleTimeString();
-    byId("away").hidden = answered;
+    if (event.detail.xhr.status === 0) return;
+    heard = new Date();
+    byId("away").hidden = true;
+  });
+
+  document.addEventListener("htmx:sendError", () => {
+    byId("away").querySelector("time").textContent = heard.toLocaleTimeString();
+    byId("away").hidden = false;
   });
 
   document.addEventListener("htmx:afterSwap", (event) => {

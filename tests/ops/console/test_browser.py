@@ -80,7 +80,8 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """What the console of the browser says of broken rules and scripts."""
-        return [one["message"] for one in self.driver.get_log("browser")]
+        driver: Any = self.driver
+        return [one["message"] for one in driver.get_log("browser")]
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +192,15 @@ def test_numbers_come_by_themselves_and_not_while_something_is_open(browser: Bro
     browser.run("window.seen = 0")
     until(lambda: browser.run("return window.refused") > 0)
     assert browser.run("return window.seen") == 0
+
+
+def test_a_gateway_that_does_not_answer_is_told_until_it_does(browser: Browser, console: Shown) -> None:
+    browser.driver.execute_cdp_cmd("Network.enable", {})
+    browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/console*"]})
+    until(lambda: browser.one("#away").is_displayed())
+    browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+    until(lambda: not browser.one("#away").is_displayed())
+    assert browser.complaints(), "the browser says so, too"
 
 
 def test_a_lane_is_paused_with_a_confirmation_and_resumed(browser: Browser, console: Shown) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ops.access import tokens
 from ops.access.tokens import ROLES, add_token, allows, holder_of, read_tokens, revoke_tokens
 from ops.cli.app import app
 from store.errors import SettingsError
@@ -65,7 +64,7 @@ def test_every_token_is_compared_and_in_constant_time(path: Path, monkeypatch: p
         compared.append(one)
         return real(one, other)
 
-    monkeypatch.setattr(tokens.hmac, "compare_digest", compare)
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     for token in (*shown, "none"):
         compared.clear()
         holder_of(token, known)
