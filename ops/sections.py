@@ -47,9 +47,11 @@ class KeysSection(Section):
     trainer: Path = Path("keys/trainer")
     """Private key of the trainer; gateways need none."""
     operator: Path = Path("keys/operator")
-    """Private key for an operator's moves by the CLI."""
+    """Private key for an operator's moves, by the CLI or the console."""
     data_secret: Path = Path("data.secret")
     """The secret that lane, redaction and dead-letter keys derive from."""
+    tokens: Path = Path("keys/tokens.json")
+    """Who may see texts and move lanes in the console; `understudy tokens add` makes it. It holds hashes alone."""
 
 
 class LogSection(Section):
@@ -142,7 +144,7 @@ class GatewaySection(Section):
 
 
 class AdminSection(Section):
-    """/metrics, /livez and /readyz of each process. 0: any free port, named in state_dir/run/<process>.json."""
+    """/metrics, /livez and /readyz of each process; the gateway's /console. 0: a free port, see state_dir/run."""
 
     host: str = "127.0.0.1"
     """Address to listen on; keep it private."""
@@ -153,7 +155,7 @@ class AdminSection(Section):
     train_port: Port = 9473
     """Of `understudy run train`."""
     allowed_hosts: Hosts = ()
-    """Names that a scraper may call them by, beside localhost, addresses and the machine's own."""
+    """Names that scrapers and browsers may call them by, beside localhost, addresses and the machine's own."""
 
 
 class TrainerSection(Section):

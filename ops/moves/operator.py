@@ -55,14 +55,25 @@ class Followers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Foreseen:
+    """What a move of the champion would come to."""
+
+    before: str | None
+    after: str
+    warnings: tuple[str, ...]  # what would go wrong: a promotion has to be forced against them
+    remarks: tuple[str, ...]  # what is worth knowing, and stands in nobody's way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """A person at the CLI, with a key."""
+    """A person at the command line or the console, with a key."""
 
     registry: Registry
     key: SigningKey
     now: Callable[[], float]  # Unix seconds
     promise: Callable[[Lane], LanePromise]
     followers: Callable[[Lane], Followers]  # what each gateway serves now
+    who: str | None = None  # as whom moves are signed; None: by the key's own name
 
     def rollback(self, lane: Lane, *, to: str | None, why: str) -> MoveReport:
         """Go back to a version (None: the champion before this one), pin it, and wait for the live gateways.
@@ -73,13 +84,7 @@ class Operator:
             MoveConflictError: somebody else moved meanwhile.
         """
         standing, number = self._read(lane)
-        target = self.registry.versions(lane).resolve(to) if to else standing.previous
-        if target is None:
-            message = f"{lane} has no version to go back to: `understudy history` shows its moves"
-            raise RefusedError(message)
-        if target == standing.champion and standing.pinned:
-            message = f"{target} is the champion of {lane} already, and pinned"
-            raise RefusedError(message)
+        target = self._back_to(lane, standing, to)
         warnings = self._concerns(lane, target, standing, removal_declared=True)  # said, and no more: it is urgent
         return msgspec.structs.replace(self._crown("rollback", lane, target, standing, number, why), warnings=warnings)
 
@@ -91,16 +96,28 @@ class Operator:
                 version, and it is not forced. The message says what would happen.
         """
         standing, number = self._read(lane)
-        target = self.registry.versions(lane).resolve(version)
-        if target == standing.champion:
-            message = f"{target} is the champion of {lane} already"
-            raise RefusedError(message)
+        target = self._on_to(lane, standing, version)
         warnings = self._concerns(lane, target, standing, removal_declared=standing.pinned)
         if warnings and not force:
             message = f"nothing was moved: {'; '.join(warnings)}. `--force` promotes it all the same"
             raise RefusedError(message)
         warnings += remarks(target, self.registry.versions(lane).manifest(target))
         return msgspec.structs.replace(self._crown("promote", lane, target, standing, number, why), warnings=warnings)
+
+    def foresee(self, kind: Literal["rollback", "promote"], lane: Lane, *, version: str | None) -> Foreseen:
+        """What such a move would come to; nothing is moved. Errors are those of the move.
+
+        Args:
+            kind: of the move.
+            lane: the lane.
+            version: where to; of a rollback None: the champion before this one.
+        """
+        standing, _ = self._read(lane)
+        back = kind == "rollback"
+        target = self._back_to(lane, standing, version) if back else self._on_to(lane, standing, version or "")
+        warnings = self._concerns(lane, target, standing, removal_declared=back or standing.pinned)
+        told = [] if back else remarks(target, self.registry.versions(lane).manifest(target))
+        return Foreseen(before=standing.champion, after=target, warnings=tuple(warnings), remarks=tuple(told))
 
     def pause(self, lane: Lane, *, why: str) -> Move:
         """No cycles from now on.
@@ -141,6 +158,25 @@ class Operator:
             self._append("submit", lane, version, number, why)
         return version
 
+    def _back_to(self, lane: Lane, standing: Standing, to: str | None) -> str:
+        """Where a rollback leads; see there."""
+        target = self.registry.versions(lane).resolve(to) if to else standing.previous
+        if target is None:
+            message = f"{lane} has no version to go back to: `understudy history` shows its moves"
+            raise RefusedError(message)
+        if target == standing.champion and standing.pinned:
+            message = f"{target} is the champion of {lane} already, and pinned"
+            raise RefusedError(message)
+        return target
+
+    def _on_to(self, lane: Lane, standing: Standing, version: str) -> str:
+        """Where a promotion leads; see there."""
+        target = self.registry.versions(lane).resolve(version)
+        if target == standing.champion:
+            message = f"{target} is the champion of {lane} already"
+            raise RefusedError(message)
+        return target
+
     def _concerns(self, lane: Lane, version: str, standing: Standing, *, removal_declared: bool) -> list[str]:
         """What would go wrong with the version in service; a damaged champion stands in nobody's way."""
         versions = self.registry.versions(lane)
@@ -166,7 +202,13 @@ class Operator:
     ) -> Move:
         moves = self.registry.moves(lane)
         return moves.append(
-            kind, version=version, who=self.key.name, why=why, key=self.key, now_s=self.now(), expected=number
+            kind,
+            version=version,
+            who=self.who or self.key.name,
+            why=why,
+            key=self.key,
+            now_s=self.now(),
+            expected=number,
         )
 
     def _crown(

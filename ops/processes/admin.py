@@ -1,14 +1,15 @@
 """The admin server of a process: `/metrics`, `/livez`, `/readyz`, and what it serves, on a daemon thread.
 
-It listens on loopback by default, can change nothing, and answers no web page. It has a budget of its own: so many
-connections at once, each for so long; one more ends the oldest, so that idle ones keep no probe out.
+It listens on loopback by default. The probes can change nothing and answer no web page; the console, where a process
+has one, looks after itself. It has a budget of its own: so many connections at once, each for so long; one more ends
+the oldest, so that idle ones keep no probe out.
 """
 
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,6 +20,7 @@ import msgspec
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from ops.console.web import MAX_BODY_BYTES, ROOT, Asked, Pages
 from serve.front.names import from_no_page, known_host
 from store.log.lazy import logger
 
@@ -64,6 +66,7 @@ def admin_server(
     *,
     registry: CollectorRegistry = REGISTRY,
     hosts: frozenset[str] = frozenset(),
+    pages: Pages | None = None,
 ) -> Iterator[int]:
     """Serve the probes and yield the port that is listened on (any free one for port 0).
 
@@ -73,11 +76,12 @@ def admin_server(
         probes: what is answered.
         registry: of the metrics.
         hosts: names that it may be called by, beside loopback's own and any address.
+        pages: what answers below `/console`; None: nothing does.
 
     Raises:
         OSError: the port is taken.
     """
-    server = _Server((host, port), probes, registry, hosts)
+    server = _Server((host, port), probes, registry, hosts, pages)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin", daemon=True)
     thread.start()
     try:
@@ -95,7 +99,12 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(
-        self, address: tuple[str, int], probes: Probes, registry: CollectorRegistry, hosts: frozenset[str]
+        self,
+        address: tuple[str, int],
+        probes: Probes,
+        registry: CollectorRegistry,
+        hosts: frozenset[str],
+        pages: Pages | None,
     ) -> None:
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
@@ -103,6 +112,7 @@ class _Server(ThreadingHTTPServer):
         self.probes = probes
         self.registry = registry
         self.hosts = hosts
+        self.pages = pages
         self._changed = threading.Condition()
         self._since_s: dict[socket.socket, float] = {}  # open connections, oldest first
         self._at_work = 0
@@ -164,8 +174,11 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _REQUEST_S  # of the socket: a client that says nothing holds no thread for ever
 
     def do_GET(self) -> None:
-        """Answer one probe."""
+        """Answer one probe, or show a page."""
         headers = {name.lower(): value for name, value in self.headers.items()}
+        if (pages := self._pages()) is not None:
+            self._show(pages, headers, b"")
+            return
         if not (from_no_page(headers) and known_host(headers.get("host"), self.server.hosts)):
             why = b"web pages are not answered, nor hosts that are not in admin.allowed_hosts\n"
             self._send(HTTPStatus.FORBIDDEN, why, _TEXT)
@@ -178,13 +191,35 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, body, content_type)
 
     def do_POST(self) -> None:
-        """Refuse: nothing can be changed here."""
-        length = self.headers.get("content-length", "")
-        if length.isdigit():
-            self.rfile.read(min(int(length), _MAX_UNREAD_BYTES))  # what is not read would take the answer with it
+        """Hand it to the console, or refuse: nothing can be changed by a probe."""
+        said = self.headers.get("content-length", "")
+        length = int(said) if said.isdigit() else 0
+        body = self.rfile.read(min(length, _MAX_UNREAD_BYTES))  # what is not read would take the answer with it
+        if (pages := self._pages()) is not None:
+            if length > MAX_BODY_BYTES:
+                self._send(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, b"that is too much\n", _TEXT)
+                return
+            self._show(pages, {name.lower(): value for name, value in self.headers.items()}, body)
+            return
         self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET is answered here\n", _TEXT)
 
     do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = do_POST  # noqa: N815 - the base class looks for these names
+
+    def _pages(self) -> Pages | None:
+        """What answers this request in place of the probes."""
+        path = self.path.partition("?")[0]
+        return self.server.pages if path == ROOT or path.startswith(f"{ROOT}/") else None
+
+    def _show(self, pages: Pages, headers: Mapping[str, str], body: bytes) -> None:
+        if not known_host(headers.get("host"), self.server.hosts):
+            self._send(HTTPStatus.FORBIDDEN, b"hosts are not answered that are not in admin.allowed_hosts\n", _TEXT)
+            return
+        path, _, query = self.path.partition("?")
+        peer = str(self.client_address[0])
+        answered = pages.answer(
+            Asked(method=self.command, path=path, query=query, headers=headers, body=body, peer=peer)
+        )
+        self._send(answered.status, answered.body, answered.headers)
 
     def _answer(self, path: str) -> tuple[HTTPStatus, bytes, str]:
         probes = self.server.probes
@@ -202,11 +237,13 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 return HTTPStatus.NOT_FOUND, b"/livez, /readyz, /metrics and /lanes are served here\n", _TEXT
 
-    def _send(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
+    def _send(self, status: HTTPStatus, body: bytes, said: str | Mapping[str, str]) -> None:
+        """Send an answer, with its content type or with all of its headers."""
         self.send_response(status)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.send_header("Allow", "GET")
-        self.send_header("Content-Type", content_type)
+        for name, value in ({"Content-Type": said} if isinstance(said, str) else said).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":

@@ -4,7 +4,7 @@ API keys, budgets and the share of audits are; everything else needs a restart, 
 changed. A file that is wrong changes nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,8 +27,17 @@ _log = logger(__name__)
 RELOADABLE: Final = frozenset({"api_keys", "audit_ratio", "budget"})  # of a lane
 
 
-def reload_gateway(site: Site, client: redis.Redis, app: Starlette, settings_file: Path | None) -> None:
-    """Read the settings again and put what is reloadable in force; says what was done, and why where nothing was."""
+def reload_gateway(
+    site: Site,
+    client: redis.Redis,
+    app: Starlette,
+    settings_file: Path | None,
+    tell: Callable[[Site], None] = lambda _: None,
+) -> None:
+    """Read the settings again and put what is reloadable in force; says what was done, and why where nothing was.
+
+    `tell` hears of the installation by the new settings.
+    """
     try:
         settings = Settings.load(settings_file)
         others = list(changed_keys(site.settings, settings))
@@ -36,6 +45,7 @@ def reload_gateway(site: Site, client: redis.Redis, app: Starlette, settings_fil
     except SettingsError as error:
         _log.error("reload_refused", why=str(error), action="the settings of before hold on")
         return
+    tell(Site(settings))
     if others:
         _log.warning("reload_incomplete", restart_needed_for=", ".join(others))
     _log.info("reloaded", keys=", ".join(f"lanes.{name}" for name in sorted(RELOADABLE)))

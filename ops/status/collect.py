@@ -11,7 +11,6 @@ from typing import Final
 import msgspec
 import redis
 
-from ops.checks.concerns import LanePromise, LaneTraffic, traffic_of
 from ops.checks.cycles import logged_cycles
 from ops.checks.probe import ask_process
 from ops.checks.redis_standing import standing_of
@@ -25,7 +24,7 @@ from ops.tasks import TASKS
 from store.buffer.ledger import AuditTally, Counters
 from store.control import LIVE_S, Control, CycleEnded, Heartbeat
 from store.cycles.signs import Signs, TrainerSign
-from store.errors import LogError, RegistryError, StoreError, StoreUnavailableError
+from store.errors import LogError, RegistryError, StoreError
 from store.event import Lane
 from store.money.books import Books
 from store.money.reckon import LaneMoney, reckon, total
@@ -34,7 +33,6 @@ from store.registry.lineage import Audited
 from store.registry.moves import Standing, fold
 
 PROCESSES: Final = ("serve", "ingest", "train")
-_SERVING_S: Final = 0.5  # of Redis: a promotion asks for the traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,25 +80,6 @@ def collect(site: Site, sections: list[LaneSection]) -> StatusReport:
         warnings=warnings,
         answering=heard or any(process.ready is not None for process in processes),
         money=total(live.money for live in lives.values()) if lives else None,
-    )
-
-
-def promise_of(site: Site, section: LaneSection) -> LanePromise:
-    """What a lane has promised and can pay; its traffic is asked for when it is wanted."""
-
-    def traffic() -> LaneTraffic | None:
-        try:
-            with site.control(answer_s=_SERVING_S) as control:
-                return traffic_of(control.heartbeats(section.lane, within_s=LIVE_S))
-        except StoreUnavailableError:
-            return None
-
-    return LanePromise(
-        policy=section.policy,
-        target=section.promise.target,
-        confidence=section.promise.confidence,
-        calls_per_day=section.budget.calls_per_day,
-        traffic=traffic,
     )
 
 

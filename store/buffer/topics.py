@@ -74,7 +74,7 @@ def find_topics(
 
 def _names(topics: Sequence[Sequence[str]]) -> list[str]:
     """Each topic's most telling words: frequent in it, rare in the others (class-based tf-idf); no two names alike."""
-    counts = [Counter(word for text in texts for word in set(_words(text))) for texts in topics]
+    counts = [Counter(word for text in texts for word in set(words_of(text))) for texts in topics]
     overall = sum(counts, Counter())
     average = sum(overall.values()) / max(len(topics), 1)
     names: list[str] = []
@@ -85,6 +85,7 @@ def _names(topics: Sequence[Sequence[str]]) -> list[str]:
     return names
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a text that may tell what it is about, in lower case; tokens of redaction are none."""
     plain = _REDACTED.sub(" ", text).lower()
     return [word for word in _WORD.findall(plain) if word not in COMMON_WORDS and word not in FILLERS]

@@ -69,15 +69,7 @@ class Books:
         with available():
             now_s = float(self._redis.time()[0])
         first, today = int(_first_of_month(now_s).timestamp()) // _DAY_S, int(now_s) // _DAY_S
-        names = [_key(lane, "ever"), *(_key(lane, f"day:{day}") for day in range(first, today + 1))]
-
-        def all_of() -> list[Mapping[bytes, bytes]]:
-            with self._redis.pipeline(transaction=True) as pipeline:
-                for name in names:
-                    pipeline.hgetall(name)
-                return cast("list[Mapping[bytes, bytes]]", pipeline.execute())
-
-        ever, *days = asked(self._redis, dict.fromkeys(names, "hash"), all_of)
+        ever, *days = self._all_of([_key(lane, "ever"), *_day_keys(lane, first, today)])
         found = [_deeds(day) for day in days]
         since = ever.get(b"since", b"")
         return Book(
@@ -87,6 +79,28 @@ class Books:
             month=sum(found, Deeds()),
             ever=_deeds(ever),
         )
+
+    def days(self, lane: Lane, count: int) -> list[tuple[float, Deeds]]:
+        """What was done on each of the last so many days of UTC: when it began (Unix seconds), oldest first.
+
+        Days are kept for 62 days; one of which nothing is known is there, and empty.
+        """
+        with available():
+            today = int(self._redis.time()[0]) // _DAY_S
+        first = today - count + 1
+        found = self._all_of(_day_keys(lane, first, today))
+        return [(float(day * _DAY_S), _deeds(stored)) for day, stored in enumerate(found, start=first)]
+
+    def _all_of(self, names: list[str]) -> list[Mapping[bytes, bytes]]:
+        """The hashes of these names, as they are at one moment."""
+
+        def read() -> list[Mapping[bytes, bytes]]:
+            with self._redis.pipeline(transaction=True) as pipeline:
+                for name in names:
+                    pipeline.hgetall(name)
+                return cast("list[Mapping[bytes, bytes]]", pipeline.execute())
+
+        return asked(self._redis, dict.fromkeys(names, "hash"), read)
 
 
 def _deeds(stored: Mapping[bytes, bytes]) -> Deeds:
@@ -98,6 +112,11 @@ def _deeds(stored: Mapping[bytes, bytes]) -> Deeds:
 def _first_of_month(now_s: float) -> datetime:
     now = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=now_s)
     return now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def _day_keys(lane: Lane, first: int, last: int) -> list[str]:
+    """The names of these days, counted from 1970, the last included."""
+    return [_key(lane, f"day:{day}") for day in range(first, last + 1)]
 
 
 def _key(lane: Lane, name: str) -> str:

@@ -16,12 +16,12 @@ from typer.testing import CliRunner, Result
 
 from ops.cli.app import app
 from ops.exits import exit_code_of
+from ops.moves.by_hand import promise_of
 from ops.moves.followers import followers
 from ops.moves.operator import Followers, Operator
 from ops.processes.process import exclusive
 from ops.processes.run.all import run_all
 from ops.state.run_files import RunFile, write_run_file
-from ops.status.collect import promise_of
 from store.buffer.server import private_redis
 from store.control import Control, Heartbeat
 from store.errors import AlreadyRunningError, MoveConflictError

@@ -7,7 +7,6 @@ import msgspec
 import typer
 
 from ops.answers.standing import census_of
-from ops.cli.answers.shown import label_columns, label_rows
 from ops.cli.options import EPILOG, Config, DryRun, LaneName, Output, Why, need_reason, open_site
 from ops.cli.output import Format, emit_json, emit_table
 from ops.exits import RefusedError
@@ -15,6 +14,7 @@ from ops.rulings.draft import Decided, DraftRuling, Labels, sign, told
 from ops.sections import LaneSection
 from ops.show.values import time_of
 from ops.site import Site
+from ops.status.shown import label_columns, label_rows
 from ops.tasks import TASKS
 from store.answers.census import STATES, Census
 from store.answers.rulings import Ruling, in_force, rules_of

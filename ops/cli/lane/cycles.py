@@ -5,12 +5,12 @@ from typing import Annotated
 import msgspec
 import typer
 
-from ops.cli.lane.moving import operator_of
 from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, open_site
 from ops.cli.output import Format, emit_json
 from ops.cycles.asking import CycleAsked, ask_for_cycle
 from ops.cycles.waiting import await_cycle, exit_code_of_cycle, verdict_line
 from ops.exits import RefusedError
+from ops.moves.by_hand import operator_of
 from store.control import Control, CycleEnded, CycleKind
 from store.cycles.signs import Signs
 from store.event import Lane, wall_clock_s

@@ -1,22 +1,20 @@
 """Commands that look at lanes: where they stand, what was moved, and what a version is."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
-from ops.checks.cycles import ended_cycles
 from ops.cli.answers.shown import show_answers
-from ops.cli.lane.shown import lane_fields, move_json, show_processes, version_fields
+from ops.cli.lane.shown import show_processes
 from ops.cli.options import EPILOG, Config, LaneName, Output, VersionName, open_site
 from ops.cli.output import Format, emit_fields, emit_json, emit_table
 from ops.exits import UNAVAILABLE
 from ops.money.shown import money_fields
 from ops.show.values import ratio_of, time_of
-from ops.site import Site
 from ops.status.collect import collect
-from store.errors import RegistryError
-from store.registry.moves import fold
+from ops.status.past import move_json, past_of
+from ops.status.shown import lane_fields, version_fields
 
 app = typer.Typer()
 
@@ -60,35 +58,32 @@ def history(
     """
     site = open_site(config)
     where = site.lane(lane).lane
-    moves = site.registry.moves(where).read()
-    versions = [_version_row(site, lane, version) for version in site.registry.versions(where).list()]
-    versions.sort(key=lambda row: row["created_s"] or 0.0)
-    cycles = ended_cycles(site, where)[-limit:]
+    past = past_of(site, where, limit)
     if output is Format.json:
-        shown = [move_json(move) for move in moves[-limit:]]
-        emit_json({"lane": str(where), "moves": shown, "versions": versions, "cycles": cycles})
+        shown = [move_json(move) for move in past.moves]
+        emit_json({"lane": str(where), "moves": shown, "versions": past.versions, "cycles": past.cycles})
         return
-    rows = [(move.number, time_of(move.time_s), move.kind, move.version, move.who, move.why) for move in moves[-limit:]]
+    rows = [(move.number, time_of(move.time_s), move.kind, move.version, move.who, move.why) for move in past.moves]
     emit_table(["move", "time", "kind", "version", "who", "why"], rows, title=f"moves of {where}")
     emit_table(
         ["version", "made", "kind", "verdict", "agreement", "note"],
         [
             (
-                row["id"],
-                None if row["created_s"] is None else time_of(row["created_s"]),
-                row["kind"],
-                row["verdict"],
-                ratio_of(row["student_agreement"]),
-                row["error"] or ("champion" if row["id"] == fold(moves).champion else ""),
+                row.id,
+                None if row.created_s is None else time_of(row.created_s),
+                row.kind,
+                row.verdict,
+                ratio_of(row.student_agreement),
+                row.error or ("champion" if row.id == past.standing.champion else ""),
             )
-            for row in versions
+            for row in past.versions
         ],
         title="versions",
     )
-    if cycles:
+    if past.cycles:
         emit_table(
             ["cycle", "kind", "seconds", "verdict", "version", "why"],
-            [(time_of(one.at_s), one.kind, one.seconds, one.verdict, one.version, one.why) for one in cycles],
+            [(time_of(one.at_s), one.kind, one.seconds, one.verdict, one.version, one.why) for one in past.cycles],
             title="cycles",
         )
 
@@ -115,19 +110,3 @@ def show(version: VersionName, config: Config = None, lane: LaneName = None, out
             for t in opened.manifest.topics
         ]
         emit_table(["topic", "items", "requests", "escalated", "in conflict"], rows, title="topics")
-
-
-def _version_row(site: Site, lane: str | None, version: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": version, "created_s": None, "kind": None, "verdict": None}
-    row |= {"student_agreement": None, "error": None}
-    try:
-        manifest = site.registry.versions(site.lane(lane).lane).manifest(version)
-    except RegistryError as error:
-        return row | {"error": str(error)}
-    verdict = manifest.verdict
-    return row | {
-        "created_s": manifest.created_s,
-        "kind": manifest.kind,
-        "verdict": verdict.outcome if verdict else None,
-        "student_agreement": verdict.student_agreement if verdict else None,
-    }

@@ -4,15 +4,12 @@ from typing import Annotated
 
 import typer
 
-from ops.cli.lane.shown import move_json
 from ops.cli.options import EPILOG, NO_REASON, Config, LaneName, Output, Reason, VersionName, open_site
 from ops.cli.output import Format, emit_fields, emit_json
 from ops.exits import FAILED_CHECK
-from ops.moves.followers import followers
-from ops.moves.operator import MoveReport, Operator
-from ops.site import Site
-from ops.status.collect import promise_of
-from store.event import wall_clock_s
+from ops.moves.by_hand import operator_of
+from ops.moves.operator import MoveReport
+from ops.status.past import move_json
 from store.registry.moves import Move
 
 app = typer.Typer()
@@ -87,21 +84,6 @@ def resume(
     """
     site = open_site(config)
     _report_move(operator_of(site).resume(site.lane(lane).lane, why=reason), output)
-
-
-def operator_of(site: Site) -> Operator:
-    """Whoever signs with the installation's operator key.
-
-    Raises:
-        SettingsError: the key is missing or readable by others.
-    """
-    return Operator(
-        registry=site.registry,
-        key=site.operator_key(),
-        now=wall_clock_s,
-        promise=lambda where: promise_of(site, site.lane(str(where))),
-        followers=lambda where: followers(site, where),
-    )
 
 
 def _report(report: MoveReport, output: Format) -> None:

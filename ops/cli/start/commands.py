@@ -89,6 +89,11 @@ COMMANDS: Final[dict[str, Place]] = {
     "keys": Place(
         module="ops.cli.access.keys", group="keys", help="Keys: who may publish versions and move the champion."
     ),
+    "tokens": Place(
+        module="ops.cli.access.tokens",
+        group="tokens",
+        help="Tokens of the console: who may see texts there, and who may move lanes.",
+    ),
     "labels": Place(
         module="ops.cli.answers.labels",
         group="labels",

@@ -11,6 +11,7 @@ import uvicorn
 from prometheus_client import REGISTRY
 
 from ops.answers.standing import tell_at_start
+from ops.console.app import Console
 from ops.exits import RefusedError
 from ops.logs import lines as logs
 from ops.open_log import open_appender
@@ -71,7 +72,8 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
             degraded=gateway.degraded,
             lanes=lambda: _served(site, gateway),
         )
-        admin_port = stack.enter_context(admin(site, settings.admin.serve_port, probes))
+        console = stack.enter_context(closing(Console(site)))
+        admin_port = stack.enter_context(admin(site, settings.admin.serve_port, probes, console))
         drain = Drain(app)
         connections = _connections(settings, services.metrics, raise_file_limit())
         listener = stack.enter_context(closing(_listen(settings.gateway.host, settings.gateway.port, connections)))
@@ -93,7 +95,7 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
         try:
             _await_start(server, thread, process.stop)
             process.announce(admin_port=admin_port, port=listener.getsockname()[1])
-            process.on_hangup(lambda: reload_gateway(site, client, app, settings_file))
+            process.on_hangup(lambda: reload_gateway(site, client, app, settings_file, console.become))
             watch([thread], process.stop)
         finally:
             asked = process.stop.is_set()

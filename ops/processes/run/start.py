@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final
 
 from ops.addresses import port_names
+from ops.console.web import Pages
 from ops.exits import RefusedError
 from ops.processes.admin import Probes, admin_server, name_process
 from ops.processes.limits import raise_file_limit
@@ -36,8 +37,8 @@ def process_of(name: str, site: Site, lifeline: int | None) -> AbstractContextMa
 
 
 @contextmanager
-def admin(site: Site, port: int, probes: Probes) -> Iterator[int]:
-    """The process' admin server while the block runs; yields its port.
+def admin(site: Site, port: int, probes: Probes, pages: Pages | None = None) -> Iterator[int]:
+    """The process' admin server while the block runs, with the console's pages where it has them; yields its port.
 
     Raises:
         RefusedError: the port is taken.
@@ -45,7 +46,9 @@ def admin(site: Site, port: int, probes: Probes) -> Iterator[int]:
     with ExitStack() as stack:
         try:
             hosts = port_names(site.settings.admin.host, site.settings.admin.allowed_hosts)
-            listening = stack.enter_context(admin_server(site.settings.admin.host, port, probes, hosts=hosts))
+            listening = stack.enter_context(
+                admin_server(site.settings.admin.host, port, probes, hosts=hosts, pages=pages)
+            )
         except OSError as error:
             message = f"admin: cannot listen on {site.settings.admin.host}:{port}: {error.strerror}"
             raise RefusedError(message) from error

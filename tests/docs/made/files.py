@@ -24,6 +24,7 @@ OF_ONE: Final = {
     "deploy/pictures/backtest.png": "What teacher calls buy on real text: `curve.png` of a backtest",
     "deploy/pictures/published.json": "Published numbers that the backtest's picture draws beside ours",
 }
+_COMMENTS: Final = {".html": ("{#", "#}"), ".css": ("/*", "*/"), ".js": ("//", "")}  # how one begins and ends
 _UNSPOKEN: Final = {"deploy/runbooks", "tests/golden/0.1.0", "tests/golden/0.2.0"}  # a page an alert; what was stored
 
 
@@ -79,4 +80,5 @@ def first_line(path: Path) -> str:
     if path.suffix == ".svg":
         return text.partition("<title>")[2].partition("</title>")[0]
     comments = (line for line in text.splitlines() if not line.startswith("#!"))
-    return next(comments).removeprefix("--").removeprefix("#").strip()
+    begun, ended = _COMMENTS.get(path.suffix, ("#", ""))
+    return next(comments).removeprefix("--").removeprefix(begun).removesuffix(ended).strip()

@@ -1,0 +1,1 @@
+"""How each task's questions and answers are shown to a person."""
