@@ -16,7 +16,7 @@ from tests.trainer import test_cycle as of_classify
 from tests.trainer.chat import test_cycle as of_chat
 from tests.trainer.chat import test_referee as of_referee
 from tests.trainer.chat.talks import items as talks
-from tests.trainer.questions import NOW_S, PROMPT_VERSION
+from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION
 from tests.trainer.questions import items as labelled
 from tests.trainer.rank import test_cycle as of_rank
 from tests.trainer.rank.lists import items as lists
@@ -48,9 +48,7 @@ class Site:
 
 
 def classify(folder: Path) -> tuple[CycleWork, Rows]:
-    training = LaneTraining(
-        lane=of_classify.LANE, task="classify", prompt_version=PROMPT_VERSION, target=0.9, confidence=0.95
-    )
+    training = LaneTraining(lane=LANE, task="classify", prompt_version=PROMPT_VERSION, target=0.9, confidence=0.95)
     work = of_rank.work_in(folder)
     return replace(work, training=training, settings=of_classify.SETTINGS, now_s=NOW_S), labelled
 
