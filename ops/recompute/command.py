@@ -21,8 +21,6 @@ from trainer.judge.referee import Disputed, RefereeEntry
 from trainer.recompute import NotRecomputableError, recompute
 from trainer.work import CycleWork, settings_of
 
-_LOGGED = f"{__name__}:open_logged"
-
 
 @dataclass(slots=True, kw_only=True)
 class LoggedReferee:
@@ -43,6 +41,9 @@ def open_logged(section: LaneSection) -> LoggedReferee:
     lane = lane_settings(section)
     version = f"{lane.teacher.model}@{AskForVerdict(lane.teacher).prompt_version}"
     return LoggedReferee(version=version, distance_limit=lane.terms.chat.distance_limit)
+
+
+_LOGGED = f"{__name__}:{open_logged.__name__}"
 
 
 def recompute_site(site: Site, section: LaneSection, version: str | None) -> RecomputeReport:

@@ -15,7 +15,11 @@ from store.registry.versions import Registry
 from tests.trainer import test_cycle as of_classify
 from tests.trainer.chat import test_cycle as of_chat
 from tests.trainer.chat import test_referee as of_referee
+from tests.trainer.chat.talks import items as talks
+from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION
+from tests.trainer.questions import items as labelled
 from tests.trainer.rank import test_cycle as of_rank
+from tests.trainer.rank.lists import items as lists
 from trainer.cycle import run_cycle
 from trainer.judge.referee import RefereeEntry
 from trainer.learn.chat import steps
@@ -44,19 +48,17 @@ class Site:
 
 
 def classify(folder: Path) -> tuple[CycleWork, Rows]:
-    training = LaneTraining(
-        lane=of_classify.LANE, task="classify", prompt_version=of_classify.PROMPT_VERSION, target=0.9, confidence=0.95
-    )
+    training = LaneTraining(lane=LANE, task="classify", prompt_version=PROMPT_VERSION, target=0.9, confidence=0.95)
     work = of_rank.work_in(folder)
-    return replace(work, training=training, settings=of_classify.SETTINGS, now_s=of_classify.NOW_S), of_classify.items
+    return replace(work, training=training, settings=of_classify.SETTINGS, now_s=NOW_S), labelled
 
 
 def rank(folder: Path) -> tuple[CycleWork, Rows]:
-    return of_rank.work_in(folder), of_rank.items
+    return of_rank.work_in(folder), lists
 
 
 def chat(folder: Path) -> tuple[CycleWork, Rows]:
-    return of_chat.work_in(folder), lambda count: of_chat.items(count, hard=0.1)
+    return of_chat.work_in(folder), lambda count: talks(count, hard=0.1)
 
 
 MADE: Final = {"classify": (classify, 400), "rank": (rank, 300), "chat": (chat, 200)}
