@@ -45,7 +45,7 @@ def verify(config: Config = None, lane: LaneName = None, output: Output = Format
     if output is Format.json:
         emit_json(report)
     else:
-        _show_verified(report)
+        show_verified(report)
     if not report.ok:
         raise typer.Exit(FAILED_CHECK)
 
@@ -210,7 +210,8 @@ def _show_import(report: ImportReport, output: Format) -> None:
         typer.echo("ingest has not taken the rows yet: see that it runs, then `understudy cycle start`", err=True)
 
 
-def _show_verified(report: VerifyReport) -> None:
+def show_verified(report: VerifyReport) -> None:
+    """What `verify` found."""
     emit_fields(
         {
             "log": f"{report.records} records, {'whole' if report.complete else 'its beginning is gone'}",

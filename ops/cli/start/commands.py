@@ -60,6 +60,14 @@ COMMANDS: Final[dict[str, Place]] = {
         module="ops.cli.data",
         help="Recompute the buffer from the log with a second program; check every move, signature and file.",
     ),
+    "backup": Place(
+        module="ops.cli.backup",
+        help="Write all that cannot be made again into one signed file, while everything is at work.",
+    ),
+    "restore": Place(
+        module="ops.cli.backup",
+        help="Make an installation again from a backup, on an empty machine, and verify it.",
+    ),
     "import": Place(
         module="ops.cli.data",
         help="Make a first student from a log that you already have: publish its rows, then ask for a cycle.",
