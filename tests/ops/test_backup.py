@@ -1,20 +1,15 @@
 """Backups are of one instant whatever goes on meanwhile, and what is restored is the installation that it was."""
 
-import io
 import json
-import os
 import shutil
-import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import redis
-import zstandard
 from typer.testing import CliRunner
 
 from ops.cli.app import app
@@ -126,7 +121,7 @@ def test_under_traffic_it_is_of_one_instant_and_ingest_goes_on_without_counting_
         new = Stand(empty, stack)
         assert books(new.site, new.client) == Deeds(student=7, calls=3)
         with new.ingesting():
-            history = sum(int(new.appender.bounds(slot)[1]) for slot in new.appender.slots("understudy.support"))  # type: ignore[attr-defined]
+            history = sum(int(new.appender.bounds(slot)[1]) for slot in new.appender.slots("understudy.support"))  # type: ignore[attr-defined, misc]
             assert 60 <= history <= sent
             new.sent = sent
             new.send(5, questions=10_000)
