@@ -5,7 +5,6 @@ backup it is, until all of it is there, and no process of ours starts meanwhile:
 backup goes on.
 """
 
-import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,7 +32,7 @@ from store.errors import LogError, StateUnwritableError
 from store.event import wall_clock_s
 from store.registry.durable import clear_away, make_folder
 
-_STAGE: Final = ".restoring"
+_STAGE: Final = ".unpacked-backup"
 _DAEMONS: Final = ("all", "serve", "ingest", "train")
 
 
@@ -72,8 +71,9 @@ def _stage(here: Settings | None, settings_file: Path, *, dry_run: bool) -> Iter
         with tempfile.TemporaryDirectory(prefix="understudy-") as found:
             yield Path(found)
         return
-    folder = (here.state_dir if here else settings_file.absolute().parent) / f"{_STAGE}-{secrets.token_hex(4)}"
+    folder = (here.state_dir if here else settings_file.absolute().parent) / _STAGE
     try:
+        clear_away(folder)  # of one that was killed
         make_folder(folder, mode=0o700)
         yield folder
     except OSError as error:

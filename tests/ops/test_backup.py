@@ -1,80 +1,20 @@
 """Backups are of one instant whatever goes on meanwhile, and what is restored is the installation that it was."""
 
-import json
-import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
-from typer.testing import CliRunner
 
-from ops.cli.app import app
 from ops.settings import Settings
-from ops.site import Site
 from ops.state.restoring import half_restored
 from store.buffer.server import private_redis
 from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.tally import DeedBatch
-from tests.golden.stored import dump
-from tests.ops.sites import LANE, publish
-from tests.ops.stand import Stand, standing
-
-
-def call(*arguments: str | Path, code: int = 0, config: Path | None = None) -> Any:
-    """A command's answer in JSON, or what it says on its way out."""
-    settings = () if config is None else ("-c", str(config))
-    done = CliRunner().invoke(app, [*map(str, arguments), *settings, "-o", "json"])
-    assert done.exit_code == code, done.output
-    return json.loads(done.stdout) if done.stdout.startswith("{") else done.output
-
-
-@pytest.fixture
-def stand(tmp_path: Path, redis_url: str) -> Iterator[Stand]:
-    with standing(tmp_path / "old", redis_url) as found:
-        publish(found.path, b"a", b"b")
-        yield found
-
-
-@pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty machine: a folder without a settings file, and a Redis with nothing in it."""
-    with private_redis(tmp_path / "new-redis") as url:
-        monkeypatch.setenv("UNDERSTUDY_REDIS__URL", url)
-        yield tmp_path / "new" / "understudy.toml"
-
-
-@contextmanager
-def old(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """On the machine that there was before."""
-    with monkeypatch.context() as context:
-        context.delenv("UNDERSTUDY_REDIS__URL", raising=False)
-        yield
-
-
-def take(stand: Stand, to: Path, monkeypatch: pytest.MonkeyPatch, *options: str, code: int = 0) -> Any:
-    with old(monkeypatch):
-        return call("backup", to, *options, config=stand.path, code=code)
-
-
-def keys_to(stand: Stand, settings: Path) -> None:
-    """Bring keys and data secret, as a person does who kept them apart."""
-    settings.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(stand.path.parent / "keys", settings.parent / "keys")
-    shutil.copy2(stand.path.parent / "data.secret", settings.parent / "data.secret")
-
-
-def content(client: redis.Redis) -> dict[str, Any]:
-    """All that lies in Redis, but for what says who is alive."""
-    return {name: value for name, value in dump(client).items() if not value.get("expires")}
-
-
-def books(stand_or_site: Site, client: redis.Redis) -> Deeds:
-    return Books(client).read(LANE).ever
+from tests.ops.backups import URL, call, keys_to, take
+from tests.ops.sites import LANE
+from tests.ops.stand import Stand, until
 
 
 @pytest.mark.parametrize("mode", ["dump", "replay"])
@@ -105,7 +45,7 @@ def test_under_traffic_it_is_of_one_instant_and_ingest_goes_on_without_counting_
     keys_to(stand, empty)
     for number in range(4):  # whichever instant it was
         with private_redis(tmp_path / f"redis-{number}") as url, monkeypatch.context() as context:
-            context.setenv("UNDERSTUDY_REDIS__URL", url)
+            context.setenv(URL, url)
             folder = tmp_path / f"try-{number}" / "understudy.toml"
             keys_to(stand, folder)
             assert call("restore", tmp_path / f"{number}.tar.zst", config=folder)["verified"]["ok"]
@@ -119,19 +59,12 @@ def test_under_traffic_it_is_of_one_instant_and_ingest_goes_on_without_counting_
 
     with ExitStack() as stack:
         new = Stand(empty, stack)
-        assert books(new.site, new.client) == Deeds(student=7, calls=3)
+        assert Books(new.client).read(LANE).ever == Deeds(student=7, calls=3)
         with new.ingesting():
             history = sum(int(new.appender.bounds(slot)[1]) for slot in new.appender.slots("understudy.support"))  # type: ignore[attr-defined, misc]
             assert 60 <= history <= sent
             new.sent = sent
             new.send(5, questions=10_000)
-            new_events = history + 5
-            _until_applied(new, new_events)
-        assert (new.counters.counted, new.counters.repeats) == (new_events, 0)
+            until(lambda: sum(max(0, int(at)) for at in new.buffer.positions(LANE.use_case).values()) == history + 5)
+        assert (new.counters.counted, new.counters.repeats) == (history + 5, 0)
         assert call("verify", config=empty)["ok"]
-
-
-def _until_applied(stand: Stand, records: int) -> None:
-    from tests.ops.stand import until  # noqa: PLC0415
-
-    until(lambda: sum(max(0, int(at)) for at in stand.buffer.positions(LANE.use_case).values()) == records)
