@@ -5,11 +5,13 @@ backup it is, until all of it is there, and no process of ours starts meanwhile:
 backup goes on.
 """
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -166,8 +168,20 @@ def _report(
         signed_by=believed.signed_by,
         moved_aside=[],
         done=False,
-        notes=[*believed.notes, *manifest.problems],
+        notes=[*_of_a_later_release(manifest.release), *believed.notes, *manifest.problems],
     )
+
+
+def _of_a_later_release(made_by: str) -> list[str]:
+    """What to know of a backup that a later release has made."""
+    ours = version("understudy")
+    if _numbers(made_by) <= _numbers(ours):
+        return []
+    return [f"made by release {made_by}, later than this one ({ours}), which may not read all that was stored"]
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", release)]
 
 
 def _stamp() -> str:
