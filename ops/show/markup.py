@@ -14,7 +14,8 @@ def _colours(palette: Mapping[str, str]) -> str:
 
 _COLOURS: Final = f"""
 :root{{color-scheme:light dark;{_colours(LIGHT)}}}
-@media (prefers-color-scheme:dark){{:root{{{_colours(DARK)}}}}}
+@media screen and (prefers-color-scheme:dark){{:root{{{_colours(DARK)}}}}}
+@media print{{:root{{color-scheme:light}}}}
 """
 _STYLE: Final = """
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
@@ -49,6 +50,8 @@ white-space:normal}
 table.rows tr .n+td:not(.n){padding-left:0}
 table.rows td::before{content:attr(data-head);color:var(--soft);text-align:left;flex:none;max-width:50%}
 table.rows td:empty{display:none}}
+@media print{body{background:none}main{max-width:none;padding:0}.card,.tile,table,svg{break-inside:avoid}
+h2,h3{break-after:avoid}svg.wide{display:block}svg.narrow{display:none}}
 """
 _DOCUMENT: Final = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">

@@ -64,20 +64,18 @@ class Books:
         if odd:
             _log.error("the books were damaged and begin anew there", lane=str(lane), odd=[text_of(one) for one in odd])
 
+    def days(self, lane: Lane, first: int, last: int) -> list[Deeds]:
+        """What was done on each day from one to another, both among them; days are UTC's since 1970, 62 are kept."""
+        names = [_key(lane, f"day:{day}") for day in range(first, last + 1)]
+        return [_deeds(found) for found in self._hashes(names)]
+
     def read(self, lane: Lane) -> Book:
         """What was done until now."""
         with available():
             now_s = float(self._redis.time()[0])
         first, today = int(_first_of_month(now_s).timestamp()) // _DAY_S, int(now_s) // _DAY_S
         names = [_key(lane, "ever"), *(_key(lane, f"day:{day}") for day in range(first, today + 1))]
-
-        def all_of() -> list[Mapping[bytes, bytes]]:
-            with self._redis.pipeline(transaction=True) as pipeline:
-                for name in names:
-                    pipeline.hgetall(name)
-                return cast("list[Mapping[bytes, bytes]]", pipeline.execute())
-
-        ever, *days = asked(self._redis, dict.fromkeys(names, "hash"), all_of)
+        ever, *days = self._hashes(names)
         found = [_deeds(day) for day in days]
         since = ever.get(b"since", b"")
         return Book(
@@ -87,6 +85,17 @@ class Books:
             month=sum(found, Deeds()),
             ever=_deeds(ever),
         )
+
+    def _hashes(self, names: list[str]) -> list[Mapping[bytes, bytes]]:
+        """These hashes, all as of one instant."""
+
+        def all_of() -> list[Mapping[bytes, bytes]]:
+            with self._redis.pipeline(transaction=True) as pipeline:
+                for name in names:
+                    pipeline.hgetall(name)
+                return cast("list[Mapping[bytes, bytes]]", pipeline.execute())
+
+        return asked(self._redis, dict.fromkeys(names, "hash"), all_of)
 
 
 def _deeds(stored: Mapping[bytes, bytes]) -> Deeds:

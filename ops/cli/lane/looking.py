@@ -1,6 +1,6 @@
 """Commands that look at lanes: where they stand, what was moved, and what a version is."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
@@ -13,9 +13,8 @@ from ops.cli.output import Format, emit_fields, emit_json, emit_table
 from ops.exits import UNAVAILABLE
 from ops.money.shown import money_fields
 from ops.show.values import ratio_of, time_of
-from ops.site import Site
 from ops.status.collect import collect
-from store.errors import RegistryError
+from ops.status.versions import version_row
 from store.registry.moves import fold
 
 app = typer.Typer()
@@ -59,10 +58,11 @@ def history(
     Example: understudy history --lane acme/support --limit 10
     """
     site = open_site(config)
-    where = site.lane(lane).lane
+    section = site.lane(lane)
+    where = section.lane
     moves = site.registry.moves(where).read()
-    versions = [_version_row(site, lane, version) for version in site.registry.versions(where).list()]
-    versions.sort(key=lambda row: row["created_s"] or 0.0)
+    versions = [version_row(site, section, version) for version in site.registry.versions(where).list()]
+    versions.sort(key=lambda row: row.created_s or 0.0)
     cycles = ended_cycles(site, where)[-limit:]
     if output is Format.json:
         shown = [move_json(move) for move in moves[-limit:]]
@@ -74,12 +74,12 @@ def history(
         ["version", "made", "kind", "verdict", "agreement", "note"],
         [
             (
-                row["id"],
-                None if row["created_s"] is None else time_of(row["created_s"]),
-                row["kind"],
-                row["verdict"],
-                ratio_of(row["student_agreement"]),
-                row["error"] or ("champion" if row["id"] == fold(moves).champion else ""),
+                row.id,
+                None if row.created_s is None else time_of(row.created_s),
+                row.kind,
+                row.verdict,
+                ratio_of(row.student_agreement),
+                row.error or ("champion" if row.id == fold(moves).champion else ""),
             )
             for row in versions
         ],
@@ -115,19 +115,3 @@ def show(version: VersionName, config: Config = None, lane: LaneName = None, out
             for t in opened.manifest.topics
         ]
         emit_table(["topic", "items", "requests", "escalated", "in conflict"], rows, title="topics")
-
-
-def _version_row(site: Site, lane: str | None, version: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": version, "created_s": None, "kind": None, "verdict": None}
-    row |= {"student_agreement": None, "error": None}
-    try:
-        manifest = site.registry.versions(site.lane(lane).lane).manifest(version)
-    except RegistryError as error:
-        return row | {"error": str(error)}
-    verdict = manifest.verdict
-    return row | {
-        "created_s": manifest.created_s,
-        "kind": manifest.kind,
-        "verdict": verdict.outcome if verdict else None,
-        "student_agreement": verdict.student_agreement if verdict else None,
-    }
