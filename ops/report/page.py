@@ -58,7 +58,7 @@ def page_of(report: Report) -> Page:
         [Section(title="Not everything could be read", warnings=report.unavailable)] if report.unavailable else []
     )
     if len(report.lanes) > 1 and report.money is not None:
-        sections.append(Section(title="All lanes", tiles=_money_tiles(report.money)))
+        sections.append(Section(title="All lanes", level=1, tiles=_money_tiles(report.money)))
     for lane in report.lanes:
         sections += _lane(lane)
     return Page(
@@ -104,7 +104,16 @@ def _lane(lane: LaneReport) -> list[Section]:
         sentences=[f"{lane.task}; champion {lane.champion or 'none yet'}."],
         warnings=lane.notes,
     )
-    found = [head, _money(lane), _quality(lane), _learned(lane), _hard(lane), _topics(lane), _forecast(lane)]
+    found = [
+        head,
+        _money(lane),
+        _answered(lane),
+        _quality(lane),
+        _learned(lane),
+        _hard(lane),
+        _topics(lane),
+        _forecast(lane),
+    ]
     return [one for one in found if one is not None]
 
 
@@ -154,6 +163,12 @@ def _day_row(day: str, money: Money) -> list[str]:
     return [day, f"{answered:,}", share, f"{money.calls + money.audits:,}", usd(money.spent_usd), alone]
 
 
+def _answered(lane: LaneReport) -> Section | None:
+    if len(lane.days) < _FEWEST_DAYS:
+        return None
+    return Section(title="Who answered", chart=shares_chart(lane.days))
+
+
 def _quality(lane: LaneReport) -> Section:
     promise = lane.promise
     said = []
@@ -187,7 +202,6 @@ def _quality(lane: LaneReport) -> Section:
     return Section(
         title="Quality",
         sentences=said,
-        chart=shares_chart(lane.days) if len(lane.days) >= _FEWEST_DAYS else None,
         head=["version", "audits", "agreed", "share", "interval"] if rows else [],
         rows=rows,
         numbers=frozenset({1, 2, 3, 4}),
