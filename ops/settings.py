@@ -84,7 +84,7 @@ class Settings(BaseModel):
         Raises:
             SettingsError: the file cannot be read, or a key is missing, unknown or wrong; the message names it.
         """
-        file = path or Path(_ENVIRONMENT.get(_FILE_VARIABLE) or SETTINGS_NAME)
+        file = settings_file(path)
         values = _read(file)
         try:
             loaded = cls(**overlaid(values, _ENVIRONMENT, cls))
@@ -138,6 +138,11 @@ class Settings(BaseModel):
             SettingsError: no encoder can be loaded from it, or the bundled one is not installed.
         """
         return find_encoder(self.trainer.encoder, "trainer.encoder")
+
+
+def settings_file(path: Path | None = None) -> Path:
+    """The settings file: the given one, else the one that UNDERSTUDY_SETTINGS names, else ./understudy.toml."""
+    return path or Path(_ENVIRONMENT.get(_FILE_VARIABLE) or SETTINGS_NAME)
 
 
 def read_text(path: Path) -> str:
@@ -270,6 +275,20 @@ def _anchored(model: Model, folder: Path) -> Model:
             changes[name] = folder / value
         elif isinstance(value, BaseModel):
             changes[name] = _anchored(value, folder)
+    return model.model_copy(update=changes)
+
+
+def rebased(model: Model, old: Path, new: Path) -> Model:
+    """The same as if the settings file that lies in one folder lay in another."""
+    changes: dict[str, Any] = {}
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, Path) and value.is_relative_to(old):
+            changes[name] = new / value.relative_to(old)
+        elif isinstance(value, BaseModel):
+            changes[name] = rebased(value, old, new)
+        elif isinstance(value, tuple) and any(isinstance(one, BaseModel) for one in value):
+            changes[name] = tuple(rebased(one, old, new) for one in value)
     return model.model_copy(update=changes)
 
 

@@ -107,6 +107,10 @@ class InvalidAnswerError(TeacherError):
         self.kind: AnswerFault = kind
 
 
+class DamagedCopyError(UnderstudyError):
+    """A backup is damaged, cut short, or no backup of ours. Never restore from it: take another one."""
+
+
 class LeaseLostError(UnderstudyError):
     """Another trainer holds the lease now. Drop what was made; do not move the champion."""
 

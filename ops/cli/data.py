@@ -64,7 +64,7 @@ def verify(
     if output is Format.json:
         emit_json(report)
     else:
-        _show_verified(report)
+        show_verified(report)
     if not report.ok:
         raise typer.Exit(FAILED_CHECK)
 
@@ -251,7 +251,8 @@ def _recompute(config: Path | None, lane: str | None, version: str | None, outpu
         raise typer.Exit(FAILED_CHECK)
 
 
-def _show_verified(report: VerifyReport) -> None:
+def show_verified(report: VerifyReport) -> None:
+    """What `verify` found."""
     emit_fields(
         {
             "log": f"{report.records} records, {'whole' if report.complete else 'its beginning is gone'}",

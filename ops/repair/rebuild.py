@@ -149,6 +149,15 @@ class Replayed:
         return judged
 
 
+def reaches_back(use_case: str, history: History, buffer: RedisBuffer, client: redis.Redis) -> bool:
+    """Whether the log holds every record that was ever applied."""
+    slots = history.slots(topic_of(use_case))
+    stored = buffer.positions(use_case)
+    applied_elsewhere = any(at != BEGINNING for slot, at in stored.items() if slot not in slots)
+    cut = any(int(history.bounds(slot)[0]) for slot in slots)
+    return not (applied_elsewhere or cut or Positions(client).skips(use_case))
+
+
 @dataclass(kw_only=True)
 class Rebuild:
     """One use case's lanes, rebuilt."""
@@ -209,12 +218,7 @@ class Rebuild:
         return {slot: stored.get(slot, BEGINNING) for slot in self.said.history.slots(topic_of(self.said.use_case))}
 
     def _complete(self) -> bool:
-        """Whether the log holds every record that was ever applied."""
-        slots = self.said.history.slots(topic_of(self.said.use_case))
-        stored = self.buffer.positions(self.said.use_case)
-        applied_elsewhere = any(at != BEGINNING for slot, at in stored.items() if slot not in slots)
-        cut = any(int(self.said.history.bounds(slot)[0]) for slot in slots)
-        return not (applied_elsewhere or cut or Positions(self.client).skips(self.said.use_case))
+        return reaches_back(self.said.use_case, self.said.history, self.buffer, self.client)
 
     def _wanted(self, lane: Lane, staging: Staging, *, whole: bool) -> "_Wanted":
         """What a lane should hold."""

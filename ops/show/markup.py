@@ -14,14 +14,15 @@ def _colours(palette: Mapping[str, str]) -> str:
 
 _COLOURS: Final = f"""
 :root{{color-scheme:light dark;{_colours(LIGHT)}}}
-@media (prefers-color-scheme:dark){{:root{{{_colours(DARK)}}}}}
+@media screen and (prefers-color-scheme:dark){{:root{{{_colours(DARK)}}}}}
+@media print{{:root{{color-scheme:light}}}}
 """
 _STYLE: Final = """
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;font-variant-numeric:tabular-nums}
 main{max-width:1144px;margin:0 auto;padding:44px 32px 72px}header p{color:var(--soft);margin:.35em 0 0;max-width:74ch}
 h1{font-size:30px;line-height:1.22;letter-spacing:-.012em;margin:0;max-width:36ch;text-wrap:balance}
-h2{font-size:17px;margin:44px 0 10px}.kicker{font-size:13px;color:var(--soft);margin:0 0 8px}
+h1.lane{margin-top:64px}h2{font-size:17px;margin:44px 0 10px}.kicker{font-size:13px;color:var(--soft);margin:0 0 8px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:28px 0 8px}
 .tile,.card{background:var(--card);border:1px solid var(--line);border-radius:10px}.tile{padding:14px 16px}
 .tile b{display:block;font-size:25px;line-height:1.25;letter-spacing:-.01em}
@@ -49,6 +50,8 @@ white-space:normal}
 table.rows tr .n+td:not(.n){padding-left:0}
 table.rows td::before{content:attr(data-head);color:var(--soft);text-align:left;flex:none;max-width:50%}
 table.rows td:empty{display:none}}
+@media print{body{background:none}main{max-width:none;padding:0}.card,.tile,table,svg{break-inside:avoid}
+h2,h3{break-after:avoid}svg.wide{display:block}svg.narrow{display:none}}
 """
 _DOCUMENT: Final = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">

@@ -11,7 +11,14 @@ from store.log.lazy import logger
 _log = logger(__name__)
 _UMASK: Final = 0o077
 _OTHERS: Final = 0o077
-_OURS: Final = ("cache", "redis", "registry", "run", "spool")  # of state_dir; what else lies there is not ours
+_OURS: Final = (
+    "cache",
+    "redis",
+    "registry",
+    "reports",
+    "run",
+    "spool",
+)  # of state_dir; what else lies there is not ours
 
 
 def write_for_owner_alone() -> None:

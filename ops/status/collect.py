@@ -145,7 +145,7 @@ def _lane(
         paused=known.paused,
         candidates=list(known.candidates),
         moves_ok=standing is not None,
-        last_move=_shown(known),
+        last_move=None if known.last_move is None else MoveShown.of(known.last_move),
         promise=_promise(site, section, known.champion, seen),
         budget=BudgetShown(
             used=max((beat.budget_used_calls for beat in beats.values()), default=None),
@@ -185,15 +185,6 @@ def _standing(site: Site, lane: Lane, unavailable: list[str]) -> Standing | None
     except (RegistryError, OSError) as error:
         unavailable.append(f"moves of {lane}: {error}")
         return None
-
-
-def _shown(standing: Standing) -> MoveShown | None:
-    move = standing.last_move
-    if move is None:
-        return None
-    return MoveShown(
-        number=move.number, kind=move.kind, version=move.version, who=move.who, why=move.why, time_s=move.time_s
-    )
 
 
 def _promise(site: Site, section: LaneSection, champion: str | None, seen: _Live | None) -> PromiseShown:

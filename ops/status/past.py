@@ -23,6 +23,7 @@ class VersionShown(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str | None = None
     student_agreement: float | None = None
     error: str | None = None
+    refusals: list[str] = []  # of the gate, for a person
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ def past_of(site: Site, lane: Lane, limit: int) -> Past:
         moves=moves[-limit:],
         standing=fold(moves),
         versions=sorted(
-            (_shown(versions, version) for version in versions.list()), key=lambda shown: shown.created_s or 0.0
+            (version_shown(versions, version) for version in versions.list()), key=lambda shown: shown.created_s or 0.0
         ),
         cycles=ended_cycles(site, lane)[-limit:],
     )
@@ -58,7 +59,8 @@ def move_json(move: Move) -> dict[str, Any]:
     return {**msgspec.to_builtins(move), "lane": str(move.lane)}
 
 
-def _shown(versions: Versions, version: str) -> VersionShown:
+def version_shown(versions: Versions, version: str) -> VersionShown:
+    """What a version's manifest says of it."""
     try:
         manifest = versions.manifest(version)
     except RegistryError as error:
@@ -70,4 +72,5 @@ def _shown(versions: Versions, version: str) -> VersionShown:
         kind=manifest.kind,
         verdict=verdict.outcome if verdict else None,
         student_agreement=verdict.student_agreement if verdict else None,
+        refusals=verdict.refusals if verdict else [],
     )

@@ -7,6 +7,7 @@ from store.control import CycleEnded
 from store.cycles.signs import TrainerSign
 from store.money.reckon import LaneMoney
 from store.policy import Decide, PolicyName
+from store.registry.moves import Move
 
 
 class MoveShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +19,13 @@ class MoveShown(msgspec.Struct, frozen=True, kw_only=True):
     who: str
     why: str
     time_s: float
+
+    @staticmethod
+    def of(move: Move) -> "MoveShown":
+        """A move of the chain."""
+        return MoveShown(
+            number=move.number, kind=move.kind, version=move.version, who=move.who, why=move.why, time_s=move.time_s
+        )
 
 
 class PromiseShown(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,12 +64,17 @@ class Books:
         if odd:
             _log.error("the books were damaged and begin anew there", lane=str(lane), odd=[text_of(one) for one in odd])
 
+    def days(self, lane: Lane, first: int, last: int) -> list[Deeds]:
+        """What was done on each day from one to another, both among them; days are UTC's since 1970, 62 are kept."""
+        return [_deeds(found) for found in self._hashes(_day_keys(lane, first, last))]
+
     def read(self, lane: Lane) -> Book:
         """What was done until now."""
         with available():
             now_s = float(self._redis.time()[0])
         first, today = int(_first_of_month(now_s).timestamp()) // _DAY_S, int(now_s) // _DAY_S
-        ever, *days = self._all_of([_key(lane, "ever"), *_day_keys(lane, first, today)])
+        names = [_key(lane, "ever"), *_day_keys(lane, first, today)]
+        ever, *days = self._hashes(names)
         found = [_deeds(day) for day in days]
         since = ever.get(b"since", b"")
         return Book(
@@ -80,7 +85,7 @@ class Books:
             ever=_deeds(ever),
         )
 
-    def days(self, lane: Lane, count: int) -> list[tuple[float, Deeds]]:
+    def latest_days(self, lane: Lane, count: int) -> list[tuple[float, Deeds]]:
         """What was done on each of the last so many days of UTC: when it began (Unix seconds), oldest first.
 
         Days are kept for 62 days; one of which nothing is known is there, and empty.
@@ -88,19 +93,18 @@ class Books:
         with available():
             today = int(self._redis.time()[0]) // _DAY_S
         first = today - count + 1
-        found = self._all_of(_day_keys(lane, first, today))
-        return [(float(day * _DAY_S), _deeds(stored)) for day, stored in enumerate(found, start=first)]
+        return [(float(day * _DAY_S), deeds) for day, deeds in enumerate(self.days(lane, first, today), start=first)]
 
-    def _all_of(self, names: list[str]) -> list[Mapping[bytes, bytes]]:
-        """The hashes of these names, as they are at one moment."""
+    def _hashes(self, names: list[str]) -> list[Mapping[bytes, bytes]]:
+        """These hashes, all as of one instant."""
 
-        def read() -> list[Mapping[bytes, bytes]]:
+        def all_of() -> list[Mapping[bytes, bytes]]:
             with self._redis.pipeline(transaction=True) as pipeline:
                 for name in names:
                     pipeline.hgetall(name)
                 return cast("list[Mapping[bytes, bytes]]", pipeline.execute())
 
-        return asked(self._redis, dict.fromkeys(names, "hash"), read)
+        return asked(self._redis, dict.fromkeys(names, "hash"), all_of)
 
 
 def _deeds(stored: Mapping[bytes, bytes]) -> Deeds:

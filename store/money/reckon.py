@@ -74,7 +74,7 @@ def reckon(book: Book, prices: Prices) -> LaneMoney:
 
     def money(deeds: Deeds, began_s: float) -> Money:
         since_s = None if book.since_s is None else max(book.since_s, began_s)
-        return _money(deeds, book.ever, prices, since_s)
+        return money_of(deeds, book.ever, prices, since_s)
 
     return LaneMoney(
         today=money(book.today, book.day_began_s),
@@ -86,10 +86,11 @@ def reckon(book: Book, prices: Prices) -> LaneMoney:
 def total(lanes: Iterable[LaneMoney]) -> LaneMoney:
     """All lanes together. A lane without a price has no saving to add, and then there is no sum of them."""
     found = list(lanes)
-    return LaneMoney(**{period: _sum([getattr(one, period) for one in found]) for period in PERIODS})
+    return LaneMoney(**{period: summed([getattr(one, period) for one in found]) for period in PERIODS})
 
 
-def _money(deeds: Deeds, ever: Deeds, prices: Prices, since_s: float | None) -> Money:
+def money_of(deeds: Deeds, ever: Deeds, prices: Prices, since_s: float | None) -> Money:
+    """What some deeds come to; `ever` are all that the lane's books hold, `since_s` from when these count."""
     answered = deeds.student + deeds.teacher
     price, priced_by = _price(deeds, ever, prices)
     calls_usd, audits_usd = deeds.calls_nano_usd * _NANO, deeds.audits_nano_usd * _NANO
@@ -144,7 +145,8 @@ def _mean_usd(deeds: Deeds) -> float | None:
     return usd / _measured(deeds) if _measured(deeds) > 0 and usd > 0 else None
 
 
-def _sum(parts: list[Money]) -> Money:
+def summed(parts: list[Money]) -> Money:
+    """Several together; no saving where one that answered has no price."""
     sums = {name: sum(getattr(one, name) for one in parts) for name in _SUMMED}
     known = [one for one in parts if one.student + one.teacher]
     alone = [one.teacher_only_usd for one in known if one.teacher_only_usd is not None]

@@ -56,9 +56,22 @@ COMMANDS: Final[dict[str, Place]] = {
     ),
     "pause": Place(module="ops.cli.lane.moving", help="Run no cycles until `understudy resume`."),
     "resume": Place(module="ops.cli.lane.moving", help="Unpin the champion and run cycles again."),
+    "report": Place(
+        module="ops.cli.lane.report",
+        help="Make the page that is read each week: money, quality, what was learned, what stayed hard, what is to"
+        " come.",
+    ),
     "verify": Place(
         module="ops.cli.data",
         help="Recompute the buffer from the log with a second program; check every move, signature and file.",
+    ),
+    "backup": Place(
+        module="ops.cli.start.backup",
+        help="Write all that cannot be made again into one signed file, while everything is at work.",
+    ),
+    "restore": Place(
+        module="ops.cli.start.backup",
+        help="Make an installation again from a backup, on an empty machine, and verify it.",
     ),
     "import": Place(
         module="ops.cli.data",

@@ -118,7 +118,7 @@ def days_of(site: Site, section: LaneSection) -> list[Day]:
     """The last days of a lane's books; none while Redis does not answer."""
     try:
         with site.redis_client() as client:
-            return [_day(began_s, deeds) for began_s, deeds in Books(client).days(section.lane, DAYS)]
+            return [_day(began_s, deeds) for began_s, deeds in Books(client).latest_days(section.lane, DAYS)]
     except StoreUnavailableError:
         return []
 

@@ -12,7 +12,7 @@ from typing import Final
 from ops.processes.limits import raise_file_limit
 from ops.processes.private_redis import PrivateRedis
 from ops.processes.process import exclusive, keep_trying
-from ops.processes.run.start import GRACE_S, PATIENCE_S
+from ops.processes.run.start import GRACE_S, PATIENCE_S, refuse_half_restored
 from ops.processes.run.waiting import patiently, refuse_evicting
 from ops.processes.signals import listen
 from ops.processes.supervisor import ChildSpec, RestartPolicy, Supervisor
@@ -37,6 +37,7 @@ def run_all(site: Site, settings_file: Path | None) -> int:
         AlreadyRunningError: another `run all` works on the state directory.
     """
     every(*(partial(check, site) for check in (check_ingest, check_train, check_serve)))
+    refuse_half_restored(site)
     state_dir = site.settings.state_dir
     raise_file_limit()  # Redis and the processes inherit it
     with ExitStack() as stack:

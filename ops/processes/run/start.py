@@ -13,6 +13,7 @@ from ops.processes.limits import raise_file_limit
 from ops.processes.process import Daemon, daemon
 from ops.settings import fail_point
 from ops.site import Site
+from ops.state.restoring import half_restored
 from store.event import wall_clock_s
 from store.faults.points import arm
 
@@ -21,9 +22,24 @@ WATCH_S: Final = 0.1
 GRACE_S: Final = {"serve": 56.0, "train": 20.0, "ingest": 30.0}  # then a process ends itself by force
 
 
+def refuse_half_restored(site: Site) -> None:
+    """See that no restore has stopped half way.
+
+    Raises:
+        RefusedError: one has.
+    """
+    if half_restored(site.settings.state_dir) is not None:
+        message = (
+            f"a restore into {site.settings.state_dir} was not finished: run `understudy restore` with the same backup"
+            " again, which goes on with it"
+        )
+        raise RefusedError(message)
+
+
 def process_of(name: str, site: Site, lifeline: int | None) -> AbstractContextManager[Daemon]:
     """The process under its name, alone on its state directory; errors are those of `daemon`."""
     arm(fail_point())
+    refuse_half_restored(site)
     raise_file_limit()
     name_process(name)
     return daemon(
