@@ -82,22 +82,18 @@ class Matter(Protocol):
         """Questions that the student may read one by one, so that this one costs it little; none where none help."""
 
 
-class Face(Matter, Protocol):
-    """A task as its clients see it."""
+class Form(Protocol):
+    """One form in which a task's clients ask and are answered over HTTP."""
 
     @property
     def paths(self) -> Sequence[str]:
         """Where it is served."""
 
-    @property
-    def answer_type(self) -> type[Answer]:
-        """Of its answers, as they are kept under an Idempotency-Key."""
-
-    def decode(self, body: bytes) -> Asked:
-        """One request.
+    def decode(self, body: bytes, lane: LaneSettings) -> Asked:
+        """One request to a lane.
 
         Raises:
-            ApiError: 422, naming the field.
+            ApiError: 422 or 400, naming the field.
         """
 
     def check(self, asked: Asked, limits: RequestLimits) -> None:
@@ -110,6 +106,14 @@ class Face(Matter, Protocol):
     def body(self, asked: Asked, given: Given) -> dict[str, Any]:
         """What the client reads; at least one question was answered."""
 
+
+class Face(Matter, Form, Protocol):
+    """A task as its clients see it, in its own form: the others are told in `serve.tasks.tasks`."""
+
+    @property
+    def answer_type(self) -> type[Answer]:
+        """Of its answers, as they are kept under an Idempotency-Key."""
+
     def heed(self, settings: LaneSettings) -> Heed:
         """What a lane makes of a student's opinions, each heard once with its question: None where it is no answer."""
 
@@ -121,6 +125,12 @@ class Face(Matter, Protocol):
 
     def kept(self, value: TaskInput, answer: TeacherAnswer) -> Kept:
         """What of a teacher's answer its event keeps."""
+
+
+class Addressed(msgspec.Struct, frozen=True, kw_only=True):
+    """What every request says, whatever its form."""
+
+    model: str  # the use case
 
 
 def decode_body(body: bytes, kind: type[_Body]) -> _Body:

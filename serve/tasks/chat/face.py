@@ -6,18 +6,18 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from serve.completions.answer import choice_of, streamed, whole
+from serve.completions.request import PATH
 from serve.escalation import Answer, Common, Given
 from serve.settings import LaneSettings
 from serve.tasks.chat.request import ChatQuestion, ChatRequest, beyond_students, question_of
-from serve.tasks.chat.stream import chunks
-from serve.tasks.face import Asked, Heed, Kept, RequestLimits, Streaming, decode_body, invalid, told_of
+from serve.tasks.face import Asked, Heed, Kept, RequestLimits, decode_body, invalid
 from store.event import ChatAnswer, ChatEscalation, ChatInput, Message, TaskInput, TeacherAnswer
 from store.redact import restore
 from store.student.loaded import ChatOpinion, Opinion
 from store.tasks.chat import ChatRules, with_texts
 
 _RULES: Final = ChatRules()
-_ASSISTANT: Final = "assistant"
 _WHOLE: Final = frozenset({"stop", "eos", "end_turn", "stop_sequence"})  # of ways to end: nothing was cut off
 
 
@@ -31,20 +31,16 @@ class ChatReply(Answer):
 class Chat:
     """Satisfies `Face`."""
 
-    paths: Final = ("/v1/chat/completions",)
+    paths: Final = (PATH,)
     event_type: Final = ChatEscalation
     answer_type: Final = ChatReply
     sample: Final[TaskInput] = ChatInput(messages=[Message(role="user", content="This is a test question.")])
 
-    def decode(self, body: bytes) -> Asked:
+    def decode(self, body: bytes, lane: LaneSettings) -> Asked:  # noqa: ARG002 - as the protocol has it
         """See `Face`."""
         found = decode_body(body, ChatRequest)
         sent: dict[str, Any] = msgspec.json.decode(body)
         question = question_of(sent, found)
-        streaming = None
-        if found.stream:
-            options = found.stream_options
-            streaming = Streaming(with_usage=bool(options is not None and options.include_usage), chunks=self.chunks)
         return Asked(
             model=found.model,
             user=found.user,
@@ -53,7 +49,7 @@ class Chat:
             listed=False,
             identity=["chat", sent],
             unsupported=beyond_students(found, question),
-            streaming=streaming,
+            streaming=found.streaming(self.chunks),
         )
 
     def check(self, asked: Asked, limits: RequestLimits) -> None:
@@ -73,22 +69,11 @@ class Chat:
 
     def body(self, asked: Asked, given: Given) -> dict[str, Any]:
         """See `Face`."""
-        answer = cast("ChatReply", given.found[0])
-        return {
-            **_head(asked, given),
-            "object": "chat.completion",
-            "usage": _usage(answer),
-            **answer.completion,
-            "understudy": told_of(answer),
-        }
+        return whole(asked, given, _completion(given))
 
     def chunks(self, asked: Asked, given: Given) -> Iterator[bytes]:
         """A whole answer as the events of a stream."""
-        answer = cast("ChatReply", given.found[0])
-        usage = _usage(answer) if asked.streaming is not None and asked.streaming.with_usage else None
-        head = {**_head(asked, given), "object": "chat.completion.chunk"}
-        for choice in answer.completion["choices"]:
-            yield from chunks(head, choice, usage)
+        return streamed(asked, given, _completion(given))
 
     def of_texts(self, value: TaskInput, texts: Sequence[str]) -> TaskInput:
         """See `Matter`."""
@@ -106,8 +91,7 @@ class Chat:
     def of_student(self, opinion: Opinion, common: Common, noted: Mapping[str, str]) -> Answer:
         """See `Face`: the client's own values stand where the student wrote their tokens."""
         said = cast("ChatOpinion", opinion)
-        message = {"role": _ASSISTANT, "content": restore(said.output, noted), "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": said.finish_reason}
+        choice = choice_of(restore(said.output, noted), said.finish_reason)
         tokens = {
             "prompt_tokens": said.prompt_tokens,
             "completion_tokens": len(said.tokens),
@@ -161,20 +145,8 @@ def _request(value: ChatQuestion) -> ChatRequest:
     return msgspec.convert(value.sent, ChatRequest)
 
 
-def _head(asked: Asked, given: Given) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{given.first_id}", "created": int(given.at_s), "model": asked.model}
-
-
-def _usage(answer: ChatReply) -> dict[str, Any]:
-    said = answer.completion.get("usage")
-    if isinstance(said, dict):
-        return said
-    used = answer.usage
-    return {
-        "prompt_tokens": used.prompt_tokens,
-        "completion_tokens": used.completion_tokens,
-        "total_tokens": used.prompt_tokens + used.completion_tokens,
-    }
+def _completion(given: Given) -> dict[str, Any]:
+    return cast("ChatReply", given.found[0]).completion
 
 
 def _fields(question: ChatQuestion) -> list[str]:

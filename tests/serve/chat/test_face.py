@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
+from serve.completions.stream import Events, assembled, chunks, event
 from serve.lifecycle import Gateway
-from serve.tasks.chat.stream import Events, assembled, chunks, event
 from tests.serve.chat.fakes import FakeTalker, chat_world, question, teacher_in
 from tests.serve.client import run
 from tests.serve.fakes import World

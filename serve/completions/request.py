@@ -1,0 +1,68 @@
+"""The body of a chat completion's request: its fields, and the texts of its messages."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from serve.escalation import Given
+from serve.tasks.face import Asked, Streaming
+
+PATH: Final = "/v1/chat/completions"
+_TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
+
+
+class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stream is to hold beside the answer."""
+
+    include_usage: bool | None = None
+
+
+class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that any task reads."""
+
+    model: str  # the use case
+    messages: list[dict[str, Any]]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    logprobs: bool | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    web_search_options: Any = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    user: str | None = None  # the subject, for erasure; kept as a keyed token
+
+    @property
+    def most_tokens(self) -> int | None:
+        """How long the client lets an answer be."""
+        limits = [limit for limit in (self.max_completion_tokens, self.max_tokens) if limit is not None]
+        return min(limits, default=None)
+
+    def streaming(self, chunks: Callable[[Asked, Given], Iterator[bytes]]) -> Streaming | None:
+        """How its answer is to come; None: whole."""
+        if not self.stream:
+            return None
+        options = self.stream_options
+        return Streaming(with_usage=bool(options is not None and options.include_usage), chunks=chunks)
+
+
+def text_of(content: Any) -> str:
+    """A message's content as a text; several parts of text are one, and other parts stand as their JSON."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if has_parts(content):
+        return msgspec.json.encode(content, order="sorted").decode()
+    return "".join(str(part.get("text") or "") for part in content)
+
+
+def has_parts(content: Any) -> bool:
+    """Whether a content holds something else than texts."""
+    if content is None or isinstance(content, str):
+        return False
+    if not isinstance(content, Sequence):
+        return True
+    return any(not isinstance(part, Mapping) or part.get("type") not in _TEXT_PARTS for part in content)
