@@ -15,7 +15,7 @@ from serve.escalation import Given
 from serve.settings import LaneSettings
 from serve.tasks.classify.face import LabelledAnswer, check_texts
 from serve.tasks.classify.shape import contents, unsupported
-from serve.tasks.classify.template import prompt_of
+from serve.tasks.classify.template import Prompt, prompt_of
 from serve.tasks.face import Asked, RequestLimits, decode_body
 from store.event import TextInput
 
@@ -132,9 +132,15 @@ def _asked(messages: Sequence[Mapping[str, Any]], lane: LaneSettings) -> tuple[i
     asked = [place for place, message in enumerate(messages) if message.get("role") == _USER]
     if not asked:
         raise unsupported(field="messages", message="no message of the user: the text to classify is the last one")
+    text = asked_in(messages, prompt_of(lane.teacher.prompt, tuple(lane.terms.labels)))
+    if text is not None:
+        return asked[-1], text, "prompt"
+    return asked[-1], text_of(messages[asked[-1]].get("content")), "message"
+
+
+def asked_in(messages: Sequence[Mapping[str, Any]], prompt: Prompt) -> str | None:
+    """The text that the prompt was filled with: in the user's last message, or in all of them; None: in neither."""
     texts = [text_of(message.get("content")) for message in messages]
-    prompt = prompt_of(lane.teacher.prompt, tuple(lane.terms.labels))
-    for rendered in (texts[asked[-1]], "\n".join(texts)):  # all in one message, or a system's and a user's
-        if (text := prompt.text_in(rendered)) is not None:
-            return asked[-1], text, "prompt"
-    return asked[-1], texts[asked[-1]], "message"
+    last = [text for text, message in zip(texts, messages, strict=True) if message.get("role") == _USER][-1:]
+    found = (prompt.text_in(rendered) for rendered in (*last, "\n".join(texts)))
+    return next((text for text in found if text is not None), None)
