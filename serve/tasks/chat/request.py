@@ -1,26 +1,14 @@
 """The body of `POST /v1/chat/completions`: what of it is the question, and what no student can do."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from serve.completions.request import CompletionRequest, has_parts, text_of
 from serve.tasks.face import field_of, invalid
 from store.event import ChatInput, Message
-
-SHAPE: Final = (
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "functions",
-    "function_call",
-    "response_format",
-    "stop",
-)
-"""Parameters that decide what an answer may be; they are a part of the question."""
-_NO_SHAPE: Final[tuple[Any, ...]] = (None, [], {}, {"type": "text"})  # as if it were not there
-_TOOLS: Final = ("tools", "functions")
+from store.tasks.shape import TOOLS, shape_of
 
 
 class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
@@ -42,8 +30,7 @@ def question_of(sent: Mapping[str, Any], found: ChatRequest) -> ChatQuestion:
         ApiError: 422, naming the message that is none.
     """
     messages = [_message(message, place) for place, message in enumerate(found.messages)]
-    shape = {name: sent[name] for name in SHAPE if sent.get(name) not in _NO_SHAPE}
-    return ChatQuestion(messages=messages, shape=shape, sent=dict(sent))
+    return ChatQuestion(messages=messages, shape=shape_of(sent), sent=dict(sent))
 
 
 def beyond_students(found: ChatRequest, question: ChatInput) -> bool:
@@ -53,7 +40,7 @@ def beyond_students(found: ChatRequest, question: ChatInput) -> bool:
         or bool(found.logprobs)
         or any(one != "text" for one in found.modalities or ())
         or any(one is not None for one in (found.audio, found.prediction, found.web_search_options))
-        or any(question.shape.get(name) for name in _TOOLS)
+        or any(question.shape.get(name) for name in TOOLS)
         or any(message.tool_calls or message.role in {"tool", "function"} for message in question.messages)
         or any(has_parts(message.get("content")) for message in found.messages)
     )
