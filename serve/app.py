@@ -86,7 +86,7 @@ def _served(front: _Front, path: str) -> Callable[[Request], Awaitable[Response]
         try:
             return await _serve(request, front, path)
         except ApiError as error:
-            return error.response()
+            return error.response(PATHS[path])
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
 
@@ -104,6 +104,7 @@ def _front(gateway: Gateway) -> _Front:
             max_inputs=settings.max_inputs,
             max_documents=settings.max_documents,
             max_text_chars=settings.max_text_chars,
+            max_message_chars=settings.max_message_chars,
         ),
         once={
             lane.parts.settings.lane: Once(

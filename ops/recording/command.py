@@ -98,6 +98,7 @@ def _rows(options: Options, secret: DataSecret) -> Rows:
         redact=(lambda text: text) if options.raw else (lambda text: redact(text, key)),
         subject=(lambda user: user) if options.raw else (lambda user: subject_token(subjects, user)),
         new_id=lambda at_s: new_event_id(at_s, rng),
+        keep_parts=options.raw,
         prompt=_prompt(options),
         beside=TASKS[options.task].beside,
     )

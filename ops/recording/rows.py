@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from serve.completions.request import digest_of, is_text
 from serve.proxy.app import Exchange
 from serve.proxy.tasks import Beside
 from store.errors import WrongShapeError
@@ -15,6 +16,7 @@ _AS_THEY_ARE: Final = frozenset(  # fields whose values are words of the protoco
     {"id", "model", "object", "role", "type", "finish_reason", "system_fingerprint", "service_tier", "tool_call_id"}
 )
 _SUBJECT: Final = "user"
+_CONTENT: Final = "content"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,7 @@ class Rows:
     redact: Callable[[str], str]
     subject: Callable[[str], str]  # what stands for a person
     new_id: Callable[[float], str]  # by when it was, Unix seconds
+    keep_parts: bool = False  # pictures and sounds; else their digests
     prompt: str | None = None
     beside: Beside | None = None
 
@@ -56,4 +59,12 @@ class Rows:
             return value if name in _AS_THEY_ARE else self.redact(value)
         if isinstance(value, Mapping):
             return {key: self._clean(one, key) for key, one in value.items()}
-        return [self._clean(one, name) for one in value] if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        digested = name == _CONTENT and not self.keep_parts
+        return [digest_of(one) if digested and _is_picture(one) else self._clean(one, name) for one in value]
+
+
+def _is_picture(part: Any) -> bool:
+    """Whether a part of a content is something else than a text."""
+    return isinstance(part, Mapping) and "type" in part and not is_text(part)

@@ -1,5 +1,6 @@
 """The body of a chat completion's request: its fields, and the texts of its messages."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -9,6 +10,8 @@ from serve.escalation import Given
 from serve.tasks.face import Asked, Streaming
 
 PATH: Final = "/v1/chat/completions"
+INVALID_STATUS: Final = 400
+"""OpenAI's own, where a request is wrong."""
 _TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
 
 
@@ -49,14 +52,22 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def text_of(content: Any) -> str:
-    """A message's content as a text; several parts of text are one, and other parts stand as their JSON."""
+    """A text; several parts of text are one. Where others are among them: JSON, with digests in the others' places."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
-    if has_parts(content):
-        return msgspec.json.encode(content, order="sorted").decode()
-    return "".join(str(part.get("text") or "") for part in content)
+    if not has_parts(content):
+        return "".join(str(part.get("text") or "") for part in content)
+    parts = content if isinstance(content, Sequence) else [content]
+    return msgspec.json.encode([part if is_text(part) else digest_of(part) for part in parts], order="sorted").decode()
+
+
+def digest_of(part: Any) -> dict[str, Any]:
+    """What tells a part from others and keeps nothing of it: nobody can redact a picture, and no student sees it."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    written = msgspec.json.encode(part, order="sorted")
+    return {"type": kind if isinstance(kind, str) else "unknown", "sha256": hashlib.sha256(written).hexdigest()}
 
 
 def has_parts(content: Any) -> bool:
@@ -65,4 +76,9 @@ def has_parts(content: Any) -> bool:
         return False
     if not isinstance(content, Sequence):
         return True
-    return any(not isinstance(part, Mapping) or part.get("type") not in _TEXT_PARTS for part in content)
+    return not all(map(is_text, content))
+
+
+def is_text(part: Any) -> bool:
+    """Whether a part of a content is a text."""
+    return isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS

@@ -24,4 +24,5 @@ def form_at(task: Task, path: str) -> Form | None:
     return next((form for form in forms(task) if path in form.paths), None)
 
 
-PATHS: Final = tuple(dict.fromkeys(path for task in TASKS for form in forms(task) for path in form.paths))
+PATHS: Final = {path: form.invalid_status for task in TASKS for form in forms(task) for path in form.paths}
+"""Where anything is served, with what a wrong request is answered there."""

@@ -190,6 +190,19 @@ def test_raw_keeps_what_was_said(tmp_path: Path) -> None:
     assert (row["request"]["messages"][1]["content"], row["request"]["user"]) == (f"my card is {CARD}", "u-1")
 
 
+def test_a_picture_is_recorded_as_its_digest(tmp_path: Path) -> None:
+    teacher, out = FakeTeacher(), tmp_path / "calls.jsonl"
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    with recording(teacher, out=out) as url:
+        messages: Any = [{"role": "user", "content": [{"type": "text", "text": f"is it {CARD}"}, picture]}]
+        client_of(url).chat.completions.create(model="any", messages=messages)
+    assert teacher.seen[0][2]["messages"] == messages
+    (row,) = rows(out)
+    text, digest = row["request"]["messages"][0]["content"]
+    assert text["text"].startswith("is it <CARD:")
+    assert digest.keys() == {"type", "sha256"}
+
+
 def test_two_proxies_do_not_record_into_one_file(tmp_path: Path) -> None:
     with alone(tmp_path / "calls.jsonl"), pytest.raises(AlreadyRunningError), alone(tmp_path / "calls.jsonl"):
         pass

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from serve.completions.answer import choice_of, streamed, whole
-from serve.completions.request import PATH
+from serve.completions.request import INVALID_STATUS, PATH
 from serve.escalation import Answer, Common, Given
 from serve.settings import LaneSettings
 from serve.tasks.chat.request import ChatQuestion, ChatRequest, beyond_students, question_of
@@ -33,6 +33,7 @@ class Chat:
 
     paths: Final = (PATH,)
     event_type: Final = ChatEscalation
+    invalid_status: Final = INVALID_STATUS
     answer_type: Final = ChatReply
     sample: Final[TaskInput] = ChatInput(messages=[Message(role="user", content="This is a test question.")])
 
@@ -61,8 +62,8 @@ class Chat:
         if len(messages) > limits.max_documents:
             raise invalid(field="messages", message=f"{len(messages)} messages, up to {limits.max_documents} allowed")
         for text, field in zip(_RULES.texts(value), asked.fields, strict=True):
-            if len(text) > limits.max_text_chars:
-                raise invalid(field=field, message=f"{len(text)} characters, {limits.max_text_chars} allowed")
+            if len(text) > limits.max_message_chars:
+                raise invalid(field=field, message=f"{len(text)} characters, {limits.max_message_chars} allowed")
         most = _most_tokens(value)
         if most is not None and most < 1:
             raise invalid(field="max_tokens", message=f"{most}, 1 or more allowed")

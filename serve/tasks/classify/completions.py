@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, cast
 import msgspec
 
 from serve.completions.answer import choice_of, streamed, whole
-from serve.completions.request import PATH, CompletionRequest, has_parts, text_of
+from serve.completions.request import INVALID_STATUS, PATH, CompletionRequest, has_parts, text_of
 from serve.escalation import Given
 from serve.settings import LaneSettings
 from serve.tasks.classify.face import LabelledAnswer, check_texts
@@ -49,6 +49,7 @@ class LabelCompletions:
     """Satisfies `Form`."""
 
     paths: Final = (PATH,)
+    invalid_status: Final = INVALID_STATUS
 
     def decode(self, body: bytes, lane: LaneSettings) -> Asked:
         """See `Form`: 400 where something else than a label is wanted."""
