@@ -7,7 +7,7 @@ import msgspec
 
 from serve.completions.request import CompletionRequest, has_parts, text_of
 from serve.tasks.face import field_of, invalid
-from store.event import ChatInput, Message
+from store.event import ChatInput, Message, without_values
 from store.tasks.shape import TOOLS, shape_of
 
 
@@ -51,4 +51,4 @@ def _message(raw: Mapping[str, Any], place: int) -> Message:
         return msgspec.convert({**raw, "content": text_of(raw.get("content"))}, Message)
     except msgspec.ValidationError as error:
         field = ".".join(filter(None, (f"messages[{place}]", field_of(error))))
-        raise invalid(field=field, message=str(error).partition(" - at")[0]) from error
+        raise invalid(field=field, message=without_values(error).partition(" - at")[0]) from error
