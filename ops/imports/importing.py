@@ -104,6 +104,19 @@ def _import_marked(signs: Signs, lane: Lane) -> Iterator[Callable[[], None]]:
             signs.import_ended(lane)
 
 
+def into(site: Site, section: LaneSection) -> ImportLane:
+    """The lane that rows go to."""
+    lane = section.lane
+    return ImportLane(
+        lane=lane,
+        rules=TASKS[section.task](section.terms(site.rules(lane).earlier)),
+        lane_key=site.secret.lane_key(lane),
+        redaction_key=site.secret.redaction_key(lane),
+        model=section.teacher.model,
+        prompt_version=Reading.of(section).version(),
+    )
+
+
 def _publish(
     site: Site,
     section: LaneSection,
@@ -114,18 +127,10 @@ def _publish(
     told: Told,
 ) -> tuple[int, list[BadRow]]:
     """Read and publish; (published, bad rows)."""
-    now_s, lane = wall_clock_s(), section.lane
-    into = ImportLane(
-        lane=lane,
-        rules=TASKS[section.task](section.terms(site.rules(lane).earlier)),
-        lane_key=site.secret.lane_key(lane),
-        redaction_key=site.secret.redaction_key(lane),
-        model=section.teacher.model,
-        prompt_version=Reading.of(section).version(),
-    )
+    now_s = wall_clock_s()
     return publish_rows(
         reader.rows(told),
-        into,
+        into(site, section),
         appender,
         undated_s=now_s - site.settings.trainer.quarantine_s - 1.0,
         oldest_s=now_s - IngestSettings().max_age_s,

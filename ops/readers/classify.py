@@ -99,40 +99,59 @@ def read_rows(
         told: notes what is to be said of the rows as a whole, once all of them are read.
         rules: how labels are read that were on the list once; such an answer is kept as it was given.
     """
-    told, texts, seen = told or Told(), _Texts(columns=columns), dict[str, int]()
-    known = None if labels is None else tuple(labels)
+    reading = _Reading(
+        columns=columns, known=None if labels is None else tuple(labels), rules=rules, told=told or Told()
+    )
     for line, value in rows_of(path):
-        if isinstance(value, BadRow):
-            yield value
-            continue
+        yield value if isinstance(value, BadRow) else reading.row(line, value)
+    reading.tell()
+
+
+def read_call(call: Mapping[str, Any], labels: Collection[str], rules: Rules) -> TextRow | BadRow:
+    """One call of a teacher; see `ops.readers.tasks.read_call`."""
+    columns = Columns(text="text" if "text" in call else "request", label="response")
+    return _Reading(columns=columns, known=tuple(labels), rules=rules, told=Told()).row(1, call)
+
+
+class _Reading:
+    """The rows of one file, as far as they were read; arguments as of `read_rows`."""
+
+    def __init__(self, *, columns: Columns, known: tuple[str, ...] | None, rules: Rules, told: Told) -> None:
+        self._columns, self._known, self._rules, self._told = columns, known, rules, told
+        self._texts, self._seen = _Texts(columns=columns), dict[str, int]()
+
+    def tell(self) -> None:
+        """Say what is to be said of them as a whole."""
+        self._texts.tell(self._told)
+
+    def row(self, line: int, value: Any) -> TextRow | BadRow:
+        """One row."""
+        columns = self._columns
         if not isinstance(value, Mapping):
-            yield BadRow(line=line, why="not a JSON object")
-            continue
+            return BadRow(line=line, why="not a JSON object")
         held = value_at(value, columns.text), value_at(value, columns.label)
         text, said = text_of(held[0]), label_of(held[1])
         if text is None:
-            yield BadRow(line=line, why=nothing_in(columns.text, held[0], "text"))
-            continue
+            return BadRow(line=line, why=nothing_in(columns.text, held[0], "text"))
         if said is None:
-            yield BadRow(line=line, why=nothing_in(columns.label, held[1], "label"))
-            continue
-        label = _label(said, known, rules)
+            return BadRow(line=line, why=nothing_in(columns.label, held[1], "label"))
+        return self._labelled(line, value, text, said)
+
+    def _labelled(self, line: int, value: Mapping[str, Any], text: str, said: str) -> TextRow | BadRow:
+        columns, known = self._columns, self._known
+        label = _label(said, known, self._rules)
         if isinstance(label, InvalidAnswerError):
-            texts.unread[said if len(said) <= _SHOWN_SAID else ""] += 1
-            yield BadRow(line=line, why=f"{columns.label} {_NO_LABEL[label.kind]}")
-            continue
-        if known and rules.read(label, known) is None:
-            yield BadRow(line=line, why=f"{columns.label} is a label that counts no more: a ruling tells so")
-            continue
+            self._texts.unread[said if len(said) <= _SHOWN_SAID else ""] += 1
+            return BadRow(line=line, why=f"{columns.label} {_NO_LABEL[label.kind]}")
+        if known and self._rules.read(label, known) is None:
+            return BadRow(line=line, why=f"{columns.label} is a label that counts no more: a ruling tells so")
         moment = moment_of(value)
         if moment.fault == "outside":
-            yield BadRow(line=line, why=f"the time in {moment.column} is outside of the years 1 to 9999, UTC")
-            continue
-        told.row(moment)
-        texts.row(text, said, label, held[0])
-        key = key_of(id_of(value), canonical_text(text), label, seen, told)
-        yield TextRow(line=line, key=key, text=text, label=label, time_s=moment.time_s)
-    texts.tell(told)
+            return BadRow(line=line, why=f"the time in {moment.column} is outside of the years 1 to 9999, UTC")
+        self._told.row(moment)
+        self._texts.row(text, said, label, value_at(value, columns.text))
+        key = key_of(id_of(value), canonical_text(text), label, self._seen, self._told)
+        return TextRow(line=line, key=key, text=text, label=label, time_s=moment.time_s)
 
 
 def _label(said: str, known: tuple[str, ...] | None, rules: Rules) -> str | InvalidAnswerError:

@@ -13,10 +13,12 @@ import msgspec
 
 from ops.readers.shapes import begins_whole, row_of, rows_in
 from ops.readers.streams import HEAD_BYTES, open_log
+from ops.readers.traces.spans import BATCH, rows_within
 from store.errors import SettingsError
 from store.event import MAX_EVENT_BYTES
 
 _MAX_LINE_BYTES: Final = MAX_EVENT_BYTES
+_MOST_BATCH_BYTES: Final = 256 << 20  # of a line of spans
 _MOST_WHOLE_BYTES: Final = 1 << 30  # of a document that is read at once
 _TRIED_LINES: Final = 200
 _DELIMITERS: Final = ",\t;|"
@@ -63,11 +65,14 @@ def rows_of(path: Path) -> Rows:
     with open_log(path) as (stream, head):
         kind = _kind(path, head)
         if kind == "lines":
-            yield from _lines(stream)
+            found = _lines(stream)
         elif kind == "document":
-            yield from _document(path, stream)
+            found = _document(path, stream)
         else:
-            yield from _table(stream, kind)
+            found = _table(stream, kind)
+        for line, value in found:
+            for row in rows_within(value):
+                yield line, row
 
 
 def _kind(path: Path, head: bytes) -> str:
@@ -128,13 +133,20 @@ def _lines(stream: io.BufferedReader) -> Rows:
     line = 0
     while raw := stream.readline(_MAX_LINE_BYTES):
         line += 1
-        if len(raw) == _MAX_LINE_BYTES and not raw.endswith(b"\n"):
+        if _goes_on(raw) and raw.startswith(BATCH):
+            raw += stream.readline(_MOST_BATCH_BYTES)
+        elif _goes_on(raw):
             while (more := stream.readline(_MAX_LINE_BYTES)) and not more.endswith(b"\n"):
                 pass
             yield line, BadRow(line=line, why=f"longer than {_MAX_LINE_BYTES} bytes")
-        elif raw.strip(_NOTHING):
+            continue
+        if raw.strip(_NOTHING):
             for part in _parted(line, raw):
                 yield line, row_of(_decoded(line, part))
+
+
+def _goes_on(raw: bytes) -> bool:
+    return len(raw) == _MAX_LINE_BYTES and not raw.endswith(b"\n")
 
 
 def _parted(line: int, raw: bytes) -> list[bytes]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx2
 import msgspec
 
-from serve.tasks.chat.stream import DONE, Events
+from serve.completions.stream import DONE, Events
 
 _BAD_REQUEST: Final = 400
 _NOT_FOUND: Final = 404

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
+from serve.completions.stream import DONE, Events, event
 from serve.escalation import Answer, Given, Voice
 from serve.front.errors import ApiError
-from serve.tasks.chat.stream import DONE, Events, event
 from serve.tasks.face import Asked
 
 _EMPTY: Final = b'"choices":[]'

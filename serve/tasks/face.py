@@ -41,8 +41,8 @@ class Streaming:
     with_usage: bool  # ending with how many tokens there were
     chunks: Callable[["Asked", Given, int], Iterator[bytes]]
     """The data of the events of a whole answer, so many characters of which were told; the closing one left out."""
-    voice: Callable[["Asked", Question, Callable[[bytes], None]], Voice]
-    """What tells a student's answer while it grows, as the data of events."""
+    voice: Callable[["Asked", Question, Callable[[bytes], None]], Voice] | None = None
+    """What tells a student's answer while it grows, as the data of events; None: it is there at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +97,8 @@ class Timing:
 AT_THE_END: Final = Timing()
 
 
-class Face(Matter, Protocol):
-    """A task as its clients see it."""
+class Form(Protocol):
+    """One form in which a task's clients ask and are answered over HTTP."""
 
     @property
     def paths(self) -> Sequence[str]:
@@ -108,15 +108,11 @@ class Face(Matter, Protocol):
     def invalid_status(self) -> int:
         """What its clients expect where a request is wrong."""
 
-    @property
-    def answer_type(self) -> type[Answer]:
-        """Of its answers, as they are kept under an Idempotency-Key."""
-
-    def decode(self, body: bytes) -> Asked:
-        """One request.
+    def decode(self, body: bytes, lane: LaneSettings) -> Asked:
+        """One request to a lane.
 
         Raises:
-            ApiError: 422, naming the field.
+            ApiError: 422 or 400, naming the field.
         """
 
     def check(self, asked: Asked, limits: RequestLimits) -> None:
@@ -128,6 +124,14 @@ class Face(Matter, Protocol):
 
     def body(self, asked: Asked, given: Given) -> dict[str, Any]:
         """What the client reads; at least one question was answered."""
+
+
+class Face(Matter, Form, Protocol):
+    """A task as its clients see it, in its own form: the others are told in `serve.tasks.tasks`."""
+
+    @property
+    def answer_type(self) -> type[Answer]:
+        """Of its answers, as they are kept under an Idempotency-Key."""
 
     def heed(self, settings: LaneSettings) -> Heed:
         """What a lane makes of a student's opinions, each heard once with its question: None where it is no answer."""
@@ -143,6 +147,12 @@ class Face(Matter, Protocol):
 
     def kept(self, value: TaskInput, answer: TeacherAnswer) -> Kept:
         """What of a teacher's answer its event keeps."""
+
+
+class Addressed(msgspec.Struct, frozen=True, kw_only=True):
+    """What every request says, whatever its form."""
+
+    model: str  # the use case
 
 
 def decode_body(body: bytes, kind: type[_Body]) -> _Body:

@@ -66,7 +66,7 @@ class Rank:
         documents=["The first of two test documents.", "The second of two test documents."],
     )
 
-    def decode(self, body: bytes) -> Asked:
+    def decode(self, body: bytes, lane: LaneSettings) -> Asked:  # noqa: ARG002 - as the protocol has it
         """See `Face`."""
         found = decode_body(body, RankRequest)
         documents = [one if isinstance(one, str) else one.text for one in found.documents]

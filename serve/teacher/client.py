@@ -146,11 +146,11 @@ class Teacher:
             return Unavailable(
                 detail="the gateway is stopping" if self._stopping else "nobody waits for it any more", billed=False
             )
-        tab, flight = Tab(), Flight(hear=hear)
+        tab, flight = Tab(), Flight()
         started = self._monotonic()
         try:
             try:
-                signal = await self._converse(value, tab, flight)
+                signal = await self._converse(value, tab, flight, hear)
             finally:
                 self._turns.release()
         except InvalidAnswerError as error:
@@ -165,8 +165,12 @@ class Teacher:
         """Close the connections."""
         await self._client.close()
 
-    async def _converse(self, value: TaskInput, tab: Tab, flight: Flight) -> Signal:
+    async def _converse(
+        self, value: TaskInput, tab: Tab, flight: Flight, hear: Callable[[bytes], None] | None
+    ) -> Signal:
         """All the calls that a question takes, one after the other; each has the whole time-out.
+
+        What may come as a stream is heard so; nobody wants to hear what a client does not get as it came.
 
         Raises:
             InvalidAnswerError: an answer is of no use.
@@ -175,6 +179,7 @@ class Teacher:
         talk = self._asking.talk(value, tab)
         call = next(talk)
         while True:
+            flight.hear = hear if call.may_stream else None
             async with asyncio.timeout(self._settings.timeout_s):  # the client bounds each read, not the whole
                 body = await self._complete(call, flight)
             try:
@@ -212,7 +217,7 @@ class Teacher:
     async def _send(self, call: Call) -> bytes:
         flight = FLIGHT.get()
         body = dict(call.body)
-        if call.may_stream and flight is not None and flight.hear is not None:
+        if flight is not None and flight.hear is not None:
             body |= _STREAMED
         answer = await self._client.post(call.path, cast_to=httpx2.Response, body=body, options=self._options)
         return answer.content

@@ -15,7 +15,7 @@ from ops.cli.app import main
 from ops.processes.run import serve as run
 from ops.wiring import serve as wiring
 from serve.student.loads import Versions
-from serve.tasks.classify import Classify
+from serve.tasks.classify.face import Classify
 from store.event import TaskInput
 from store.student.loaded import LabelOpinion
 from tests.serve.fakes import FakeStanding, FakeStudent

@@ -16,7 +16,7 @@ from serve.front.kept import RedisAnswers
 from serve.front.once import Once
 from serve.settings import BudgetSettings
 from serve.student.follow import SwapRecord
-from serve.tasks.classify import LabelledAnswer
+from serve.tasks.classify.face import LabelledAnswer
 from serve.teacher.spent import OwnSpending
 from store.answers.census import Census, PromptCount
 from store.buffer.item import Entry

@@ -16,7 +16,7 @@ from serve.escalation import Given
 from serve.front.errors import ApiError
 from serve.settings import BudgetSettings
 from serve.student.follow import SwapRecord
-from serve.tasks.classify import LabelledAnswer
+from serve.tasks.classify.face import LabelledAnswer
 from serve.teacher.ledger import RedisLedger
 from serve.teacher.spent import OwnSpending
 from store.buffer.ledger import AuditTally, Counters, LogSlot

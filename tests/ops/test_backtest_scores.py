@@ -15,7 +15,7 @@ from ops.backtest.records import Answers, Ask, Run
 from ops.backtest.scores import Cycles, RowAnswer, hard_topics, score, to_answers, to_run
 from ops.backtest.stream import Stream
 from ops.backtest.tasks.classify import ClassifyPart
-from serve.tasks.classify import LabelledAnswer
+from serve.tasks.classify.face import LabelledAnswer
 from store.event import StudentOpinion, TextInput
 from store.policy import Metric
 from store.student.encoder import Encoder

@@ -57,6 +57,18 @@ def test_every_turn_that_the_assistant_was_shown_is_the_question(
     assert found.answer == ('{"label":3,"why":"so"}' if "question" in row else "hi")
 
 
+@pytest.mark.parametrize("around", [None, "body"])
+def test_what_shapes_the_answer_is_a_part_of_the_question(tmp_path: Path, around: str | None) -> None:
+    asked = {"model": "m", "messages": ASKED, "temperature": 1, "stop": ["x"], "response_format": {"type": "text"}}
+    tooled = {**asked, "tools": [CALL]}
+    rows = [{"request": {around: one} if around else one, "response": RESPONSE} for one in (asked, tooled)]
+    plain, tools = read(tmp_path, *rows)
+    assert isinstance(plain, TalkRow)
+    assert isinstance(tools, TalkRow)
+    assert (plain.value.shape, plain.calls_tools) == ({"stop": ["x"]}, False)
+    assert (tools.value.shape, tools.calls_tools) == ({"stop": ["x"], "tools": [CALL]}, True)
+
+
 def test_layout_earlier_answers_and_tools_stay_as_they_are(tmp_path: Path) -> None:
     code = "def f():\n    return 1\n"
     talk = [

@@ -219,8 +219,7 @@ def test_an_unknown_model_is_404_and_so_is_another_tasks_path(world: World) -> N
         elsewhere = await client.post("/rerank", json={"model": "intent", "query": "a", "documents": ["b"]})
         assert (elsewhere.status_code, elsewhere.json()["error"]["field"]) == (404, "model")
         assert "/v1/classify" in elsewhere.json()["error"]["message"]
-        talk = {"model": "intent", "messages": [{"role": "user", "content": "a"}]}
-        assert (await client.post("/v1/chat/completions", json=talk)).status_code == 404
+        assert "/v1/chat/completions" in elsewhere.json()["error"]["message"]
 
     run(world, step)
 

@@ -11,7 +11,7 @@ import pytest
 
 from serve.escalation import Answer, Refusal
 from serve.routing.budget import BudgetRouting
-from serve.tasks.classify import LabelledAnswer
+from serve.tasks.classify.face import LabelledAnswer
 from store.errors import SettingsError
 from store.event import ClassifyEscalation
 from tests.serve.fakes import FakeLedger, FakeStudent, World, eventually

@@ -12,7 +12,7 @@ import pytest
 from serve.app import _respond
 from serve.escalation import Given, Refusal
 from serve.lifecycle import Gateway
-from serve.tasks.classify import Classify
+from serve.tasks.classify.face import Classify
 from store.errors import SpoolFullError
 from tests.serve.client import ask, only_event, run
 from tests.serve.fakes import TEACHER, FakeStudent, World, eventually
@@ -432,13 +432,13 @@ def test_what_answers_go_on_without_is_named_for_each_dependency(world: World) -
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_list_that_nobody_could_answer_is_told_the_cause_that_lasts_longest(order: int) -> None:
+def test_a_list_that_nobody_could_answer_is_told_the_cause_that_lasts_longest(order: int, tmp_path: Path) -> None:
     refusals = [
         Refusal(status=429, code="overloaded", message="busy", retry_after_s=1),
         Refusal(status=503, code="budget_exhausted", message="spent", retry_after_s=60),
     ]
     face = Classify()
-    asked = face.decode(b'{"model": "support", "input": ["a", "b"]}')
+    asked = face.decode(b'{"model": "support", "input": ["a", "b"]}', World(tmp_path).parts().settings)
     response = _respond(Given(first_id="1", at_s=1.0, found=refusals[::order]), asked, face)
     assert (response.status_code, response.headers["retry-after"]) == (503, "60")
     assert b"budget_exhausted" in response.body

@@ -12,7 +12,7 @@ import pytest
 
 from serve.intake import Intake, IntakeBusyError, Laborious, Named, Naming
 from serve.lifecycle import Gateway
-from serve.tasks.classify import Classify
+from serve.tasks.classify.face import Classify
 from store.errors import TooLaboriousError
 from store.event import ClassifyEscalation, TextInput
 from store.redact import redact

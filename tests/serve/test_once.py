@@ -14,7 +14,7 @@ from serve.front import kept as kept_module
 from serve.front.kept import KeyClaim, RedisAnswers, Shared
 from serve.front.once import Once
 from serve.lifecycle import Gateway
-from serve.tasks.classify import LabelledAnswer
+from serve.tasks.classify.face import LabelledAnswer
 from store.errors import StoreUnavailableError
 from tests.ops.children import until
 from tests.serve.client import ask, run

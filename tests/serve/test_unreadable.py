@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from serve.lifecycle import Gateway
-from serve.tasks.classify import on_list
+from serve.tasks.classify.face import on_list
 from store.event import canonical_text
 from store.student.loaded import LabelOpinion
 from tests.serve.client import ask, only_event, run

@@ -13,7 +13,7 @@ from ops.backtest.tasks.part import KeptFeatures, Seen
 from serve.escalation import Answer
 from serve.student.line import StudentReply, Ticket, TooLong
 from serve.student.slot import Slot
-from serve.tasks.classify import LabelledAnswer
+from serve.tasks.classify.face import LabelledAnswer
 from store.event import LabelAnswer, TaskInput
 from store.student.classify import Student
 from store.student.encoder import Encoder, FloatArray, TokenIds

@@ -81,6 +81,10 @@ COMMANDS: Final[dict[str, Place]] = {
         module="ops.cli.backtest",
         help="Replay a log through the service's own parts, and say what they would have saved and at what quality.",
     ),
+    "proxy-log": Place(
+        module="ops.cli.start.proxy",
+        help="Stand in front of a teacher, pass everything on, and record what it is asked and answers.",
+    ),
     "catalogue": Place(
         module="ops.cli.catalogue",
         group="catalogue",

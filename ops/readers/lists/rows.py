@@ -94,13 +94,24 @@ def read_lists(
     told, seen = told or Told(), dict[str, int]()
     found = _grouped(path, columns, ids, times) if columns.long else _listed(path, columns, ids, times)
     for row in found:
-        if isinstance(row, BadRow):
-            yield row
-        elif row.moment.fault == "outside":
-            why = f"the time in {row.moment.column} is outside of the years 1 to 9999, UTC"
-            yield BadRow(line=row.line, why=why)
-        else:
-            yield replace(row, key=key_of(row.id, row.question, repr(row.said), seen, told))
+        yield row if isinstance(row, BadRow) else _keyed(row, seen, told)
+
+
+def read_call(call: Mapping[str, Any]) -> ListRow | BadRow:
+    """One call of a rerank endpoint: `request` with what it answered, `response`."""
+    columns = ListColumns(query="request.query", documents="request.documents", scores="response", order=None)
+    try:
+        row = _list(1, unfolded(call), columns, ID_COLUMNS, TIME_COLUMNS)
+    except UnreadableError as error:
+        return BadRow(line=1, why=str(error))
+    return BadRow(line=1, why="no answer in response") if row.said is None else _keyed(row, {}, Told())
+
+
+def _keyed(row: ListRow, seen: dict[str, int], told: Told) -> ListRow | BadRow:
+    if row.moment.fault == "outside":
+        why = f"the time in {row.moment.column} is outside of the years 1 to 9999, UTC"
+        return BadRow(line=row.line, why=why)
+    return replace(row, key=key_of(row.id, row.question, repr(row.said), seen, told))
 
 
 def _listed(

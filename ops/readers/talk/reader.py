@@ -11,11 +11,12 @@ from ops.readers.chats import answer_of, is_chat
 from ops.readers.columns import ID_COLUMNS, LABEL, TEXT, Sought, Survey, id_of, nothing_in, text_of, value_at
 from ops.readers.files import BadRow, rows_of
 from ops.readers.rows import PublishedRows, Told, key_of
-from ops.readers.talk.turns import conversation_of
+from ops.readers.talk.turns import conversation_of, request_of
 from ops.readers.times import TIME_COLUMNS, Moment, moment_of
 from store.answers.rules import Rules
 from store.event import ChatAnswer, ChatEscalation, ChatInput, Message, canonical_input
 from store.tasks.chat import ChatRules
+from store.tasks.shape import TOOLS, shape_of
 
 _RULES: Final = ChatRules()
 
@@ -70,6 +71,12 @@ class TalkRow:
         """See `LogRow`."""
         return self.moment.time_s
 
+    @property
+    def calls_tools(self) -> bool:
+        """Whether it may, or did: no student answers such, and none learns from it."""
+        named = any(name in self.value.shape for name in TOOLS)
+        return named or any(message.role in {"tool", "function"} for message in self.value.messages)
+
     def event(self, facts: PublishedRows) -> ChatEscalation:
         """See `LogRow`."""
         return ChatEscalation(
@@ -81,6 +88,7 @@ class TalkRow:
             teacher=ChatAnswer(model=facts.model, prompt_version=facts.prompt_version, text=self.answer),
             student=None,
             escalation=facts.cause,
+            eligible=not self.calls_tools,
         )
 
 
@@ -121,10 +129,10 @@ class TalkReader:
         """See `Reader`."""
         seen, turns, tools = dict[str, int](), 0, 0
         for line, value in rows_of(self.path):
-            row = value if isinstance(value, BadRow) else self._row(line, value, told, seen)
+            row = value if isinstance(value, BadRow) else self.row(line, value, told, seen)
             if isinstance(row, TalkRow):
                 turns += sum(message.role == "assistant" for message in row.value.messages) > 0
-                tools += any(message.role in {"tool", "function"} for message in row.value.messages)
+                tools += row.calls_tools
             yield row
         told.remarks.update(
             {
@@ -133,7 +141,8 @@ class TalkReader:
             }
         )
 
-    def _row(self, line: int, value: Any, told: Told, seen: dict[str, int]) -> TalkRow | BadRow:
+    def row(self, line: int, value: Any, told: Told, seen: dict[str, int]) -> TalkRow | BadRow:
+        """One row; `told` and `seen` note what came before."""
         if not isinstance(value, Mapping):
             return BadRow(line=line, why="not a JSON object")
         held = value_at(value, self.messages), value_at(value, self.answer)
@@ -146,11 +155,18 @@ class TalkReader:
         if moment.fault == "outside":
             return BadRow(line=line, why=f"the time in {moment.column} is outside of the years 1 to 9999, UTC")
         told.row(moment)
-        question = ChatInput(messages=messages)
+        around = value if self.messages == "messages" else request_of(held[0])
+        question = ChatInput(messages=messages, shape=shape_of(around))
         name = canonical_input(_RULES.task, _RULES.parts(question)).decode()
         own = id_of(value, self.ids)
         key = key_of(own, name, answer, seen, told)
         return TalkRow(line=line, key=key, value=question, answer=answer, id=own, moment=moment)
+
+
+def read_call(call: Mapping[str, Any], labels: Collection[str], rules: Rules) -> TalkRow | BadRow:
+    """One call of a teacher; see `ops.readers.tasks.read_call`."""
+    del labels, rules
+    return TalkReader(path=Path(), messages="request", answer="response").row(1, call, Told(), {})
 
 
 def _readable(message: Message) -> bool:

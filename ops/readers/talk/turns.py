@@ -35,6 +35,18 @@ def conversation_of(value: Any) -> list[Message] | None:
     return found if any(one.role == "user" for one in found) else None
 
 
+def request_of(value: Any) -> Mapping[str, Any]:
+    """The request around the turns, with what it says beside them; empty: there is none."""
+    for _ in range(_DEEPEST):
+        value = opened(value)
+        if not isinstance(value, Mapping):
+            break
+        if "messages" in value:
+            return value
+        value = next((value[name] for name in INNER_QUESTIONS if name in value), None)
+    return {}
+
+
 def _turns(value: Any, depth: int) -> list[Message] | None:
     value = opened(value)
     if depth > _DEEPEST or value is None:

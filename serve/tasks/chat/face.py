@@ -6,19 +6,20 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from serve.completions.answer import choice_of, chunk_head, streamed, whole
+from serve.completions.request import INVALID_STATUS, PATH
+from serve.completions.stream import Speech
 from serve.escalation import Answer, Common, Given, Question
 from serve.settings import LaneSettings
 from serve.tasks.chat.form import keeps_form
 from serve.tasks.chat.request import ChatQuestion, ChatRequest, beyond_students, question_of
-from serve.tasks.chat.stream import Speech, chunks
-from serve.tasks.face import Asked, Heed, Kept, RequestLimits, Streaming, Timing, decode_body, invalid, told_of
+from serve.tasks.face import Asked, Heed, Kept, RequestLimits, Timing, decode_body, invalid
 from store.event import ChatAnswer, ChatEscalation, ChatInput, Message, TaskInput, TeacherAnswer
 from store.redact import restore
 from store.student.loaded import ChatOpinion, Opinion
 from store.tasks.chat import ChatRules, with_texts
 
 _RULES: Final = ChatRules()
-_ASSISTANT: Final = "assistant"
 _WHOLE: Final = frozenset({"stop", "eos", "end_turn", "stop_sequence"})  # of ways to end: nothing was cut off
 
 
@@ -32,23 +33,17 @@ class ChatReply(Answer):
 class Chat:
     """Satisfies `Face`."""
 
-    paths: Final = ("/v1/chat/completions",)
+    paths: Final = (PATH,)
     event_type: Final = ChatEscalation
-    invalid_status: Final = 400  # as OpenAI's own
+    invalid_status: Final = INVALID_STATUS
     answer_type: Final = ChatReply
     sample: Final[TaskInput] = ChatInput(messages=[Message(role="user", content="This is a test question.")])
 
-    def decode(self, body: bytes) -> Asked:
+    def decode(self, body: bytes, lane: LaneSettings) -> Asked:  # noqa: ARG002 - as the protocol has it
         """See `Face`."""
         found = decode_body(body, ChatRequest)
         sent: dict[str, Any] = msgspec.json.decode(body)
         question = question_of(sent, found)
-        streaming = None
-        if found.stream:
-            options = found.stream_options
-            streaming = Streaming(
-                with_usage=bool(options is not None and options.include_usage), chunks=self.chunks, voice=self.voice
-            )
         return Asked(
             model=found.model,
             user=found.user,
@@ -57,7 +52,7 @@ class Chat:
             listed=False,
             identity=["chat", sent],
             unsupported=beyond_students(found, question),
-            streaming=streaming,
+            streaming=found.streaming(self.chunks, self.voice),
         )
 
     def check(self, asked: Asked, limits: RequestLimits) -> None:
@@ -77,14 +72,7 @@ class Chat:
 
     def body(self, asked: Asked, given: Given) -> dict[str, Any]:
         """See `Face`."""
-        answer = cast("ChatReply", given.found[0])
-        return {
-            **_head(asked, given),
-            "object": "chat.completion",
-            "usage": _usage(answer),
-            **answer.completion,
-            "understudy": told_of(answer),
-        }
+        return whole(asked, given, _completion(given))
 
     def timing(self, asked: Asked, settings: LaneSettings) -> Timing:
         """See `Face`: what is looked at as a whole, or may be cut off by its client, is not told before."""
@@ -99,7 +87,7 @@ class Chat:
         """The student's answer to a question, told while it grows."""
         stops = _input(question.value).shape.get("stop") or ()
         return Speech(
-            head=_chunk_head(_named(asked, question.event_id, question.at_s)),
+            head=chunk_head(asked, question.event_id, question.at_s),
             with_usage=asked.streaming is not None and asked.streaming.with_usage,
             noted=question.noted,
             stops=(stops,) if isinstance(stops, str) else tuple(stops),
@@ -108,10 +96,7 @@ class Chat:
 
     def chunks(self, asked: Asked, given: Given, told: int = 0) -> Iterator[bytes]:
         """A whole answer as the events of a stream, from the character on that was not told yet."""
-        answer = cast("ChatReply", given.found[0])
-        usage = _usage(answer) if asked.streaming is not None and asked.streaming.with_usage else None
-        for choice in answer.completion["choices"]:
-            yield from chunks(_chunk_head(_head(asked, given)), choice, usage, told)
+        return streamed(asked, given, _completion(given), told)
 
     def of_texts(self, value: TaskInput, texts: Sequence[str]) -> TaskInput:
         """See `Matter`."""
@@ -129,8 +114,7 @@ class Chat:
     def of_student(self, opinion: Opinion, common: Common, noted: Mapping[str, str]) -> Answer:
         """See `Face`: the client's own values stand where the student wrote their tokens."""
         said = cast("ChatOpinion", opinion)
-        message = {"role": _ASSISTANT, "content": restore(said.output, noted), "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": said.finish_reason}
+        choice = choice_of(restore(said.output, noted), said.finish_reason)
         tokens = {
             "prompt_tokens": said.prompt_tokens,
             "completion_tokens": len(said.tokens),
@@ -184,28 +168,8 @@ def _request(value: ChatQuestion) -> ChatRequest:
     return msgspec.convert(value.sent, ChatRequest)
 
 
-def _head(asked: Asked, given: Given) -> dict[str, Any]:
-    return _named(asked, given.first_id, given.at_s)
-
-
-def _named(asked: Asked, name: str, at_s: float) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{name}", "created": int(at_s), "model": asked.model}
-
-
-def _chunk_head(head: dict[str, Any]) -> dict[str, Any]:
-    return {**head, "object": "chat.completion.chunk"}
-
-
-def _usage(answer: ChatReply) -> dict[str, Any]:
-    said = answer.completion.get("usage")
-    if isinstance(said, dict):
-        return said
-    used = answer.usage
-    return {
-        "prompt_tokens": used.prompt_tokens,
-        "completion_tokens": used.completion_tokens,
-        "total_tokens": used.prompt_tokens + used.completion_tokens,
-    }
+def _completion(given: Given) -> dict[str, Any]:
+    return cast("ChatReply", given.found[0]).completion
 
 
 def _fields(question: ChatQuestion) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
+from serve.completions.stream import DONE, Events, assembled
 from serve.settings import TeacherSettings
 from serve.tasks.chat.request import ChatQuestion
-from serve.tasks.chat.stream import DONE, Events, assembled
 from serve.teacher.ask.asking import Call, Signal, Tab, Talk
 from serve.teacher.ask.chat import prices_of
 from serve.teacher.ask.completion import read_usage

@@ -13,8 +13,8 @@ import openai
 import pytest
 from msgspec import structs
 
+from serve.completions.stream import Speech
 from serve.lifecycle import Gateway
-from serve.tasks.chat.stream import Speech
 from store.policy import EarlyPolicy
 from store.tasks.chat import ChatTerms
 from store.tasks.tasks import LaneTerms

@@ -7,8 +7,8 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from serve.completions.stream import Events, assembled, chunks, event
 from serve.lifecycle import Gateway
-from serve.tasks.chat.stream import Events, assembled, chunks, event
 from store.errors import TooLaboriousError
 from store.event import ChatAnswer, ChatInput, encode
 from tests.serve.chat.fakes import FakeTalker, chat_world, question, teacher_in

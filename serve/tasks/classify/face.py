@@ -42,7 +42,7 @@ class Classify:
     answer_type: Final = LabelledAnswer
     sample: Final[TaskInput] = TextInput(text="This is a test question.")
 
-    def decode(self, body: bytes) -> Asked:
+    def decode(self, body: bytes, lane: LaneSettings) -> Asked:  # noqa: ARG002 - as the protocol has it
         """See `Face`."""
         found = decode_body(body, ClassifyRequest)
         one = isinstance(found.input, str)
@@ -61,12 +61,7 @@ class Classify:
         """See `Face`."""
         if not 1 <= len(asked.values) <= limits.max_inputs:
             raise invalid(field="input", message=f"{len(asked.values)} texts, 1 to {limits.max_inputs} allowed")
-        for value, field in zip(asked.values, asked.fields, strict=True):
-            text = cast("TextInput", value).text
-            if not text.strip():
-                raise invalid(field=field, message="an empty text")
-            if len(text) > limits.max_text_chars:
-                raise invalid(field=field, message=f"{len(text)} characters, {limits.max_text_chars} allowed")
+        check_texts(asked, limits)
 
     def body(self, asked: Asked, given: Given) -> dict[str, Any]:
         """Vllm's shape with our fields added; a text that nobody could answer has `error`."""
@@ -127,6 +122,20 @@ class Classify:
     def kept(self, value: TaskInput, answer: TeacherAnswer) -> Kept:  # noqa: ARG002 - as the protocol has it
         """See `Face`."""
         return Kept(answer=answer, learnable=True)
+
+
+def check_texts(asked: Asked, limits: RequestLimits) -> None:
+    """See that each text can be read.
+
+    Raises:
+        ApiError: 422, naming the field.
+    """
+    for value, field in zip(asked.values, asked.fields, strict=True):
+        text = cast("TextInput", value).text
+        if not text.strip():
+            raise invalid(field=field, message="an empty text")
+        if len(text) > limits.max_text_chars:
+            raise invalid(field=field, message=f"{len(text)} characters, {limits.max_text_chars} allowed")
 
 
 def on_list(opinion: LabelOpinion, allowed: Sequence[str]) -> LabelOpinion | None:

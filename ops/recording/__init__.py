@@ -1,0 +1,1 @@
+"""A teacher's calls as a log: `understudy proxy-log`."""

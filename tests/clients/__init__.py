@@ -1,0 +1,1 @@
+"""Clients of other houses, unchanged: `make test-clients`."""

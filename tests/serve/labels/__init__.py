@@ -1,0 +1,1 @@
+"""A lane of labels, asked as OpenAI's chat completions."""
