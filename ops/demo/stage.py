@@ -15,7 +15,7 @@ from ops.demo.page.live_view import DemoBoard, DemoShow
 from ops.demo.page.picture import Picture, draw
 from ops.demo.plan import DemoPlan
 from ops.demo.processes import DemoError, Descendants
-from ops.demo.tasks.play import DemoTraffic
+from ops.demo.tasks.play import DemoTraffic, Pace
 from ops.demo.tasks.tasks import TASKS
 from ops.demo.traffic.client import Client, schedule_s
 from store.event import wall_clock_s
@@ -35,7 +35,7 @@ class DemoRun:
 
     plan: DemoPlan
     traffic: DemoTraffic
-    rate: float  # requests a second
+    pace: Pace
     acts: bool  # a challenger is planted in it, and its champion is rolled back
     config: Path
     records: Records
@@ -58,7 +58,7 @@ class DemoRun:
             watch = group.create_task(self._watch())
             played = (self._plant(), self._roll_back()) if self.acts else ()
             acts = [group.create_task(act) for act in played]
-            await self.client.send_all(schedule_s(total, self.rate, self.plan.seed))
+            await self.client.send_all(schedule_s(total, self.pace, self.plan.seed))
             self.phase = "settling"
             await self._until(lambda: all(act.done() for act in acts), _PLANT_S if self._planting else _SETTLE_S)
             await self._until(self._settled, _SETTLE_S)

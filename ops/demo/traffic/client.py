@@ -8,7 +8,7 @@ from typing import Any, Final
 import httpx
 
 from ops.demo.measures.measure import Exchange
-from ops.demo.tasks.play import DemoTask, DemoTraffic, Request
+from ops.demo.tasks.play import RATE, DemoTask, DemoTraffic, Pace, Request
 from store.event import TaskInput, wall_clock_s
 
 CONCURRENCY: Final = 64  # requests in flight, at most
@@ -17,10 +17,16 @@ _TRIES: Final = 20  # of a request that a busy gateway puts off
 _JITTER_RATIO: Final = 0.5  # of the mean gap, to either side
 
 
-def schedule_s(requests: int, rate: float, seed: int) -> list[float]:
+def schedule_s(requests: int, pace: Pace, seed: int) -> list[float]:
     """When each request is due, seconds after the first: evenly, with a small seeded jitter, in order."""
     rng = Random(f"understudy-pace/{seed}")  # noqa: S311 - a pace, no secret
-    return sorted(max(0.0, (index + rng.uniform(-_JITTER_RATIO, _JITTER_RATIO)) / rate) for index in range(requests))
+    fast, slow = 1 / max(RATE, pace.rate), 1 / pace.rate
+    due_s = []
+    for index in range(requests):
+        rushed = min(index, pace.rush)
+        jitter = rng.uniform(-_JITTER_RATIO, _JITTER_RATIO) * (fast if index < pace.rush else slow)
+        due_s.append(max(0.0, rushed * fast + (index - rushed) * slow + jitter))
+    return sorted(due_s)
 
 
 class Client:
@@ -61,12 +67,14 @@ class Client:
         at_s = wall_clock_s()
         agreed: bool | None = None
         told: Mapping[str, Any] = {}
+        words: str | None = None
         failure: str | None = None
         try:
             answer = await self._ask(http, request)
             if answer.status_code == httpx.codes.OK:
                 body = answer.json()
                 agreed, told = self._play.agreed(self._traffic, request, body), self._play.told(body)
+                words = self._play.answered(request, body)
             else:
                 failure = f"HTTP {answer.status_code}: {answer.text[:200]}"
         except httpx.HTTPError as error:
@@ -86,6 +94,7 @@ class Client:
                 event_id=told.get("event_id"),
                 withheld=bool(told.get("withheld")),
                 degraded=bool(told.get("degraded")),
+                answer=words,
                 error=failure,
             )
         )
