@@ -246,6 +246,8 @@ class Demo:
         for name, (production, demo) in changed.items():
             self._say(f"  {name} = {json.dumps(demo)} (production: {json.dumps(production)})")
         self._say(f"pace: about {sum(one.rate for one in paces):g} requests a second")
+        for rush in (one.rush for one in paces if one.rush):
+            self._say(f"the first {rush} come at once, and the others when the first student is there")
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -25,7 +25,7 @@ from ops.demo.__main__ import parse
 from ops.demo.command import run_json
 from ops.demo.plant import shuffle_answers
 from ops.demo.processes import DemoError, Descendants, explain_end, running
-from ops.demo.tasks.play import Pace, Request
+from ops.demo.tasks.play import Request
 from ops.demo.tasks.tasks import TASKS
 from ops.demo.traffic.client import Client, schedule_s
 from store.event import RankInput, TaskInput, TextInput
@@ -41,8 +41,8 @@ WAITS = "import time, pathlib, os, sys; pathlib.Path(sys.argv[1]).write_text(str
 @given(requests=st.integers(1, 300), rate=st.floats(0.5, 100), seed=st.integers(0, 9))
 @settings(deadline=None)
 def test_the_pace_is_kept_in_order_with_a_small_jitter(requests: int, rate: float, seed: int) -> None:
-    due = schedule_s(requests, Pace(rate=rate), seed)
-    assert due == sorted(due) == schedule_s(requests, Pace(rate=rate), seed)
+    due = schedule_s(requests, rate, seed)
+    assert due == sorted(due) == schedule_s(requests, rate, seed)
     assert all(abs(at_s - index / rate) <= 0.5 / rate + 1e-9 for index, at_s in enumerate(due))
 
 

@@ -29,7 +29,7 @@ class SmartHome:
     """Satisfies `ops.demo.tasks.play.DemoTask`."""
 
     lane: Final = Lane("demo", "home")
-    pace: Final = Pace(rate=2.5, rush=230)
+    pace: Final = Pace(rate=3.0, rush=260)
     sabotage: Final = "fine_tune"  # a head keeps what the champion says
     late: Final = "the house gets a new room"
 
@@ -65,6 +65,7 @@ class SmartHome:
             ("lanes.student", "model"): str(find_decoder(SMOLLM2, "make demo TASK=chat", kept=kept.absolute())),
             ("lanes.chat", "max_answer_tokens"): _ANSWER_TOKENS,
             ("trainer", "fine_tune"): True,
+            ("trainer", "min_new_labels"): 60,
             ("split", "calibrate_ratio"): 0.25,
         }
 

@@ -25,10 +25,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How fast requests come: the first ones faster, where a student is slow that is not there yet."""
+    """How requests come: where a student takes minutes, enough for a first one at once, and the rest once it serves."""
 
     rate: float = RATE  # requests a second
-    rush: int = 0  # requests that come first, at `RATE` or at `rate` where that is more
+    rush: int = 0  # requests that come first, at `RATE` at least; the others wait for the first cycle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import httpx
 
 from ops.demo.measures.measure import Exchange
-from ops.demo.tasks.play import RATE, DemoTask, DemoTraffic, Pace, Request
+from ops.demo.tasks.play import DemoTask, DemoTraffic, Request
 from store.event import TaskInput, wall_clock_s
 
 CONCURRENCY: Final = 64  # requests in flight, at most
@@ -17,16 +17,10 @@ _TRIES: Final = 20  # of a request that a busy gateway puts off
 _JITTER_RATIO: Final = 0.5  # of the mean gap, to either side
 
 
-def schedule_s(requests: int, pace: Pace, seed: int) -> list[float]:
+def schedule_s(requests: int, rate: float, seed: int) -> list[float]:
     """When each request is due, seconds after the first: evenly, with a small seeded jitter, in order."""
     rng = Random(f"understudy-pace/{seed}")  # noqa: S311 - a pace, no secret
-    fast, slow = 1 / max(RATE, pace.rate), 1 / pace.rate
-    due_s = []
-    for index in range(requests):
-        rushed = min(index, pace.rush)
-        jitter = rng.uniform(-_JITTER_RATIO, _JITTER_RATIO) * (fast if index < pace.rush else slow)
-        due_s.append(max(0.0, rushed * fast + (index - rushed) * slow + jitter))
-    return sorted(due_s)
+    return sorted(max(0.0, (index + rng.uniform(-_JITTER_RATIO, _JITTER_RATIO)) / rate) for index in range(requests))
 
 
 class Client:
@@ -49,8 +43,8 @@ class Client:
         self._turns = asyncio.Semaphore(CONCURRENCY)
         self._dice = Random("understudy-retries")  # noqa: S311 - a pace, no secret
 
-    async def send_all(self, due_s: Sequence[float]) -> None:
-        """Send every request when it is due; returns once all are answered."""
+    async def send_all(self, due_s: Sequence[float], first: int = 0) -> None:
+        """Send so many requests from the `first` on, each when it is due; returns once all are answered."""
         limits = httpx.Limits(max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY)
         loop = asyncio.get_running_loop()
         start_s = loop.time()
@@ -58,10 +52,10 @@ class Client:
             httpx.AsyncClient(base_url=self._url, timeout=_TIMEOUT_S, limits=limits, trust_env=False) as http,
             asyncio.TaskGroup() as group,
         ):
-            for index, (request, at_s) in enumerate(zip(self._traffic.requests, due_s, strict=True)):
+            for index, at_s in enumerate(due_s, first):
                 await asyncio.sleep(max(0.0, start_s + at_s - loop.time()))
                 await self._turns.acquire()
-                group.create_task(self._send(http, index, request))
+                group.create_task(self._send(http, index, self._traffic.requests[index]))
 
     async def _send(self, http: httpx.AsyncClient, index: int, request: Request) -> None:
         at_s = wall_clock_s()
