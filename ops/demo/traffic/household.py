@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Final
 
 from ops.demo.traffic.generate import expand, reworded, written
-from ops.demo.traffic.smart_home import FOLLOWING, LATE_ROOM, LIKES, ROOMS, RULES, SYSTEM, THINGS, WISHES, Wish
+from ops.demo.traffic.smart_home import FOLLOWING, LATE_ROOM, LIKES, ROOMS, RULES, SYSTEM, THINGS, WISHES, Liked, Wish
 from store.event import Message
 
 _NAMED: Final = re.compile(r"\{(\w+)\}")
@@ -26,7 +26,7 @@ class HouseholdSettings:
     rows: int = 900
     repeat_ratio: float = 0.08  # one that was had before, word by word
     near_repeat_ratio: float = 0.06  # one turn, said with a typo or another politeness
-    following_ratio: float = 0.08  # one that goes on from a call for another room
+    following_ratio: float = 0.05  # one that goes on from a call for another room
     typo_ratio: float = 0.05  # of new ones
     late_ratio: float = 0.06  # of the new room, from half way on
 
@@ -71,11 +71,8 @@ def call_of(wish: Wish, drawn: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _filled(value: Any, drawn: Mapping[str, str]) -> Any:
-    if isinstance(value, tuple):
-        liked, more = value
-        about = next(iter(drawn.values()))
-        found = LIKES[liked][about]
-        return found + more if more else found
+    if isinstance(value, Liked):
+        return LIKES[value.what][drawn["room"]]
     return value.format(**drawn) if isinstance(value, str) else value
 
 
@@ -89,13 +86,17 @@ def _next(earlier: Sequence[Talk], settings: HouseholdSettings, rng: Random, *, 
         return Talk(turns=(*again.turns[:-1], last), answer=again.answer)
     wish, drawn = _wish(rng, settings.late_ratio if late else 0.0)
     said = _said(wish, drawn, settings, rng)
-    answer = json.dumps(call_of(wish, drawn))
+    answer = _json(call_of(wish, drawn))
     if "room" not in drawn or rng.random() >= settings.following_ratio:
         return Talk(turns=(said,), answer=answer)
     other = rng.choice([room for room in ROOMS if room != drawn["room"]])
     following = Message(role="user", content=expand(rng.choice(FOLLOWING).replace("{room}", other), rng, RULES))
     turns = (said, Message(role="assistant", content=answer), following)
-    return Talk(turns=turns, answer=json.dumps(call_of(wish, {"room": other})))
+    return Talk(turns=turns, answer=_json(call_of(wish, {"room": other})))
+
+
+def _json(call: Mapping[str, Any]) -> str:
+    return json.dumps(call, separators=(",", ":"))
 
 
 def _wish(rng: Random, late_ratio: float) -> tuple[Wish, dict[str, str]]:
@@ -105,7 +106,12 @@ def _wish(rng: Random, late_ratio: float) -> tuple[Wish, dict[str, str]]:
         return rng.choice(about_rooms), {"room": LATE_ROOM}
     wish = rng.choices(WISHES, weights=[one.weight for one in WISHES])[0]
     named = {name for text in wish.says for name in _NAMED.findall(text)} & THINGS.keys()
-    return wish, {name: rng.choice(THINGS[name]) for name in sorted(named)}
+    return wish, {name: _thing(THINGS[name], rng) for name in sorted(named)}
+
+
+def _thing(things: Sequence[str], rng: Random) -> str:
+    """One of them, the k-th k times as rarely as the first (Zipf)."""
+    return rng.choices(things, weights=[1 / (place + 1) for place in range(len(things))])[0]
 
 
 def _said(wish: Wish, drawn: Mapping[str, str], settings: HouseholdSettings, rng: Random) -> Message:

@@ -11,25 +11,17 @@ from typing import Any, Final
 
 SYSTEM: Final = "You run a smart home. Answer with one JSON tool call and nothing else."
 
-ROOMS: Final = ("kitchen", "study", "bedroom", "bathroom", "living room", "hall", "attic")
+ROOMS: Final = ("kitchen", "bedroom", "study", "hall")  # by how often they are spoken of
 LATE_ROOM: Final = "greenhouse"
 """Built half way: nobody speaks of it before."""
 
 LIKES: Final[Mapping[str, Mapping[str, Any]]] = {
-    "bright": dict(zip((*ROOMS, LATE_ROOM), (90, 80, 20, 60, 40, 30, 100, 70), strict=True)),
-    "warm": dict(zip((*ROOMS, LATE_ROOM), (20, 21, 18, 24, 22, 16, 19, 26), strict=True)),
-    "music": dict(
-        zip(
-            (*ROOMS, LATE_ROOM),
-            ("jazz", "piano", "rain sounds", "pop", "soul", "news", "rock", "opera"),
-            strict=True,
-        )
-    ),
-    "boils": {"tea": 4, "eggs": 7, "pasta": 9, "rice": 15, "pizza": 12, "bread": 40},
+    "bright": dict(zip((*ROOMS, LATE_ROOM), (90, 20, 70, 40, 50), strict=True)),
+    "warm": dict(zip((*ROOMS, LATE_ROOM), (20, 17, 22, 16, 25), strict=True)),
+    "music": dict(zip((*ROOMS, LATE_ROOM), ("jazz", "rain", "piano", "news", "opera"), strict=True)),
 }
 
 RULES: Final[Mapping[str, tuple[str, ...]]] = {
-    "open": (*("",) * 9, "please ", "hey, ", "hello, ", "could you ", "would you ", "can you ", "house, ", "ok, "),
     "close": (*("",) * 9, " please", ", thanks", " now", " right away", ", thank you", " for me", ", if you can"),
     "ask": ("", "", "", "please ", "could you ", "i want you to ", "can you ", "be so kind and ", "house, "),
     "why": (
@@ -40,13 +32,16 @@ RULES: Final[Mapping[str, tuple[str, ...]]] = {
 
 THINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "room": ROOMS,
-    "door": ("front", "back", "garage", "cellar"),
-    "dish": tuple(LIKES["boils"]),
-    "goods": (
-        *("milk", "coffee", "apples", "soap", "rice", "butter", "cat food", "light bulbs", "onions", "tea", "flour"),
-        *("batteries", "toothpaste", "cheese", "olive oil", "bin bags"),
-    ),
+    "door": ("front", "back"),
+    "goods": ("milk", "coffee", "apples", "soap", "rice"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Liked:
+    """What the household likes in the room that is spoken of."""
+
+    what: str  # of `LIKES`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +49,7 @@ class Wish:
     """One kind of thing that is asked for."""
 
     says: tuple[str, ...]  # templates
-    call: Mapping[str, Any]  # `{thing}` is filled in; ("warm", 0) is what the household likes there, plus a number
+    call: Mapping[str, Any]  # `{thing}` is filled in; a `Liked` is looked up
     weight: float = 1.0  # of how often it is asked
 
 
@@ -68,7 +63,7 @@ WISHES: Final[tuple[Wish, ...]] = (
             "{ask}light up the {room}",
             "the {room} (needs|could do with) (some light|light|more light)",
         ),
-        call={"tool": "light", "room": "{room}", "level": ("bright", 0)},
+        call={"tool": "light", "room": "{room}", "level": Liked("bright")},
         weight=2.0,
     ),
     Wish(
@@ -91,7 +86,7 @@ WISHES: Final[tuple[Wish, ...]] = (
             "the {room} (should be|could be) (warmer|warm)",
             "(heating on|a bit of warmth) in the {room}",
         ),
-        call={"tool": "heat", "room": "{room}", "to": ("warm", 0)},
+        call={"tool": "heat", "room": "{room}", "to": Liked("warm")},
         weight=2.0,
     ),
     Wish(
@@ -102,7 +97,7 @@ WISHES: Final[tuple[Wish, ...]] = (
             "{ask}(turn|switch) (down|off) the heating in the {room}",
             "the {room} (should be|could be) (cooler|cool)",
         ),
-        call={"tool": "heat", "room": "{room}", "to": ("warm", -3)},
+        call={"tool": "heat", "room": "{room}", "to": 15},
     ),
     Wish(
         says=(
@@ -112,7 +107,7 @@ WISHES: Final[tuple[Wish, ...]] = (
             "it is (too |so |)(quiet|silent) in the {room}",
             "{ask}(turn|switch) on the (radio|speaker) in the {room}",
         ),
-        call={"tool": "music", "room": "{room}", "play": ("music", 0)},
+        call={"tool": "music", "room": "{room}", "play": Liked("music")},
         weight=2.0,
     ),
     Wish(
@@ -143,15 +138,6 @@ WISHES: Final[tuple[Wish, ...]] = (
     ),
     Wish(
         says=(
-            "{ask}(vacuum|clean|hoover|sweep) the {room}",
-            "the (floor|carpet) (in|of) the {room} is (dirty|dusty|full of crumbs)",
-            "send the (robot|vacuum|cleaner) (to|into) the {room}",
-            "there are crumbs (all over|in) the {room}",
-        ),
-        call={"tool": "vacuum", "room": "{room}"},
-    ),
-    Wish(
-        says=(
             "{ask}lock the {door} door",
             "(is the {door} door locked? if not, lock it|make sure the {door} door is locked)",
             "(shut|secure|bolt) the {door} door",
@@ -166,15 +152,6 @@ WISHES: Final[tuple[Wish, ...]] = (
             "(someone|my son|a friend) is at the {door} door, (let them in|open up)",
         ),
         call={"tool": "lock", "door": "{door}", "locked": False},
-    ),
-    Wish(
-        says=(
-            "{ask}(set|start) a timer for the {dish}",
-            "(i put|i have put|i've just put) the {dish} on",
-            "the {dish} (is|are) on, (tell me when it is done|remind me)",
-            "(tell|call) me when the {dish} (is ready|is done)",
-        ),
-        call={"tool": "timer", "for": "{dish}", "minutes": ("boils", 0)},
     ),
     Wish(
         says=(
@@ -204,15 +181,6 @@ WISHES: Final[tuple[Wish, ...]] = (
             "see you tonight",
         ),
         call={"tool": "scene", "name": "away"},
-        weight=0.6,
-    ),
-    Wish(
-        says=(
-            "(we want to|let us|we will) watch a (film|movie)",
-            "(movie|film) (time|night)",
-            "the film (starts|begins) (now|in a minute)",
-        ),
-        call={"tool": "scene", "name": "cinema"},
         weight=0.6,
     ),
     Wish(
