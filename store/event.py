@@ -72,7 +72,10 @@ class RankInput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One turn of a chat, as OpenAI's API has it; a content of several parts stands here as its JSON."""
+    """One turn of a chat, as OpenAI's API has it.
+
+    A content that is more than text stands here as JSON, with each part that is no text as its kind and digest.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str = ""

@@ -1,13 +1,14 @@
 """`/v1/chat/completions` over HTTP: what a student may answer, and what is refused with the field named."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from serve.lifecycle import Gateway
 from serve.tasks.chat.stream import Events, assembled, chunks, event
+from store.event import ChatInput
 from tests.serve.chat.fakes import FakeTalker, chat_world, question, teacher_in
 from tests.serve.client import run
 from tests.serve.fakes import World
@@ -108,7 +109,7 @@ def test_an_answer_longer_than_its_client_wants_is_the_teachers(tmp_path: Path) 
         ({"messages": [{"role": "robot", "content": "a"}]}, "messages[0].role"),
         ({"messages": [{"content": "a"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "a", "name": 3}]}, "messages[0].name"),
-        ({"messages": [{"role": "user", "content": "a" * 20_001}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "a" * 200_001}]}, "messages[0].content"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"n": "two"}, "n"),
         ({"model": None}, "model"),
@@ -120,9 +121,29 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], field: 
     async def step(client: httpx.AsyncClient, _: Gateway) -> None:
         response = await client.post(PATH, json=question() | changes)
         error = response.json()["error"]
-        assert (response.status_code, error["param"], error["type"]) == (422, field, "invalid_request_error")
+        assert (response.status_code, error["param"], error["type"]) == (400, field, "invalid_request_error")
+        assert error["message"].startswith(f"{field}: ")
 
     run(world, step)
+
+
+def test_a_picture_stands_in_the_event_as_its_digest(tmp_path: Path) -> None:
+    world = served(tmp_path)
+    large = [IMAGE[0], {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 300_000}}]
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        for content in (IMAGE, large, IMAGE, IMAGE[1]):
+            response = await client.post(PATH, json=question() | {"messages": [{"role": "user", "content": content}]})
+            assert response.status_code == 200, response.text
+            assert teacher_in(world).bodies[-1]["messages"][0]["content"] == content
+
+    run(world, step)
+    kept = [cast("ChatInput", one.input).messages[0].content for one in world.sink.events]
+    assert "what is it" in kept[0]
+    assert '"image_url"' in kept[0]
+    assert kept[0] == kept[2]
+    assert len(set(kept)) == 3
+    assert not any("base64" in one for one in kept)
 
 
 @pytest.mark.parametrize("ending", ["length", "content_filter"])
