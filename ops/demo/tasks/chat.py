@@ -20,7 +20,7 @@ from store.student.chat.folder import SMOLLM2, find_decoder
 from store.tasks.chat import same_answer
 from store.tasks.tasks import LaneTerms
 
-ROWS: Final = 900  # of a file, too, where nobody says otherwise: who writes takes longer than who chooses
+ROWS: Final = 760  # of a file, too, where nobody says otherwise: who writes takes longer than who chooses
 _ANSWER_TOKENS: Final = 48
 _FLAGS: Final = {"--messages": "TEXT_COLUMN=", "--answer": "LABEL_COLUMN="}
 
@@ -29,7 +29,7 @@ class SmartHome:
     """Satisfies `ops.demo.tasks.play.DemoTask`."""
 
     lane: Final = Lane("demo", "home")
-    pace: Final = Pace(rate=3.0, rush=260)
+    pace: Final = Pace(rate=2.5, rush=260)
     sabotage: Final = "fine_tune"  # a head keeps what the champion says
     late: Final = "the house gets a new room"
 

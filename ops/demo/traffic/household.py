@@ -23,7 +23,7 @@ class HouseholdSettings:
     """The shape of the traffic; shares are of all conversations."""
 
     seed: int = 1
-    rows: int = 900
+    rows: int = 760
     repeat_ratio: float = 0.08  # one that was had before, word by word
     near_repeat_ratio: float = 0.06  # one turn, said with a typo or another politeness
     following_ratio: float = 0.05  # one that goes on from a call for another room
