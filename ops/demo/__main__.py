@@ -28,7 +28,7 @@ from ops.demo.page.charts import charts
 from ops.demo.page.live_view import DemoShow, live_view
 from ops.demo.page.picture import headline
 from ops.demo.page.report import write_report
-from ops.demo.plan import SHARES, TARGET, WINDOWS, DemoPlan, pace_of, prepare_traffic
+from ops.demo.plan import SHARES, WINDOWS, DemoPlan, pace_of, prepare_traffic
 from ops.demo.processes import DemoError, Descendants, explain_end, running
 from ops.demo.site import configure, make_site
 from ops.demo.stage import DemoRun
@@ -323,7 +323,9 @@ def parse(arguments: Sequence[str] | None = None) -> DemoPlan:
     )
     parser.add_argument("--traffic", type=Path, help="JSONL with a question and a teacher's recorded answer a row")
     parser.add_argument(
-        "--target", type=float, default=TARGET, help="answered agreement to promise (default: %(default)s)"
+        "--target",
+        type=float,
+        help=f"answered agreement to promise (default: {', '.join(f'{name} {one.target:g}' for name, one in TASKS.items())})",
     )
     parser.add_argument("--seed", type=int, default=1, help="of traffic, order and pace (default: %(default)s)")
     parser.add_argument("--requests", type=int, help="send only so many, of each lane")
@@ -335,7 +337,7 @@ def parse(arguments: Sequence[str] | None = None) -> DemoPlan:
     parser.add_argument("--label-column", help="where a row has the teacher's answer")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="what is left behind (default: %(default)s)")
     found = parser.parse_args(arguments)
-    if not 0 < found.target < 1:
+    if found.target is not None and not 0 < found.target < 1:
         parser.error("--target: a share between 0 and 1, such as .9")
     if (found.rate is not None and found.rate <= 0) or (found.requests is not None and found.requests < WINDOWS):
         parser.error(f"--rate must be above 0 and --requests {WINDOWS} or more")

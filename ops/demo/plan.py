@@ -9,7 +9,6 @@ from ops.demo.tasks.play import RATE, DemoTraffic, Pace, TrafficSource
 from ops.demo.tasks.tasks import TASKS
 from store.event import Task
 
-TARGET: Final = 0.90
 WINDOWS: Final = 12
 SHARES: Final[Mapping[Task, int]] = {"classify": 2400, "rank": 900}
 """What is played at once, and how many requests of each; alone, a lane has its task's own number."""
@@ -24,7 +23,7 @@ class DemoPlan:
     out: Path = Path("out/demo")
     task: Task | None = None  # None: those that are played at once, or, with a file, classify
     traffic: Path | None = None  # None: the seeded generators
-    target: float = TARGET
+    target: float | None = None  # answered agreement to promise; None: as its task has it
     seed: int = 1
     requests: int | None = None  # of each lane; None: as its generator says, or every row of the file
     rate: float | None = None  # requests a second, of all lanes together; None: as its tasks have it
@@ -48,6 +47,10 @@ class DemoPlan:
     def kept(self) -> Path:
         """What takes long to make and outlives the installation."""
         return self.out / "kept"
+
+    def target_of(self, task: Task) -> float:
+        """What a task's lane promises."""
+        return TASKS[task].target if self.target is None else self.target
 
     def traffic_file(self, task: Task) -> Path:
         """What is sent to a task's lane, whose teacher's answers the recorded teacher reads."""

@@ -88,7 +88,7 @@ def _lane(
         ("lanes", "labels"): None,
         ("lanes", "training_permitted"): True,
         ("lanes", "audit_ratio"): 0.15,
-        ("lanes.promise", "target"): plan.target,
+        ("lanes.promise", "target"): plan.target_of(traffic.task),
         ("lanes.budget", "calls_per_day"): _CALLS_PER_DAY,
         ("lanes.teacher", "base_url"): teacher_url,
         ("lanes.teacher", "model"): TEACHER_MODEL,

@@ -100,7 +100,7 @@ class DemoRun:
         """The curves and marks so far."""
         return draw(
             total=len(self.traffic.requests),
-            target=self.plan.target,
+            target=self.plan.target_of(self.traffic.task),
             outcomes=self.client.outcomes,
             judged=self.judged(),
             cycles=self.records.cycles,
@@ -129,7 +129,7 @@ class DemoRun:
         """The promise as the processes' own status has it."""
         lane = self.records.lane_status
         if lane is None:
-            return {"target": self.plan.target, "state": None, "n": None, "low": None}
+            return {"target": self.plan.target_of(self.traffic.task), "state": None, "n": None, "low": None}
         return {
             "target": lane.promise.target,
             "state": lane.promise.state,

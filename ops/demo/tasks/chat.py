@@ -30,6 +30,7 @@ class SmartHome:
 
     lane: Final = Lane("demo", "home")
     pace: Final = Pace(rate=2.5, rush=260)
+    target: Final = 0.8
     sabotage: Final = "fine_tune"  # a head keeps what the champion says
     late: Final = "the house gets a new room"
 
@@ -66,7 +67,7 @@ class SmartHome:
             ("lanes.chat", "max_answer_tokens"): _ANSWER_TOKENS,
             ("trainer", "fine_tune"): True,
             ("trainer", "min_new_labels"): 60,
-            ("split", "calibrate_ratio"): 0.25,
+            ("split", "calibrate_ratio"): 0.2,
         }
 
     def recorded(self, traffic: DemoTraffic, prompts: Path) -> tuple[str, ...]:  # noqa: ARG002 - chat has none

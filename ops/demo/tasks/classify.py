@@ -25,6 +25,7 @@ class SupportDesk:
 
     lane: Final = Lane("demo", "support")
     pace: Final = Pace()
+    target: Final = 0.9
     sabotage: Final = "head"
     late: Final = "a new topic appears"
 

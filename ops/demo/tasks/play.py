@@ -79,6 +79,10 @@ class DemoTask(Protocol):
         """How fast its students can be asked on two cores, the lane played alone."""
 
     @property
+    def target(self) -> float:
+        """Answered agreement that it promises where nobody says otherwise: what so short a time can certify."""
+
+    @property
     def sabotage(self) -> CycleKind:
         """The cycle that makes a student of its task say what is wrong."""
 

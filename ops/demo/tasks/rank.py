@@ -28,6 +28,7 @@ class Shop:
 
     lane: Final = Lane("demo", "shop")
     pace: Final = Pace()
+    target: Final = 0.9
     sabotage: Final = "head"
     late: Final = "a new season's things come in"
 
