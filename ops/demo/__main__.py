@@ -315,6 +315,7 @@ async def _run_until_signal(demo: Demo) -> dict[str, Any] | None:
 
 def parse(arguments: Sequence[str] | None = None) -> DemoPlan:
     """The plan that the arguments describe."""
+    promised = ", ".join(f"{name} {one.target:g}" for name, one in TASKS.items())
     parser = argparse.ArgumentParser(prog="python -m ops.demo", description="The whole loop on one machine, measured.")
     parser.add_argument(
         "--task",
@@ -325,7 +326,7 @@ def parse(arguments: Sequence[str] | None = None) -> DemoPlan:
     parser.add_argument(
         "--target",
         type=float,
-        help=f"answered agreement to promise (default: {', '.join(f'{name} {one.target:g}' for name, one in TASKS.items())})",
+        help=f"answered agreement to promise (default: {promised})",
     )
     parser.add_argument("--seed", type=int, default=1, help="of traffic, order and pace (default: %(default)s)")
     parser.add_argument("--requests", type=int, help="send only so many, of each lane")

@@ -13,7 +13,7 @@ from store.event import TaskInput, wall_clock_s
 
 CONCURRENCY: Final = 64  # requests in flight, at most
 _TIMEOUT_S: Final = 40.0  # longer than the gateway waits for its teacher
-_TRIES: Final = 20  # of a request that a busy gateway puts off
+_TRIES: Final = 20  # of a request that the gateway puts off
 _JITTER_RATIO: Final = 0.5  # of the mean gap, to either side
 
 
@@ -94,13 +94,15 @@ class Client:
         )
 
     async def _ask(self, http: httpx.AsyncClient, request: Request) -> httpx.Response:
-        """The answer; a gateway that is busy says when to come again."""
+        """The answer; a gateway that is busy, or does not know its budget yet, says when to come again."""
         path, body = self._play.ask(self._traffic.lane.use_case, request.value)
         tries = 0
         while True:
             answer = await http.post(path, json=body)
             tries += 1
-            if answer.status_code != httpx.codes.TOO_MANY_REQUESTS or tries == _TRIES:
+            wait_s = answer.headers.get("retry-after")
+            if wait_s is None or tries == _TRIES:
                 return answer
-            wait_s = float(answer.headers.get("retry-after", "1"))
-            await asyncio.sleep(wait_s * self._dice.uniform(0.5, 1.5))  # or all that were refused come back at once
+            await asyncio.sleep(
+                float(wait_s) * self._dice.uniform(0.5, 1.5)
+            )  # or all that were refused come back at once

@@ -1,7 +1,7 @@
 """Seeded traffic of a smart home: what its people say, and the tool call that the teacher answers with, as JSON text.
 
-The same seed gives the same conversations. An answer follows from what was said, and holds what the household likes, which
-only the teacher knows. Some conversations take an earlier call back; half way the house gets a greenhouse.
+The same seed gives the same conversations. An answer follows from what was said, and holds what the household likes:
+that the teacher alone knows. Some conversations take an earlier call back; half way the house gets a greenhouse.
 """
 
 import json
