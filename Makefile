@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-long test-clients check docs mutants format clean
 
-demo: .venv/ready-demo  ## the whole loop on embedded defaults; TASK=rank for one lane; TRAFFIC=FILE.jsonl TARGET=.75 FILE_ORDER=1 SEED=1 for real text
+demo: .venv/ready-demo $(if $(filter chat,$(TASK)),.venv/ready-smollm2)  ## the whole loop on embedded defaults; TASK=chat, say, for one lane; TRAFFIC=FILE.jsonl TARGET=.75 FILE_ORDER=1 SEED=1 for real text
 	$(BIN)/python -m ops.demo $(if $(TASK),--task $(TASK)) $(if $(TRAFFIC),--traffic "$(TRAFFIC)") $(if $(TARGET),--target $(TARGET)) \
 		$(if $(FILE_ORDER),--file-order) $(if $(SEED),--seed $(SEED)) $(if $(REQUESTS),--requests $(REQUESTS)) \
 		$(if $(TEXT_COLUMN),--text-column "$(TEXT_COLUMN)") $(if $(LABEL_COLUMN),--label-column "$(LABEL_COLUMN)")

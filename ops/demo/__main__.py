@@ -20,6 +20,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from ops.demo.command import run_json
+from ops.demo.measures.answers import escalated, examples
 from ops.demo.measures.measure import windows
 from ops.demo.measures.records import Records
 from ops.demo.measures.summary import DemoRecord, Measured, build
@@ -27,11 +28,11 @@ from ops.demo.page.charts import charts
 from ops.demo.page.live_view import DemoShow, live_view
 from ops.demo.page.picture import headline
 from ops.demo.page.report import write_report
-from ops.demo.plan import RATE, TARGET, WINDOWS, DemoPlan, prepare_traffic, rate_of
+from ops.demo.plan import SHARES, WINDOWS, DemoPlan, pace_of, prepare_traffic
 from ops.demo.processes import DemoError, Descendants, explain_end, running
 from ops.demo.site import configure, make_site
 from ops.demo.stage import DemoRun
-from ops.demo.tasks.play import DemoTraffic
+from ops.demo.tasks.play import RATE, DemoTraffic, Pace
 from ops.demo.tasks.tasks import TASKS
 from ops.demo.traffic.client import Client
 from ops.demo.traffic.recorded_teacher import RUN_NAME
@@ -69,7 +70,10 @@ class Demo:
         for one in traffic:
             self._say_traffic(one)
         stages, changed, verified = await self._play(traffic)
-        self._say("backtest: what a budget instead of a promise would have made of the same traffic, the head alone")
+        if any(one.task in BACKTESTED for one in traffic):
+            self._say(
+                "backtest: what a budget instead of a promise would have made of the same traffic, the head alone"
+            )
         bought = {str(one.lane): await self._backtest(one) for one in traffic if one.task in BACKTESTED}
         left = await asyncio.to_thread(self.descendants.left, self.plan.state, patience_s=_GONE_S)
         pictures = {str(stage.traffic.lane): stage.picture() for stage in stages}
@@ -97,7 +101,7 @@ class Demo:
             config = make_site(self.plan)
             teacher, url = await self._start_teacher(stack, traffic, logs / "teacher.log")
             changed = configure(config, self.plan, traffic, url)
-            self._say_settings(changed)
+            self._say_settings(changed, [pace_of(self.plan, one, traffic) for one in traffic])
             everything = stack.enter_context(
                 running(
                     "understudy run all",
@@ -141,11 +145,11 @@ class Demo:
         check: Callable[[], None],
     ) -> DemoRun:
         """One lane's; the first has the planted challenger and the rollback."""
-        records = Records(site=site, lane=one.lane, rules=one.rules)
+        records = Records(site=site, lane=one.lane, rules=one.rules, meant=TASKS[one.task].meant)
         return DemoRun(
             plan=self.plan,
             traffic=one,
-            rate=rate_of(self.plan, one, traffic),
+            pace=pace_of(self.plan, one, traffic),
             acts=one is traffic[0],
             config=config,
             records=records,
@@ -237,11 +241,13 @@ class Demo:
         if len(traffic.skipped) > _NAMED_BAD:
             self._say(f"  and {len(traffic.skipped) - _NAMED_BAD} more lines skipped")
 
-    def _say_settings(self, changed: Mapping[str, Any]) -> None:
+    def _say_settings(self, changed: Mapping[str, Any], paces: Sequence[Pace]) -> None:
         self._say("settings that differ from production's:")
         for name, (production, demo) in changed.items():
             self._say(f"  {name} = {json.dumps(demo)} (production: {json.dumps(production)})")
-        self._say(f"pace: about {self.plan.rate:g} requests a second")
+        self._say(f"pace: about {sum(one.rate for one in paces):g} requests a second")
+        for rush in (one.rush for one in paces if one.rush):
+            self._say(f"the first {rush} come at once, and the others when the first student is there")
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -265,6 +271,8 @@ def measured(stage: DemoRun, bought: Sequence[Mapping[str, Any]]) -> Measured:
         swaps=records.swaps,
         rollback=stage.rollback,
         bought=bought,
+        escalated=escalated(records.log.values()),
+        examples=examples(stage.traffic.requests, stage.client.outcomes, records.log, TASKS[stage.traffic.task]),
     )
 
 
@@ -307,25 +315,32 @@ async def _run_until_signal(demo: Demo) -> dict[str, Any] | None:
 
 def parse(arguments: Sequence[str] | None = None) -> DemoPlan:
     """The plan that the arguments describe."""
+    promised = ", ".join(f"{name} {one.target:g}" for name, one in TASKS.items())
     parser = argparse.ArgumentParser(prog="python -m ops.demo", description="The whole loop on one machine, measured.")
     parser.add_argument(
-        "--task", choices=list(TASKS), help="play this one alone (default: all at once; a file: classify)"
+        "--task",
+        choices=list(TASKS),
+        help=f"play this one alone (default: {' and '.join(SHARES)} at once; a file: classify)",
     )
     parser.add_argument("--traffic", type=Path, help="JSONL with a question and a teacher's recorded answer a row")
     parser.add_argument(
-        "--target", type=float, default=TARGET, help="answered agreement to promise (default: %(default)s)"
+        "--target",
+        type=float,
+        help=f"answered agreement to promise (default: {promised})",
     )
     parser.add_argument("--seed", type=int, default=1, help="of traffic, order and pace (default: %(default)s)")
     parser.add_argument("--requests", type=int, help="send only so many, of each lane")
-    parser.add_argument("--rate", type=float, default=RATE, help="requests a second (default: %(default)s)")
+    parser.add_argument(
+        "--rate", type=float, help=f"requests a second (default: {RATE:g}, or what a task alone can do)"
+    )
     parser.add_argument("--file-order", action="store_true", help="send a file's rows in their order")
     parser.add_argument("--text-column", help="where a row has its text; a dot goes into an object")
     parser.add_argument("--label-column", help="where a row has the teacher's answer")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="what is left behind (default: %(default)s)")
     found = parser.parse_args(arguments)
-    if not 0 < found.target < 1:
+    if found.target is not None and not 0 < found.target < 1:
         parser.error("--target: a share between 0 and 1, such as .9")
-    if found.rate <= 0 or (found.requests is not None and found.requests < WINDOWS):
+    if (found.rate is not None and found.rate <= 0) or (found.requests is not None and found.requests < WINDOWS):
         parser.error(f"--rate must be above 0 and --requests {WINDOWS} or more")
     return DemoPlan(**vars(found))
 

@@ -18,6 +18,7 @@ import msgspec
 import torch
 
 from ops.answers.reading import Reading
+from ops.demo.tasks.tasks import TASKS as PLAYED
 from ops.settings import Settings
 from ops.site import Site
 from ops.wiring.train import cycle_settings, lane_training
@@ -89,7 +90,9 @@ def plant(site: Site, lane: str | None, seed: int) -> str:
         ).snapshot
         wrong = replace(found, rows=shuffle_answers(found.rows, TASK_RULES[section.task](section.terms()).texts, seed))
         frozen = recipe.freeze(wrong, base, features, training=training, settings=settings)
-        draft = recipe.fit("head", frozen, lineage, settings=settings, tell=tell_nobody)
+        kind = PLAYED[section.task].sabotage
+        taught = lineage if kind == "head" else replace(lineage, champion=None)  # or it would keep what that one knows
+        draft = recipe.fit(kind, frozen, taught, settings=settings, tell=tell_nobody)
         folder = Path(scratch) / "version"
         parts = draft.write(folder)
         (folder / SNAPSHOT_NAME).write_bytes(found.content)

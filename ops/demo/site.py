@@ -43,10 +43,18 @@ def configure(file: Path, plan: DemoPlan, lanes: Sequence[DemoTraffic], teacher_
     """
     production = Settings.load(file)
     text = file.read_text("utf-8")
-    for (table, key), value in _SHARED.items():
+    own = [TASKS[traffic.task].settings(traffic, plan.kept) for traffic in lanes]
+    shared = {name: value for settings in (_SHARED, *own) for name, value in settings.items() if not _of_lane(name)}
+    for (table, key), value in shared.items():
         text = set_key(text, table, key, value)
     head, mark, lane = text.partition(_LANE_MARK)
-    blocks = [mark + _lane(lane, mark, plan, traffic, teacher_url) for traffic in lanes]
+    blocks = [
+        mark
+        + _lane(
+            lane, mark, plan, traffic, teacher_url, {name: value for name, value in of_task.items() if _of_lane(name)}
+        )
+        for traffic, of_task in zip(lanes, own, strict=True)
+    ]
     file.write_text(head + "\n".join(blocks), "utf-8")
     return differences(production, Settings.load(file))
 
@@ -65,7 +73,13 @@ _SHARED: Final[Mapping[tuple[str, str], Any]] = {  # what five minutes ask for
 }
 
 
-def _lane(lane: str, mark: str, plan: DemoPlan, traffic: DemoTraffic, teacher_url: str) -> str:
+def _of_lane(name: tuple[str, str]) -> bool:
+    return name[0].partition(".")[0] == "lanes"
+
+
+def _lane(
+    lane: str, mark: str, plan: DemoPlan, traffic: DemoTraffic, teacher_url: str, of_task: Mapping[tuple[str, str], Any]
+) -> str:
     """One lane's tables, its own mark left out."""
     wanted: dict[tuple[str, str], Any] = {
         ("lanes", "tenant"): traffic.lane.tenant,
@@ -74,13 +88,13 @@ def _lane(lane: str, mark: str, plan: DemoPlan, traffic: DemoTraffic, teacher_ur
         ("lanes", "labels"): None,
         ("lanes", "training_permitted"): True,
         ("lanes", "audit_ratio"): 0.15,
-        ("lanes.promise", "target"): plan.target,
+        ("lanes.promise", "target"): plan.target_of(traffic.task),
         ("lanes.budget", "calls_per_day"): _CALLS_PER_DAY,
         ("lanes.teacher", "base_url"): teacher_url,
         ("lanes.teacher", "model"): TEACHER_MODEL,
         ("lanes.teacher", "input_usd_per_mtok"): INPUT_USD_PER_MTOK,
         ("lanes.teacher", "output_usd_per_mtok"): OUTPUT_USD_PER_MTOK,
-        **TASKS[traffic.task].settings(traffic),
+        **of_task,
     }
     text = mark + lane
     for (table, key), value in wanted.items():

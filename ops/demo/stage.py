@@ -15,7 +15,7 @@ from ops.demo.page.live_view import DemoBoard, DemoShow
 from ops.demo.page.picture import Picture, draw
 from ops.demo.plan import DemoPlan
 from ops.demo.processes import DemoError, Descendants
-from ops.demo.tasks.play import DemoTraffic
+from ops.demo.tasks.play import RATE, DemoTraffic, Pace
 from ops.demo.tasks.tasks import TASKS
 from ops.demo.traffic.client import Client, schedule_s
 from store.event import wall_clock_s
@@ -26,6 +26,7 @@ ROLLBACK_AT: Final = 0.93
 _LOOK_S: Final = 1.0
 _WAIT_S: Final = 0.2
 _SETTLE_S: Final = 45.0
+_FIRST_CYCLE_S: Final = 900.0  # of minutes on two quiet cores
 _PLANT_S: Final = 300.0  # a fresh process that imports torch and embeds every row, on a machine that is busy
 
 
@@ -35,7 +36,7 @@ class DemoRun:
 
     plan: DemoPlan
     traffic: DemoTraffic
-    rate: float  # requests a second
+    pace: Pace
     acts: bool  # a challenger is planted in it, and its champion is rolled back
     config: Path
     records: Records
@@ -52,13 +53,11 @@ class DemoRun:
 
     async def play(self) -> None:
         """Send the traffic to its end, with what happens on the way."""
-        total = len(self.traffic.requests)
-        self.phase = "sending"
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch())
             played = (self._plant(), self._roll_back()) if self.acts else ()
             acts = [group.create_task(act) for act in played]
-            await self.client.send_all(schedule_s(total, self.rate, self.plan.seed))
+            await self._send()
             self.phase = "settling"
             await self._until(lambda: all(act.done() for act in acts), _PLANT_S if self._planting else _SETTLE_S)
             await self._until(self._settled, _SETTLE_S)
@@ -67,6 +66,18 @@ class DemoRun:
                 act.cancel()
         await self.look()
         self._note_served_after()
+
+    async def _send(self) -> None:
+        """Send what comes at once; then, where anything does, wait for what the first cycle comes to; then the rest."""
+        total, pace, seed = len(self.traffic.requests), self.pace, self.plan.seed
+        rush = min(pace.rush, total)
+        self.phase = "sending"
+        if rush:
+            await self.client.send_all(schedule_s(rush, max(RATE, pace.rate), seed))
+            self.phase = "training the first student"
+            await self._until(self._first_cycle_over, _FIRST_CYCLE_S)
+            self.phase = "sending"
+        await self.client.send_all(schedule_s(total - rush, pace.rate, seed), rush)
 
     def board(self) -> DemoBoard:
         """What the live view shows now."""
@@ -89,7 +100,7 @@ class DemoRun:
         """The curves and marks so far."""
         return draw(
             total=len(self.traffic.requests),
-            target=self.plan.target,
+            target=self.plan.target_of(self.traffic.task),
             outcomes=self.client.outcomes,
             judged=self.judged(),
             cycles=self.records.cycles,
@@ -118,7 +129,7 @@ class DemoRun:
         """The promise as the processes' own status has it."""
         lane = self.records.lane_status
         if lane is None:
-            return {"target": self.plan.target, "state": None, "n": None, "low": None}
+            return {"target": self.plan.target_of(self.traffic.task), "state": None, "n": None, "low": None}
         return {
             "target": lane.promise.target,
             "state": lane.promise.state,
@@ -210,6 +221,10 @@ class DemoRun:
 
     def _sent(self, share: float) -> bool:
         return len(self.client.outcomes) >= share * len(self.traffic.requests)
+
+    def _first_cycle_over(self) -> bool:
+        """Whether a gateway serves what the first cycle made, or it made nothing to serve."""
+        return bool(self.records.swaps) or any(cycle["verdict"] != "pass" for cycle in self.records.cycles)
 
     def _champion(self) -> str | None:
         lane = self.records.lane_status

@@ -4,10 +4,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from ops.demo.measures.answers import escalated, examples
 from ops.demo.measures.measure import Exchange, Logged, Marked, judge_all, windows
 from ops.demo.measures.summary import DemoRecord, EventCount, Measured, Rollback, build
 from ops.demo.page.picture import Picture, draw
 from ops.demo.tasks.play import DemoTraffic, Request
+from ops.demo.tasks.tasks import TASKS
 from store.event import Lane, TextInput
 from store.money.reckon import Money
 from store.tasks.tasks import LaneTerms
@@ -38,7 +40,11 @@ def played(seed: int = 1) -> tuple[list[Exchange], dict[str, Logged]]:
         audited = confident and rng.random() < 0.15
         event_id = f"event-{index}" if audited or not confident else None
         if event_id is not None:
-            log[event_id] = Logged(agreed=None if version is None else right, audit=audited)
+            log[event_id] = Logged(
+                agreed=None if version is None else right,
+                reason="audit" if audited else "cold" if version is None else "low_confidence",
+                said=None if version is None else "refund",
+            )
         outcomes.append(
             Exchange(
                 index=index,
@@ -48,6 +54,7 @@ def played(seed: int = 1) -> tuple[list[Exchange], dict[str, Logged]]:
                 served_by="student" if confident else "teacher",
                 version=version,
                 event_id=event_id,
+                answer="refund" if right else "cancel",
             )
         )
     return outcomes, log
@@ -165,6 +172,8 @@ def measured(**changes: Any) -> Measured:
         "planted": PLANTED,
         "swaps": swaps(),
         "rollback": ROLLBACK,
+        "escalated": escalated(log.values()),
+        "examples": examples(traffic().requests, outcomes, log, TASKS["classify"]),
         "bought": [
             {"calls": 150, "system_agreement": 0.91, "random_agreement": 0.83, "oracle_agreement": 0.97},
         ],

@@ -45,12 +45,12 @@ def test_the_students_own_answer_counts_in_all_three_agreements() -> None:
 
 
 def test_an_escalated_request_tells_the_students_opinion_from_the_log_and_is_no_answer_of_its_own() -> None:
-    found = judged_as(outcome(served_by="teacher"), Logged(agreed=False, audit=False))
+    found = judged_as(outcome(served_by="teacher"), Logged(agreed=False, reason="low_confidence", said="b"))
     assert (found.student, found.answered, found.system, found.escalated) == (False, None, True, True)
 
 
 def test_a_cold_request_says_nothing_of_the_student() -> None:
-    found = judged_as(outcome(served_by="teacher", version=None), Logged(agreed=None, audit=False))
+    found = judged_as(outcome(served_by="teacher", version=None), Logged(agreed=None, reason="cold", said=None))
     assert (found.student, found.answered) == (None, None)
 
 
@@ -61,7 +61,7 @@ def test_an_answer_that_the_policy_did_not_trust_is_outside_the_promise(flag: st
 
 
 def test_an_audit_is_judged_by_what_the_teacher_really_said() -> None:
-    assert judged_as(outcome(), Logged(agreed=False, audit=True)).audit is False
+    assert judged_as(outcome(), Logged(agreed=False, reason="audit", said="b")).audit is False
 
 
 def test_a_failed_request_is_judged_by_nobody() -> None:

@@ -56,6 +56,8 @@ async def gateway(delay_s: float) -> AsyncIterator[str]:
         asked[text] += 1
         if text == "put off" and asked[text] == 1:
             return JSONResponse({"error": {"code": "overloaded"}}, 429, {"Retry-After": "0"})
+        if text == "not yet" and asked[text] == 1:
+            return JSONResponse({"error": {"code": "budget_unavailable"}}, 503, {"Retry-After": "0"})
         if text == "broken":
             return JSONResponse({"error": {"code": "overloaded"}}, 503)
         label = None if text == "nobody" else text
@@ -108,8 +110,9 @@ def test_every_request_is_recorded_and_a_failure_keeps_its_words() -> None:
     assert "teacher_down" in (found[2].error or "")
 
 
-def test_a_request_that_a_busy_gateway_puts_off_is_sent_again() -> None:
-    client, _ = sent([("put off", "refund")], [0.0])
+@pytest.mark.parametrize("text", ["put off", "not yet"])
+def test_a_request_that_the_gateway_puts_off_is_sent_again(text: str) -> None:
+    client, _ = sent([(text, "refund")], [0.0])
     assert [(one.agreed, one.error) for one in client.outcomes] == [(False, None)]
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ops.demo.plan import DemoPlan, rate_of
+from ops.demo.plan import DemoPlan, pace_of
 from ops.demo.plan import prepare_traffic as prepare_all
 from ops.demo.site import configure, differences, make_site, set_key
-from ops.demo.tasks.play import DemoTraffic
+from ops.demo.tasks.play import RATE, DemoTraffic, Pace
 from ops.example import example_toml
 from ops.settings import Settings
 from store.errors import SettingsError
@@ -130,7 +130,7 @@ def test_every_task_is_played_at_once_and_all_lanes_end_together(tmp_path: Path)
     chosen = plan(tmp_path, requests=60)
     support, shop = prepare_all(chosen)
     assert (str(support.lane), str(shop.lane)) == ("demo/support", "demo/shop")
-    assert rate_of(chosen, support, [support, shop]) == rate_of(chosen, shop, [support, shop]) == chosen.rate / 2
+    assert pace_of(chosen, support, [support, shop]) == pace_of(chosen, shop, [support, shop]) == Pace(rate=RATE / 2)
     file = make_site(chosen)
     configure(file, chosen, [support, shop], "http://127.0.0.1:1/v1")
     first, second = Settings.load(file).lanes

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from store.event import Reason
 from trainer.judge.intervals import wilson
 
 
@@ -27,6 +28,7 @@ class Exchange:
     event_id: str | None
     withheld: bool = False
     degraded: bool = False
+    answer: str | None = None  # for a person
     error: str | None = None  # for a person
 
 
@@ -35,7 +37,13 @@ class Logged:
     """What the log says of one escalation."""
 
     agreed: bool | None  # the student's answer, from before the teacher's was known, with it; None: it had none
-    audit: bool
+    reason: Reason
+    said: str | None  # the student's answer, for a person; None: it had none
+
+    @property
+    def audit(self) -> bool:
+        """Whether the student had answered."""
+        return self.reason == "audit"
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """The processes' own records, read from outside: cycles, swaps, the log's events, versions' training sets, status."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ class Records:
     site: Site
     lane: Lane
     rules: TaskRules
+    meant: Callable[[TaskInput, str], str]  # a student's opinion of a question, for a person
     log: dict[str, Logged] = field(default_factory=dict)  # event id -> what it says
     copies: Counter[str] = field(default_factory=Counter)  # event id -> records in the log
     cycles: list[dict[str, Any]] = field(default_factory=list)
@@ -104,7 +105,11 @@ class Records:
             return
         event = self.rules.normal(found, self.site.secret.redaction_key(self.lane))
         self.copies[event.id] += 1
-        self.log[event.id] = Logged(agreed=self.rules.agreed(event), audit=event.escalation.reason == "audit")
+        self.log[event.id] = Logged(
+            agreed=self.rules.agreed(event),
+            reason=event.escalation.reason,
+            said=self.meant(event.input, event.student.output) if event.student is not None else None,
+        )
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

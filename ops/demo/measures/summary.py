@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ops.demo.measures.answers import Escalated, Example
 from ops.demo.measures.measure import Estimate, Exchange, Marked, Window, estimate, plain, requests_of
 from ops.demo.tasks.play import DemoTraffic
 from store.money.reckon import Money
@@ -54,6 +55,8 @@ class Measured:
     swaps: Sequence[Mapping[str, Any]]
     rollback: Rollback | None
     bought: Sequence[Mapping[str, Any]]  # of the backtest: calls, and agreement of all answers with the teacher
+    escalated: Sequence[Escalated]
+    examples: Sequence[Example]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,8 @@ def _lane(measured: Measured) -> dict[str, Any]:
         "requests": requests_of(measured.outcomes),
         "events": {name: getattr(measured.ledger, name) for name in EventCount.__slots__},
         "windows": list(measured.windows),
+        "escalated": list(measured.escalated),
+        "examples": list(measured.examples),
         "answered_agreement": _answered(measured),
         "money": measured.money,
         "promise": {name: measured.promise.get(name) for name in ("target", "state", "n", "low")},

@@ -12,6 +12,7 @@ from ops.demo.page.picture import Picture, duration, headline, summed_up
 from ops.demo.plan import INPUT_USD_PER_MTOK, OUTPUT_USD_PER_MTOK
 from ops.money.dollars import usd
 from ops.show.markup import document, note, pairs, table, tile
+from store.event import Reason
 
 _PRICES: Final = (
     f"Dollars are at assumed prices, ${INPUT_USD_PER_MTOK:g} for a million tokens in and ${OUTPUT_USD_PER_MTOK:g} out;"
@@ -30,6 +31,8 @@ $name<div class="tiles">$tiles</div>
 are 95 % intervals. Questions that the serving version was trained on are left out.</p>$agreements</div>
 <h2>What the teacher still had to answer</h2><div class="card"><p>Share of requests that were escalated.</p>
 $escalations</div>
+$why
+<h2>Some answers, side by side</h2><p>The latest of each kind.</p>$examples
 <h2>Cycles and their verdicts</h2>$cycles
 <div class="two"><section><h2>Swaps</h2>$swaps</section><section><h2>Where the events went</h2>$events</section></div>
 <h2>The same run in windows</h2>$windows
@@ -75,6 +78,8 @@ def _lane(name: str, lane: Mapping[str, Any], picture: Picture, named: bool) -> 
         legend="".join(_legend()),
         agreements=agreements(picture).svg(),
         escalations=escalations(picture).svg(),
+        why=_why(lane["escalated"]),
+        examples=_examples(lane["examples"]),
         cycles=_cycles(lane["cycles"]),
         swaps=_swaps(lane["swaps"]),
         events=pairs({kind: f"{value:,}" for kind, value in lane["events"].items()}),
@@ -169,6 +174,49 @@ def _cycles(cycles: Sequence[Mapping[str, Any]]) -> str:
         )
     head = ["verdict", "version", "rows judged", "difference, points", "lower bound", "margin", "reasons"]
     return table(head, rows, numbers={2, 3, 4, 5})
+
+
+_REASONS: Final[Mapping[Reason, str]] = {
+    "cold": "there was no student yet",
+    "low_confidence": "the student was not sure enough",
+    "novel": "the question was unlike all that the student had learned",
+    "audit": "the student had answered, and was checked in the background",
+    "bought": "the budget was spent there",
+    "budget_margin": "the budget allowed it",
+    "forced": "the client wanted the teacher",
+    "too_long": "it was longer than a student reads",
+    "unsupported": "no student answers such",
+    "student_down": "the student gave no answer",
+}
+
+
+def _why(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why the teacher was asked, and whether it had to be."""
+    told = [
+        [
+            f"<div><code>{escape(row['reason'])}</code> {escape(_REASONS[row['reason']])}</div>",
+            f"{row['events']:,}",
+            _interval(row["student_agreement"]),
+        ]
+        for row in rows
+    ]
+    return table(
+        ["why the teacher was asked", "events", "of these the student would have been right in"], told, numbers={1}
+    )
+
+
+def _examples(rows: Sequence[Mapping[str, Any]]) -> str:
+    told = [
+        [
+            escape(row["question"]),
+            escape(row["teacher"]),
+            escape(row["student"]),
+            "the same" if row["agreed"] else "another",
+            "the student answered" if row["reason"] is None else f"<code>{escape(row['reason'])}</code>",
+        ]
+        for row in rows
+    ]
+    return table(["question", "teacher", "student", "", "what was done"], told, numbers=())
 
 
 def _signed(value: float | None) -> str:

@@ -1,1 +1,1 @@
-"""What the demo plays: a support desk and a shop."""
+"""What the demo plays: a support desk, a shop and a smart home."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ops.demo.tasks.play import DemoTraffic, Request, TrafficSource, sha256_of
+from ops.demo.tasks.play import DemoTraffic, Pace, Request, TrafficSource, sha256_of
 from ops.demo.traffic.generate import TrafficSettings, generate, to_jsonl
 from ops.readers.classify import TextRow, read_rows
 from ops.readers.columns import Columns, find_columns
@@ -24,6 +24,9 @@ class SupportDesk:
     """Satisfies `ops.demo.tasks.play.DemoTask`."""
 
     lane: Final = Lane("demo", "support")
+    pace: Final = Pace()
+    target: Final = 0.9
+    sabotage: Final = "head"
     late: Final = "a new topic appears"
 
     def traffic(self, source: TrafficSource, file: Path) -> DemoTraffic:
@@ -54,7 +57,7 @@ class SupportDesk:
             generated=source.file is None,
         )
 
-    def settings(self, traffic: DemoTraffic) -> Mapping[tuple[str, str], Any]:
+    def settings(self, traffic: DemoTraffic, kept: Path) -> Mapping[tuple[str, str], Any]:  # noqa: ARG002 - nothing takes long
         """The labels."""
         return {("lanes", "labels"): list(traffic.terms.labels)}
 
@@ -78,6 +81,22 @@ class SupportDesk:
         """Of the one datum."""
         found: Mapping[str, Any] = body["data"][0]
         return found
+
+    def question(self, value: TaskInput) -> str:
+        """The text."""
+        return _text(value)
+
+    def answered(self, request: Request, body: dict[str, Any]) -> str:  # noqa: ARG002 - a label is enough
+        """The label."""
+        return str(body["data"][0]["label"])
+
+    def taught(self, request: Request) -> str:
+        """The label."""
+        return str(request.recorded)
+
+    def meant(self, value: TaskInput, output: str) -> str:  # noqa: ARG002 - a label is enough
+        """The label."""
+        return output
 
 
 def _text(value: TaskInput) -> str:

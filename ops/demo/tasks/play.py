@@ -4,12 +4,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ops.readers.files import BadRow
+from store.control import CycleKind
 from store.event import Lane, Task, TaskInput
 from store.tasks.rules import TaskRules
 from store.tasks.tasks import TASKS, LaneTerms
+
+RATE: Final = 14.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +20,15 @@ class Request:
     """One question with the teacher's recorded answer to it."""
 
     value: TaskInput
-    recorded: Any  # a label, or scores in the order of the documents
+    recorded: Any  # a label, scores in the order of the documents, or a text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How requests come: where a student takes minutes, enough for a first one at once, and the rest once it serves."""
+
+    rate: float = RATE  # requests a second
+    rush: int = 0  # requests that come first, at `RATE` at least; the others wait for the first cycle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +74,18 @@ class DemoTask(Protocol):
     def late(self) -> str:
         """What the generated traffic brings half way, for a person."""
 
+    @property
+    def pace(self) -> Pace:
+        """How fast its students can be asked on two cores, the lane played alone."""
+
+    @property
+    def target(self) -> float:
+        """Answered agreement that it promises where nobody says otherwise: what so short a time can certify."""
+
+    @property
+    def sabotage(self) -> CycleKind:
+        """The cycle that makes a student of its task say what is wrong."""
+
     def traffic(self, source: TrafficSource, file: Path) -> DemoTraffic:
         """Generate or read the requests and write what is sent to `file`.
 
@@ -70,8 +93,16 @@ class DemoTask(Protocol):
             SettingsError: the file cannot be used; the message says why.
         """
 
-    def settings(self, traffic: DemoTraffic) -> Mapping[tuple[str, str], Any]:
-        """What the task sets in its lane, beside what all lanes of the demo set: (table, key) -> value."""
+    def settings(self, traffic: DemoTraffic, kept: Path) -> Mapping[tuple[str, str], Any]:
+        """What the task sets beside what every demo sets, in its lane and outside of it: (table, key) -> value.
+
+        Args:
+            traffic: the lane's.
+            kept: a folder for what takes long to make; it outlives the demo's installation.
+
+        Raises:
+            SettingsError: something that its students stand on is not installed.
+        """
 
     def recorded(self, traffic: DemoTraffic, prompts: Path) -> tuple[str, ...]:
         """The recorded teacher's arguments for this lane; `prompts` is the folder of the lanes' prompt files."""
@@ -88,6 +119,18 @@ class DemoTask(Protocol):
 
     def told(self, body: dict[str, Any]) -> Mapping[str, Any]:
         """Who answered and why: `served_by`, `version`, `event_id`, `withheld`, `degraded`."""
+
+    def question(self, value: TaskInput) -> str:
+        """What was asked, for a person."""
+
+    def answered(self, request: Request, body: dict[str, Any]) -> str:
+        """The answer in a body, for a person."""
+
+    def taught(self, request: Request) -> str:
+        """The recorded answer, for a person."""
+
+    def meant(self, value: TaskInput, output: str) -> str:
+        """A student's opinion (`store.event.StudentOpinion.output`) of a kept question, for a person."""
 
 
 def sha256_of(path: Path) -> str:

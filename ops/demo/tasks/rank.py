@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from ops.demo.tasks.play import DemoTraffic, Request, TrafficSource, sha256_of
+from ops.demo.tasks.play import DemoTraffic, Pace, Request, TrafficSource, sha256_of
 from ops.demo.traffic.shop import ShopSettings, generate, to_jsonl
 from ops.readers.files import BadRow
 from ops.readers.lists.columns import find_list_columns
@@ -27,6 +27,9 @@ class Shop:
     """Satisfies `ops.demo.tasks.play.DemoTask`."""
 
     lane: Final = Lane("demo", "shop")
+    pace: Final = Pace()
+    target: Final = 0.9
+    sabotage: Final = "head"
     late: Final = "a new season's things come in"
 
     def traffic(self, source: TrafficSource, file: Path) -> DemoTraffic:
@@ -50,7 +53,7 @@ class Shop:
             generated=source.file is None,
         )
 
-    def settings(self, traffic: DemoTraffic) -> Mapping[tuple[str, str], Any]:
+    def settings(self, traffic: DemoTraffic, kept: Path) -> Mapping[tuple[str, str], Any]:  # noqa: ARG002 - nothing takes long
         """What is called the same ranking; a reranker teaches, and has no prompt."""
         return {
             ("lanes.rank", "k"): traffic.terms.tolerance.k,
@@ -80,6 +83,25 @@ class Shop:
     def told(self, body: dict[str, Any]) -> Mapping[str, Any]:
         """Of the list as a whole."""
         return body
+
+    def question(self, value: TaskInput) -> str:
+        """The words, and how many documents there were."""
+        listed = _list(value)
+        return f"{listed.query} ({len(listed.documents)} offered)"
+
+    def answered(self, request: Request, body: dict[str, Any]) -> str:
+        """The first document."""
+        first: int = body["results"][0]["index"]
+        return _list(request.value).documents[first]
+
+    def taught(self, request: Request) -> str:
+        """The first document by the recorded scores."""
+        return _list(request.value).documents[int(np.argmax(request.recorded))]
+
+    def meant(self, value: TaskInput, output: str) -> str:
+        """The first document."""
+        order = msgspec.json.decode(output, type=list[int])
+        return _list(value).documents[order[0]]
 
 
 def _line(request: Request) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from store.event import TaskInput, wall_clock_s
 
 CONCURRENCY: Final = 64  # requests in flight, at most
 _TIMEOUT_S: Final = 40.0  # longer than the gateway waits for its teacher
-_TRIES: Final = 20  # of a request that a busy gateway puts off
+_TRIES: Final = 20  # of a request that the gateway puts off
 _JITTER_RATIO: Final = 0.5  # of the mean gap, to either side
 
 
@@ -43,8 +43,8 @@ class Client:
         self._turns = asyncio.Semaphore(CONCURRENCY)
         self._dice = Random("understudy-retries")  # noqa: S311 - a pace, no secret
 
-    async def send_all(self, due_s: Sequence[float]) -> None:
-        """Send every request when it is due; returns once all are answered."""
+    async def send_all(self, due_s: Sequence[float], first: int = 0) -> None:
+        """Send so many requests from the `first` on, each when it is due; returns once all are answered."""
         limits = httpx.Limits(max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY)
         loop = asyncio.get_running_loop()
         start_s = loop.time()
@@ -52,21 +52,23 @@ class Client:
             httpx.AsyncClient(base_url=self._url, timeout=_TIMEOUT_S, limits=limits, trust_env=False) as http,
             asyncio.TaskGroup() as group,
         ):
-            for index, (request, at_s) in enumerate(zip(self._traffic.requests, due_s, strict=True)):
+            for index, at_s in enumerate(due_s, first):
                 await asyncio.sleep(max(0.0, start_s + at_s - loop.time()))
                 await self._turns.acquire()
-                group.create_task(self._send(http, index, request))
+                group.create_task(self._send(http, index, self._traffic.requests[index]))
 
     async def _send(self, http: httpx.AsyncClient, index: int, request: Request) -> None:
         at_s = wall_clock_s()
         agreed: bool | None = None
         told: Mapping[str, Any] = {}
+        words: str | None = None
         failure: str | None = None
         try:
             answer = await self._ask(http, request)
             if answer.status_code == httpx.codes.OK:
                 body = answer.json()
                 agreed, told = self._play.agreed(self._traffic, request, body), self._play.told(body)
+                words = self._play.answered(request, body)
             else:
                 failure = f"HTTP {answer.status_code}: {answer.text[:200]}"
         except httpx.HTTPError as error:
@@ -86,18 +88,21 @@ class Client:
                 event_id=told.get("event_id"),
                 withheld=bool(told.get("withheld")),
                 degraded=bool(told.get("degraded")),
+                answer=words,
                 error=failure,
             )
         )
 
     async def _ask(self, http: httpx.AsyncClient, request: Request) -> httpx.Response:
-        """The answer; a gateway that is busy says when to come again."""
+        """The answer; a gateway that is busy, or does not know its budget yet, says when to come again."""
         path, body = self._play.ask(self._traffic.lane.use_case, request.value)
         tries = 0
         while True:
             answer = await http.post(path, json=body)
             tries += 1
-            if answer.status_code != httpx.codes.TOO_MANY_REQUESTS or tries == _TRIES:
+            wait_s = answer.headers.get("retry-after")
+            if wait_s is None or tries == _TRIES:
                 return answer
-            wait_s = float(answer.headers.get("retry-after", "1"))
-            await asyncio.sleep(wait_s * self._dice.uniform(0.5, 1.5))  # or all that were refused come back at once
+            await asyncio.sleep(
+                float(wait_s) * self._dice.uniform(0.5, 1.5)
+            )  # or all that were refused come back at once

@@ -6,7 +6,7 @@ word tells apart; nobody else of the product reads the true intent.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final, Literal
@@ -97,8 +97,13 @@ def to_jsonl(rows: list[TrafficRow]) -> Iterator[str]:
         yield json.dumps({"text": row.text, "teacher": {"label": row.label}, "gold": row.intent}, ensure_ascii=False)
 
 
-def expand(template: str, rng: Random) -> str:
+def expand(template: str, rng: Random, rules: Mapping[str, Sequence[str]] = RULES) -> str:
     """Expand rules and choices until none is left.
+
+    Args:
+        template: with (choices|of|words) and {rules}.
+        rng: draws.
+        rules: what may stand for each; {digits} and {four} are numbers anywhere.
 
     Raises:
         ValueError: the grammar does not end.
@@ -108,19 +113,19 @@ def expand(template: str, rng: Random) -> str:
         if (choice := _CHOICE.search(text)) is not None:
             text = text[: choice.start()] + rng.choice(choice[1].split("|")) + text[choice.end() :]
         elif (rule := _RULE.search(text)) is not None:
-            text = text[: rule.start()] + _rule(rule[1], rng) + text[rule.end() :]
+            text = text[: rule.start()] + _rule(rule[1], rng, rules) + text[rule.end() :]
         else:
             return _SPACE_BEFORE_MARK.sub(r"\1", canonical_text(text))
     message = f"the grammar does not end: {template}"
     raise ValueError(message)
 
 
-def _rule(name: str, rng: Random) -> str:
+def _rule(name: str, rng: Random, rules: Mapping[str, Sequence[str]]) -> str:
     if name == "digits":
         return str(rng.randint(10000, 99999))
     if name == "four":
         return str(rng.randint(1000, 9999))
-    return rng.choice(RULES[name])
+    return rng.choice(rules[name])
 
 
 def _shares(settings: TrafficSettings) -> tuple[dict[str, float], dict[str, float]]:
@@ -145,11 +150,11 @@ def _next_row(
         return TrafficRow(text=again.text, label=again.label, intent=again.intent, kind="repeat")
     if earlier and draw < settings.repeat_ratio + settings.near_repeat_ratio:
         again = rng.choice(earlier)
-        return _row(_reworded(again.text, rng), again.intent, "near_repeat", settings)
+        return _row(reworded(again.text, rng), again.intent, "near_repeat", settings)
     intent = rng.choices(list(shares), weights=list(shares.values()))[0]
     template = rng.choice(OFF_TOPIC_TALK if intent == OFF_TOPIC else INTENTS[intent])
     text = expand(f"{{open}}{template}{{aside}}{{close}}" if intent != OFF_TOPIC else f"{{open}}{template}", rng)
-    return _row(_written(text, settings.typo_ratio, rng), intent, "new", settings)
+    return _row(written(text, settings.typo_ratio, rng), intent, "new", settings)
 
 
 def _row(text: str, intent: str, kind: MessageKind, settings: TrafficSettings) -> TrafficRow:
@@ -157,7 +162,7 @@ def _row(text: str, intent: str, kind: MessageKind, settings: TrafficSettings) -
     return TrafficRow(text=text, label=label, intent=intent, kind=kind)
 
 
-def _written(text: str, typo_ratio: float, rng: Random) -> str:
+def written(text: str, typo_ratio: float, rng: Random) -> str:
     """As a person types: capitals and a final mark now and then, and some slips."""
     if rng.random() < 0.5:  # noqa: PLR2004 - as many start with a capital as do not
         text = text[:1].upper() + text[1:]
@@ -166,7 +171,7 @@ def _written(text: str, typo_ratio: float, rng: Random) -> str:
     return _typo(text, rng) if rng.random() < typo_ratio else text
 
 
-def _reworded(text: str, rng: Random) -> str:
+def reworded(text: str, rng: Random) -> str:
     """The same question, with a typo or another politeness; never a word that matters."""
     if rng.random() < 0.5:  # noqa: PLR2004 - half and half
         return _typo(text, rng)

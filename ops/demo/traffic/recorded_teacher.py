@@ -1,4 +1,4 @@
-"""A teacher that repeats what was recorded: chat completions over text -> label, and `/rerank` over lists -> scores.
+"""A teacher that repeats what was recorded: chat completions over conversations or prompts, `/rerank` over lists.
 
 It stands where a real endpoint would: the gateway reaches it with its real client, prompt file and parser. It listens
 on loopback alone, takes a moment for each answer and counts tokens.
@@ -26,12 +26,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ops.demo.traffic.recorded_lists import Table, read_lists, rerank_routes
+from ops.demo.traffic.recorded_talks import Talks, key_of, read_talks
 from ops.readers.classify import TextRow, read_rows
 from ops.readers.columns import find_columns
 from ops.state.run_files import RunFile, ticks_of, write_run_file
 from serve.front.listener import listen
 from store.errors import SettingsError
-from store.event import canonical_text, wall_clock_s
+from store.event import Message, canonical_text, wall_clock_s
 from store.secrets import unit_hash
 
 RUN_NAME: Final = "teacher"
@@ -42,20 +43,14 @@ _CHARS_PER_TOKEN: Final = 4
 _MARK: Final = "\x00"
 _MAX_BODY_BYTES: Final = 1 << 20
 _NO_LISTS: Final[Table] = {}
-
-
-class ChatMessage(msgspec.Struct, frozen=True):
-    """One message of a request."""
-
-    role: str
-    content: str
+_NO_TALKS: Final[Talks] = {}
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
     """What of a chat completion request is read."""
 
     model: str
-    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +102,7 @@ def latency_s(text: str) -> float:
     return min(_LONGEST_S, MEDIAN_S * math.exp(_SPREAD * normal))
 
 
-def build_app(table: Mapping[str, str], frame: Frame, lists: Table = _NO_LISTS) -> Starlette:
+def build_app(table: Mapping[str, str], frame: Frame, lists: Table = _NO_LISTS, talks: Talks = _NO_TALKS) -> Starlette:
     """The server; a text or a list that was never recorded is an error, not a guess."""
 
     async def complete(request: Request) -> JSONResponse:
@@ -119,28 +114,29 @@ def build_app(table: Mapping[str, str], frame: Frame, lists: Table = _NO_LISTS) 
         except msgspec.MsgspecError as error:
             return _error(400, "invalid_request", str(error))
         text = canonical_text(frame.text_of(asked.messages[-1].content))
-        label = table.get(text)
-        if label is None:
+        said = talks.get(key_of(asked.messages), table.get(text))
+        if said is None:
             return _error(422, "not_recorded", "no answer to this text was recorded")
         await asyncio.sleep(latency_s(text))
-        return JSONResponse(_completion(asked, label))
+        return JSONResponse(_completion(asked, said))
 
     routes = [Route("/v1/chat/completions", complete, methods=["POST"]), *rerank_routes(lists, latency_s)]
     return Starlette(routes=routes)
 
 
-def _completion(asked: ChatRequest, label: str) -> dict[str, Any]:
+def _completion(asked: ChatRequest, said: str) -> dict[str, Any]:
     prompt_tokens = sum(_tokens(message.content) for message in asked.messages)
-    said = _tokens(label)
+    answer_tokens = _tokens(said)
     return {
         "id": "chatcmpl-recorded",
         "object": "chat.completion",
         "created": int(wall_clock_s()),
         "model": asked.model,
         "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": label}, "finish_reason": "stop", "logprobs": None}
+            {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop", "logprobs": None}
         ],
-        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": said, "total_tokens": prompt_tokens + said},
+        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": answer_tokens}
+        | {"total_tokens": prompt_tokens + answer_tokens},
     }
 
 
@@ -159,6 +155,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="JSONL with a text and the teacher's answer a row")
     parser.add_argument("--prompt-file", type=Path, help="the prompt file of the lane that --table is for")
     parser.add_argument("--lists", type=Path, help="JSONL with a query, its documents and the teacher's scores a row")
+    parser.add_argument("--talks", type=Path, help="JSONL with messages and the teacher's text a row")
     parser.add_argument("--port", type=int, default=0, help="0: any free one, named in the run file")
     parser.add_argument("--run-folder", type=Path, required=True, help="where teacher.json will say where it listens")
     arguments = parser.parse_args()
@@ -168,6 +165,7 @@ def main() -> None:
     prompt = "$text" if arguments.prompt_file is None else arguments.prompt_file.read_text("utf-8")
     frame = Frame.of(prompt, tuple(sorted(set(table.values()))))
     lists = {} if arguments.lists is None else read_lists(arguments.lists)
+    talks = {} if arguments.talks is None else read_talks(arguments.talks)
     with listen("127.0.0.1", arguments.port) as listener:
         where = RunFile(
             name=RUN_NAME,
@@ -177,7 +175,7 @@ def main() -> None:
             port=listener.getsockname()[1],
         )
         write_run_file(arguments.run_folder, where)
-        config = uvicorn.Config(build_app(table, frame, lists), log_level="warning", access_log=False)
+        config = uvicorn.Config(build_app(table, frame, lists, talks), log_level="warning", access_log=False)
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 
