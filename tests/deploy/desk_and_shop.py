@@ -197,7 +197,7 @@ def desk_and_shop(folder: Path, redis_url: str) -> Iterator[Running]:
         thread.start()
         encoder = tiny_encoder(folder / "encoder", layers=3)
         settings.write_text(SETTINGS.format(redis=redis_url, encoder=encoder, teacher=teacher.url), "utf-8")
-        command = [sys.executable, "-m", "ops.cli", "run", "all", "-c", settings]
+        command = [sys.executable, "-m", "ops.cli", "run", "all", "-c", str(settings)]
         with (
             (folder / "all.log").open("wb") as log,
             subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process,

@@ -1,7 +1,6 @@
 """The units: systemd reads them, little is exposed, and they stop, reload and restart what the processes really do."""
 
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -30,8 +29,7 @@ def settings_of(unit: Path) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
 def test_systemd_reads_the_unit_and_knows_every_key(unit: Path, tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is missing: run deploy/setup-services")
+    tool("systemd-analyze", "--version")
     installed = tmp_path / unit.name
     installed.write_text(unit.read_text("utf-8").replace("/opt/understudy/.venv/bin/understudy", "/bin/true"), "utf-8")
     done = subprocess.run(
