@@ -37,15 +37,16 @@ test-clients: .venv/ready-clients  ## LangChain and LiteLLM before the gateway; 
 check: .venv/ready-test  ## formatting, lint, types, the import contract, dead code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(ROOMS) tests
+	$(BIN)/mypy $(ROOMS) deploy tests
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/vulture
 
 mutants: .venv/ready-mutants  ## do the tests notice hundreds of small faults in the pure modules? minutes
 	$(BIN)/python -m tests.mutants
 
-docs: .venv/ready-test  ## write the reference pages of docs/ that are made from the code
+docs: .venv/ready-test  ## write the reference pages of docs/ and the dashboards, which are made from the code
 	$(BIN)/python -m tests.docs.generate
+	$(BIN)/python -m deploy.grafana.generate
 
 format: .venv/ready-test  ## rewrite the code in the house's format
 	$(BIN)/ruff format .

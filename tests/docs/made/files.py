@@ -1,5 +1,6 @@
 """The table of files: one line each, from the first line of a module's docstring or of a script's comment."""
 
+import json
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -17,10 +18,8 @@ PLACES: Final = {  # in the order of the page, with what stands there where no d
     "deploy": "What an installation needs beside the code: units, alerts, runbooks.",
     "tests": None,
 }
-SAID: Final = {  # of files that cannot speak for themselves
-    ".json": "the event's JSON Schema, generated from `store/event.py`",
-}
-OF_ONE: Final = {
+OF_ONE: Final = {  # of files that cannot speak for themselves
+    "store/escalation-v1.schema.json": "the event's JSON Schema, generated from `store/event.py`",
     "deploy/pictures/backtest.png": "What teacher calls buy on real text: `curve.png` of a backtest",
     "deploy/pictures/published.json": "Published numbers that the backtest's picture draws beside ours",
 }
@@ -68,7 +67,7 @@ def tracked(places: Iterable[str]) -> list[str]:
 
 
 def _said(name: str) -> str:
-    said = OF_ONE.get(name) or SAID.get(PurePosixPath(name).suffix) or first_line(ROOT / name)
+    said = OF_ONE.get(name) or first_line(ROOT / name)
     return said.removesuffix(".")
 
 
@@ -77,6 +76,8 @@ def first_line(path: Path) -> str:
     text = path.read_text("utf-8")
     if path.suffix == ".py":
         return text.partition("\n")[0].removeprefix('"""').removesuffix('"""') if text.startswith('"""') else ""
+    if path.suffix == ".json":
+        return str(json.loads(text)["description"])
     if path.suffix == ".svg":
         return text.partition("<title>")[2].partition("</title>")[0]
     comments = (line for line in text.splitlines() if not line.startswith("#!"))

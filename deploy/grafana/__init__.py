@@ -1,0 +1,1 @@
+"""Dashboards for Grafana, described in Python: one for each who looks."""
