@@ -357,6 +357,18 @@ class LaneStudentSection(Section):
     """As trainer.precision."""
     threads: Annotated[Count | None, Field(examples=[2])] = None
     """As trainer.threads."""
+    ranks: Annotated[Annotated[int, Field(ge=1, le=64)] | None, Field(examples=[2])] = None
+    """Of chat: processes that fine-tune together on this machine, one a GPU, or of a CPU; unset: one."""
+    strategy: Annotated[Literal["ddp", "fsdp"] | None, Field(examples=["ddp"])] = None
+    """With ranks of 2 or more. ddp, as unset: each holds the whole model. fsdp: each holds its share of the layers, for
+    where the whole does not fit beside its gradients."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.strategy is not None and (self.ranks or 1) == 1:
+            message = "strategy: says how ranks share a model: set ranks to 2 or more, or take it out"
+            raise ValueError(message)
+        return self
 
 
 def one_alone(labels: Sequence[str]) -> str | None:
@@ -427,6 +439,9 @@ class LaneSection(Section):
             raise ValueError(message)
         if self.task == "chat" and self.training_permitted and self.student.model is None:
             message = "student.model: a lane of chat needs the folder of a language model, which learns to answer"
+            raise ValueError(message)
+        if self.task != "chat" and (self.student.ranks or 1) > 1:
+            message = f"student.ranks: a student of {self.task} is small, and one process trains it: take ranks out"
             raise ValueError(message)
         if bool(self.student.engine) != (self.student.engine_folder is not None):
             message = "student.engine: servers of an engine and the folder that they share, engine_folder, go together"

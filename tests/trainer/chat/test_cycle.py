@@ -25,7 +25,7 @@ from trainer.cycle import run_cycle
 from trainer.judge.gate import GateLimits
 from trainer.learn.chat import steps
 from trainer.learn.chat.freezing import chatter
-from trainer.learn.chat.training.fit import Tuning
+from trainer.learn.chat.training.job import Tuning
 from trainer.snapshot import SplitSettings
 from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining
 
