@@ -285,6 +285,21 @@ def test_servers_that_are_full_are_busy_and_nobody_is_paid_for_it(stand: Stand) 
     assert [one.state for one in fleet.replicas] == ["up", "up"]
 
 
+def test_the_least_loaded_server_that_has_the_version_is_asked(stand: Stand) -> None:
+    fleet = stand.fleet()
+    talker = stand.load(fleet)
+    for busy, free in ((0, 1), (1, 0)):
+        fleet.replicas[busy].in_flight, fleet.replicas[free].in_flight = 3, 1
+        asked = [len(server.asked) for server in stand.servers]
+        assert texts_of(ask(talker, TEXTS[0]))
+        assert len(stand.servers[busy].asked) == asked[busy]
+        assert len(stand.servers[free].asked) == asked[free] + 1
+    fleet.replicas[0].loaded.clear()  # the free one does not know it
+    asked = [len(server.asked) for server in stand.servers]
+    assert texts_of(ask(talker, TEXTS[0]))
+    assert [len(server.asked) for server in stand.servers] == [asked[0], asked[1] + 1]
+
+
 def test_a_drained_server_gets_nothing_more(stand: Stand) -> None:
     fleet = stand.fleet()
     talker = stand.load(fleet)

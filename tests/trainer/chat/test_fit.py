@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from store.student.chat.adapter import Trained
 from store.student.chat.decoder import Decoder
+from tests.tiny_decoders import FAMILIES, tiny_decoder
 from tests.trainer.chat.lessons import decoder_in, lesson, lessons
 from trainer.learn.chat.training import fit, loop
 from trainer.learn.chat.training.cached import Lesson, LowerStates, families
@@ -87,6 +88,20 @@ def test_shared_padded_and_cut_the_gradients_are_those_of_each_row_by_itself(
     assert len(ours) == len(theirs) > 0
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.allclose(mine, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("layers", "rank"), [(2, 4), (None, 4), (2, None)])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_each_family_is_trained_as_the_librarys_own_model_is(
+    tmp_path: Path, family: str, layers: int | None, rank: int | None
+) -> None:
+    """An adapter above cached layers, an adapter on all of them, and layers in full."""
+    decoder = Decoder.load(tiny_decoder(tmp_path, family=family, seed=3), device="cpu", precision="fp32")
+    some, names, settings = lessons(decoder, 3), ["x"] * 3, replace(TUNING, layers=layers, rank=rank, micro_rows=2)
+    ours, theirs = gradients(decoder, some, names, settings), in_whole(decoder, some, names, settings)
+    assert len(ours) == len(theirs) > 0
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine, other, rtol=2e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("rank", [4, None])
