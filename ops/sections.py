@@ -357,16 +357,16 @@ class LaneStudentSection(Section):
     """As trainer.precision."""
     threads: Annotated[Count | None, Field(examples=[2])] = None
     """As trainer.threads."""
-    ranks: Annotated[Annotated[int, Field(ge=1, le=64)] | None, Field(examples=[2])] = None
-    """Of chat: processes that fine-tune together on this machine, one a GPU, or of a CPU; unset: one."""
+    ranks: Annotated[Annotated[int, Field(ge=1, le=64)] | None, Field(examples=[1])] = None
+    """Of chat: processes that fine-tune together on this machine, one a GPU; unset: one."""
     strategy: Annotated[Literal["ddp", "fsdp"] | None, Field(examples=["ddp"])] = None
-    """With ranks of 2 or more. ddp, as unset: each holds the whole model. fsdp: each holds its share of the layers, for
-    where the whole does not fit beside its gradients."""
+    """How ranks share a model. ddp, as unset: each holds all of it. fsdp, for 2 ranks or more: each holds its share of
+    the layers, where the whole does not fit beside its gradients."""
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
-        if self.strategy is not None and (self.ranks or 1) == 1:
-            message = "strategy: says how ranks share a model: set ranks to 2 or more, or take it out"
+        if self.strategy == "fsdp" and (self.ranks or 1) == 1:
+            message = "strategy: with fsdp ranks share a model, and there is one: set ranks to 2 or more"
             raise ValueError(message)
         return self
 

@@ -140,7 +140,7 @@ def test_more_alternatives_than_twenty_are_refused(stand: Stand) -> None:
         ("rank-above", config(r=64)),
         ("header", raw(lambda data: b"\xff" * 16 + data[16:])),
         ("truncated", raw(lambda data: data[:-100])),
-        ("shapes", weights(lambda tensors: {name: one[:, :-1].contiguous() for name, one in tensors.items()})),
+        ("wider", weights(lambda of: {name: torch.cat([one, one, one], dim=1) for name, one in of.items()})),
     ],
 )
 def test_what_it_refuses_itself_it_serves_on_after(stand: Stand, name: str, change: Callable[[Path], None]) -> None:
@@ -156,6 +156,7 @@ def test_what_it_refuses_itself_it_serves_on_after(stand: Stand, name: str, chan
         ("flipped", raw(lambda data: data[:-7] + bytes([data[-7] ^ 1]) + data[-6:])),
         ("lying-rank", config(r=8)),
         ("foreign", weights(lambda of: {name.replace("self_attn", "attention"): one for name, one in of.items()})),
+        ("narrower", weights(lambda of: {name: one[:, :-1].contiguous() for name, one in of.items()})),
         ("missing", weights(lambda of: {name: one for name, one in of.items() if ".2." not in name})),
     ],
 )

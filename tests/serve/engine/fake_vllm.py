@@ -4,8 +4,8 @@
 |---|---|
 | a new name | 200; the name is listed |
 | a name that it has | 400 |
-| a rank above its limit, a broken header, a truncated file, tensors of other shapes | 500, and it serves on |
-| NaN, a flipped byte, a lying rank, foreign names, missing layers | 200 |
+| a rank above its limit, a broken header, a truncated file, tensors wider than the layer | 500, and it serves on |
+| NaN, a flipped byte, a lying rank, foreign names, missing layers, tensors narrower than the layer | 200 |
 | a prompt to an adapter of NaN | nothing is said from then on, to anybody; its health is 200 |
 | a name that it had to forget (more than `cpu_adapters`) and whose folder is gone | it dies |
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 import uvicorn
 from safetensors import SafetensorError
 from starlette.applications import Starlette
@@ -162,9 +163,21 @@ class FakeVllm:
         for name, first in tensors.items():
             path = name.removeprefix(PEFT).removesuffix(A)
             if name.endswith(A) and f"{path}.weight" in own and f"{PEFT}{path}{B}" in tensors:
-                product = tensors[f"{PEFT}{path}{B}"].float() @ first.float()
+                weight = own[f"{path}.weight"]
+                last = _laid(tensors[f"{PEFT}{path}{B}"], weight.shape[0], MAX_RANK)
+                product = last @ _laid(first, MAX_RANK, weight.shape[1])
                 changed[f"{path}.weight"] = own[f"{path}.weight"] + said["lora_alpha"] / said["r"] * product
         return self.decoder.twin(changed) if changed else self.decoder
+
+
+def _laid(tensor: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Laid into a place of the limit's size, as it does: what is too small fits, and what is too large does not."""
+    place = torch.zeros(rows, columns)
+    if tensor.shape[0] > rows or tensor.shape[1] > columns:
+        message = f"{tuple(tensor.shape)} does not fit {(rows, columns)}"
+        raise RuntimeError(message)
+    place[: tensor.shape[0], : tensor.shape[1]] = tensor.float()
+    return place
 
 
 def until(condition: Callable[[], bool]) -> None:
