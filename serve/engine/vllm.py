@@ -53,6 +53,8 @@ class _Completion(msgspec.Struct, frozen=True):
 
 class _Model(msgspec.Struct, frozen=True):
     id: str
+    root: str | None = None  # the folder that it was started with, or of an adapter
+    parent: str | None = None  # of an adapter: what it stands on
 
 
 class _Models(msgspec.Struct, frozen=True):
@@ -139,9 +141,20 @@ class VllmServer:
         Raises:
             EngineError: it does not say.
         """
+        return frozenset(one.id for one in self._models())
+
+    def roots(self) -> frozenset[str]:
+        """Folders of the models that it was started with; adapters are none of them.
+
+        Raises:
+            EngineError: it does not say.
+        """
+        return frozenset(one.root for one in self._models() if one.parent is None and one.root is not None)
+
+    def _models(self) -> list[_Model]:
         response = self._send("GET", f"{self.url}/models")
         try:
-            return frozenset(one.id for one in msgspec.json.decode(response.content, type=_Models).data)
+            return msgspec.json.decode(response.content, type=_Models).data
         except msgspec.MsgspecError as error:
             message = f"no list of models (status {response.status_code})"
             raise EngineError(message) from error

@@ -111,6 +111,7 @@ def nan(tensors: Tensors) -> Tensors:
 def test_what_is_loaded_is_listed_beside_the_base(stand: Stand) -> None:
     assert stand.server.healthy()
     assert {"base", "good"} <= stand.server.names()
+    assert stand.server.roots() == {str(stand.folder / "base")}
 
 
 @pytest.mark.parametrize("text", ["my parcel is late", "is it not", "please help"])

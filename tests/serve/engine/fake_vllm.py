@@ -41,6 +41,7 @@ class FakeVllm:
 
     def __init__(self, base: Path, *, cpu_adapters: int = 4) -> None:
         self.decoder = Decoder.load(base, device="cpu", precision="fp32")
+        self.name, self.model = "base", base
         self.cpu_adapters = cpu_adapters
         self.port = 0
         self.asked: list[dict[str, Any]] = []
@@ -79,14 +80,22 @@ class FakeVllm:
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
         return self
 
+    def serve(self, model: Path, name: str) -> None:
+        """Stop, and start with another model under another name."""
+        self.stop()
+        self.decoder = Decoder.load(model, device="cpu", precision="fp32")
+        self.name, self.model = name, model
+        self.start()
+
     def stop(self) -> None:
         self._server.should_exit = True
         self._server.force_exit = True
         self._thread.join(START_S)
 
     def _models(self, _: Request) -> Response:
-        names = ["base", *self.known]
-        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
+        found = [{"id": self.name, "root": str(self.model), "parent": None}]
+        found += [{"id": name, "root": str(path), "parent": self.name} for name, path in self.known.items()]
+        return JSONResponse({"object": "list", "data": found})
 
     async def _load(self, request: Request) -> Response:
         body = await request.json()
@@ -115,7 +124,7 @@ class FakeVllm:
         name, decoder = body["model"], self.decoder
         if (refused := self._refused(body)) is not None:
             return refused
-        if name != "base":
+        if name != self.name:
             try:
                 found = self.memory[name] if name in self.memory else self._read(self.known[name])
             except OSError:
@@ -140,7 +149,7 @@ class FakeVllm:
             return _error(429, "too many")
         if body.get("logprobs", 0) > MAX_LOGPROBS:
             return _error(400, "Requested sample logprobs of more than 20")
-        if body["model"] not in {"base", *self.known}:
+        if body["model"] not in {self.name, *self.known}:
             return _error(404, f"The model `{body['model']}` does not exist.")
         return None
 
