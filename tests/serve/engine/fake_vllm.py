@@ -135,7 +135,7 @@ class FakeVllm:
             decoder = found or decoder
         if self.poisoned:
             if body.get("logprobs") is not None:
-                return _error(400, "Out of range float values are not JSON compliant: nan")
+                return _error(400, "Out of range float values are not JSON compliant")
             return JSONResponse(_completion(name, "", [], [], "stop"))
         asked = Asked(body["prompt"], body["max_tokens"], tuple(body.get("stop", ())))
         (said,) = generate(decoder, [asked])
