@@ -26,9 +26,10 @@ from tests.tiny import tiny_encoder
 from tests.trainer.chat.talks import LANE, NOW_S, PROMPT_VERSION, RULES, calm_decoder, items
 from trainer.cycle import run_cycle
 from trainer.judge.gate import GateLimits
-from trainer.learn.chat import recipe, steps
+from trainer.learn.chat import steps
 from trainer.learn.chat.freezing import chatter
-from trainer.learn.chat.training.fit import Ranks
+from trainer.learn.chat.recipe import _ranks
+from trainer.learn.chat.training.fit import Ranks, fit
 from trainer.learn.chat.training.job import Tuning
 from trainer.snapshot import SplitSettings
 from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining, StudentSettings, settings_of
@@ -166,7 +167,7 @@ def test_the_published_version_answers_as_the_judged_one_did(first: tuple[CycleW
 def test_every_training_of_a_cycle_is_spread_over_the_ranks_that_the_lane_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, fit = list[Ranks | None](), steps.fit
+    asked = list[Ranks | None]()
 
     def here(*given: Any, ranks: Ranks | None, **more: Any) -> Trained:
         asked.append(ranks)
@@ -187,7 +188,7 @@ def test_more_ranks_than_devices_are_a_setting_to_correct(monkeypatch: pytest.Mo
     stack = SimpleNamespace(device=torch.device("cuda"))
     base: Any = SimpleNamespace(decoder=SimpleNamespace(stack=stack), directory=Path())
     with pytest.raises(SettingsError, match=r"lanes\.student\.ranks: 2 processes want a GPU each, and 1 are seen here"):
-        recipe._ranks(replace(SETTINGS, ranks=2), base)
+        _ranks(replace(SETTINGS, ranks=2), base)
 
 
 def test_a_head_cycle_keeps_the_adapter_and_knows_more_prompts(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from store.student.chat.adapter import Trained
 from store.student.chat.decoder import Decoder
@@ -16,8 +17,10 @@ from trainer.launch.torchrun import RankFailedError
 from trainer.learn.chat.training.cached import Lesson
 from trainer.learn.chat.training.crew import Crew
 from trainer.learn.chat.training.fit import Ranks, fit
-from trainer.learn.chat.training.gradients import TooLittleMemoryError
+from trainer.learn.chat.training.gradients import Batch, Gradients, StepLoss, TooLittleMemoryError
 from trainer.learn.chat.training.job import Job, Tuning, read_trained, write_trained
+from trainer.learn.chat.training.layers import TopLayers
+from trainer.learn.chat.training.loop import prepared
 
 pytestmark = pytest.mark.timeout(1800)  # each launch is three processes that import torch
 
@@ -128,6 +131,29 @@ def test_each_row_is_one_ranks_and_all_ranks_have_as_many(places: Sequence[int],
     own = [Crew(rank=rank, size=size).own(places) for rank in range(size)]
     assert len({len(one) for one in own}) == 1
     assert sorted(place for rows in own for place, counts in rows if counts) == sorted(places)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("rows", [1, 2, 6])
+def test_the_mean_over_the_ranks_is_the_gradient_of_the_whole_step(decoder: Decoder, size: int, rows: int) -> None:
+    """Rows of unlike lengths and weights, more ranks than divide them: an optimiser alone would hide a wrong scale."""
+    some = some_lessons(decoder)[:4]
+    job = Job(lessons=some, names=["x"] * 4, start=None, settings=TUNING, seed=0)
+    states, groups = prepared(decoder, job, folder=None)
+
+    def gradients(crews: Sequence[Crew]) -> list[Tensor]:
+        top = TopLayers(decoder.stack, first=2, rank=None, alpha=8, start=None, seed=0)
+        for crew in crews:
+            Gradients(StepLoss(top, states, some, groups, 1.0), some, crew=crew).of(
+                Batch(0, (0, 1, 2, 3)), top.parameters, rows
+            )
+        return [one.grad / len(crews) for one in top.parameters if one.grad is not None]
+
+    want = gradients([Crew()])
+    found = gradients([Crew(rank=rank, size=size) for rank in range(size)])
+    assert len(want) == len(found) > 0
+    for one, other in zip(want, found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_a_job_comes_back_from_its_files(decoder: Decoder, tmp_path: Path) -> None:
