@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from store.event import wall_clock_s
-from trainer.aside import put, sweep
+from trainer.learn.aside import put, sweep
 
 
 def test_a_file_is_there_whole_and_takes_the_place_of_the_one_before(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from trainer.aside import put
 from trainer.launch import rank
 from trainer.launch.parents import follow
+from trainer.learn.aside import put
 
 ENDED: Final = "ended.json"
 _LOOPBACK: Final = {  # ranks of one machine speak to nobody else

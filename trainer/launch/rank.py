@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from trainer.aside import put
 from trainer.launch.parents import follow
+from trainer.learn.aside import put
 
 Tell = Callable[[float], None]
 Work = Callable[[Path, Tell], None]

@@ -22,7 +22,7 @@ from store.registry.manifest import BaseModel
 from store.student.encoder import DEFAULT_MAX_TOKENS, Encoder, FloatArray, Precision
 from store.student.folder import ENCODER_FILES, MINILM, WEIGHTS_NAME, bundled_encoder, find_encoder
 from store.student.rank.vectors import sentence_vectors
-from trainer.aside import put, sweep
+from trainer.learn.aside import put, sweep
 from trainer.work import Tell
 
 _SHARD_ROWS: Final = 512

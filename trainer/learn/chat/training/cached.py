@@ -18,7 +18,7 @@ from torch import Tensor
 
 from store.student.chat.stack import NOWHERE, KeyValues, Stack
 from store.student.chat.template import shared_prefix
-from trainer.aside import put, sweep
+from trainer.learn.aside import put, sweep
 from trainer.learn.chat.training.losses import Heard
 
 _SHARD_TOKENS: Final = 1 << 15

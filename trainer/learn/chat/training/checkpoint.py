@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trainer.aside import put, sweep
+from trainer.learn.aside import put, sweep
 from trainer.learn.chat.training.crew import part_like, whole
 
 _WEIGHT, _MEAN, _SQUARE = "weight", "mean", "square"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from store.registry.manifest import canonical_json
 from store.student.chat.adapter import Trained
-from trainer.aside import put
+from trainer.learn.aside import put
 from trainer.learn.chat.training.cached import Lesson
 from trainer.learn.chat.training.gradients import together
 from trainer.learn.chat.training.losses import Heard

@@ -8,8 +8,8 @@ from typing import Final, Literal
 import torch
 
 from store.student.chat.decoder import Decoder
-from trainer.aside import put
 from trainer.launch.rank import Tell
+from trainer.learn.aside import put
 from trainer.learn.chat.training.crew import Strategy, joined
 from trainer.learn.chat.training.job import Job, write_trained
 from trainer.learn.chat.training.loop import train
