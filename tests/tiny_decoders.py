@@ -37,7 +37,13 @@ FAMILIES: Final[dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]
 
 
 def tiny_decoder(
-    directory: Path, *, family: str = "llama", seed: int = 0, ends: Sequence[int] = (END,), template: str = TEMPLATE
+    directory: Path,
+    *,
+    family: str = "llama",
+    seed: int = 0,
+    ends: Sequence[int] = (END,),
+    template: str = TEMPLATE,
+    head_dim: int = 8,
 ) -> Path:
     """Write a random decoder of four layers and 32 units as a model directory and return it.
 
@@ -47,6 +53,7 @@ def tiny_decoder(
         seed: of its weights.
         ends: ids that end an answer.
         template: its chat template.
+        head_dim: of a head; some servers know but a few sizes.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
@@ -57,7 +64,7 @@ def tiny_decoder(
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=head_dim,
         intermediate_size=48,
         max_position_embeddings=256,
         initializer_range=0.3,

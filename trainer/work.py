@@ -36,6 +36,8 @@ class StudentSettings:
     precision: Literal["auto", "fp32", "bf16"] | None = None
     threads: int | None = None
     max_tokens: int | None = None
+    ranks: int | None = None
+    strategy: Literal["ddp", "fsdp"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,8 @@ class CycleSettings:
     split: SplitSettings
     limits: GateLimits
     model: str | None = None  # directory of the decoder, or "smollm2" for the wheel's; of a task that has one
+    ranks: int = 1  # processes that train, a device each; of a task whose students are worth it
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # how these share a model
 
 
 def settings_of(training: LaneTraining, settings: CycleSettings) -> CycleSettings:

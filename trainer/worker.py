@@ -16,13 +16,13 @@ from typing import Any, Final, Literal
 
 from store.errors import StoreUnavailableError, UnderstudyError
 from store.faults.points import arm, armed
+from trainer.launch.parents import follow
 
 WorkOutcome = Literal["done", "away", "failed", "told"]
 
 _TELL_EVERY_S: Final = 0.25
 _POLL_S: Final = 0.2
 _END_S: Final = 5.0
-_PARENT_WATCH_S: Final = 0.5
 
 
 class WorkerDiedError(UnderstudyError):
@@ -167,7 +167,7 @@ def _serve(connection: Connection, entry: str, parent: int, fail_point: str | No
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # what reaches the whole terminal; the daemon ends us itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True, name="parent-watch").start()
+    follow(parent, lambda: os._exit(1))
     module, _, function = entry.partition(":")
     work_on = getattr(importlib.import_module(module), function)
     while True:
@@ -196,9 +196,3 @@ def _teller(connection: Connection) -> Callable[..., None]:
             connection.send(("told", (what, *more)))
 
     return tell
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_PARENT_WATCH_S)
-    os._exit(1)

@@ -130,6 +130,8 @@ def student_settings(section: LaneSection) -> StudentSettings:
         precision=own.precision,
         threads=own.threads,
         max_tokens=own.max_tokens,
+        ranks=own.ranks,
+        strategy=own.strategy,
     )
 
 

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal
 
 from serve.engine.vllm import (
@@ -40,6 +41,7 @@ class Adapter:
     folder: str  # as the servers see it
     probe: Callable[[Callable[[Prompt], Said]], float]  # deviation from the golden outputs, asked by what is given
     tolerance: float
+    whole: bool = False  # a model of its own, on servers that were started with it
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -104,6 +106,14 @@ class Fleet:
             if not up:
                 message = "no server of the lane's engine is up: the version waits until one is"
                 raise SwapRefusedError(message)
+            if not (up := [one for one in up if _suits(one.server, adapter)]):
+                message = (
+                    f"all servers run weights of other versions: start one anew with the base, for {adapter.name}"
+                    if not adapter.whole
+                    else f"no server runs this version's own weights yet: stop one of several, and start it anew with "
+                    f"--model {adapter.folder} --served-model-name {adapter.name}; the version is loaded then"
+                )
+                raise SwapRefusedError(message)
             self._bring(up[0], adapter)
             self._adapters[adapter.name] = adapter
             for replica in up[1:]:
@@ -119,10 +129,12 @@ class Fleet:
     def release(self, name: str) -> None:
         """Nobody needs a version any more. Its folder stays: a server that still knows the name would die without."""
         with self._lock:
-            self._adapters.pop(name, None)
+            gone = self._adapters.pop(name, None)
             for replica in self.replicas:
                 if name in replica.loaded:
                     replica.loaded.discard(name)
+                    if gone is not None and gone.whole:
+                        continue
                     try:
                         replica.server.unload(name)
                     except EngineError as error:
@@ -190,7 +202,7 @@ class Fleet:
         """
         server = replica.server
         try:
-            if adapter.name not in server.names():
+            if not adapter.whole and adapter.name not in server.names():
                 server.load(adapter.name, adapter.folder)
             deviation = adapter.probe(server.ask)
         except PoisonedError as error:
@@ -202,7 +214,8 @@ class Fleet:
             raise SwapRefusedError(message) from error
         if not deviation <= adapter.tolerance:
             try:
-                server.unload(adapter.name)
+                if not adapter.whole:
+                    server.unload(adapter.name)
             except EngineError as error:
                 _log.warning("a version was not unloaded", server=server.url, why=str(error))
             message = f"{server.url} answers golden prompts otherwise: {deviation:.3g}, {adapter.tolerance:.3g} allowed"
@@ -221,7 +234,8 @@ class Fleet:
                 return  # the same process, and what it says is not to be trusted
             replica.loaded &= names
             for adapter in self._adapters.values():
-                self._bring(replica, adapter)
+                if _suits(server, adapter):
+                    self._bring(replica, adapter)
         except (EngineError, SwapRefusedError) as error:
             if replica.why != str(error):
                 _log.warning("a server of the engine does not come back", server=server.url, why=str(error))
@@ -258,3 +272,13 @@ class Fleet:
     def _run(self) -> None:
         while not self._stop.wait(self._look_s):
             self.look()
+
+
+def _suits(server: VllmServer, adapter: Adapter) -> bool:
+    """Whether it runs a version's own weights, or the base that an adapter stands on; not, where it does not say."""
+    try:
+        roots = {Path(one) for one in server.roots()}
+    except EngineError:
+        return False
+    folder = Path(adapter.folder)
+    return folder in roots if adapter.whole else all(one.parent != folder.parent for one in roots)

@@ -14,24 +14,25 @@ from typing import Final, Self
 from weakref import finalize
 
 import msgspec
+import safetensors.torch
 
 from serve.engine.fleet import Adapter, Fleet
 from serve.engine.vllm import Prompt, Said
 from serve.student.line import Hears
-from store.errors import CorruptVersionError, SwapRefusedError
+from store.errors import CorruptVersionError
 from store.event import TaskInput
 from store.policy import Moment, Policy
 from store.registry.durable import make_folder, sync_folder
 from store.registry.students.records import ChatGolden, ChatRecord
-from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Trained
+from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TUNED_NAME, Trained
 from store.student.chat.chatter import asked_of, chat_of
 from store.student.chat.decoder import outline
 from store.student.chat.generate import Asked, Generation
 from store.student.chat.trust import Trust
-from store.student.chat.version import BASE_FOLDER, Words, check_manifest, check_template, trained_for
+from store.student.chat.version import BASE_FOLDER, Words, base_files, check_manifest, check_template, trained_for
 from store.student.classify import Opened
-from store.student.encoder import Precision
-from store.student.folder import CONFIG_NAME
+from store.student.encoder import Precision, read_tensors
+from store.student.folder import CONFIG_NAME, WEIGHTS_NAME
 from store.student.loaded import ChatOpinion, SoFar
 from store.tasks.chat import ChatTerms
 
@@ -157,6 +158,9 @@ def load_remote(
 ) -> RemoteTalker:
     """Verify a version, put its adapter where the servers see it, and load it on them.
 
+    Layers that were trained in full are put there as a whole model: no server can take that on while it runs, so one is
+    drained, started anew with it, and asked the golden prompts before the version serves.
+
     Args:
         opened: its verified files.
         fleet: the lane's servers.
@@ -171,13 +175,12 @@ def load_remote(
     """
     record = check_manifest(opened.manifest)
     check_template(record, opened)
-    if record.rank is None:
-        message = "layers trained in full need a server of their own: train an adapter for this lane's engine"
-        raise SwapRefusedError(message)
-    files = {name: opened.read(name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
-    Trained.read(files, outline(opened.read(BASE_FOLDER + CONFIG_NAME)), layers=record.layers, rank=record.rank)
+    is_whole = record.rank is None
+    files = {name: opened.read(name) for name in ([TUNED_NAME] if is_whole else [ADAPTER_CONFIG, ADAPTER_WEIGHTS])}
+    shape = outline(opened.read(BASE_FOLDER + CONFIG_NAME))
+    trained = Trained.read(files, shape, layers=record.layers, rank=record.rank)
     words = Words.read(opened)
-    place(files, folder / version)
+    place(_model_of(opened, trained) if is_whole else files, folder / version)
     talker = RemoteTalker(
         name=version,
         fleet=fleet,
@@ -197,10 +200,19 @@ def load_remote(
             folder=str(folder / version),
             probe=_Probe(version, words, tuple(record.golden)),
             tolerance=GOLDEN_TOLERANCE,
+            whole=is_whole,
         )
     )
     finalize(talker, fleet.forget, version)  # once no request holds it any more
     return talker
+
+
+def _model_of(opened: Opened, trained: Trained) -> dict[str, bytes]:
+    """The files of a model directory with a version's own weights, for a server to start with."""
+    files = {name: opened.read(BASE_FOLDER + name) for name in base_files(opened.manifest)}
+    base = read_tensors(WEIGHTS_NAME, files[WEIGHTS_NAME])
+    own = {name: one.to(base[name].dtype) for name, one in trained.tensors.items()}
+    return files | {WEIGHTS_NAME: safetensors.torch.save(base | own, {"format": "pt"})}
 
 
 def place(files: Mapping[str, bytes], target: Path) -> None:

@@ -17,7 +17,7 @@ from serve.completions.stream import DONE, Events
 _BAD_REQUEST: Final = 400
 _NOT_FOUND: Final = 404
 _TOO_MANY: Final = 429
-_NOT_A_NUMBER: Final = ("not JSON compliant", "nan")
+_NOT_A_NUMBER: Final = "not JSON compliant"  # of NaN; Python 3.12 says which number it was, and 3.11 does not
 _SHOWN_CHARS: Final = 200
 _LOAD_S: Final = 120.0
 
@@ -55,6 +55,8 @@ class _Completion(msgspec.Struct, frozen=True):
 
 class _Model(msgspec.Struct, frozen=True):
     id: str
+    root: str | None = None  # the folder that it was started with, or of an adapter
+    parent: str | None = None  # of an adapter: what it stands on
 
 
 class _Models(msgspec.Struct, frozen=True):
@@ -147,9 +149,20 @@ class VllmServer:
         Raises:
             EngineError: it does not say.
         """
+        return frozenset(one.id for one in self._models())
+
+    def roots(self) -> frozenset[str]:
+        """Folders of the models that it was started with; adapters are none of them.
+
+        Raises:
+            EngineError: it does not say.
+        """
+        return frozenset(one.root for one in self._models() if one.parent is None and one.root is not None)
+
+    def _models(self) -> list[_Model]:
         response = self._send("GET", f"{self.url}/models")
         try:
-            return frozenset(one.id for one in msgspec.json.decode(response.content, type=_Models).data)
+            return msgspec.json.decode(response.content, type=_Models).data
         except msgspec.MsgspecError as error:
             message = f"no list of models (status {response.status_code})"
             raise EngineError(message) from error
@@ -248,7 +261,7 @@ def _said(response: httpx2.Response, prompt: Prompt) -> Said:
         message = "it takes no more now"
         raise EngineBusyError(message)
     if status >= _BAD_REQUEST:
-        if all(mark in text for mark in _NOT_A_NUMBER):
+        if _NOT_A_NUMBER in text:
             message = "what it says is no number"
             raise PoisonedError(message)
         message = f"status {status}: {text[:_SHOWN_CHARS]}"

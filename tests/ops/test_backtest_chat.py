@@ -29,7 +29,7 @@ from trainer.due import Ripeness
 from trainer.judge.gate import GateLimits
 from trainer.learn import tasks
 from trainer.learn.chat import steps
-from trainer.learn.chat.training.fit import Tuning
+from trainer.learn.chat.training.job import Tuning
 
 ROWS: Final = 100
 TERMS: Final = ChatTerms(max_prompt_tokens=200, max_answer_tokens=16)

@@ -17,6 +17,7 @@ from store.secrets import DataSecret
 from stream.log import topic_of
 from tests.ops.wired import NOWHERE, Wired, write_settings
 from tests.tiny import tiny_encoder
+from trainer.work import settings_of
 
 See = Callable[[Wired], object]
 KEY: Final = "a-key-of-sixteen-characters"
@@ -476,6 +477,12 @@ CHECKS: Final[dict[str, Check]] = {
     "lanes.student.device": Check("cpu", own("device"), both("cpu")),
     "lanes.student.precision": Check("fp32", own("precision"), both("fp32")),
     "lanes.student.threads": Check(2, own("threads"), both(2)),
+    "lanes.student.ranks": Check(2, lambda w: settings_of(w.work.training, w.work.settings).ranks, beside=TALKING),
+    "lanes.student.strategy": Check(
+        "fsdp",
+        lambda w: settings_of(w.work.training, w.work.settings).strategy,
+        beside=TALKING | {"lanes.student.ranks": 2},
+    ),
     "lanes.teacher.proxy": Check("http://10.9.8.7:3128", lambda w: w.teachers_client()["proxy"]),
 }
 

@@ -71,20 +71,12 @@ def test_a_full_disk_keeps_no_half_of_a_shard_and_the_next_call_works(
     tmp_path: Path, encoder: Counting, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     cache = FeatureCache(tmp_path / "cache")
-    write = Path.write_bytes
-
-    def full(path: Path, data: bytes) -> int:
-        write(path, data[:100])
-        raise OSError(errno.ENOSPC, "No space left on device")
 
     def stuck(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        if stage == "write":
-            patch.setattr(Path, "write_bytes", full)
-        else:
-            patch.setattr(os, "replace", stuck)
+        patch.setattr(os, "fsync" if stage == "write" else "replace", stuck)
         with pytest.raises(OSError, match="No space left"):
             cache.features(encoder, IDS, TEXTS)
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []

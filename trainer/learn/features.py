@@ -6,10 +6,8 @@ The cache is only a cache: a shard that is not what its name says is thrown away
 import functools
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,19 +18,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from store.errors import CorruptVersionError, SettingsError, SwapRefusedError
-from store.event import wall_clock_s
 from store.registry.manifest import BaseModel
 from store.student.encoder import DEFAULT_MAX_TOKENS, Encoder, FloatArray, Precision
 from store.student.folder import ENCODER_FILES, MINILM, WEIGHTS_NAME, bundled_encoder, find_encoder
 from store.student.rank.vectors import sentence_vectors
+from trainer.learn.aside import put, sweep
 from trainer.work import Tell
 
 _SHARD_ROWS: Final = 512
 _TENSOR: Final = "features"
 _IDS: Final = "item_ids"
-_ASIDE: Final = ".tmp"
 _OPTIONAL_FILES: Final = ("tokenizer_config.json", "special_tokens_map.json")  # nothing here reads them
-_ABANDONED_S: Final = 3600.0  # no shard takes so long to write: its writer was killed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +153,7 @@ class FeatureCache:
     def _read(self, encoder: Encoder) -> Iterator[tuple[str, FloatArray]]:
         """Every row of every intact shard of this encoder."""
         folder = self._directory / encoder.fingerprint[:16]
-        _sweep(folder)
+        sweep(folder)
         for path in sorted(folder.glob("*.safetensors")):
             shard = _read_shard(path, self._numbers.size(encoder))
             if shard is None:
@@ -166,18 +162,10 @@ class FeatureCache:
             yield from zip(*shard, strict=True)
 
     def _keep(self, item_ids: Sequence[str], rows: FloatArray) -> Path:
-        """Write a shard aside and rename it: a crash leaves none or a whole one. Returns where it lies."""
+        """Write a shard, whole or not at all. Returns where it lies."""
         data = safetensors.torch.save({_TENSOR: torch.from_numpy(rows)}, {_IDS: json.dumps(list(item_ids))})
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
-        aside = path.with_suffix(f".{os.getpid()}{_ASIDE}")
-        try:
-            aside.write_bytes(data)
-            os.replace(aside, path)  # noqa: PTH105 - atomic on every file system that matters
-        except BaseException:  # a full disk must not keep a half of it
-            with suppress(OSError):
-                aside.unlink()
-            raise
+        put(path, data)
         self._rows.update(zip(item_ids, rows, strict=True))
         return path
 
@@ -209,14 +197,6 @@ class Telling:
         return self.cache.features(
             encoder, item_ids, texts, progress=lambda done, new: self.tell("embedding", done / max(1, new))
         )
-
-
-def _sweep(folder: Path) -> None:
-    """Remove shards that killed writers left unfinished."""
-    for path in folder.glob(f"*{_ASIDE}"):
-        with suppress(FileNotFoundError):  # its writer lives, and has just given it its name
-            if wall_clock_s() - path.stat().st_mtime > _ABANDONED_S:
-                path.unlink()
 
 
 def _read_shard(path: Path, feature_size: int) -> tuple[list[str], FloatArray] | None:

@@ -4,8 +4,8 @@
 |---|---|
 | a new name | 200; the name is listed |
 | a name that it has | 400 |
-| a rank above its limit, a broken header, a truncated file, tensors of other shapes | 500, and it serves on |
-| NaN, a flipped byte, a lying rank, foreign names, missing layers | 200 |
+| a rank above its limit, a broken header, a truncated file, tensors wider than the layer | 500, and it serves on |
+| NaN, a flipped byte, a lying rank, foreign names, missing layers, tensors narrower than the layer | 200 |
 | a prompt to an adapter of NaN | nothing is said from then on, to anybody; its health is 200 |
 | a name that it had to forget (more than `cpu_adapters`) and whose folder is gone | it dies |
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 import uvicorn
 from safetensors import SafetensorError
 from starlette.applications import Starlette
@@ -41,6 +42,7 @@ class FakeVllm:
 
     def __init__(self, base: Path, *, cpu_adapters: int = 4, decoder: Decoder | None = None) -> None:
         self.decoder = decoder or Decoder.load(base, device="cpu", precision="fp32")
+        self.name, self.model = "base", base
         self.cpu_adapters = cpu_adapters
         self.port = 0
         self.asked: list[dict[str, Any]] = []
@@ -81,14 +83,22 @@ class FakeVllm:
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
         return self
 
+    def serve(self, model: Path, name: str) -> None:
+        """Stop, and start with another model under another name."""
+        self.stop()
+        self.decoder = Decoder.load(model, device="cpu", precision="fp32")
+        self.name, self.model = name, model
+        self.start()
+
     def stop(self) -> None:
         self._server.should_exit = True
         self._server.force_exit = True
         self._thread.join(START_S)
 
     def _models(self, _: Request) -> Response:
-        names = ["base", *self.known]
-        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
+        found = [{"id": self.name, "root": str(self.model), "parent": None}]
+        found += [{"id": name, "root": str(path), "parent": self.name} for name, path in self.known.items()]
+        return JSONResponse({"object": "list", "data": found})
 
     async def _load(self, request: Request) -> Response:
         body = await request.json()
@@ -117,7 +127,7 @@ class FakeVllm:
         name, decoder = body["model"], self.decoder
         if (refused := self._refused(body)) is not None:
             return refused
-        if name != "base":
+        if name != self.name:
             try:
                 found = self.memory[name] if name in self.memory else self._read(self.known[name])
             except OSError:
@@ -128,7 +138,7 @@ class FakeVllm:
             decoder = found or decoder
         if self.poisoned:
             if body.get("logprobs") is not None:
-                return _error(400, "Out of range float values are not JSON compliant: nan")
+                return _error(400, "Out of range float values are not JSON compliant")
             return JSONResponse(_completion(name, "", [], [], "stop"))
         asked = Asked(body["prompt"], body["max_tokens"], tuple(body.get("stop", ())))
         (said,) = generate(decoder, [asked])
@@ -163,7 +173,7 @@ class FakeVllm:
             return _error(429, "too many")
         if body.get("logprobs", 0) > MAX_LOGPROBS:
             return _error(400, "Requested sample logprobs of more than 20")
-        if body["model"] not in {"base", *self.known}:
+        if body["model"] not in {self.name, *self.known}:
             return _error(404, f"The model `{body['model']}` does not exist.")
         return None
 
@@ -186,9 +196,21 @@ class FakeVllm:
         for name, first in tensors.items():
             path = name.removeprefix(PEFT).removesuffix(A)
             if name.endswith(A) and f"{path}.weight" in own and f"{PEFT}{path}{B}" in tensors:
-                product = tensors[f"{PEFT}{path}{B}"].float() @ first.float()
+                weight = own[f"{path}.weight"]
+                last = _laid(tensors[f"{PEFT}{path}{B}"], weight.shape[0], MAX_RANK)
+                product = last @ _laid(first, MAX_RANK, weight.shape[1])
                 changed[f"{path}.weight"] = own[f"{path}.weight"] + said["lora_alpha"] / said["r"] * product
         return self.decoder.twin(changed) if changed else self.decoder
+
+
+def _laid(tensor: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Laid into a place of the limit's size, as it does: what is too small fits, and what is too large does not."""
+    place = torch.zeros(rows, columns)
+    if tensor.shape[0] > rows or tensor.shape[1] > columns:
+        message = f"{tuple(tensor.shape)} does not fit {(rows, columns)}"
+        raise RuntimeError(message)
+    place[: tensor.shape[0], : tensor.shape[1]] = tensor.float()
+    return place
 
 
 def until(condition: Callable[[], bool]) -> None:

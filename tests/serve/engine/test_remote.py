@@ -285,6 +285,57 @@ def test_servers_that_are_full_are_busy_and_nobody_is_paid_for_it(stand: Stand) 
     assert [one.state for one in fleet.replicas] == ["up", "up"]
 
 
+def test_layers_trained_in_full_come_into_service_by_a_server_that_was_started_anew_with_them(
+    stand: Stand, tmp_path: Path
+) -> None:
+    fleet = stand.fleet()
+    before = stand.load(fleet)
+    wanted = texts_of(ask(before, *TEXTS))
+    chatter = make_chatter(tmp_path / "full", full=True)
+    (tmp_path / "whole").mkdir()
+    stand.draft, stand.manifest = tmp_path / "whole", write_version(chatter, tmp_path / "full", tmp_path / "whole")
+    name, opened = stand.publish()
+
+    def load() -> RemoteTalker:
+        return load_remote(opened, fleet, version=name, folder=stand.folder, device="cpu", precision="fp32")
+
+    with pytest.raises(SwapRefusedError, match=rf"start it anew with --model .*{name} --served-model-name {name}"):
+        load()
+    assert texts_of(ask(before, *TEXTS)) == wanted  # the version before serves on
+    fleet.drain(stand.servers[0].url)
+    stand.servers[0].serve(stand.folder / name, name)
+    fleet.resume(stand.servers[0].url)
+    fleet.look()
+    after = load()
+    assert texts_of(ask(after, *TEXTS)) == [one.output for one in chatter.look([a_chat(text) for text in TEXTS])]
+    assert {body["model"] for body in stand.servers[0].asked[-3:]} == {name}
+    assert texts_of(ask(before, *TEXTS)) == wanted  # by the other one: going back is a pointer
+    stand.servers[1].serve(stand.folder / name, name)
+    fleet._leave(fleet.replicas[1], "down", "started anew")
+    fleet.look()
+    assert [one.state for one in fleet.replicas] == ["up", "up"]
+    assert all(one.loaded == {name} or name in one.loaded for one in fleet.replicas)
+    stand.servers[0].shift = -1.0  # other weights than it says
+    fleet.release(name)
+    with pytest.raises(SwapRefusedError, match="golden prompts"):
+        load()
+
+
+def test_the_least_loaded_server_that_has_the_version_is_asked(stand: Stand) -> None:
+    fleet = stand.fleet()
+    talker = stand.load(fleet)
+    for busy, free in ((0, 1), (1, 0)):
+        fleet.replicas[busy].in_flight, fleet.replicas[free].in_flight = 3, 1
+        asked = [len(server.asked) for server in stand.servers]
+        assert texts_of(ask(talker, TEXTS[0]))
+        assert len(stand.servers[busy].asked) == asked[busy]
+        assert len(stand.servers[free].asked) == asked[free] + 1
+    fleet.replicas[0].loaded.clear()  # the free one does not know it
+    asked = [len(server.asked) for server in stand.servers]
+    assert texts_of(ask(talker, TEXTS[0]))
+    assert [len(server.asked) for server in stand.servers] == [asked[0], asked[1] + 1]
+
+
 def test_a_drained_server_gets_nothing_more(stand: Stand) -> None:
     fleet = stand.fleet()
     talker = stand.load(fleet)

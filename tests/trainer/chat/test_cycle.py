@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from store.policy import PolicyName
 from store.registry.signing import SigningKey, TrustedKeys, public_path
 from store.registry.students.records import ChatRecord
 from store.registry.versions import Registry
+from store.student.chat.adapter import Trained
 from store.student.chat.chatter import Chatter
 from store.student.loaded import ChatOpinion
 from store.student.tasks import load
@@ -25,9 +28,11 @@ from trainer.cycle import run_cycle
 from trainer.judge.gate import GateLimits
 from trainer.learn.chat import steps
 from trainer.learn.chat.freezing import chatter
-from trainer.learn.chat.training.fit import Tuning
+from trainer.learn.chat.recipe import _ranks
+from trainer.learn.chat.training.fit import Ranks, fit
+from trainer.learn.chat.training.job import Tuning
 from trainer.snapshot import SplitSettings
-from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining
+from trainer.work import CycleResult, CycleSettings, CycleWork, LaneTraining, StudentSettings, settings_of
 
 QUICK = Tuning(layers=3, rank=8, alpha=16, epochs=10, learning_rate=1e-2, batch_rows=8, micro_rows=8)
 TERMS = LaneTerms(chat=ChatTerms(max_prompt_tokens=200, max_answer_tokens=16))
@@ -189,6 +194,33 @@ def test_the_published_version_answers_as_the_judged_one_did(first: tuple[CycleW
     sure = np.array([opinion.confidence for opinion in said]) >= policy.threshold
     assert np.mean(right) > 0.7
     assert np.mean(np.array(right)[sure]) >= 0.85
+
+
+def test_every_training_of_a_cycle_is_spread_over_the_ranks_that_the_lane_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[Ranks | None]()
+
+    def here(*given: Any, ranks: Ranks | None, **more: Any) -> Trained:
+        asked.append(ranks)
+        return fit(*given, **more)
+
+    monkeypatch.setattr(steps, "fit", here)
+    monkeypatch.setattr(steps, "FEW", replace(QUICK, epochs=1))
+    work = work_in(tmp_path)
+    training = replace(work.training, student=StudentSettings(ranks=2, strategy="fsdp"))
+    run_cycle(replace(work, settings=settings_of(training, work.settings)), items(60, hard=0.1), {})
+    want = Ranks(size=2, strategy="fsdp", directory=Path(work.settings.model or ""))
+    assert len(asked) >= 3  # both halves, and all rows
+    assert all(one == want for one in asked)
+
+
+def test_more_ranks_than_devices_are_a_setting_to_correct(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    stack = SimpleNamespace(device=torch.device("cuda"))
+    base: Any = SimpleNamespace(decoder=SimpleNamespace(stack=stack), directory=Path())
+    with pytest.raises(SettingsError, match=r"lanes\.student\.ranks: 2 processes want a GPU each, and 1 are seen here"):
+        _ranks(replace(SETTINGS, ranks=2), base)
 
 
 def test_a_head_cycle_keeps_the_adapter_and_knows_more_prompts(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,12 @@ from torch.nn import functional
 
 from store.student.chat.adapter import Trained
 from store.student.chat.decoder import Decoder
+from tests.tiny_decoders import FAMILIES, tiny_decoder
 from tests.trainer.chat.lessons import decoder_in, lesson, lessons
-from trainer.learn.chat.training import checkpoint, fit
+from trainer.learn.chat.training import fit, loop
 from trainer.learn.chat.training.cached import Lesson, LowerStates, families
-from trainer.learn.chat.training.fit import TooLittleMemoryError, Tuning
+from trainer.learn.chat.training.gradients import Batch, Gradients, Part, StepLoss, TooLittleMemoryError
+from trainer.learn.chat.training.job import Tuning
 from trainer.learn.chat.training.layers import TopLayers
 from trainer.learn.chat.training.losses import Heard
 
@@ -39,9 +42,9 @@ def gradients(decoder: Decoder, some: Sequence[Lesson], names: Sequence[str], se
         list(states.prepare(group, [some[place] for place in group.places]))
     top = TopLayers(stack, first=first, rank=settings.rank, alpha=settings.alpha, start=None, seed=0)
     shake(top)
-    steps = fit._Steps(top, states, some, groups, settings)
+    found = Gradients(StepLoss(top, states, some, groups, settings.distribution), some)
     for number, group in enumerate(groups):
-        steps.gradients(fit._Batch(number, group.places), settings.micro_rows)
+        found.of(Batch(number, group.places), top.parameters, settings.micro_rows)
     return [parameter.grad.clone() for parameter in top.parameters if parameter.grad is not None]
 
 
@@ -85,6 +88,20 @@ def test_shared_padded_and_cut_the_gradients_are_those_of_each_row_by_itself(
     assert len(ours) == len(theirs) > 0
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.allclose(mine, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("layers", "rank"), [(2, 4), (None, 4), (2, None)])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_each_family_is_trained_as_the_librarys_own_model_is(
+    tmp_path: Path, family: str, layers: int | None, rank: int | None
+) -> None:
+    """An adapter above cached layers, an adapter on all of them, and layers in full."""
+    decoder = Decoder.load(tiny_decoder(tmp_path, family=family, seed=3), device="cpu", precision="fp32")
+    some, names, settings = lessons(decoder, 3), ["x"] * 3, replace(TUNING, layers=layers, rank=rank, micro_rows=2)
+    ours, theirs = gradients(decoder, some, names, settings), in_whole(decoder, some, names, settings)
+    assert len(ours) == len(theirs) > 0
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine, other, rtol=2e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("rank", [4, None])
@@ -216,15 +233,17 @@ def test_where_memory_does_not_suffice_fewer_rows_are_computed_at_once(
 ) -> None:
     some, names = lessons(decoder, 8), ["x"] * 8
     want = fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0)
-    most, seen, part = 2, list[int](), fit._Steps._part
+    most, seen, forward = 2, list[int](), StepLoss.forward
 
-    def narrow(self: fit._Steps, group: int, places: Sequence[int], *rest: object) -> None:
-        part(self, group, places, *rest)  # type: ignore[arg-type]  # it fails at the end: gradients are there already
-        seen.append(len(places))
-        if len(places) > most:
+    def narrow(self: StepLoss, part: Part) -> Tensor:
+        loss = forward(self, part)
+        seen.append(len(part.places))
+        if len(part.places) > most:
+            loss.backward()  # type: ignore[no-untyped-call]  # it fails at the end: gradients are there already
             raise error
+        return loss
 
-    monkeypatch.setattr(fit._Steps, "_part", narrow)
+    monkeypatch.setattr(StepLoss, "forward", narrow)
     found = fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0)
     assert seen == [6, 3, 1, 1, 1, 1, 1, 1, 1, 1]  # and it stays with what did fit
     for name, value in want.tensors.items():
@@ -239,7 +258,7 @@ def test_any_other_error_is_none_of_memory(decoder: Decoder, monkeypatch: pytest
         message = "shapes do not fit"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(fit._Steps, "_part", broken)
+    monkeypatch.setattr(StepLoss, "forward", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         fit.fit(decoder, lessons(decoder, 2), ["x"] * 2, start=None, settings=TUNING, seed=0)
 
@@ -253,17 +272,18 @@ from tests.trainer.chat.lessons import lessons
 from tests.trainer.chat.test_fit import LONG
 from store.student.chat.decoder import Decoder
 from trainer.learn.chat.training import fit
+from trainer.learn.chat.training.gradients import Gradients
 decoder = Decoder.load(Path(sys.argv[1]), device="cpu", precision="fp32")
 some = lessons(decoder, 30)
 steps = 0
-plain = fit._Steps.gradients
-def counted(self, batch, rows):
+plain = Gradients.of
+def counted(self, *rest):
     global steps
     steps += 1
     if steps == 31:
         os.kill(os.getpid(), signal.SIGKILL)
-    return plain(self, batch, rows)
-fit._Steps.gradients = counted
+    return plain(self, *rest)
+Gradients.of = counted
 fit.fit(decoder, some, ["x"] * 30, start=None, settings=LONG, seed=0, folder=Path(sys.argv[2]))
 """
 LONG = replace(TUNING, epochs=10)  # 50 steps
@@ -289,12 +309,22 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 def test_a_checkpoint_of_another_job_or_half_of_one_is_none(
     decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint.Checkpoint, "clear", lambda _: None)
-    monkeypatch.setattr(fit, "_CHECKPOINT_STEPS", 2)
-    some, names = lessons(decoder, 30), ["x"] * 30
-    fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0, folder=tmp_path)
-    (path,) = tmp_path.glob("*.checkpoint")
+    monkeypatch.setattr(loop, "_CHECKPOINT_STEPS", 2)
+    some, names, path = lessons(decoder, 30), ["x"] * 30, tmp_path / "all.checkpoint"
+    begun = Gradients.of
+
+    def stopped(self: Gradients, *rest: Any) -> int:
+        if path.exists():
+            raise InterruptedError
+        return begun(self, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Gradients, "of", stopped)
+        with pytest.raises(InterruptedError):
+            fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0, folder=tmp_path)
+    left = path.read_bytes()
     for seed, others in ((1, some), (0, some[::-1])):
+        path.write_bytes(left)
         seen = list[float]()
         want = fit.fit(decoder, others, names, start=None, settings=TUNING, seed=seed)
         found = fit.fit(
@@ -302,6 +332,6 @@ def test_a_checkpoint_of_another_job_or_half_of_one_is_none(
         )
         assert 1 / 5 in seen  # its first step was done
         assert_equal(want, found)
-    path.write_bytes(path.read_bytes()[:200])
+    path.write_bytes(left[:200])
     want = fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0)
     assert_equal(want, fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0, folder=tmp_path))

@@ -107,6 +107,31 @@ def test_a_student_that_says_what_the_teacher_says_loses_nothing_and_does_not_mo
     assert float(gradients(loss, states)[0].abs().max()) < 1e-5
 
 
+def test_a_student_that_is_certain_of_the_text_loses_nothing_and_one_that_is_not_does() -> None:
+    head = torch.eye(VOCABULARY)
+    written = torch.arange(5)
+    for certainty, is_zero in ((200.0, True), (3.0, False)):
+        states = (certainty * head[written]).requires_grad_()
+        loss = answer_loss(states, head, Heard.written(written), text=torch.ones(5), distribution=torch.zeros(5))
+        assert (number(loss) == 0.0) == is_zero
+        assert (float(gradients(loss, states)[0].abs().max()) < 1e-6) == is_zero
+
+
+def test_the_written_token_is_the_one_at_its_place_and_not_its_neighbour() -> None:
+    """Off by one, each state would be taught what another one is to say."""
+    states, head, heard = example()
+    distribution = torch.zeros(7)
+    for place in range(7):
+        text = torch.zeros(7)
+        text[place] = 1.0
+        states.requires_grad_()
+        loss = answer_loss(states, head, heard, text=text, distribution=distribution)
+        logq = (states.detach().double() @ head.double().T).log_softmax(-1)
+        assert number(loss) == pytest.approx(-float(logq[place, heard.ids[place, 0]]), rel=1e-5)
+        moved = gradients(loss, states)[0].abs().sum(-1)
+        assert [row for row in range(7) if moved[row] > 0] == [place]
+
+
 def test_mass_that_rounding_brings_above_one_is_scaled_back() -> None:
     states, head, heard = example(rows=2, k=2)
     certain = Heard(ids=heard.ids, logprobs=torch.log(torch.tensor([[0.6004, 0.4002], [0.9, 0.1]])))

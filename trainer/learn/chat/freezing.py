@@ -32,6 +32,7 @@ from trainer.judge.referee import Disputed, Verdicts
 from trainer.judge.scored import Scored
 from trainer.learn.chat.draft import BaseDecoder
 from trainer.learn.chat.training.cached import Lesson
+from trainer.learn.chat.training.fit import Ranks
 from trainer.learn.chat.training.losses import ABSENT, Heard
 from trainer.learn.features import BaseEncoder
 from trainer.learn.recipe import Student as AnyStudent
@@ -97,6 +98,7 @@ class FrozenChats:
     novelty_quantile: float
     seed: int
     folder: Path | None  # for the decoder's states and checkpoints; None: nothing is kept
+    ranks: Ranks | None = None  # that a decoder is trained on; None: this process alone
     verdicts: Verdicts = field(default_factory=Verdicts, repr=False)
     _said: WeakKeyDictionary[Decoder, dict[int, Generation]] = field(default_factory=WeakKeyDictionary, repr=False)
 

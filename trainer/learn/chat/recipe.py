@@ -36,6 +36,7 @@ from trainer.learn.chat.steps import (
     trained_on,
     trust_of,
 )
+from trainer.learn.chat.training.fit import Ranks
 from trainer.learn.enough import NotEnoughLabelsError
 from trainer.learn.features import SENTENCES, BaseEncoder, FeatureCache, Telling
 from trainer.learn.halves import halves
@@ -96,6 +97,7 @@ class ChatRecipe:
             novelty_quantile=settings.novelty_quantile,
             seed=settings.seed,
             folder=kept.folder if kept is not None else None,
+            ranks=_ranks(settings, base_decoder),
             verdicts=Verdicts(entry=training.referee, folder=kept.folder.parent if kept is not None else None),
         )
 
@@ -220,6 +222,20 @@ def _base(settings: CycleSettings, kept: Path | None) -> BaseDecoder:
         message = "lanes.student.model: name a decoder's folder, or smollm2: nothing else can chat"
         raise SettingsError(message)
     return _loaded(settings.model, kept, settings.device, settings.precision)
+
+
+def _ranks(settings: CycleSettings, base: BaseDecoder) -> Ranks | None:
+    """The processes that train it; None: this one.
+
+    Raises:
+        SettingsError: there are more than devices.
+    """
+    if settings.ranks == 1:
+        return None
+    if base.decoder.stack.device.type == "cuda" and settings.ranks > (devices := torch.cuda.device_count()):
+        message = f"lanes.student.ranks: {settings.ranks} processes want a GPU each, and {devices} are seen here"
+        raise SettingsError(message)
+    return Ranks(size=settings.ranks, strategy=settings.strategy, directory=base.directory)
 
 
 @functools.cache

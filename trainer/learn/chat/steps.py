@@ -16,7 +16,8 @@ from store.student.chat.trust import EARLY_SIGNALS, SIGNALS, Confidence, Early
 from store.tasks.chat import heard_text
 from trainer.learn.chat.freezing import FrozenChats, chatter
 from trainer.learn.chat.head import Outcomes, constant, deciding_tokens, fit_confidence, unfitted
-from trainer.learn.chat.training.fit import Tuning, fit
+from trainer.learn.chat.training.fit import fit
+from trainer.learn.chat.training.job import Tuning
 from trainer.learn.halves import halves
 from trainer.learn.recipe import Lineage, Rival
 from trainer.snapshot import rows_of
@@ -65,6 +66,7 @@ def trained_on(
         seed=rows.seed,
         folder=rows.folder,
         part=part,
+        ranks=rows.ranks,
         preparing=lambda done: tell("embedding", done),
         progress=lambda done: tell("fine_tuning", done),
     )

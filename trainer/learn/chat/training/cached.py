@@ -5,10 +5,8 @@ Rows that begin alike (with a system prompt) share the states of that prefix, wh
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,13 +18,13 @@ from torch import Tensor
 
 from store.student.chat.stack import NOWHERE, KeyValues, Stack
 from store.student.chat.template import shared_prefix
+from trainer.learn.aside import put, sweep
 from trainer.learn.chat.training.losses import Heard
 
 _SHARD_TOKENS: Final = 1 << 15
 _BATCH_TOKENS: Final = 1 << 11
 _STATES: Final = "states"
 _ROWS: Final = "rows"
-_ASIDE: Final = ".tmp"
 _KEPT_RATIO: Final = 4  # times the rows of a training, which may be a part of a cycle's
 
 
@@ -161,6 +159,7 @@ class LowerStates:
         for other in self._folder.parent.glob("*"):
             if other != self._folder:
                 shutil.rmtree(other, ignore_errors=True)
+        sweep(self._folder)
         for path in sorted(self._folder.glob("*.safetensors")):
             try:
                 with safe_open(path, framework="pt") as file:
@@ -178,7 +177,7 @@ class LowerStates:
                 start += length
 
     def _keep(self, shard: dict[str, Tensor]) -> None:
-        """Write a shard aside and rename it: a crash leaves none or a whole one."""
+        """Write a shard, whole or not at all."""
         if self._folder is None:
             self._known |= shard
             return
@@ -186,16 +185,8 @@ class LowerStates:
         data = safetensors.torch.save(
             {_STATES: torch.cat(list(shard.values())).cpu()}, {_ROWS: json.dumps(lengths, separators=(",", ":"))}
         )
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
-        aside = path.with_suffix(f".{os.getpid()}{_ASIDE}")
-        try:
-            aside.write_bytes(data)
-            os.replace(aside, path)  # noqa: PTH105 - atomic on every file system that matters
-        except BaseException:  # a full disk must not keep a half of it
-            with suppress(OSError):
-                aside.unlink()
-            raise
+        put(path, data)
         start = 0
         for key, length in lengths.items():
             self._read[key] = (path, start, start + length)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from store.student.chat.adapter import LAYERS, PEFT, A, B, Trained
 from store.student.chat.stack import Stack
+from trainer.learn.chat.training.crew import whole
 
 
 class LowRank(nn.Module):
@@ -41,7 +42,15 @@ class TopLayers:
     """A copy of the decoder in which the layers from `first` on can be trained; the base is not changed."""
 
     def __init__(
-        self, stack: Stack, *, first: int, rank: int | None, alpha: int, start: Trained | None, seed: int
+        self,
+        stack: Stack,
+        *,
+        first: int,
+        rank: int | None,
+        alpha: int,
+        start: Trained | None,
+        seed: int,
+        device: torch.device | None = None,
     ) -> None:
         """Begin with the base's layers, or where an earlier training has come to.
 
@@ -52,9 +61,11 @@ class TopLayers:
             alpha: see `Trained`.
             start: of the same layers and rank.
             seed: of the adapter's first weights.
+            device: that will compute; the layers are brought there by who shares them out. None: where the base is.
         """
         self.first, self._rank, self._alpha = first, rank, alpha
-        model, is_cpu, is_coarse = stack.model, stack.device.type == "cpu", stack.head.dtype == torch.bfloat16
+        computes = device or stack.device
+        model, is_cpu, is_coarse = stack.model, computes.type == "cpu", stack.head.dtype == torch.bfloat16
         own = {id(one) for layer in stack.modules[first:] for one in layer.parameters()}
         kept = [one for one in model.parameters() if id(one) not in own or not (rank is None or (is_cpu and is_coarse))]
         twin: Any = copy.deepcopy(model, {id(one): one for one in [*kept, *model.buffers()]})
@@ -67,19 +78,23 @@ class TopLayers:
                 layer.float()
             for module in (twin.model.norm, twin.lm_head):
                 module.weight = nn.Parameter(module.weight.float(), requires_grad=False)
+        if computes != stack.device:
+            for module in (twin.model.norm, twin.lm_head):
+                module.weight = nn.Parameter(module.weight.to(computes), requires_grad=False)
+            twin.model.rotary_emb.to(computes)
         if rank is not None:
-            self._named = dict(self._adapt(rank, alpha, torch.Generator().manual_seed(seed)))
+            self._held = dict(self._adapt(rank, alpha, torch.Generator().manual_seed(seed)))
         else:
-            self._named = dict(self._free())
+            self._held = dict(self._free())
         if start is not None:
             with torch.no_grad():
-                for name, value in self._named.items():
+                for name, value in self._named().items():
                     value.copy_(start.tensors[name])
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """That are trained, float32, in the order of their names."""
-        return [self._named[name] for name in sorted(self._named)]
+        return list(self._named().values())
 
     def taken(self, states: Tensor) -> Tensor:
         """States of the layers below, as these layers compute."""
@@ -87,10 +102,14 @@ class TopLayers:
 
     def trained(self) -> Trained:
         """What they have become."""
-        tensors = {name: self._named[name].detach().cpu().clone() for name in sorted(self._named)}
+        tensors = {name: whole(one.detach()).cpu().clone() for name, one in self._named().items()}
         return Trained(first=self.first, rank=self._rank, alpha=self._alpha, tensors=tensors)
 
-    def _adapt(self, rank: int, alpha: int, generator: torch.Generator) -> Iterator[tuple[str, nn.Parameter]]:
+    def _named(self) -> dict[str, nn.Parameter]:
+        """By name; looked up anew each time, since who shares layers out puts other tensors into them."""
+        return {name: getattr(module, at) for name, (module, at) in sorted(self._held.items())}
+
+    def _adapt(self, rank: int, alpha: int, generator: torch.Generator) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
         for number in range(self.first, self.stack.layers):
             layer = self.stack.modules[number]
             found = [(name, one) for name, one in layer.named_modules() if isinstance(one, nn.Linear)]
@@ -99,12 +118,13 @@ class TopLayers:
                 beside = LowRank(linear, rank, alpha, generator)
                 setattr(layer.get_submodule(outer), last, beside)
                 path = f"{PEFT}{LAYERS}{number}.{name}"
-                yield f"{path}{A}", beside.lora_a
-                yield f"{path}{B}", beside.lora_b
+                yield f"{path}{A}", (beside, "lora_a")
+                yield f"{path}{B}", (beside, "lora_b")
 
-    def _free(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def _free(self) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
         for number in range(self.first, self.stack.layers):
             layer = self.stack.modules[number].float()
             for name, parameter in layer.named_parameters():
                 parameter.requires_grad_()
-                yield f"{LAYERS}{number}.{name}", parameter
+                inner, _, at = name.rpartition(".")
+                yield f"{LAYERS}{number}.{name}", (layer.get_submodule(inner), at)
