@@ -10,6 +10,7 @@ from store.event import ClassifyEscalation, Escalation, LabelAnswer, Task, TaskI
 from store.labels import listed
 from store.redact import redact
 from store.tasks.narrow import narrow
+from store.tasks.rules import Moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,14 @@ class ClassifyRules:
     def said(self, event: Escalation) -> str:
         """The label."""
         return _teacher(event).label
+
+    def by_hand(self, value: TaskInput, given: str, moment: Moment) -> str:  # noqa: ARG002 - as the protocol has it
+        """The label, as the list spells it."""
+        return listed(given, self.labels)
+
+    def shown(self, said: str) -> str:
+        """The label."""
+        return said
 
     def stratum(self, event: Escalation) -> str:
         """The label."""

@@ -17,7 +17,8 @@ from ops.cli.answers.labels import report, show_rulings
 from ops.cli.options import EPILOG, Config, LaneName, Output, Why, need_reason, open_site
 from ops.cli.output import Format, emit_json, emit_table
 from ops.exits import FAILED_CHECK, RefusedError
-from ops.rulings.draft import DraftRuling, Prompts, sign
+from ops.rulings.decision import DraftRuling, sign
+from ops.rulings.draft import Prompts
 from ops.rulings.sample import Quote, questions
 from ops.sections import LaneSection
 from ops.show.values import ratio_of, time_of

@@ -15,6 +15,7 @@ _COLUMNS: Mapping[State, str] = {
     "stale": "stale",
     "retired": "retired",
     "off_list": "off list",
+    "dropped": "dropped",
 }
 
 

@@ -94,6 +94,11 @@ COMMANDS: Final[dict[str, Place]] = {
         group="labels",
         help="Labels of a lane: after the list was edited, how are older answers read?",
     ),
+    "answers": Place(
+        module="ops.cli.answers.by_hand",
+        group="answers",
+        help="Answers to single questions: correct them, or learn from them no more.",
+    ),
     "prompt": Place(
         module="ops.cli.answers.prompt",
         group="prompt",
