@@ -15,15 +15,18 @@ import msgspec
 import redis
 
 from ops.answers.kept import Kept, LaneItems, Selection
+from ops.answers.reading import Reading
 from ops.exits import RefusedError
 from ops.rulings.decision import DraftRuling, sign
 from ops.sections import LaneSection
 from ops.site import Site
+from ops.wiring.train import cycle_settings, lane_training
 from store.answers.rulings import MOST_ANSWER_BYTES, MOST_ITEMS
 from store.errors import InvalidAnswerError, TooLaboriousError, WrongShapeError
 from store.event import new_event_id, utc
 from store.tasks.rules import Moment
 from trainer.snapshot import Split, SplitSettings, split_of
+from trainer.work import held_out
 
 _LISTED: Final = 100
 _WORDS: Final = 120  # characters of a question, in a report
@@ -57,7 +60,7 @@ class Given:
     """An answer that a person gives."""
 
     item: str  # its id, or the beginning of one
-    answer: str
+    answer: Any  # as `TaskRules.by_hand` takes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +89,7 @@ def given_in(path: Path) -> list[Given]:
         with path.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(_MOST_LINE_BYTES), b""), start=1):
                 if line.strip() and (row := _row(line, number, path)).answer is not None:
-                    found.append(Given(item=row.item, answer=_text(row.answer)))
+                    found.append(Given(item=row.item, answer=row.answer))
     except OSError as error:
         message = f"--file {path}: {error.strerror}"
         raise RefusedError(message) from error
@@ -104,10 +107,6 @@ def _row(line: bytes, number: int, path: Path) -> _Row:
         raise RefusedError(message) from error
 
 
-def _text(answer: Any) -> str:
-    return answer if isinstance(answer, str) else msgspec.json.encode(answer).decode()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """Who decides, and why."""
@@ -117,8 +116,18 @@ class Order:
     dry_run: bool
 
 
-def correct(site: Site, client: redis.Redis, section: LaneSection, given: Sequence[Given], order: Order) -> ByHand:
+def correct(
+    site: Site, client: redis.Redis, section: LaneSection, given: Sequence[Given], order: Order, *, edited: bool = False
+) -> ByHand:
     """Say what the right answers are.
+
+    Args:
+        site: whose rulings.
+        client: of its Redis.
+        section: the lane.
+        given: questions, each once, with their answers.
+        order: who says so.
+        edited: they are the rows of an export: what is there as it was written is left, contradictions too.
 
     Raises:
         RefusedError: a question is not kept, an answer is none of the lane's, or all are as they were.
@@ -133,15 +142,18 @@ def correct(site: Site, client: redis.Redis, section: LaneSection, given: Sequen
         message = "a question is named twice"
         raise RefusedError(message)
     key, rng = site.secret.redaction_key(section.lane), Random()  # noqa: S311 - ids
-    decisions = []
+    changing = []
     for one in given:
+        if edited and one.answer == lane.answer(by_name[one.item]):
+            continue
         moment = Moment(time=utc(order.now_s), event_id=new_event_id(order.now_s, rng), redaction_key=key)
-        decisions.append(_Decision(one=by_name[one.item], said=_said(lane, by_name[one.item], one, moment)))
-    changing = [one for one in decisions if not _as_it_is(lane, one)]
+        decision = _Decision(one=by_name[one.item], said=_said(lane, by_name[one.item], one, moment))
+        if not _as_it_is(lane, decision):
+            changing.append(decision)
     if not changing:
         message = "every answer is as it is read already: nothing is to be corrected"
         raise RefusedError(message)
-    return _decided(site, lane, "correct", changing, order, unchanged=len(decisions) - len(changing))
+    return _decided(site, lane, "correct", changing, order, unchanged=len(given) - len(changing))
 
 
 def drop(site: Site, client: redis.Redis, section: LaneSection, selection: Selection, order: Order) -> ByHand:
@@ -169,7 +181,8 @@ def _said(lane: LaneItems, one: Kept, given: Given, moment: Moment) -> str:
 def _as_it_is(lane: LaneItems, decision: _Decision) -> bool:
     """Whether a correction says what is read anyhow."""
     said = decision.said or ""
-    return [one.answer for one in lane.answers_shown(decision.one.answers)] == [lane.rules.shown(said)]
+    shown = [one.answer for one in lane.answers_shown(decision.one.answers)]
+    return bool(shown) and all(one == lane.rules.shown(said) for one in shown)
 
 
 def _decided(
@@ -182,8 +195,8 @@ def _decided(
         for draft in _drafts(kind, decisions):
             expected = len(lane.rulings) + len(numbers) + 1
             numbers.append(sign(draft, chain, key, why=order.why, now_s=order.now_s, expected=expected).number)
-    split = site.settings.split
-    held = SplitSettings(salt=split.salt, calibrate_ratio=split.calibrate_ratio, judge_ratio=split.judge_ratio)
+    training = lane_training(site.settings, section, Reading.of(section))
+    held = held_out(training, cycle_settings(site.settings))
     return ByHand(
         lane=str(section.lane),
         kind=kind,

@@ -1,5 +1,6 @@
 """Puts the trainer together: its lanes, when a cycle is due, and how one freezes, fits and judges."""
 
+import time
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version as installed_version
@@ -69,6 +70,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
     settings = site.settings
     settings.encoder_directory()  # said now rather than by the first cycle
     readings = {section.lane: Reading.of(section) for section in settings.lanes}
+    rulings = {section.lane: site.registry.rulings(section.lane) for section in settings.lanes}
     return Trainer(
         lanes=[
             replace(
@@ -83,7 +85,9 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         registry=site.registry,
         buffer=site.buffer(client),
         control=Control(client),
-        rules=lambda lane: readings[lane].rules(site, Lists(client).held(lane.use_case)),
+        rules=lambda lane: readings[lane].rules_by(
+            rulings[lane].follow(time.monotonic()), Lists(client).held(lane.use_case)
+        ),
         signs=Signs(client),
         books=Books(client),
         key=site.trainer_key(),

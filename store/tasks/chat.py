@@ -136,10 +136,10 @@ class ChatRules:
         said = ChatSaid(text=event.teacher.text, tool_calls=event.teacher.tool_calls, top=event.teacher.top)
         return _spelled(event.time, event.id, said)
 
-    def by_hand(self, value: TaskInput, given: str, moment: Moment) -> str:  # noqa: ARG002 - as the protocol has it
+    def by_hand(self, value: TaskInput, given: Any, moment: Moment) -> str:  # noqa: ARG002 - as the protocol has it
         """The text, redacted."""
-        if not given.strip():
-            message = "an answer is a text"
+        if not isinstance(given, str) or not given.strip():
+            message = "an answer is a text: what calls tools is not learned"
             raise WrongShapeError(message)
         said = ChatSaid(text=redact(given, moment.redaction_key, Effort()))
         return _spelled(moment.time, moment.event_id, said)

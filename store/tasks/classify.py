@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from store.errors import WrongShapeError
 from store.event import ClassifyEscalation, Escalation, LabelAnswer, Task, TaskInput, TextInput, canonical_text
 from store.labels import listed
 from store.redact import redact
@@ -49,8 +50,11 @@ class ClassifyRules:
         """The label."""
         return _teacher(event).label
 
-    def by_hand(self, value: TaskInput, given: str, moment: Moment) -> str:  # noqa: ARG002 - as the protocol has it
+    def by_hand(self, value: TaskInput, given: Any, moment: Moment) -> str:  # noqa: ARG002 - as the protocol has it
         """The label, as the list spells it."""
+        if not isinstance(given, str):
+            message = "an answer is a label"
+            raise WrongShapeError(message)
         return listed(given, self.labels)
 
     def shown(self, said: str) -> str:

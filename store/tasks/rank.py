@@ -188,11 +188,11 @@ class RankRules:
         event = _event(event)
         return _spelled(event.time, event.id, event.teacher)
 
-    def by_hand(self, value: TaskInput, given: str, moment: Moment) -> str:
+    def by_hand(self, value: TaskInput, given: Any, moment: Moment) -> str:
         """`{"scores": […]}` or `{"order": […]}`, of the documents in the order in which they are kept."""
         documents = _input(value).documents
         try:
-            said = msgspec.json.decode(given, type=_Said)
+            said = msgspec.json.decode(given, type=_Said) if isinstance(given, str) else msgspec.convert(given, _Said)
         except (msgspec.MsgspecError, UnicodeError) as error:
             message = f'an answer is {{"scores": […]}} with one for each of {len(documents)} documents in the order in'
             message += f' which they are kept, or {{"order": […]}} with their places from 0 on, best first: {error}'

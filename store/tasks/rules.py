@@ -69,12 +69,12 @@ class TaskRules(Protocol):
         Where only the newest are kept, keys sort by event time and id as texts.
         """
 
-    def by_hand(self, value: TaskInput, given: str, moment: Moment) -> str:
+    def by_hand(self, value: TaskInput, given: Any, moment: Moment) -> str:
         """What a person gives for a kept question's answer, as its item counts one: redacted, in the lane's form.
 
         Args:
             value: the question, as it is kept.
-            given: a label; JSON like `{"scores": […]}` or `{"order": […]}`; a text.
+            given: as `shown` gives one: a label; `{"scores": […]}` or `{"order": […]}`, or its JSON; a text.
             moment: when it was given, and under which key it is redacted.
 
         Raises:

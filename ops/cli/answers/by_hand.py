@@ -93,7 +93,7 @@ def correct_answers(
     site = open_site(config)
     section, order = site.lane(lane), Order(why=reason, now_s=wall_clock_s(), dry_run=dry_run)
     with site.redis_client() as client:
-        _show(correct(site, client, section, given, order), output)
+        _show(correct(site, client, section, given, order, edited=file is not None), output)
 
 
 @answers.command("drop", epilog=EPILOG)

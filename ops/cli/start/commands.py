@@ -105,7 +105,7 @@ COMMANDS: Final[dict[str, Place]] = {
         help="Prompts of a lane: an edited prompt makes older answers stale.",
     ),
     "ingest": Place(module="ops.cli.repair", group="ingest", help="Ingest: escalations from the log into the buffer."),
-    "buffer": Place(module="ops.cli.repair", group="buffer", help="The replay buffer: what is kept of the log."),
+    "buffer": Place(module="ops.cli.kept.buffer", group="buffer", help="The replay buffer: what is kept of the log."),
 }
 
 
