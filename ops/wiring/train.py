@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Final
 
 import redis
@@ -44,7 +45,7 @@ def check_train(site: Site) -> None:
         SettingsError: something cannot; the message names every such key, a line each.
     """
     settings = site.settings
-    bases = [partial(_check_base, settings, section) for section in settings.lanes]
+    bases = [partial(check_base, settings, section) for section in settings.lanes]
     models = [
         partial(look_for_decoder, section.student.model, f"lanes.student.model of {section.lane}")
         for section in settings.lanes
@@ -53,12 +54,17 @@ def check_train(site: Site) -> None:
     every(lambda: site.registry, site.trainer_key, settings.encoder_directory, *bases, *models)
 
 
-def _check_base(settings: Settings, section: LaneSection) -> None:
-    """See that the lane's students can stand on the encoder that is named for them."""
+def check_base(settings: Settings, section: LaneSection) -> Path:
+    """The folder of the encoder that is named for a lane, where the lane's students can stand on it.
+
+    Raises:
+        SettingsError: they cannot.
+    """
     own = section.student.encoder
     named = "trainer.encoder" if own is None else f"lanes.student.encoder of {section.lane}"
     directory = find_encoder(settings.trainer.encoder if own is None else own, named)
     TASKS[section.task].check_base(directory, named)
+    return directory
 
 
 def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:

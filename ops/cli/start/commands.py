@@ -56,6 +56,10 @@ COMMANDS: Final[dict[str, Place]] = {
     ),
     "pause": Place(module="ops.cli.lane.moving", help="Run no cycles until `understudy resume`."),
     "resume": Place(module="ops.cli.lane.moving", help="Unpin the champion and run cycles again."),
+    "doctor": Place(
+        module="ops.cli.mending.doctor",
+        help="Find what is wrong with an installation, from its settings to its disk, and say why and what mends it.",
+    ),
     "verify": Place(
         module="ops.cli.data",
         help="Recompute the buffer from the log with a second program; check every move, signature and file.",
@@ -104,7 +108,9 @@ COMMANDS: Final[dict[str, Place]] = {
         group="prompt",
         help="Prompts of a lane: an edited prompt makes older answers stale.",
     ),
-    "ingest": Place(module="ops.cli.repair", group="ingest", help="Ingest: escalations from the log into the buffer."),
+    "ingest": Place(
+        module="ops.cli.mending.ingest", group="ingest", help="Ingest: escalations from the log into the buffer."
+    ),
     "buffer": Place(module="ops.cli.kept.buffer", group="buffer", help="The replay buffer: what is kept of the log."),
 }
 
