@@ -75,7 +75,7 @@ def test_a_topic_that_is_gone_a_lag_and_a_position_outside_the_log_are_told(stan
     ensure_topics(stand.site, stand.client)
 
 
-def test_a_broker_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
+def test_a_broker_that_is_not_there_is_a_fault(tmp_path: Path, tidy_sockets: None) -> None:
     site = open_site(make_site(tmp_path / "site", kind='"kafka"', bootstrap='"127.0.0.1:9"'))
     (found,) = kafka(Visit(site=site, outage_s=HOUR_S, ask_teacher=False))
     assert (found.level, "Kafka" in found.why) == ("fault", True)
