@@ -4,7 +4,7 @@ Pure up to the features it asks for: the same items, lineage and settings give t
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from store.buffer.item import Item
 from store.control import CycleKind
@@ -12,10 +12,10 @@ from store.policy import Policy
 from store.registry.manifest import Verdict
 from trainer.judge.verdicts import judge_challenger
 from trainer.learn.features import BaseEncoder
-from trainer.learn.recipe import Draft, Features, Frozen, Lineage, Recipe, Rival
+from trainer.learn.recipe import Draft, Features, Frozen, Lineage, Recipe, Rival, Student
 from trainer.learn.tasks import TASKS
-from trainer.snapshot import freeze
-from trainer.work import CycleSettings, LaneTraining, Tell, tell_nobody
+from trainer.snapshot import Snapshot, freeze
+from trainer.work import CycleSettings, LaneTraining, Tell, held_out, tell_nobody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ def freeze_rows(
     now_s: float,
     positions: Mapping[str, str],
 ) -> Frozen:
-    """The items as rows, with what answers to them are computed from. A lane that promises nothing holds nothing out.
+    """The items as rows, with what answers to them are computed from.
 
     Args:
         items: the lane's kept items.
@@ -57,14 +57,28 @@ def freeze_rows(
         now_s: Unix seconds.
         positions: "topic uuid/partition" -> position up to which the log had been applied.
     """
-    promises = training.policy == "promise"
     recipe: Recipe = TASKS[training.task].recipe()
     champion = lineage.champion.student if lineage.champion is not None else None
-    snapshot = freeze(
+    snapshot = draw_rows(items, champion, training=training, settings=settings, now_s=now_s, positions=positions)
+    return recipe.freeze(snapshot, base, features, training=training, settings=settings)
+
+
+def draw_rows(
+    items: Iterable[Item],
+    champion: Student | None,
+    *,
+    training: LaneTraining,
+    settings: CycleSettings,
+    now_s: float,
+    positions: Mapping[str, str],
+) -> Snapshot:
+    """The rows that a cycle draws now; arguments as of `freeze_rows`."""
+    recipe: Recipe = TASKS[training.task].recipe()
+    return freeze(
         items,
         recipe.freezing(training, settings, champion),
         prompt_version=training.prompt_version,
-        split=settings.split if promises else replace(settings.split, calibrate_ratio=0.0, judge_ratio=0.0),
+        split=held_out(training, settings),
         quarantine_s=settings.quarantine_s,
         now_s=now_s,
         seed=settings.seed,
@@ -72,7 +86,6 @@ def freeze_rows(
         allowed_labels=training.labels,
         rules=training.readings,
     )
-    return recipe.freeze(snapshot, base, features, training=training, settings=settings)
 
 
 def attempt(

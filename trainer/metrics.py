@@ -56,7 +56,7 @@ FRESH_ITEMS = Gauge(
 ITEMS = Gauge(
     "understudy_items",
     "Kept items by label and by how their answers are read today: fresh and quarantined ones are learned from, stale"
-    " (paid under another prompt), retired and off_list ones are not. Worry when stale or off_list is not 0.",
+    " (paid under another prompt), retired, off_list and dropped ones are not. Worry when stale or off_list is not 0.",
     (*_LANE, "label", "state"),
 )
 PINNED = Gauge(

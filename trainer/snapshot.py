@@ -75,6 +75,7 @@ class LeftOut:
     rare_label: int  # training rows whose label has too few items to enter the head
     off_list: int = 0  # every answer that counts is off today's list of labels, and no rule reads it
     retired: int = 0  # every answer that counts is retired by rule, or off the list
+    dropped: int = 0  # by a person
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,10 +182,11 @@ def freeze(
         allowed_labels=frozenset(allowed_labels),
         rules=rules,
     )
-    current = [item for item in ordered if any(map(drawing.counts, item.tally))]
+    current = [item for item in ordered if drawing.heard(item)]
+    dropped = sum(map(drawing.dropped, ordered))
     fresh = [item for item in current if drawing.answers(item)]
     kept = [item for item in fresh if drawing.aged(item)]
-    rows = [_row(item, drawing.answers(item), split, task) for item in kept]
+    rows = [_row(item, drawing, split, task) for item in kept]
     links = task.links(rows)
     rows = [replace(row, cluster=int(cluster)) for row, cluster in zip(rows, links.clusters, strict=True)]
     together = _together(rows, [item.first_asked_s for item in kept])
@@ -193,11 +195,12 @@ def freeze(
     weighed = _weighed(usable)
     retired = sum(drawing.has_retired(item) for item in current if not drawing.answers(item))
     left_out = LeftOut(
-        stale=len(ordered) - len(current),
+        stale=len(ordered) - len(current) - dropped,
         quarantined=len(fresh) - len(kept),
         rare_label=len(together) - len(usable),
         off_list=len(current) - len(fresh) - retired,
         retired=retired,
+        dropped=dropped,
     )
     content = _content(weighed, labels, left_out, drawing, split, seed, positions)
     return Snapshot(
@@ -258,7 +261,7 @@ def thaw(
         if item is None or not answers:
             gone += held
             continue
-        row = _row(item, answers, split, task)
+        row = _row(item, drawing, split, task)
         if row.label != one["label"]:
             changed += held
             continue
@@ -280,7 +283,8 @@ def thaw(
     )
 
 
-def _row(item: Item, answers: Mapping[str, int], split: SplitSettings, task: Freezing) -> Row:
+def _row(item: Item, drawing: Drawing, split: SplitSettings, task: Freezing) -> Row:
+    answers = drawing.answers(item)
     return Row(
         item_id=item.item_id,
         input=item.input,
@@ -297,8 +301,15 @@ def _row(item: Item, answers: Mapping[str, int], split: SplitSettings, task: Fre
         conflicted=task.conflicted(answers),
         asked_s=item.last_asked_s,
         escalated=item.escalated,
-        first_opinion=item.first_opinion,
+        first_opinion=_unjudged(item.first_opinion) if drawing.corrected(item) else item.first_opinion,
     )
+
+
+def _unjudged(first: FirstOpinion | None) -> FirstOpinion | None:
+    """An opinion without the referee's verdict, which compared it with another answer than the one that holds now."""
+    if first is None:
+        return None
+    return msgspec.structs.replace(first, opinion=msgspec.structs.replace(first.opinion, verdict=None))
 
 
 def split_of(split: SplitSettings, item_id: str) -> Split:
@@ -377,6 +388,9 @@ def _ruled(rules: Rules) -> dict[str, object]:
         found["prompts_accepted"] = sorted(rules.prompts)
     if rules.labels:
         found["labels_read_as"] = dict(sorted(rules.labels.items()))
+    if rules.by_hand:
+        found["corrected"] = sorted(name for name, said in rules.by_hand.items() if said is not None)
+        found["dropped"] = sorted(name for name, said in rules.by_hand.items() if said is None)
     return found
 
 

@@ -94,6 +94,12 @@ def settings_of(training: LaneTraining, settings: CycleSettings) -> CycleSetting
     return replace(settings, **{name: value for name, value in own.items() if value is not None})
 
 
+def held_out(training: LaneTraining, settings: CycleSettings) -> SplitSettings:
+    """Who is held out: where nothing is promised, nobody."""
+    split = settings.split
+    return split if training.policy == "promise" else replace(split, calibrate_ratio=0.0, judge_ratio=0.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
     """Where the cycle's process finds things."""

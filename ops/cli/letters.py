@@ -1,6 +1,7 @@
 """Commands on dead letters: see them, put them on their topic again, or note that they are dealt with."""
 
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -20,6 +21,10 @@ from ops.exits import FAILED_CHECK, RefusedError
 from ops.reports import DeadLetterReport, LetterOpened, LettersSettled
 from ops.show.values import time_of
 from store.buffer.repair.letters import Settlement
+
+if TYPE_CHECKING:  # a list of letters need not wait for what settles them
+    from ops.letters.settling import Order
+    from ops.site import Site
 
 _NAMED: Final = 3  # of letters that became the same, by id; with -o json each is named
 
@@ -120,6 +125,30 @@ def dlq_drop(
     _settle("dropped", letters, config, use_case, kind, everything, dry_run, reason, output)
 
 
+@dlq.command("reopen", epilog=EPILOG)
+def dlq_reopen(
+    letters: Letters = None,
+    config: Config = None,
+    use_case: UseCase = None,
+    kind: Kind = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Every dropped letter (of --kind).")] = False,
+    dry_run: DryRun = False,
+    reason: Why = "",
+    output: Output = Format.table,
+) -> None:
+    """Undo a drop: the letters are open again, named by status and alerts, and may be replayed.
+
+    One that was replayed is left, and says why (exit code 1): its event is in the log.
+
+    Example: understudy dlq reopen LETTER --reason "the producer can be mended after all"
+    """
+    from ops.letters.reopening import reopen_letters  # noqa: PLC0415 - a rollback need not wait for these imports
+
+    found = _decided(reopen_letters, "dropped", "dropped", letters, config, use_case, kind, everything, dry_run, reason)
+    _told(found, "reopened", output)
+
+
 def _settle(
     outcome: Settlement,
     letters: list[str] | None,
@@ -131,25 +160,49 @@ def _settle(
     reason: str,
     output: Format,
 ) -> None:
+    from ops.letters.settling import settle_letters  # noqa: PLC0415 - as above
+
+    found = _decided(settle_letters, "open", outcome, letters, config, use_case, kind, everything, dry_run, reason)
+    _told(found, outcome, output)
+
+
+def _decided(
+    decide: Callable[["Site", "Order"], LettersSettled],
+    state: str,
+    outcome: Settlement,
+    letters: list[str] | None,
+    config: Config,
+    use_case: str | None,
+    kind: str | None,
+    everything: bool,  # noqa: FBT001 - the options, in their order
+    dry_run: bool,  # noqa: FBT001
+    reason: str,
+) -> list[LettersSettled]:
+    """What became of the chosen letters, use case by use case."""
     need_reason(reason, dry_run=dry_run)
     if bool(letters) == everything:
         message = "name the letters (`understudy dlq list` does), or say --all"
         raise typer.BadParameter(message, param_hint="LETTER")
     from ops.letters.reading import Choice  # noqa: PLC0415 - as above
-    from ops.letters.settling import Order, settle_letters  # noqa: PLC0415 - as above
+    from ops.letters.settling import Order  # noqa: PLC0415 - as above
 
     site = open_site(config)
     choice = Choice(ids=tuple(letters or ()), kind=kind)
     found = [
-        settle_letters(
+        decide(
             site,
             Order(use_case=one, choice=choice, outcome=outcome, dry_run=dry_run, who=at_the_terminal(), why=reason),
         )
         for one in use_cases_of(site, use_case)
     ]
     if not any(one.letters or one.gone for one in found):
-        message = "no open dead letter is meant: `understudy dlq list` names all"
+        message = f"no {state} dead letter is meant: `understudy dlq list` names all"
         raise RefusedError(message)
+    return found
+
+
+def _told(found: list[LettersSettled], outcome: str, output: Format) -> None:
+    """Say what became of them; exit code 1 where one was left."""
     if output is Format.json:
         emit_json(found)
     else:
@@ -190,7 +243,7 @@ def _show_opened(opened: LetterOpened) -> None:
     typer.echo(opened.content if opened.content is not None else f"nothing to show: {opened.why_no_content}")
 
 
-def _show_settled(found: list[LettersSettled], outcome: Settlement) -> None:
+def _show_settled(found: list[LettersSettled], outcome: str) -> None:
     alike: dict[tuple[str, str, str | None], list[str]] = {}
     for letter in (letter for one in found for letter in one.letters):
         became = outcome if letter.done else "left" if letter.why_not else f"would be {outcome}"

@@ -38,7 +38,7 @@ class Order:
 
     use_case: str
     choice: Choice
-    outcome: Settlement
+    outcome: Settlement  # of one that is to be reopened: what is taken back
     dry_run: bool
     who: str
     why: str

@@ -2,71 +2,19 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-import msgspec
-
 from ops.exits import RefusedError
+from ops.rulings.decision import Decided, DraftRuling, listing, told, undoing
 from ops.sections import LaneSection
 from store.answers.census import Census
-from store.answers.rulings import Ruling, RulingKind, Rulings, Sample, in_force, rules_of
+from store.answers.rulings import Ruling, in_force, rules_of
 from store.answers.spellings import wrong_labels
 from store.errors import InvalidAnswerError
 from store.labels import listed
-from store.registry.signing import SigningKey
 
 _RESTART: Final = "then restart ingest first, and after it the trainer and the gateways"
-
-
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided, or would be."""
-
-    lane: str
-    ruling: int | None  # its number; None: nothing was signed
-    kind: str
-    labels: list[str] = []
-    to: str | None = None
-    prompt: str | None = None
-    undoes: int | None = None
-    items: int = 0  # kept items that it is about
-    settings: list[str] = []  # what to change there, a line each
-    notes: list[str] = []
-    sample: Sample | None = None
-    done: bool = True  # false: only shown, or not accepted
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftRuling:
-    """A ruling as it would be signed, with what goes with it."""
-
-    kind: RulingKind
-    labels: tuple[str, ...] = ()
-    to: str | None = None
-    prompt: str | None = None
-    under: str | None = None
-    undoes: int | None = None
-    sample: Sample | None = None
-    items: int = 0
-    settings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def shown(self, lane: str, *, ruling: int | None, done: bool) -> Decided:
-        """For the CLI."""
-        return Decided(
-            lane=lane,
-            ruling=ruling,
-            kind=self.kind,
-            labels=list(self.labels),
-            to=self.to,
-            prompt=self.prompt,
-            undoes=self.undoes,
-            items=self.items,
-            settings=list(self.settings),
-            notes=list(self.notes),
-            sample=self.sample,
-            done=done,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +59,7 @@ class Labels:
         """
         labels = tuple(dict.fromkeys(self._any(one) if unlisted else self._known(one) for one in old))
         if into not in self.section.labels:
-            message = f"--into {into}: it is not on the list, which has {_all(self.section.labels)}"
+            message = f"--into {into}: it is not on the list, which has {listing(self.section.labels)}"
             raise RefusedError(message)
         if into in labels:
             message = f"{into!r} cannot be read as itself"
@@ -159,15 +107,9 @@ class Labels:
 
     def undo(self, number: int) -> DraftRuling:
         """A ruling that counts no more; errors as of `merge`."""
-        known = {ruling.number: ruling for ruling in in_force(self.rulings)}
-        if (ruling := known.get(number)) is None:
-            having = f"in force are {', '.join(map(str, known))}" if known else "none is in force"
-            message = f"ruling {number} of {self.section.lane} is not in force: {having}"
-            raise RefusedError(message)
-        notes = [f"it was: {told(ruling)}, by {ruling.who}: {ruling.why}"]
-        if ruling.labels:
-            notes.append("a label that shall be read as itself again must be on the list in the settings")
-        return DraftRuling(kind="undo", undoes=number, items=self._items(ruling.labels), notes=tuple(notes))
+        draft = undoing(self.section.lane, self.rulings, number)
+        labels = next(ruling.labels for ruling in self.rulings if ruling.number == number)
+        return replace(draft, items=draft.items or self._items(labels))
 
     def _known(self, name: str) -> str:
         """The label that is meant: on the list, in the history, or in a ruling.
@@ -182,7 +124,9 @@ class Labels:
         try:
             return listed(name, known)
         except InvalidAnswerError as error:
-            message = f"no label {name!r}: there is {_all(known)}; `merge --unlisted` takes what was never on the list"
+            message = (
+                f"no label {name!r}: there is {listing(known)}; `merge --unlisted` takes what was never on the list"
+            )
             raise RefusedError(message) from error
 
     def _any(self, name: str) -> str:
@@ -258,54 +202,6 @@ class Prompts:
             message = f"the answers of {matching[0]} count already"
             raise RefusedError(message)
         return matching[0]
-
-
-def sign(decision: DraftRuling, rulings: Rulings, key: SigningKey, *, why: str, now_s: float, expected: int) -> Ruling:
-    """Put a decision at the end of the chain.
-
-    Args:
-        decision: what is decided.
-        rulings: the lane's.
-        key: the operator's, whose name is kept as `who`.
-        why: the reason.
-        now_s: Unix seconds.
-        expected: the number it gets: one more than the rulings that it was decided on.
-
-    Raises:
-        MoveConflictError: somebody else has decided meanwhile.
-        RegistryError: it cannot be written.
-    """
-    return rulings.append(
-        decision.kind,
-        who=key.name,
-        why=why,
-        key=key,
-        now_s=now_s,
-        expected=expected,
-        labels=decision.labels,
-        to=decision.to,
-        prompt=decision.prompt,
-        under=decision.under,
-        sample=decision.sample,
-        undoes=decision.undoes,
-    )
-
-
-def told(ruling: Ruling) -> str:
-    """A ruling in a few words."""
-    match ruling.kind:
-        case "rename" | "merge":
-            return f"{ruling.kind} {_all(ruling.labels)} -> {ruling.to}"
-        case "retire":
-            return f"retire {_all(ruling.labels)}"
-        case "accept":
-            return f"accept {ruling.prompt}"
-        case "undo":
-            return f"undo {ruling.undoes}"
-
-
-def _all(labels: Iterable[str]) -> str:
-    return ", ".join(labels)
 
 
 def _quoted(label: str) -> str:

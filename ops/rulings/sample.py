@@ -50,7 +50,7 @@ def questions(items: Iterable[Item], drawing: Drawing, prompt: str, count: int) 
     known: list[SampledQuestion] = []
     for item in items:
         answers = item.answers(prompt)
-        if not answers or any(map(drawing.counts, item.tally)):
+        if not answers or drawing.heard(item) or drawing.dropped(item):
             continue
         said = drawing.read(answer_of(answers) if drawing.labelled else max(answers))  # of rankings the newest
         if said is not None:

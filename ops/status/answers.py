@@ -20,6 +20,7 @@ class AnswersShown(msgspec.Struct, frozen=True, kw_only=True):
     stale: int  # paid under another prompt
     retired: int  # of a label that a ruling retired
     off_list: int  # of a label that is not on today's list, and that no ruling tells of
+    dropped: int  # by a person, with `understudy answers drop`
     labels: dict[str, dict[str, int]]  # label -> state -> items
     prompts: dict[str, PromptCount]
     advice: list[str]  # what to do, a sentence each
@@ -48,6 +49,7 @@ def shown(census: Census) -> AnswersShown:
         stale=census.of("stale"),
         retired=census.of("retired"),
         off_list=census.of("off_list"),
+        dropped=census.of("dropped"),
         labels=census.labels,
         prompts=census.prompts,
         advice=advice(census),

@@ -20,6 +20,7 @@ STATE_NAMES: Mapping[State, str] = {
     "stale": "stale",
     "retired": "retired",
     "off_list": "off list",
+    "dropped": "dropped",
 }
 
 

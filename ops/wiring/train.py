@@ -1,8 +1,10 @@
 """Puts the trainer together: its lanes, when a cycle is due, and how one freezes, fits and judges."""
 
+import time
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Final
 
 import redis
@@ -43,7 +45,7 @@ def check_train(site: Site) -> None:
         SettingsError: something cannot; the message names every such key, a line each.
     """
     settings = site.settings
-    bases = [partial(_check_base, settings, section) for section in settings.lanes]
+    bases = [partial(check_base, settings, section) for section in settings.lanes]
     models = [
         partial(look_for_decoder, section.student.model, f"lanes.student.model of {section.lane}")
         for section in settings.lanes
@@ -52,12 +54,17 @@ def check_train(site: Site) -> None:
     every(lambda: site.registry, site.trainer_key, settings.encoder_directory, *bases, *models)
 
 
-def _check_base(settings: Settings, section: LaneSection) -> None:
-    """See that the lane's students can stand on the encoder that is named for them."""
+def check_base(settings: Settings, section: LaneSection) -> Path:
+    """The folder of the encoder that is named for a lane, where the lane's students can stand on it.
+
+    Raises:
+        SettingsError: they cannot.
+    """
     own = section.student.encoder
     named = "trainer.encoder" if own is None else f"lanes.student.encoder of {section.lane}"
     directory = find_encoder(settings.trainer.encoder if own is None else own, named)
     TASKS[section.task].check_base(directory, named)
+    return directory
 
 
 def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
@@ -69,6 +76,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
     settings = site.settings
     settings.encoder_directory()  # said now rather than by the first cycle
     readings = {section.lane: Reading.of(section) for section in settings.lanes}
+    rulings = {section.lane: site.registry.rulings(section.lane) for section in settings.lanes}
     return Trainer(
         lanes=[
             replace(
@@ -83,7 +91,9 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         registry=site.registry,
         buffer=site.buffer(client),
         control=Control(client),
-        rules=lambda lane: readings[lane].rules(site, Lists(client).held(lane.use_case)),
+        rules=lambda lane: readings[lane].rules_by(
+            rulings[lane].follow(time.monotonic()), Lists(client).held(lane.use_case)
+        ),
         signs=Signs(client),
         books=Books(client),
         key=site.trainer_key(),

@@ -17,7 +17,7 @@ from store.control import Control
 from store.event import Lane
 from store.log.lazy import logger
 
-State = Literal["fresh", "quarantined", "stale", "retired", "off_list"]
+State = Literal["fresh", "quarantined", "stale", "retired", "off_list", "dropped"]
 STATES: Final[tuple[State, ...]] = get_args(State)
 
 _log = logger(__name__)
@@ -59,13 +59,13 @@ def state_of(item: Item, drawing: Drawing) -> tuple[State, str]:
     """How an item stands today, and under which label it is counted."""
     if answers := drawing.answers(item):
         return "fresh" if drawing.aged(item) else "quarantined", drawing.name(item, answers)
-    counted: Counter[str] = Counter()
-    stale: Counter[str] = Counter()
-    for prompt, said in item.tally.items():
-        (counted if drawing.counts(prompt) else stale).update(said)
+    counted = drawing.counted(item)
     if not counted:
-        label = drawing.name(item, stale)
-        return "stale", drawing.read(label) or label
+        said: Counter[str] = Counter()
+        for answers in item.tally.values():
+            said.update(answers)
+        label = drawing.name(item, said)
+        return "dropped" if drawing.dropped(item) else "stale", drawing.read(label) or label
     label = drawing.name(item, counted)
     return ("retired" if drawing.has_retired(item) else "off_list"), label
 

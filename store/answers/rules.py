@@ -1,9 +1,11 @@
-"""How a lane's older answers are read today: labels by rule, prompt versions that count, and which items are drawn.
+"""How a lane's kept answers are read today: labels by rule, prompt versions that count, and which items are drawn.
 
-Pure. Today's list of labels comes first: a rule about a label that is on the list sleeps until it is taken off.
+Pure. What a person has said of one question comes before what the teacher said to it. Of labels today's list comes
+first: a rule about a label that is on the list sleeps until it is taken off.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -19,6 +21,7 @@ class Rules:
 
     prompts: frozenset[str] = frozenset()  # tally keys that count beside the present one, `model@prompt version`
     labels: Mapping[str, str | None] = field(default_factory=dict)  # older label -> as which it is read; None: retired
+    by_hand: Mapping[str, str | None] = field(default_factory=dict)  # item id -> its answer by hand; None: dropped
 
     @property
     def earlier(self) -> tuple[str, ...]:
@@ -73,6 +76,30 @@ class Drawing:
         """The item's answers that count, as they are read today, with how often each was given."""
         return {label: n for label, n in self._read(item).items() if label is not None}
 
+    def heard(self, item: Item) -> bool:
+        """Whether anything that was said to the item counts today, however it is read."""
+        return bool(self.counted(item))
+
+    def counted(self, item: Item) -> Mapping[str, int]:
+        """What was said to the item and counts today, as it was said, with how often; a person's word stands alone."""
+        by_hand = self.rules.by_hand
+        if item.item_id in by_hand:
+            said = by_hand[item.item_id]
+            return {} if said is None else {said: item.count}
+        found: Counter[str] = Counter()
+        for prompt, answers in item.tally.items():
+            if self.counts(prompt):
+                found.update(answers)
+        return found
+
+    def dropped(self, item: Item) -> bool:
+        """Whether a person has dropped it."""
+        return self.rules.by_hand.get(item.item_id, "") is None
+
+    def corrected(self, item: Item) -> bool:
+        """Whether a person has said what its answer is."""
+        return self.rules.by_hand.get(item.item_id) is not None
+
     def counts(self, prompt: str) -> bool:
         """Whether answers of this prompt version count today."""
         return prompt == self.prompt_version or prompt in self.rules.prompts
@@ -86,9 +113,8 @@ class Drawing:
         return answer_of(answers) if self.labelled else item.stratum
 
     def has_retired(self, item: Item) -> bool:
-        """Whether an answer of a prompt version that counts is retired."""
-        counted = [said for prompt, answers in item.tally.items() if self.counts(prompt) for said in answers]
-        return any(self.read(said) is None and self.rules.unread(said) == "retired" for said in counted)
+        """Whether an answer that counts is retired."""
+        return any(self.read(said) is None and self.rules.unread(said) == "retired" for said in self.counted(item))
 
     def aged(self, item: Item) -> bool:
         """Whether it is old enough."""
@@ -98,16 +124,16 @@ class Drawing:
     def digest(self) -> str:
         """The same for two drawings that read every answer alike."""
         labels = sorted(self.rules.labels.items(), key=str)
-        parts = [self.prompt_version, sorted(self.allowed_labels), sorted(self.rules.prompts), labels]
+        parts: list[object] = [self.prompt_version, sorted(self.allowed_labels), sorted(self.rules.prompts), labels]
+        if self.rules.by_hand:
+            parts.append(sorted(self.rules.by_hand.items()))
         return f"{self.prompt_version}+{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
     def _read(self, item: Item) -> dict[str | None, int]:
         found: dict[str | None, int] = {}
-        for prompt, answers in item.tally.items():
-            if self.counts(prompt):
-                for said, n in answers.items():
-                    label = self.read(said)
-                    found[label] = found.get(label, 0) + n
+        for said, n in self.counted(item).items():
+            label = self.read(said)
+            found[label] = found.get(label, 0) + n
         return found
 
 

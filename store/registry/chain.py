@@ -33,6 +33,7 @@ _log = logger(__name__)
 _SAID: Final = 5  # of the things that are left
 GENESIS: Final = "0" * 64  # what the first record names
 _MAX_RECORD_BYTES: Final = 64 << 10
+_SIGNATURE_BYTES: Final = 1 << 10  # of a record's file, at most, with what stands around it
 _TRIES: Final = 16
 WHOLE_S: Final = 60.0  # the longest for which a follower trusts what it has verified
 
@@ -241,7 +242,7 @@ class Chain(Generic[Kept]):
         """The record's canonical bytes, once they have been seen to read back.
 
         Raises:
-            RegistryError: a field is malformed.
+            RegistryError: a field is malformed, or the record is larger than one that would be read.
         """
         try:
             body = canonical_json(record)
@@ -249,6 +250,9 @@ class Chain(Generic[Kept]):
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
             message = f"the {self._kind.name} cannot be written: {error}"
             raise RegistryError(message) from error
+        if len(body) > _MAX_RECORD_BYTES - _SIGNATURE_BYTES:
+            message = f"the {self._kind.name} cannot be written: {len(body)} bytes are too many"
+            raise RegistryError(message)
         return body
 
     def _sweep(self, number: int) -> None:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from store.errors import BadSignatureError, SettingsError
 from store.registry.durable import create
 
+_PROBE: Final = b"understudy/probe/1\n"  # signed by nobody for anything else
 PUBLIC_SUFFIX: Final = ".pub"
 _KEY_ID_HEX_DIGITS: Final = 16
 
@@ -138,6 +139,14 @@ class TrustedKeys:
             message = f"no trusted keys: {directory} holds no *{PUBLIC_SUFFIX}; `understudy init` puts them there"
             raise SettingsError(message)
         return cls(keys)
+
+    def check(self, key: SigningKey) -> None:
+        """See that what a key signs counts here.
+
+        Raises:
+            BadSignatureError: it does not.
+        """
+        self.verify(_PROBE, key.sign(_PROBE))
 
     def verify(self, data: bytes, signature: Signature) -> str:
         """The name of the trusted key that signed the bytes.

@@ -37,7 +37,7 @@ from store.event import (
 from store.policy import Decide
 from store.redact import Effort, redact
 from store.tasks.narrow import narrow
-from store.tasks.rules import Dispute
+from store.tasks.rules import Dispute, Moment
 
 _FIRST: Final = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23, minutes=59)))  # no time is before it
 _NEWEST: Final = 4  # answers of a prompt version that an item keeps
@@ -154,8 +154,20 @@ class ChatRules:
         """Event time, id and answer, in a form that sorts by the first two."""
         event = _event(event)
         said = ChatSaid(text=event.teacher.text, tool_calls=event.teacher.tool_calls, top=event.teacher.top)
-        since_us = (event.time - _FIRST) // timedelta(microseconds=1)
-        return f"{since_us:018d} {event.id} {msgspec.json.encode(said).decode()}"
+        return _spelled(event.time, event.id, said)
+
+    def by_hand(self, value: TaskInput, given: Any, moment: Moment) -> str:  # noqa: ARG002 - as the protocol has it
+        """The text, redacted."""
+        if not isinstance(given, str) or not given.strip():
+            message = "an answer is a text: what calls tools is not learned"
+            raise WrongShapeError(message)
+        said = ChatSaid(text=redact(given, moment.redaction_key, Effort()))
+        return _spelled(moment.time, moment.event_id, said)
+
+    def shown(self, said: str) -> str | dict[str, Any]:
+        """The text; with the tools that it calls, where it does."""
+        found = _heard(said)
+        return {"text": found.text, "tool_calls": found.tool_calls} if found.tool_calls else found.text
 
     def stratum(self, event: Escalation) -> str:  # noqa: ARG002 - as the protocol has it
         """The one that there is."""
@@ -255,6 +267,12 @@ def _canonical(message: Message) -> list[Any]:
 
 def _redacted_opinion(student: StudentOpinion, key: bytes) -> StudentOpinion:
     return msgspec.structs.replace(student, output=redact(student.output, key))
+
+
+def _spelled(time: datetime, event_id: str, said: ChatSaid) -> str:
+    """An answer as an item counts it."""
+    since_us = (time - _FIRST) // timedelta(microseconds=1)
+    return f"{since_us:018d} {event_id} {msgspec.json.encode(said).decode()}"
 
 
 def _heard(answer: str) -> ChatSaid:

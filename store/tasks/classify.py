@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from store.errors import WrongShapeError
 from store.event import (
     ClassifyEscalation,
     Escalation,
@@ -19,6 +20,7 @@ from store.event import (
 from store.labels import listed
 from store.redact import redact
 from store.tasks.narrow import narrow
+from store.tasks.rules import Moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,17 @@ class ClassifyRules:
     def said(self, event: Escalation) -> str:
         """The label."""
         return _teacher(event).label
+
+    def by_hand(self, value: TaskInput, given: Any, moment: Moment) -> str:  # noqa: ARG002 - as the protocol has it
+        """The label, as the list spells it."""
+        if not isinstance(given, str):
+            message = "an answer is a label"
+            raise WrongShapeError(message)
+        return listed(given, self.labels)
+
+    def shown(self, said: str) -> str:
+        """The label."""
+        return said
 
     def stratum(self, event: Escalation) -> str:
         """The label."""

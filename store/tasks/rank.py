@@ -18,10 +18,21 @@ from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 
-from store.event import Escalation, RankEscalation, RankInput, Task, TaskInput, TeacherAnswer, canonical_text
+from store.errors import WrongShapeError
+from store.event import (
+    Escalation,
+    RankAnswer,
+    RankEscalation,
+    RankInput,
+    Task,
+    TaskInput,
+    TeacherAnswer,
+    canonical_text,
+)
 from store.redact import Effort, redact
 from store.tasks.documents import Sorting, check_answer, places, places_of_opinion
 from store.tasks.narrow import narrow
+from store.tasks.rules import Moment
 
 _FIRST: Final = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23, minutes=59)))  # no time is before it
 _NEWEST: Final = 4  # answers of a prompt version that an item keeps
@@ -106,6 +117,26 @@ def heard(answers: Iterable[str]) -> list[RankSaid]:
     return [_heard(answer) for answer in sorted(answers, reverse=True)]
 
 
+def _spelled(time: datetime, event_id: str, teacher: RankAnswer) -> str:
+    """An answer as an item counts it."""
+    said = _Said(
+        scores=None if teacher.scores is None else tuple(teacher.scores),
+        order=None if teacher.order is None else tuple(teacher.order),
+    )
+    since_us = (time - _FIRST) // timedelta(microseconds=1)
+    return f"{since_us:018d} {event_id} {msgspec.json.encode(said).decode()}"
+
+
+def _answer(said: "_Said") -> RankAnswer:
+    """A person's."""
+    return RankAnswer(
+        model="",
+        prompt_version="",
+        scores=None if said.scores is None else list(said.scores),
+        order=None if said.order is None else list(said.order),
+    )
+
+
 def _heard(answer: str) -> RankSaid:
     found = msgspec.json.decode(answer.split(" ", 2)[2], type=_Said)
     return RankSaid(scores=found.scores, order=found.order)
@@ -168,12 +199,25 @@ class RankRules:
     def said(self, event: Escalation) -> str:
         """Event time, id and answer, in a form that sorts by the first two."""
         event = _event(event)
-        said = _Said(
-            scores=None if event.teacher.scores is None else tuple(event.teacher.scores),
-            order=None if event.teacher.order is None else tuple(event.teacher.order),
-        )
-        since_us = (event.time - _FIRST) // timedelta(microseconds=1)
-        return f"{since_us:018d} {event.id} {msgspec.json.encode(said).decode()}"
+        return _spelled(event.time, event.id, event.teacher)
+
+    def by_hand(self, value: TaskInput, given: Any, moment: Moment) -> str:
+        """`{"scores": […]}` or `{"order": […]}`, of the documents in the order in which they are kept."""
+        documents = _input(value).documents
+        try:
+            said = msgspec.json.decode(given, type=_Said) if isinstance(given, str) else msgspec.convert(given, _Said)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            message = f'an answer is {{"scores": […]}} with one for each of {len(documents)} documents in the order in'
+            message += f' which they are kept, or {{"order": […]}} with their places from 0 on, best first: {error}'
+            raise WrongShapeError(message) from error
+        answer = _answer(said)
+        check_answer(answer, len(documents))
+        return _spelled(moment.time, moment.event_id, Sorting.of(documents).answer(answer))
+
+    def shown(self, said: str) -> dict[str, Any]:
+        """Scores, or an order, of the documents as they are kept."""
+        found = _heard(said)
+        return {"order": list(found.order)} if found.order is not None else {"scores": list(found.scores or ())}
 
     def stratum(self, event: Escalation) -> str:  # noqa: ARG002 - as the protocol has it
         """The one that there is."""

@@ -4,6 +4,8 @@ One instance a lane. Whatever stores, counts or compares asks it, and so never k
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from store.event import Escalation, Task, TaskInput, TeacherAnswer
@@ -14,6 +16,15 @@ class Dispute(NamedTuple):
 
     teacher: str
     student: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """When a person gives an answer, and what it is kept with."""
+
+    time: datetime  # with its zone
+    event_id: str
+    redaction_key: bytes = field(repr=False)
 
 
 class TaskRules(Protocol):
@@ -64,6 +75,22 @@ class TaskRules(Protocol):
 
         Where only the newest are kept, keys sort by event time and id as texts.
         """
+
+    def by_hand(self, value: TaskInput, given: Any, moment: Moment) -> str:
+        """What a person gives for a kept question's answer, as its item counts one: redacted, in the lane's form.
+
+        Args:
+            value: the question, as it is kept.
+            given: as `shown` gives one: a label; `{"scores": […]}` or `{"order": […]}`, or its JSON; a text.
+            moment: when it was given, and under which key it is redacted.
+
+        Raises:
+            InvalidAnswerError, WrongShapeError: it is no answer to that question; the message says what one is.
+            TooLaboriousError: as of `redact`.
+        """
+
+    def shown(self, said: str) -> str | dict[str, Any]:
+        """An answer, as `said` gives it, for people and programs: what `by_hand` takes, as JSON where it is no text."""
 
     def stratum(self, event: Escalation) -> str:
         """The stratum of an item whose first event this is."""

@@ -10,7 +10,7 @@ import typer
 from ops.cli.app import app
 
 _ROOT_COMMAND: Final[Any] = typer.main.get_command(app)
-_PLACEHOLDERS: Final = {"…": "x", "LETTER": "1a2b", "NUMBER": "3", "VERSION": "3f2a9c"}
+_PLACEHOLDERS: Final = {"…": "x", "ITEM": "3fa1", "LETTER": "1a2b", "NUMBER": "3", "VERSION": "3f2a9c"}
 _REDIRECTIONS: Final = re.compile(r"\s+(?:[|<>&;]|#\s).*$")
 _ASSIGNMENTS: Final = re.compile(r"^(?:[A-Z_]+=\S+\s+)+")
 

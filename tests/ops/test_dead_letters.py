@@ -164,6 +164,25 @@ def test_a_dropped_letter_is_named_no_longer_and_nothing_of_it_is_lost(stand: St
         until(lambda: stand.metric("dead_letters_open", reason="off_list") == 0)
 
 
+def test_a_drop_is_taken_back_once_and_what_was_dropped_again_says_why(stand: Stand) -> None:
+    bury(stand, off_list(), b"{ no event")
+    letters = call(stand, "dlq", "list")["letters"]
+    call(stand, "dlq", "drop", letters[0]["id"], "-r", "a test producer")
+    planned = call(stand, "dlq", "reopen", "--all", "--dry-run")
+    assert ([one["id"] for one in planned[0]["letters"]], planned[0]["letters"][0]["done"]) == (
+        [letters[0]["id"]],
+        False,
+    )
+    reopened = call(stand, "dlq", "reopen", letters[0]["id"], "-r", "it can be mended")
+    assert [one["done"] for one in reopened[0]["letters"]] == [True]
+    states = {letter["id"]: letter["state"] for letter in call(stand, "dlq", "list")["letters"]}
+    assert set(states.values()) == {"open"}
+    assert stand.buffer.open_dead(LANE.use_case) == stand.buffer.dead(LANE.use_case), "it is counted again"
+    assert "no dropped dead letter" in call(stand, "dlq", "reopen", "--all", "-r", "again", code=4)
+    call(stand, "dlq", "drop", letters[0]["id"], "-r", "not worth it")
+    assert call(stand, "dlq", "show", letters[0]["id"])["why"] == "not worth it"
+
+
 def test_letters_that_the_log_has_deleted_are_dropped_by_number(stand: Stand) -> None:
     bury(stand, b"junk", b"more junk", b"[")
     stand.client.hincrby(f"{{{LANE.use_case}}}:dead", "undecodable", 2)  # as where retention has deleted two

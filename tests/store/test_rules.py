@@ -95,3 +95,31 @@ def test_reading_ends_on_the_list_or_nowhere_and_twice_is_once(
     assert read is None or read in today
     assert read is None or Rules(labels=labels).read(read, today) == read
     assert said not in today or read == said
+
+
+def ruled(item: Item, said: str | None, labels: dict[str, str | None] | None = None) -> Drawing:
+    return replace(NOW, rules=Rules(by_hand={item.item_id: said}, labels=labels or {}))
+
+
+def test_a_persons_word_stands_alone_before_all_that_a_teacher_said_under_any_prompt() -> None:
+    item = answered(now={"refund": 3, "delivery": 1}, old={"delivery": 4})
+    assert ruled(item, "other").answers(item) == {"other": item.count}
+    stale = answered(old={"delivery": 4})
+    assert (NOW.heard(stale), NOW.draws(stale)) == (False, False)
+    assert (ruled(stale, "other").heard(stale), ruled(stale, "other").draws(stale)) == (True, True)
+
+
+def test_a_corrected_label_is_read_by_the_rules_of_labels_as_any_other() -> None:
+    item = answered(now={"refund": 1})
+    assert ruled(item, "fax", {"fax": "other"}).answers(item) == {"other": item.count}
+    retired = ruled(item, "fax", {"fax": None})
+    assert (retired.answers(item), retired.has_retired(item)) == ({}, True)
+
+
+def test_a_dropped_item_is_neither_drawn_nor_heard_and_the_digest_tells_it() -> None:
+    item = answered(now={"refund": 1})
+    dropped = ruled(item, None)
+    assert (dropped.draws(item), dropped.heard(item), dropped.dropped(item)) == (False, False, True)
+    assert len({NOW.digest, dropped.digest, ruled(item, "refund").digest}) == 3
+    other = msgspec.structs.replace(item, item_id="f" * 32)
+    assert dropped.draws(other)

@@ -145,3 +145,44 @@ def test_undoing_every_ruling_brings_all_back(decided: list[tuple[str, dict[str,
     undone = [a_ruling(len(rulings) + one.number, "undo", undoes=one.number) for one in rulings]
     assert rules_of([*rulings, *undone]) == NO_RULES
     assert in_force(rulings) == rulings
+
+
+ITEM, OTHER_ITEM = "a" * 32, "b" * 32
+
+
+def test_what_is_said_of_single_questions_is_read_back_and_of_two_the_later_holds(
+    chain: tuple[Rulings, SigningKey],
+) -> None:
+    rulings, key = chain
+    rulings.append("correct", answers={ITEM: "refund", OTHER_ITEM: "other"}, key=key, **WHEN)
+    rulings.append("drop", items=[ITEM], key=key, **WHEN)
+    assert rules_of(rulings.read()).by_hand == {ITEM: None, OTHER_ITEM: "other"}
+    rulings.append("correct", answers={ITEM: "delivery"}, key=key, **WHEN)
+    assert rules_of(rulings.read()).by_hand[ITEM] == "delivery"
+    rulings.append("undo", undoes=3, key=key, **WHEN)
+    rulings.append("undo", undoes=1, key=key, **WHEN)
+    assert rules_of(rulings.read()).by_hand == {ITEM: None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("correct", {}),
+        ("correct", {"items": [ITEM]}),
+        ("correct", {"answers": {"no id": "refund"}}),
+        ("correct", {"answers": {ITEM: ""}}),
+        ("drop", {}),
+        ("drop", {"items": [ITEM], "answers": {ITEM: "refund"}}),
+        ("drop", {"items": [ITEM], "labels": ["refund"]}),
+        ("drop", {"items": [f"{n:032x}" for n in range(501)]}),
+        ("retire", {"labels": ["refund"], "items": [ITEM]}),
+        ("correct", {"answers": {f"{n:032x}": "x" * 48_000 for n in range(2)}}),  # more than a record holds
+    ],
+)
+def test_a_ruling_about_questions_that_makes_no_sense_is_not_written(
+    chain: tuple[Rulings, SigningKey], kind: Any, values: dict[str, Any]
+) -> None:
+    rulings, key = chain
+    with pytest.raises(RegistryError):
+        rulings.append(kind, key=key, **values, **WHEN)
+    assert rulings.read() == []

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.answers.rules import Drawing, answer_of
+from store.answers.rules import Drawing, Rules, answer_of
 from store.buffer.item import FirstOpinion, Item
-from store.event import RankInput, StudentOpinion
+from store.event import AgreementVerdict, RankInput, StudentOpinion
 from store.secrets import unit_hash
 from tests.trainer.test_snapshot import NOW_S, SPLIT, frozen, ids_of, item
 from trainer.learn.classify.freezing import LabelFreezing
@@ -194,7 +194,7 @@ def test_what_is_written_down_is_all_that_was_decided_and_what_it_was_decided_fr
         "seed": 1,
         "positions": {"topic/0": "7"},
         "labels": ["b", "a"],
-        "left_out": {"stale": 1, "quarantined": 1, "rare_label": 1, "off_list": 1, "retired": 0},
+        "left_out": {"stale": 1, "quarantined": 1, "rare_label": 1, "off_list": 1, "retired": 0, "dropped": 0},
         "rows": sorted(rows, key=lambda one: str(one["id"])),
     }
     assert snapshot.left_out == LeftOut(stale=1, quarantined=1, rare_label=1, off_list=1)
@@ -254,3 +254,25 @@ def test_no_split_and_no_trial_knows_another_spelling_of_what_was_learned(
     counted = [question[snapshot.rows[place].item_id] for place in trials(snapshot, trained)]
     known = {question[item_id] for item_id in trained}
     assert sorted(counted) == sorted({question[row.item_id] for row in snapshot.rows} - known)
+
+
+def test_a_referees_verdict_about_the_older_answer_goes_with_a_correction_and_the_opinion_stays() -> None:
+    verdict = AgreementVerdict(agreed=True, by="judge")
+    opinion = StudentOpinion(version="v1", output="a", confidence=0.5, verdict=verdict)
+    first = FirstOpinion(time_s=1.0, event_id="e", opinion=opinion)
+    judged = msgspec.structs.replace(item("where is my parcel", {"a": 1}), first_opinion=first)
+    kept, corrected = frozen([judged]), frozen([judged], rules=Rules(by_hand={judged.item_id: "b"}))
+    assert kept.rows[0].first_opinion == first
+    found = corrected.rows[0].first_opinion
+    assert found is not None
+    assert (found.opinion.verdict, found.opinion.output, corrected.rows[0].label) == (None, "a", "b")
+
+
+def test_a_dropped_item_is_left_out_by_that_name_and_a_corrected_one_is_in_under_any_prompt() -> None:
+    dropped, stale = item("where is my parcel", {"a": 1}), item("cancel my order", {"a": 1}, version="m@older")
+    rules = Rules(by_hand={dropped.item_id: None, stale.item_id: "b"})
+    snapshot = frozen([dropped, stale], rules=rules)
+    assert [(row.item_id, row.label) for row in snapshot.rows] == [(stale.item_id, "b")]
+    assert snapshot.left_out == LeftOut(stale=0, quarantined=0, rare_label=0, dropped=1)
+    content = json.loads(snapshot.content)
+    assert (content["corrected"], content["dropped"]) == ([stale.item_id], [dropped.item_id])

@@ -10,7 +10,8 @@ from ops.answers.standing import census_of
 from ops.cli.options import EPILOG, Config, DryRun, LaneName, Output, Why, need_reason, open_site
 from ops.cli.output import Format, emit_json, emit_table
 from ops.exits import RefusedError
-from ops.rulings.draft import Decided, DraftRuling, Labels, sign, told
+from ops.rulings.decision import Decided, DraftRuling, sign, told
+from ops.rulings.draft import Labels
 from ops.sections import LaneSection
 from ops.show.values import time_of
 from ops.site import Site

@@ -17,7 +17,8 @@ from ops.cli.answers.labels import report, show_rulings
 from ops.cli.options import EPILOG, Config, LaneName, Output, Why, need_reason, open_site
 from ops.cli.output import Format, emit_json, emit_table
 from ops.exits import FAILED_CHECK, RefusedError
-from ops.rulings.draft import DraftRuling, Prompts, sign
+from ops.rulings.decision import DraftRuling, sign
+from ops.rulings.draft import Prompts
 from ops.rulings.sample import Quote, questions
 from ops.sections import LaneSection
 from ops.show.values import ratio_of, time_of
@@ -38,7 +39,6 @@ prompt = typer.Typer(
 
 _SHOWN: Final = 10
 _TRIES: Final = 5
-_PROBE: Final = b"understudy/probe/1\n"  # signed by nobody for anything else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +174,7 @@ def _signs(site: Site) -> SigningKey:
         SettingsError: the file is missing or readable by others.
     """
     key = site.operator_key()
-    TrustedKeys.load(site.settings.keys.trusted).verify(_PROBE, key.sign(_PROBE))
+    TrustedKeys.load(site.settings.keys.trusted).check(key)
     return key
 
 

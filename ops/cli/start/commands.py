@@ -61,6 +61,10 @@ COMMANDS: Final[dict[str, Place]] = {
         help="Make the page that is read each week: money, quality, what was learned, what stayed hard, what is to"
         " come.",
     ),
+    "doctor": Place(
+        module="ops.cli.mending.doctor",
+        help="Find what is wrong with an installation, from its settings to its disk, and say why and what mends it.",
+    ),
     "verify": Place(
         module="ops.cli.data",
         help="Recompute the buffer from the log with a second program; check every move, signature and file.",
@@ -116,13 +120,20 @@ COMMANDS: Final[dict[str, Place]] = {
         group="labels",
         help="Labels of a lane: after the list was edited, how are older answers read?",
     ),
+    "answers": Place(
+        module="ops.cli.answers.by_hand",
+        group="answers",
+        help="Answers to single questions: correct them, or learn from them no more.",
+    ),
     "prompt": Place(
         module="ops.cli.answers.prompt",
         group="prompt",
         help="Prompts of a lane: an edited prompt makes older answers stale.",
     ),
-    "ingest": Place(module="ops.cli.repair", group="ingest", help="Ingest: escalations from the log into the buffer."),
-    "buffer": Place(module="ops.cli.repair", group="buffer", help="The replay buffer: what is kept of the log."),
+    "ingest": Place(
+        module="ops.cli.mending.ingest", group="ingest", help="Ingest: escalations from the log into the buffer."
+    ),
+    "buffer": Place(module="ops.cli.kept.buffer", group="buffer", help="The replay buffer: what is kept of the log."),
 }
 
 

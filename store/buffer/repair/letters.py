@@ -13,6 +13,7 @@ from store.log.lazy import logger
 
 _log = logger(__name__)
 _ABANDONED_S: Final = 120.0  # a replay that began so long ago was killed half way: longer than a log takes to answer
+_REOPENINGS: Final = 1000
 Settlement = Literal["replayed", "dropped"]
 
 
@@ -25,6 +26,16 @@ class LetterDecision(msgspec.Struct, frozen=True, kw_only=True):
     at_s: float  # Unix seconds
 
 
+class Reopening(msgspec.Struct, frozen=True, kw_only=True):
+    """The counter-move to a drop."""
+
+    letter: str
+    dropped: LetterDecision  # that is taken back
+    who: str
+    why: str
+    at_s: float  # Unix seconds
+
+
 class LetterBook:
     """The decisions of an installation. Every method raises StoreUnavailableError while Redis does not answer."""
 
@@ -32,6 +43,7 @@ class LetterBook:
         """Use an open client with `decode_responses` off."""
         self._redis = client
         self._settle = client.register_script(script_of("repair/settle.lua"))
+        self._reopen = client.register_script(script_of("repair/reopen.lua"))
 
     def decisions(self, use_case: str) -> dict[str, LetterDecision]:
         """What was decided, by the letter's id; a note that cannot be read is left out, aloud."""
@@ -86,6 +98,20 @@ class LetterBook:
         arguments: list[str | bytes] = [letter, msgspec.json.encode(decision), reason, str(count)]
         with available():
             return bool(self._settle(keys=keys, args=arguments))
+
+    def reopen(self, use_case: str, reason: str, back: Reopening) -> bool:
+        """Take a decision back; False where another holds by now, or none.
+
+        Args:
+            use_case: of the letter.
+            reason: why it is dead: the count of these goes up again.
+            back: what is taken back, by whom and why; the newest 1,000 of these are kept.
+        """
+        keys = [_decided_key(use_case), settled_key(use_case), f"{_decided_key(use_case)}:reopened"]
+        was, now = msgspec.json.encode(back.dropped), msgspec.json.encode(back)
+        arguments: list[str | bytes] = [back.letter, was, reason, now, str(_REOPENINGS)]
+        with available():
+            return bool(self._reopen(keys=keys, args=arguments))
 
 
 def _decided_key(use_case: str) -> str:

@@ -1,18 +1,15 @@
-"""Commands that mend: read on past what the log has lost, and work the buffer out anew from the log."""
+"""`understudy ingest skip`: read on past what the log has lost."""
 
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from ops.cli.options import EPILOG, Config, DryRun, LaneName, Output, Why, at_the_terminal, need_reason, open_site
+from ops.cli.options import EPILOG, Config, DryRun, Output, Why, at_the_terminal, need_reason, open_site
 from ops.cli.output import Format, emit_json, emit_table
-from ops.exits import FAILED_CHECK
-from ops.reports import Rebuilt, Skipped
+from ops.reports import Skipped
 from ops.site import Site
 
 ingest = typer.Typer(no_args_is_help=True, help="Ingest: escalations from the log into the buffer.", epilog=EPILOG)
-buffer = typer.Typer(no_args_is_help=True, help="The replay buffer: what is kept of the log.", epilog=EPILOG)
 
 
 @ingest.command("skip", epilog=EPILOG)
@@ -54,43 +51,6 @@ def skip(
         _show_skipped(found)
 
 
-@buffer.command("rebuild", epilog=EPILOG)
-def rebuild(
-    config: Config = None,
-    lane: LaneName = None,
-    *,
-    whole: Annotated[
-        bool,
-        typer.Option(
-            "--whole", help="Work out every item anew also where the log's beginning is gone: what it lacks is lost."
-        ),
-    ] = False,
-    dry_run: DryRun = False,
-    reason: Why = "",
-    output: Output = Format.table,
-) -> None:
-    """Mend the buffer from the log, in one step, while ingest is at work.
-
-    Where the log is whole, everything is worked out anew; where its beginning is gone, what is damaged is. Exit code 1
-    where the log no longer has all that is needed.
-
-    Example: understudy buffer rebuild --lane acme/support --reason "a damaged item"
-    """
-    from ops.repair.command import rebuild_site  # noqa: PLC0415 - as above
-
-    need_reason(reason, dry_run=dry_run)
-    site = open_site(config)
-    lanes = [section.lane for section in site.lanes(lane)]
-    with Console(stderr=True).status("reading the log"):
-        found = rebuild_site(site, lanes, whole=whole, dry_run=dry_run, who=at_the_terminal(), why=reason)
-    if output is Format.json:
-        emit_json(found)
-    else:
-        _show_rebuilt(found)
-    if any(report.lost for report in found):
-        raise typer.Exit(FAILED_CHECK)
-
-
 def _use_case(site: Site, name: str | None) -> str:
     known = ", ".join(site.use_cases)
     if name is None and len(site.use_cases) == 1:
@@ -122,30 +82,3 @@ def _show_skipped(found: list[Skipped]) -> None:
             "Of the records that are read again, those among the newest 32 of their question count once, older ones"
             " twice."
         )
-
-
-def _show_rebuilt(found: list[Rebuilt]) -> None:
-    rows = [
-        (
-            one.lane,
-            one.records,
-            "whole" if one.complete else "its beginning is gone",
-            len(one.damaged),
-            one.mended,
-            f"{one.items_before} -> {one.items_after}",
-            "rebuilt" if one.done else "would be rebuilt",
-        )
-        for one in found
-    ]
-    emit_table(["lane", "records", "log", "damaged", "written", "items", ""], rows)
-    for one in found:
-        for name in one.lost:
-            typer.echo(f"{one.lane}: of {name} the log has no record any more: it is lost", err=True)
-        if one.dropped:
-            named = ", ".join(f"{label}: {items}" for label, items in sorted(one.dropped.items()))
-            go = "went" if one.done else "would go"
-            typer.echo(
-                f"{one.lane}: {sum(one.dropped.values())} items {go}: their labels are off the list and no ruling tells"
-                f" of them ({named}). After `understudy labels rename`, `merge` or `retire` they stay",
-                err=True,
-            )
