@@ -130,7 +130,9 @@ class GatewaySection(Section):
     """A request that would wait longer for the student, by its pace and what waits already, is refused with 429 and
     Retry-After. Lower it where a late answer is worth nothing."""
     max_text_chars: Count = 20_000
-    """A longer text is refused."""
+    """A longer text, or document of a list, is refused."""
+    max_message_chars: Count = 200_000
+    """A chat with a longer message is refused: instructions and pasted files are longer than what is classified."""
     allowed_hosts: Hosts = ()
     """Names that clients without a key may call it by, beside localhost, addresses and its own; a key needs no name."""
     allowed_origins: Annotated[

@@ -85,7 +85,7 @@ def _served(front: _Front, face: Face) -> Callable[[Request], Awaitable[Response
         try:
             return await _serve(request, front, face)
         except ApiError as error:
-            return error.response()
+            return error.response(face.invalid_status)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
 
@@ -103,6 +103,7 @@ def _front(gateway: Gateway) -> _Front:
             max_inputs=settings.max_inputs,
             max_documents=settings.max_documents,
             max_text_chars=settings.max_text_chars,
+            max_message_chars=settings.max_message_chars,
         ),
         once={
             lane.parts.settings.lane: Once(

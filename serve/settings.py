@@ -23,6 +23,7 @@ class GatewaySettings:
     max_batch_tokens: int = 16_384  # of these together, unless one has more
     batch_wait_s: float = 0.003  # how long a batch that is not full waits for the rest of its requests
     max_text_chars: int = 20_000
+    max_message_chars: int = 200_000  # of a chat
     max_inputs: int = 256  # texts in one request
     max_documents: int = 1_000  # in one request, of a list to be ranked
     max_body_bytes: int = 4 << 20

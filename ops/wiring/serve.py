@@ -68,6 +68,7 @@ def gateway_settings(settings: Settings) -> GatewaySettings:
         batch_wait_s=gateway.batch_wait_ms / 1000,
         student_wait_s=gateway.max_wait_s,
         max_text_chars=gateway.max_text_chars,
+        max_message_chars=gateway.max_message_chars,
         allowed_hosts=port_names(gateway.host, gateway.allowed_hosts),
         allowed_origins=frozenset(origin.lower() for origin in gateway.allowed_origins),
     )

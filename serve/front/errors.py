@@ -1,10 +1,13 @@
 """An answer over HTTP that is an error: OpenAI's envelope, and what the client should do about it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
+
+INVALID: Final = 422
+"""The request is wrong; what a task's clients expect instead is `serve.tasks.face.Face.invalid_status`."""
 
 
 class ApiError(Exception):
@@ -22,14 +25,15 @@ class ApiError(Exception):
 
     @property
     def envelope(self) -> dict[str, Any]:
-        """The error as OpenAI's clients read it."""
+        """The error as OpenAI's clients read it: they show the message alone, so it names the field too."""
         named = {"field": self.field, "param": self.field} if self.field else {}
-        return {"error": {"code": self.code, "message": str(self), "type": _type(self.status), **named}}
+        message = f"{self.field}: {self}" if self.field else str(self)
+        return {"error": {"code": self.code, "message": message, "type": _type(self.status), **named}}
 
-    def response(self) -> Response:
-        """The error in OpenAI's envelope."""
+    def response(self, invalid_status: int = INVALID) -> Response:
+        """The error in OpenAI's envelope; `invalid_status`: what a wrong request is answered with."""
         headers = None if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        return json_response(self.envelope, self.status, headers)
+        return json_response(self.envelope, invalid_status if self.status == INVALID else self.status, headers)
 
 
 def _type(status: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from serve.escalation import Answer, Common, Given, Refusal
+from serve.front.errors import INVALID
 from serve.settings import LaneSettings
 from serve.tasks.balance import Balance
 from serve.tasks.face import Asked, Heed, Kept, RequestLimits, decode_body, invalid, told_of
@@ -37,6 +38,7 @@ class Classify:
 
     paths: Final = ("/classify", "/v1/classify")
     event_type: Final = ClassifyEscalation
+    invalid_status: Final = INVALID
     answer_type: Final = LabelledAnswer
     sample: Final[TaskInput] = TextInput(text="This is a test question.")
 

@@ -11,9 +11,9 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from serve.escalation import Answer, Common, Given
-from serve.front.errors import ApiError
+from serve.front.errors import INVALID, ApiError
 from serve.settings import LaneSettings
-from store.event import EscalationBase, TaskInput, TeacherAnswer
+from store.event import EscalationBase, TaskInput, TeacherAnswer, without_values
 from store.student.loaded import Opinion
 
 _MISSING_FIELD: Final = re.compile(r"missing required field `([^`]+)`")
@@ -30,6 +30,7 @@ class RequestLimits:
     max_inputs: int
     max_documents: int
     max_text_chars: int
+    max_message_chars: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,10 @@ class Face(Matter, Protocol):
         """Where it is served."""
 
     @property
+    def invalid_status(self) -> int:
+        """What its clients expect where a request is wrong."""
+
+    @property
     def answer_type(self) -> type[Answer]:
         """Of its answers, as they are kept under an Idempotency-Key."""
 
@@ -127,12 +132,12 @@ def decode_body(body: bytes, kind: type[_Body]) -> _Body:
     """A request's body.
 
     Raises:
-        ApiError: 422 that names the field; msgspec's messages hold types, never values.
+        ApiError: 422 that names the field and no value.
     """
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise invalid(field=field_of(error) or "body", message=str(error)) from error
+        raise invalid(field=field_of(error) or "body", message=without_values(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(field="body", message="not JSON in UTF-8") from error
 
@@ -145,7 +150,7 @@ def field_of(error: msgspec.ValidationError) -> str:
 
 def invalid(*, field: str, message: str) -> ApiError:
     """The request is wrong, and this is what of it."""
-    return ApiError(422, "invalid_request", message, field)
+    return ApiError(INVALID, "invalid_request", message, field)
 
 
 def told_of(answer: Answer) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from serve.escalation import Answer, Common, Given
+from serve.front.errors import INVALID
 from serve.settings import LaneSettings
 from serve.tasks.face import Asked, Heed, Kept, RequestLimits, decode_body, invalid, told_of
 from store.event import RankAnswer, RankEscalation, RankInput, TaskInput, TeacherAnswer
@@ -58,6 +59,7 @@ class Rank:
 
     paths: Final = ("/rerank", "/v1/rerank", "/v2/rerank")
     event_type: Final = RankEscalation
+    invalid_status: Final = INVALID
     answer_type: Final = RankedAnswer
     sample: Final[TaskInput] = RankInput(
         query="This is a test question.",

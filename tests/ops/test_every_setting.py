@@ -340,6 +340,12 @@ CHECKS: Final[dict[str, Check]] = {
     "gateway.batch_wait_ms": Check(40.0, lambda w: w.executor()._wait_s, 0.04),
     "gateway.max_wait_s": Check(0.7, lambda w: (w.device().line.wait_s, w.executor()._line_wait_s), both(0.7)),
     "gateway.max_text_chars": Check(10, lambda w: [w.ask("x" * 10), w.ask("x" * 11)], [ANSWERABLE, "invalid_request"]),
+    "gateway.max_message_chars": Check(
+        10,
+        lambda w: [w.chat("x" * 10), w.chat("x" * 11)],
+        [ANSWERABLE, "invalid_request"],
+        beside=TALKING,
+    ),
     "gateway.allowed_hosts": Check(["models.example.com"], lambda w: w.ask(host="models.example.com"), ANSWERABLE),
     "gateway.allowed_origins": Check(
         ["https://desk.example.com"], lambda w: w.ask(origin="https://desk.example.com"), ANSWERABLE

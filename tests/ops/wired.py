@@ -154,13 +154,20 @@ class Wired:
 
     def ask(self, text: str = "where is it", *, host: str = "127.0.0.1", **headers: str) -> str:
         """What becomes of a question from this machine that nobody can answer: the code of the refusal."""
+        return self._refusal("/classify", {"model": "support", "input": text}, host, headers)
 
+    def chat(self, text: str) -> str:
+        """The same of a conversation."""
+        body = {"model": "support", "messages": [{"role": "user", "content": text}]}
+        return self._refusal("/v1/chat/completions", body, "127.0.0.1", {})
+
+    def _refusal(self, path: str, body: Mapping[str, Any], host: str, headers: Mapping[str, str]) -> str:
         async def post() -> str:
             app = build_app(self.services(), serve_wiring.gateway_settings(self.site.settings))
             transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=named) as client:
-                response = await client.post("/classify", json={"model": "support", "input": text})
+                response = await client.post(path, json=body)
             return str(response.json()["error"]["code"])
 
         return asyncio.run(post())

@@ -33,6 +33,7 @@ class Chat:
 
     paths: Final = ("/v1/chat/completions",)
     event_type: Final = ChatEscalation
+    invalid_status: Final = 400  # as OpenAI's own
     answer_type: Final = ChatReply
     sample: Final[TaskInput] = ChatInput(messages=[Message(role="user", content="This is a test question.")])
 
@@ -65,8 +66,8 @@ class Chat:
         if len(messages) > limits.max_documents:
             raise invalid(field="messages", message=f"{len(messages)} messages, up to {limits.max_documents} allowed")
         for text, field in zip(_RULES.texts(value), asked.fields, strict=True):
-            if len(text) > limits.max_text_chars:
-                raise invalid(field=field, message=f"{len(text)} characters, {limits.max_text_chars} allowed")
+            if len(text) > limits.max_message_chars:
+                raise invalid(field=field, message=f"{len(text)} characters, {limits.max_message_chars} allowed")
         most = _most_tokens(value)
         if most is not None and most < 1:
             raise invalid(field="max_tokens", message=f"{most}, 1 or more allowed")

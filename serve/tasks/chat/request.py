@@ -1,12 +1,13 @@
 """The body of `POST /v1/chat/completions`: what of it is the question, and what no student can do."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from serve.tasks.face import field_of, invalid
-from store.event import ChatInput, Message
+from store.event import ChatInput, Message, without_values
 
 SHAPE: Final = (
     "tools",
@@ -88,18 +89,26 @@ def _message(raw: Mapping[str, Any], place: int) -> Message:
         return msgspec.convert({**raw, "content": _content(raw.get("content"))}, Message)
     except msgspec.ValidationError as error:
         field = ".".join(filter(None, (f"messages[{place}]", field_of(error))))
-        raise invalid(field=field, message=str(error).partition(" - at")[0]) from error
+        raise invalid(field=field, message=without_values(error).partition(" - at")[0]) from error
 
 
 def _content(content: Any) -> str:
-    """A text; several parts of text are one, and other parts stand as their JSON."""
+    """A text; several parts of text are one. Where others are among them: JSON, with digests in the others' places."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
-    if _has_parts(content):
-        return msgspec.json.encode(content, order="sorted").decode()
-    return "".join(str(part.get("text") or "") for part in content)
+    if not _has_parts(content):
+        return "".join(str(part.get("text") or "") for part in content)
+    parts = content if isinstance(content, Sequence) else [content]
+    return msgspec.json.encode([part if _is_text(part) else _digest(part) for part in parts], order="sorted").decode()
+
+
+def _digest(part: Any) -> dict[str, Any]:
+    """What tells a part from others and keeps nothing of it: nobody can redact a picture, and no student sees it."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    written = msgspec.json.encode(part, order="sorted")
+    return {"type": kind if isinstance(kind, str) else "unknown", "sha256": hashlib.sha256(written).hexdigest()}
 
 
 def _has_parts(content: Any) -> bool:
@@ -108,4 +117,8 @@ def _has_parts(content: Any) -> bool:
         return False
     if not isinstance(content, Sequence):
         return True
-    return any(not isinstance(part, Mapping) or part.get("type") not in _TEXT_PARTS for part in content)
+    return not all(map(_is_text, content))
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS

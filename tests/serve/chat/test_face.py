@@ -1,13 +1,16 @@
 """`/v1/chat/completions` over HTTP: what a student may answer, and what is refused with the field named."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from serve.lifecycle import Gateway
 from serve.tasks.chat.stream import Events, assembled, chunks, event
+from store.errors import TooLaboriousError
+from store.event import ChatAnswer, ChatInput, encode
 from tests.serve.chat.fakes import FakeTalker, chat_world, question, teacher_in
 from tests.serve.client import run
 from tests.serve.fakes import World
@@ -108,7 +111,7 @@ def test_an_answer_longer_than_its_client_wants_is_the_teachers(tmp_path: Path) 
         ({"messages": [{"role": "robot", "content": "a"}]}, "messages[0].role"),
         ({"messages": [{"content": "a"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "a", "name": 3}]}, "messages[0].name"),
-        ({"messages": [{"role": "user", "content": "a" * 20_001}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "a" * 200_001}]}, "messages[0].content"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"n": "two"}, "n"),
         ({"model": None}, "model"),
@@ -120,9 +123,67 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], field: 
     async def step(client: httpx.AsyncClient, _: Gateway) -> None:
         response = await client.post(PATH, json=question() | changes)
         error = response.json()["error"]
-        assert (response.status_code, error["param"], error["type"]) == (422, field, "invalid_request_error")
+        assert (response.status_code, error["param"], error["type"]) == (400, field, "invalid_request_error")
+        assert error["message"].startswith(f"{field}: ")
 
     run(world, step)
+
+
+def test_a_picture_stands_in_the_event_as_its_digest(tmp_path: Path) -> None:
+    world = served(tmp_path)
+    large = [IMAGE[0], {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 300_000}}]
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        for content in (IMAGE, large, IMAGE, IMAGE[1]):
+            response = await client.post(PATH, json=question() | {"messages": [{"role": "user", "content": content}]})
+            assert response.status_code == 200, response.text
+            assert teacher_in(world).bodies[-1]["messages"][0]["content"] == content
+
+    run(world, step)
+    kept = [cast("ChatInput", one.input).messages[0].content for one in world.sink.events]
+    assert "what is it" in kept[0]
+    assert '"image_url"' in kept[0]
+    assert kept[0] == kept[2]
+    assert len(set(kept)) == 3
+    assert not any("base64" in one for one in kept)
+
+
+def test_what_a_teacher_says_of_persons_reaches_its_client_and_no_event(tmp_path: Path) -> None:
+    world = chat_world(tmp_path)
+    call = {"id": "c", "type": "function", "function": {"name": "mail", "arguments": '{"to": "ada@example.org"}'}}
+    says = {"role": "assistant", "content": "write to ada@example.org", "tool_calls": [call]}
+    teacher_in(world).message = says
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        response = await client.post(PATH, json=question("my mail is ada@example.org"))
+        assert response.json()["choices"][0]["message"] == says
+
+    run(world, step)
+    (kept,) = world.sink.events
+    written = encode(kept).decode()
+    assert "example.org" not in written
+    (token,) = set(re.findall(r"<EMAIL:\w+>", written))
+    teacher = cast("ChatAnswer", kept.teacher)
+    assert teacher.text == f"write to {token}"
+    assert token in str(teacher.tool_calls)
+
+
+def test_an_answer_that_would_take_too_long_to_redact_is_given_and_not_kept(tmp_path: Path) -> None:
+    def redact(text: str) -> tuple[str, dict[str, str]]:
+        if text.startswith("the teacher"):
+            raise TooLaboriousError
+        return text, {}
+
+    world = chat_world(tmp_path)
+    world.noting = redact
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        response = await client.post(PATH, json=question())
+        assert response.json()["choices"][0]["message"]["content"] == "the teacher says so"
+
+    run(world, step)
+    (kept,) = world.sink.events
+    assert (kept.eligible, cast("ChatAnswer", kept.teacher).text) == (False, "")
 
 
 @pytest.mark.parametrize("ending", ["length", "content_filter"])
