@@ -26,12 +26,12 @@ THEIR_OWN: Final = (
         "ops/init.py",
         "ops/cli/start/begin.py",
     ),
-    *("ops/rulings/reask.py", "ops/rulings/sample.py", "ops/demo/**/*.py"),
+    *("ops/rulings/reask.py", "ops/rulings/sample.py", "ops/demo/**/*.py", "ops/console/tasks/*.py"),
 )
 """The event's codec; each task's rules, student, record in a manifest, face at the gateway, asking and recipe.
 
 Of `ops`: what commands know of a task, its logs and its replay; what a person may name in settings and options; samples
-of labels that are asked again; and the demo.
+of labels that are asked again; the demo; and how the console words questions and answers.
 """
 TYPES: Final = frozenset(
     {"TextInput", "RankInput", "ChatInput", "LabelAnswer", "RankAnswer", "ChatAnswer"}

@@ -40,23 +40,27 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {
-        "root": ROOT,
-        "static": _address,
-        "drawn": drawn,
-        "cycle_now": cycle_now,
-        "running_line": running_line,
-        "states_named": STATE_NAMES,
-    }
-    environment.filters |= {
-        "ratio": ratio_of,
-        "usd": usd,
-        "time": time_of,
-        "span": length,
-        "shown": _shown,
-        "coded": _coded,
-        "chart": _chart,
-    }
+    environment.globals.update(
+        {
+            "root": ROOT,
+            "static": _address,
+            "drawn": drawn,
+            "cycle_now": cycle_now,
+            "running_line": running_line,
+            "states_named": STATE_NAMES,
+        }
+    )
+    environment.filters.update(
+        {
+            "ratio": ratio_of,
+            "usd": usd,
+            "time": time_of,
+            "span": length,
+            "shown": _shown,
+            "coded": _coded,
+            "chart": _chart,
+        }
+    )
     return environment
 
 

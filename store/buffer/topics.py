@@ -1,7 +1,6 @@
 """Topics of the kept items: groups of the encoder's vectors, each named by its most telling words."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,14 +9,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from store.near.guard import COMMON_WORDS, FILLERS
 from store.near.neighbours import grouped
+from store.near.words import words_of
 from store.registry.manifest import Topic
 
 FEWEST, MOST = 2, 30
 _NAME_WORDS: Final = 3
-_REDACTED: Final = re.compile(r"<[A-Z_]+:[0-9a-f]+>")
-_WORD: Final = re.compile(r"[^\W\d_]{2,}(?:'[^\W\d_]+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,9 +80,3 @@ def _names(topics: Sequence[Sequence[str]]) -> list[str]:
         name = " ".join(scored[:_NAME_WORDS]) or "no words"
         names.append(name if name not in names else f"{name} ({number})")
     return names
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text that may tell what it is about, in lower case; tokens of redaction are none."""
-    plain = _REDACTED.sub(" ", text).lower()
-    return [word for word in _WORD.findall(plain) if word not in COMMON_WORDS and word not in FILLERS]

@@ -8,6 +8,9 @@ from typing import Any, Final, TypeGuard, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
+from ops.access.tokens import add_token
+from ops.console.visitor import NotOpenError, visitor_of
+from ops.console.web import ROOT, Asked
 from ops.init import init
 from ops.open_log import _topics, ensure_topics, open_appender, open_history
 from ops.settings import Settings
@@ -240,6 +243,15 @@ def other_secret(wired: Wired) -> object:
     return both(secret.lane_key(wired.site.settings.lanes[0].lane))
 
 
+def token_seen(wired: Wired) -> object:
+    """What a token of the other file opens in the console."""
+    shown = add_token(wired.folder / "other" / "tokens.json", "ada", "operate", 0.0)
+    try:
+        return visitor_of(wired.site, Asked(method="GET", path=ROOT, headers={"authorization": f"Bearer {shown}"})).role
+    except NotOpenError:
+        return None
+
+
 def buffer_size(wired: Wired) -> object:
     ingest: Any = wired.ingest
     return ingest._buffer._k, wired.site.buffer(wired.client)._k, wired.work.items_per_stratum
@@ -310,6 +322,7 @@ CHECKS: Final[dict[str, Check]] = {
     "keys.trainer": Check("other/keys/trainer", signer, other_keys("trainer")),
     "keys.operator": Check("other/keys/operator", lambda w: w.site.operator_key().key_id, other_keys("operator")),
     "keys.data_secret": Check("other/data.secret", secrets_seen, other_secret),
+    "keys.tokens": Check("other/tokens.json", token_seen, "operate"),
     "log.kind": Check("kafka", kind_of_log, "KafkaAppender", also=kafka()),
     "log.partitions": Check(7, partitions, beside={"redis.url": "{redis}"}),
     "log.lease_s": Check(9.0, lambda w: w.ingest._source._lease_s),  # type: ignore[attr-defined]

@@ -21,8 +21,8 @@ from ops.site import Site
 from store.answers.census import State, state_of
 from store.answers.rules import Drawing
 from store.buffer.item import Item
-from store.buffer.topics import words_of
 from store.event import wall_clock_s
+from store.near.words import words_of
 from store.registry.manifest import Topic
 from store.tasks.rules import TaskRules
 from store.tasks.tasks import TASKS

@@ -1,4 +1,4 @@
-"""A furnished installation with a Redis of its own, that the tests of a module share and none of them moves."""
+"""A furnished installation with a Redis of its own, that the tests of a module share."""
 
 import time
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """Pages of all three tasks: the values of the commands, texts for who may read them, nothing that a browser runs."""
 
 import re
+import threading
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
@@ -8,8 +9,11 @@ from typing import Any
 import pytest
 import redis
 
+from ops.console import reads
 from ops.console.views import buffer as looking
+from ops.console.views import lane as lanes
 from ops.show.values import ratio_of, time_of
+from ops.site import Site
 from ops.status.collect import collect
 from ops.status.past import past_of
 from ops.status.shown import lane_fields
@@ -175,6 +179,60 @@ def test_a_large_buffer_is_looked_at_in_part_and_the_page_says_so(
     monkeypatch.setattr(looking, "MOST", 30)
     found = looking.look(console.site, redis_of, console.site.lane(str(SHOP)), [])
     assert (found.seen, found.whole) == (30, False)
+
+
+def test_everything_is_read_in_threads_of_the_consoles_own(
+    console: Shown, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console.console.become(console.site)
+    seen: dict[str, str] = {}
+
+    def noted(where: object, name: str) -> None:
+        real = getattr(where, name)
+
+        def note(*given: Any) -> Any:
+            seen[name] = threading.current_thread().name.partition("_")[0]
+            return real(*given)
+
+        monkeypatch.setattr(where, name, note)
+
+    for where, name in ((reads, "collect"), (reads, "look"), (reads, "past_of"), (lanes, "evidence_of")):
+        noted(where, name)
+    for page in ("", "/history", "/buffer", "/audits"):
+        assert console.get(of(DESK, page), token).status_code == 200
+    assert seen == dict.fromkeys(("collect", "look", "past_of", "evidence_of"), "console")
+
+
+def test_settings_that_were_read_again_are_shown(console: Shown) -> None:
+    site = console.site
+    sections = [
+        section.model_copy(update={"budget": section.budget.model_copy(update={"calls_per_day": 77})})
+        for section in site.settings.lanes
+    ]
+    assert "of 5,000 calls" in text_of(console.get(of(DESK)).text)
+    try:
+        console.console.become(Site(site.settings.model_copy(update={"lanes": tuple(sections)})))
+        assert "of 77 calls" in text_of(console.get(of(DESK)).text)
+    finally:
+        console.console.become(site)
+
+
+def test_while_redis_is_away_pages_say_so_and_show_what_files_know(console: Shown) -> None:
+    settings = console.site.settings
+    away = settings.model_copy(
+        update={"redis": settings.redis.model_copy(update={"url": "unix:///nowhere/redis.sock"})}
+    )
+    try:
+        console.console.become(Site(away))
+        page = console.get(of(SUPPORT))
+        assert page.status_code == 200
+        assert "Unknown: Redis does not answer" in text_of(page.text)
+        assert past_of(console.site, SUPPORT, 9).standing.champion in page.text  # type: ignore[operator]
+        assert console.get(of(SUPPORT, "/history")).status_code == 200
+        assert console.get(of(SUPPORT, "/audits")).status_code == 503
+        assert "not available" in text_of(console.get().text)
+    finally:
+        console.console.become(console.site)
 
 
 @pytest.fixture
