@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from tests.docs.lines import refusal_of
 from tests.ops.test_layout import ROOMS, ROOT
 
 VERSION: Final = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
@@ -81,7 +82,10 @@ def test_a_unit_starts_what_the_documentation_installs_and_may_write_where_it_sa
     lines = dict(re.findall(r"(?m)^(ExecStart|Environment|ReadWritePaths)=(.*)$", unit.read_text("utf-8")))
     command, *arguments = shlex.split(lines["ExecStart"])
     settings = Path(lines["Environment"].removeprefix("UNDERSTUDY_SETTINGS="))
-    assert arguments == ["run", unit.stem.removeprefix("understudy-")]
+    name = unit.stem.removeprefix("understudy-")
+    timed = unit.with_suffix(".timer").is_file()
+    assert arguments[: 1 if timed else 2] == ([name] if timed else ["run", name])
+    assert not timed or refusal_of(arguments) is None
     assert f"{command} init {settings.parent}\n" in DEPLOY
     assert f"{Path(command).parent}/pip install" in DEPLOY
     assert f'`state_dir = "{lines["ReadWritePaths"]}"`' in DEPLOY
