@@ -147,7 +147,7 @@ def test_a_text_that_is_too_laborious_is_refused_with_its_field(tmp_path: Path) 
         assert response.status_code == 422
         assert response.json()["error"] == {
             "code": "invalid_request",
-            "message": "too hard",
+            "message": "input[1]: too hard",
             "type": "invalid_request_error",
             "field": "input[1]",
             "param": "input[1]",
