@@ -182,6 +182,7 @@ class Play:
             counts=Counts(),
             monotonic=now,
             draw=lambda question: unit_hash(_DRAW_SALT, question.event_id),
+            redact=lambda _: "",  # nothing of a log is told
         )
         return budget, service
 
