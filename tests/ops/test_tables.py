@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 from ops.backtest.command import Result as Backtested
 from ops.backtest.runs.pool import PoolResult
 from ops.cli import backtest as backtest_cli
-from ops.cli import data, letters, repair
+from ops.cli import data, letters
 from ops.cli.app import app
+from ops.cli.kept import buffer
 from ops.cli.lane.shown import show_processes
+from ops.cli.mending import ingest
 from ops.reports import (
     DeadLetterReport,
     Differing,
@@ -161,9 +163,9 @@ SCENES: Final[dict[str, list[str]]] = {
 SHOWN: Final[dict[str, Callable[[Path], object]]] = {
     "dlq list": lambda _: letters._show_list(LISTED),
     "dlq replay": lambda _: letters._show_settled([SETTLED], "replayed"),
-    "verify": lambda _: data._show_verified(VERIFIED),
-    "ingest skip": lambda _: repair._show_skipped([SKIPPED]),
-    "buffer rebuild": lambda _: repair._show_rebuilt([REBUILT]),
+    "verify": lambda _: data.show_verified(VERIFIED),
+    "ingest skip": lambda _: ingest._show_skipped([SKIPPED]),
+    "buffer rebuild": lambda _: buffer._show_rebuilt([REBUILT]),
     "processes": lambda _: show_processes(_processes()),
     "backtest": lambda folder: backtest_cli._show(_backtested(folder)),
 }

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from ops.answers.kept import ItemShown, LaneItems
 from ops.cli.answers.selecting import Selecting
-from ops.cli.answers.shown import label_columns, label_rows
 from ops.cli.options import EPILOG, Config, DryRun, LaneName, Output, Why, at_the_terminal, need_reason, open_site
 from ops.cli.output import Format, emit_fields, emit_json, emit_table
 from ops.cli.signature import takes
@@ -18,6 +17,7 @@ from ops.kept.export import STDOUT, FileFormat, export
 from ops.kept.stats import BufferStats, stats_of
 from ops.reports import Rebuilt
 from ops.show.values import time_of
+from ops.status.shown import label_columns, label_rows
 from store.event import wall_clock_s
 from trainer.snapshot import Split
 
