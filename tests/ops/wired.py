@@ -233,7 +233,7 @@ class Wired:
             yield SimpleNamespace(stop=threading.Event(), announce=announce)
 
         @contextmanager
-        def admin_server(host: str, port: int, _: object, *, hosts: object) -> Iterator[int]:
+        def admin_server(host: str, port: int, _: object, *, hosts: object, pages: object) -> Iterator[int]:
             seen.update(admin_host=host, admin_port=port, admin_hosts=hosts)
             yield port
 
