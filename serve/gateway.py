@@ -25,12 +25,12 @@ from serve.settings import LaneSettings
 from serve.student.executor import StudentBusyError, StudentFailedError
 from serve.student.line import StudentReply, TooLong
 from serve.student.slot import Slot, Slots
-from serve.tasks.face import Face
+from serve.tasks.face import Face, Kept
 from serve.teacher.audit import Audits
 from serve.teacher.budget import Budget, Spend
 from serve.teacher.client import Answered, Invalid, Reply, Unavailable
 from serve.teacher.ledger import CallKind
-from store.errors import LogError
+from store.errors import LogError, TooLaboriousError
 from store.event import TeacherAnswer, Usage
 from store.log.lazy import logger
 from store.policy import BudgetView, Decision
@@ -63,13 +63,12 @@ class LaneService:
         counts: Counts,
         monotonic: Callable[[], float],
         draw: Callable[[Question], float],
+        redact: Callable[[str], str],
         referee: Referee | None = None,
-        redact: Callable[[str], str] | None = None,
     ) -> None:
         """Put the parts together; whoever made them starts and closes them.
 
-        Without a `referee`, audits of texts say what rules tell. What a teacher says that cannot be read is logged
-        (at debug level) only where `redact` is there.
+        Without a `referee`, audits of texts say what rules tell.
         """
         self.settings = settings
         self.face = face
@@ -314,7 +313,7 @@ class LaneService:
         """Log what is wrong with an answer; the answer itself at debug level, redacted."""
         about = {"lane": str(self.settings.lane), "event_id": event_id, "kind": reply.kind}
         _log.warning("invalid answer", detail=reply.detail, **about)
-        if self._redact is not None and logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+        if logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
             _log.debug("what the teacher said", said=self._redact(reply.said[:_SHOWN_CHARS]), **about)
 
     async def _publish(
@@ -325,7 +324,7 @@ class LaneService:
         An audit is judged before: nobody waits for it. A client waits for the event of an escalation, whose answers a
         cycle has judged where it needs to know.
         """
-        kept = self.face.kept(question.value, answer)
+        kept = await self._kept(question, answer)
         event = build_event(
             self.face.event_type,
             self.settings.lane,
@@ -345,9 +344,23 @@ class LaneService:
             return "escalation_dropped"
         return None
 
+    async def _kept(self, question: Question, answer: TeacherAnswer) -> Kept:
+        """What the event keeps of an answer, redacted; nobody learns from a text that would take too long to redact."""
+        kept, laborious = self.face.kept(question.value, answer), list[str]()
+
+        def redacted(text: str) -> str:
+            try:
+                return self._redact(text)
+            except TooLaboriousError as error:
+                laborious.append(str(error))
+                return ""
+
+        private = await asyncio.to_thread(self._rules.private, kept.answer, redacted)
+        return Kept(answer=private, learnable=kept.learnable and not laborious)
+
     async def _judged(self, referee: Referee, event: Any, question: Question, dispute: Dispute) -> Any:
         """The event with the referee's verdict, if there is one. Personal data stands in both answers as it was."""
-        dispute = Dispute(dispute.teacher, restore(dispute.student, question.noted))
+        dispute = Dispute(*(restore(text, question.noted) for text in dispute))
         distance = None
         with self.slots.pinned() as slot:
             if slot is not None and isinstance(slot.student, Compares):

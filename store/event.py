@@ -334,7 +334,7 @@ def decode(value: bytes, *, max_bytes: int = MAX_EVENT_BYTES) -> Escalation | Un
     try:
         return _decoder.decode(value)
     except msgspec.ValidationError as error:
-        return _of_a_task_to_come(value) or _invalid(value, str(error))
+        return _of_a_task_to_come(value) or _invalid(value, without_values(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Undecodable(reason="undecodable", detail=_seems(value))
 
@@ -372,7 +372,7 @@ def tenant_named(value: bytes) -> str | None:
 
 
 def _invalid(value: bytes, detail: str) -> Undecodable:
-    """Tell a schema of the future from a wrong shape; of msgspec's message the field is kept and a value is not."""
+    """Tell a schema of the future from a wrong shape."""
     try:
         version = _schema_decoder.decode(value).schema_version
     except msgspec.MsgspecError:
@@ -380,7 +380,12 @@ def _invalid(value: bytes, detail: str) -> Undecodable:
     if version != SCHEMA_VERSION or isinstance(version, bool):
         shown = version if isinstance(version, int) and version in range(_SHOWN_SCHEMAS) else "not shown"
         return Undecodable(reason="unknown_schema", detail=f"schema {shown}, this release reads {SCHEMA_VERSION}")
-    return Undecodable(reason="wrong_shape", detail=_QUOTED_VALUE.sub("value", detail))
+    return Undecodable(reason="wrong_shape", detail=detail)
+
+
+def without_values(error: msgspec.ValidationError) -> str:
+    """What is wrong and where, as msgspec has it, and nothing of the value itself."""
+    return _QUOTED_VALUE.sub("value", str(error))
 
 
 def json_schema() -> dict[str, Any]:

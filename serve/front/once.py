@@ -1,6 +1,7 @@
 """Idempotency-Key: what was answered under a key is given again for a day, and nothing is paid twice.
 
-A request claims its key, is answered, and leaves its answers, never its text. The same request meanwhile waits for it
+A request claims its key, is answered, and leaves its answers, never its text, sealed so that only who shows that key
+again can have them read: they hold personal data as the client is to see it. The same request meanwhile waits for it
 (on this replica) or is told to come again (409, on another); another body under the same key is 422. What was refused
 is not kept: of a list, only the texts without an answer are asked again. While Redis does not answer, this process's
 memory alone knows, and the answer says so.
@@ -8,7 +9,7 @@ memory alone knows, and the answer says so.
 
 import asyncio
 import hmac
-import zlib
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +18,8 @@ from math import ceil
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from serve.escalation import Answer, Given
 from serve.front.errors import ApiError
@@ -33,7 +36,7 @@ _CLOSE_S: Final = 5.0
 _MOST_WAITING: Final = 16  # for one request: each holds a connection
 _RETRY_AFTER_S: Final = 1
 _LONGEST_RETRY_S: Final = 5
-_CRC_BYTES: Final = 4
+_NONCE_BYTES: Final = 12
 _NAME_BYTES: Final = 16
 
 T = TypeVar("T")
@@ -49,6 +52,29 @@ class KeptAnswer(msgspec.Struct, Generic[A], frozen=True, kw_only=True):
 
 
 Work = Callable[[Sequence[Answer | None]], Awaitable[Given]]  # with the answers that there are already; may be empty
+
+
+@dataclass(frozen=True, slots=True)
+class _Keyed:
+    """A request under its key. Of neither can anything be guessed from what is stored."""
+
+    name: str
+    request: str
+    seal: AESGCM  # AES-256 by the lane's key and the client's together
+
+    def write(self, outcome: KeptAnswer[Any]) -> bytes:
+        """What is stored of an outcome."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self.seal.encrypt(nonce, msgspec.json.encode(outcome), self.name.encode())
+
+    def read(self, value: bytes, kind: type[KeptAnswer[Any]]) -> KeptAnswer[Any] | None:
+        """What was stored; None where it is nothing, damaged, or of another release."""
+        try:
+            body = self.seal.decrypt(value[:_NONCE_BYTES], value[_NONCE_BYTES:], self.name.encode())
+            found: KeptAnswer[Any] = msgspec.json.decode(body, type=kind)
+        except (InvalidTag, ValueError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        return found
 
 
 @dataclass(slots=True)
@@ -101,11 +127,14 @@ class Once:
         Raises:
             ApiError: 422 for another body under this key, 409 while another replica is at work, or what `work` raises.
         """
-        name = self._digest("key", key.encode()).hex()[: 2 * _NAME_BYTES]
-        request = self._digest("request", msgspec.json.encode(body)).hex()
-        running = self._running.get(name)
+        keyed = _Keyed(
+            name=self._digest("key", key.encode()).hex()[: 2 * _NAME_BYTES],
+            request=self._digest("request", msgspec.json.encode(body)).hex(),
+            seal=AESGCM(self._digest("seal", key.encode())),
+        )
+        running = self._running.get(keyed.name)
         if running is not None:
-            if running.request != request:
+            if running.request != keyed.request:
                 raise _reused()
             if running.waiting >= _MOST_WAITING:
                 raise _in_progress(_RETRY_AFTER_S)
@@ -114,9 +143,9 @@ class Once:
                 return replace(await asyncio.shield(running.task), replayed=True)
             finally:
                 running.waiting -= 1
-        task = asyncio.create_task(self._answer(name, request, work))  # a client that hangs up does not end it
-        self._running[name] = _Running(request, task)
-        task.add_done_callback(lambda done: self._end(name, done))
+        task = asyncio.create_task(self._answer(keyed, work))  # a client that hangs up does not end it
+        self._running[keyed.name] = _Running(keyed.request, task)
+        task.add_done_callback(lambda done: self._end(keyed.name, done))
         return await asyncio.shield(task)
 
     async def close(self) -> None:
@@ -133,11 +162,16 @@ class Once:
         if not task.cancelled():
             task.exception()  # whoever waits for it is told; nobody may be
 
-    async def _answer(self, name: str, request: str, work: Work) -> Given:
+    async def _answer(self, keyed: _Keyed, work: Work) -> Given:
+        name, request = keyed.name, keyed.request
         remembered = self._memory.get(name, self._monotonic())
         if remembered is not None and remembered.request != request:
             raise _reused()
-        if remembered is not None and remembered.complete and (old := self._read(remembered.answers)) is not None:
+        if (
+            remembered is not None
+            and remembered.complete
+            and (old := keyed.read(remembered.answers, self._kind)) is not None
+        ):
             return _again(old)
         owner = self._new_id()
         claim = await self._ask(lambda shared: shared.claim(name, request, owner, _HOLD_S))
@@ -145,11 +179,11 @@ class Once:
             raise _reused()
         if claim is not None and claim.state == "busy":
             raise _in_progress(min(1 + ceil(claim.wait_s), _LONGEST_RETRY_S))
-        so_far = self._read(claim.answers) if claim is not None else None
+        so_far = keyed.read(claim.answers, self._kind) if claim is not None else None
         if so_far is None and remembered is not None:
-            so_far = self._read(remembered.answers)
+            so_far = keyed.read(remembered.answers, self._kind)
         if so_far is not None and None not in so_far.found:
-            self._remember(name, request, so_far)
+            self._remember(keyed, so_far)
             return _again(so_far)
         try:
             given = await self._holding(work([] if so_far is None else so_far.found), name, owner)
@@ -157,7 +191,7 @@ class Once:
             with suppress(asyncio.CancelledError):
                 await self._ask(lambda shared: shared.release(name, owner))
             raise
-        return await self._keep(name, request, owner, given)
+        return await self._keep(keyed, owner, given)
 
     async def _holding(self, work: Awaitable[Given], name: str, owner: str) -> Given:
         """Do the work, and hold the claim for as long as it takes."""
@@ -169,20 +203,22 @@ class Once:
             task.cancel()  # changes nothing once it is done
         return task.result()
 
-    async def _keep(self, name: str, request: str, owner: str, given: Given) -> Given:
+    async def _keep(self, keyed: _Keyed, owner: str, given: Given) -> Given:
         answers = [one if isinstance(one, Answer) else None for one in given.found]
         if not any(answers):
-            await self._ask(lambda shared: shared.release(name, owner))
+            await self._ask(lambda shared: shared.release(keyed.name, owner))
             return given
         outcome: KeptAnswer[Any] = KeptAnswer(first_id=given.first_id, at_s=given.at_s, found=answers)
-        self._remember(name, request, outcome)
-        value, complete = _write(outcome), None not in answers
-        kept = await self._ask(lambda shared: shared.keep(name, request, owner, value, complete=complete))
+        self._remember(keyed, outcome)
+        value, complete = keyed.write(outcome), None not in answers
+        kept = await self._ask(lambda shared: shared.keep(keyed.name, keyed.request, owner, value, complete=complete))
         return replace(given, shared=bool(kept))
 
-    def _remember(self, name: str, request: str, outcome: KeptAnswer[Any]) -> None:
+    def _remember(self, keyed: _Keyed, outcome: KeptAnswer[Any]) -> None:
         until_s, complete = self._monotonic() + KEEP_S, None not in outcome.found
-        self._memory.put(name, Remembered(request=request, answers=_write(outcome), complete=complete, until_s=until_s))
+        answers = keyed.write(outcome)
+        remembered = Remembered(request=keyed.request, answers=answers, complete=complete, until_s=until_s)
+        self._memory.put(keyed.name, remembered)
 
     async def _ask(self, call: Callable[[Shared], T]) -> T | None:
         """What Redis says; None where it does not, and then it is left alone for a second."""
@@ -197,16 +233,6 @@ class Once:
             _log.warning("no Redis for idempotency keys: this replica's memory alone knows them", error=str(error))
             return None
 
-    def _read(self, value: bytes) -> KeptAnswer[Any] | None:
-        """What was kept; None where it is nothing, damaged, or of another release."""
-        if len(value) < _CRC_BYTES or zlib.crc32(value[_CRC_BYTES:]).to_bytes(_CRC_BYTES, "big") != value[:_CRC_BYTES]:
-            return None
-        try:
-            found: KeptAnswer[Any] = msgspec.json.decode(value[_CRC_BYTES:], type=self._kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return None
-        return found
-
     def _digest(self, purpose: str, value: bytes) -> bytes:
         """Keyed, so that neither keys nor texts can be guessed from what is stored."""
         return hmac.digest(self._key, b"idempotency/" + purpose.encode() + b"\0" + value, "sha256")
@@ -216,11 +242,6 @@ def _again(outcome: KeptAnswer[Any]) -> Given:
     return Given(
         first_id=outcome.first_id, at_s=outcome.at_s, found=[one for one in outcome.found if one], replayed=True
     )
-
-
-def _write(outcome: KeptAnswer[Any]) -> bytes:
-    body = msgspec.json.encode(outcome)
-    return zlib.crc32(body).to_bytes(_CRC_BYTES, "big") + body
 
 
 def _reused() -> ApiError:

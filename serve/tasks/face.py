@@ -13,7 +13,7 @@ import msgspec
 from serve.escalation import Answer, Common, Given
 from serve.front.errors import INVALID, ApiError
 from serve.settings import LaneSettings
-from store.event import EscalationBase, TaskInput, TeacherAnswer
+from store.event import EscalationBase, TaskInput, TeacherAnswer, without_values
 from store.student.loaded import Opinion
 
 _MISSING_FIELD: Final = re.compile(r"missing required field `([^`]+)`")
@@ -132,12 +132,12 @@ def decode_body(body: bytes, kind: type[_Body]) -> _Body:
     """A request's body.
 
     Raises:
-        ApiError: 422 that names the field; msgspec's messages hold types, never values.
+        ApiError: 422 that names the field and no value.
     """
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise invalid(field=field_of(error) or "body", message=str(error)) from error
+        raise invalid(field=field_of(error) or "body", message=without_values(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(field="body", message="not JSON in UTF-8") from error
 

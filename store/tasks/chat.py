@@ -9,11 +9,12 @@ the same words; where the words differ, a referee's verdict decides, which the s
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from math import isfinite, isnan
-from typing import Any, ClassVar, Final, Literal, NoReturn
+from typing import Any, ClassVar, Final, Literal, NoReturn, cast
 
 import msgspec
 
@@ -27,6 +28,7 @@ from store.event import (
     StudentOpinion,
     Task,
     TaskInput,
+    TeacherAnswer,
     TopLogprobs,
     canonical_layout,
     canonical_text,
@@ -118,6 +120,15 @@ class ChatRules:
         value, purse = _input(value), Effort()
         return with_texts(value, [redact(text, key, purse) for text in self.texts(value)])
 
+    def private(self, answer: TeacherAnswer, redact: Callable[[str], str]) -> ChatAnswer:
+        """Log-probabilities are of the tokens as written, and go where those do."""
+        teacher = cast("ChatAnswer", answer)
+        text, calls = redact(teacher.text), teacher.tool_calls
+        if calls is not None:
+            calls = _filled(calls, iter([redact(one) for one in _leaves(calls)]))
+        top = teacher.top if text == teacher.text else None
+        return msgspec.structs.replace(teacher, text=text, tool_calls=calls, top=top, logprobs=None)
+
     def normal(self, event: Escalation, key: bytes) -> ChatEscalation:
         """The event redacted: its input, its answer and its student's."""
         event = _event(event)
@@ -126,7 +137,7 @@ class ChatRules:
         return msgspec.structs.replace(
             event,
             input=self.redact(event.input, key),
-            teacher=_redacted(event.teacher, key),
+            teacher=self.private(event.teacher, partial(redact, key=key, effort=Effort())),
             student=None if event.student is None else _redacted_opinion(event.student, key),
         )
 
@@ -231,19 +242,6 @@ def _filled(value: Any, given: Iterator[str]) -> Any:
 def _canonical(message: Message) -> list[Any]:
     calls = [{name: one for name, one in call.items() if name != _CALL_ID} for call in message.tool_calls or []]
     return [message.role, canonical_layout(message.content), message.name, _plain(calls)]
-
-
-def _redacted(teacher: ChatAnswer, key: bytes) -> ChatAnswer:
-    """The answer with personal data replaced; log-probabilities are of the tokens as written, and go where those do."""
-    purse = Effort()
-    text = redact(teacher.text, key, purse)
-    calls = teacher.tool_calls
-    if calls is not None:
-        calls = _filled(calls, iter([redact(one, key, purse) for one in _leaves(calls)]))
-    same = text == teacher.text
-    return msgspec.structs.replace(
-        teacher, text=text, tool_calls=calls, top=teacher.top if same else None, logprobs=None
-    )
 
 
 def _redacted_opinion(student: StudentOpinion, key: bytes) -> StudentOpinion:

@@ -1,12 +1,21 @@
 """Classification: a text in, one of the lane's labels out; agreement is the same label."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
 
-from store.event import ClassifyEscalation, Escalation, LabelAnswer, Task, TaskInput, TextInput, canonical_text
+from store.event import (
+    ClassifyEscalation,
+    Escalation,
+    LabelAnswer,
+    Task,
+    TaskInput,
+    TeacherAnswer,
+    TextInput,
+    canonical_text,
+)
 from store.labels import listed
 from store.redact import redact
 from store.tasks.narrow import narrow
@@ -37,6 +46,10 @@ class ClassifyRules:
     def redact(self, value: TaskInput, key: bytes) -> TextInput:
         """The text with personal data replaced, its layout kept."""
         return TextInput(text=redact(_text(value), key))
+
+    def private(self, answer: TeacherAnswer, redact: Callable[[str], str]) -> TeacherAnswer:  # noqa: ARG002 - no text
+        """See `TaskRules`."""
+        return answer
 
     def normal(self, event: Escalation, key: bytes) -> ClassifyEscalation:
         """The event with its label as the list spells it, and its text redacted."""

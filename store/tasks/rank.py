@@ -9,7 +9,7 @@ them, in whatever order, asks the same question and hears the same answer.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from heapq import nlargest
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 
-from store.event import Escalation, RankEscalation, RankInput, Task, TaskInput, canonical_text
+from store.event import Escalation, RankEscalation, RankInput, Task, TaskInput, TeacherAnswer, canonical_text
 from store.redact import Effort, redact
 from store.tasks.documents import Sorting, check_answer, places, places_of_opinion
 from store.tasks.narrow import narrow
@@ -146,6 +146,10 @@ class RankRules:
             query=redact(value.query, key, effort),
             documents=[redact(document, key, effort) for document in value.documents],
         )
+
+    def private(self, answer: TeacherAnswer, redact: Callable[[str], str]) -> TeacherAnswer:  # noqa: ARG002 - no text
+        """See `TaskRules`."""
+        return answer
 
     def normal(self, event: Escalation, key: bytes) -> RankEscalation:
         """The event with its documents sorted by canonical text, and scores, order and student in their order."""

@@ -3,10 +3,10 @@
 One instance a lane. Whatever stores, counts or compares asks it, and so never knows which task it carries.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from store.event import Escalation, Task, TaskInput
+from store.event import Escalation, Task, TaskInput, TeacherAnswer
 
 
 class Dispute(NamedTuple):
@@ -41,6 +41,13 @@ class TaskRules(Protocol):
 
         Raises:
             TooLaboriousError: its texts together need more work than any question of a person would.
+        """
+
+    def private(self, answer: TeacherAnswer, redact: Callable[[str], str]) -> TeacherAnswer:
+        """A teacher's answer with every text of its own redacted; a label or scores hold none.
+
+        Raises:
+            TooLaboriousError: as of `redact`.
         """
 
     def normal(self, event: Escalation, key: bytes) -> Escalation:

@@ -93,10 +93,9 @@ class Rig:
         self.ports = {name: free_port() for name in ("serve", "ingest", "train")}
         self.settings = make_site(
             folder / "site",
-            url=f'"{self._redis.enter_context(private_redis(folder / "redis"))}"',
+            **{"url": f'"{self._redis.enter_context(private_redis(folder / "redis"))}"'} | settings,
             base_url=f'"{self.teacher.url}"',
             **{f"{name}_port": str(port) for name, port in self.ports.items()},
-            **settings,
         )
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         stack.callback(self._end)
@@ -188,6 +187,12 @@ class Rig:
             return 0.0
         lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    def ready(self, process: str) -> bool:
+        """Whether a process says that it is."""
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"http://127.0.0.1:{self.ports[process]}/readyz", timeout=10.0).status_code == 200
+        return False
 
     def until(self, what: str, condition: Callable[[], object], *, meanwhile: Callable[[], object] = _nothing) -> None:
         """Wait for a condition, doing something in between."""

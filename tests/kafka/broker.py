@@ -6,13 +6,15 @@ import importlib.util
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +28,11 @@ _PROPERTIES: Final = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners={protocol}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={protocol}://127.0.0.1:{port}
+inter.broker.listener.name={protocol}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,{protocol}:{protocol}
 log.dirs={directory}/data
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -55,27 +58,46 @@ class MissingError(Exception):
     """This machine cannot run Kafka; the message says what to install."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """How clients reach a broker."""
+
+    protocol: str = "PLAINTEXT"
+    properties: str = ""
+    format: Sequence[str] = ()  # arguments of the storage tool
+    tls: ssl.SSLContext | None = None  # to see whether it answers
+
+
+_OPEN: Final = Door()
+
+
 class Broker:
     """A broker that can be stopped, killed, frozen and started again on the same port and data."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, door: Door = _OPEN) -> None:
         """Format the storage.
 
         Raises:
             MissingError: no Java, or no jars and no Maven.
         """
-        self._directory = directory
+        self._directory, self._door = directory, door
         self._java = find_java()
         self._classpath = f"{find_libs()}/*"
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        properties = _PROPERTIES.format(port=self.port, controller=_free_port(), directory=directory)
-        (directory / "server.properties").write_text(properties)
+        properties = _PROPERTIES.format(
+            port=self.port, controller=_free_port(), directory=directory, protocol=door.protocol
+        )
+        (directory / "server.properties").write_text(properties + door.properties)
         (directory / "log4j2.properties").write_text(_LOGGING)
         # The highest bit is clear: an id that begins with "-" would be read as an option.
         cluster = base64.urlsafe_b64encode(uuid.UUID(int=uuid.uuid4().int & ~(1 << 127)).bytes).rstrip(b"=").decode()
         subprocess.run(
-            [*self._command("-Xmx128m"), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties"],
+            [
+                *self._command("-Xmx128m"),
+                *("kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties"),
+                *door.format,
+            ],
             cwd=directory,
             check=True,
             capture_output=True,
@@ -136,18 +158,20 @@ class Broker:
         """The port accepts, and an ApiVersions request is answered."""
         request = struct.pack(">hhih", 18, 0, 1, -1)
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(struct.pack(">i", len(request)) + request)
-                return len(connection.recv(8)) >= 4
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as plain:
+                tls = self._door.tls
+                with plain if tls is None else tls.wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+                    connection.sendall(struct.pack(">i", len(request)) + request)
+                    return len(connection.recv(8)) >= 4
         except OSError:
             return False
 
 
 @contextmanager
-def running_broker() -> Iterator[Broker]:
+def running_broker(door: Door = _OPEN) -> Iterator[Broker]:
     """A started broker with nothing in it."""
     with tempfile.TemporaryDirectory(prefix="kafka-") as folder:
-        broker = Broker(Path(folder))
+        broker = Broker(Path(folder), door)
         try:
             broker.start()
             yield broker

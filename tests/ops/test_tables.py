@@ -161,7 +161,7 @@ SCENES: Final[dict[str, list[str]]] = {
 SHOWN: Final[dict[str, Callable[[Path], object]]] = {
     "dlq list": lambda _: letters._show_list(LISTED),
     "dlq replay": lambda _: letters._show_settled([SETTLED], "replayed"),
-    "verify": lambda _: data._show_verified(VERIFIED),
+    "verify": lambda _: data.show_verified(VERIFIED),
     "ingest skip": lambda _: repair._show_skipped([SKIPPED]),
     "buffer rebuild": lambda _: repair._show_rebuilt([REBUILT]),
     "processes": lambda _: show_processes(_processes()),

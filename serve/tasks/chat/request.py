@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from serve.tasks.face import field_of, invalid
-from store.event import ChatInput, Message
+from store.event import ChatInput, Message, without_values
 
 SHAPE: Final = (
     "tools",
@@ -89,7 +89,7 @@ def _message(raw: Mapping[str, Any], place: int) -> Message:
         return msgspec.convert({**raw, "content": _content(raw.get("content"))}, Message)
     except msgspec.ValidationError as error:
         field = ".".join(filter(None, (f"messages[{place}]", field_of(error))))
-        raise invalid(field=field, message=str(error).partition(" - at")[0]) from error
+        raise invalid(field=field, message=without_values(error).partition(" - at")[0]) from error
 
 
 def _content(content: Any) -> str:

@@ -1,5 +1,6 @@
 """`/v1/chat/completions` over HTTP: what a student may answer, and what is refused with the field named."""
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,7 +9,8 @@ import pytest
 
 from serve.lifecycle import Gateway
 from serve.tasks.chat.stream import Events, assembled, chunks, event
-from store.event import ChatInput
+from store.errors import TooLaboriousError
+from store.event import ChatAnswer, ChatInput, encode
 from tests.serve.chat.fakes import FakeTalker, chat_world, question, teacher_in
 from tests.serve.client import run
 from tests.serve.fakes import World
@@ -144,6 +146,44 @@ def test_a_picture_stands_in_the_event_as_its_digest(tmp_path: Path) -> None:
     assert kept[0] == kept[2]
     assert len(set(kept)) == 3
     assert not any("base64" in one for one in kept)
+
+
+def test_what_a_teacher_says_of_persons_reaches_its_client_and_no_event(tmp_path: Path) -> None:
+    world = chat_world(tmp_path)
+    call = {"id": "c", "type": "function", "function": {"name": "mail", "arguments": '{"to": "ada@example.org"}'}}
+    says = {"role": "assistant", "content": "write to ada@example.org", "tool_calls": [call]}
+    teacher_in(world).message = says
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        response = await client.post(PATH, json=question("my mail is ada@example.org"))
+        assert response.json()["choices"][0]["message"] == says
+
+    run(world, step)
+    (kept,) = world.sink.events
+    written = encode(kept).decode()
+    assert "example.org" not in written
+    (token,) = set(re.findall(r"<EMAIL:\w+>", written))
+    teacher = cast("ChatAnswer", kept.teacher)
+    assert teacher.text == f"write to {token}"
+    assert token in str(teacher.tool_calls)
+
+
+def test_an_answer_that_would_take_too_long_to_redact_is_given_and_not_kept(tmp_path: Path) -> None:
+    def redact(text: str) -> tuple[str, dict[str, str]]:
+        if text.startswith("the teacher"):
+            raise TooLaboriousError
+        return text, {}
+
+    world = chat_world(tmp_path)
+    world.noting = redact
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        response = await client.post(PATH, json=question())
+        assert response.json()["choices"][0]["message"]["content"] == "the teacher says so"
+
+    run(world, step)
+    (kept,) = world.sink.events
+    assert (kept.eligible, cast("ChatAnswer", kept.teacher).text) == (False, "")
 
 
 @pytest.mark.parametrize("ending", ["length", "content_filter"])
