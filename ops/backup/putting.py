@@ -96,8 +96,8 @@ class Target:
             path.rename(aside)
             moved.append(str(aside))
         if names := self._putting.present():
-            self._putting.move_aside(f"before-{stamp}:")
-            moved.append(f"{len(names)} keys of Redis, whose names begin with before-{stamp}: now")
+            self._putting.move_aside(f"{{before-{stamp}}}:")
+            moved.append(f"{len(names)} keys of Redis, whose names begin with {{before-{stamp}}}: now")
         return moved
 
     def place(self, believed: Believed, *, again: bool) -> None:

@@ -11,7 +11,7 @@ from store.buffer.keys import available, text_of
 from store.copies.records import Key
 from store.copies.take import LIVES_ON_MS
 
-_STAGED: Final = "restoring:"
+_STAGED: Final = "{restoring}:"  # in the form of all our names: a user of Redis may have rights to no other
 _SOME: Final = 500
 _SCRIPT: Final = (files("store.copies") / "put.lua").read_text("utf-8")
 

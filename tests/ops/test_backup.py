@@ -1,10 +1,13 @@
 """Backups are of one instant whatever goes on meanwhile, and what is restored is the installation that it was."""
 
+import os
+import re
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import redis
 
 from ops.settings import Settings
 from ops.state.restoring import half_restored
@@ -15,6 +18,8 @@ from store.money.tally import DeedBatch
 from tests.ops.backups import URL, call, keys_to, take
 from tests.ops.sites import LANE
 from tests.ops.stand import Stand, until
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("mode", ["dump", "replay"])
@@ -68,3 +73,30 @@ def test_under_traffic_it_is_of_one_instant_and_ingest_goes_on_without_counting_
             until(lambda: sum(max(0, int(at)) for at in new.buffer.positions(LANE.use_case).values()) == history + 5)
         assert (new.counters.counted, new.counters.repeats) == (history + 5, 0)
         assert call("verify", config=empty)["ok"]
+
+
+def test_a_user_with_the_documented_rights_is_enough(
+    stand: Stand, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rights of `docs/how-to/secure.md`, and the names of the embedded log, which is no part of such a Redis."""
+    text = (ROOT / "docs" / "how-to" / "secure.md").read_text("utf-8")
+    rights = re.findall(r"(?m)^~\{\*\}.*$", text)[0].split()
+    url = os.environ[URL]  # noqa: TID251 - as the fixture has set it
+    stand.send(10)
+    with (
+        old(monkeypatch),
+        redis.Redis.from_url(stand.site.settings.redis.url) as here,
+        redis.Redis.from_url(url) as there,
+    ):
+        for client in (here, there):
+            client.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~log:*", *rights)  # type: ignore[no-untyped-call] # the library's
+    try:
+        monkeypatch.setenv(URL, f"{stand.site.settings.redis.url}?username=few&password=secret")
+        call("backup", tmp_path / "b", config=stand.path)
+        keys_to(stand, empty)
+        monkeypatch.setenv(URL, f"{url}?username=few&password=secret")
+        assert call("restore", tmp_path / "b", config=empty)["verified"]["ok"]
+        assert call("restore", tmp_path / "b", "--force", config=empty)["verified"]["ok"]
+    finally:
+        with redis.Redis.from_url(stand.site.settings.redis.url) as here:
+            here.execute_command("ACL", "DELUSER", "few")  # type: ignore[no-untyped-call] # as above
