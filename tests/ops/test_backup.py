@@ -83,12 +83,8 @@ def test_a_user_with_the_documented_rights_is_enough(
     rights = re.findall(r"(?m)^~\{\*\}.*$", text)[0].split()
     url = os.environ[URL]  # noqa: TID251 - as the fixture has set it
     stand.send(10)
-    with (
-        old(monkeypatch),
-        redis.Redis.from_url(stand.site.settings.redis.url) as here,
-        redis.Redis.from_url(url) as there,
-    ):
-        for client in (here, there):
+    for address in (stand.site.settings.redis.url, url):
+        with redis.Redis.from_url(address) as client:
             client.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~log:*", *rights)  # type: ignore[no-untyped-call] # the library's
     try:
         monkeypatch.setenv(URL, f"{stand.site.settings.redis.url}?username=few&password=secret")
