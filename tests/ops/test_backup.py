@@ -85,7 +85,7 @@ def test_a_user_with_the_documented_rights_is_enough(
     stand.send(10)
     for address in (stand.site.settings.redis.url, url):
         with redis.Redis.from_url(address) as client:
-            client.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~log:*", *rights)  # type: ignore[no-untyped-call] # the library's
+            client.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~log:*", *rights)
     try:
         monkeypatch.setenv(URL, f"{stand.site.settings.redis.url}?username=few&password=secret")
         call("backup", tmp_path / "b", config=stand.path)
@@ -95,4 +95,4 @@ def test_a_user_with_the_documented_rights_is_enough(
         assert call("restore", tmp_path / "b", "--force", config=empty)["verified"]["ok"]
     finally:
         with redis.Redis.from_url(stand.site.settings.redis.url) as here:
-            here.execute_command("ACL", "DELUSER", "few")  # type: ignore[no-untyped-call] # as above
+            here.execute_command("ACL", "DELUSER", "few")
