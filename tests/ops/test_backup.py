@@ -83,13 +83,9 @@ def test_a_user_with_the_documented_rights_is_enough(
     rights = re.findall(r"(?m)^~\{\*\}.*$", text)[0].split()
     url = os.environ[URL]  # noqa: TID251 - as the fixture has set it
     stand.send(10)
-    with (
-        old(monkeypatch),
-        redis.Redis.from_url(stand.site.settings.redis.url) as here,
-        redis.Redis.from_url(url) as there,
-    ):
-        for client in (here, there):
-            client.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~log:*", *rights)  # type: ignore[no-untyped-call] # the library's
+    for address in (stand.site.settings.redis.url, url):
+        with redis.Redis.from_url(address) as client:
+            client.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~log:*", *rights)
     try:
         monkeypatch.setenv(URL, f"{stand.site.settings.redis.url}?username=few&password=secret")
         call("backup", tmp_path / "b", config=stand.path)
@@ -99,4 +95,4 @@ def test_a_user_with_the_documented_rights_is_enough(
         assert call("restore", tmp_path / "b", "--force", config=empty)["verified"]["ok"]
     finally:
         with redis.Redis.from_url(stand.site.settings.redis.url) as here:
-            here.execute_command("ACL", "DELUSER", "few")  # type: ignore[no-untyped-call] # as above
+            here.execute_command("ACL", "DELUSER", "few")
