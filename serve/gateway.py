@@ -5,44 +5,37 @@ its own, so that neither a client that hangs up nor a shutdown loses it.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from math import ceil
 from typing import Any, Final, assert_never
 
-import msgspec
-
 from serve.counts import CountedAs, Counts
-from serve.escalation import Answer, Common, Degraded, Question, Refusal, Seen, TeacherFault, build_event, of_student
+from serve.escalation import Answer, Common, Question, Refusal, Seen, TeacherFault, of_student
 from serve.metrics import ServeMetrics
 from serve.referee import Referee
 from serve.request.admission import OverloadedError, Shed, TeacherTurns
+from serve.request.events import LaneEvents
 from serve.request.parts import EventSink, Forward, Teaches
 from serve.request.refusals import not_paid, not_taught, overloaded
 from serve.routing.routing import Choice, Required, Routing
 from serve.settings import LaneSettings
+from serve.student.asking import StudentAsking
 from serve.student.executor import StudentBusyError, StudentFailedError
 from serve.student.line import StudentReply, TooLong
 from serve.student.slot import Slot, Slots
-from serve.student.talk import Talks
-from serve.tasks.face import Face, Kept
+from serve.tasks.face import Face
 from serve.teacher.audit import Audits
 from serve.teacher.budget import Budget, Spend
-from serve.teacher.client import Answered, Invalid, Reply, Unavailable
+from serve.teacher.calls import TeacherCalls
+from serve.teacher.client import Answered, Invalid, Unavailable
 from serve.teacher.ledger import CallKind
-from store.errors import LogError, TooLaboriousError
-from store.event import TeacherAnswer, Usage
-from store.log.lazy import logger
-from store.policy import BudgetView, Decision, Moment
-from store.redact import restore
-from store.student.loaded import Compares, Foretells, Opinion, Selects
-from store.tasks.rules import Dispute, TaskRules
+from store.event import Usage
+from store.policy import BudgetView, Decision
+from store.student.loaded import Opinion
+from store.tasks.rules import TaskRules
 
-_log: Final = logger(__name__)
 _CUT_OFF_S: Final = 1.0  # for a call that was cut off to let go of what it holds
-_SHOWN_CHARS: Final = 2_000  # of an answer that cannot be read
 
 
 class LaneService:
@@ -81,13 +74,28 @@ class LaneService:
         self.teacher = teacher
         self.counts = counts
         self.turns = TeacherTurns(concurrency=settings.teacher.concurrency, timeout_s=settings.teacher.timeout_s)
+        self._student = StudentAsking(slots, forward, matter=face, heed=face.heed(settings), routing=routing)
+        self._calls = TeacherCalls(
+            settings.lane,
+            teacher,
+            turns=self.turns,
+            budget=budget,
+            counts=counts,
+            metrics=metrics,
+            redact=redact,
+        )
+        self._events = LaneEvents(
+            settings,
+            sink,
+            face=face,
+            rules=rules,
+            slots=slots,
+            metrics=metrics,
+            redact=redact,
+            referee=referee,
+        )
         self._rules = rules
-        self._heed = face.heed(settings)
         self._draw = draw
-        self._referee = referee
-        self._redact = redact
-        self._forward = forward
-        self._sink = sink
         self._metrics = metrics
         self._monotonic = monotonic
         self._labels = (settings.lane.tenant, settings.lane.use_case)
@@ -97,7 +105,7 @@ class LaneService:
         """Answer one question."""
         started_s = self._monotonic()
         try:
-            seen = await self._ask_student(question)
+            seen = await self._student.see(question)
         except StudentBusyError as error:
             self.count_shed("waited_in_vain")
             return overloaded(OverloadedError(error.wait_s, reason="waited_in_vain"))
@@ -160,7 +168,7 @@ class LaneService:
                 raise
         opinion = reply if isinstance(reply, Opinion) else None
         if opinion is not None and (voice is None or not voice.told):
-            opinion = self._heed(opinion, question.value)
+            opinion = self._student.heed(opinion, question.value)
         if opinion is not None:
             opinion = replace(opinion, confidence=view.confidence, uncertainty=view.uncertainty)
         return replace(seen, outcome=opinion, talk=None)
@@ -170,7 +178,7 @@ class LaneService:
         bound_usd = self.teacher.cost_bound_usd(question.value)
         await self.budget.prepare("escalation", bound_usd)
         if self.budget.allows("escalation", bound_usd):
-            await self._ask_teacher(question, self.budget.take("escalation", bound_usd))
+            await self._calls.ask(question, self.budget.take("escalation", bound_usd))
 
     def count_shed(self, reason: Shed) -> None:
         """One request, or one text of it, was refused because the gateway is busy."""
@@ -187,69 +195,6 @@ class LaneService:
         if cut:
             await asyncio.wait(cut, timeout=_CUT_OFF_S)
         return len(cut)
-
-    async def _ask_student(self, question: Question) -> Seen:
-        """Pin the serving version for the length of the forward pass."""
-        with self.slots.pinned() as slot:
-            if slot is None:
-                return Seen(version=None, policy=None, outcome=None)
-            student = slot.student
-            if isinstance(student, Selects) and not student.supports(question.redacted):
-                return Seen(version=slot.version, policy=student.policy, outcome=None, unsupported=True)
-            if (moment := self._moment(slot, question)) is not None:
-                return await self._foretold(slot, question, moment)
-            outcome: StudentReply | None = None
-            if not question.forced or question.ticket is not None:  # else its line is long, and no opinion is needed
-                outcome = await self._look(slot, question)
-            if isinstance(outcome, Opinion) and (outcome := self._heed(outcome, question.value)) is not None:
-                self.routing.see(outcome, slot.version)
-            return Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)
-
-    def _moment(self, slot: Slot, question: Question) -> Moment | None:
-        """When it is decided who answers, where that is before the answer is whole."""
-        student, moment = slot.student, question.moment
-        if moment == "end" or question.forced or question.unsupported:
-            return None
-        return moment if isinstance(student, Foretells) and moment in student.moments else None
-
-    async def _foretold(self, slot: Slot, question: Question, moment: Moment) -> Seen:
-        """How sure the student is, before its answer is whole; the slot stays pinned for as long as it may be asked."""
-        forward, policy = self._forward(slot), slot.student.policy
-        then = None if policy is None else policy.at(moment)
-        if not isinstance(forward, Talks):
-            message = f"{type(forward).__name__} cannot begin an answer"
-            raise TypeError(message)
-        try:
-            begun = await forward.begin(slot, question.redacted, moment, question.ticket, tokens=question.tokens)
-        except StudentFailedError:
-            return Seen(version=slot.version, policy=then, outcome=None)
-        if isinstance(begun, TooLong):
-            return Seen(version=slot.version, policy=then, outcome=begun)
-        slot.pins += 1
-        begun.talk.whole.add_done_callback(lambda _: slot.unpin())
-        self.routing.see(begun.view, slot.version)
-        return Seen(version=slot.version, policy=then, outcome=begun.view, talk=begun.talk)
-
-    async def _look(self, slot: Slot, question: Question) -> StudentReply | None:
-        """What the student makes of a question; None where it fails, or the teacher is forced and it is busy.
-
-        What is longer than a turn is read portion by portion, so that it does not hold up what comes after it.
-        """
-        forward = self._forward(slot)
-        count = ceil(question.tokens / forward.turn)
-        portions = self.face.portions(question.redacted, count) if count > 1 else ()
-        each = question.tokens // (len(portions) + 1) or 1
-        try:
-            for portion in portions:
-                if isinstance(await forward.ask(slot, portion, question.ticket, tokens=each), TooLong):
-                    return TooLong()
-            return await forward.ask(slot, question.redacted, question.ticket, tokens=each)
-        except StudentFailedError:
-            return None
-        except StudentBusyError:
-            if not question.forced:
-                raise
-            return None
 
     async def _decide(self, question: Question, seen: Seen) -> tuple[Decision, Spend | None]:
         """Decide, and take what the decision spends in the same step: nothing where too many wait for the teacher.
@@ -296,10 +241,10 @@ class LaneService:
         self, question: Question, seen: Seen, decision: Decision, spend: Spend, wanted: Callable[[], bool]
     ) -> Answer | Refusal:
         """The teacher answers, or else the student, or else nobody."""
-        reply = await self._ask_teacher(question, spend, wanted, question.hear)
+        reply = await self._calls.ask(question, spend, wanted, question.hear)
         match reply:
             case Answered(answer=answer):
-                degraded = await self._publish(question, seen, decision, answer)
+                degraded = await self._events.publish(question, seen, decision, answer)
                 said = Common(
                     served_by="teacher",
                     reason=decision.reason,
@@ -325,7 +270,7 @@ class LaneService:
         if seen.talk is not None:  # it is answered anew, and as a whole
             seen.talk.drop()
             try:
-                seen = await self._ask_student(replace(question, moment="end"))
+                seen = await self._student.see(replace(question, moment="end"))
             except StudentBusyError:
                 seen = replace(seen, outcome=None, talk=None)
         if (opinion := seen.opinion) is not None and not question.forced:
@@ -336,117 +281,11 @@ class LaneService:
         return not_taught(why, self.turns.wait_s)
 
     async def _audit(self, question: Question, seen: Seen, decision: Decision, spend: Spend) -> None:
-        reply = await self._ask_teacher(question, spend)
+        reply = await self._calls.ask(question, spend)
         lost = "lost" if not isinstance(reply, Answered) else None
         if isinstance(reply, Answered):
-            lost = "lost" if await self._publish(question, seen, decision, reply.answer, audit=True) else None
+            lost = "lost" if await self._events.publish(question, seen, decision, reply.answer, audit=True) else None
         self._metrics.audits.labels(*self._labels, lost or "published").inc()
-
-    async def _ask_teacher(
-        self,
-        question: Question,
-        spend: Spend,
-        wanted: Callable[[], bool] = lambda: True,
-        hear: Callable[[bytes], None] | None = None,
-    ) -> Reply:
-        """Ask, and settle what it cost. A call that is cancelled midway counts in full: it may have been billed."""
-        self.turns.asked += 1
-        try:
-            reply = await self.teacher.ask(question.value, wanted, hear)
-        except BaseException:
-            self._pay(spend, self.teacher.cost_bound_usd(question.value), bounded=True)
-            raise
-        finally:
-            self.turns.asked -= 1
-        calls = self._metrics.teacher_calls
-        match reply:
-            case Answered(answer=answer):
-                self._pay(spend, answer.cost_usd, bounded=not answer.usage.prompt_tokens)
-                self.turns.took(answer.latency_ms / 1000)
-                self._metrics.teacher_usd.labels(*self._labels).inc(answer.cost_usd)
-                self._metrics.teacher_seconds.labels(*self._labels).observe(answer.latency_ms / 1000)
-                calls.labels(*self._labels, "answered").inc()
-            case Invalid(cost_usd=cost_usd):
-                self._pay(spend, cost_usd, bounded=not reply.usage.prompt_tokens)
-                self._metrics.teacher_usd.labels(*self._labels).inc(cost_usd)
-                calls.labels(*self._labels, "invalid").inc()
-                self._metrics.invalid_answers.labels(*self._labels, reply.kind).inc()
-                self._tell_invalid(reply, question.event_id)
-            case Unavailable(billed=billed):
-                if billed:
-                    self._pay(spend, self.teacher.cost_bound_usd(question.value), bounded=True)
-                else:
-                    self.budget.settle(spend, None)
-                calls.labels(*self._labels, "unavailable").inc()
-            case _:
-                assert_never(reply)
-        if not isinstance(reply, Unavailable):
-            self.counts.heard(readable=isinstance(reply, Answered))
-        return reply
-
-    def _pay(self, spend: Spend, usd: float, *, bounded: bool) -> None:
-        """Settle a call, and count it; `bounded`: nobody said what it cost, and this is the most it can have."""
-        self.budget.settle(spend, usd)
-        self.counts.paid(usd, audit=spend.lease.kind == "audit", bounded=bounded)
-
-    def _tell_invalid(self, reply: Invalid, event_id: str) -> None:
-        """Log what is wrong with an answer; the answer itself at debug level, redacted."""
-        about = {"lane": str(self.settings.lane), "event_id": event_id, "kind": reply.kind}
-        _log.warning("invalid answer", detail=reply.detail, **about)
-        if logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
-            _log.debug("what the teacher said", said=self._redact(reply.said[:_SHOWN_CHARS]), **about)
-
-    async def _publish(
-        self, question: Question, seen: Seen, decision: Decision, answer: TeacherAnswer, *, audit: bool = False
-    ) -> Degraded | None:
-        """Wait until the event is accepted; a paid answer goes out even when it is not.
-
-        An audit is judged before: nobody waits for it. A client waits for the event of an escalation, whose answers a
-        cycle has judged where it needs to know.
-        """
-        kept = await self._kept(question, answer)
-        event = build_event(
-            self.face.event_type,
-            self.settings.lane,
-            question,
-            seen,
-            decision,
-            kept.answer,
-            eligible=kept.learnable and self.settings.training_permitted,
-        )
-        if audit and self._referee is not None and (dispute := self._rules.disputed(event)) is not None:
-            event = await self._judged(self._referee, event, question, dispute)
-        try:
-            await self._sink.publish(event, question.item_id, traceparent=question.traceparent)
-        except LogError as error:
-            self._metrics.dropped.labels(*self._labels).inc()
-            _log.error("escalation dropped", lane=str(self.settings.lane), event_id=event.id, error=str(error))
-            return "escalation_dropped"
-        return None
-
-    async def _kept(self, question: Question, answer: TeacherAnswer) -> Kept:
-        """What the event keeps of an answer, redacted; nobody learns from a text that would take too long to redact."""
-        kept, laborious = self.face.kept(question.value, answer), list[str]()
-
-        def redacted(text: str) -> str:
-            try:
-                return self._redact(text)
-            except TooLaboriousError as error:
-                laborious.append(str(error))
-                return ""
-
-        private = await asyncio.to_thread(self._rules.private, kept.answer, redacted)
-        return Kept(answer=private, learnable=kept.learnable and not laborious)
-
-    async def _judged(self, referee: Referee, event: Any, question: Question, dispute: Dispute) -> Any:
-        """The event with the referee's verdict, if there is one. Personal data stands in both answers as it was."""
-        dispute = Dispute(*(restore(text, question.noted) for text in dispute))
-        distance = None
-        with self.slots.pinned() as slot:
-            if slot is not None and isinstance(slot.student, Compares):
-                distance = await asyncio.to_thread(slot.student.distance, *dispute)
-        verdict = await referee.verdict(question.value, dispute, distance)
-        return msgspec.structs.replace(event, student=msgspec.structs.replace(event.student, verdict=verdict))
 
     async def _in_own_task(
         self, work: Callable[[Callable[[], bool]], Coroutine[Any, Any, Answer | Refusal]]
