@@ -15,6 +15,7 @@ from serve.escalation import Answer, Common, Question, Refusal, Seen, TeacherFau
 from serve.metrics import ServeMetrics
 from serve.referee import Referee
 from serve.request.admission import OverloadedError, Shed, TeacherTurns
+from serve.request.calls import TeacherCalls
 from serve.request.events import LaneEvents
 from serve.request.parts import EventSink, Forward, Teaches
 from serve.request.refusals import not_paid, not_taught, overloaded
@@ -27,7 +28,6 @@ from serve.student.slot import Slot, Slots
 from serve.tasks.face import Face
 from serve.teacher.audit import Audits
 from serve.teacher.budget import Budget, Spend
-from serve.teacher.calls import TeacherCalls
 from serve.teacher.client import Answered, Invalid, Unavailable
 from serve.teacher.ledger import CallKind
 from store.event import Usage

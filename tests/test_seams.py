@@ -15,7 +15,7 @@ THEIR_OWN: Final = (
     *("store/event.py", "store/tasks/*.py", "store/student/**/*.py", "store/answers/ranking.py"),
     *("store/registry/students/records.py", "store/registry/students/earlier.py"),
     *("serve/tasks/**/*.py", "serve/teacher/ask/*.py", "serve/proxy/tasks.py"),
-    *("trainer/learn/tasks.py", "trainer/learn/classify/*.py", "trainer/learn/rank/*.py", "trainer/learn/chat/*.py"),
+    *("trainer/learn/tasks.py", "trainer/learn/classify/*.py", "trainer/learn/rank/*.py", "trainer/learn/chat/**/*.py"),
     *("ops/tasks.py", "ops/readers/tasks.py", "ops/readers/classify.py", "ops/readers/lists/*.py"),
     "ops/readers/talk/*.py",
     *("ops/backtest/tasks/*.py", "ops/backtest/log.py", "ops/backtest/records.py", "ops/backtest/options.py"),

@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, Protocol
 
 import msgspec
@@ -362,7 +362,7 @@ def _content(
             "seed": seed,
             "positions": dict(positions),
             "labels": list(labels),
-            "left_out": left_out,
+            "left_out": _left(left_out),
             "rows": [
                 {
                     "id": row.item_id,
@@ -379,6 +379,12 @@ def _content(
             ],
         }
     )
+
+
+def _left(left_out: LeftOut) -> dict[str, int]:
+    """As every release wrote it; `dropped` only where a person did."""
+    found = asdict(left_out)
+    return found if left_out.dropped else {name: value for name, value in found.items() if name != "dropped"}
 
 
 def _ruled(rules: Rules) -> dict[str, object]:

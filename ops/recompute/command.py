@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ops.answers.reading import Reading
 from ops.exits import RefusedError
+from ops.recompute.scoring import NotRecomputableError, recompute
 from ops.reports import RecomputeReport
 from ops.sections import LaneSection
 from ops.site import Site
@@ -18,7 +19,6 @@ from store.buffer.repair.lists import Lists
 from store.event import AgreementVerdict, wall_clock_s
 from store.registry.moves import fold
 from trainer.judge.referee import Disputed, RefereeEntry
-from trainer.recompute import NotRecomputableError, recompute
 from trainer.work import CycleWork, settings_of
 
 

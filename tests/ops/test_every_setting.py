@@ -485,6 +485,7 @@ CHECKS: Final[dict[str, Check]] = {
     "lanes.student.engine_key_env": Check(
         "TEACHER_KEY", engine_key, [{"Authorization": "Bearer a-teachers-key"}], beside=SERVED
     ),
+    "lanes.student.decide": Check("prompt", lambda w: w.lane.parts.settings.terms.chat.decide, beside=TALKING),
     "lanes.student.encoder": Check("tiny", lambda w: Path(w.work.training.student.encoder or "").name),
     "lanes.student.max_tokens": Check(32, lambda w: w.work.training.student.max_tokens),
     "lanes.student.device": Check("cpu", own("device"), both("cpu")),

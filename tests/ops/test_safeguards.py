@@ -130,7 +130,7 @@ def test_nobody_can_order_it_by_hand(chain: Chain, command: str) -> None:
 
 def test_a_card_number_is_at_the_teacher_and_nowhere_else(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
     """Log, Redis, dead letters, snapshot, metrics, log lines, spool, answers and the student: none has seen it."""
-    caplog.set_level(logging.DEBUG, logger="serve.teacher.calls")
+    caplog.set_level(logging.DEBUG, logger="serve.request.calls")
     site = chain.site()
     texts = [f"unsure: {CARD}", f"sure: {CARD.replace(' ', '')}", f"novel {CARD.replace(' ', '-')} it is"]
     with capture_logs() as lines:

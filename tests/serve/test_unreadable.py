@@ -45,8 +45,8 @@ def test_what_the_teacher_said_is_logged_redacted_and_only_at_debug_level(
 ) -> None:
     world.redact = lambda text: canonical_text(text.replace("4111", "<CARD:0>"))
     world.endpoint.answer = "the card is 4111"
-    monkeypatch.setattr(logging.getLogger("serve.teacher.calls"), "level", logging.DEBUG if debug else logging.INFO)
-    logging.getLogger("serve.teacher.calls").manager._clear_cache()  # type: ignore[attr-defined]
+    monkeypatch.setattr(logging.getLogger("serve.request.calls"), "level", logging.DEBUG if debug else logging.INFO)
+    logging.getLogger("serve.request.calls").manager._clear_cache()  # type: ignore[attr-defined]
 
     async def step(client: httpx.AsyncClient, _: Gateway) -> None:
         await ask(client, "hello")

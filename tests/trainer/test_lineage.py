@@ -121,7 +121,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def by_id(opened: OpenVersion, _: CycleWork) -> Rival:
         return cast("Rival", opened.id)
 
-    monkeypatch.setattr(cycle, "_rival", by_id)
+    monkeypatch.setattr(cycle, "rival_of", by_id)
 
 
 @pytest.mark.usefixtures("loaded")

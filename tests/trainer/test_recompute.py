@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from ops.recompute.scoring import NotRecomputableError, Recomputed, recompute
 from store.buffer.item import Item
 from store.registry.manifest import SNAPSHOT_NAME
 from store.registry.signing import SigningKey
@@ -23,7 +24,6 @@ from tests.trainer.rank.lists import items as lists
 from trainer.cycle import run_cycle
 from trainer.judge.referee import RefereeEntry
 from trainer.learn.chat import steps
-from trainer.recompute import NotRecomputableError, Recomputed, recompute
 from trainer.work import CycleWork, LaneTraining
 
 Rows = Callable[[int], list[Item]]
