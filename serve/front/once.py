@@ -74,7 +74,7 @@ class _Keyed:
         body = msgspec.json.encode(outcome)
         nonce = hmac.digest(self.key, body, "sha256")[
             :_NONCE_BYTES
-        ]  # a function of all that is sealed: never twice for two
+        ]  # a function of what is sealed
         return nonce + AESGCM(self.key).encrypt(nonce, body, self.name.encode())
 
     def read(self, value: bytes, kind: type[KeptAnswer[Any]]) -> KeptAnswer[Any] | None:
