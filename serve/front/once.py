@@ -72,9 +72,7 @@ class _Keyed:
     def write(self, outcome: KeptAnswer[Any]) -> bytes:
         """What is stored of an outcome."""
         body = msgspec.json.encode(outcome)
-        nonce = hmac.digest(self.key, body, "sha256")[
-            :_NONCE_BYTES
-        ]  # a function of what is sealed
+        nonce = hmac.digest(self.key, body, "sha256")[:_NONCE_BYTES]  # a function of what is sealed
         return nonce + AESGCM(self.key).encrypt(nonce, body, self.name.encode())
 
     def read(self, value: bytes, kind: type[KeptAnswer[Any]]) -> KeptAnswer[Any] | None:
