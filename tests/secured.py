@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from kafka import KafkaAdminClient
 
 from store.buffer.server import find_server
-from tests.kafka.broker import Broker, Door, running_broker
+from tests.kafka.broker import Broker, Door
 
 NAME: Final = "understudy"
 PASSWORD: Final = "a-password-of-the-tests"  # noqa: S105 - nothing else knows it
@@ -114,13 +114,6 @@ def administered(broker: Broker, certificates: Certificates) -> Iterator[Any]:
     )
     with closing(client):
         yield client
-
-
-@contextmanager
-def secured_broker(door: Door) -> Iterator[Broker]:
-    """A started broker behind a door."""
-    with running_broker(door) as broker:
-        yield broker
 
 
 @contextmanager

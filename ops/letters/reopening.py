@@ -1,6 +1,6 @@
 """`understudy dlq reopen`: the counter-move to `drop`. A letter that was dropped is open again, and may be replayed."""
 
-from ops.letters.settling import Order
+from ops.letters.settling import Order, settled
 from ops.open_log import open_history
 from ops.reports import LetterSettled, LettersSettled
 from ops.site import Site
@@ -33,12 +33,4 @@ def _reopened(book: LetterBook, order: Order, letter: DeadLetter, decision: Lett
     if why_not is None and not order.dry_run:
         back = Reopening(letter=letter.id, dropped=decision, who=order.who, why=order.why, at_s=wall_clock_s())
         why_not = None if book.reopen(order.use_case, letter.reason, back) else "somebody else has reopened it"
-    return LetterSettled(
-        id=letter.id,
-        reason=letter.reason,
-        topic=letter.topic,
-        partition=letter.partition,
-        offset=letter.offset,
-        done=why_not is None and not order.dry_run,
-        why_not=why_not,
-    )
+    return settled(order, letter, why_not)

@@ -99,6 +99,11 @@ def _settled(
     why_not = _replay(lanes, book, appender, order, letter) if order.outcome == "replayed" else None
     if why_not is None and not order.dry_run:
         book.settle(order.use_case, letter.id, letter.reason, order.decision())
+    return settled(order, letter, why_not)
+
+
+def settled(order: Order, letter: DeadLetter, why_not: str | None) -> LetterSettled:
+    """What became of a letter that was decided on; `why_not`: why that was not done, else None."""
     return LetterSettled(
         id=letter.id,
         reason=letter.reason,

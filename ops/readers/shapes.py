@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 _ROWS_UNDER: Final = (
     *("data", "rows", "items", "records", "results", "examples", "traces", "observations"),
     *("hits", "logs", "entries", "events", "documents", "samples", "instances", "train"),
@@ -13,6 +15,16 @@ _CUT: Final = re.compile(  # how a document begins that is one line, and longer 
     % "|".join(_ROWS_UNDER).encode(),
     re.DOTALL,
 )
+
+
+def opened(value: Any) -> Any:
+    """A value that may be JSON inside of a string, as tables hold it."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            return msgspec.json.decode(value)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return value
+    return value
 
 
 def begins_whole(value: Any, line: bytes) -> bool:

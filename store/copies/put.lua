@@ -3,21 +3,6 @@
 -- there: 'refuse', 'drop', or what they are renamed to begin with; how long a key must live on to count, in milliseconds.
 -- Returns how many were put, or -1 and the name of one that lies there.
 local staged, patterns, mode = ARGV[1], cmsgpack.unpack(ARGV[2]), ARGV[3]
--- SCAN and not KEYS, which users with few rights may not call; within one step it misses nothing, and may say a name twice.
-local function names_like(pattern)
-  local names, known, cursor = {}, {}, '0'
-  repeat
-    local found = redis.call('SCAN', cursor, 'MATCH', pattern, 'COUNT', 1000)
-    cursor = found[1]
-    for _, name in ipairs(found[2]) do
-      if not known[name] then
-        known[name] = true
-        names[#names + 1] = name
-      end
-    end
-  until cursor == '0'
-  return names
-end
 local present = {}
 for _, pattern in ipairs(patterns) do
   for _, name in ipairs(names_like(pattern)) do

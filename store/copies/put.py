@@ -1,7 +1,6 @@
 """Puts a copy of Redis' keys back: staged under other names first, so that all are there in one step, or none."""
 
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from typing import Any, Final, cast
 
 import msgspec
@@ -9,11 +8,11 @@ import redis
 
 from store.buffer.keys import available, text_of
 from store.copies.records import Key
-from store.copies.take import LIVES_ON_MS
+from store.copies.take import LIVES_ON_MS, script_of
 
 _STAGED: Final = "{restoring}:"  # in the form of all our names: a user of Redis may have rights to no other
 _SOME: Final = 500
-_SCRIPT: Final = (files("store.copies") / "put.lua").read_text("utf-8")
+_SCRIPT: Final = script_of("put.lua")
 
 
 class Putting:

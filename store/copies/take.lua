@@ -6,21 +6,6 @@
 local patterns, left, known = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
 local now = redis.call('TIME')
 local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
--- SCAN and not KEYS, which users with few rights may not call; within one step it misses nothing, and may say a name twice.
-local function names_like(pattern)
-  local names, known, cursor = {}, {}, '0'
-  repeat
-    local found = redis.call('SCAN', cursor, 'MATCH', pattern, 'COUNT', 1000)
-    cursor = found[1]
-    for _, name in ipairs(found[2]) do
-      if not known[name] then
-        known[name] = true
-        names[#names + 1] = name
-      end
-    end
-  until cursor == '0'
-  return names
-end
 local function number(value) return string.format('%d', value) end
 local function is_left(name, ttl)
   if ttl >= 0 and ttl < tonumber(ARGV[4]) then return true end

@@ -18,7 +18,14 @@ from store.copies.records import Key, read_raw, write_key, write_raw
 
 LIVES_ON_MS: Final = 60_000  # what is gone sooner says who is alive: leases and signs of life belong to nobody later
 _SOME: Final = 500
-_SCRIPT: Final = (files("store.copies") / "take.lua").read_text("utf-8")
+
+
+def script_of(name: str) -> str:
+    """A script of this folder, with what all of them begin with."""
+    return "".join((files("store.copies") / part).read_text("utf-8") for part in ("names.lua", name))
+
+
+_SCRIPT: Final = script_of("take.lua")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

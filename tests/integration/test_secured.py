@@ -18,7 +18,7 @@ from stream.kafka.appender import KafkaAppender
 from stream.kafka.cluster import KafkaSettings, KafkaTopics
 from tests.integration.alerting import free_port
 from tests.integration.rig import Rig
-from tests.kafka.broker import Broker
+from tests.kafka.broker import Broker, running_broker
 from tests.kafka.fixtures import tidy_sockets
 from tests.ops.children import REPOSITORY
 from tests.secured import (
@@ -27,7 +27,6 @@ from tests.secured import (
     Certificates,
     administered,
     redis_admin,
-    secured_broker,
     secured_redis,
     with_certificates,
     with_passwords,
@@ -81,7 +80,7 @@ class Servers:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.certificates = Certificates.make(folder)
-        self.broker: Broker = stack.enter_context(secured_broker(with_passwords(self.certificates)))
+        self.broker: Broker = stack.enter_context(running_broker(with_passwords(self.certificates)))
         with administered(self.broker, self.certificates) as admin:
             admin.create_acls(kafka_rules())
         self.redis_port = free_port()
@@ -173,7 +172,7 @@ def test_redis_turns_away_who_has_no_password_and_what_was_not_granted(servers: 
 
 def test_certificates_both_ways_take_the_place_of_a_password(tmp_path: Path, tidy_sockets: None) -> None:
     certificates = Certificates.make(tmp_path)
-    with secured_broker(with_certificates(certificates)) as broker:
+    with running_broker(with_certificates(certificates)) as broker:
         named = KafkaSettings(
             bootstrap=broker.bootstrap,
             security_protocol="SSL",

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ops.readers.columns import Sought, Survey, is_missing, text_of
-from ops.readers.lists.values import document_of, opened, results_of, unfolded
+from ops.readers.lists.values import document_of, results_of, unfolded
+from ops.readers.shapes import opened
 
 
 def _under(names: tuple[str, ...], around: tuple[str, ...]) -> tuple[str, ...]:

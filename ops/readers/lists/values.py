@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
-
 from ops.readers.columns import text_of
+from ops.readers.shapes import opened
 
 MAX_DOCUMENTS: Final = 1000
 _TEXTS: Final = ("text", "content", "passage", "document", "body", "page_content", "title")
@@ -32,16 +31,6 @@ class Said:
 
 class UnreadableError(ValueError):
     """A value that cannot be read, and why, by its field; quotes nothing of it."""
-
-
-def opened(value: Any) -> Any:
-    """A value that may be JSON inside of a string, as tables hold it."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        try:
-            return msgspec.json.decode(value)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            return value
-    return value
 
 
 def unfolded(row: Mapping[str, Any]) -> Mapping[str, Any]:

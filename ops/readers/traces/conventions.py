@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
+from ops.readers.shapes import opened
+
 _MODELS: Final = (
     *("gen_ai.request.model", "gen_ai.response.model", "llm.model_name", "langfuse.observation.model.name"),
     "reranker.model_name",
@@ -39,9 +41,9 @@ Said = tuple[list[dict[str, Any]], dict[str, Any] | None]  # messages, and the c
 
 def _semantic(said: Attributes, _: Events) -> Said:
     """`gen_ai.input.messages`: a role and parts each; the system's stand beside them."""
-    system = _parts({"role": "system", "parts": _opened(said.get("gen_ai.system_instructions"))})
-    asked = [_parts(one) for one in _mappings(_opened(said.get("gen_ai.input.messages")))]
-    answered = _mappings(_opened(said.get("gen_ai.output.messages")))
+    system = _parts({"role": "system", "parts": opened(said.get("gen_ai.system_instructions"))})
+    asked = [_parts(one) for one in _mappings(opened(said.get("gen_ai.input.messages")))]
+    answered = _mappings(opened(said.get("gen_ai.output.messages")))
     choice = None if not answered else _choice(_parts(answered[0]), answered[0].get("finish_reason"))
     return ([system, *asked] if system["content"] else asked), choice
 
@@ -50,12 +52,12 @@ def _of_events(_: Attributes, events: Events) -> Said:
     """An event a message, and one for what was chosen."""
     asked, choice = list[dict[str, Any]](), None
     for name, held in events:
-        body = _opened(held.get("gen_ai.event.content", held.get("event.body")))
+        body = opened(held.get("gen_ai.event.content", held.get("event.body")))
         told = body if isinstance(body, Mapping) else held
         if name in _EVENTS:
             asked.append({**_kept(told), "role": _EVENTS[name]})
         elif name == "gen_ai.choice":
-            message = _opened(told.get("message"))
+            message = opened(told.get("message"))
             message = _kept(message if isinstance(message, Mapping) else told)
             choice = choice or _choice(message, told.get("finish_reason"))
     return asked, choice
@@ -77,8 +79,8 @@ def _langfuse(said: Attributes, _: Events) -> Said:
     """`langfuse.observation.input`: messages, or a text."""
     if str(said.get("langfuse.observation.type", "generation")).lower() != "generation":
         return [], None
-    asked = _opened(said.get("langfuse.observation.input"))
-    answered = _opened(said.get("langfuse.observation.output"))
+    asked = opened(said.get("langfuse.observation.input"))
+    answered = opened(said.get("langfuse.observation.output"))
     if isinstance(asked, Mapping):
         asked = asked.get("messages")
     if isinstance(asked, str):
@@ -139,16 +141,6 @@ def _kept(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def _choice(message: dict[str, Any], finish_reason: Any) -> dict[str, Any]:
     return {"index": 0, "message": {**message, "role": "assistant"}, "finish_reason": finish_reason or "stop"}
-
-
-def _opened(value: Any) -> Any:
-    """A value that may be JSON in a string, as attributes hold it."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        try:
-            return msgspec.json.decode(value)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            return value
-    return value
 
 
 def _text(value: Any) -> str:
