@@ -5,10 +5,14 @@ ask elsewhere; what is still unanswered at the cut is told to, before the server
 """
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 import msgspec
+import uvicorn
+
+from serve.front.listener import Listener
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -17,6 +21,8 @@ _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 
 _REASON: Final = {"code": "shutting_down", "message": "this gateway is stopping: ask another, or again in a moment"}
 _BODY: Final = msgspec.json.encode({"error": _REASON})
+_LAST_TURNS: Final = 256  # of the event loop, for connections that wait to be accepted
+_TURNS_TO_OPEN: Final = 3  # after it was accepted; asyncio drops one that is not open when its server closes
 _CLOSE: Final = (b"connection", b"close")
 _HEADERS: Final = (
     (b"content-type", b"application/json"),
@@ -80,6 +86,21 @@ class Drain:
         self._cut.set()
         for task in self._unanswered:
             task.cancel()
+
+
+class DrainingServer(uvicorn.Server):
+    """Uvicorn's, which at its end resets nobody that the kernel has let in."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take in the last connections, and then end as uvicorn does."""
+        idle = 0
+        for _ in range(_LAST_TURNS):
+            waiting = any(one.any_waiting() for one in sockets or () if isinstance(one, Listener))
+            idle = 0 if waiting else idle + 1
+            if idle > _TURNS_TO_OPEN:
+                break
+            await asyncio.sleep(0)  # in each of its turns the event loop accepts some
+        await super().shutdown(sockets)
 
 
 async def _refuse(send: _Send) -> None:

@@ -18,6 +18,7 @@ Why = Literal["silent", "slow_head", "unread", "evicted", "refused"]
 
 _MAX_HEAD_BYTES: Final = 16 << 10
 _MAX_AHEAD_BYTES: Final = 64 << 10  # of a next request that is sent before this one is answered
+_LAST_WORD_S: Final = 1.0  # at the end: for a request that is on its way
 _LEAST_REFUSED_STATUS: Final = 400
 _GIVE_WAY: Final[tuple[Place, ...]] = ("waiting", "receiving", "resting")  # in this order; busy ones never do
 
@@ -137,6 +138,21 @@ class BoundedProtocol(H11Protocol):
         self._unread_bytes = 0
         super().on_response_complete()
         self._look()
+
+    def shutdown(self) -> None:
+        """The server ends: close as soon as what is asked is answered.
+
+        One that has asked nothing yet, or half of it, has a moment to: to close while bytes come in resets the
+        connection, and its client could not tell whether it was heard (RFC 9112, 9.6).
+        """
+        if self.conn.their_state is h11.IDLE and (self.conn.last_status is None or self.conn.ahead_bytes):
+            self.loop.call_later(_LAST_WORD_S, self._last_word)
+        else:
+            super().shutdown()
+
+    def _last_word(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()
 
     def pause_writing(self) -> None:
         """The client takes no more: whoever sends waits, but not for ever."""

@@ -6,6 +6,7 @@ a traceback for each it cannot accept and then rests for a second.
 
 import errno
 import os
+import select
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -76,6 +77,12 @@ class Listener(socket.socket):
             raise BlockingIOError from error
         self._in_turn += 1
         return accepted
+
+    def any_waiting(self) -> bool:
+        """Whether the kernel has let in a connection that was not accepted yet: to close now would reset it."""
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Close it, and what was spared."""

@@ -29,8 +29,14 @@ from tests.trainer import questions
 from tests.trainer.chat import talks
 from tests.trainer.rank import lists
 
-TODAY = datetime.fromtimestamp(wall_clock_s(), UTC).date()
-YESTERDAY = TODAY - timedelta(days=1)
+LAST_S_OF_A_DAY = 60.0  # a test that began in them would end on another day
+
+
+@pytest.fixture
+def today() -> date:
+    """The day it is, of which enough is left for a test."""
+    until(lambda: -wall_clock_s() % 86_400 > LAST_S_OF_A_DAY)
+    return datetime.fromtimestamp(wall_clock_s(), UTC).date()
 
 
 def written(stand: Stand, day: date, deeds: Deeds) -> None:
@@ -58,12 +64,12 @@ def of_a_week(stand: Stand, until: date, *, student: int = 70) -> None:
         written(stand, until - timedelta(days=back), deeds)
 
 
-def test_it_says_what_status_and_the_books_say(stand: Stand, tmp_path: Path) -> None:
+def test_it_says_what_status_and_the_books_say(stand: Stand, tmp_path: Path, today: date) -> None:
     with stand.ingesting():
         stand.send(40)
         until(lambda: stand.counters.counted == 40)
-    of_a_week(stand, YESTERDAY)
-    found = call("report", "--until", str(TODAY), config=stand.path)
+    of_a_week(stand, today - timedelta(days=1))
+    found = call("report", "--until", str(today), config=stand.path)
     status = call("status", config=stand.path, code=3)["lanes"][0]
     (lane,) = found["lanes"]
     assert lane["promise"] == status["promise"]
@@ -72,7 +78,7 @@ def test_it_says_what_status_and_the_books_say(stand: Stand, tmp_path: Path) -> 
     assert lane["money"]["student"] == sum(70 + back for back in range(6))  # the seventh day before is not among them
     assert lane["money"]["spent_usd"] == pytest.approx(6 * (30 * 0.002 + 0.004))
     assert lane["money"]["saved_usd"] == pytest.approx(lane["money"]["teacher_only_usd"] - lane["money"]["spent_usd"])
-    assert [day["day"] for day in lane["days"]] == [str(TODAY - timedelta(days=back)) for back in range(6, -1, -1)]
+    assert [day["day"] for day in lane["days"]] == [str(today - timedelta(days=back)) for back in range(6, -1, -1)]
     day = datetime.fromtimestamp(max(item.last_asked_s for item in stand.buffer.items(LANE)), UTC).date()
     span = ("--since", str(day), "--until", str(day))
     ((refund,),) = (one["hard"] for one in call("report", *span, config=stand.path)["lanes"])
@@ -82,15 +88,15 @@ def test_it_says_what_status_and_the_books_say(stand: Stand, tmp_path: Path) -> 
     assert lane["promise"]["audits"] is not None
 
 
-def test_a_forecast_is_scored_by_the_next_report(stand: Stand) -> None:
-    before = YESTERDAY - timedelta(days=7)
+def test_a_forecast_is_scored_by_the_next_report(stand: Stand, today: date) -> None:
+    before = today - timedelta(days=8)
     of_a_week(stand, before)
     first = call("report", "--until", str(before), config=stand.path)["lanes"][0]
     assert first["scored"] == []
     by_name = {one["what"]: one for one in first["forecasts"]}
     assert by_name["questions"]["middle"] == pytest.approx(sum(100 + back for back in range(7)))
     assert by_name["questions"]["low"] < by_name["questions"]["middle"] < by_name["questions"]["high"]
-    of_a_week(stand, YESTERDAY, student=1000)
+    of_a_week(stand, today - timedelta(days=1), student=1000)
     second = call("report", config=stand.path)["lanes"][0]
     scored = {one["forecast"]["what"]: one for one in second["scored"]}
     assert scored["questions"]["forecast"] == by_name["questions"]
@@ -102,9 +108,9 @@ def test_a_forecast_is_scored_by_the_next_report(stand: Stand) -> None:
     assert again["scored"] == second["scored"], "the same report twice scores nothing twice"
 
 
-def test_days_that_are_not_over_are_neither_kept_nor_forecast_from(stand: Stand) -> None:
-    of_a_week(stand, TODAY)
-    lane = call("report", "--since", str(TODAY - timedelta(days=2)), "--until", str(TODAY), config=stand.path)["lanes"][
+def test_days_that_are_not_over_are_neither_kept_nor_forecast_from(stand: Stand, today: date) -> None:
+    of_a_week(stand, today)
+    lane = call("report", "--since", str(today - timedelta(days=2)), "--until", str(today), config=stand.path)["lanes"][
         0
     ]
     assert lane["forecasts"] == []
@@ -112,10 +118,10 @@ def test_days_that_are_not_over_are_neither_kept_nor_forecast_from(stand: Stand)
     assert not (stand.site.settings.state_dir / "reports").exists()
 
 
-def test_moves_versions_and_failures_of_the_days_are_told(stand: Stand) -> None:
+def test_moves_versions_and_failures_of_the_days_are_told(stand: Stand, today: date) -> None:
     versions = publish(stand.path, b"c", created_s=wall_clock_s())
     call("pause", "--reason", "a holiday", config=stand.path)
-    found = CliRunner().invoke(app, ["report", "--until", str(TODAY), "-c", str(stand.path)])
+    found = CliRunner().invoke(app, ["report", "--until", str(today), "-c", str(stand.path)])
     assert found.exit_code == 0, found.output
     assert versions[0] in found.output
     assert "a holiday" in found.output
@@ -161,14 +167,14 @@ def _classified() -> list[Any]:
     return list(questions.items(8))
 
 
-def test_what_came_from_outside_means_nothing_in_the_page(stand: Stand, tmp_path: Path) -> None:
+def test_what_came_from_outside_means_nothing_in_the_page(stand: Stand, tmp_path: Path, today: date) -> None:
     evil = "<script>alert(1)</script> | **x** [a](b)"
     call("pause", "--reason", evil, config=stand.path)
-    shown = CliRunner().invoke(app, ["report", "--until", str(TODAY), "-c", str(stand.path)]).output
+    shown = CliRunner().invoke(app, ["report", "--until", str(today), "-c", str(stand.path)]).output
     assert r"\<script\>" in shown
     assert "[a](b)" not in shown
     out = tmp_path / "page.html"
-    done = CliRunner().invoke(app, ["report", "--until", str(TODAY), "--out", str(out), "-c", str(stand.path)])
+    done = CliRunner().invoke(app, ["report", "--until", str(today), "--out", str(out), "-c", str(stand.path)])
     assert done.exit_code == 0, done.output
     text = out.read_text("utf-8")
     assert "<script" not in text

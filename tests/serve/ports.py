@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from serve.app import build_app
+from serve.drain import DrainingServer
 from serve.front.connections import ConnectionLimits, Connections, protocol_of
 from serve.front.listener import Listener, listen
 from serve.lifecycle import Gateway
@@ -24,6 +25,7 @@ class Port:
     connections: Connections
     gateway: Gateway
     world: World
+    server: uvicorn.Server
 
     async def open(self, sent: bytes = b"") -> Raw:
         """Connect, and send something."""
@@ -63,12 +65,12 @@ async def serving(world: World, limits: ConnectionLimits) -> AsyncIterator[Port]
         lifespan="on",
         timeout_graceful_shutdown=1,
     )
-    server = uvicorn.Server(config)
+    server = DrainingServer(config)
     running = asyncio.create_task(server._serve([listener]))
     gateway: Gateway = app.state.gateway
     await eventually(lambda: server.started and gateway.ready())
     try:
-        yield Port(listener.getsockname()[1], connections, gateway, world)
+        yield Port(listener.getsockname()[1], connections, gateway, world, server)
     finally:
         server.should_exit = True
         await running

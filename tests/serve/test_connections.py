@@ -216,3 +216,31 @@ def test_a_client_that_does_not_take_its_answers_does_not_keep_its_place(world: 
                 await asyncio.sleep(0.02)
 
     run(world, small, step)
+
+
+def test_at_the_end_requests_that_were_on_their_way_are_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def step(port: Port) -> None:
+        silent, half = await port.open(), await port.open(ASK[:20])
+        await eventually(lambda: len(port.connections) == 2)
+        waiting: list[socket.socket] = []
+
+        async def last_tick(counter: int) -> bool:
+            for _ in range(40):  # let in by the kernel, and not accepted yet when the server ends
+                waiting.append(socket.create_connection(("127.0.0.1", port.number)))
+                waiting[-1].sendall(ASK)
+            return True
+
+        monkeypatch.setattr(port.server, "on_tick", last_tick)
+        await eventually(lambda: not port.server.servers[0].is_serving())
+        silent[1].write(ASK)
+        half[1].write(ASK[20:])
+        assert [await status_of(reader) for reader, _ in (silent, half)] == [200, 200]
+        for one in waiting:
+            reader, writer = await asyncio.open_connection(sock=one)
+            assert await status_of(reader) == 200
+            writer.close()
+        await eventually(lambda: not port.connections)
+        for _, writer in (silent, half):
+            writer.close()
+
+    run(world, PATIENT, step)

@@ -102,3 +102,12 @@ def test_what_is_accepted_sends_at_once_what_is_written(stack: ExitStack, host: 
     stack.enter_context(socket.create_connection(listener.getsockname()[:2]))
     accepted = stack.enter_context(listener.accept()[0])
     assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_it_knows_whom_the_kernel_has_let_in(stack: ExitStack) -> None:
+    listener = listen(stack, Pool(0))
+    assert not listener.any_waiting()
+    connect(stack, listener, 1)
+    assert listener.any_waiting()
+    assert accepted(stack, listener) == 1
+    assert not listener.any_waiting()

@@ -194,7 +194,7 @@ def test_what_is_written_down_is_all_that_was_decided_and_what_it_was_decided_fr
         "seed": 1,
         "positions": {"topic/0": "7"},
         "labels": ["b", "a"],
-        "left_out": {"stale": 1, "quarantined": 1, "rare_label": 1, "off_list": 1, "retired": 0, "dropped": 0},
+        "left_out": {"stale": 1, "quarantined": 1, "rare_label": 1, "off_list": 1, "retired": 0},
         "rows": sorted(rows, key=lambda one: str(one["id"])),
     }
     assert snapshot.left_out == LeftOut(stale=1, quarantined=1, rare_label=1, off_list=1)

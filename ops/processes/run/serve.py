@@ -25,7 +25,7 @@ from ops.settings import Settings
 from ops.site import Site
 from ops.wiring import serve as wiring
 from serve.app import build_app
-from serve.drain import Drain
+from serve.drain import Drain, DrainingServer
 from serve.front.connections import ConnectionLimits, Connections, protocol_of
 from serve.front.listener import Listener, listen
 from serve.lifecycle import Gateway
@@ -89,7 +89,7 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_DRAIN_S,
         )
-        server = uvicorn.Server(config)
+        server = DrainingServer(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="gateway")
         thread.start()  # not on the main thread, so that uvicorn leaves the signals to us
         try:
