@@ -202,6 +202,8 @@ ROWS: list[Row] = [
     ("dlq list", "done", lambda place: ["-c", place.with_redis()], DONE),
     ("dlq list", "no such use case", lambda place: ["-c", place.site(), "--use-case", "other"], BAD_SETTINGS),
     ("dlq list", "Redis does not answer", lambda place: ["-c", place.site()], UNAVAILABLE),
+    ("dlq decisions", "done", lambda place: ["-c", place.site()], DONE),
+    ("dlq decisions", "no such use case", lambda place: ["-c", place.site(), "--use-case", "other"], BAD_SETTINGS),
     ("dlq show", "no such letter", lambda place: ["3fa1", "-c", place.with_redis()], REFUSED),
     ("dlq show", "Redis does not answer", lambda place: ["3fa1", "-c", place.site()], UNAVAILABLE),
     ("dlq replay", "no reason", lambda place: ["--all", "-c", place.site()], BAD_SETTINGS),
