@@ -31,23 +31,23 @@ def _worlds(folder: Path) -> dict[str, World]:
     return worlds
 
 
-def services(folder: Path) -> Services:
-    """Of all three lanes, which one key opens."""
+def services(folder: Path, *keys: str) -> Services:
+    """Of all three lanes, which these keys open; without any this machine alone."""
     lanes = []
     worlds = _worlds(folder)
     for task, world in worlds.items():
-        world.api_keys = (KEY,)
+        world.api_keys = keys
         lanes.append(world.parts(Lane("acme", LANES[task])))
     return replace(worlds["classify"].services(), lanes=lanes)
 
 
 @contextmanager
-def listening(folder: Path) -> Iterator[str]:
+def listening(folder: Path, *keys: str) -> Iterator[str]:
     """The gateway, ready; yields its address."""
     settings = GatewaySettings(
         max_inputs=8, max_documents=8, max_text_chars=200, max_message_chars=20_000, follow_s=0.02
     )
-    app = build_app(services(folder), settings)
+    app = build_app(services(folder, *keys), settings)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, http="h11", log_level="error"))
     thread = threading.Thread(target=server.run, name="gateway")
     thread.start()

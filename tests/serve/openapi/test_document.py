@@ -65,7 +65,7 @@ def test_every_code_that_the_gateway_raises_is_told_by_its_status() -> None:
 
 def test_who_may_ask_for_models_may_read_it(tmp_path: Path) -> None:
     async def main() -> None:
-        app = build_app(services(tmp_path), GatewaySettings())
+        app = build_app(services(tmp_path, KEY), GatewaySettings())
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             keyless = await client.get(PATH)

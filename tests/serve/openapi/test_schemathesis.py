@@ -26,7 +26,7 @@ KEYED = ("--header", f"X-API-Key: {KEY}")
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with listening(tmp_path_factory.mktemp("gateway")) as address:
+    with listening(tmp_path_factory.mktemp("gateway"), KEY) as address:
         yield address
 
 
