@@ -8,6 +8,8 @@ from tests.docs.pages import PAGES, sessions_of, typed_in
 
 Way = Literal["as it stands", "tutorial", "site", "curl", "left"]
 TUTORIALS: Final = ("docs/tutorials/classify.md", "docs/tutorials/rank.md", "docs/tutorials/chat.md")
+PLAYED: Final = TUTORIALS[:1]
+"""Those that are played each time; the others among the long tests, but their marked blocks run each time, too."""
 REFERENCE: Final = "docs/reference/cli.md"
 AFTERWARDS: Final = {(TUTORIALS[2], "understudy show VERSION"), (TUTORIALS[2], "understudy rollback")}
 """Of tutorials, what wants a version, which the few rows that a page shows do not make: typed on a prepared site."""
@@ -27,7 +29,7 @@ LEFT: Final = {
     "understudy proxy-log": f"{_LONG}: tests/ops/test_proxy_log.py starts it before a teacher",
     "understudy backtest": _MINUTES,
     "understudy cycle start --candidate": "waits 20 s for a trainer; tests/ops/test_cycle_wait.py has one answer",
-    "understudy import calls.jsonl": "to a lane of chat, as its tutorial does; tests/ops/test_proxy_log.py reads such a file",
+    "understudy import calls.jsonl": "to a lane of chat, as its tutorial; tests/ops/test_proxy_log.py reads such files",
     "understudy restore before-the-upgrade.tar.zst --force": "moves a running site aside: tests/ops/test_backup.py",
     "../.venv/bin/understudy": "of the quick start: the tutorials of rank and chat type it, and how-to/catalogue.md",
     ".venv/bin/understudy run": "of the quick start: the tutorial of classify starts it",

@@ -76,7 +76,7 @@ class Prepared:
     def _places(self, room: str) -> Mapping[str, str]:
         """Folders and times that the pages name, and ours; the first that fits holds."""
         here = str(self.folder)
-        hour = [utc(START_S + seconds).isoformat()[:16] for seconds in (-60, 600)]
+        hour = [utc(START_S + seconds).isoformat()[:19] for seconds in (-60, 10)]
         new = {"/etc/understudy": str(self.folder / "new")} if room == "init" else {"/etc/understudy": here}
         return {**dict.fromkeys(_FOLDERS, here), **new, **dict(zip(_HOUR, hour, strict=True))}
 
