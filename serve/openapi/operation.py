@@ -10,6 +10,8 @@ SCHEMAS: Final = "#/components/schemas/"
 MAX_HEADER_CHARS: Final = 256
 """Of an Idempotency-Key and of a request's `user`."""
 
+NOT_BLANK: Final = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+"""Something that `str.strip` leaves: what `\\S` means is another thing in each language."""
 Model = Annotated[str, msgspec.Meta(description="The use case, as the settings name it.")]
 User = Annotated[
     str | None,
@@ -18,7 +20,7 @@ User = Annotated[
         extra_json_schema={"minLength": 1, "maxLength": MAX_HEADER_CHARS},
     ),
 ]
-Text = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"\S", "maxLength": "max_text_chars"})]
+Text = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": NOT_BLANK, "maxLength": "max_text_chars"})]
 """A text that is read. A bound that is a name is the gateway's setting of that name: see `document.bounded`."""
 
 

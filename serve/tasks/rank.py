@@ -13,7 +13,7 @@ import numpy as np
 
 from serve.escalation import Answer, Common, Given
 from serve.front.errors import INVALID
-from serve.openapi.operation import Model, Operation, Text, User
+from serve.openapi.operation import NOT_BLANK, Model, Operation, Text, User
 from serve.settings import LaneSettings
 from serve.tasks.face import (
     AT_THE_END,
@@ -34,7 +34,7 @@ from store.student.loaded import Opinion, RankOpinion
 from store.tasks.measures import best_first
 from store.tasks.rank import document_key
 
-_HAS_TEXT: Final[dict[str, Any]] = {"type": "string", "pattern": r"\S"}
+_HAS_TEXT: Final[dict[str, Any]] = {"type": "string", "pattern": NOT_BLANK}
 _MAY_BE_EMPTY: Final = msgspec.Meta(extra_json_schema={"maxLength": "max_text_chars"})
 _DOCUMENTS: Final = msgspec.Meta(
     description="Texts, at least one of which is not empty.",

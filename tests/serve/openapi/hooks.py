@@ -5,8 +5,9 @@ from typing import Any, Final
 
 import schemathesis
 
+from serve.openapi.operation import MAX_HEADER_CHARS
+
 _NUMBERS: Final = count()
-_LONGEST: Final = 200  # of keys that are made longer: those at their bound are sent as they are
 _KEY: Final = "Idempotency-Key"
 
 
@@ -14,5 +15,5 @@ _KEY: Final = "Idempotency-Key"
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Each request is another one: it takes a key of its own, or the gateway refuses another body under one key."""
     key = (case.headers or {}).get(_KEY)
-    if isinstance(key, str) and 1 <= len(key) <= _LONGEST and key.isascii() and key.isprintable() and key.strip():
-        case.headers[_KEY] = f"{key}{next(_NUMBERS)}"
+    if isinstance(key, str) and key.strip() and len(key) <= MAX_HEADER_CHARS:
+        case.headers[_KEY] = f"{next(_NUMBERS)}-{key}"[:MAX_HEADER_CHARS]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import schemathesis
 
 from serve.app import build_app
 from serve.openapi.document import PATH, document
+from serve.openapi.operation import NOT_BLANK
 from serve.openapi.responses import ERRORS
 from serve.settings import GatewaySettings
 from serve.tasks.face import RequestLimits
@@ -44,6 +46,11 @@ def test_its_examples_are_what_its_schemas_allow(path: str) -> None:
         assert body["examples"]
         for example in body["examples"].values():
             jsonschema.Draft202012Validator(resolved(told, body["schema"])).validate(example["value"])
+
+
+def test_what_is_blank_is_what_python_strips() -> None:
+    letters = [chr(code) for code in range(sys.maxunicode + 1)]
+    assert [one for one in letters if bool(re.search(NOT_BLANK, one)) != bool(one.strip())] == []
 
 
 def test_its_bounds_are_the_settings_of_this_gateway() -> None:
