@@ -199,9 +199,11 @@ def _noted(given: Given) -> Given:
     """What is answered, told to the request's span as its client hears it."""
     one = here()
     if one.recording:
-        said = _headers(given.found).items()
-        one.note({f"understudy.{name.removeprefix(_PREFIX).lower().replace('-', '_')}": value for name, value in said})
-        one.note({"understudy.answers": len(given.found), "understudy.replayed": given.replayed})
+        said = {} if _refused(given) else _headers(given.found)
+        one.note({f"understudy.{name.removeprefix(_PREFIX).lower().replace('-', '_')}": it for name, it in said.items()})
+        codes = sorted({found.code for found in given.found if isinstance(found, Refusal)})
+        one.note({"understudy.answers": len(given.found), "understudy.refused": codes or None})
+        one.note({"understudy.replayed": given.replayed})
     return given
 
 
