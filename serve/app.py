@@ -200,7 +200,9 @@ def _noted(given: Given) -> Given:
     one = here()
     if one.recording:
         said = {} if _refused(given) else _headers(given.found)
-        one.note({f"understudy.{name.removeprefix(_PREFIX).lower().replace('-', '_')}": it for name, it in said.items()})
+        one.note(
+            {f"understudy.{name.removeprefix(_PREFIX).lower().replace('-', '_')}": it for name, it in said.items()}
+        )
         codes = sorted({found.code for found in given.found if isinstance(found, Refusal)})
         one.note({"understudy.answers": len(given.found), "understudy.refused": codes or None})
         one.note({"understudy.replayed": given.replayed})

@@ -13,8 +13,10 @@ from store.buffer.item import Entry
 from store.buffer.ledger import BEGINNING, LogSlot
 from store.buffer.repair.letters import LetterDecision
 from store.buffer.repair.positions import Skip
+from store.errors import TooLaboriousError
 from store.event import Escalation, Reason
 from store.personal_data import TOKEN
+from store.redact import redact
 from store.tasks.rules import TaskRules
 from stream.dead_letter import DeadLetter
 from stream.log import Record
@@ -60,7 +62,7 @@ def event_told(site: Site, found: Found, entry: Entry | None, rules: TaskRules |
         subject=None if entry is None else entry.event.subject,
         input=None if entry is None else entry.event.input,
         redacted=dict(sorted(Counter(_kind(token) for text in texts for token in TOKEN.findall(text)).items())),
-        student=_student(event, entry),
+        student=_student(event, entry, site.secret.redaction_key(event.lane)),
         teacher=_teacher(event, entry, rules),
         trace_id=trace_id_of(found.record),
     )
@@ -124,13 +126,18 @@ def _kind(token: str) -> str:
     return token[1:].partition(":")[0].lower()
 
 
-def _student(event: Escalation, entry: Entry | None) -> StudentSaid | None:
+def _student(event: Escalation, entry: Entry | None, key: bytes) -> StudentSaid | None:
+    """Redacted here: what our students say is, but another producer may have put anything there."""
     if (said := event.student) is None:
         return None
+    try:
+        output = None if entry is None else redact(said.output, key)
+    except TooLaboriousError:
+        output = None
     return StudentSaid(
         version=said.version,
         confidence=said.confidence,
-        output=None if entry is None else said.output,
+        output=output,
         agreed=None if entry is None else entry.agreed,
         judged_by=None if said.verdict is None else said.verdict.by,
     )

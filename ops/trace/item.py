@@ -16,8 +16,13 @@ from store.answers.rulings import Ruling
 from store.buffer.item import MAX_EVENT_IDS, Item
 from store.errors import UnderstudyError
 from store.event import Escalation
-from trainer.snapshot import Snapshot
+from trainer.snapshot import Snapshot, Split
 
+_SPLITS: Final[dict[Split, str]] = {
+    "train": "learns from it",
+    "calibrate": "certifies a threshold with it, and does not learn from it",
+    "judge": "judges with it, and does not learn from it",
+}
 _NOT_DRAWN: Final[dict[State, str]] = {
     "quarantined": "in none yet: it was first asked less than trainer.quarantine_s ago",
     "stale": "in none: no answer of a prompt that counts today (`understudy prompt accept` makes older ones count)",
@@ -71,7 +76,7 @@ class Kept:
                 ruling=self._ruling(item_id),
                 next=None,
             )
-        held, why = (None, f"asked {item.count} times") if event is None else _holds(item, event, applied=applied)
+        held, why = (None, _asked(item)) if event is None else _holds(item, event, applied=applied)
         return ItemTold(
             id=item_id,
             kept=self.lane.shown(self.lane.read(item), self.lane.ruled_by()),
@@ -111,7 +116,7 @@ def next_of(item: Item, drawn: Snapshot, state: State) -> Next:
         why = "in none: its label has too few questions yet (trainer.min_items_per_label)"
     else:
         together = f", with {len(linked)} that ask the same in other words" if linked else ""
-        why = f"{row.split}{together}"
+        why = f"{_SPLITS[row.split]}{together}"
     return Next(split=None if row is None else row.split, cluster=cluster, linked=linked, why=why)
 
 
@@ -122,7 +127,7 @@ def _events(item: Item) -> set[str]:
 
 def _holds(item: Item, event: Escalation, *, applied: bool) -> tuple[Held | None, str]:
     """Whether an item has counted an event, as far as it remembers."""
-    asked = f"asked {item.count} times"
+    asked = _asked(item)
     if not event.eligible:
         return "ineligible", "not counted: nobody may learn from this event"
     if event.id in _events(item):
@@ -135,6 +140,10 @@ def _holds(item: Item, event: Escalation, *, applied: bool) -> tuple[Held | None
             f"its question was {asked}; it names its newest {MAX_EVENT_IDS} events, and this is none of them",
         )
     return "not_there", f"its question was {asked}, and this event is none of them: the item began anew since"
+
+
+def _asked(item: Item) -> str:
+    return "asked once" if item.count == 1 else f"asked {item.count} times"
 
 
 def _gone(event: Escalation, *, applied: bool) -> str:

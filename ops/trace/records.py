@@ -128,7 +128,7 @@ class VersionTold(msgspec.Struct, frozen=True, kw_only=True):
     cycle: str | None  # that made it, where that is remembered
     use: Use
     told: str  # a sentence for it
-    label: str | None  # as which the item's answer was frozen
+    label: str | None  # as which the item's answer was frozen; null: it is in none, or a task without labels
     cluster: int | None  # of its snapshot
     linked: list[str]  # other items of that cluster
     with_event: bool | None  # whether this very event had been applied by then; null: its place in the log is not known

@@ -71,9 +71,9 @@ def item_fields(one: ItemTold) -> Fields:
         answers = ", ".join(f"{short(_plain(answer.answer))} ({answer.times})" for answer in kept.answers)
         fields |= {
             "question": short(_question(kept.input)),
-            "state": f"{kept.state}, as {kept.label}",
+            "state": kept.state,
             "answers that count": answers or "none",
-            "asked": f"{kept.asked} times ({one.audits} audits), for {kept.requests:,.0f} requests",
+            "stands for": f"{kept.requests:,.0f} requests; of the {kept.asked} that were seen {one.audits} were audits",
         }
     if one.ruling is not None:
         ruling = one.ruling

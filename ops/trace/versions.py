@@ -9,6 +9,7 @@ import msgspec
 
 from ops.checks.cycles import ended_cycles
 from ops.site import Site
+from ops.tasks import TASKS
 from ops.trace.log import told_ms
 from ops.trace.records import Term, Use, VersionTold
 from store.buffer.ledger import BEGINNING, LogSlot
@@ -60,7 +61,7 @@ def past_of(site: Site, lane: Lane, item_id: str, places: Iterable[tuple[LogSlot
     for version in known:
         try:
             manifest = versions.manifest(version)
-            use = _use(versions, version, manifest, item_id, at)
+            use = _use(versions, version, manifest, item_id, at, labelled=TASKS[manifest.task].has_labels)
         except (RegistryError, OSError) as error:
             notes.append(f"version {version} cannot be read, and what it learned from is not known: {error}")
             continue
@@ -97,7 +98,13 @@ class _Used:
 
 
 def _use(
-    versions: Versions, version: str, manifest: Manifest, item_id: str, places: Sequence[tuple[LogSlot, int]]
+    versions: Versions,
+    version: str,
+    manifest: Manifest,
+    item_id: str,
+    places: Sequence[tuple[LogSlot, int]],
+    *,
+    labelled: bool,
 ) -> _Used:
     """What a version's snapshot says of the item."""
     if manifest.snapshot is None or SNAPSHOT_NAME not in manifest.files:
@@ -117,7 +124,7 @@ def _use(
         use=use,
         told=f"{_TOLD[use]}{earlier}",
         with_event=with_event,
-        label=row["label"],
+        label=row["label"] if labelled else None,
         cluster=row["cluster"],
         linked=tuple(one["id"] for one in rows if one["cluster"] == row["cluster"] and one["id"] != item_id),
     )

@@ -168,13 +168,7 @@ class _Bounded(BatchSpanProcessor):
     """The SDK's queue and thread, which are asked no more than they hold, and every span's fate counted."""
 
     def __init__(self, exporter: SpanExporter, endpoint: str, registry: CollectorRegistry) -> None:
-        counter = Counter(
-            "understudy_trace_spans",
-            "Spans, by what became of them: sent; failed: the collector did not take them; dropped: too many waited."
-            " Where it falls behind, traces have gaps; requests never wait for it.",
-            ["outcome"],
-            registry=registry,
-        )
+        counter = count_spans(registry)
         self._counts = {name: counter.labels(name) for name in ("sent", "failed", "dropped")}
         self._turn = threading.Lock()
         self.waiting = 0  # that ended and are neither sent nor given up
@@ -232,6 +226,17 @@ class _Told(SpanExporter):
     def shutdown(self) -> None:
         """Let go of connections."""
         self._inner.shutdown()
+
+
+def count_spans(registry: CollectorRegistry) -> Counter:
+    """What became of spans."""
+    return Counter(
+        "understudy_trace_spans",
+        "Spans, by what became of them: sent; failed: the collector did not take them; dropped: too many waited. Where"
+        " tracing is on. Traces have gaps where it is not all sent; requests never wait for it.",
+        ["outcome"],
+        registry=registry,
+    )
 
 
 def _failed(inner: trace.Span, error_type: str) -> None:

@@ -1,11 +1,15 @@
 """The command that tells one request's whole life."""
 
-from typing import Annotated
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ops.cli.options import EPILOG, Config, LaneName, Output, open_site
 from ops.cli.output import Format, emit_fields, emit_json, emit_table
+
+if TYPE_CHECKING:  # as below
+    from ops.trace.records import Traced
 
 app = typer.Typer()
 
@@ -37,10 +41,14 @@ def trace(
     found = life_of(site, event, site.lanes(lane), whole=whole)
     if output is Format.json:
         emit_json(found)
-        return
+    else:
+        _show(found, shown)
+
+
+def _show(found: "Traced", shown: ModuleType) -> None:
     if found.event is not None:
         emit_fields(shown.event_fields(found.event), title=f"event {found.id}")
-    else:
+    elif found.named != "item":
         typer.echo(f"{found.named} {found.id}")
     if found.records:
         emit_table(*shown.record_rows(found.records), title="log")

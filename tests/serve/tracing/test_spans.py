@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 import ops.wiring.otel
 from serve.lifecycle import Gateway
 from serve.teacher.wire import BoundedTransport
+from store.errors import SpoolFullError
 from store.tracing.spans import OFF, context_of
 from tests.serve.chat.fakes import FakeTalker, FakeTalkingTeacher, chat_world
 from tests.serve.chat.fakes import question as chat_body
@@ -264,6 +265,21 @@ def test_a_teacher_that_fails_is_told_by_a_word_and_its_request_is_not_blamed(tm
     ]  # fmt: skip
 
 
+def test_an_event_that_is_dropped_is_told_by_the_errors_kind_and_none_of_its_words(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.sink.failure = SpoolFullError(CANARY)
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        assert (await client.post("/classify", json=text_body("unsure"))).status_code == 200
+
+    with collecting() as collector:
+        spans = traced(world, collector, step)
+        assert CANARY.encode() not in b"".join(collector.bodies)
+    producer, server = one_of(spans, PRODUCER), one_of(spans, SERVER)
+    assert (producer.failed, producer.said["error.type"]) == (True, "SpoolFullError")
+    assert (server.failed, server.said["understudy.degraded"]) == (False, "escalation_dropped")
+
+
 def test_a_request_that_nobody_answers_is_an_error_and_each_text_of_a_list_has_its_own_spans(tmp_path: Path) -> None:
     world = World(tmp_path)
 
@@ -321,7 +337,7 @@ def test_a_collector_that_is_away_costs_spans_alone_and_is_said_once(
 def test_what_finds_no_room_is_dropped_and_counted_and_an_end_waits_for_no_collector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("_MOST_WAITING", 6), ("_AT_ONCE", 2), ("_FLUSH_S", 0.05)):
+    for name, value in (("_MOST_WAITING", 6), ("_AT_ONCE", 2), ("_FLUSH_S", 0.05), ("_TAKE_S", 600.0)):
         monkeypatch.setattr(ops.wiring.otel, name, value)
     world, counted = World(tmp_path), CollectorRegistry()
     with collecting() as collector:
