@@ -126,18 +126,21 @@ def _kind(token: str) -> str:
     return token[1:].partition(":")[0].lower()
 
 
+def redacted(output: str, key: bytes) -> str | None:
+    """What a student said: our own keep to redacted texts, but another producer may have put anything there."""
+    try:
+        return redact(output, key)
+    except TooLaboriousError:
+        return None
+
+
 def _student(event: Escalation, entry: Entry | None, key: bytes) -> StudentSaid | None:
-    """Redacted here: what our students say is, but another producer may have put anything there."""
     if (said := event.student) is None:
         return None
-    try:
-        output = None if entry is None else redact(said.output, key)
-    except TooLaboriousError:
-        output = None
     return StudentSaid(
         version=said.version,
         confidence=said.confidence,
-        output=output,
+        output=None if entry is None else redacted(said.output, key),
         agreed=None if entry is None else entry.agreed,
         judged_by=None if said.verdict is None else said.verdict.by,
     )

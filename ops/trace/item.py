@@ -3,12 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 import redis
 
-from ops.answers.kept import LaneItems
+from ops.answers.kept import ItemShown, LaneItems
 from ops.kept.export import drawn_now
 from ops.sections import LaneSection
 from ops.site import Site
+from ops.trace.event import redacted
 from ops.trace.log import told_ms
 from ops.trace.records import Held, ItemTold, Next, RulingTold
 from store.answers.census import State, state_of
@@ -79,7 +81,7 @@ class Kept:
         held, why = (None, _asked(item)) if event is None else _holds(item, event, applied=applied)
         return ItemTold(
             id=item_id,
-            kept=self.lane.shown(self.lane.read(item), self.lane.ruled_by()),
+            kept=self._shown(item),
             holds_event=held,
             told=why,
             audits=item.count - item.escalated,
@@ -87,6 +89,13 @@ class Kept:
             ruling=self._ruling(item_id),
             next=self._next(item),
         )
+
+    def _shown(self, item: Item) -> ItemShown:
+        shown = self.lane.shown(self.lane.read(item), self.lane.ruled_by())
+        if shown.student is None:
+            return shown
+        key = self.site.secret.redaction_key(self.lane.section.lane)
+        return msgspec.structs.replace(shown, student=redacted(shown.student, key))
 
     def _ruling(self, item_id: str) -> RulingTold | None:
         number = self.lane.ruled_by().get(item_id)
