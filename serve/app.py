@@ -38,6 +38,7 @@ from store.tracing.spans import here
 
 _MAX_HEADER_CHARS: Final = 256
 _PREFIX: Final = "X-Understudy-"
+_ATTRIBUTES: Final = {"X-Understudy-Event": names.EVENT_ID, "X-Understudy-Version": names.VERSION}  # of a span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,13 +201,15 @@ def _noted(given: Given) -> Given:
     one = here()
     if one.recording:
         said = {} if _refused(given) else _headers(given.found)
-        one.note(
-            {f"understudy.{name.removeprefix(_PREFIX).lower().replace('-', '_')}": it for name, it in said.items()}
-        )
+        one.note({_ATTRIBUTES.get(name, f"understudy.{_plain(name)}"): value for name, value in said.items()})
         codes = sorted({found.code for found in given.found if isinstance(found, Refusal)})
         one.note({"understudy.answers": len(given.found), "understudy.refused": codes or None})
         one.note({"understudy.replayed": given.replayed})
     return given
+
+
+def _plain(header: str) -> str:
+    return header.removeprefix(_PREFIX).lower().replace("-", "_")
 
 
 def _models(front: _Front) -> Callable[[Request], Awaitable[Response]]:

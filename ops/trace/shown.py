@@ -73,7 +73,7 @@ def item_fields(one: ItemTold) -> Fields:
             "question": short(_question(kept.input)),
             "state": kept.state,
             "answers that count": answers or "none",
-            "stands for": f"{kept.requests:,.0f} requests; of the {kept.asked} that were seen {one.audits} were audits",
+            "stands for": f"{_times(kept.requests, 'request')}; {kept.asked} seen, {one.audits} of them by audit",
         }
     if one.ruling is not None:
         ruling = one.ruling
@@ -143,6 +143,10 @@ def _linked(linked: Sequence[str]) -> str:
         return ""
     more = f" and {len(linked) - _IDS} more" if len(linked) > _IDS else ""
     return f"; linked with {', '.join(linked[:_IDS])}{more}"
+
+
+def _times(count: float, what: str) -> str:
+    return f"{count:,.0f} {what}" + ("" if round(count) == 1 else "s")
 
 
 def _term(one: Term) -> str:

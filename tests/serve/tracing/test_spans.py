@@ -163,7 +163,7 @@ def test_an_escalation_is_one_tree_whose_context_reaches_teacher_and_log(way: Wa
     assert (server.said["understudy.served_by"], server.said["understudy.reason"]) == ("teacher", "low_confidence")
 
     event = world.sink.events[0]
-    assert {one.said["understudy.event_id"] for one in (student, client, producer)} == {event.id}
+    assert {one.said["understudy.event_id"] for one in (server, student, client, producer)} == {event.id}
     assert (student.name, student.said["gen_ai.operation.name"]) == (f"{way.task} intent", way.task)
     assert (student.said["gen_ai.request.model"], student.said["gen_ai.response.model"]) == ("intent", "a")
     assert student.said["understudy.confidence"] == 0.5
