@@ -219,6 +219,8 @@ class _Life:
             "A request that never escalated has no event: the student answered it and no audit was drawn, or nobody"
             " answered it; its answer says so (`event_id` null, no X-Understudy-Event)."
         )
+        if self.name.response:
+            yield "A response to several texts has the id of its first; each answer names its own event."
         if not all(one.looked.since is None for one in searches):
             yield "With --whole the log is read from its beginning: for an event whose clock was wrong."
 

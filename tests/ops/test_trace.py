@@ -20,7 +20,7 @@ from ops.open_log import open_history
 from ops.trace.log import search
 from ops.trace.names import name_of
 from store.buffer.ledger import LogSlot
-from store.event import EscalationCause, StudentOpinion, encode, new_event_id, wall_clock_s
+from store.event import EscalationCause, StudentOpinion, encode, new_event_id, utc, wall_clock_s
 from store.registry.manifest import SNAPSHOT_NAME, SnapshotRecord, Verdict
 from store.registry.signing import SigningKey
 from store.secrets import DataSecret, unit_hash
@@ -180,7 +180,8 @@ def test_what_a_person_dropped_or_corrected_and_what_came_twice_is_told(stand: S
     assert "nothing is known of" in gone.stderr
 
 
-def test_an_event_that_may_not_be_learned_from_has_no_item(stand: Stand) -> None:
+def test_an_event_that_may_not_be_learned_from_has_no_item(classify: Stand) -> None:
+    stand = classify
     forbidden = event_of(stand, 3, 70, eligible=False)
     publish_events(stand, forbidden)
     found = run(stand, "trace", forbidden.id)
@@ -230,6 +231,23 @@ def test_a_dead_letter_is_told_with_why_and_with_its_replay_and_nothing_of_its_t
     assert "dead letter" in plain.stdout
 
 
+def test_a_record_that_died_of_its_date_is_told_without_its_texts(stand: Stand) -> None:
+    event = event_of(stand, 4, 85)
+    event = msgspec.structs.replace(event, id=new_event_id(START_S, Random(85)), time=utc(wall_clock_s() + 9e5))
+    publish_events(stand, event)
+    found = run(stand, "trace", event.id)
+    (letter,) = found["letters"]
+    assert (letter["letter"]["reason"], found["records"][0]["fate"], found["item"]) == ("in_future", "dead", None)
+    assert found["event"]["reason"] == event.escalation.reason
+    assert "question 4" not in json.dumps(found)
+    for key in stand.client.scan_iter("log:{understudy.support}:*"):
+        if stand.client.type(key) == b"stream":
+            stand.client.xtrim(key, maxlen=0)  # the letter is all that is left
+    later = run(stand, "trace", event.id)
+    assert (later["records"], later["event"]["id"], later["letters"]) == ([], event.id, found["letters"])
+    assert "the log no longer has the record" in later["notes"][0]
+
+
 def test_linked_questions_share_a_split_and_are_named(classify: Stand) -> None:
     stand = classify
     texts = ["how do I reset the password of my account today", "how do I reset the pasword of my account today"]
@@ -263,6 +281,8 @@ def test_ids_that_are_none_or_mean_more_than_one_thing_are_refused_with_what_to_
     assert f"{TOPIC} (2 records" in told
     to_come = call(stand, "trace", "chatcmpl-" + new_event_id(wall_clock_s() + 9e6, Random(1)))
     assert "which is to come" in to_come.stderr
+    several = call(stand, "trace", "classify-" + new_event_id(wall_clock_s(), Random(2)))
+    assert "A response to several texts has the id of its first" in " ".join(several.stderr.split())
 
 
 def test_an_event_that_the_log_has_lost_is_told_by_the_item_that_counted_it(classify: Stand) -> None:
