@@ -164,6 +164,7 @@ def test_redis_started_so_serves_its_one_user_alone_with_the_rights_of_the_page(
             process.terminate()
 
 
+@pytest.mark.long  # a broker of its own; that the settings log in as it asks stands above
 def test_kafka_started_so_asks_for_the_password(stack: dict[str, Any], tidy_sockets: None) -> None:
     """The properties that the image makes of its variables, on a real broker; ports, host and folder are ours."""
     lines = [f"{name_of(name)}={value}" for name, value in stack["services"]["kafka"]["environment"].items()]

@@ -179,6 +179,7 @@ def learned(machine: Machine, folder: Path) -> None:
     until("all of them serve", lambda: machine.serves() == {n: o["champion"] for n, o in machine.lanes().items()})
 
 
+@pytest.mark.long  # tests/ops/test_backup*.py hold every part of it: here it is asked for its answers
 @pytest.mark.timeout(1500)
 def test_an_empty_machine_gives_the_same_answers_from_the_same_versions(machine: Machine, tmp_path: Path) -> None:
     backup, stop = tmp_path / "backup.tar.zst", threading.Event()
