@@ -251,7 +251,7 @@ class TracingSection(Section):
     sample_ratio: Ratio = 1.0
     """Share of the traces that begin here; of a client's own trace its `traceparent` says whether it is kept."""
     headers_env: Annotated[str | None, Field(examples=["OTLP_HEADERS"])] = None
-    """Name of the environment variable that holds the collector's headers, as "name=value,name2=value2"."""
+    """Name of the environment variable with the collector's headers, as "name=value,name2=value2"."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
