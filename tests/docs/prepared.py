@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from ops.cli.app import app
 from ops.letters.reading import Choice, list_letters
 from store.event import utc
-from tests.contracts.escalations import START_S
+from tests.contracts.escalations import START_S, escalation
 from tests.docs.lines import ours_in
 from tests.ops.proxied import FakeTeacher, serving
 from tests.ops.sites import LANE, make_site, publish
@@ -67,6 +67,8 @@ class Prepared:
             case _, "3f2a9c":
                 champion = self.stand.site.registry.moves(LANE).standing(0.0).champion
                 return next(one for one in self.versions if one != champion)
+            case "trace", _ if place == 1:
+                return escalation("question 0").id  # the first that was sent
             case _:
                 pass
         for place_shown, ours in self._places(room).items():
