@@ -88,9 +88,11 @@ def plant(site: Site, lane: str | None, seed: int) -> str:
             now_s=wall_clock_s(),
             positions={},
         ).snapshot
-        wrong = replace(found, rows=shuffle_answers(found.rows, TASK_RULES[section.task](section.terms()).texts, seed))
-        frozen = recipe.freeze(wrong, base, features, training=training, settings=settings)
-        kind = PLAYED[section.task].sabotage
+        played = PLAYED[section.task]
+        wrong = shuffle_answers(found.rows, TASK_RULES[section.task](section.terms()).texts, seed)
+        learned = tuple(row for row in wrong if row.split == "train")[: played.sabotage_rows]
+        frozen = recipe.freeze(replace(found, rows=learned), base, features, training=training, settings=settings)
+        kind = played.sabotage
         taught = lineage if kind == "head" else replace(lineage, champion=None)  # or it would keep what that one knows
         draft = recipe.fit(kind, frozen, taught, settings=settings, tell=tell_nobody)
         folder = Path(scratch) / "version"

@@ -106,7 +106,7 @@ def test_the_lane_learns_with_the_model_that_is_kept_from_one_demo_to_the_next(
         (lane,) = settings.lanes
         assert (lane.task, lane.student.model, lane.teacher.prompt_file) == ("chat", kept.absolute(), None)
         assert settings.trainer.fine_tune
-        assert changed["split.calibrate_ratio"] == [0.15, 0.2]
+        assert changed["split.calibrate_ratio"] == [0.15, 0.25]
         assert lane.promise.target == HOME.target
     assert not plan.state.is_relative_to(plan.kept)
 

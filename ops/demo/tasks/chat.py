@@ -29,9 +29,10 @@ class SmartHome:
     """Satisfies `ops.demo.tasks.play.DemoTask`."""
 
     lane: Final = Lane("demo", "home")
-    pace: Final = Pace(rate=2.5, rush=260)
-    target: Final = 0.8
+    pace: Final = Pace(rate=2.5, in_flight=12, rush=300)
+    target: Final = 0.75
     sabotage: Final = "fine_tune"  # a head keeps what the champion says
+    sabotage_rows: Final = 48  # it need not be good, and all of them take minutes
     late: Final = "the house gets a new room"
 
     def traffic(self, source: TrafficSource, file: Path) -> DemoTraffic:
@@ -67,7 +68,7 @@ class SmartHome:
             ("lanes.chat", "max_answer_tokens"): _ANSWER_TOKENS,
             ("trainer", "fine_tune"): True,
             ("trainer", "min_new_labels"): 60,
-            ("split", "calibrate_ratio"): 0.2,
+            ("split", "calibrate_ratio"): 0.25,
         }
 
     def recorded(self, traffic: DemoTraffic, prompts: Path) -> tuple[str, ...]:  # noqa: ARG002 - chat has none

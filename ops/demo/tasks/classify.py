@@ -27,6 +27,7 @@ class SupportDesk:
     pace: Final = Pace()
     target: Final = 0.9
     sabotage: Final = "head"
+    sabotage_rows: Final = None
     late: Final = "a new topic appears"
 
     def traffic(self, source: TrafficSource, file: Path) -> DemoTraffic:

@@ -28,6 +28,7 @@ class Pace:
     """How requests come: where a student takes minutes, enough for a first one at once, and the rest once it serves."""
 
     rate: float = RATE  # requests a second
+    in_flight: int = 64  # at most: on a slow machine the pace slackens, where more would only be refused
     rush: int = 0  # requests that come first, at `RATE` at least; the others wait for the first cycle
 
 
@@ -85,6 +86,10 @@ class DemoTask(Protocol):
     @property
     def sabotage(self) -> CycleKind:
         """The cycle that makes a student of its task say what is wrong."""
+
+    @property
+    def sabotage_rows(self) -> int | None:
+        """How many rows it learns; None for all that there are."""
 
     def traffic(self, source: TrafficSource, file: Path) -> DemoTraffic:
         """Generate or read the requests and write what is sent to `file`.

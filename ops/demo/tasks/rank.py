@@ -30,6 +30,7 @@ class Shop:
     pace: Final = Pace()
     target: Final = 0.9
     sabotage: Final = "head"
+    sabotage_rows: Final = None
     late: Final = "a new season's things come in"
 
     def traffic(self, source: TrafficSource, file: Path) -> DemoTraffic:

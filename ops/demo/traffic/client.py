@@ -11,7 +11,6 @@ from ops.demo.measures.measure import Exchange
 from ops.demo.tasks.play import DemoTask, DemoTraffic, Request
 from store.event import TaskInput, wall_clock_s
 
-CONCURRENCY: Final = 64  # requests in flight, at most
 _TIMEOUT_S: Final = 40.0  # longer than the gateway waits for its teacher
 _TRIES: Final = 20  # of a request that the gateway puts off
 _JITTER_RATIO: Final = 0.5  # of the mean gap, to either side
@@ -40,12 +39,13 @@ class Client:
         self._traffic = traffic
         self._play = play
         self._item_ids = item_ids
-        self._turns = asyncio.Semaphore(CONCURRENCY)
+        self._turns = asyncio.Semaphore(play.pace.in_flight)
         self._dice = Random("understudy-retries")  # noqa: S311 - a pace, no secret
 
     async def send_all(self, due_s: Sequence[float], first: int = 0) -> None:
         """Send so many requests from the `first` on, each when it is due; returns once all are answered."""
-        limits = httpx.Limits(max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY)
+        most = self._play.pace.in_flight
+        limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
         loop = asyncio.get_running_loop()
         start_s = loop.time()
         async with (

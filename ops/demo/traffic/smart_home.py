@@ -62,18 +62,7 @@ WISHES: Final[Mapping[str, Wish]] = {
             "{ask}(heat|warm up) the (house|room|place)",
         ),
         call={"tool": "heat", "to": 22},
-        undone="cooler",
         weight=1.5,
-    ),
-    "cooler": Wish(
-        says=(
-            "it is (too |so |)(hot|warm|stuffy){where}",
-            "{ask}cool (down |)the (house|room|place)",
-            "(i am|i'm|we are) (sweating|boiling){where}",
-            "{ask}(turn|switch) off the heating{where}",
-        ),
-        call={"tool": "heat", "to": 16},
-        undone="warmer",
     ),
     "music_on": Wish(
         says=(
@@ -95,15 +84,6 @@ WISHES: Final[Mapping[str, Wish]] = {
         call={"tool": "music", "play": "off"},
         undone="music_on",
     ),
-    "blinds_up": Wish(
-        says=(
-            "{ask}(open|raise|pull up) the (blinds|curtains){where}",
-            "(blinds up|let the sun in|let some sun in){where}",
-            "i want to look out of the window{where}",
-        ),
-        call={"tool": "blinds", "to": "up"},
-        undone="blinds_down",
-    ),
     "blinds_down": Wish(
         says=(
             "{ask}(close|lower|let down|shut) the (blinds|curtains){where}",
@@ -111,7 +91,6 @@ WISHES: Final[Mapping[str, Wish]] = {
             "the (sun|neighbour) can look in{where}",
         ),
         call={"tool": "blinds", "to": "down"},
-        undone="blinds_up",
     ),
     "lock": Wish(
         says=(
@@ -120,16 +99,6 @@ WISHES: Final[Mapping[str, Wish]] = {
             "nobody should come in by the (front |back |)door",
         ),
         call={"tool": "door", "locked": True},
-        undone="unlock",
-    ),
-    "unlock": Wish(
-        says=(
-            "{ask}(unlock|open) the (front |back |)door",
-            "(let|i want to let) (my brother|the plumber|the dog|her) in",
-            "(someone|my son|a friend) is at the (front |back |)door, (let them in|open up)",
-        ),
-        call={"tool": "door", "locked": False},
-        undone="lock",
     ),
     "night": Wish(
         says=(
@@ -139,14 +108,6 @@ WISHES: Final[Mapping[str, Wish]] = {
             "(everybody|everyone) is (asleep|in bed)",
         ),
         call={"tool": "scene", "name": "night"},
-    ),
-    "away": Wish(
-        says=(
-            "(i am|i'm|we are) (off|leaving|going out|off to work)",
-            "(nobody|no one) will be (home|at home) (today|until tonight|this week)",
-            "(see you tonight|bye, house|back in a few days)",
-        ),
-        call={"tool": "scene", "name": "away"},
     ),
     "none": Wish(
         says=(
