@@ -7,7 +7,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "setup-services"
 BROWSER = {"chromium", "chromium-driver"}
-SERVERS = {"redis-server", "prometheus", "prometheus-alertmanager", "systemd", "default-jre-headless", "maven"}
+SERVERS = {"redis-server", "prometheus", "prometheus-alertmanager", "systemd", "default-jre-headless", "maven", "curl"}
 
 
 def run(folder: Path, *arguments: str, programs: tuple[str, ...] = (), **variables: str) -> tuple[int, set[str]]:
@@ -33,5 +33,5 @@ def test_in_ci_what_is_missing_is_a_failure(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ci", ["", "true"])
 def test_nothing_is_asked_for_that_is_there(tmp_path: Path, ci: str) -> None:
-    there = ("redis-server", "promtool", "amtool", "systemd-analyze", "java", "mvn", "chromium", "chromedriver")
+    there = ("redis-server", "promtool", "amtool", "systemd-analyze", "java", "mvn", "curl", "chromium", "chromedriver")
     assert run(tmp_path, "long", programs=there, CI=ci) == (0, set())

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import pytest
 
 from ops.state.run_files import read_run_file
 from tests.docs.pages import ROOT
@@ -21,6 +23,13 @@ PATIENCE_S: Final = 120.0
 _RUN: Final = "understudy run all"
 _ADDRESS: Final = "localhost:8080"
 _EXPORT: Final = re.compile(r"^export (\w+)=(\S+)$", re.MULTILINE)
+
+
+def needs(program: str) -> None:
+    """See that a program of the machine's is there. Missing: a skip at a desk, a failure in CI."""
+    if shutil.which(program) is None:
+        assert "CI" not in os.environ, f"{program} is missing: run deploy/setup-services"  # noqa: TID251
+        pytest.skip(f"{program} is missing: run deploy/setup-services")
 
 
 def shell_variables() -> dict[str, str]:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.newcomer import Newcomer
+from tests.docs.newcomer import Newcomer, needs
 from tests.docs.pages import Block, all_blocks_of
 from tests.ops.proxied import FakeTeacher, serving
 from tests.tiny_decoders import tiny_decoder
+
+pytestmark = pytest.mark.timeout(900)  # a quarter of a minute each, and a slow machine
 
 
 @pytest.fixture
@@ -40,6 +42,7 @@ def played(reader: Newcomer, blocks: Iterator[Block], until_line: str = "") -> B
 
 
 def test_the_tutorial_of_classify(tmp_path: Path, teacher: str) -> None:
+    needs("curl")
     reader, blocks = Newcomer(tmp_path), iter(all_blocks_of("docs/tutorials/classify.md"))
     assert reader.types(next(blocks).body).returncode == 0
     edit(tmp_path / "desk" / "understudy.toml", base_url=f'"{teacher}"', api_key_env='"OPENAI_API_KEY"')
@@ -55,6 +58,7 @@ def test_the_tutorial_of_classify(tmp_path: Path, teacher: str) -> None:
 
 @pytest.mark.long  # classify's is played each time; of this one what needs no process is, in test_commands
 def test_the_tutorial_of_rank(tmp_path: Path, teacher: str) -> None:
+    needs("curl")
     reader, blocks = Newcomer(tmp_path), iter(all_blocks_of("docs/tutorials/rank.md"))
     assert reader.types(next(blocks).body).returncode == 0
     edit(tmp_path / "shop" / "understudy.toml", base_url=f'"{teacher}"', api_key_env='"RERANK_API_KEY"')

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.covered import LEFT, REFERENCE, left, lines, way
+from tests.docs.newcomer import needs
 from tests.docs.pages import PAGES
 from tests.docs.prepared import prepared
 from tests.serve.openapi.lanes import listening
@@ -50,6 +51,7 @@ def correct(export: Path) -> None:
     export.write_text("".join(json.dumps(one) + "\n" for one in edited), "utf-8")
 
 
+@pytest.mark.timeout(900)  # seconds, and a slow machine
 @pytest.mark.parametrize("pages", [[REFERENCE], OTHERS], ids=["reference", "others"])
 def test_the_commands_do_on_a_site_what_their_pages_say(
     pages: Sequence[str], tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
@@ -70,6 +72,7 @@ def test_the_commands_do_on_a_site_what_their_pages_say(
 
 
 def test_the_requests_are_answered(tmp_path: Path) -> None:
+    needs("curl")
     asked = [line for page, line in lines() if way(page, line) == "curl"]
     assert asked
     with listening(tmp_path) as address:

@@ -10,6 +10,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[3]
 HERE: Final = Path(__file__).parent
 JSON: Final = "application/json"
+_PATIENT: Final = ("--suppress-health-check", "all", "--request-timeout", "120")  # a slow machine is no finding
 
 
 def schemathesis(
@@ -21,7 +22,7 @@ def schemathesis(
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / config), "run", str(told)]
     places = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "SCHEMATHESIS_HOOKS": f"{__package__}.hooks"}  # noqa: TID251
     return subprocess.run(
-        [*command, "--url", url, "--continue-on-failure", "--no-color", *options],
+        [*command, "--url", url, *_PATIENT, "--continue-on-failure", "--no-color", *options],
         cwd=folder,
         env={**os.environ, **places},  # noqa: TID251
         capture_output=True,

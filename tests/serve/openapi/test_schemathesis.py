@@ -47,6 +47,7 @@ def held(url: str, folder: Path, *, examples: int, seed: int, without: Sequence[
     assert told.returncode == 0, told.stdout + told.stderr
 
 
+@pytest.mark.timeout(900)  # a fifth of a minute, and a slow machine
 def test_the_gateway_keeps_to_its_document(url: str, tmp_path: Path) -> None:
     held(url, tmp_path, examples=5, seed=1, without=ALSO)
 
