@@ -249,7 +249,7 @@ class TracingSection(Section):
     """Where a collector takes spans by OTLP over HTTP; without a path, /v1/traces is meant. Empty: none are made, and a
     client's trace context is only passed on."""
     sample_ratio: Ratio = 1.0
-    """Share of the traces that begin here; of a client's own trace its `traceparent` says whether it is kept."""
+    """Share of requests whose traces are kept; a client's own trace says by its `traceparent` whether it is."""
     headers_env: Annotated[str | None, Field(examples=["OTLP_HEADERS"])] = None
     """Name of the environment variable with the collector's headers, as "name=value,name2=value2"."""
 

@@ -18,7 +18,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.trace.status import Status, StatusCode
 from prometheus_client import CollectorRegistry, Counter
@@ -62,7 +62,7 @@ class OtelTracer:
         Args:
             endpoint: the collector's whole address for traces.
             headers: of each request to it.
-            sample_ratio: of the traces that begin here; a client's own says for itself whether it is kept.
+            sample_ratio: of the requests whose traces begin here; a client's own says for itself whether it is kept.
             resource: what the spans are of, `service.name` and the like.
             registry: where spans are counted.
         """
@@ -73,13 +73,13 @@ class OtelTracer:
             endpoint=endpoint, headers=headers, timeout=_TAKE_S, compression=Compression.Gzip, session=session
         )
         self._spans = _Bounded(exporter, endpoint, registry)
-        self._provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
-            resource=Resource(dict(resource)),
-            shutdown_on_exit=False,
-        )
-        self._provider.add_span_processor(self._spans)
-        self._tracer = self._provider.get_tracer("understudy")
+        self._tracer = self._made(ParentBased(TraceIdRatioBased(sample_ratio)), resource)
+        self._keeping = self._made(ALWAYS_ON, resource)  # what is recorded is rare, or linked with what was kept
+
+    def _made(self, sampler: Sampler, resource: Mapping[str, str]) -> trace.Tracer:
+        provider = TracerProvider(sampler=sampler, resource=Resource(dict(resource)), shutdown_on_exit=False)
+        provider.add_span_processor(self._spans)
+        return provider.get_tracer("understudy")
 
     @contextmanager
     def begin(self, name: str, kind: Kind, attributes: Attributes, parent: Context | None) -> Iterator[Span]:
@@ -100,7 +100,7 @@ class OtelTracer:
         error_type: str | None = None,
     ) -> None:
         """See `Tracer`."""
-        made = self._tracer.start_span(
+        made = self._keeping.start_span(
             name,
             OtelContext(),
             _KINDS[kind],
@@ -114,7 +114,7 @@ class OtelTracer:
 
     def close(self) -> None:
         """Send what waits, within a bound; what is left then is dropped, and said."""
-        ending = threading.Thread(target=self._provider.shutdown, name="spans", daemon=True)
+        ending = threading.Thread(target=self._spans.shutdown, name="spans", daemon=True)
         ending.start()
         ending.join(_FLUSH_S)
         if (left := self._spans.waiting) > 0:

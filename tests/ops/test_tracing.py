@@ -38,7 +38,7 @@ def test_a_batch_of_ingest_is_a_span_linked_with_the_requests_whose_events_it_ho
         return (("traceparent", f"00-{trace}-00f067aa0ba902b7-{flags}".encode()),)
 
     with collecting() as collector:
-        tracer = tracer_to(collector.url)
+        tracer = tracer_to(collector.url, ratio=0.0)
         stand.tracer = tracer
         sent = [headers(TRACE, "01"), headers("ab" * 16, "00"), (), (("traceparent", b"\xff"),)]
         for number, one in enumerate(sent):
@@ -68,7 +68,7 @@ def test_a_cycle_is_a_span_that_names_the_version_it_made(tmp_path: Path) -> Non
     )  # fmt: skip
     control = cast("Control", SimpleNamespace(cycle_ended=lambda *_: None))
     with collecting() as collector:
-        tracer = tracer_to(collector.url)
+        tracer = tracer_to(collector.url, ratio=0.0)
         journal = Journal(path=tmp_path / "cycles.jsonl", control=control, tracer=tracer)
         journal.ended(Lane("acme", "support"), report)
         journal.failed(Lane("acme", "support"), report, OSError("a canary"), next_try_in_s=None)
