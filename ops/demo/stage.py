@@ -15,7 +15,7 @@ from ops.demo.page.live_view import DemoBoard, DemoShow
 from ops.demo.page.picture import Picture, draw
 from ops.demo.plan import DemoPlan
 from ops.demo.processes import DemoError, Descendants
-from ops.demo.tasks.play import RATE, DemoTraffic, Pace
+from ops.demo.tasks.play import DemoTraffic, Pace
 from ops.demo.tasks.tasks import TASKS
 from ops.demo.traffic.client import Client, schedule_s
 from store.event import wall_clock_s
@@ -73,7 +73,7 @@ class DemoRun:
         rush = min(pace.rush, total)
         self.phase = "sending"
         if rush:
-            await self.client.send_all(schedule_s(rush, max(RATE, pace.rate), seed))
+            await self.client.send_all([0.0] * rush)
             self.phase = "training the first student"
             await self._until(self._first_cycle_over, _FIRST_CYCLE_S)
             self.phase = "sending"

@@ -67,7 +67,7 @@ class SmartHome:
             ("lanes.student", "model"): str(find_decoder(SMOLLM2, "make demo TASK=chat", kept=kept.absolute())),
             ("lanes.chat", "max_answer_tokens"): _ANSWER_TOKENS,
             ("trainer", "fine_tune"): True,
-            ("trainer", "min_new_labels"): 60,
+            ("trainer", "min_new_labels"): 50,
             ("split", "calibrate_ratio"): 0.25,
         }
 

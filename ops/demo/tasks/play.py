@@ -29,7 +29,7 @@ class Pace:
 
     rate: float = RATE  # requests a second
     in_flight: int = 64  # at most: on a slow machine the pace slackens, where more would only be refused
-    rush: int = 0  # requests that come first, at `RATE` at least; the others wait for the first cycle
+    rush: int = 0  # requests that come first, as fast as they are taken; the others wait for the first cycle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
