@@ -47,9 +47,16 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     versions_ok: bool
     versions: int
     moves: int
-    problems: list[str]  # of versions, moves and rulings, for a person
+    problems: list[str]  # of versions, moves, rulings and decisions about dead letters, for a person
     lost: list[str] = []  # what the champions were made from and neither log nor buffer knows of any more
     rulings: int = 0
+    letters_ok: bool = (
+        True  # every decision about a dead letter that is noted was signed, and every signed one is noted
+    )
+    letters: int = 0  # signed decisions about dead letters
+    letters_unsigned: int = (
+        0  # notes of an earlier release, which did not sign: the next decision says they are genuine
+    )
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +136,20 @@ class LetterOpened(msgspec.Struct, frozen=True, kw_only=True):
     who: str | None
     why: str | None
     at_s: float | None  # Unix seconds
+    decision: int | None = None  # its number among the signed ones; None: there is none, or an earlier release made it
+
+
+class DecisionShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One signed decision about dead letters."""
+
+    use_case: str
+    number: int
+    kind: str  # replay, drop, reopen; adopt: earlier releases' notes were found genuine
+    who: str
+    why: str
+    at_s: float  # Unix seconds
+    letters: list[str]  # their ids
+    gone: dict[str, int]  # reason -> letters that the log no longer had
 
 
 class LetterSettled(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +171,7 @@ class LettersSettled(msgspec.Struct, frozen=True, kw_only=True):
     letters: list[LetterSettled]
     gone: int  # dropped by number: the log's retention has deleted them
     dry_run: bool
+    noted_again: int = 0  # earlier decisions that were signed, and in Redis noted otherwise or not at all
 
 
 class PartitionLag(msgspec.Struct, frozen=True, kw_only=True):

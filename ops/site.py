@@ -18,10 +18,12 @@ from store.answers.rules import Rules
 from store.answers.rulings import Ruling, rules_of
 from store.buffer.connect import connect
 from store.buffer.redis import RedisBuffer
+from store.buffer.repair.letters import LetterBook
 from store.buffer.server import url_of
 from store.control import Control
 from store.errors import SettingsError, StoreUnavailableError
-from store.event import Lane
+from store.event import Lane, wall_clock_s
+from store.letters.deciding import Deciding
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.versions import Registry, rulings_folder
 from store.secrets import DataSecret
@@ -178,3 +180,12 @@ class Site:
     def buffer(self, client: redis.Redis) -> RedisBuffer:
         """The replay buffer."""
         return RedisBuffer(client, self.settings.buffer.items_per_stratum)
+
+    def deciding(self, client: redis.Redis, use_case: str) -> Deciding:
+        """Whoever decides about a use case's dead letters: the operator, by the name of the key.
+
+        Raises:
+            SettingsError: there are no trusted keys.
+        """
+        chain = self.registry.letters(use_case)
+        return Deciding(chain=chain, book=LetterBook(client), load_key=self.operator_key, now=wall_clock_s)

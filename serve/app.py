@@ -24,6 +24,9 @@ from serve.intake import IntakeBusyError, Laborious, Named
 from serve.lane.opened import OpenLane
 from serve.lane.parts import Services
 from serve.lifecycle import Gateway
+from serve.openapi.document import document
+from serve.openapi.operation import MAX_HEADER_CHARS
+from serve.openapi.routes import FALLBACKS, Tell, told_routes
 from serve.request.admission import OverloadedError
 from serve.request.connected import while_connected
 from serve.request.relay import Relay, streamed
@@ -36,7 +39,6 @@ from store.secrets import subject_token
 from store.tracing import names
 from store.tracing.spans import here
 
-_MAX_HEADER_CHARS: Final = 256
 _PREFIX: Final = "X-Understudy-"
 _ATTRIBUTES: Final = {"X-Understudy-Event": names.EVENT_ID, "X-Understudy-Version": names.VERSION}  # of a span
 
@@ -61,6 +63,7 @@ def build_app(services: Services, settings: GatewaySettings) -> Starlette:
     """
     gateway = Gateway(services, settings)
     front = _front(gateway)
+    told = told_routes(document(front.limits), gateway.services.now())
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -74,11 +77,10 @@ def build_app(services: Services, settings: GatewaySettings) -> Starlette:
     routes = [
         *health_routes(alive=gateway.healthy, ready=gateway.ready),
         *(Route(path, _served(front, path), methods=["POST"]) for path in PATHS),
-        Route("/v1/models", _models(front), methods=["GET"]),
-        Route("/v1/models/{model}", _models(front), methods=["GET"]),
+        *(Route(path, _telling(front, tell), methods=["GET"]) for path, tell in told.items()),
     ]
     traced = Middleware(TracedRequests, tracer=services.tracer, paths=PATHS)
-    app = Starlette(routes=routes, lifespan=lifespan, middleware=[traced])
+    app = Starlette(routes=routes, lifespan=lifespan, middleware=[traced], exception_handlers=FALLBACKS)
     app.state.gateway = gateway
     app.state.directory = front.directory
     return app
@@ -212,26 +214,18 @@ def _plain(header: str) -> str:
     return header.removeprefix(_PREFIX).lower().replace("-", "_")
 
 
-def _models(front: _Front) -> Callable[[Request], Awaitable[Response]]:
-    """What answers at /v1/models and below: the lanes that a key opens, as OpenAI lists its models."""
-    created = int(front.gateway.services.now())
+def _telling(front: _Front, tell: Tell) -> Callable[[Request], Awaitable[Response]]:
+    """What answers a request without a body, where its sender may speak to us."""
 
-    async def models(request: Request) -> Response:
+    async def telling(request: Request) -> Response:
         caller, key = _caller(request, front)
         try:
             admit_caller(request.headers, caller, front.doors)
+            return tell(request, front.directory.opened_by(key, local=caller.local))
         except ApiError as error:
             return error.response()
-        names = sorted(one.parts.settings.lane.use_case for one in front.directory.opened_by(key, local=caller.local))
-        data = {name: {"id": name, "object": "model", "created": created, "owned_by": "understudy"} for name in names}
-        asked = request.path_params.get("model")
-        if asked is None:
-            return json_response({"object": "list", "data": list(data.values())}, 200)
-        if asked not in data:
-            return ApiError(404, "unknown_model", "no lane of this name is open to this key", "model").response()
-        return json_response(data[asked], 200)
 
-    return models
+    return telling
 
 
 async def _answer(
@@ -282,8 +276,8 @@ async def _questions(request: Request, asked: Asked, lane: OpenLane, front: _Fro
         ApiError: 422, naming the field; 429 where too much waits to be redacted.
     """
     services, parts = front.gateway.services, lane.parts
-    if asked.user is not None and not 1 <= len(asked.user) <= _MAX_HEADER_CHARS:
-        raise invalid(field="user", message=f"1 to {_MAX_HEADER_CHARS} characters allowed")
+    if asked.user is not None and not 1 <= len(asked.user) <= MAX_HEADER_CHARS:
+        raise invalid(field="user", message=f"1 to {MAX_HEADER_CHARS} characters allowed")
     forced = _forced(request)
     key = _idempotency_key(request)
     now_s = services.now()
@@ -337,8 +331,8 @@ def _idempotency_key(request: Request) -> str | None:
     if len(keys) > 1:
         raise invalid(field="Idempotency-Key", message="more than one")
     key = keys[0] if keys else None
-    if key is not None and not 1 <= len(key) <= _MAX_HEADER_CHARS:
-        raise invalid(field="Idempotency-Key", message=f"1 to {_MAX_HEADER_CHARS} characters allowed")
+    if key is not None and not 1 <= len(key) <= MAX_HEADER_CHARS:
+        raise invalid(field="Idempotency-Key", message=f"1 to {MAX_HEADER_CHARS} characters allowed")
     return key
 
 

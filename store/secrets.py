@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from store.errors import SettingsError
 from store.event import Lane, TaskInput, canonical_input
-from store.registry.durable import create
+from store.registry.durable import create, read_private
 from store.tasks.rules import TaskRules
 
 SECRET_BYTES = 32
@@ -33,14 +33,10 @@ class DataSecret:
             SettingsError: the file is missing, readable by others, or not 64 hex digits.
         """
         try:
-            mode = path.stat().st_mode
-            text = path.read_text("ascii").strip()
+            text = read_private(path, "data secret").decode("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
             message = f"data secret {path}: {error}; `understudy init` makes one"
             raise SettingsError(message) from error
-        if mode & 0o077:
-            message = f"data secret {path} is readable by others: chmod 600 it"
-            raise SettingsError(message)
         try:
             value = bytes.fromhex(text)
         except ValueError:

@@ -28,6 +28,7 @@ from stream.log import Appender, Headers, History, Record, dead_topic_of
 _NONCE_BYTES: Final = 12
 _ID_CHARACTERS: Final = 12
 _MAX_DETAIL_CHARACTERS: Final = 300
+_MAX_REASON_CHARACTERS: Final = 100  # of a letter that another program wrote
 _LAST_MS: Final = 253_402_300_799_000  # the end of the year 9999
 _log = logger(__name__)
 
@@ -194,7 +195,7 @@ def _parse(record: Record, secret: DataSecret) -> DeadLetter | None:
     try:
         headers = {name: value.decode() for name, value in record.headers}
         return DeadLetter(
-            reason=headers["reason"],
+            reason=headers["reason"][:_MAX_REASON_CHARACTERS],
             detail=headers["detail"],
             topic=headers["topic"],
             uuid=headers["uuid"],

@@ -7,8 +7,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 import redis
+import structlog
 
 from store.buffer.server import private_redis
+from store.log.lazy import to_standard_error
 from store.redact import Effort
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # noqa: TID251 - before any library reads it
@@ -20,6 +22,18 @@ hypothesis.settings.register_profile(  # of `make mutants`: that a test fails is
 if "CI" not in os.environ:  # noqa: TID251 - hypothesis has a profile of its own for CI: derandomised, without deadlines
     hypothesis.settings.register_profile("desk", deadline=None)
     hypothesis.settings.load_profile("desk")
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """A test begins with the log as a command of ours writes it, to standard error, whatever the one before did to it.
+
+    `structlog.testing.capture_logs` alone leaves a log that counts as configured, and writes to standard output.
+    """
+    to_standard_error()
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

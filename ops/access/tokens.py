@@ -45,15 +45,12 @@ def read_tokens(path: Path) -> list[Token]:
         SettingsError: it is readable by others, or no list of tokens.
     """
     try:
-        mode, data = path.stat().st_mode, path.read_bytes()
+        data = durable.read_private(path, "keys.tokens:")
     except FileNotFoundError:
         return []
     except OSError as error:
         message = f"keys.tokens: {path}: {error.strerror}"
         raise SettingsError(message) from error
-    if mode & 0o077:
-        message = f"keys.tokens: {path} is readable by others: chmod 600 it"
-        raise SettingsError(message)
     try:
         return msgspec.json.decode(data, type=list[Token])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -13,7 +13,7 @@ from ops.backup.archive import Unpacked
 from ops.backup.believed import Believed
 from ops.backup.records import KEYS, REDIS, REGISTRY, SITE, STATE
 from ops.backup.redis_part import patterns_of
-from ops.backup.registry import BLOBS, filled, link_versions
+from ops.backup.registry import filled, link_versions, places_of
 from ops.backup.site_files import state_files
 from ops.exits import RefusedError
 from ops.site import Site
@@ -49,12 +49,12 @@ class Target:
         return self.site.settings.state_dir
 
     @property
-    def _lanes(self) -> list[tuple[str, str]]:
-        return [(section.tenant, section.use_case) for section in self.site.settings.lanes]
+    def _places(self) -> list[str]:
+        return places_of(self.site.settings.lanes)
 
     def there(self) -> list[str]:
         """What lies there already, for a person."""
-        found = [f"{place} holds files" for place in filled(self._root, self._lanes)]
+        found = [f"{place} holds files" for place in filled(self._root, self._places)]
         if kept := state_files(self._state_dir):
             found.append(f"{', '.join(map(str, list(kept.values())[:_NAMED]))} (of {len(kept)} files in state_dir)")
         if names := self._putting.present():
@@ -85,7 +85,7 @@ class Target:
     def move_aside(self, stamp: str) -> list[str]:
         """Move aside what lies there; where it is now."""
         moved: list[str] = []
-        for place in filled(self._root, self._lanes):
+        for place in filled(self._root, self._places):
             aside = self._root / f".before-{stamp}" / place.relative_to(self._root)
             make_folder(aside.parent, mode=0o700)
             place.rename(aside)
@@ -114,7 +114,7 @@ class Target:
             _carry(self.unpacked.path(member), path, mode=0o644 if _is_public(member) else 0o600)
             sync_folder(path.parent)
         staged = self._root / _STAGED
-        for place in (BLOBS, *("/".join(lane) for lane in self._lanes)):
+        for place in self._places:
             if (staged / place).is_dir():
                 clear_away(self._root / place)
                 make_folder((self._root / place).parent)

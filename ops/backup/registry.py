@@ -1,7 +1,7 @@
 """A registry's part of a backup: each file of the versions once, their manifests, and the chains as they are."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ from store.errors import CorruptVersionError, DamagedCopyError, RegistryError
 from store.registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from store.registry.moves import fold
 from store.registry.sealed import decode_manifest
-from store.registry.versions import lane_registry, rulings_folder
+from store.registry.versions import LETTERS, lane_registry, letters_folder, rulings_folder
 
 BLOBS: Final = "blobs"
 
@@ -30,9 +30,12 @@ class RegistryCopied:
         self._versions: dict[str, list[str]] = {}
         self.problems: list[str] = []
 
-    def stand(self) -> dict[str, tuple[list[str], list[str], list[str]]]:
-        """What there is of every lane now: versions, moves and rulings by name."""
-        found: dict[str, tuple[list[str], list[str], list[str]]] = {}
+    def stand(self) -> dict[str, tuple[list[str], ...]]:
+        """What there is now by name: of every lane versions, moves and rulings, of every use case decisions."""
+        found: dict[str, tuple[list[str], ...]] = {
+            f"{LETTERS}/{use_case}": (_names(letters_folder(self._site.registry_root, use_case)),)
+            for use_case in self._site.use_cases
+        }
         for section in self._site.settings.lanes:
             _, moves = lane_registry(self._site.registry_root, section.lane)
             rulings = rulings_folder(self._site.registry_root, section.lane)
@@ -49,10 +52,14 @@ class RegistryCopied:
                     self._tried.add((str(section.lane), version))
                     self._copy_version(section, versions / version, version)
             for folder in (moves, moves.with_name("rulings")):
-                for name in _names(folder):
-                    member = _member(section, folder.name, name)
-                    if member not in self._writer.files:
-                        self._writer.add_path(member, folder / name)
+                self._copy_chain(_member(section, folder.name, ""), folder)
+        for use_case in self._site.use_cases:
+            self._copy_chain(f"{REGISTRY}{LETTERS}/{use_case}/", letters_folder(self._site.registry_root, use_case))
+
+    def _copy_chain(self, place: str, folder: Path) -> None:
+        for name in _names(folder):
+            if place + name not in self._writer.files:
+                self._writer.add_path(place + name, folder / name)
 
     def lanes(self) -> list[LaneCopied]:
         """What was copied of each lane."""
@@ -135,7 +142,14 @@ def _manifest(path: Path) -> Manifest:
         raise DamagedCopyError(message) from error
 
 
-def filled(root: Path, lanes: Iterable[tuple[str, str]]) -> list[Path]:
-    """The folders of a registry that hold something already: those of lanes, and the blobs."""
-    places = [root / BLOBS, *(root / tenant / use_case for tenant, use_case in lanes)]
-    return [place for place in places if place.is_dir() and any(path.is_file() for path in place.rglob("*"))]
+def places_of(sections: Sequence[LaneSection]) -> list[str]:
+    """The folders of a registry that are an installation's, inside of it: of lanes, of use cases, and the blobs."""
+    of_lanes = [f"{section.tenant}/{section.use_case}" for section in sections]
+    letters = sorted({f"{LETTERS}/{section.use_case}" for section in sections})
+    return [BLOBS, *of_lanes, *letters]
+
+
+def filled(root: Path, places: Iterable[str]) -> list[Path]:
+    """Those of some folders of a registry that hold something already."""
+    found = [root / place for place in places]
+    return [place for place in found if place.is_dir() and any(path.is_file() for path in place.rglob("*"))]

@@ -8,7 +8,7 @@ backup goes on.
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -30,7 +30,7 @@ from ops.reports import VerifyReport
 from ops.settings import Settings, rebased
 from ops.site import Site
 from ops.state.restoring import HalfRestored, half_restored, note_restore
-from store.errors import LogError, StateUnwritableError
+from store.errors import LogError, RegistryError, StateUnwritableError
 from store.event import wall_clock_s
 from store.registry.durable import clear_away, make_folder
 
@@ -129,6 +129,9 @@ def _restore(
         if unpacked.manifest.redis == "replay":
             lanes = [section.lane for section in site.settings.lanes]
             rebuild_site(site, lanes, whole=True, dry_run=False, who=who, why=f"restored from {source}")
+        for use_case in site.use_cases:
+            with suppress(RegistryError):  # `verify` says why
+                site.deciding(client, use_case).put_right()  # what was under way while the backup was made
         note_restore(state_dir, None)
         verified, why_not = _verified(site)
     report = _report(source, unpacked, settings, settings_file, believed)

@@ -7,15 +7,17 @@ from typing import Final
 import msgspec
 
 from ops.checks.compare import Findings, Reread, compare, dead_off, look, replay
+from ops.checks.letters import compare as compare_letters
 from ops.checks.oracle import LaneRules
 from ops.open_log import open_history
 from ops.reports import Differing, VerifyReport
 from ops.site import Site
 from store.buffer.ledger import Buffer, LogSlot
+from store.buffer.repair.letters import LetterBook
 from store.buffer.repair.lists import Lists, ListsHeld, former_lanes
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import BadSignatureError, RegistryError
-from store.event import Lane, Task, UnknownTask
+from store.event import Lane, Task, UnknownTask, wall_clock_s
 from store.registry.chain import Chain, Kept
 from store.registry.moves import fold
 from store.registry.versions import Registry
@@ -37,6 +39,9 @@ class RegistryFindings:
     versions: int = 0
     moves: int = 0
     rulings: int = 0
+    letters_ok: bool = True
+    letters: int = 0  # signed decisions about dead letters
+    letters_unsigned: int = 0  # notes of an earlier release
     problems: list[str] = field(default_factory=list)
 
 
@@ -52,6 +57,8 @@ def verify(
     skips: Mapping[str, Collection[Skip]] | None = None,
     held: Mapping[str, Sequence[ListsHeld]] | None = None,
     buried_as: Mapping[str, Callable[[LogSlot, int], str]] | None = None,
+    notes: Mapping[str, Mapping[str, bytes]] | None = None,
+    now_s: float = 0.0,
 ) -> VerifyReport:
     """Verify the chosen lanes.
 
@@ -66,6 +73,8 @@ def verify(
         skips: by use case, where a person has decided to read on elsewhere.
         held: by use case, by which labels ingest read each slot.
         buried_as: by use case, for what reason an earlier release buried what it did not keep; none: for its task.
+        notes: by use case, what is noted of decisions about dead letters.
+        now_s: Unix seconds, for what may be under way; 0: nothing is.
 
     Raises:
         StoreUnavailableError, LogUnavailableError: Redis or the log did not answer.
@@ -100,7 +109,10 @@ def verify(
         findings += [compare(lane, seen, said, items_per_stratum) for lane in lanes if lane.use_case == use_case]
         if said.complete and (wrong := dead_off(seen, said)):
             differing.append(Differing(what=use_case, fields=wrong))
-    report = _report(replays, findings, differing, check_registry(registry, lanes), lanes)
+    kept = check_registry(registry, lanes)
+    for use_case in sorted({lane.use_case for lane in lanes}):
+        _check_letters(registry, use_case, (notes or {}).get(use_case, {}), now_s, kept)
+    report = _report(replays, findings, differing, kept, lanes)
     return msgspec.structs.replace(
         report,
         ok=report.ok and not damaged and not lost,
@@ -136,6 +148,8 @@ def verify_site(site: Site, chosen: Iterable[Lane]) -> VerifyReport:
             skips={use_case: Positions(client).skips(use_case) for use_case in site.use_cases},
             buried_as={use_case: Burials(history, use_case, site.secret) for use_case in site.use_cases},
             held=held,
+            notes={use_case: LetterBook(client).notes(use_case) for use_case in site.use_cases},
+            now_s=wall_clock_s(),
         )
 
 
@@ -179,7 +193,7 @@ def _report(
     differing = [*dead, *(one for found in findings for one in found.differing)]
     wrong = len(missing) + len(extra) + len(differing)
     return VerifyReport(
-        ok=not wrong and kept.chain_ok and kept.signatures_ok and kept.versions_ok,
+        ok=not wrong and kept.chain_ok and kept.signatures_ok and kept.versions_ok and kept.letters_ok,
         from_offset=max((said.from_offset for said in replays), default=0),
         complete=all(said.complete for said in replays),
         offsets={slot: position for said in replays for slot, position in said.offsets.items()},
@@ -199,6 +213,9 @@ def _report(
         versions=kept.versions,
         moves=kept.moves,
         rulings=kept.rulings,
+        letters_ok=kept.letters_ok,
+        letters=kept.letters,
+        letters_unsigned=kept.letters_unsigned,
         problems=kept.problems[:LISTED],
     )
 
@@ -236,10 +253,10 @@ def check_registry(registry: Registry, lanes: Iterable[Lane]) -> RegistryFinding
     """Verify every move, every version's signature and the sha256 of every file."""
     found = RegistryFindings()
     for lane in lanes:
-        moves = _check_chain(registry.moves(lane), lane, found)
+        moves = _check_chain(registry.moves(lane), lane, found) or []
         named = {move.version for move in moves if move.version is not None}
         found.moves += len(moves)
-        found.rulings += len(_check_chain(registry.rulings(lane), lane, found))
+        found.rulings += len(_check_chain(registry.rulings(lane), lane, found) or [])
         versions = registry.versions(lane)
         present = versions.list()
         found.versions += len(present)
@@ -258,14 +275,29 @@ def check_registry(registry: Registry, lanes: Iterable[Lane]) -> RegistryFinding
     return found
 
 
-def _check_chain(chain: Chain[Kept], lane: Lane, found: RegistryFindings) -> list[Kept]:
-    """Verify a lane's moves or rulings; none where they do not verify."""
+def _check_letters(
+    registry: Registry, use_case: str, notes: Mapping[str, bytes], now_s: float, found: RegistryFindings
+) -> None:
+    """Verify the decisions about a use case's dead letters, and compare what is noted with them."""
+    records = _check_chain(registry.letters(use_case), use_case, found)
+    if records is None:
+        found.letters_ok = False
+        return
+    compared = compare_letters(use_case, notes, records, now_s=now_s)
+    found.letters += len(records)
+    found.letters_unsigned += compared.unsigned
+    found.letters_ok = found.letters_ok and not compared.problems
+    found.problems += compared.problems
+
+
+def _check_chain(chain: Chain[Kept], owner: object, found: RegistryFindings) -> list[Kept] | None:
+    """Verify moves, rulings or decisions; None where they do not verify."""
     try:
         return chain.read()
     except BadSignatureError as error:
         found.signatures_ok = False
-        found.problems.append(f"{lane}: {error}")
+        found.problems.append(f"{owner}: {error}")
     except (RegistryError, OSError) as error:
         found.chain_ok = False
-        found.problems.append(f"{lane}: {error}")
-    return []
+        found.problems.append(f"{owner}: {error}")
+    return None

@@ -251,6 +251,11 @@ def _recompute(config: Path | None, lane: str | None, version: str | None, outpu
         raise typer.Exit(FAILED_CHECK)
 
 
+def _letters(report: VerifyReport) -> str:
+    unsigned = f"; {report.letters_unsigned} of an earlier release, unsigned" if report.letters_unsigned else ""
+    return f"{'sound' if report.letters_ok else 'NOT AS SIGNED'}{unsigned}"
+
+
 def show_verified(report: VerifyReport) -> None:
     """What `verify` found."""
     emit_fields(
@@ -261,6 +266,7 @@ def show_verified(report: VerifyReport) -> None:
             "chain of moves": "sound" if report.chain_ok else "BROKEN",
             "signatures": "sound" if report.signatures_ok else "WRONG",
             "versions": "sound" if report.versions_ok else "DAMAGED",
+            "decisions about dead letters": _letters(report),
         },
         title="sound" if report.ok else "NOT SOUND",
     )

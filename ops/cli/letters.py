@@ -11,7 +11,6 @@ from ops.cli.options import (
     DryRun,
     Output,
     Why,
-    at_the_terminal,
     need_reason,
     open_site,
     use_cases_of,
@@ -20,7 +19,7 @@ from ops.cli.output import Format, emit_fields, emit_json, emit_table
 from ops.exits import FAILED_CHECK, RefusedError
 from ops.reports import DeadLetterReport, LetterOpened, LettersSettled
 from ops.show.values import time_of
-from store.buffer.repair.letters import Settlement
+from store.letters.decisions import Settlement
 
 if TYPE_CHECKING:  # a list of letters need not wait for what settles them
     from ops.letters.settling import Order
@@ -97,7 +96,7 @@ def dlq_replay(
 
     One that this release and these settings would still not take is left, and says why (exit code 1). Restart ingest
     first where the labels were what was wrong: it is refused while one runs here that was started before. Who, why and
-    when is kept; `dlq show` tells it.
+    when is signed with the operator's key; `dlq show` tells it.
 
     Example: understudy dlq replay --all --kind off_list --reason "the labels were added"
     """
@@ -149,6 +148,41 @@ def dlq_reopen(
     _told(found, "reopened", output)
 
 
+@dlq.command("decisions", epilog=EPILOG)
+def dlq_decisions(config: Config = None, use_case: UseCase = None, output: Output = Format.table) -> None:
+    """List every decision about dead letters: who replayed, dropped or reopened how many, when, and why.
+
+    Each is signed, and `understudy verify` compares them with what is noted of the letters.
+
+    Example: understudy dlq decisions --use-case support
+    """
+    from ops.letters.reading import list_decisions  # noqa: PLC0415 - as above
+
+    site = open_site(config)
+    found = list_decisions(site, use_cases_of(site, use_case))
+    if output is Format.json:
+        emit_json(found)
+        return
+    if not found:
+        typer.echo("nothing was decided yet")
+        return
+    emit_table(
+        ["use case", "decision", "time", "what", "letters", "who", "why"],
+        [
+            (
+                one.use_case,
+                one.number,
+                time_of(one.at_s),
+                one.kind,
+                len(one.letters) + sum(one.gone.values()),
+                one.who,
+                one.why,
+            )
+            for one in found
+        ],
+    )
+
+
 def _settle(
     outcome: Settlement,
     letters: list[str] | None,
@@ -191,7 +225,7 @@ def _decided(
     found = [
         decide(
             site,
-            Order(use_case=one, choice=choice, outcome=outcome, dry_run=dry_run, who=at_the_terminal(), why=reason),
+            Order(use_case=one, choice=choice, outcome=outcome, dry_run=dry_run, why=reason),
         )
         for one in use_cases_of(site, use_case)
     ]
@@ -237,6 +271,7 @@ def _show_opened(opened: LetterOpened) -> None:
             "bytes": letter.size_bytes,
             "state": letter.state,
             **({} if opened.who is None else {"by": f"{opened.who}, {time_of(opened.at_s or 0.0)}: {opened.why}"}),
+            **({} if opened.decision is None else {"decision": opened.decision}),
         },
         title=letter.id,
     )
@@ -255,6 +290,8 @@ def _show_settled(found: list[LettersSettled], outcome: str) -> None:
     if rows:
         emit_table(["letters", "reason", "outcome", "why not", "which"], rows)
     for one in found:
+        if one.noted_again:
+            typer.echo(f"{one.use_case}: {one.noted_again} earlier decisions were not noted as signed: noted again")
         if one.gone:
             verb = "would be dropped" if one.dry_run else "dropped"
             typer.echo(f"{one.use_case}: {one.gone} that the log no longer has: {verb}")

@@ -11,11 +11,12 @@ import msgspec
 
 from ops.exits import RefusedError
 from ops.open_log import open_history
-from ops.reports import DeadLetterReport, LetterKind, LetterOpened, LetterShown
+from ops.reports import DeadLetterReport, DecisionShown, LetterKind, LetterOpened, LetterShown
 from ops.site import Site
-from store.buffer.repair.letters import LetterBook, LetterDecision
+from store.buffer.repair.letters import LetterBook
 from store.errors import LogError, TooLaboriousError
 from store.event import Lane
+from store.letters.decisions import LetterDecision
 from store.redact import redact
 from store.secrets import subject_token
 from stream.dead_letter import DeadLetter, read_dead_letters
@@ -90,7 +91,30 @@ def open_letter(site: Site, use_cases: list[str], name: str) -> LetterOpened:
         who=decision.who if decision else None,
         why=decision.why if decision else None,
         at_s=decision.at_s if decision else None,
+        decision=decision.number if decision else None,
     )
+
+
+def list_decisions(site: Site, use_cases: list[str]) -> list[DecisionShown]:
+    """Every signed decision, oldest first, use case by use case.
+
+    Raises:
+        SettingsError, RegistryError: there are no trusted keys, or the decisions do not verify.
+    """
+    return [
+        DecisionShown(
+            use_case=use_case,
+            number=one.number,
+            kind=one.kind,
+            who=one.who,
+            why=one.why,
+            at_s=one.time_s,
+            letters=[*(name for names in one.letters.values() for name in names), *one.notes],
+            gone=one.gone,
+        )
+        for use_case in use_cases
+        for one in site.registry.letters(use_case).read()
+    ]
 
 
 def _content(site: Site, use_case: str, letter: DeadLetter) -> tuple[str | None, str | None]:

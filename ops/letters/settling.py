@@ -1,12 +1,12 @@
-"""`understudy dlq replay` and `drop`: what people decide about dead letters, each once, with who, why and when.
+"""`understudy dlq replay` and `drop`: what people decide about dead letters, each once, signed with who and why.
 
 A replay puts the record on its topic again, unchanged, once this release and these settings would take it. The note
-that it begins is written before, the note that it is done after the log has it; between the two the event's id makes a
-repeat harmless. Nothing is ever deleted: a letter that was dealt with is only no longer named.
+that it begins is written before; that it is done is signed and noted after the log has it; between the two the event's
+id makes a repeat harmless. Nothing is ever deleted: a letter that was dealt with is only no longer named.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
@@ -21,10 +21,11 @@ from ops.site import Site
 from ops.state.run_files import read_run_file
 from ops.wiring.ingest import lane_keys
 from store.buffer.item import Entry
-from store.buffer.repair.letters import LetterBook, LetterDecision, Settlement
 from store.buffer.repair.lists import Lists
 from store.errors import LogError, LogUnavailableError
 from store.event import Lane, Undecodable, UnknownTask, wall_clock_s
+from store.letters.deciding import Deciding
+from store.letters.decisions import MOST_LETTERS, LetterDecision, LetterMove, Settlement
 from stream.dead_letter import DeadLetter, read_dead_letters
 from stream.ingest import IngestSettings, LaneKeys, triage
 from stream.log import Appender, Record, topic_of
@@ -40,12 +41,12 @@ class Order:
     choice: Choice
     outcome: Settlement  # of one that is to be reopened: what is taken back
     dry_run: bool
-    who: str
     why: str
 
-    def decision(self) -> LetterDecision:
-        """As of now."""
-        return LetterDecision(outcome=self.outcome, who=self.who, why=self.why, at_s=wall_clock_s())
+    @property
+    def kind(self) -> LetterMove:
+        """As which it is signed."""
+        return "replay" if self.outcome == "replayed" else "drop"
 
 
 def settle_letters(site: Site, order: Order) -> LettersSettled:
@@ -53,20 +54,37 @@ def settle_letters(site: Site, order: Order) -> LettersSettled:
 
     Raises:
         RefusedError: the ingest that runs here reads by older lists of labels, and would bury them again.
+        SettingsError, RegistryError: there is no operator's key, or decisions do not verify or cannot be written.
         StoreUnavailableError, LogUnavailableError: Redis or the log did not answer; what was done stays done, and the
             same command goes on with the rest.
     """
     with site.redis_client() as client:
-        book = LetterBook(client)
+        deciding = site.deciding(client, order.use_case)
+        if not order.dry_run:
+            _ = deciding.key  # before a record is put on its topic that nobody could sign for
+        noted_again = 0 if order.dry_run else deciding.put_right()
         dead = site.buffer(client).dead(order.use_case)  # before the letters: one that comes meanwhile is not gone
-        chosen = list(_open_ones(site, client, book, order))
+        chosen = list(_open_ones(site, client, deciding, order))
         if chosen and order.outcome == "replayed" and not order.dry_run:
             _refuse_while_ingest_is_of_before(site, client, order.use_case)
         lanes = lane_keys(site, order.use_case) if chosen and order.outcome == "replayed" else {}
         with closing(open_appender(site, client)) as appender:
-            found = [_settled(lanes, book, appender, order, letter) for letter in chosen]
-        gone = _settle_gone(site, client, book, order, dead, chosen) if order.outcome == "dropped" else 0
-    return LettersSettled(use_case=order.use_case, letters=found, gone=gone, dry_run=order.dry_run)
+            found = [one for part in _parts(chosen) for one in _settled(lanes, deciding, appender, order, part)]
+        gone = _gone(site, client, order, dead, chosen) if order.outcome == "dropped" else {}
+        if gone and not order.dry_run:
+            deciding.settle(order.kind, {}, gone, why=order.why)
+    return LettersSettled(
+        use_case=order.use_case,
+        letters=found,
+        gone=sum(gone.values()),
+        dry_run=order.dry_run,
+        noted_again=noted_again,
+    )
+
+
+def _parts(letters: Sequence[DeadLetter]) -> Iterator[Sequence[DeadLetter]]:
+    """As many letters as one signature holds, again and again: a kill leaves no more than these half dealt with."""
+    return (letters[start : start + MOST_LETTERS] for start in range(0, len(letters), MOST_LETTERS))
 
 
 def _refuse_while_ingest_is_of_before(site: Site, client: redis.Redis, use_case: str) -> None:
@@ -85,8 +103,8 @@ def _refuse_while_ingest_is_of_before(site: Site, client: redis.Redis, use_case:
             raise RefusedError(message)
 
 
-def _open_ones(site: Site, client: redis.Redis, book: LetterBook, order: Order) -> Iterator[DeadLetter]:
-    decided = book.decisions(order.use_case)
+def _open_ones(site: Site, client: redis.Redis, deciding: Deciding, order: Order) -> Iterator[DeadLetter]:
+    decided = deciding.book.decisions(order.use_case)
     with open_history(site, client) as history:
         for letter in read_dead_letters(history, order.use_case, site.secret):
             if order.choice.takes(letter) and letter.id not in decided:
@@ -94,12 +112,17 @@ def _open_ones(site: Site, client: redis.Redis, book: LetterBook, order: Order) 
 
 
 def _settled(
-    lanes: Mapping[Lane, LaneKeys], book: LetterBook, appender: Appender, order: Order, letter: DeadLetter
-) -> LetterSettled:
-    why_not = _replay(lanes, book, appender, order, letter) if order.outcome == "replayed" else None
-    if why_not is None and not order.dry_run:
-        book.settle(order.use_case, letter.id, letter.reason, order.decision())
-    return settled(order, letter, why_not)
+    lanes: Mapping[Lane, LaneKeys], deciding: Deciding, appender: Appender, order: Order, letters: Sequence[DeadLetter]
+) -> list[LetterSettled]:
+    """Do what is ordered with some letters, then sign and note that it was done."""
+    why_not = {
+        one.id: _replay(lanes, deciding, appender, order, one) if order.outcome == "replayed" else None
+        for one in letters
+    }
+    done = {one.id: one.reason for one in letters if why_not[one.id] is None}
+    if done and not order.dry_run:
+        deciding.settle(order.kind, done, {}, why=order.why)
+    return [settled(order, one, why_not[one.id]) for one in letters]
 
 
 def settled(order: Order, letter: DeadLetter, why_not: str | None) -> LetterSettled:
@@ -116,7 +139,7 @@ def settled(order: Order, letter: DeadLetter, why_not: str | None) -> LetterSett
 
 
 def _replay(
-    lanes: Mapping[Lane, LaneKeys], book: LetterBook, appender: Appender, order: Order, letter: DeadLetter
+    lanes: Mapping[Lane, LaneKeys], deciding: Deciding, appender: Appender, order: Order, letter: DeadLetter
 ) -> str | None:
     """Put the record on its topic again, under its question's key; why that was not done, else None."""
     try:
@@ -145,14 +168,15 @@ def _replay(
         return f"its task, {found.task}, is not kept by this release: its partition would stand still until the upgrade"
     if order.dry_run:
         return None
-    return _append(book, appender, order, letter, record, found)
+    return _append(deciding, appender, order, letter, record, found)
 
 
 def _append(
-    book: LetterBook, appender: Appender, order: Order, letter: DeadLetter, record: Record, entry: Entry
+    deciding: Deciding, appender: Appender, order: Order, letter: DeadLetter, record: Record, entry: Entry
 ) -> str | None:
-    name = letter.id
-    if not book.begin(order.use_case, name, order.decision()):
+    name, who = letter.id, deciding.key.name
+    begun = LetterDecision(outcome=order.outcome, who=who, why=order.why, at_s=wall_clock_s())
+    if not deciding.book.begin(order.use_case, name, begun):
         return "somebody else is at it, or was two minutes ago"
     future = appender.append(
         record.topic, key=entry.item_id.encode(), value=record.value, headers=(("replay", name.encode()),)
@@ -165,28 +189,21 @@ def _append(
     except LogUnavailableError:
         raise  # it may be in the log: begun, and taken up again by the next try
     except LogError as error:
-        book.give_up(order.use_case, name)
+        deciding.book.give_up(order.use_case, name)
         return str(error)
     return None
 
 
-def _settle_gone(
-    site: Site, client: redis.Redis, book: LetterBook, order: Order, dead: Mapping[str, int], chosen: list[DeadLetter]
-) -> int:
-    """Drop what is counted and no longer in the log, where whole kinds are dropped; how many that were.
+def _gone(
+    site: Site, client: redis.Redis, order: Order, dead: Mapping[str, int], chosen: list[DeadLetter]
+) -> dict[str, int]:
+    """What is counted and no longer in the log, by reason, where whole kinds are dropped.
 
     Retention deletes letters too, and nobody could name those.
     """
     if order.choice.ids:
-        return 0
+        return {}
     still_open = site.buffer(client).open_dead(order.use_case)
     counted = Counter(letter.reason for letter in chosen) if order.dry_run else Counter[str]()
-    gone = 0
-    for reason in dead:
-        left = still_open.get(reason, 0) - counted[reason]
-        if left > 0 and order.choice.kind in {None, reason}:
-            gone += left
-            if not order.dry_run:
-                decision = order.decision()
-                book.settle(order.use_case, f"gone:{reason}:{decision.at_s}", reason, decision, count=left)
-    return gone
+    left = {reason: still_open.get(reason, 0) - counted[reason] for reason in dead}
+    return {reason: count for reason, count in left.items() if count > 0 and order.choice.kind in {None, reason}}

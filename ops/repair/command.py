@@ -13,7 +13,6 @@ from ops.repair.skip import apply, plan, survey
 from ops.reports import Rebuilt, Skipped
 from ops.site import Site
 from ops.wiring.ingest import former_keys, lane_keys
-from store.buffer.repair.letters import LetterBook
 from store.buffer.repair.lists import Lists
 from store.buffer.repair.positions import Positions
 from store.event import Lane, wall_clock_s
@@ -67,7 +66,11 @@ def rebuild_site(site: Site, lanes: list[Lane], *, whole: bool, dry_run: bool, w
             chosen = [lane for lane in lanes if lane.use_case == use_case]
             with closing(open_appender(site, client)) as appender:
                 letters = Letters(
-                    use_case=use_case, lanes=present, appender=appender, book=LetterBook(client), secret=site.secret
+                    use_case=use_case,
+                    lanes=present,
+                    appender=appender,
+                    deciding=site.deciding(client, use_case),
+                    secret=site.secret,
                 )
                 rebuild = Rebuild(
                     client=client, buffer=site.buffer(client), said=said, lanes=chosen, letters=letters, whole=whole

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from store.buffer.ledger import LogSlot
-from store.buffer.repair.letters import LetterBook, LetterDecision
-from store.event import Lane, Undecodable, tenant_named, wall_clock_s
+from store.event import Lane, Undecodable, tenant_named
+from store.letters.deciding import Deciding
 from store.secrets import DataSecret
-from stream.dead_letter import DeadLetter, DeadLetters, Letter, read_dead_letters
+from stream.dead_letter import DeadLetters, Letter, read_dead_letters
 from stream.log import Appender, History
 
 Place = tuple[LogSlot, int]  # of a record: its slot and offset
 _BATCH: Final = 100
+_REBUILT: Final = "its question is an item: the buffer was rebuilt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,32 +29,32 @@ class Letters:
     use_case: str
     lanes: Collection[Lane]  # of the settings
     appender: Appender
-    book: LetterBook
+    deciding: Deciding
     secret: DataSecret
 
-    def reconcile(self, history: History, buried: Mapping[Place, Undecodable], who: str) -> Counter[str]:
+    def reconcile(self, history: History, buried: Mapping[Place, Undecodable]) -> Counter[str]:
         """Write the letters that are missing, settle those of what is an item; how many are dealt with, by reason.
 
         Raises:
             StoreUnavailableError, LogUnavailableError: Redis or the log did not answer; a repeat is harmless.
+            SettingsError, RegistryError: a letter is to be settled, and nobody here can sign that.
         """
-        decided, settled, written = self.book.decisions(self.use_case), Counter[str](), set[Place]()
+        self.deciding.put_right()
+        decided, settled, written = self.deciding.book.decisions(self.use_case), Counter[str](), set[Place]()
+        kept = dict[str, str]()
         for letter in read_dead_letters(history, self.use_case, self.secret):
             place = (letter.slot, letter.offset)
             written.add(place)
-            if place not in buried:
-                self._settle(letter, who)
-            elif letter.id in decided:
+            if place not in buried and letter.id not in decided:
+                kept[letter.id] = letter.reason
+            elif place in buried and letter.id in decided:
                 settled[buried[place].reason] += 1
+        if kept:
+            self.deciding.settle("replay", kept, {}, why=_REBUILT)
         missing = {place: fault for place, fault in buried.items() if place not in written}
         for letters in self._to_write(history, missing):
             DeadLetters(self.appender, self.secret).write(self.use_case, letters)
         return settled
-
-    def _settle(self, letter: DeadLetter, who: str) -> None:
-        why = "its question is an item: the buffer was rebuilt"
-        decision = LetterDecision(outcome="replayed", who=who, why=why, at_s=wall_clock_s())
-        self.book.settle(self.use_case, letter.id, letter.reason, decision)
 
     def _to_write(self, history: History, missing: Mapping[Place, Undecodable]) -> Iterator[list[Letter]]:
         letters: list[Letter] = []

@@ -200,7 +200,7 @@ class Rebuild:
             for lane, staging in stagings.items():
                 staging.put(wanted[lane].items, wanted[lane].drop, wanted[lane].counters, wanted[lane].audits)
             if complete:
-                settled = self.letters.reconcile(self.said.history, self.said.buried, who)
+                settled = self.letters.reconcile(self.said.history, self.said.buried)
                 stage_dead(self.client, self.said.use_case, self.said.buffer.dead(self.said.use_case), settled)
             fences = {slot: claim.fence for slot, claim in claims.items()}
             if swap(self.client, self.said.use_case, fences, dict.fromkeys(self.lanes, whole), dead=complete):

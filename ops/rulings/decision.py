@@ -1,6 +1,6 @@
 """A decision about kept answers as it would be signed, and as it is told: what every kind of ruling shares."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -66,8 +66,14 @@ class DraftRuling:
         )
 
 
-def undoing(lane: Lane, rulings: Iterable[Ruling], number: int) -> DraftRuling:
+def undoing(lane: Lane, rulings: Iterable[Ruling], number: int, kept: Callable[[Sequence[str]], int]) -> DraftRuling:
     """The counter-move to any ruling.
+
+    Args:
+        lane: whose.
+        rulings: all of them.
+        number: of the one that counts no more.
+        kept: how many kept items have some labels; asked where the ruling is about labels.
 
     Raises:
         RefusedError: it is not in force.
@@ -80,7 +86,8 @@ def undoing(lane: Lane, rulings: Iterable[Ruling], number: int) -> DraftRuling:
     notes = [f"it was: {told(ruling)}, by {ruling.who}: {ruling.why}"]
     if ruling.labels:
         notes.append("a label that shall be read as itself again must be on the list in the settings")
-    return DraftRuling(kind="undo", undoes=number, items=len(ruling.answers) + len(ruling.items), notes=tuple(notes))
+    items = kept(ruling.labels) if ruling.labels else len(ruling.answers) + len(ruling.items)
+    return DraftRuling(kind="undo", undoes=number, items=items, notes=tuple(notes))
 
 
 def sign(decision: DraftRuling, rulings: Rulings, key: SigningKey, *, why: str, now_s: float, expected: int) -> Ruling:

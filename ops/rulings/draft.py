@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from ops.exits import RefusedError
-from ops.rulings.decision import Decided, DraftRuling, listing, told, undoing
+from ops.rulings.decision import Decided, DraftRuling, listing, told
 from ops.sections import LaneSection
 from store.answers.census import Census
 from store.answers.rulings import Ruling, in_force, rules_of
@@ -105,12 +105,6 @@ class Labels:
             notes=["answers that were paid before stay valid", *notes],
         )
 
-    def undo(self, number: int) -> DraftRuling:
-        """A ruling that counts no more; errors as of `merge`."""
-        draft = undoing(self.section.lane, self.rulings, number)
-        labels = next(ruling.labels for ruling in self.rulings if ruling.number == number)
-        return replace(draft, items=draft.items or self._items(labels))
-
     def _known(self, name: str) -> str:
         """The label that is meant: on the list, in the history, or in a ruling.
 
@@ -150,9 +144,7 @@ class Labels:
             raise RefusedError(message)
 
     def _items(self, labels: Iterable[str]) -> int:
-        if self.census is None:
-            return 0
-        return sum(sum(self.census.labels.get(label, {}).values()) for label in labels)
+        return 0 if self.census is None else self.census.having(labels)
 
     def _settings(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """What to change in the settings, a line each; nothing where the list is so already."""

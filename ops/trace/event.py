@@ -11,10 +11,10 @@ from ops.trace.records import EventTold, Fate, LetterTold, RecordTold, StudentSa
 from serve.teacher.audit import audit_draw
 from store.buffer.item import Entry
 from store.buffer.ledger import BEGINNING, LogSlot
-from store.buffer.repair.letters import LetterDecision
 from store.buffer.repair.positions import Skip
 from store.errors import TooLaboriousError
 from store.event import Escalation, Reason
+from store.letters.decisions import LetterDecision
 from store.personal_data import TOKEN
 from store.redact import redact
 from store.tasks.rules import TaskRules

@@ -86,6 +86,8 @@ class LaneEvents:
     async def _kept(self, question: Question, answer: TeacherAnswer) -> Kept:
         """What the event keeps of an answer, redacted; nobody learns from a text that would take too long to redact."""
         kept, laborious = self._face.kept(question.value, answer), list[str]()
+        if not self._rules.answers_are_texts:
+            return kept  # there is nothing to redact, and no thread to wait for
 
         def redacted(text: str) -> str:
             try:

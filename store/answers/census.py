@@ -54,6 +54,10 @@ class Census(msgspec.Struct, frozen=True, kw_only=True):
         """Items in a state."""
         return sum(states.get(state, 0) for states in self.labels.values())
 
+    def having(self, labels: Iterable[str]) -> int:
+        """Items that have one of these labels, in whatever state."""
+        return sum(sum(self.labels.get(label, {}).values()) for label in labels)
+
 
 def state_of(item: Item, drawing: Drawing) -> tuple[State, str]:
     """How an item stands today, and under which label it is counted."""
@@ -173,7 +177,7 @@ def advice(census: Census) -> list[str]:
     if retired := census.of("retired"):
         found.append(
             f"{retired} of {census.items} items have retired labels alone ({_labels(census, 'retired')}) and count no "
-            "more: `understudy labels undo` brings them back"
+            "more: `understudy answers undo` brings them back"
         )
     return found
 

@@ -64,6 +64,7 @@ class Rulings(Chain[Ruling]):
     def __init__(self, directory: Path, trusted: TrustedKeys, lane: Lane) -> None:
         """Use the chain in `directory`; nothing is written before the first `append`."""
         super().__init__(directory, trusted, lane, _KIND)
+        self._lane = lane
 
     def append(
         self,
@@ -169,4 +170,6 @@ def _contradiction(ruling: Ruling) -> str | None:
     return next((f"{ruling.kind}: {what}" for what, is_so in wrong.items() if is_so), None)
 
 
-_KIND: Final = RecordKind(name="ruling", record=Ruling, odd=_contradiction)
+_KIND: Final = RecordKind(
+    name="ruling", owners="lane", owner=lambda ruling: ruling.lane, record=Ruling, odd=_contradiction
+)

@@ -8,6 +8,13 @@ from functools import cached_property
 from typing import Any
 
 
+def to_standard_error() -> None:
+    """Write lines to standard error: standard output is for what a command answers."""
+    import structlog  # noqa: PLC0415 - as below
+
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+
+
 def logger(*names: str) -> "Logger":
     """The logger of a module, by its name."""
     return Logger(names)
@@ -25,7 +32,7 @@ class Logger:
         import structlog  # noqa: PLC0415 - this is what the file is for
 
         if not structlog.is_configured():
-            structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+            to_standard_error()
         return structlog.get_logger(*self._names)
 
     def __getattr__(self, method: str) -> Any:

@@ -17,7 +17,6 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from store.errors import BadSignatureError, BrokenChainError, MoveConflictError, RegistryError
-from store.event import Lane
 from store.log.lazy import logger
 from store.registry.durable import (
     read_bounded,
@@ -46,10 +45,6 @@ class Record(Protocol):
         """From 1 on."""
 
     @property
-    def lane(self) -> Lane:
-        """Whose it is."""
-
-    @property
     def previous_sha256(self) -> str:
         """Of the file before this one."""
 
@@ -62,6 +57,8 @@ class RecordKind(Generic[Kept]):
     """What a chain's records are."""
 
     name: str  # one word; the field of the file that holds the record, and what messages call it
+    owners: str  # what has a chain of these: lane, or use case
+    owner: Callable[[Kept], object]  # whose a record is
     record: type[Kept]
     odd: Callable[[Kept], str | None]  # what is wrong with one whose fields are each well formed
 
@@ -72,13 +69,13 @@ class RecordKind(Generic[Kept]):
 
 
 class Chain(Generic[Kept]):
-    """The chain of one lane. Use one instance per thread."""
+    """The chain of one lane or use case. Use one instance per thread."""
 
-    def __init__(self, directory: Path, trusted: TrustedKeys, lane: Lane, kind: RecordKind[Kept]) -> None:
+    def __init__(self, directory: Path, trusted: TrustedKeys, owner: object, kind: RecordKind[Kept]) -> None:
         """Use the chain in `directory`; nothing is written before the first `add`."""
         self._directory = directory
         self._trusted = trusted
-        self._lane = lane
+        self._owner = owner
         self._kind = kind
         self._verified: list[tuple[str, Kept]] = []  # (sha256 of the file, its record)
         self._writable = False
@@ -88,7 +85,7 @@ class Chain(Generic[Kept]):
         """Every record, oldest first, after verifying the whole chain.
 
         Raises:
-            BrokenChainError: a record is missing, malformed, of another lane, or does not follow the one before it.
+            BrokenChainError: a record is missing, malformed, of another owner, or does not follow the one before it.
             BadSignatureError: a record is not signed by a trusted key.
         """
         while True:
@@ -117,6 +114,14 @@ class Chain(Generic[Kept]):
             self._read_on(trusted=max(0, len(self._verified) - 1))
         self._whole_due_s = due_s
         return [record for _, record in self._verified]
+
+    def check(self, key: SigningKey) -> None:
+        """See that what a key signs counts here, before anything is done that is to be signed.
+
+        Raises:
+            BadSignatureError: it does not.
+        """
+        self._trusted.check(key)
 
     def add(self, record: Kept, key: SigningKey, *, what: str, expected: int | None = None) -> Kept:
         """Number and sign a record, and put it at the end of the chain, durably.
@@ -148,7 +153,7 @@ class Chain(Generic[Kept]):
             if self._create(numbered, key):
                 self._read_on()
                 return numbered
-        message = f"{what} in {self._lane}: another writer moved first; read the {self._kind.name}s and decide anew"
+        message = f"{what} in {self._owner}: another writer moved first; read the {self._kind.name}s and decide anew"
         raise MoveConflictError(message)
 
     def _read_on(self, *, trusted: int = 0) -> None:
@@ -190,8 +195,8 @@ class Chain(Generic[Kept]):
         except BadSignatureError as error:
             message = f"{path}: {error}"
             raise BadSignatureError(message) from error
-        if record.lane != self._lane:
-            message = f"{path} is a {name} of lane {record.lane}, not of {self._lane}"
+        if (owner := self._kind.owner(record)) != self._owner:
+            message = f"{path} is a {name} of {self._kind.owners} {owner}, not of {self._owner}"
             raise BrokenChainError(message)
         if record.number != len(before) + 1 or record.previous_sha256 != (before[-1][0] if before else GENESIS):
             message = f"{path} ({name} {record.number}) does not follow the {name} before it"
@@ -264,7 +269,7 @@ class Chain(Generic[Kept]):
                 odd += [] if why is None else [f"{path}: {why}"]
         if odd:
             _log.warning(
-                f"unfinished {self._kind.name}s are left", lane=str(self._lane), count=len(odd), odd=odd[:_SAID]
+                f"unfinished {self._kind.name}s are left", owner=str(self._owner), count=len(odd), odd=odd[:_SAID]
             )
 
     def _numbers(self) -> list[int]:

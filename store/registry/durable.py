@@ -10,12 +10,13 @@ from typing import BinaryIO, Final, TypeVar
 
 import msgspec
 
-from store.errors import RegistryError
+from store.errors import RegistryError, SettingsError
 from store.log.lazy import logger
 
 _log: Final = logger(__name__)
 _Kept = TypeVar("_Kept")
 _MOST_KEPT_BYTES: Final = 1 << 20
+_OTHERS: Final = 0o077  # what group and others may do
 PROBE_PREFIX: Final = ".probe-"
 
 
@@ -148,6 +149,20 @@ def open_regular(path: Path) -> BinaryIO:
         message = f"{path} is not a regular file"
         raise RegistryError(message)
     return os.fdopen(descriptor, "rb")
+
+
+def read_private(path: Path, what: str) -> bytes:
+    """Read a file that is for its owner alone: a key, a secret, tokens.
+
+    Raises:
+        SettingsError: group or others may do something with it; the message says what it is.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_mode & _OTHERS:
+            message = f"{what} {path} is readable by others: chmod 600 it"
+            raise SettingsError(message)
+        return file.read()
 
 
 def read_bounded(path: Path, limit_bytes: int) -> bytes:

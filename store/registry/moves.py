@@ -128,6 +128,7 @@ class Moves(Chain[Move]):
     def __init__(self, directory: Path, trusted: TrustedKeys, lane: Lane) -> None:
         """Use the chain in `directory`; nothing is written before the first `append`."""
         super().__init__(directory, trusted, lane, _KIND)
+        self._lane = lane
         self._folded: tuple[int, Standing] = (0, Standing())  # of how many moves
 
     def standing(self, monotonic_s: float) -> Standing:
@@ -195,4 +196,4 @@ def contradiction(move: Move) -> str | None:
     return None
 
 
-_KIND: Final = RecordKind(name="move", record=Move, odd=contradiction)
+_KIND: Final = RecordKind(name="move", owners="lane", owner=lambda move: move.lane, record=Move, odd=contradiction)

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from store.errors import BadSignatureError, SettingsError
-from store.registry.durable import create
+from store.registry.durable import create, read_private
 
 _PROBE: Final = b"understudy/probe/1\n"  # signed by nobody for anything else
 PUBLIC_SUFFIX: Final = ".pub"
@@ -82,14 +82,10 @@ class SigningKey:
             SettingsError: the file is missing, readable by others, or no key.
         """
         try:
-            mode = path.stat().st_mode
-            data = path.read_bytes()
+            data = read_private(path, "signing key")
         except OSError as error:
             message = f"signing key {path}: {error}; `understudy init` makes one"
             raise SettingsError(message) from error
-        if mode & 0o077:
-            message = f"signing key {path} is readable by others: chmod 600 it"
-            raise SettingsError(message)
         try:
             file = msgspec.json.decode(data, type=_PrivateFile)
         except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -18,6 +18,7 @@ import msgspec
 from store.answers.rulings import Rulings
 from store.errors import CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
+from store.letters.decisions import LetterDecisions
 from store.log.lazy import logger
 from store.registry.blobs import Blobs, is_intact
 from store.registry.durable import (
@@ -57,6 +58,7 @@ _TEMPORARY: Final = ".tmp-"
 _SAID: Final = 5  # of the things that do not belong
 _ID: Final = re.compile(rf"[0-9a-f]{{{VERSION_ID_HEX_DIGITS}}}")
 Built = TypeVar("Built")
+LETTERS: Final = "_letters"  # the folder beside those of tenants
 _SLUG: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -275,7 +277,7 @@ class Versions:
 
 
 class Registry:
-    """The registry of all lanes: versions, the moves between them, and rulings about older answers."""
+    """The registry: of each lane versions, moves and rulings; of each use case what was decided about dead letters."""
 
     def __init__(self, root: Path, trusted: TrustedKeys) -> None:
         """Use the registry at `root`; reading needs no write permission."""
@@ -293,6 +295,10 @@ class Registry:
     def rulings(self, lane: Lane) -> Rulings:
         """What people decided about the lane's older answers."""
         return Rulings(rulings_folder(self._root, lane), self._trusted, lane)
+
+    def letters(self, use_case: str) -> LetterDecisions:
+        """What people decided about the use case's dead letters, which may be of no lane."""
+        return LetterDecisions(letters_folder(self._root, use_case), self._trusted, use_case)
 
     def require_exclusive_create(self) -> None:
         """For the start of every process that writes: refuse a file system on which two writers could both win.
@@ -319,3 +325,15 @@ def lane_registry(root: Path, lane: Lane) -> tuple[Path, Path]:
 def rulings_folder(root: Path, lane: Lane) -> Path:
     """The folder of a lane's rulings, beside its moves; errors as of `lane_registry`."""
     return lane_registry(root, lane)[1].with_name("rulings")
+
+
+def letters_folder(root: Path, use_case: str) -> Path:
+    """The folder of decisions about a use case's dead letters; no tenant has its name.
+
+    Raises:
+        RegistryError: the name is no slug, and could point out of the registry.
+    """
+    if _SLUG.fullmatch(use_case) is None:
+        message = f"use case {use_case!r}: lower-case letters, digits, - and _"
+        raise RegistryError(message)
+    return root / LETTERS / use_case

@@ -129,6 +129,11 @@ class ChatRules:
         value, purse = _input(value), Effort()
         return with_texts(value, [redact(text, key, purse) for text in self.texts(value)])
 
+    @property
+    def answers_are_texts(self) -> bool:
+        """See `TaskRules`."""
+        return True
+
     def private(self, answer: TeacherAnswer, redact: Callable[[str], str]) -> ChatAnswer:
         """Log-probabilities are of the tokens as written, and go where those do."""
         teacher = cast("ChatAnswer", answer)

@@ -49,6 +49,11 @@ class ClassifyRules:
         """The text with personal data replaced, its layout kept."""
         return TextInput(text=redact(_text(value), key))
 
+    @property
+    def answers_are_texts(self) -> bool:
+        """See `TaskRules`."""
+        return False
+
     def private(self, answer: TeacherAnswer, redact: Callable[[str], str]) -> TeacherAnswer:  # noqa: ARG002 - no text
         """See `TaskRules`."""
         return answer

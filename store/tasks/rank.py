@@ -178,6 +178,11 @@ class RankRules:
             documents=[redact(document, key, effort) for document in value.documents],
         )
 
+    @property
+    def answers_are_texts(self) -> bool:
+        """See `TaskRules`."""
+        return False
+
     def private(self, answer: TeacherAnswer, redact: Callable[[str], str]) -> TeacherAnswer:  # noqa: ARG002 - no text
         """See `TaskRules`."""
         return answer

@@ -54,8 +54,12 @@ class TaskRules(Protocol):
             TooLaboriousError: its texts together need more work than any question of a person would.
         """
 
+    @property
+    def answers_are_texts(self) -> bool:
+        """Whether a teacher's answer is in words of its own, which may hold personal data: what `private` is for."""
+
     def private(self, answer: TeacherAnswer, redact: Callable[[str], str]) -> TeacherAnswer:
-        """A teacher's answer with every text of its own redacted; a label or scores hold none.
+        """A teacher's answer with every text of its own redacted; as it is where answers are no texts.
 
         Raises:
             TooLaboriousError: as of `redact`.

@@ -22,63 +22,12 @@ from ops.state.run_files import read_run_file
 from store.event import RankInput
 from tests.deploy.facts import PROCESSES, ROOT
 from tests.ops.sites import open_site
+from tests.small_site import LEARNS_AT_ONCE, small_site
 from tests.tiny import tiny_encoder
 from tests.trainer.rank.lists import a_list, scores_of
 
 USE_CASES: Final = ("shop", "support", "desk")
 IMPORTED: Final = 400
-SETTINGS: Final = """
-[redis]
-url = "{redis}"
-[gateway]
-port = 0
-[admin]
-serve_port = 0
-ingest_port = 0
-train_port = 0
-[trainer]
-encoder = "{encoder}"
-max_tokens = 32
-device = "cpu"
-precision = "fp32"
-quarantine_s = 0.0
-fine_tune = false
-min_new_labels = 300
-[split]
-calibrate_ratio = 0.25
-judge_ratio = 0.2
-[gate]
-min_rows = 30
-delta = 0.05
-[[lanes]]
-tenant = "acme"
-use_case = "shop"
-task = "rank"
-training_permitted = true
-audit_ratio = 0.5
-promise = {{ target = 0.8, confidence = 0.8 }}
-budget = {{ calls_per_day = 100000 }}
-teacher = {{ base_url = "{teacher}", kind = "rerank", model = "reranker-1", search_usd = 0.002 }}
-[[lanes]]
-tenant = "acme"
-use_case = "support"
-labels = ["refund", "delivery"]
-training_permitted = true
-budget = {{ calls_per_day = 100000 }}
-[lanes.teacher]
-base_url = "{teacher}"
-model = "big"
-prompt_file = "prompts/classify.txt"
-input_usd_per_mtok = 1.0
-output_usd_per_mtok = 4.0
-[[lanes]]
-tenant = "acme"
-use_case = "desk"
-task = "chat"
-training_permitted = false
-budget = {{ calls_per_day = 100000 }}
-teacher = {{ base_url = "{teacher}", model = "big" }}
-"""
 
 
 class Teacher(ThreadingHTTPServer):
@@ -187,6 +136,32 @@ class Running:
             assert answer.status_code == httpx.codes.OK, answer.text
 
 
+def _lanes(teacher: str) -> list[dict[str, object]]:
+    common = {"teacher.base_url": teacher, "budget.calls_per_day": 100_000}
+    return [
+        common
+        | {
+            "use_case": "shop",
+            "task": "rank",
+            "audit_ratio": 0.5,
+            "promise.target": 0.8,
+            "promise.confidence": 0.8,
+            "teacher.kind": "rerank",
+            "teacher.model": "reranker-1",
+            "teacher.search_usd": 0.002,
+        },
+        common
+        | {
+            "use_case": "support",
+            "labels": ["refund", "delivery"],
+            "teacher.prompt_file": "prompts/classify.txt",
+            "teacher.input_usd_per_mtok": 1.0,
+            "teacher.output_usd_per_mtok": 4.0,
+        },
+        common | {"use_case": "desk", "task": "chat", "training_permitted": False},
+    ]
+
+
 @contextmanager
 def desk_and_shop(folder: Path, redis_url: str) -> Iterator[Running]:
     """The installation at work; its processes have been started, not awaited."""
@@ -196,7 +171,8 @@ def desk_and_shop(folder: Path, redis_url: str) -> Iterator[Running]:
         thread = threading.Thread(target=teacher.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         thread.start()
         encoder = tiny_encoder(folder / "encoder", layers=3)
-        settings.write_text(SETTINGS.format(redis=redis_url, encoder=encoder, teacher=teacher.url), "utf-8")
+        values = LEARNS_AT_ONCE | {"redis.url": redis_url, "trainer.fine_tune": False, "trainer.min_new_labels": 300}
+        settings.write_text(small_site(encoder, values, *_lanes(teacher.url)), "utf-8")
         command = [sys.executable, "-m", "ops.cli", "run", "all", "-c", str(settings)]
         with (
             (folder / "all.log").open("wb") as log,

@@ -49,7 +49,14 @@ def documents(text: str) -> list[dict[str, Any]]:
 
 
 def tool(name: str, *arguments: str | Path, **variables: str) -> str:
-    """What a tool prints, which must succeed; one of the tests' own environment, or of the machine.
+    """What a tool prints, which must succeed; as `ran`."""
+    done = ran(name, *arguments, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def ran(name: str, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A tool that has run; one of the tests' own environment, or of the machine.
 
     Missing: a skip at a desk, a failure in CI, but for kubectl, of which Debian has none that is recent enough.
     """
@@ -57,11 +64,9 @@ def tool(name: str, *arguments: str | Path, **variables: str) -> str:
     if found is None:
         assert name == "kubectl" or "CI" not in KEPT, f"{name} is missing: run deploy/setup-services"
         pytest.skip(f"{name} is missing")
-    done = subprocess.run(
+    return subprocess.run(
         [found, *map(str, arguments)], capture_output=True, text=True, check=False, env={**KEPT, **variables}
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import yaml
 from ops.init import init
 from ops.processes.run.start import GRACE_S
 from ops.sections import GatewaySection
-from ops.settings import Settings, read_api_key
+from ops.settings import Settings, read_api_key, read_log_password
 from ops.site import Site
 from ops.wiring.ingest import check_ingest
 from ops.wiring.serve import check_serve
@@ -45,7 +45,7 @@ def made(folder: Path, base: str = "base") -> list[Resource]:
         settings = re.sub(rf"(?m)^#{key} = .*$", f'{key} = "{value}"', settings, count=1)
     (mine / "understudy.toml").write_text(settings, "utf-8")
     secrets = (mine / "secrets.env").read_text("utf-8")
-    (mine / "secrets.env").write_text(secrets.replace("OPENAI_API_KEY=", "OPENAI_API_KEY=a-key"), "utf-8")
+    (mine / "secrets.env").write_text(re.sub(r"(?m)^(OPENAI_API_KEY|KAFKA_PASSWORD)=$", r"\1=a-key", secrets), "utf-8")
     ours = (mine / "kustomization.yaml").read_text("utf-8")
     (mine / "kustomization.yaml").write_text(ours.replace("../base", f"../{base}", 1), "utf-8")
     return documents(tool("kubectl", "kustomize", mine))
@@ -231,7 +231,7 @@ def variables(built: list[Resource], monkeypatch: pytest.MonkeyPatch) -> dict[st
 
 @pytest.mark.parametrize("name", GRACE_S)
 def test_a_process_finds_settings_keys_and_prompts_as_the_pod_mounts_them(
-    name: str, built: list[Resource], variables: dict[str, str], tmp_path: Path
+    name: str, built: list[Resource], variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The init container's own script on what the volumes hold, with the rights that Kubernetes gives them."""
     pod = pods(built)[name]
@@ -250,9 +250,14 @@ def test_a_process_finds_settings_keys_and_prompts_as_the_pod_mounts_them(
     settings = Settings.load(own / "understudy.toml")
     assert settings.log.kind == "kafka"
     assert str(settings.registry_dir) == variables["UNDERSTUDY_REGISTRY_DIR"]
-    assert settings.redis.url.startswith("redis://")
+    assert settings.redis.url.startswith("rediss://understudy:")
+    assert (settings.log.security_protocol, read_log_password(settings.log)) == ("SASL_SSL", "a-key")
     assert read_api_key(settings.lanes[0]) == "a-key"
     CHECKS[name](Site(settings))  # what each process looks at before it waits for anything
+    if name != "train":
+        monkeypatch.setenv("KAFKA_PASSWORD", "")
+        with pytest.raises(SettingsError, match=r"log.sasl_password_env.*KAFKA_PASSWORD"):
+            CHECKS[name](Site(settings))
     assert settings.state_dir.is_relative_to("/var/lib/understudy")
     assert settings.state_dir != Path("/var/lib/understudy"), "the mount itself is root's"
     if name == "serve":

@@ -21,11 +21,12 @@ from serve.teacher.spent import OwnSpending
 from store.answers.census import Census, PromptCount
 from store.buffer.item import Entry
 from store.buffer.ledger import Application, LogSlot
-from store.buffer.repair.letters import LetterBook, LetterDecision
+from store.buffer.repair.letters import LetterBook
 from store.buffer.repair.positions import Positions, Skip
 from store.control import Control, CycleEnded, CycleRequest, Heartbeat, TrainingState
 from store.cycles.signs import CycleRunning, Signs, TrainerSign
 from store.event import Lane, utc
+from store.letters.decisions import LetterDecision
 from store.money import books
 from store.money.books import Books
 from store.money.deeds import Deeds
@@ -162,7 +163,6 @@ def letters(client: redis.Redis, site: Site) -> None:
         choice=Choice(kind="undecodable"),
         outcome="dropped",
         dry_run=False,
-        who="ada",
         why="a test producer",
     )
     assert len(settle_letters(site, order).letters) == 1

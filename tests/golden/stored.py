@@ -16,6 +16,7 @@ import redis
 from serve.teacher.ledger import BUCKET_S
 from store.registry.manifest import MANIFEST_NAME
 from store.registry.sealed import decode_manifest
+from store.registry.versions import LETTERS
 from tests.golden.fixed import NOW_S
 
 _KEPT_S = 600  # for keys that expire
@@ -136,7 +137,11 @@ def pack_registry(root: Path, target: Path) -> None:
     shutil.copytree(root / "blobs", target / "blobs")
     for path in sorted(root.rglob("*.json")) + sorted(root.rglob("*.sig")):
         inside = path.relative_to(root)
-        if path.name in {MANIFEST_NAME, "manifest.sig"} or inside.parts[-2] in {"moves", "rulings"}:
+        if (
+            path.name in {MANIFEST_NAME, "manifest.sig"}
+            or inside.parts[-2] in {"moves", "rulings"}
+            or inside.parts[0] == LETTERS
+        ):
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / inside)
 

@@ -6,17 +6,19 @@ import msgspec
 import pytest
 import redis
 
+from ops.checks.letters import compare
 from ops.letters.reading import list_letters
 from ops.site import Site
 from store.answers.census import Census, PromptCount
 from store.answers.rules import Rules
 from store.answers.rulings import in_force
 from store.buffer.ledger import BEGINNING
-from store.buffer.repair.letters import LetterBook, LetterDecision
+from store.buffer.repair.letters import LetterBook
 from store.buffer.repair.lists import LabelList, Lists, lists_of
 from store.control import Control
 from store.cycles.signs import Signs
 from store.event import RankInput, TextInput
+from store.letters.decisions import LetterDecision
 from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.tally import Tally
@@ -143,13 +145,32 @@ def test_letters_that_were_dealt_with(known: facts.Facts, site: Site, redis_clie
     again = LetterDecision(outcome="replayed", who="bob", why="again", at_s=NOW_S + 60)
     if not known.first:
         (dropped,) = book.decisions(LANE.use_case).values()
-        assert dropped == LetterDecision(outcome="dropped", who="ada", why="a test producer", at_s=NOW_S)
+        expected = LetterDecision(outcome="dropped", who="operator", why="a test producer", at_s=NOW_S, number=1)
+        assert dropped == expected
         (replayed,) = book.decisions("returns").values()
         assert (replayed.outcome, replayed.why) == ("replayed", "labels added")
     assert book.begin("returns", "a" * 12, again) is known.first
     assert book.begin("returns", "b" * 12, again) is known.first  # its replay may be under way
     later = msgspec.structs.replace(again, at_s=NOW_S + 200)
     assert book.begin("returns", "b" * 12, later)
+
+
+def test_a_decision_of_before_they_were_signed_holds_and_is_signed_for(
+    known: facts.Facts, site: Site, redis_client: redis.Redis
+) -> None:
+    deciding = site.deciding(redis_client, "returns")
+    book, chain = deciding.book, deciding.chain
+    noted = [] if known.first else ["a" * 12]
+    before = compare("returns", book.notes("returns"), chain.read(), now_s=NOW_S)
+    assert (before.problems, before.unsigned) == ([], len(noted))
+    deciding.settle("drop", dict.fromkeys(["a" * 12, "c" * 12], "off_list"), {}, why="the next one")
+    assert [(one.kind, list(one.notes)) for one in chain.read()] == [("adopt", noted)] * (not known.first) + [
+        ("drop", [])
+    ]
+    outcomes = {letter: decision.outcome for letter, decision in book.decisions("returns").items()}
+    assert outcomes == {"a" * 12: "dropped" if known.first else "replayed", "c" * 12: "dropped"}
+    after = compare("returns", book.notes("returns"), chain.read(), now_s=NOW_S + 1e9)
+    assert (after.problems, after.unsigned) == ([], 0)
 
 
 def test_signs_and_a_count(known: facts.Facts, site: Site, redis_client: redis.Redis) -> None:

@@ -86,6 +86,7 @@ def test_verify_finds_nothing_wrong(golden: Path, settings: Path) -> None:
     assert (found["ok"], found["complete"]) == (True, True)
     assert (found["records"], found["found"]) == (known.records, known.items)
     assert (found["versions"], found["moves"], found["rulings"]) == (2, 9, known.rulings)
+    assert (found["letters"], found["letters_unsigned"]) == (int(not known.first), 0)
 
 
 def test_a_rollback_and_a_return(settings: Path, redis_client: redis.Redis) -> None:

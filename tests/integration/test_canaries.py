@@ -29,6 +29,7 @@ from store.buffer.server import private_redis
 from tests.ops.children import REPOSITORY, until
 from tests.ops.sites import open_site
 from tests.serve.tracing.collector import collecting
+from tests.small_site import small_site
 from tests.tiny import tiny_encoder
 from tests.tiny_decoders import tiny_decoder
 
@@ -44,41 +45,6 @@ PLANTED: Final = f"my card {CARD}, mail {MAIL}, account {ACCOUNT}"
 DEADLINE_S: Final = 300.0
 LANES: Final = {"desk": "classify", "shop": "rank", "talk": "chat"}
 PATHS: Final = {"desk": "/classify", "shop": "/rerank", "talk": "/v1/chat/completions"}
-SETTINGS: Final = """
-state_dir = "state"
-[redis]
-url = "{redis}"
-[gateway]
-port = 0
-debug = true
-[admin]
-serve_port = 0
-ingest_port = 0
-train_port = 0
-[trainer]
-encoder = "{encoder}"
-max_tokens = 32
-device = "cpu"
-precision = "fp32"
-[tracing]
-endpoint = "{collector}"
-"""
-LANE: Final = """
-[[lanes]]
-tenant = "acme"
-use_case = "{use_case}"
-task = "{task}"
-{more}
-training_permitted = true
-api_keys = ["{key}"]
-[lanes.budget]
-calls_per_day = 1000
-[lanes.teacher]
-base_url = "{teacher}"
-model = "big"
-api_key_env = "CANARY_KEY"
-{prompt}
-"""
 
 
 class Parrot(ThreadingHTTPServer):
@@ -136,29 +102,17 @@ class Installed:
         self.settings = folder / "understudy.toml"
         encoder, decoder = tiny_encoder(folder / "encoder", layers=1), tiny_decoder(folder / "decoder")
         (folder / "prompts" / "rank.txt").write_text("Order for $query:\n$documents\n")
-        more = {
-            "desk": 'labels = ["refund", "cancel"]',
-            "shop": "",
-            "talk": f'student = {{ model = "{decoder}" }}',
+        more: dict[str, dict[str, object]] = {
+            "desk": {"labels": ["refund", "cancel"], "teacher.prompt_file": "prompts/classify.txt"},
+            "shop": {"teacher.prompt_file": "prompts/rank.txt"},
+            "talk": {"student.model": str(decoder)},
         }
-        prompts = {
-            "desk": 'prompt_file = "prompts/classify.txt"',
-            "shop": 'prompt_file = "prompts/rank.txt"',
-            "talk": "",
-        }
-        lanes = [
-            LANE.format(
-                use_case=name,
-                task=task,
-                more=more[name],
-                prompt=prompts[name],
-                teacher=self.teacher.url,
-                key=CLIENT_KEY,
-            )
-            for name, task in LANES.items()
-        ]
+        common = {"api_keys": [CLIENT_KEY], "teacher.base_url": self.teacher.url, "teacher.api_key_env": "CANARY_KEY"}
+        lanes = [common | {"use_case": name, "task": task} | more[name] for name, task in LANES.items()]
         self.settings.write_text(
-            SETTINGS.format(redis=url, encoder=encoder, collector=self.collector.url) + "".join(lanes)
+            small_site(
+                encoder, {"redis.url": url, "gateway.debug": True, "tracing.endpoint": self.collector.url}, *lanes
+            )
         )
         with (folder / "all.log").open("wb") as log:
             self.process = subprocess.Popen(

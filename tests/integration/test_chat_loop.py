@@ -22,54 +22,12 @@ from tests.ops.children import REPOSITORY
 from tests.ops.sites import open_site
 from tests.serve.chat.teacher import TalkingTeacher, teaching
 from tests.serve.rank.test_whole import until
+from tests.small_site import LEARNS_AT_ONCE, small_site
 from tests.tiny import tiny_encoder
 from tests.trainer.chat.talks import a_talk, schooled_decoder
 
 IMPORTED = 280
 MORE = 40
-SETTINGS = """
-state_dir = "state"
-[redis]
-url = "{redis}"
-[gateway]
-port = 0
-[admin]
-serve_port = 0
-ingest_port = 0
-train_port = 0
-[trainer]
-encoder = "{encoder}"
-max_tokens = 32
-device = "cpu"
-precision = "fp32"
-quarantine_s = 0.0
-min_new_labels = 100000
-[split]
-calibrate_ratio = 0.25
-judge_ratio = 0.2
-[gate]
-min_rows = 30
-delta = 0.05
-[[lanes]]
-tenant = "acme"
-use_case = "desk"
-task = "chat"
-training_permitted = true
-audit_ratio = 0.0
-[lanes.promise]
-target = 0.8
-confidence = 0.8
-[lanes.budget]
-calls_per_day = 1000
-[lanes.chat]
-max_prompt_tokens = 200
-max_answer_tokens = 16
-[lanes.student]
-model = "{model}"
-[lanes.teacher]
-base_url = "{teacher}"
-model = "big"
-"""
 
 
 @dataclass
@@ -104,7 +62,18 @@ def running(tmp_path: Path, redis_url: str) -> Iterator[Running]:
     path = tmp_path / "understudy.toml"
     encoder, model = tiny_encoder(tmp_path / "encoder", layers=1), schooled_decoder(tmp_path / "decoder")
     with teaching(lambda messages: f'{{"t":"{messages[-1]["content"][0]}"}}') as teacher:
-        path.write_text(SETTINGS.format(redis=redis_url, encoder=encoder, model=model, teacher=teacher.url))
+        lane = {
+            "use_case": "desk",
+            "task": "chat",
+            "audit_ratio": 0.0,
+            "promise.target": 0.8,
+            "promise.confidence": 0.8,
+            "chat.max_prompt_tokens": 200,
+            "chat.max_answer_tokens": 16,
+            "student.model": str(model),
+            "teacher.base_url": teacher.url,
+        }
+        path.write_text(small_site(encoder, LEARNS_AT_ONCE | {"redis.url": redis_url}, lane))
         with (
             (tmp_path / "all.log").open("wb") as log,
             subprocess.Popen(

@@ -21,50 +21,11 @@ from ops.state.run_files import read_run_file
 from tests.ops.children import REPOSITORY
 from tests.ops.sites import open_site
 from tests.serve.rank.test_whole import Teacher, until
+from tests.small_site import LEARNS_AT_ONCE, small_site
 from tests.tiny import tiny_encoder
 from tests.trainer.rank.lists import CATALOGUE, a_list, scores_of
 
 IMPORTED = 400
-SETTINGS = """
-state_dir = "state"
-[redis]
-url = "{redis}"
-[gateway]
-port = 0
-[admin]
-serve_port = 0
-ingest_port = 0
-train_port = 0
-[trainer]
-encoder = "{encoder}"
-max_tokens = 32
-device = "cpu"
-precision = "fp32"
-quarantine_s = 0.0
-fine_tune = false
-min_new_labels = 100000
-[split]
-calibrate_ratio = 0.25
-judge_ratio = 0.2
-[gate]
-min_rows = 30
-delta = 0.05
-[[lanes]]
-tenant = "acme"
-use_case = "shop"
-task = "rank"
-training_permitted = true
-audit_ratio = 0.0
-[lanes.promise]
-target = 0.8
-confidence = 0.8
-[lanes.budget]
-calls_per_day = 1000
-[lanes.teacher]
-base_url = "{teacher}"
-kind = "rerank"
-model = "reranker-1"
-"""
 
 
 @dataclass
@@ -103,7 +64,17 @@ def running(tmp_path: Path, redis_url: str) -> Iterator[Running]:
     threading.Thread(target=teacher.serve_forever, daemon=True).start()
     path = tmp_path / "understudy.toml"
     encoder = tiny_encoder(tmp_path / "encoder", layers=3)
-    path.write_text(SETTINGS.format(redis=redis_url, encoder=encoder, teacher=teacher.url))
+    lane = {
+        "use_case": "shop",
+        "task": "rank",
+        "audit_ratio": 0.0,
+        "promise.target": 0.8,
+        "promise.confidence": 0.8,
+        "teacher.base_url": teacher.url,
+        "teacher.kind": "rerank",
+        "teacher.model": "reranker-1",
+    }
+    path.write_text(small_site(encoder, LEARNS_AT_ONCE | {"redis.url": redis_url, "trainer.fine_tune": False}, lane))
     with (
         (tmp_path / "all.log").open("wb") as log,
         subprocess.Popen(

@@ -23,62 +23,11 @@ from tests.ops.children import REPOSITORY
 from tests.ops.sites import open_site
 from tests.serve.chat.teacher import teaching
 from tests.serve.rank.test_whole import Teacher, until
+from tests.small_site import LEARNS_AT_ONCE, small_site
 from tests.tiny import questions, tiny_encoder
 from tests.trainer.chat.talks import a_talk, schooled_decoder
 from tests.trainer.rank.lists import a_list
 
-SETTINGS = """
-state_dir = "state"
-[gateway]
-port = 0
-[admin]
-serve_port = 0
-ingest_port = 0
-train_port = 0
-[trainer]
-encoder = "{encoder}"
-max_tokens = 32
-device = "cpu"
-precision = "fp32"
-quarantine_s = 0.0
-fine_tune = false
-min_new_labels = 100000
-min_items_per_label = 5
-[split]
-calibrate_ratio = 0.25
-judge_ratio = 0.2
-[gate]
-min_rows = 20
-delta = 0.1
-"""
-LANE = """
-[[lanes]]
-tenant = "acme"
-use_case = "{task}s"
-task = "{task}"
-training_permitted = true
-audit_ratio = 0.05
-{of_lane}
-[lanes.promise]
-target = 0.5
-confidence = 0.8
-[lanes.budget]
-calls_per_day = 1000
-{of_task}
-[lanes.teacher]
-base_url = "{teacher}"
-model = "big"
-input_usd_per_mtok = 1.0
-output_usd_per_mtok = 1.0
-{of_teacher}
-"""
-CHAT = """
-[lanes.chat]
-max_prompt_tokens = 200
-max_answer_tokens = 16
-[lanes.student]
-model = "{model}"
-"""
 LABELS = ("delivery", "login", "refund")
 
 
@@ -170,25 +119,37 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         teaching(lambda messages: f'{{"t":"{messages[-1]["content"][0]}"}}') as talking,
         teaching(lambda _: "refund") as sorting,
     ):
-        lanes = [
-            LANE.format(
-                task="classify",
-                of_lane=f"labels = {json.dumps(LABELS)}",
-                of_task="",
-                teacher=sorting.url,
-                of_teacher='prompt_file = "prompts/classify.txt"',
-            ),
-            LANE.format(task="rank", of_lane="", of_task="", teacher=ranking.url, of_teacher='kind = "rerank"'),
-            LANE.format(
-                task="chat",
-                of_lane="",
-                of_task=CHAT.format(model=model),
-                teacher=talking.url,
-                of_teacher="",
-            ),
+        values = LEARNS_AT_ONCE | {
+            "trainer.fine_tune": False,
+            "trainer.min_items_per_label": 5,
+            "gate.min_rows": 20,
+            "gate.delta": 0.1,
+        }
+        priced = {
+            "audit_ratio": 0.05,
+            "promise.target": 0.5,
+            "promise.confidence": 0.8,
+            "teacher.input_usd_per_mtok": 1.0,
+            "teacher.output_usd_per_mtok": 1.0,
+        }
+        lanes: list[dict[str, object]] = [
+            {
+                "task": "classify",
+                "labels": LABELS,
+                "teacher.base_url": sorting.url,
+                "teacher.prompt_file": "prompts/classify.txt",
+            },
+            {"task": "rank", "teacher.base_url": ranking.url, "teacher.kind": "rerank"},
+            {
+                "task": "chat",
+                "chat.max_prompt_tokens": 200,
+                "chat.max_answer_tokens": 16,
+                "student.model": str(model),
+                "teacher.base_url": talking.url,
+            },
         ]
         path = folder / "understudy.toml"
-        path.write_text(SETTINGS.format(encoder=encoder) + "".join(lanes))
+        path.write_text(small_site(encoder, values, *(priced | {"use_case": f"{one['task']}s"} | one for one in lanes)))
         yield Machine(path)
     ranking.shutdown()
     ranking.server_close()
@@ -218,6 +179,7 @@ def learned(machine: Machine, folder: Path) -> None:
     until("all of them serve", lambda: machine.serves() == {n: o["champion"] for n, o in machine.lanes().items()})
 
 
+@pytest.mark.long  # tests/ops/test_backup*.py hold every part of it: here it is asked for its answers
 @pytest.mark.timeout(1500)
 def test_an_empty_machine_gives_the_same_answers_from_the_same_versions(machine: Machine, tmp_path: Path) -> None:
     backup, stop = tmp_path / "backup.tar.zst", threading.Event()

@@ -63,7 +63,7 @@ class Door:
     """How clients reach a broker."""
 
     protocol: str = "PLAINTEXT"
-    properties: str = ""
+    properties: str = ""  # over the usual ones; {port}, {controller} and {directory} are filled in
     format: Sequence[str] = ()  # arguments of the storage tool
     tls: ssl.SSLContext | None = None  # to see whether it answers
 
@@ -85,10 +85,10 @@ class Broker:
         self._classpath = f"{find_libs()}/*"
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        properties = _PROPERTIES.format(
+        properties = (_PROPERTIES + door.properties).format(
             port=self.port, controller=_free_port(), directory=directory, protocol=door.protocol
         )
-        (directory / "server.properties").write_text(properties + door.properties)
+        (directory / "server.properties").write_text(properties)
         (directory / "log4j2.properties").write_text(_LOGGING)
         # The highest bit is clear: an id that begins with "-" would be read as an option.
         cluster = base64.urlsafe_b64encode(uuid.UUID(int=uuid.uuid4().int & ~(1 << 127)).bytes).rstrip(b"=").decode()

@@ -59,7 +59,7 @@ COMMANDS = [
     ["labels", "rename"],
     ["labels", "merge"],
     ["labels", "retire"],
-    ["labels", "undo"],
+    ["answers", "undo"],
     ["prompt", "list"],
     ["prompt", "accept"],
 ]

@@ -17,9 +17,10 @@ from ops.checks.verify import verify_site
 from ops.cli.app import app
 from ops.letters.reading import list_letters
 from ops.state.run_files import RunFile, write_run_file
-from store.buffer.repair.letters import LetterBook, LetterDecision
+from store.buffer.repair.letters import LetterBook
 from store.buffer.repair.lists import Lists, ListsHeld
 from store.event import Lane, encode, wall_clock_s
+from store.letters.decisions import LetterDecision
 from tests.contracts.escalations import escalation
 from tests.ops.sites import LANE, open_site
 from tests.ops.stand import TOPIC, Stand, standing, until

@@ -202,6 +202,8 @@ ROWS: list[Row] = [
     ("dlq list", "done", lambda place: ["-c", place.with_redis()], DONE),
     ("dlq list", "no such use case", lambda place: ["-c", place.site(), "--use-case", "other"], BAD_SETTINGS),
     ("dlq list", "Redis does not answer", lambda place: ["-c", place.site()], UNAVAILABLE),
+    ("dlq decisions", "done", lambda place: ["-c", place.site()], DONE),
+    ("dlq decisions", "no such use case", lambda place: ["-c", place.site(), "--use-case", "other"], BAD_SETTINGS),
     ("dlq show", "no such letter", lambda place: ["3fa1", "-c", place.with_redis()], REFUSED),
     ("dlq show", "Redis does not answer", lambda place: ["3fa1", "-c", place.site()], UNAVAILABLE),
     ("dlq replay", "no reason", lambda place: ["--all", "-c", place.site()], BAD_SETTINGS),
@@ -231,8 +233,7 @@ ROWS: list[Row] = [
     ("labels merge", "no such label", lambda place: ["x", "--into", "y", "-c", place.site(), "--reason", "w"], REFUSED),
     ("labels retire", "done", lambda place: ["refund", "-c", place.site(), "--reason", "w"], DONE),
     ("labels retire", "no such label", lambda place: ["x", "-c", place.site(), "--reason", "w"], REFUSED),
-    ("labels undo", "done", lambda place: ["1", "-c", place.ruled(), "--reason", "w"], DONE),
-    ("labels undo", "no such ruling", lambda place: ["1", "-c", place.site(), "--reason", "w"], REFUSED),
+    ("answers undo", "done", lambda place: ["1", "-c", place.ruled(), "--reason", "w"], DONE),
     ("prompt list", "done", lambda place: ["-c", place.with_redis()], DONE),
     ("prompt list", "Redis does not answer", lambda place: ["-c", place.site()], UNAVAILABLE),
     ("prompt accept", "no reason", lambda place: ["--from", "1a2b", "-c", place.site()], BAD_SETTINGS),
@@ -331,7 +332,6 @@ DONE_ELSEWHERE = {  # with what they need: a run of hours, dead letters, answers
     "prompt accept",
     "answers correct",
     "answers drop",
-    "answers undo",
     "buffer export",
     "doctor",
     "backup",
@@ -353,14 +353,14 @@ NEEDED = {
     "labels rename": ["refund", "money back"],
     "labels merge": ["refund", "--into", "other"],
     "labels retire": ["refund"],
-    "labels undo": ["1"],
+    "answers undo": ["1"],
     "prompt accept": ["--from", "1a2b"],
 }
 
 
 WITH_REASON = {
     *("ingest skip", "buffer rebuild", "dlq replay", "dlq drop"),
-    *("labels rename", "labels merge", "labels retire", "labels undo", "prompt accept"),
+    *("labels rename", "labels merge", "labels retire", "answers undo", "prompt accept"),
 }
 
 

@@ -1,6 +1,7 @@
 """When a log tells everything, and what a rebuild that gives up leaves behind."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,9 @@ from store.buffer.redis import RedisBuffer
 from store.buffer.repair.letters import LetterBook
 from store.errors import StoreUnavailableError
 from store.event import UnknownTask
+from store.letters.deciding import Deciding
+from store.letters.decisions import LetterDecisions
+from store.registry.signing import TrustedKeys
 from store.secrets import DataSecret
 from stream.ingest import LaneKeys
 from stream.log import Record
@@ -43,7 +47,7 @@ class History:
         return iter(())
 
 
-def rebuild_of(client: redis.Redis, begin: str) -> Rebuild:
+def rebuild_of(client: redis.Redis, begin: str, folder: Path) -> Rebuild:
     buffer, history = RedisBuffer(client, 9), History(begin)
     keys = LaneKeys(lane_key=b"k", redaction_key=b"r", subject_key=b"s", task="classify", training_permitted=True)
     said: Any = Replayed(
@@ -60,7 +64,12 @@ def rebuild_of(client: redis.Redis, begin: str) -> Rebuild:
         use_case="support",
         lanes=[LANE],
         appender=MemoryLog(),
-        book=LetterBook(client),
+        deciding=Deciding(
+            chain=LetterDecisions(folder / "letters", TrustedKeys({}), "support"),
+            book=LetterBook(client),
+            load_key=lambda: pytest.fail("nothing is to be signed"),
+            now=lambda: 1.0,
+        ),
         secret=DataSecret(b"s" * 32),
     )
     return Rebuild(client=client, buffer=buffer, said=said, lanes=[LANE], letters=letters, whole=False)
@@ -79,12 +88,13 @@ def rebuild_of(client: redis.Redis, begin: str) -> Rebuild:
 def test_a_log_tells_everything_only_where_nothing_was_cut_applied_elsewhere_or_skipped(
     redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     begin: str,
     elsewhere: str | None,
     skipped: bool,  # noqa: FBT001 - a column of the table
     complete: bool,  # noqa: FBT001 - as above
 ) -> None:
-    found = rebuild_of(redis_client, begin)
+    found = rebuild_of(redis_client, begin, tmp_path)
     if elsewhere is not None:
         found.buffer.claim("support", BEFORE, "ingest")
         redis_client.hset(position_key("support", BEFORE), "next", elsewhere)
@@ -93,21 +103,21 @@ def test_a_log_tells_everything_only_where_nothing_was_cut_applied_elsewhere_or_
 
 
 def test_a_rebuild_that_ingest_outruns_leaves_nothing_that_it_had_staged(
-    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(module, "swap", lambda *_, **__: False)
     with pytest.raises(StoreUnavailableError, match="ingest was faster"):
-        rebuild_of(redis_client, "0").run(who="ann", why="w")
+        rebuild_of(redis_client, "0", tmp_path).run(who="ann", why="w")
     assert not [name for name in redis_client.scan_iter("*") if b":acme:rebuild:" in name]
 
 
 @pytest.mark.parametrize(("begin", "staged"), [("0", ["support"]), ("1", [])])
 def test_dead_letters_are_counted_anew_only_where_the_log_tells_everything(
-    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, begin: str, staged: list[str]
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, begin: str, staged: list[str]
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr(module, "stage_dead", lambda _client, use_case, *_: told.append(use_case))
-    (report,) = rebuild_of(redis_client, begin).run(who="ann", why="w")
+    (report,) = rebuild_of(redis_client, begin, tmp_path).run(who="ann", why="w")
     assert (told, report.complete, report.done) == (staged, bool(staged), True)
 
 
@@ -127,9 +137,10 @@ def test_a_slot_reads_on_within_what_can_be_read(to: str) -> None:
 
 def test_an_item_whose_stratum_was_lost_is_ranked_again_also_where_the_log_has_lost_its_beginning(
     redis_client: redis.Redis,
+    tmp_path: Path,
 ) -> None:
     stray: Any = SimpleNamespace(item_id="b", stratum="refund")
-    own: Any = rebuild_of(redis_client, "1")
+    own: Any = rebuild_of(redis_client, "1", tmp_path)
     own.buffer = SimpleNamespace(
         items=lambda _: iter([SimpleNamespace(item_id="a", stratum="refund")]),
         damaged=lambda _: [],

@@ -80,7 +80,44 @@ def test_different_events_are_never_left_out(limit: RepeatLimit) -> None:
 
 def test_lines_of_libraries_that_differ_in_numbers_alone_are_the_same(limit: RepeatLimit) -> None:
     lines = [f"accept failed\nsocket: <socket fd={n} at 0x7f{n:04x}>" for n in range(50)]
-    assert passed(limit, *lines, *(f"connection {n} failed" for n in range(50)), "something else") == 7
+    assert passed(limit, *lines, *(f"connection {n} failed" for n in range(50)), "something else") == 3
+    told = [limit.filter(record(f"session {n} began", name="uvicorn", level=logging.INFO)) for n in range(50)]
+    assert sum(told) == 3, "what is no warning is left out later"
+
+
+REFUSED = "Group Coordinator Request failed: %s"
+
+
+def refused(error: str) -> logging.LogRecord:
+    return logging.LogRecord("kafka.coordinator", logging.ERROR, "file", 1, REFUSED, (error,), None)
+
+
+def test_a_storm_of_a_librarys_warnings_is_its_first_line_and_then_a_count_a_minute_until_it_ends(
+    limit: RepeatLimit, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[str, int]] = []
+    monkeypatch.setattr("ops.logs.repeats._say", lambda window, of: said.append((of, window.left_out)))
+    lines = 0
+    for _ in range(3 * 60):
+        lines += sum(limit.filter(refused("GroupAuthorizationFailedError 30")) for _ in range(10))
+        clock.run(1.0)
+    assert lines == 1
+    assert [of for of, _ in said] == ["Group Coordinator Request failed: GroupAuthorizationFailedError #"] * 3
+    assert sum(count for _, count in said) + lines == 1800
+    assert limit.filter(refused("NotCoordinatorError 16")), "another error of the same words is another line"
+    assert passed(limit, *[{"event": "ours", "error": "down"}] * 100) == 3, "ours are as they were"
+    clock.run(60.0)
+    clock.run(60.0)
+    assert limit.filter(refused("GroupAuthorizationFailedError 30")), "it is new after a quiet minute"
+
+
+def test_of_a_librarys_words_about_ever_other_things_ten_lines_pass(limit: RepeatLimit) -> None:
+    assert sum(limit.filter(refused("x" * n)) for n in range(50)) == 10
+
+
+def test_a_librarys_line_whose_arguments_do_not_fit_is_counted_by_its_words(limit: RepeatLimit) -> None:
+    odd = logging.LogRecord("kafka", logging.WARNING, "file", 1, "%s and %s", ("one",), None)
+    assert [limit.filter(odd) for _ in range(3)] == [True, False, False]
 
 
 def test_an_event_about_ever_other_things_has_a_bound_too(limit: RepeatLimit) -> None:
@@ -91,7 +128,7 @@ def test_what_was_left_out_is_said_when_its_minute_is_over(
     limit: RepeatLimit, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[tuple[str, int]] = []
-    monkeypatch.setattr("ops.logs.repeats._say", lambda key, window: said.append((key[2], window.left_out)))
+    monkeypatch.setattr("ops.logs.repeats._say", lambda window, of: said.append((of, window.left_out)))
     passed(limit, *[{"event": "a"}] * 10, {"event": "b"})
     assert said == []
     clock.run(30.0)

@@ -61,7 +61,7 @@ def test_what_keeps_answers_from_being_learned_is_said_with_what_to_do() -> None
     ]
     assert "`understudy prompt accept --from old --reason" in said[0]
     assert "`understudy labels rename`" in said[1]
-    assert "`understudy labels undo`" in said[2]
+    assert "`understudy answers undo`" in said[2]
     accepted = count(some()[:4], replace(NOW, rules=Rules(prompts=frozenset({"m@old"}))))
     assert advice(accepted) == []
     assert waits(accepted) == ["1 of 4 items are younger than trainer.quarantine_s (60 s) and wait"]

@@ -3,11 +3,17 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ops.access.tokens import add_token, read_tokens
+from store.errors import SettingsError
 from store.registry.durable import append_line
+from store.registry.signing import SigningKey
+from store.secrets import DataSecret
 
 
 def test_a_line_is_appended_whole_and_a_torn_one_before_it_stays_alone(tmp_path: Path) -> None:
@@ -39,3 +45,23 @@ def test_a_full_disk_takes_none_of_a_line(tmp_path: Path, monkeypatch: pytest.Mo
     assert path.read_bytes() == b'{"a":1}\n'
     append_line(path, b'{"b":2}')
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"a": 1}, {"b": 2}]
+
+
+@pytest.mark.parametrize(
+    ("make", "read", "what"),
+    [
+        (lambda path: SigningKey.create(path, "ada"), SigningKey.load, "signing key"),
+        (DataSecret.create, DataSecret.load, "data secret"),
+        (lambda path: add_token(path, "ada", "view", 1.0), read_tokens, "keys.tokens:"),
+    ],
+)
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
+def test_what_is_for_its_owner_alone_is_not_read_where_others_may_touch_it(
+    tmp_path: Path, make: Callable[[Path], Any], read: Callable[[Path], Any], what: str, mode: int
+) -> None:
+    path = tmp_path / "private"
+    make(path)
+    assert read(path)
+    path.chmod(mode)
+    with pytest.raises(SettingsError, match=f"{what} {path} is readable by others: chmod 600 it"):
+        read(path)

@@ -1,18 +1,21 @@
 """`understudy answers`: what people say of single questions, and the way back from any ruling."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from ops.cli.answers.labels import report, ruling_json, show_rulings
+from ops.cli.answers.labels import kept_census, report, ruling_json, show_rulings
 from ops.cli.answers.selecting import Selecting
 from ops.cli.options import EPILOG, Config, DryRun, LaneName, Output, Why, need_reason, open_site
 from ops.cli.output import Format, emit_json, emit_table
 from ops.cli.signature import takes
 from ops.rulings.by_hand import ByHand, Given, Order, correct, drop, given_in
 from ops.rulings.decision import sign, undoing
+from ops.sections import LaneSection
+from ops.site import Site
 from store.answers.rulings import in_force
 from store.event import wall_clock_s
 
@@ -134,7 +137,7 @@ def undo_ruling(
     reason: Why = "",
     output: Output = Format.table,
 ) -> None:
-    """Undo any ruling of a lane by a counter-move: what it told is told no more, and nothing was lost by it.
+    """Undo any ruling of a lane, on answers, labels or a prompt: what it told is told no more; nothing was lost by it.
 
     Example: understudy answers undo 3 --reason "the teacher was right"
     """
@@ -142,11 +145,17 @@ def undo_ruling(
     site = open_site(config)
     section = site.lane(lane)
     rulings = site.rulings(section.lane)
-    draft, signed = undoing(section.lane, rulings, number), None
+    draft, signed = undoing(section.lane, rulings, number, lambda names: _having(site, section, names)), None
     if not dry_run:
         chain, now_s = site.registry.rulings(section.lane), wall_clock_s()
         signed = sign(draft, chain, site.operator_key(), why=reason, now_s=now_s, expected=len(rulings) + 1).number
     report(draft.shown(str(section.lane), ruling=signed, done=not dry_run), output)
+
+
+def _having(site: Site, section: LaneSection, labels: Sequence[str]) -> int:
+    """Kept items that have some labels; 0, aloud, while Redis does not answer."""
+    census = kept_census(site, section)
+    return 0 if census is None else census.having(labels)
 
 
 def _show(found: ByHand, output: Format) -> None:

@@ -25,7 +25,8 @@ from store.event import wall_clock_s
 labels = typer.Typer(
     no_args_is_help=True,
     help="Labels of a lane: after the list was edited, how are older answers read?\n\nThe settings hold the list; a"
-    " ruling (signed, undoable) tells as what a label that is no longer on it is read.",
+    " ruling (signed, undoable) tells as what a label that is no longer on it is read."
+    " `understudy answers undo NUMBER` takes one back.",
     epilog=EPILOG,
 )
 
@@ -60,7 +61,7 @@ def list_labels(config: Config = None, lane: LaneName = None, output: Output = F
     """
     site = open_site(config)
     section = _labelled(site, lane)
-    rulings, census = site.registry.rulings(section.lane).read(), _census(site, section)
+    rulings, census = site.registry.rulings(section.lane).read(), kept_census(site, section)
     found = _listed(section, census, rulings)
     if output is Format.json:
         emit_json(found)
@@ -155,23 +156,6 @@ def retire(
     _rule(config, lane, lambda found: found.retire(label), reason, dry_run=dry_run, output=output)
 
 
-@labels.command(epilog=EPILOG)
-def undo(
-    number: Annotated[int, typer.Argument(metavar="NUMBER", help="Of a ruling that is in force.")],
-    config: Config = None,
-    lane: LaneName = None,
-    *,
-    dry_run: DryRun = False,
-    reason: Why = "",
-    output: Output = Format.table,
-) -> None:
-    """Undo a ruling, about labels or a prompt: what it told is told no more, and nothing was lost by it.
-
-    Example: understudy labels undo 3 --reason "it was the wrong label"
-    """
-    _rule(config, lane, lambda found: found.undo(number), reason, dry_run=dry_run, output=output)
-
-
 def report(found: Decided, output: Format) -> None:
     """Say what was decided, and what is to be done with it."""
     if output is Format.json:
@@ -224,7 +208,7 @@ def _labels(config: Config, lane: str | None) -> tuple[Site, Labels]:
     site = open_site(config)
     section = _labelled(site, lane)
     rulings = site.registry.rulings(section.lane).read()
-    return site, Labels(section=section, census=_census(site, section), rulings=rulings)
+    return site, Labels(section=section, census=kept_census(site, section), rulings=rulings)
 
 
 def _labelled(site: Site, lane: str | None) -> LaneSection:
@@ -236,7 +220,7 @@ def _labelled(site: Site, lane: str | None) -> LaneSection:
     return section
 
 
-def _census(site: Site, section: LaneSection) -> Census | None:
+def kept_census(site: Site, section: LaneSection) -> Census | None:
     """How the lane's answers stand; None while Redis does not answer: the list and the rulings are known without it."""
     try:
         with site.redis_client() as client:

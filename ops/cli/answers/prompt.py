@@ -32,7 +32,7 @@ from store.registry.signing import SigningKey, TrustedKeys
 prompt = typer.Typer(
     no_args_is_help=True,
     help="Prompts of a lane: an edited prompt makes older answers stale.\n\nAccept them as they are, or ask the teacher"
-    " a sample again first. `understudy labels undo NUMBER` takes an acceptance back.",
+    " a sample again first. `understudy answers undo NUMBER` takes an acceptance back.",
     epilog=EPILOG,
 )
 

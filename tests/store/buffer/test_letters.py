@@ -5,7 +5,8 @@ from typing import Final
 import pytest
 import redis
 
-from store.buffer.repair.letters import LetterBook, LetterDecision
+from store.buffer.repair.letters import LetterBook
+from store.letters.decisions import LetterDecision
 
 SETTLED: Final = "{support}:letters"
 BY_REASON: Final = "{support}:letters:settled"

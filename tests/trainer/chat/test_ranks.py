@@ -91,7 +91,7 @@ def test_a_rank_of_nan_is_named_and_the_next_cycle_goes_on_to_the_weights_of_one
     assert {one.name for one in tmp_path.iterdir()} == {"states", "asked"}
 
 
-@pytest.mark.parametrize(("rank", "strategy"), [(4, "fsdp"), (None, "fsdp")])
+@pytest.mark.parametrize(("rank", "strategy"), [(4, "fsdp"), pytest.param(None, "fsdp", marks=pytest.mark.long)])
 def test_a_rank_without_memory_halves_the_rows_of_all_and_the_weights_are_those_of_one_process(
     decoder: Decoder, base: Path, tmp_path: Path, rank: int | None, strategy: str
 ) -> None:

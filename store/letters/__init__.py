@@ -1,0 +1,1 @@
+"""What people decide about dead letters: signed, and noted where it takes effect."""
