@@ -28,7 +28,8 @@ test: .venv/ready-test services  ## every test, with real Kafka and real Redis t
 		wait $$learning; learning=$$?; cat .cache/learning.log; wait $$ops; ops=$$?; cat .cache/ops.log; \
 		exit $$((rest ? rest : learning ? learning : ops))
 
-test-long: .venv/ready-test services  ## the tests that take minutes each: a full disk, kills of every process
+test-long: .venv/ready-test  ## the tests that take minutes each, or a browser: a full disk, kills of every process
+	deploy/setup-services long
 	$(BIN)/pytest -q -m long
 
 test-clients: .venv/ready-clients  ## LangChain and LiteLLM before the gateway; a program `litellm` (litellm[proxy]) as its teacher, if there is one

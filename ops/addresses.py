@@ -57,6 +57,16 @@ def wrong_redis_url(url: str) -> str | None:
     return _wrong_place(parts) or _wrong_option(parts.query)
 
 
+def wrong_collector_url(url: str) -> str | None:
+    """What is wrong with the address of a collector of spans; None: nothing. It quotes no part of it."""
+    parts = _split(url)
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+        return 'it is no address, as "http://127.0.0.1:4318"'
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return "it holds a user, a ? or a #: keys belong into headers, in the variable that headers_env names"
+    return None
+
+
 def _wrong_place(parts: SplitResult) -> str | None:
     if "@" in parts.path or "@" in parts.query or parts.netloc.count("@") > 1:
         return f"there is a @ behind the host: {_ESCAPES}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ops.addresses import wrong_redis_url
+from ops.addresses import wrong_collector_url, wrong_redis_url
 from serve.teacher.parameters import check_call
 from store.answers.spellings import wrong_labels
 from store.errors import SettingsError
@@ -240,6 +240,25 @@ class SpoolSection(Section):
 
     max_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
     """A full spool drops events, counts them and raises an alert."""
+
+
+class TracingSection(Section):
+    """OpenTelemetry spans of requests, of ingest and of cycles; they hold no texts. Needs the extra `otel`."""
+
+    endpoint: Annotated[str, Field(examples=["http://127.0.0.1:4318"])] = ""
+    """Where a collector takes spans by OTLP over HTTP; without a path, /v1/traces is meant. Empty: none are made, and a
+    client's trace context is only passed on."""
+    sample_ratio: Ratio = 1.0
+    """Share of requests whose traces are kept; a client's own trace says by its `traceparent` whether it is."""
+    headers_env: Annotated[str | None, Field(examples=["OTLP_HEADERS"])] = None
+    """Name of the environment variable with the collector's headers, as "name=value,name2=value2"."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.endpoint and (why := wrong_collector_url(self.endpoint)) is not None:
+            message = f"endpoint: {why}"
+            raise ValueError(message)
+        return self
 
 
 class PromiseSection(Section):

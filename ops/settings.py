@@ -24,6 +24,7 @@ from ops.sections import (
     RedisSection,
     SplitSection,
     SpoolSection,
+    TracingSection,
     TrainerSection,
     one_alone,
 )
@@ -72,6 +73,7 @@ class Settings(BaseModel):
     gate: GateSection = GateSection()
     buffer: BufferSection = BufferSection()
     spool: SpoolSection = SpoolSection()
+    tracing: TracingSection = TracingSection()
     lanes: tuple[LaneSection, ...]
 
     @classmethod
@@ -194,7 +196,7 @@ def read_key(variable: str | None, key: str) -> str | None:
     """The API key in a variable; None where none is named. Errors as of `read_api_key`, about the setting `key`."""
     if variable is None:
         return None
-    value = _secret(key, variable)
+    value = read_secret(key, variable)
     try:
         return checked_key(value)
     except SettingsError as error:
@@ -208,7 +210,7 @@ def read_log_password(log: LogSection) -> str | None:
     Raises:
         SettingsError: the variable is not set.
     """
-    return None if log.sasl_password_env is None else _secret("log.sasl_password_env", log.sasl_password_env)
+    return None if log.sasl_password_env is None else read_secret("log.sasl_password_env", log.sasl_password_env)
 
 
 def fail_point() -> str | None:
@@ -216,7 +218,12 @@ def fail_point() -> str | None:
     return _ENVIRONMENT.get(_FAIL_POINT_VARIABLE)
 
 
-def _secret(key: str, variable: str) -> str:
+def read_secret(key: str, variable: str) -> str:
+    """What a variable holds that the setting `key` names.
+
+    Raises:
+        SettingsError: it is not set.
+    """
     value = _ENVIRONMENT.get(variable)
     if not value:
         message = f"{key}: the environment variable {variable} is not set"
@@ -255,7 +262,7 @@ def _explain(file: Path, error: ValidationError) -> str:
 def _unknown_variables(file: Path, settings: Settings) -> list[str]:
     """What is wrong with variables: a misspelt table name would otherwise be ignored."""
     found = []
-    named = {settings.log.sasl_password_env}
+    named = {settings.log.sasl_password_env, settings.tracing.headers_env}
     named |= {name for lane in settings.lanes for name in (lane.teacher.api_key_env, lane.student.engine_key_env)}
     ours = {_FILE_VARIABLE, _FAIL_POINT_VARIABLE, *named}
     fields = [name.upper() for name in Settings.model_fields]

@@ -1,7 +1,6 @@
 """The gateway's HTTP face: which lane a request means, and the way of its questions. Each task decodes its own."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from time import monotonic
 from typing import Final
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -24,17 +24,23 @@ from serve.intake import IntakeBusyError, Laborious, Named
 from serve.lane.opened import OpenLane
 from serve.lane.parts import Services
 from serve.lifecycle import Gateway
+from serve.openapi.document import document
+from serve.openapi.operation import MAX_HEADER_CHARS
+from serve.openapi.routes import FALLBACKS, Tell, told_routes
 from serve.request.admission import OverloadedError
 from serve.request.connected import while_connected
 from serve.request.relay import Relay, streamed
 from serve.settings import GatewaySettings
 from serve.tasks.face import Addressed, Asked, Form, RequestLimits, decode_body, invalid
 from serve.tasks.tasks import PATHS, form_at, forms
+from serve.tracing.front import TracedRequests
 from store.event import Lane, event_id_of_key, new_event_id
 from store.secrets import subject_token
+from store.tracing import names
+from store.tracing.spans import here
 
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_MAX_HEADER_CHARS: Final = 256
+_PREFIX: Final = "X-Understudy-"
+_ATTRIBUTES: Final = {"X-Understudy-Event": names.EVENT_ID, "X-Understudy-Version": names.VERSION}  # of a span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,7 @@ def build_app(services: Services, settings: GatewaySettings) -> Starlette:
     """
     gateway = Gateway(services, settings)
     front = _front(gateway)
+    told = told_routes(document(front.limits), gateway.services.now())
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -70,10 +77,10 @@ def build_app(services: Services, settings: GatewaySettings) -> Starlette:
     routes = [
         *health_routes(alive=gateway.healthy, ready=gateway.ready),
         *(Route(path, _served(front, path), methods=["POST"]) for path in PATHS),
-        Route("/v1/models", _models(front), methods=["GET"]),
-        Route("/v1/models/{model}", _models(front), methods=["GET"]),
+        *(Route(path, _telling(front, tell), methods=["GET"]) for path, tell in told.items()),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan)
+    traced = Middleware(TracedRequests, tracer=services.tracer, paths=PATHS)
+    app = Starlette(routes=routes, lifespan=lifespan, middleware=[traced], exception_handlers=FALLBACKS)
     app.state.gateway = gateway
     app.state.directory = front.directory
     return app
@@ -125,6 +132,7 @@ async def _serve(request: Request, front: _Front, path: str) -> Response:
     body = await front.bodies.read(request)
     lane = front.directory.find(decode_body(body, Addressed).model, key, local=caller.local)
     settings = lane.parts.settings
+    here().note({names.LANE: str(settings.lane), names.TASK: settings.task})
     form = form_at(settings.task, path)
     if form is None:
         message = f"this model is served at {' and '.join(one.paths[-1] for one in forms(settings.task))}"
@@ -177,7 +185,7 @@ async def _given(request: Request, asked: Asked, lane: OpenLane, front: _Front, 
     """The answers, once under one Idempotency-Key."""
     once_key = _idempotency_key(request)
     if once_key is None:
-        return await _answer(request, asked, lane, front, (), relay)
+        return _noted(await _answer(request, asked, lane, front, (), relay))
     given = await front.once[lane.parts.settings.lane].answer(
         once_key,
         [*asked.identity, _forced(request)],
@@ -187,29 +195,37 @@ async def _given(request: Request, asked: Asked, lane: OpenLane, front: _Front, 
         where = lane.parts.settings.lane
         front.gateway.services.metrics.replayed.labels(where.tenant, where.use_case).inc()
         lane.service.counts.replayed(len(given.found))
+    return _noted(given)
+
+
+def _noted(given: Given) -> Given:
+    """What is answered, told to the request's span as its client hears it."""
+    one = here()
+    if one.recording:
+        said = {} if _refused(given) else _headers(given.found)
+        one.note({_ATTRIBUTES.get(name, f"understudy.{_plain(name)}"): value for name, value in said.items()})
+        codes = sorted({found.code for found in given.found if isinstance(found, Refusal)})
+        one.note({"understudy.answers": len(given.found), "understudy.refused": codes or None})
+        one.note({"understudy.replayed": given.replayed})
     return given
 
 
-def _models(front: _Front) -> Callable[[Request], Awaitable[Response]]:
-    """What answers at /v1/models and below: the lanes that a key opens, as OpenAI lists its models."""
-    created = int(front.gateway.services.now())
+def _plain(header: str) -> str:
+    return header.removeprefix(_PREFIX).lower().replace("-", "_")
 
-    async def models(request: Request) -> Response:
+
+def _telling(front: _Front, tell: Tell) -> Callable[[Request], Awaitable[Response]]:
+    """What answers a request without a body, where its sender may speak to us."""
+
+    async def telling(request: Request) -> Response:
         caller, key = _caller(request, front)
         try:
             admit_caller(request.headers, caller, front.doors)
+            return tell(request, front.directory.opened_by(key, local=caller.local))
         except ApiError as error:
             return error.response()
-        names = sorted(one.parts.settings.lane.use_case for one in front.directory.opened_by(key, local=caller.local))
-        data = {name: {"id": name, "object": "model", "created": created, "owned_by": "understudy"} for name in names}
-        asked = request.path_params.get("model")
-        if asked is None:
-            return json_response({"object": "list", "data": list(data.values())}, 200)
-        if asked not in data:
-            return ApiError(404, "unknown_model", "no lane of this name is open to this key", "model").response()
-        return json_response(data[asked], 200)
 
-    return models
+    return telling
 
 
 async def _answer(
@@ -260,13 +276,10 @@ async def _questions(request: Request, asked: Asked, lane: OpenLane, front: _Fro
         ApiError: 422, naming the field; 429 where too much waits to be redacted.
     """
     services, parts = front.gateway.services, lane.parts
-    if asked.user is not None and not 1 <= len(asked.user) <= _MAX_HEADER_CHARS:
-        raise invalid(field="user", message=f"1 to {_MAX_HEADER_CHARS} characters allowed")
+    if asked.user is not None and not 1 <= len(asked.user) <= MAX_HEADER_CHARS:
+        raise invalid(field="user", message=f"1 to {MAX_HEADER_CHARS} characters allowed")
     forced = _forced(request)
     key = _idempotency_key(request)
-    traceparent = request.headers.get("traceparent")
-    if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) is None:
-        traceparent = None  # as W3C has it: a malformed one is ignored
     now_s = services.now()
     named = await _named(asked, lane, front.gateway)
     subject = None if asked.user is None else subject_token(parts.subject_key, asked.user)
@@ -287,7 +300,6 @@ async def _questions(request: Request, asked: Asked, lane: OpenLane, front: _Fro
                 subject=subject,
                 forced=forced,
                 unsupported=asked.unsupported,
-                traceparent=traceparent,
                 tokens=one.tokens,
                 noted=one.noted,
             )
@@ -319,8 +331,8 @@ def _idempotency_key(request: Request) -> str | None:
     if len(keys) > 1:
         raise invalid(field="Idempotency-Key", message="more than one")
     key = keys[0] if keys else None
-    if key is not None and not 1 <= len(key) <= _MAX_HEADER_CHARS:
-        raise invalid(field="Idempotency-Key", message=f"1 to {_MAX_HEADER_CHARS} characters allowed")
+    if key is not None and not 1 <= len(key) <= MAX_HEADER_CHARS:
+        raise invalid(field="Idempotency-Key", message=f"1 to {MAX_HEADER_CHARS} characters allowed")
     return key
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 import uvicorn
 
+from serve.front.errors import ApiError
 from serve.front.listener import Listener
 
 _Message = MutableMapping[str, Any]
@@ -19,8 +20,8 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 
-_REASON: Final = {"code": "shutting_down", "message": "this gateway is stopping: ask another, or again in a moment"}
-_BODY: Final = msgspec.json.encode({"error": _REASON})
+_REASON: Final = ApiError(503, "shutting_down", "this gateway is stopping: ask another, or again in a moment")
+_BODY: Final = msgspec.json.encode(_REASON.envelope)
 _LAST_TURNS: Final = 256  # of the event loop, for connections that wait to be accepted
 _TURNS_TO_OPEN: Final = 3  # after it was accepted; asyncio drops one that is not open when its server closes
 _CLOSE: Final = (b"connection", b"close")

@@ -39,7 +39,6 @@ class Question:
     subject: str | None
     forced: bool
     unsupported: bool = False  # it wants what no student can do
-    traceparent: str | None = None  # W3C trace context, for the record's headers
     tokens: int = 1  # about how many the student reads for it
     noted: Mapping[str, str] = field(default_factory=dict, repr=False)  # what its tokens of personal data stand for
     hear: Callable[[bytes], None] | None = None  # who is told of a teacher's answer while it comes

@@ -30,10 +30,13 @@ from serve.teacher.audit import Audits
 from serve.teacher.budget import Budget, Spend
 from serve.teacher.client import Answered, Invalid, Unavailable
 from serve.teacher.ledger import CallKind
+from serve.tracing.calls import opinion_said, student_span
 from store.event import Usage
 from store.policy import BudgetView, Decision
 from store.student.loaded import Opinion
 from store.tasks.rules import TaskRules
+from store.tracing import names
+from store.tracing.spans import about, carried
 
 _CUT_OFF_S: Final = 1.0  # for a call that was cut off to let go of what it holds
 
@@ -74,7 +77,7 @@ class LaneService:
         self.teacher = teacher
         self.counts = counts
         self.turns = TeacherTurns(concurrency=settings.teacher.concurrency, timeout_s=settings.teacher.timeout_s)
-        self._student = StudentAsking(slots, forward, matter=face, heed=face.heed(settings), routing=routing)
+        self._student = StudentAsking(settings, slots, forward, matter=face, heed=face.heed(settings), routing=routing)
         self._calls = TeacherCalls(
             settings.lane,
             teacher,
@@ -103,6 +106,10 @@ class LaneService:
 
     async def answer(self, question: Question) -> Answer | Refusal:
         """Answer one question."""
+        with about({names.EVENT_ID: question.event_id, names.LANE: str(self.settings.lane)}):
+            return await self._counted(question)
+
+    async def _counted(self, question: Question) -> Answer | Refusal:
         started_s = self._monotonic()
         try:
             seen = await self._student.see(question)
@@ -146,7 +153,7 @@ class LaneService:
                 self.budget.settle(spend, None)
             return await self._answer(question, whole)
         if spend is not None:
-            self.audits.submit(partial(self._audit, question, whole, decision, spend))
+            self.audits.submit(carried(partial(self._audit, question, whole, decision, spend)))
         return self.face.of_student(opinion, said, question.noted), decision
 
     async def _whole(self, question: Question, seen: Seen, said: Common) -> Seen:
@@ -162,7 +169,9 @@ class LaneService:
             voice.begin(Answer(**said))
         reply: StudentReply | None = None
         try:
-            reply = await seen.talk.listen(None if voice is None else voice.say)
+            with student_span(self.settings, seen.version or "") as one:
+                reply = await seen.talk.listen(None if voice is None else voice.say)
+                one.note(opinion_said(reply))
         except (StudentFailedError, StudentBusyError):
             if voice is not None and voice.told:
                 raise

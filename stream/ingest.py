@@ -34,6 +34,7 @@ from store.log.lazy import logger
 from store.retry.backoff import Backoff
 from store.secrets import DataSecret, item_id, subject_token
 from store.tasks.tasks import TASKS, LaneTerms
+from store.tracing.spans import OFF, Tracer
 from stream.dead_letter import DeadLetters, Letter
 from stream.log import Appender, Batch, CommitOutcome, Record, Source
 from stream.metrics import IngestMetrics, Reporter
@@ -179,6 +180,7 @@ class Ingest:
         settings: IngestSettings,
         metrics: IngestMetrics,
         rng: Random,
+        tracer: Tracer = OFF,
         clock: Callable[[], float] = wall_clock_s,
     ) -> None:
         """Read `source` into `buffer`; dead letters go through `appender`. The caller closes buffer and appender."""
@@ -195,6 +197,7 @@ class Ingest:
             metrics=metrics,
             backoff=settings.backoff,
             rng=rng,
+            tracer=tracer,
         )
         self._waiting: deque[Batch] = deque()
         self._triaged: list[Entry | Undecodable] = []  # of the first that waits, so far

@@ -16,15 +16,20 @@ from typing import Final, Literal
 
 from store.buffer.ledger import Application, Applied, Buffer
 from store.errors import CorruptItemError, LogUnavailableError, StoreUnavailableError
+from store.event import wall_clock_s
 from store.faults.points import reach
 from store.log.lazy import logger
 from store.retry.backoff import Backoff
+from store.tracing import names
+from store.tracing.spans import OFF, Attributes, Context, Tracer, context_of
 from stream.dead_letter import DeadLetters, Letter
-from stream.log import Batch, CommitOutcome, Dependency
+from stream.log import Batch, CommitOutcome, Dependency, Record
 from stream.metrics import OTHER_PROMPT, UNREADABLE, IngestMetrics
 
 _QUEUE_BATCHES: Final = 2
 _LAST_CALL_S: Final = 10.0  # for a call that is under way when the grace is over; sockets time out sooner
+_MOST_LINKS: Final = 128  # that a span may have, as OpenTelemetry's libraries keep them
+
 _log = logger(__name__)
 
 
@@ -50,6 +55,7 @@ class Writer:
         metrics: IngestMetrics,
         backoff: Backoff,
         rng: Random,
+        tracer: Tracer = OFF,
     ) -> None:
         """`settled` is called from this thread with what became of each batch."""
         self._buffer = buffer
@@ -58,6 +64,7 @@ class Writer:
         self._metrics = metrics
         self._backoff = backoff
         self._rng = rng
+        self._tracer = tracer
         self._queue: Queue[Prepared | None] = Queue(_QUEUE_BATCHES)
         self._closing = threading.Event()
         self._give_up = threading.Event()
@@ -89,13 +96,15 @@ class Writer:
     def _run(self) -> None:
         try:
             while (prepared := self._queue.get()) is not None and not self._closing.is_set():
-                started = monotonic()
+                started, started_s = monotonic(), wall_clock_s()
                 applied = self._write(prepared)
                 if applied is None:
                     return
                 self._count(prepared, applied)
                 self._metrics.batch_seconds.labels(prepared.application.use_case).observe(monotonic() - started)
                 self._settled(prepared.batch, applied.outcome)
+                if self._tracer.recording:
+                    self._trace(prepared, applied, started_s)
         except Exception as error:  # noqa: BLE001 - the polling thread raises it
             self.failure = error
 
@@ -127,6 +136,29 @@ class Writer:
                 return applied
         return None
 
+    def _trace(self, prepared: Prepared, applied: Applied, started_s: float) -> None:
+        """A span of the batch, linked with the requests whose events it holds; none where nobody traces those."""
+        batch = prepared.batch
+        links = [context for record in batch.records if (context := _context(record)) is not None and context.sampled]
+        if links:
+            said: Attributes = {
+                names.MESSAGING_OPERATION: "process",
+                names.MESSAGING_DESTINATION: batch.slot.topic,
+                names.MESSAGING_PARTITION: str(batch.slot.partition),
+                names.MESSAGING_COUNT: len(batch.records),
+                "understudy.offset": int(batch.records[0].offset),
+                "understudy.dead_letters": len(prepared.letters),
+            }
+            self._tracer.record(
+                f"process {batch.slot.topic}",
+                "consumer",
+                said,
+                start_s=started_s,
+                end_s=wall_clock_s(),
+                links=links[:_MOST_LINKS],
+                error_type=None if applied.outcome == "ok" else applied.outcome,
+            )
+
     def _count(self, prepared: Prepared, applied: Applied) -> None:
         application = prepared.application
         use_case = application.use_case
@@ -143,3 +175,9 @@ class Writer:
             self._metrics.unusable.labels(letter.tenant or UNREADABLE, use_case, letter.fault.reason).inc()
         for tenant, count in prepared.other_prompts.items():
             self._metrics.unusable.labels(tenant, use_case, OTHER_PROMPT).inc(count)
+
+
+def _context(record: Record) -> Context | None:
+    """The trace context that a record came with."""
+    found = next((value for name, value in record.headers if name == "traceparent"), None)
+    return None if found is None else context_of(found.decode("ascii", "replace"))

@@ -25,6 +25,7 @@ from store.money.books import Books
 from store.registry.lineage import Audited
 from store.registry.moves import Moves, Standing, fold
 from store.registry.signing import SigningKey
+from store.tracing.spans import OFF, Tracer
 from trainer import metrics
 from trainer.daemon.conduct import Conductor, LaneView, RegistryOf
 from trainer.daemon.journal import Journal, summary_of
@@ -110,6 +111,7 @@ class Trainer:
     cycle: CycleSettings
     places: Places
     rules: Callable[[Lane], Rules] = lambda _: NO_RULES  # how older answers are read, at each look anew
+    tracer: Tracer = OFF
     clock: Callable[[], float] = wall_clock_s
     monotonic: Callable[[], float] = time.monotonic
     _watches: dict[Lane, _LaneWatch] = field(init=False)
@@ -138,7 +140,7 @@ class Trainer:
             schedule=self.schedule,
             cycle=self.cycle,
             places=self.places,
-            journal=Journal(path=self.places.cycle_log, control=self.control),
+            journal=Journal(path=self.places.cycle_log, control=self.control, tracer=self.tracer),
             beacon=self._beacon,
             alive=self._pulse.beat,
             away=lambda lane, error: self._sees(lane) if error is None else self._blind(lane, error),

@@ -125,8 +125,7 @@ class LaneItems:
         """
         missing = dict.fromkeys(sorted(selection.ids), 0)
         for item in self.kept:
-            state, label = state_of(item, self.drawing)
-            one = Kept(item=item, state=state, label=label, answers=self.drawing.answers(item))
+            one = self.read(item)
             for name in selection.named(item.item_id):
                 missing[name] += 1
             if selection.takes(one, self.rules):
@@ -138,6 +137,11 @@ class LaneItems:
             more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
             message = f"{self.section.lane}: {'; '.join(wrong[:_NAMED])}{more}: `understudy buffer show` names them"
             raise RefusedError(message)
+
+    def read(self, item: Item) -> Kept:
+        """An item as a cycle would read it now."""
+        state, label = state_of(item, self.drawing)
+        return Kept(item=item, state=state, label=label, answers=self.drawing.answers(item))
 
     def ruled_by(self) -> dict[str, int]:
         """Item id -> the ruling in force that corrects or drops it."""

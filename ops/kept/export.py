@@ -26,7 +26,7 @@ from ops.show.needed import need_parquet
 from ops.site import Site
 from ops.wiring.train import cycle_settings, lane_training
 from store.event import INPUTS, Task, utc
-from trainer.snapshot import Split
+from trainer.snapshot import Snapshot, Split
 from trainer.work import settings_of
 
 FileFormat = Literal["jsonl", "parquet"]
@@ -111,14 +111,19 @@ def export(
     )
 
 
-def _splits(site: Site, lane: LaneItems, now_s: float) -> dict[str, Split]:
-    """Item id -> the split that the next cycle would hold it in; what it would not draw is not there."""
+def drawn_now(site: Site, lane: LaneItems, now_s: float) -> Snapshot:
+    """The rows that a cycle of the lane would draw now (Unix seconds)."""
     from trainer.attempt import draw_rows  # noqa: PLC0415 - torch, which no other command on the buffer needs
 
     section = lane.section
     training = replace(lane_training(site.settings, section, Reading.of(section)), readings=lane.drawing.rules)
     settings = settings_of(training, cycle_settings(site.settings))
-    drawn = draw_rows(lane.kept, None, training=training, settings=settings, now_s=now_s, positions={})
+    return draw_rows(lane.kept, None, training=training, settings=settings, now_s=now_s, positions={})
+
+
+def _splits(site: Site, lane: LaneItems, now_s: float) -> dict[str, Split]:
+    """Item id -> the split that the next cycle would hold it in; what it would not draw is not there."""
+    drawn = drawn_now(site, lane, now_s)
     rare: dict[str, Split] = dict.fromkeys(drawn.clusters, "train")  # what has too rare a label would be trained on
     return rare | {row.item_id: row.split for row in drawn.rows}
 

@@ -53,7 +53,7 @@ def list_letters(site: Site, use_cases: list[str], limit: int, choice: Choice | 
             newest: deque[LetterShown] = deque(maxlen=limit)
             for letter in read_dead_letters(history, use_case, site.secret):
                 if wanted.takes(letter):
-                    shown = _shown(use_case, letter, decided.get(letter.id))
+                    shown = letter_shown(use_case, letter, decided.get(letter.id))
                     newest.append(shown)
                     key = (use_case, letter.tenant, letter.reason)
                     kinds[key] = _counted(kinds.get(key), shown)
@@ -85,7 +85,7 @@ def open_letter(site: Site, use_cases: list[str], name: str) -> LetterOpened:
         decision = LetterBook(client).decisions(use_case).get(letter.id)
     content, why_not = _content(site, use_case, letter)
     return LetterOpened(
-        letter=_shown(use_case, letter, decision),
+        letter=letter_shown(use_case, letter, decision),
         content=content,
         why_no_content=why_not,
         who=decision.who if decision else None,
@@ -138,7 +138,8 @@ def _text(raw: bytes, site: Site, lane: Lane) -> str:
     return msgspec.json.format(msgspec.json.encode(event), indent=2).decode()
 
 
-def _shown(use_case: str, letter: DeadLetter, decision: LetterDecision | None) -> LetterShown:
+def letter_shown(use_case: str, letter: DeadLetter, decision: LetterDecision | None) -> LetterShown:
+    """One letter in a list."""
     return LetterShown(
         id=letter.id,
         use_case=use_case,

@@ -21,6 +21,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from ops.console.web import MAX_BODY_BYTES, ROOT, Asked, Pages
+from ops.processes import told
 from serve.front.names import from_no_page, known_host
 from store.log.lazy import logger
 
@@ -31,6 +32,7 @@ _CONNECTION_S: Final = 15.0  # for all of one, its answer included
 _NO_DESCRIPTOR_S: Final = 0.05
 _MAX_UNREAD_BYTES: Final = 64 << 10
 _TEXT: Final = "text/plain; charset=utf-8"
+_ELSEWHERE: Final = b"/livez, /readyz, /metrics, /lanes and /openapi.json are served here\n"
 
 _INFO: Final = Gauge(
     "understudy_process_info",
@@ -203,7 +205,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET is answered here\n", _TEXT)
 
-    do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = do_POST  # noqa: N815 - the base class looks for these names
+    def __getattr__(self, name: str) -> Any:
+        """Any other method is taken like POST: the base class looks for `do_` and its name."""
+        if name.startswith("do_"):
+            return self.do_POST
+        raise AttributeError(name)
 
     def _pages(self) -> Pages | None:
         """What answers this request in place of the probes."""
@@ -234,8 +240,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return HTTPStatus.OK, generate_latest(self.server.registry), CONTENT_TYPE_PLAIN_0_0_4
             case "/lanes":
                 return HTTPStatus.OK, msgspec.json.encode(probes.lanes()), "application/json"
+            case told.PATH:
+                return HTTPStatus.OK, msgspec.json.encode(told.document()), "application/json"
             case _:
-                return HTTPStatus.NOT_FOUND, b"/livez, /readyz, /metrics and /lanes are served here\n", _TEXT
+                return HTTPStatus.NOT_FOUND, _ELSEWHERE, _TEXT
 
     def _send(self, status: HTTPStatus, body: bytes, said: str | Mapping[str, str]) -> None:
         """Send an answer, with its content type or with all of its headers."""

@@ -11,6 +11,7 @@ from ops.open_log import log_login, remaker
 from ops.sections import LaneSection
 from ops.site import Site
 from ops.wiring.checks import every
+from ops.wiring.tracing import check_tracing
 from store.answers.rulings import Ruling, rules_of
 from store.buffer.ledger import Buffer, Claim, LogSlot
 from store.buffer.repair.lists import LabelList, Lists, ListsHeld, former_lanes
@@ -18,6 +19,7 @@ from store.errors import RegistryError, SettingsError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
 from store.log.lazy import logger
 from store.tasks.tasks import BEFORE_NOTES
+from store.tracing.spans import OFF, Tracer
 from stream.embedded.log import EmbeddedLog
 from stream.ingest import Ingest, IngestSettings, LaneKeys
 from stream.log import Appender, Source, topic_of
@@ -32,11 +34,17 @@ def check_ingest(site: Site) -> None:
     Raises:
         SettingsError: something cannot; the message names every such key, a line each.
     """
-    every(lambda: site.secret, lambda: log_login(site))
+    every(lambda: site.secret, lambda: log_login(site), lambda: check_tracing(site))
 
 
 def ingest(
-    site: Site, client: redis.Redis, appender: Appender, use_case: str, owner: str, metrics: IngestMetrics
+    site: Site,
+    client: redis.Redis,
+    appender: Appender,
+    use_case: str,
+    owner: str,
+    metrics: IngestMetrics,
+    tracer: Tracer = OFF,
 ) -> Ingest:
     """One use case's ingest loop."""
     buffer, lanes = site.buffer(client), lane_keys(site, use_case, _lists_held(client, use_case))
@@ -50,6 +58,7 @@ def ingest(
         settings=IngestSettings(),
         metrics=metrics,
         rng=Random(secrets.randbits(128)),  # noqa: S311 - jitter
+        tracer=tracer,
     )
 
 

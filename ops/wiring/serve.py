@@ -20,6 +20,7 @@ from ops.tasks import TASKS
 from ops.wiring.checks import every
 from ops.wiring.lanes import lane_ledger, lane_settings, own_student
 from ops.wiring.priming import Primer, folder_of
+from ops.wiring.tracing import check_tracing
 from serve.engine.fleet import Fleet
 from serve.engine.vllm import VllmServer
 from serve.front.kept import RedisAnswers
@@ -35,6 +36,7 @@ from store.redact import redact_noting
 from store.registry.moves import Standing
 from store.registry.versions import Registry
 from store.student.loaded import Loaded
+from store.tracing.spans import OFF, Tracer
 
 
 def check_serve(site: Site) -> None:
@@ -47,6 +49,7 @@ def check_serve(site: Site) -> None:
         lambda: site.secret,
         lambda: site.registry,
         lambda: log_login(site),
+        lambda: check_tracing(site),
         *(partial(_check_lane, section) for section in site.settings.lanes),
     )
 
@@ -74,7 +77,9 @@ def gateway_settings(settings: Settings) -> GatewaySettings:
     )
 
 
-def services(site: Site, client: redis.Redis, sink: EventSink, registry: CollectorRegistry) -> Services:
+def services(
+    site: Site, client: redis.Redis, sink: EventSink, registry: CollectorRegistry, tracer: Tracer = OFF
+) -> Services:
     """Everything the gateway needs; lanes of a task that this release does not serve are left out."""
     control = Control(client)
     return Services(
@@ -86,6 +91,7 @@ def services(site: Site, client: redis.Redis, sink: EventSink, registry: Collect
         rng=Random(secrets.randbits(128)),  # noqa: S311 - event ids, no secrets
         write=Books(client).write,
         vectors=_vectors,
+        tracer=tracer,
     )
 
 

@@ -17,12 +17,14 @@ from ops.site import Site
 from ops.tasks import TASKS
 from ops.wiring.checks import every
 from ops.wiring.office import Office
+from ops.wiring.tracing import check_tracing
 from store.buffer.repair.lists import Lists
 from store.control import Control
 from store.cycles.signs import Signs
 from store.money.books import Books
 from store.student.chat.folder import look_for_decoder
 from store.student.folder import find_encoder
+from store.tracing.spans import OFF, Tracer
 from trainer.daemon.queues import DeviceQueues
 from trainer.due import ScheduleSettings
 from trainer.judge.gate import GateLimits
@@ -51,7 +53,8 @@ def check_train(site: Site) -> None:
         for section in settings.lanes
         if section.training_permitted and section.student.model is not None
     ]
-    every(lambda: site.registry, site.trainer_key, settings.encoder_directory, *bases, *models)
+    tracing = partial(check_tracing, site)
+    every(lambda: site.registry, site.trainer_key, tracing, settings.encoder_directory, *bases, *models)
 
 
 def check_base(settings: Settings, section: LaneSection) -> Path:
@@ -67,7 +70,7 @@ def check_base(settings: Settings, section: LaneSection) -> Path:
     return directory
 
 
-def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
+def trainer(site: Site, client: redis.Redis, owner: str, tracer: Tracer = OFF) -> Trainer:
     """The trainer daemon; lanes whose answers may not be trained on are left out.
 
     Raises:
@@ -96,6 +99,7 @@ def trainer(site: Site, client: redis.Redis, owner: str) -> Trainer:
         ),
         signs=Signs(client),
         books=Books(client),
+        tracer=tracer,
         key=site.trainer_key(),
         queues=DeviceQueues(lambda: Worker(CYCLE_ENTRY)),
         owner=owner,

@@ -1,11 +1,83 @@
 """A chat completion as its client reads it: whole, or as the events of a stream."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from serve.completions.stream import chunks
 from serve.escalation import Answer, Given
-from serve.tasks.face import Asked, told_of
+from serve.tasks.face import Asked, Told, tokens_of, told_of
+
+
+class Understudy(Told):
+    """What is said beside OpenAI's own fields; `read_from` of a lane of labels: where its text was found."""
+
+    read_from: NotRequired[Literal["prompt", "message"]]
+
+
+class Choice(TypedDict):
+    """An answer: `message` as OpenAI has it, or as the teacher gave it."""
+
+    index: int
+    message: dict[str, Any]
+    finish_reason: str | None
+
+
+class Completion(TypedDict):
+    """A chat completion as OpenAI has it, with whatever else the teacher said."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: dict[str, Any] | None
+    understudy: Understudy
+
+
+class ChunkChoice(TypedDict):
+    """A piece of an answer."""
+
+    index: int
+    delta: dict[str, Any]
+    finish_reason: str | None
+
+
+class Chunk(TypedDict):
+    """The data of one event of a stream; after the last comes `[DONE]`, or else an `Envelope`: it broke off."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: NotRequired[dict[str, Any] | None]
+
+
+EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "chatcmpl-019ad4c0-8f3e-7c55-a0f4-5f7d1c2b3a49",
+    "object": "chat.completion",
+    "created": 1772359200,
+    "model": "desk",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Call the bank: they give it back.", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {"prompt_tokens": 12, "completion_tokens": 9, "total_tokens": 21},
+    "understudy": {
+        "served_by": "student",
+        "reason": None,
+        "version": "3f2a9c",
+        "event_id": None,
+        "propensity": 0.02,
+        "withheld": False,
+        "degraded": None,
+    },
+}
+"""An answer, for the OpenAPI document."""
 
 
 def choice_of(content: str, finish_reason: str = "stop") -> dict[str, Any]:
@@ -74,9 +146,4 @@ def _usage(answer: Answer, completion: Mapping[str, Any]) -> dict[str, Any]:
     said = completion.get("usage")
     if isinstance(said, dict):
         return said
-    used = answer.usage
-    return {
-        "prompt_tokens": used.prompt_tokens,
-        "completion_tokens": used.completion_tokens,
-        "total_tokens": used.prompt_tokens + used.completion_tokens,
-    }
+    return {**tokens_of(answer.usage)}

@@ -2,17 +2,38 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from serve.escalation import Given, Question, Voice
+from serve.openapi.operation import Model, User
 from serve.tasks.face import Asked, Streaming
 
 PATH: Final = "/v1/chat/completions"
 INVALID_STATUS: Final = 400
 """OpenAI's own, where a request is wrong."""
 _TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
+
+
+_CONTENT: Final[dict[str, Any]] = {
+    "anyOf": [{"type": "string", "maxLength": "max_message_chars"}, {"type": ["null", "array", "object"]}],
+    "description": "A text, or parts of which texts are read by a student; what else there is only the teacher reads.",
+}
+_MESSAGE: Final = msgspec.Meta(
+    extra_json_schema={
+        "required": ["role"],
+        "properties": {
+            "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+            "content": _CONTENT,
+            "name": {"type": ["string", "null"]},
+            "tool_calls": {"type": ["array", "null"], "items": {"type": "object"}},
+            "tool_call_id": {"type": ["string", "null"]},
+        },
+    }
+)
+_MESSAGES: Final = msgspec.Meta(extra_json_schema={"minItems": 1, "maxItems": "max_documents"})
+_Tokens = Annotated[int | None, msgspec.Meta(extra_json_schema={"minimum": 1})]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,8 +45,8 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that any task reads."""
 
-    model: str  # the use case
-    messages: list[dict[str, Any]]
+    model: Model
+    messages: Annotated[list[Annotated[dict[str, Any], _MESSAGE]], _MESSAGES]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
@@ -33,9 +54,9 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     modalities: list[str] | None = None
     audio: Any = None
     web_search_options: Any = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    user: str | None = None  # the subject, for erasure; kept as a keyed token
+    max_tokens: _Tokens = None
+    max_completion_tokens: _Tokens = None
+    user: User = None
 
     @property
     def most_tokens(self) -> int | None:

@@ -1,13 +1,29 @@
 """An answer over HTTP that is an error: OpenAI's envelope, and what the client should do about it."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NotRequired, TypedDict
 
 import msgspec
 from starlette.responses import Response
 
 INVALID: Final = 422
 """The request is wrong; what a task's clients expect instead is `serve.tasks.face.Face.invalid_status`."""
+
+
+class Problem(TypedDict):
+    """What is wrong."""
+
+    code: str
+    message: str
+    type: str
+    field: NotRequired[str]
+    param: NotRequired[str]
+
+
+class Envelope(TypedDict):
+    """An error as OpenAI's clients read it."""
+
+    error: Problem
 
 
 class ApiError(Exception):
@@ -24,11 +40,12 @@ class ApiError(Exception):
         self.retry_after_s = retry_after_s
 
     @property
-    def envelope(self) -> dict[str, Any]:
+    def envelope(self) -> Envelope:
         """The error as OpenAI's clients read it: they show the message alone, so it names the field too."""
-        named = {"field": self.field, "param": self.field} if self.field else {}
-        message = f"{self.field}: {self}" if self.field else str(self)
-        return {"error": {"code": self.code, "message": message, "type": _type(self.status), **named}}
+        if not self.field:
+            return {"error": {"code": self.code, "message": str(self), "type": _type(self.status)}}
+        message, kind = f"{self.field}: {self}", _type(self.status)
+        return {"error": Problem(code=self.code, message=message, type=kind, field=self.field, param=self.field)}
 
     def response(self, invalid_status: int = INVALID) -> Response:
         """The error in OpenAI's envelope; `invalid_status`: what a wrong request is answered with."""
@@ -42,6 +59,6 @@ def _type(status: int) -> str:
     return named.get(status, "invalid_request_error" if status < 500 else "server_error")  # noqa: PLR2004
 
 
-def json_response(body: dict[str, Any], status: int, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(body: Mapping[str, Any], status: int, headers: Mapping[str, str] | None = None) -> Response:
     """A body as JSON."""
     return Response(msgspec.json.encode(body), status, headers, media_type="application/json")

@@ -17,6 +17,7 @@ from store.control import Heartbeat
 from store.event import Lane, wall_clock_s
 from store.money.tally import Write
 from store.redact import Redact
+from store.tracing.spans import OFF, Tracer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,4 +49,5 @@ class Services:
     rng: Random  # event ids, and ids of leases and writers
     write: Write = field(default=lambda _lane, _batch: None)  # into the books
     now: Callable[[], float] = wall_clock_s
+    tracer: Tracer = OFF
     vectors: Callable[[], tuple[int, int, int] | None] = lambda: None  # of documents: found, computed, kept; if any

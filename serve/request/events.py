@@ -20,6 +20,8 @@ from store.policy import Decision
 from store.redact import restore
 from store.student.loaded import Compares
 from store.tasks.rules import Dispute, TaskRules
+from store.tracing import names
+from store.tracing.spans import span
 
 _log: Final = logger(__name__)
 
@@ -71,7 +73,10 @@ class LaneEvents:
         if audit and self._referee is not None and (dispute := self._rules.disputed(event)) is not None:
             event = await self._judged(self._referee, event, question, dispute)
         try:
-            await self._sink.publish(event, question.item_id, traceparent=question.traceparent)
+            said = {names.MESSAGING_OPERATION: "send", names.MESSAGING_ID: event.id}
+            with span("send event", "producer", said) as one:
+                traceparent = None if one.context is None else one.context.traceparent
+                await self._sink.publish(event, question.item_id, traceparent=traceparent)
         except LogError as error:
             self._metrics.dropped.labels(*self._labels).inc()
             _log.error("escalation dropped", lane=str(self._settings.lane), event_id=event.id, error=str(error))

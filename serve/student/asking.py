@@ -6,11 +6,13 @@ from math import ceil
 from serve.escalation import Question, Seen
 from serve.request.parts import Forward
 from serve.routing.routing import Routing
+from serve.settings import LaneSettings
 from serve.student.executor import StudentBusyError, StudentFailedError
 from serve.student.line import StudentReply, TooLong
 from serve.student.slot import Slot, Slots
 from serve.student.talk import Talks
 from serve.tasks.face import Heed, Matter
+from serve.tracing.calls import opinion_said, student_span
 from store.policy import Moment
 from store.student.loaded import Foretells, Opinion, Selects
 
@@ -19,11 +21,19 @@ class StudentAsking:
     """One lane's student, as its questions find it."""
 
     def __init__(
-        self, slots: Slots, forward: Callable[[Slot], Forward], *, matter: Matter, heed: Heed, routing: Routing
+        self,
+        settings: LaneSettings,
+        slots: Slots,
+        forward: Callable[[Slot], Forward],
+        *,
+        matter: Matter,
+        heed: Heed,
+        routing: Routing,
     ) -> None:
         """Put the parts together.
 
         Args:
+            settings: of the lane.
             slots: the versions.
             forward: what runs a slot's student.
             matter: what the lane's questions are made of.
@@ -31,6 +41,7 @@ class StudentAsking:
             routing: is told each opinion.
         """
         self.heed = heed
+        self._settings = settings
         self._slots = slots
         self._forward = forward
         self._portions = matter.portions
@@ -49,10 +60,15 @@ class StudentAsking:
             if isinstance(student, Selects) and not student.supports(question.redacted):
                 return Seen(version=slot.version, policy=student.policy, outcome=None, unsupported=True)
             if (moment := self._moment(slot, question)) is not None:
-                return await self._foretold(slot, question, moment)
+                with student_span(self._settings, slot.version) as one:
+                    seen = await self._foretold(slot, question, moment)
+                    one.note(opinion_said(seen.outcome))
+                return seen
             outcome: StudentReply | None = None
             if not question.forced or question.ticket is not None:  # else its line is long, and no opinion is needed
-                outcome = await self._look(slot, question)
+                with student_span(self._settings, slot.version) as one:
+                    outcome = await self._look(slot, question)
+                    one.note(opinion_said(outcome))
             if isinstance(outcome, Opinion) and (outcome := self.heed(outcome, question.value)) is not None:
                 self._routing.see(outcome, slot.version)
             return Seen(version=slot.version, policy=slot.student.policy, outcome=outcome)

@@ -6,14 +6,15 @@ Everything else of the gateway carries questions and opinions of which it knows 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypedDict, TypeVar
 
 import msgspec
 
-from serve.escalation import Answer, Common, Given, Question, Voice
+from serve.escalation import Answer, Common, Degraded, Given, Question, ServedBy, Voice
 from serve.front.errors import INVALID, ApiError
+from serve.openapi.operation import Operation
 from serve.settings import LaneSettings
-from store.event import EscalationBase, TaskInput, TeacherAnswer, without_values
+from store.event import EscalationBase, Reason, TaskInput, TeacherAnswer, Usage, without_values
 from store.policy import Decide
 from store.student.loaded import Opinion
 
@@ -108,6 +109,10 @@ class Form(Protocol):
     def invalid_status(self) -> int:
         """What its clients expect where a request is wrong."""
 
+    @property
+    def operation(self) -> Operation:
+        """What the OpenAPI document says of it."""
+
     def decode(self, body: bytes, lane: LaneSettings) -> Asked:
         """One request to a lane.
 
@@ -122,7 +127,7 @@ class Form(Protocol):
             ApiError: 422, naming the field.
         """
 
-    def body(self, asked: Asked, given: Given) -> dict[str, Any]:
+    def body(self, asked: Asked, given: Given) -> Mapping[str, Any]:
         """What the client reads; at least one question was answered."""
 
 
@@ -162,11 +167,27 @@ def decode_body(body: bytes, kind: type[_Body]) -> _Body:
         ApiError: 422 that names the field and no value.
     """
     try:
-        return msgspec.json.decode(body, type=kind)
+        return _decoded(body, kind)
     except msgspec.ValidationError as error:
         raise invalid(field=field_of(error) or "body", message=without_values(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(field="body", message="not JSON in UTF-8") from error
+
+
+def _decoded(body: bytes, kind: type[_Body]) -> _Body:
+    """A body by its type."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError:
+        sent = msgspec.json.decode(body)
+        if not isinstance(sent, dict):
+            raise
+        return msgspec.convert(whole_numbers(sent), kind)
+
+
+def whole_numbers(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """A body of which 2.0 is the whole number 2, as JSON Schema has it."""
+    return {name: int(one) if isinstance(one, float) and one.is_integer() else one for name, one in sent.items()}
 
 
 def field_of(error: msgspec.ValidationError) -> str:
@@ -180,7 +201,33 @@ def invalid(*, field: str, message: str) -> ApiError:
     return ApiError(INVALID, "invalid_request", message, field)
 
 
-def told_of(answer: Answer) -> dict[str, Any]:
+class Told(TypedDict):
+    """What every task says of an answer."""
+
+    served_by: ServedBy
+    reason: Reason | None
+    version: str | None
+    event_id: str | None
+    propensity: float
+    withheld: bool
+    degraded: Degraded | None
+
+
+class Tokens(TypedDict):
+    """How many tokens there were."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+def tokens_of(*used: Usage) -> Tokens:
+    """What calls of the teacher took together, as OpenAI counts it."""
+    asked, said = sum(one.prompt_tokens for one in used), sum(one.completion_tokens for one in used)
+    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+
+
+def told_of(answer: Answer) -> Told:
     """What every task says of an answer, beside what was answered."""
     return {
         "served_by": answer.served_by,

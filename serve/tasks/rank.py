@@ -6,36 +6,97 @@ has no scores: its answer's fall evenly from 1, and what it does not name comes 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict, cast
 
 import msgspec
 import numpy as np
 
 from serve.escalation import Answer, Common, Given
 from serve.front.errors import INVALID
+from serve.openapi.operation import NOT_BLANK, Model, Operation, Text, User
 from serve.settings import LaneSettings
-from serve.tasks.face import AT_THE_END, Asked, Heed, Kept, RequestLimits, Timing, decode_body, invalid, told_of
+from serve.tasks.face import (
+    AT_THE_END,
+    Asked,
+    Heed,
+    Kept,
+    RequestLimits,
+    Timing,
+    Tokens,
+    Told,
+    decode_body,
+    invalid,
+    tokens_of,
+    told_of,
+)
 from store.event import RankAnswer, RankEscalation, RankInput, TaskInput, TeacherAnswer
 from store.student.loaded import Opinion, RankOpinion
 from store.tasks.measures import best_first
 from store.tasks.rank import document_key
 
+_HAS_TEXT: Final[dict[str, Any]] = {"type": "string", "pattern": NOT_BLANK}
+_MAY_BE_EMPTY: Final = msgspec.Meta(extra_json_schema={"maxLength": "max_text_chars"})
+_DOCUMENTS: Final = msgspec.Meta(
+    description="Texts, at least one of which is not empty.",
+    extra_json_schema={
+        "minItems": 1,
+        "maxItems": "max_documents",
+        "contains": {
+            "anyOf": [_HAS_TEXT, {"type": "object", "required": ["text"], "properties": {"text": _HAS_TEXT}}],
+        },
+    },
+)
+
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """A document as an object, of which the text is read and nothing else."""
 
-    text: str
+    text: Annotated[str, _MAY_BE_EMPTY]
 
 
 class RankRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The body of `POST /rerank`; fields that we do not know (max_tokens_per_doc, say) are ignored."""
 
-    model: str  # the use case
-    query: str
-    documents: list[str | Document]
-    top_n: int | None = None
-    return_documents: bool | None = None
-    user: str | None = None  # the subject, for erasure; kept as a keyed token
+    model: Model
+    query: Text
+    documents: Annotated[list[Annotated[str, _MAY_BE_EMPTY] | Document], _DOCUMENTS]
+    top_n: Annotated[
+        int | None, msgspec.Meta(description="How many results, at most; else all.", extra_json_schema={"minimum": 1})
+    ] = None
+    return_documents: Annotated[bool | None, msgspec.Meta(description="Each result has its document's text.")] = None
+    user: User = None
+
+
+class Result(TypedDict):
+    """A document's place in the request, and its score, which means something only within one list."""
+
+    index: int
+    relevance_score: float
+    document: NotRequired[Document]
+
+
+class ApiVersion(TypedDict):
+    """For Cohere's client."""
+
+    version: str
+
+
+class Meta(TypedDict):
+    """For Cohere's client."""
+
+    api_version: ApiVersion
+
+
+class Ranking(Told):
+    """The answer to a request to rank: its results best first."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    results: list[Result]
+    meta: Meta
+    usage: Tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +115,43 @@ class _Shown:
     with_documents: bool
 
 
+_OPERATION: Final = Operation(
+    summary="Rank documents by how well they answer a query",
+    description="For lanes of `rank`, in the shape that Cohere, Jina and vLLM share. Fields that are not known are "
+    "ignored.",
+    asked=RankRequest,
+    answered=Ranking,
+    example={
+        "model": "shop",
+        "query": "shoes for rain",
+        "documents": ["sandals", "rubber boots"],
+        "top_n": 1,
+        "return_documents": True,
+    },
+    answer={
+        "id": "rerank-019ad4c0-8f3e-7c55-a0f4-5f7d1c2b3a49",
+        "object": "list",
+        "created": 1772359200,
+        "model": "shop",
+        "results": [{"index": 1, "relevance_score": 0.93, "document": {"text": "rubber boots"}}],
+        "meta": {"api_version": {"version": "2"}},
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        "served_by": "student",
+        "reason": None,
+        "version": "3f2a9c",
+        "event_id": None,
+        "propensity": 0.02,
+        "withheld": False,
+        "degraded": None,
+    },
+)
+
+
 class Rank:
     """Satisfies `Face`."""
 
     paths: Final = ("/rerank", "/v1/rerank", "/v2/rerank")
+    operation: Final = _OPERATION
     event_type: Final = RankEscalation
     invalid_status: Final = INVALID
     answer_type: Final = RankedAnswer
@@ -98,10 +192,9 @@ class Rank:
         if top_n is not None and top_n < 1:
             raise invalid(field="top_n", message=f"{top_n}, 1 or more allowed")
 
-    def body(self, asked: Asked, given: Given) -> dict[str, Any]:
+    def body(self, asked: Asked, given: Given) -> Ranking:
         """See `Face`."""
         shown, answer = cast("_Shown", asked.shown), cast("RankedAnswer", given.found[0])
-        tokens = answer.usage.prompt_tokens + answer.usage.completion_tokens
         return {
             "id": f"rerank-{given.first_id}",
             "object": "list",
@@ -109,11 +202,7 @@ class Rank:
             "model": asked.model,
             "results": [_result(place, score, shown) for place, score in answer.results[: shown.top_n]],
             "meta": {"api_version": {"version": "2"}},
-            "usage": {
-                "prompt_tokens": answer.usage.prompt_tokens,
-                "completion_tokens": answer.usage.completion_tokens,
-                "total_tokens": tokens,
-            },
+            "usage": tokens_of(answer.usage),
             **told_of(answer),
         }
 
@@ -171,11 +260,10 @@ def _keys(documents: Sequence[str]) -> list[str]:
     return [document_key(document) for document in documents]
 
 
-def _result(place: int, score: float, shown: _Shown) -> dict[str, Any]:
-    found: dict[str, Any] = {"index": place, "relevance_score": score}
-    if shown.with_documents:
-        found["document"] = {"text": shown.documents[place]}
-    return found
+def _result(place: int, score: float, shown: _Shown) -> Result:
+    if not shown.with_documents:
+        return {"index": place, "relevance_score": score}
+    return {"index": place, "relevance_score": score, "document": Document(text=shown.documents[place])}
 
 
 def _input(value: TaskInput) -> RankInput:

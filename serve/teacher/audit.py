@@ -19,8 +19,12 @@ def keyed_draw(key: bytes) -> Callable[[Question], float]:
     A client chooses event ids (`Idempotency-Key`): without the key it cannot tell which are audited, and as the text
     counts too, what it learns with one text says nothing of another.
     """
-    salt = key.hex()
-    return lambda question: unit_hash(salt, f"{question.event_id}/{question.item_id}")
+    return lambda question: audit_draw(key, question.event_id, question.item_id)
+
+
+def audit_draw(key: bytes, event_id: str, item_id: str) -> float:
+    """The draw of `keyed_draw` for one question."""
+    return unit_hash(key.hex(), f"{event_id}/{item_id}")
 
 
 class Audits:

@@ -13,13 +13,16 @@ import httpx2
 import openai
 
 from serve.settings import TeacherSettings
-from serve.teacher.ask.asking import Asking, Call, Signal, Tab
+from serve.teacher.ask.asking import Asking, Call, Signal, Tab, Talk
 from serve.teacher.breaker import Breaker
 from serve.teacher.faults import CallFault, FaultReason, fault_of
 from serve.teacher.wire import FLIGHT, Flight, http_client, time_outs
+from serve.tracing.calls import TeacherSpans, answer_said, error_type
 from store.errors import AnswerFault, InvalidAnswerError
 from store.event import TaskInput, TeacherAnswer, Usage
 from store.log.lazy import logger
+from store.tracing import names
+from store.tracing.spans import Span, here
 
 _log: Final = logger(__name__)
 _FIRST_WAIT_S: Final = 0.2  # before a call is sent again, where the endpoint does not say; doubles, up to
@@ -96,6 +99,7 @@ class Teacher:
             ),
         )
         self._options = _options(settings.parameters)
+        self._spans = TeacherSpans(settings)
         self._refused: FaultReason | None = None
         self._say_again_s = 0.0
         self._turns = asyncio.Semaphore(settings.concurrency)
@@ -177,16 +181,30 @@ class Teacher:
             openai.OpenAIError, ValueError: there is no answer; `fault_of` says why.
         """
         talk = self._asking.talk(value, tab)
-        call = next(talk)
-        while True:
-            flight.hear = hear if call.may_stream else None
-            async with asyncio.timeout(self._settings.timeout_s):  # the client bounds each read, not the whole
-                body = await self._complete(call, flight)
-            try:
-                call = talk.send(body)
-            except StopIteration as end:
-                signal: Signal = end.value
-                return signal
+        said: Call | Signal = next(talk)
+        while isinstance(said, Call):
+            flight.hear = hear if said.may_stream else None
+            with self._spans.call(said) as one:
+                try:
+                    said = await self._turn(talk, said, tab, flight, one)
+                except Exception as error:
+                    one.fail(error_type(error))
+                    raise
+        return said
+
+    async def _turn(self, talk: Talk, call: Call, tab: Tab, flight: Flight, one: Span) -> Call | Signal:
+        """One call of a conversation: the next one, or what was said in all; errors as of `_converse`."""
+        async with asyncio.timeout(self._settings.timeout_s):  # the client bounds each read, not the whole
+            body = await self._complete(call, flight)
+        before = tab.usage, tab.usd
+        try:
+            return talk.send(body)
+        except StopIteration as end:
+            signal: Signal = end.value
+            return signal
+        finally:
+            if one.recording:
+                one.note(answer_said(body, before, tab))
 
     async def _complete(self, call: Call, flight: Flight) -> bytes:
         """Send one call, and send it again where that is surely free and within the time-out.
@@ -210,6 +228,7 @@ class Teacher:
                         raise
                 flight.sent = False  # what was sent was free
                 await asyncio.sleep(wait_s)
+                here().note({names.HTTP_RESEND_COUNT: attempt})
                 attempt += 1
         finally:
             FLIGHT.reset(token)
@@ -219,7 +238,10 @@ class Teacher:
         body = dict(call.body)
         if flight is not None and flight.hear is not None:
             body |= _STREAMED
-        answer = await self._client.post(call.path, cast_to=httpx2.Response, body=body, options=self._options)
+        options = self._options
+        if (context := here().context) is not None:
+            options = {**options, "headers": {**options.get("headers", {}), **context.headers}}
+        answer = await self._client.post(call.path, cast_to=httpx2.Response, body=body, options=options)
         return answer.content
 
     def _wait_s(self, attempt: int) -> float:

@@ -154,6 +154,17 @@ class Versions:
                 raise CorruptVersionError(differs(version, name))
         return OpenVersion(id=version, manifest=manifest, signed=data, signed_by=signed_by, folder=folder)
 
+    def part(self, version: str, name: str) -> bytes:
+        """One file of a version, its signature and this file verified; the others are not looked at.
+
+        Raises:
+            RegistryError: as `open` does, of the manifest and this file.
+        """
+        manifest, data, signed_by = self._signed_manifest(version)
+        folder = self._folder / version
+        opened = OpenVersion(id=version, manifest=manifest, signed=data, signed_by=signed_by, folder=folder)
+        return opened.read(name)
+
     def manifest(self, version: str) -> Manifest:
         """A version's manifest, its signature verified; the files are not looked at."""
         return self._signed_manifest(version)[0]

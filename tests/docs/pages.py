@@ -18,7 +18,17 @@ _FENCE: Final = re.compile(r"^(```+)([^\n]*)\n(.*?)^\1\s*$", re.MULTILINE | re.D
 _LINK: Final = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE: Final = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
 _COMMENT: Final = re.compile(r"<!--.*?-->", re.DOTALL)
+_TYPED: Final = re.compile(r"(?:^<!-- run ?(\d*) -->\n)?^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TO_RUN: Final = re.compile(r"^<!-- run ?(\d*) -->\n```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A block that a reader types, or a program that they run."""
+
+    language: str
+    body: str
+    code: int  # its last command ends with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +80,12 @@ def typed_in(page: str) -> Iterator[str]:
     for block in blocks_of(page, "console"):
         joined = re.sub(r"\\\n\s*", " ", block)
         yield from re.findall(r"^[$#] (.+)$", joined, re.MULTILINE)
+
+
+def all_blocks_of(page: str) -> list[Block]:
+    """What a page has its reader type or run, in its order."""
+    found = _TYPED.findall(text_of(page))
+    return [Block(language=language, body=body, code=int(code or 0)) for code, language, body in found]
 
 
 def sessions_of(page: str) -> list[Session]:

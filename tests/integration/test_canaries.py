@@ -2,8 +2,8 @@
 
 Planted: the teacher's key, a client's key, and a card, an address of mail and an account in the questions of each task;
 the teacher sends what it was told back in its answers and errors, as real endpoints do. Looked for: every file of the
-installation and of its Redis, whose log and items are there as they are, the logs, metrics and command lines of its
-processes, and what commands and refusals print. What was planted has arrived at the teacher: a bird that never flew
+installation and of its Redis, whose log and items are there as they are, the logs, metrics, spans and command lines of
+its processes, and what commands and refusals print. What was planted has arrived at the teacher: a bird that never flew
 tells nothing.
 """
 
@@ -28,6 +28,7 @@ from ops.state.run_files import read_run_file
 from store.buffer.server import private_redis
 from tests.ops.children import REPOSITORY, until
 from tests.ops.sites import open_site
+from tests.serve.tracing.collector import collecting
 from tests.small_site import small_site
 from tests.tiny import tiny_encoder
 from tests.tiny_decoders import tiny_decoder
@@ -96,6 +97,7 @@ class Installed:
         stack.callback(thread.join)
         stack.callback(self.teacher.shutdown)
         url = stack.enter_context(private_redis(folder / "redis"))
+        self.collector = stack.enter_context(collecting())
         init(folder)
         self.settings = folder / "understudy.toml"
         encoder, decoder = tiny_encoder(folder / "encoder", layers=1), tiny_decoder(folder / "decoder")
@@ -107,7 +109,11 @@ class Installed:
         }
         common = {"api_keys": [CLIENT_KEY], "teacher.base_url": self.teacher.url, "teacher.api_key_env": "CANARY_KEY"}
         lanes = [common | {"use_case": name, "task": task} | more[name] for name, task in LANES.items()]
-        self.settings.write_text(small_site(encoder, {"redis.url": url, "gateway.debug": True}, *lanes))
+        self.settings.write_text(
+            small_site(
+                encoder, {"redis.url": url, "gateway.debug": True, "tracing.endpoint": self.collector.url}, *lanes
+            )
+        )
         with (folder / "all.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "ops.cli", "run", "all", "-c", str(self.settings)],
@@ -188,9 +194,11 @@ def found_in(text: str) -> list[str]:
 
 def test_nothing_that_was_planted_is_written_told_or_shown(installed: Installed) -> None:
     shown: dict[str, str] = {}
+    event = ""
     for use_case, body in bodies(1).items():
         answer = installed.ask(use_case, body, **{"Idempotency-Key": f"order of {MAIL}"})
         assert use_case != "talk" or answer.status_code == 200, answer.text
+        event = answer.headers.get("X-Understudy-Event", "")  # of the last, a talk
     installed.teacher.status = 500
     for use_case, body in bodies(2).items():
         refused = installed.ask(use_case, body)
@@ -216,8 +224,15 @@ def test_nothing_that_was_planted_is_written_told_or_shown(installed: Installed)
 
     shown |= installed.metrics()
     shown["ps"] = installed.command_lines()
-    for command in (["status"], ["verify"], ["lag"], ["dlq", "list"], ["keys", "list"], ["producers"]):
+    until(lambda: {2, 3, 4, 5} <= {one.kind for one in installed.collector.spans()}, seconds=DEADLINE_S)
+    shown["spans"] = b"".join(installed.collector.bodies).decode("latin-1")
+    for command in (
+        *(["status"], ["verify"], ["lag"], ["dlq", "list"], ["keys", "list"], ["producers"]),
+        ["trace", event],
+    ):
         shown[" ".join(command)] = installed.told(*command) + installed.told(*command, "-o", "json")
+    assert event in shown["spans"], "it was told"
+    assert "counted; asked once" in shown[f"trace {event}"], "so was its way"
     assert {name: found for name, text in shown.items() if (found := found_in(text))} == {}
 
     files = [path for path in installed.folder.rglob("*") if path.is_file() and path != installed.settings]

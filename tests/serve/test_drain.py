@@ -1,6 +1,7 @@
 """Requests in flight end with an answer or a 503, never with a traceback of the server's."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -69,7 +70,8 @@ def test_who_is_unanswered_at_the_cut_and_who_comes_after_it_is_told_why() -> No
         await drain(HTTP, late.receive, late.send)
         for wire in (early, late):
             assert wire.status == 503
-            assert b"shutting_down" in wire.sent[1]["body"]
+            told = json.loads(wire.sent[1]["body"])["error"]
+            assert (told["code"], told["type"]) == ("shutting_down", "server_error")
             assert wire.headers[b"connection"] == b"close"
             assert wire.headers[b"retry-after"] == b"1"
 

@@ -19,6 +19,8 @@ from store.event import Lane
 from store.faults.points import reach
 from store.log.lazy import logger
 from store.registry.durable import append_line, make_folder
+from store.tracing import names
+from store.tracing.spans import OFF, Tracer
 from trainer import metrics
 from trainer.work import CycleReport
 from trainer.worker import WorkFailedError
@@ -35,6 +37,7 @@ class Journal:
 
     path: Path  # the cycle log
     control: Control
+    tracer: Tracer = OFF
 
     def ended(self, lane: Lane, report: CycleReport) -> None:
         """A cycle reached a verdict."""
@@ -42,6 +45,7 @@ class Journal:
         metrics.CYCLES.labels(*names, report.kind, report.verdict).inc()
         metrics.CYCLE_SECONDS.labels(*names, report.kind).observe(report.seconds)
         log.info("cycle ended", **dataclasses.asdict(report))
+        self._trace(report)
         self._write(report)
         reach("cycle.written")
         self._note(lane, report)
@@ -66,8 +70,23 @@ class Journal:
             next_try_s=None if next_try_in_s is None else round(next_try_in_s),
             exception=_traceback_of(error),
         )
+        self._trace(report, error_type=type(error).__name__)
         self._write(report)
         self._note(lane, report)
+
+    def _trace(self, report: CycleReport, error_type: str | None = None) -> None:
+        said = {
+            names.LANE: report.lane,
+            names.CYCLE: report.id,
+            names.KIND: report.kind,
+            names.VERDICT: report.verdict,
+            names.VERSION: report.version,
+            "understudy.rows_judged": report.rows_judged,
+        }
+        end_s = report.at_s + report.seconds
+        self.tracer.record(
+            f"cycle {report.kind}", "internal", said, start_s=report.at_s, end_s=end_s, error_type=error_type
+        )
 
     def _write(self, report: CycleReport) -> None:
         try:

@@ -46,6 +46,11 @@ COMMANDS: Final[dict[str, Place]] = {
         help="Verify a version and show what it says of itself: policy, verdict, topics with size, escalated share,"
         " conflicts.",
     ),
+    "trace": Place(
+        module="ops.cli.lane.trace",
+        help="Tell one request's life: how it was decided, its event in the log, its item, and the versions that"
+        " learned.",
+    ),
     "promote": Place(
         module="ops.cli.lane.moving",
         help="Make a version the champion, whatever the gate said; waits up to 5 s for the live gateways.",

@@ -17,6 +17,7 @@ from ops.processes.run.topics import make_topics
 from ops.processes.run.waiting import keeps_all, patiently
 from ops.site import Site
 from ops.wiring import ingest as wiring
+from ops.wiring.tracing import open_tracer
 from store.errors import StoreUnavailableError, UnderstudyError
 from stream.ingest import Ingest
 from stream.metrics import IngestMetrics
@@ -57,7 +58,10 @@ def run_ingest(site: Site, lifeline: int | None) -> None:
         tell_at_start(site, process.stop)
         appender = stack.enter_context(closing(open_appender(site, client)))
         owner = f"{site.replica}-{secrets.token_hex(4)}"
-        loops += [wiring.ingest(site, client, appender, use_case, owner, metrics) for use_case in site.use_cases]
+        tracer = stack.enter_context(open_tracer(site, "ingest", REGISTRY))
+        loops += [
+            wiring.ingest(site, client, appender, use_case, owner, metrics, tracer) for use_case in site.use_cases
+        ]
         failures: list[Exception] = []
         threads = [
             threading.Thread(target=_into(failures, loop.run), args=(process.stop,), name="ingest") for loop in loops

@@ -24,6 +24,7 @@ from ops.processes.run.waiting import refuse_evicting
 from ops.settings import Settings
 from ops.site import Site
 from ops.wiring import serve as wiring
+from ops.wiring.tracing import open_tracer
 from serve.app import build_app
 from serve.drain import Drain, DrainingServer
 from serve.front.connections import ConnectionLimits, Connections, protocol_of
@@ -60,8 +61,9 @@ def run_serve(site: Site, lifeline: int | None, settings_file: Path | None = Non
         # A cold lane is ready at once; its first version must not wait for seconds of imports.
         threading.Thread(target=import_module, args=("store.student.tasks",), daemon=True).start()
         spool = Spool(settings.state_dir / "spool", settings.spool.max_bytes)
+        tracer = stack.enter_context(open_tracer(site, "serve", REGISTRY))
         publisher = Publisher(open_appender(site, client), spool, ack_timeout_s=settings.log.ack_timeout_s)
-        services = wiring.services(site, client, publisher, REGISTRY)
+        services = wiring.services(site, client, publisher, REGISTRY, tracer)
         services.metrics.watch_spool(lambda: spool.bytes_kept, settings.spool.max_bytes)
         app = build_app(services, wiring.gateway_settings(settings))
         gateway: Gateway = app.state.gateway

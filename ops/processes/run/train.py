@@ -3,11 +3,14 @@
 import secrets
 from contextlib import ExitStack
 
+from prometheus_client import REGISTRY
+
 from ops.processes.admin import Probes
 from ops.processes.run.start import admin, process_of
 from ops.processes.run.waiting import keeps_all, patiently
 from ops.site import Site
 from ops.wiring import train as wiring
+from ops.wiring.tracing import open_tracer
 from store.errors import UnderstudyError
 from trainer.schedule import Trainer
 
@@ -38,5 +41,6 @@ def run_train(site: Site, lifeline: int | None) -> None:
             return
         if not patiently(lambda: keeps_all(client), process.stop, tell) or process.stop.is_set():
             return  # before a worker is warmed for nothing
-        running.append(wiring.trainer(site, client, f"{site.replica}-{secrets.token_hex(4)}"))
+        tracer = stack.enter_context(open_tracer(site, "train", REGISTRY))
+        running.append(wiring.trainer(site, client, f"{site.replica}-{secrets.token_hex(4)}", tracer))
         running[0].run(process.stop)

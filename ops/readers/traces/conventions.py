@@ -10,9 +10,10 @@ from typing import Any, Final
 import msgspec
 
 from ops.readers.shapes import opened
+from store.tracing.names import REQUEST_MODEL, RESPONSE_MODEL
 
 _MODELS: Final = (
-    *("gen_ai.request.model", "gen_ai.response.model", "llm.model_name", "langfuse.observation.model.name"),
+    *(REQUEST_MODEL, RESPONSE_MODEL, "llm.model_name", "langfuse.observation.model.name"),
     "reranker.model_name",
 )
 _EVENTS: Final = {f"gen_ai.{role}.message": role for role in ("system", "user", "assistant", "tool")}

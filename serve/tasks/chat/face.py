@@ -6,14 +6,15 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from serve.completions.answer import choice_of, chunk_head, streamed, whole
+from serve.completions.answer import EXAMPLE, Chunk, Completion, choice_of, chunk_head, streamed, whole
 from serve.completions.request import INVALID_STATUS, PATH
 from serve.completions.stream import Speech
 from serve.escalation import Answer, Common, Given, Question
+from serve.openapi.operation import Operation
 from serve.settings import LaneSettings
 from serve.tasks.chat.form import keeps_form
 from serve.tasks.chat.request import ChatQuestion, ChatRequest, beyond_students, question_of
-from serve.tasks.face import Asked, Heed, Kept, RequestLimits, Timing, decode_body, invalid
+from serve.tasks.face import Asked, Heed, Kept, RequestLimits, Timing, decode_body, invalid, whole_numbers
 from store.event import ChatAnswer, ChatEscalation, ChatInput, Message, TaskInput, TeacherAnswer
 from store.redact import restore
 from store.student.loaded import ChatOpinion, Opinion
@@ -30,10 +31,23 @@ class ChatReply(Answer):
     completion: dict[str, Any]  # `choices` and, where the teacher answered, everything else that it said
 
 
+_OPERATION: Final = Operation(
+    summary="The assistant's next message",
+    description="For lanes of `chat`, as OpenAI's API has it, with whatever other fields it knows: what no student can "
+    "do goes to the teacher as it was sent.",
+    asked=ChatRequest,
+    answered=Completion,
+    chunk=Chunk,
+    example={"model": "desk", "messages": [{"role": "user", "content": "my card was swallowed"}]},
+    answer=EXAMPLE,
+)
+
+
 class Chat:
     """Satisfies `Face`."""
 
     paths: Final = (PATH,)
+    operation: Final = _OPERATION
     event_type: Final = ChatEscalation
     invalid_status: Final = INVALID_STATUS
     answer_type: Final = ChatReply
@@ -165,7 +179,7 @@ def _most_tokens(value: TaskInput) -> int | None:
 
 
 def _request(value: ChatQuestion) -> ChatRequest:
-    return msgspec.convert(value.sent, ChatRequest)
+    return msgspec.convert(whole_numbers(value.sent), ChatRequest)
 
 
 def _completion(given: Given) -> dict[str, Any]:

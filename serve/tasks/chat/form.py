@@ -6,11 +6,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
-from jsonschema.exceptions import SchemaError
 from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
 from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from store.tasks.chat import structure
 
@@ -32,24 +30,25 @@ def keeps_form(text: str, wanted: Mapping[str, Any] | None) -> bool:
     value = json.loads(text)
     if wanted.get("type") == "json_object":
         return isinstance(value, dict)
-    schema = (wanted.get("json_schema") or {}).get("schema") if wanted.get("type") == "json_schema" else None
+    held = wanted.get("json_schema") if wanted.get("type") == "json_schema" else None
+    schema = held.get("schema") if isinstance(held, Mapping) else None
     if not isinstance(schema, Mapping):
         return False
-    validator = _validator(msgspec.json.encode(schema, order="sorted"))
     try:
-        return validator is not None and validator.is_valid(value)
-    except (Unresolvable, RecursionError):
+        return bool(_validator(msgspec.json.encode(schema, order="sorted")).is_valid(value))
+    except Exception:  # noqa: BLE001 - a client's schema may be wrong in any way: its pattern no pattern, say
         return False
 
 
 @lru_cache(_SCHEMAS)
-def _validator(schema: bytes) -> Validator | None:
-    """Of a schema, in the draft that it names; None: it is none."""
+def _validator(schema: bytes) -> Validator:
+    """Of a schema, in the draft that it names.
+
+    Raises:
+        SchemaError: it is none.
+    """
     found = msgspec.json.decode(schema)
     kind = validator_for(found)
-    try:
-        kind.check_schema(found)
-    except SchemaError:
-        return None
+    kind.check_schema(found)
     made: Validator = kind(found, registry=_NOTHING_ELSEWHERE)
     return made

@@ -14,6 +14,8 @@ from store.tasks.shape import TOOLS, shape_of
 class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
     """The fields that we read; whatever else a request has goes to the teacher as it came."""
 
+    response_format: dict[str, Any] | None = None
+    stop: str | list[str] | None = None
     prediction: Any = None
 
 
@@ -47,8 +49,11 @@ def beyond_students(found: ChatRequest, question: ChatInput) -> bool:
 
 
 def _message(raw: Mapping[str, Any], place: int) -> Message:
+    content = raw.get("content")
+    if isinstance(content, int | float):
+        raise invalid(field=f"messages[{place}].content", message="a text, or parts of one")
     try:
-        return msgspec.convert({**raw, "content": text_of(raw.get("content"))}, Message)
+        return msgspec.convert({**raw, "content": text_of(content)}, Message)
     except msgspec.ValidationError as error:
         field = ".".join(filter(None, (f"messages[{place}]", field_of(error))))
         raise invalid(field=field, message=without_values(error).partition(" - at")[0]) from error

@@ -9,9 +9,10 @@ from typing import Any, Final, Literal, cast
 
 import msgspec
 
-from serve.completions.answer import choice_of, streamed, whole
+from serve.completions.answer import EXAMPLE, Chunk, Completion, choice_of, streamed, whole
 from serve.completions.request import INVALID_STATUS, PATH, CompletionRequest, has_parts, text_of
 from serve.escalation import Given
+from serve.openapi.operation import Operation
 from serve.settings import LaneSettings
 from serve.tasks.classify.face import LabelledAnswer, check_texts
 from serve.tasks.classify.shape import contents, unsupported
@@ -45,10 +46,29 @@ class _Shown:
     read_from: ReadFrom
 
 
+_OPERATION: Final = Operation(
+    summary="A text's label as the assistant's message",
+    description="For lanes of `classify`: the text is what the lane's prompt was filled with, or the last message of "
+    "the user. What a label cannot be told by is 400.",
+    asked=LabelRequest,
+    answered=Completion,
+    chunk=Chunk,
+    example={"model": "support", "messages": [{"role": "user", "content": "where is my parcel?"}]},
+    answer={
+        **EXAMPLE,
+        "model": "support",
+        "choices": [choice_of("delivery")],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        "understudy": {**EXAMPLE["understudy"], "read_from": "message"},
+    },
+)
+
+
 class LabelCompletions:
     """Satisfies `Form`."""
 
     paths: Final = (PATH,)
+    operation: Final = _OPERATION
     invalid_status: Final = INVALID_STATUS
 
     def decode(self, body: bytes, lane: LaneSettings) -> Asked:

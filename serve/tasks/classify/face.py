@@ -2,25 +2,82 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, Literal, TypedDict, cast
 
 import msgspec
 
 from serve.escalation import Answer, Common, Given, Refusal
 from serve.front.errors import INVALID
+from serve.openapi.operation import SCHEMAS, Model, Operation, Text, User
 from serve.settings import LaneSettings
 from serve.tasks.balance import Balance
-from serve.tasks.face import AT_THE_END, Asked, Heed, Kept, RequestLimits, Timing, decode_body, invalid, told_of
+from serve.tasks.face import (
+    AT_THE_END,
+    Asked,
+    Heed,
+    Kept,
+    RequestLimits,
+    Timing,
+    Tokens,
+    Told,
+    decode_body,
+    invalid,
+    tokens_of,
+    told_of,
+)
 from store.event import ClassifyEscalation, LabelAnswer, TaskInput, TeacherAnswer, TextInput
 from store.student.loaded import LabelOpinion, Opinion
+
+_TEXTS: Final = msgspec.Meta(extra_json_schema={"minItems": 1, "maxItems": "max_inputs"})
 
 
 class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The body of `POST /classify`, in vLLM's shape; fields that we do not know are ignored."""
 
-    model: str  # the use case
-    input: str | list[str]
-    user: str | None = None  # the subject, for erasure; kept as a keyed token
+    model: Model
+    input: Annotated[Text | Annotated[list[Text], _TEXTS], msgspec.Meta(description="A text, or a list of texts.")]
+    user: User = None
+
+
+class Labelled(Told):
+    """A text's label, and the student's probabilities of `labels`: null where the teacher answered."""
+
+    index: int
+    label: str
+    probs: list[float] | None
+    labels: list[str] | None
+    num_classes: int
+
+
+class Cause(TypedDict):
+    """Why nobody answered."""
+
+    code: str
+    message: str
+
+
+class Unlabelled(TypedDict):
+    """A text that nobody could label, where others of its list were."""
+
+    index: int
+    label: None
+    error: Cause
+
+
+_DATA: Final = msgspec.Meta(
+    extra_json_schema={"items": {"anyOf": [{"$ref": f"{SCHEMAS}{kind.__name__}"} for kind in (Labelled, Unlabelled)]}}
+)
+
+
+class Classification(TypedDict):
+    """The answer to a request to classify: one object a text, in their order."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: Annotated[list[Any], _DATA]
+    usage: Tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +90,45 @@ class LabelledAnswer(Answer):
     labels: tuple[str, ...] | None = None  # of `probs`; also None where an earlier release kept the answer
 
 
+_OPERATION: Final = Operation(
+    summary="Label a text, or each text of a list",
+    description="For lanes of `classify`, in the shape of vLLM and SGLang. Fields that are not known are ignored. Of "
+    "a list, texts that nobody could label have `error`.",
+    asked=ClassifyRequest,
+    answered=Classification,
+    named=(Labelled, Unlabelled),
+    example={"model": "support", "input": "where is my parcel?"},
+    answer={
+        "id": "classify-019ad4c0-8f3e-7c55-a0f4-5f7d1c2b3a49",
+        "object": "list",
+        "created": 1772359200,
+        "model": "support",
+        "data": [
+            {
+                "index": 0,
+                "label": "delivery",
+                "probs": [0.02, 0.97, 0.01],
+                "labels": ["refund", "delivery", "other"],
+                "num_classes": 3,
+                "served_by": "student",
+                "reason": None,
+                "version": "3f2a9c",
+                "event_id": None,
+                "propensity": 0.02,
+                "withheld": False,
+                "degraded": None,
+            }
+        ],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    },
+)
+
+
 class Classify:
     """Satisfies `Face`."""
 
     paths: Final = ("/classify", "/v1/classify")
+    operation: Final = _OPERATION
     event_type: Final = ClassifyEscalation
     invalid_status: Final = INVALID
     answer_type: Final = LabelledAnswer
@@ -63,17 +155,15 @@ class Classify:
             raise invalid(field="input", message=f"{len(asked.values)} texts, 1 to {limits.max_inputs} allowed")
         check_texts(asked, limits)
 
-    def body(self, asked: Asked, given: Given) -> dict[str, Any]:
+    def body(self, asked: Asked, given: Given) -> Classification:
         """Vllm's shape with our fields added; a text that nobody could answer has `error`."""
-        answers = [one for one in given.found if isinstance(one, Answer)]
-        tokens = [sum(one.usage.prompt_tokens for one in answers), sum(one.usage.completion_tokens for one in answers)]
         return {
             "id": f"classify-{given.first_id}",
             "object": "list",
             "created": int(given.at_s),
             "model": asked.model,
             "data": [_datum(index, one) for index, one in enumerate(given.found)],
-            "usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)},
+            "usage": tokens_of(*(one.usage for one in given.found if isinstance(one, Answer))),
         }
 
     def of_texts(self, value: TaskInput, texts: Sequence[str]) -> TaskInput:  # noqa: ARG002 - it is all text
@@ -152,7 +242,7 @@ def on_list(opinion: LabelOpinion, allowed: Sequence[str]) -> LabelOpinion | Non
     return replace(opinion, output=opinion.labels[best], confidence=opinion.probs[best])
 
 
-def _datum(index: int, one: Answer | Refusal) -> dict[str, Any]:
+def _datum(index: int, one: Answer | Refusal) -> Labelled | Unlabelled:
     if isinstance(one, Refusal):
         return {"index": index, "label": None, "error": {"code": one.code, "message": one.message}}
     said = cast("LabelledAnswer", one)
@@ -160,7 +250,7 @@ def _datum(index: int, one: Answer | Refusal) -> dict[str, Any]:
         "index": index,
         "label": said.label,
         "probs": said.probs,
-        "labels": said.labels,
+        "labels": None if said.labels is None else list(said.labels),
         "num_classes": said.num_classes,
         **told_of(said),
     }

@@ -19,6 +19,8 @@ class Call:
     path: str  # below the endpoint's address
     body: Mapping[str, Any]
     may_stream: bool = False  # its answer may come as the events of a stream, where somebody wants to hear it so
+    operation: str = "chat"  # as OpenTelemetry's conventions name it
+    provider: str = "openai"  # whose API it speaks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,8 @@ class AskForScores:
         body = yield Call(
             path=_PATH,
             body={"model": self._model, "query": asked.query, "documents": list(asked.documents), **self._body},
+            operation="rerank",
+            provider="cohere",
         )
         try:
             found = msgspec.convert(msgspec.json.decode(body), _Body)

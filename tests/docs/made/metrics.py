@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Metric
 import trainer.metrics
 from ops.logs.repeats import RepeatLimit
 from ops.processes import admin
+from ops.wiring.otel import count_spans
 from serve.metrics import ServeMetrics
 from stream.metrics import IngestMetrics
 from tests.docs.made.markdown import head, page, table
@@ -19,6 +20,7 @@ def metrics_page() -> str:
     ServeMetrics.create(serve)
     IngestMetrics.create(ingest)
     RepeatLimit(registry=every)
+    count_spans(every)
     lines = head(
         "Metrics",
         "the metrics' own help texts",

@@ -112,7 +112,10 @@ def test_an_answer_longer_than_its_client_wants_is_the_teachers(tmp_path: Path) 
         ({"messages": [{"content": "a"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "a", "name": 3}]}, "messages[0].name"),
         ({"messages": [{"role": "user", "content": "a" * 200_001}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"response_format": True}, "response_format"),
+        ({"stop": 5}, "stop"),
         ({"n": "two"}, "n"),
         ({"model": None}, "model"),
     ],
@@ -127,6 +130,14 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], field: 
         assert error["message"].startswith(f"{field}: ")
 
     run(world, step)
+
+
+def test_a_whole_number_may_be_written_with_a_point(tmp_path: Path) -> None:
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        found = [await client.post(PATH, json=question() | {"max_tokens": number}) for number in (30.0, 30.5)]
+        assert [one.status_code for one in found] == [200, 400]
+
+    run(served(tmp_path), step)
 
 
 def test_a_picture_stands_in_the_event_as_its_digest(tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ def schema(of: Any) -> dict[str, Any]:
         ('{"n": {"n": {}}}', schema({"$defs": {"n": {"properties": {"n": {"$ref": "#/$defs/n"}}}}}), True),
         ("{}", {"type": "json_schema"}, False),
         ("{}", {"type": "grammar"}, False),
+        ("{}", {"type": "json_schema", "json_schema": 5}, False),
+        ('{"a": "b"}', schema({"properties": {"a": {"pattern": "("}}}), False),
+        ("{}", schema({"$schema": []}), False),
     ],
 )
 def test_an_answer_keeps_the_form_or_it_does_not(*, text: str, wanted: dict[str, Any] | None, kept: bool) -> None:

@@ -62,7 +62,7 @@ def test_top_n_cuts_and_documents_come_back_where_they_are_wanted_be_they_texts_
         found = (await client.post("/rerank", json=asked)).json()
         assert [one["index"] for one in found["results"]] == BEST_FIRST[:2]
         assert [one["document"] for one in found["results"]] == [{"text": DOCUMENTS[2]}, {"text": DOCUMENTS[0]}]
-        more = (await client.post("/rerank", json=body(top_n=100, return_documents=None))).json()
+        more = (await client.post("/rerank", json=body(top_n=100.0, return_documents=None))).json()
         assert len(more["results"]) == len(DOCUMENTS)
 
     run(world, step)

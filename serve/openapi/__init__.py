@@ -1,0 +1,1 @@
+"""The OpenAPI document of the gateway, made from the types that it reads and answers with."""

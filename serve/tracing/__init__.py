@@ -1,0 +1,1 @@
+"""What the gateway's spans say: of a request, of the student's forward pass, and of a call of the teacher."""

@@ -1,0 +1,1 @@
+"""The gateway's OpenAPI document, and the gateway held against it."""
