@@ -358,12 +358,12 @@ def test_what_was_redacted_once_never_needs_more_work_than_it_did(text: str) -> 
 
 @pytest.mark.parametrize(
     ("said", "kept"),
-    [("refund", "refund"), ("5551234567", "5551234567"), ("write to ada@example.com", "write to <EMAIL>")],
+    [("refund", "refund"), ("+4917112345678", "+4917112345678"), ("ask ada@example.com", "ask <EMAIL")],
 )
 def test_of_what_another_producers_student_said_labels_alone_are_kept_as_they_are(said: str, kept: str) -> None:
-    rules = ClassifyRules(labels=("refund", "5551234567"))
-    found = rules.normal(escalation("a question", student=said), bytes(32)).student
+    rules = ClassifyRules(labels=("refund", "+4917112345678"))
+    found = rules.normal(escalation("a question", student=said), KEY).student
     assert found is not None
     assert found.output.startswith(kept)
     assert "ada@" not in found.output
-    assert rules.normal(rules.normal(escalation("a question", student=said), bytes(32)), bytes(32)).student == found
+    assert rules.normal(rules.normal(escalation("a question", student=said), KEY), KEY).student == found
