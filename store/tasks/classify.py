@@ -59,10 +59,13 @@ class ClassifyRules:
         return answer
 
     def normal(self, event: Escalation, key: bytes) -> ClassifyEscalation:
-        """The event with its label as the list spells it, and its text redacted."""
+        """The event with its label as the list spells it, and redacted: its text, and a student's that is no label."""
         event = _event(event)
         teacher = msgspec.structs.replace(event.teacher, label=listed(event.teacher.label, self.labels, self.earlier))
-        return msgspec.structs.replace(event, teacher=teacher, input=self.redact(event.input, key))
+        student = event.student
+        if student is not None and student.output not in {*self.labels, *self.earlier, teacher.label}:
+            student = msgspec.structs.replace(student, output=redact(student.output, key))  # of another producer
+        return msgspec.structs.replace(event, teacher=teacher, input=self.redact(event.input, key), student=student)
 
     def said(self, event: Escalation) -> str:
         """The label."""

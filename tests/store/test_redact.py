@@ -16,6 +16,7 @@ from store.personal_data import RULES, Rule, count_digits, may_hold
 from store.redact import MAX_WORK, Effort, redact
 from store.tasks.classify import ClassifyRules
 from store.tasks.rank import RankRules
+from tests.contracts.escalations import escalation
 from tests.store.passes import redact_in_passes
 
 KEY = b"k" * 32
@@ -353,3 +354,16 @@ def test_what_was_redacted_once_never_needs_more_work_than_it_did(text: str) -> 
     first, second = Effort(), Effort()
     redact(redact(text, KEY, first), KEY, second)
     assert second.left >= first.left
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [("refund", "refund"), ("+4917112345678", "+4917112345678"), ("ask ada@example.com", "ask <EMAIL")],
+)
+def test_of_what_another_producers_student_said_labels_alone_are_kept_as_they_are(said: str, kept: str) -> None:
+    rules = ClassifyRules(labels=("refund", "+4917112345678"))
+    found = rules.normal(escalation("a question", student=said), KEY).student
+    assert found is not None
+    assert found.output.startswith(kept)
+    assert "ada@" not in found.output
+    assert rules.normal(rules.normal(escalation("a question", student=said), KEY), KEY).student == found
