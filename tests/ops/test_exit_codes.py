@@ -199,6 +199,8 @@ ROWS: list[Row] = [
         lambda place: _verified(place, lambda settings, _: place.break_chain(settings)),
         FAILED_CHECK,
     ),
+    ("trace", "no such event", lambda place: ["0198f2c4", "-c", place.with_redis()], REFUSED),
+    ("trace", "Redis does not answer", lambda place: ["0198f2c4", "-c", place.site()], UNAVAILABLE),
     ("dlq list", "done", lambda place: ["-c", place.with_redis()], DONE),
     ("dlq list", "no such use case", lambda place: ["-c", place.site(), "--use-case", "other"], BAD_SETTINGS),
     ("dlq list", "Redis does not answer", lambda place: ["-c", place.site()], UNAVAILABLE),
@@ -336,6 +338,7 @@ DONE_ELSEWHERE = {  # with what they need: a run of hours, dead letters, answers
     "doctor",
     "backup",
     "restore",
+    "trace",
     "tokens revoke",
     "proxy-log",
 }
