@@ -634,7 +634,7 @@ def test_a_log_that_is_down_is_told_and_no_figure_is_refreshed() -> None:
     house.send(encode(escalation("a", number=1)))
     now_s = [START_S]
     ingest = house.ingest(clock=lambda: now_s[0])
-    with running(ingest), capture_logs() as lines:
+    with capture_logs() as lines, running(ingest):  # to its end: it says so after it is ready
         await_that(lambda: ingest.ready and house.applied())
         await_that(lambda: house.metric("ingest_dependency_up", use_case="support", dependency="log") == 1)
         await_that(lambda: house.metric("ingest_lag_records", use_case="support", partition="0") == 0)
