@@ -94,7 +94,7 @@ def plant(site: Site, lane: str | None, seed: int) -> str:
         frozen = recipe.freeze(replace(found, rows=learned), base, features, training=training, settings=settings)
         kind = played.sabotage
         taught = lineage if kind == "head" else replace(lineage, champion=None)  # or it would keep what that one knows
-        draft = recipe.fit(kind, frozen, taught, settings=settings, tell=tell_nobody)
+        draft = played.spoiled(recipe.fit(kind, frozen, taught, settings=settings, tell=tell_nobody))
         folder = Path(scratch) / "version"
         parts = draft.write(folder)
         (folder / SNAPSHOT_NAME).write_bytes(found.content)

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -19,6 +19,9 @@ from store.event import ChatInput, Lane, TaskInput
 from store.student.chat.folder import SMOLLM2, find_decoder
 from store.tasks.chat import same_answer
 from store.tasks.tasks import LaneTerms
+
+if TYPE_CHECKING:
+    from trainer.learn.recipe import Draft
 
 ROWS: Final = 760  # of a file, too, where nobody says otherwise: who writes takes longer than who chooses
 _ANSWER_TOKENS: Final = 48
@@ -70,6 +73,10 @@ class SmartHome:
             ("trainer", "min_new_labels"): 50,
             ("split", "calibrate_ratio"): 0.25,
         }
+
+    def spoiled(self, draft: "Draft") -> "Draft":
+        """As it is."""
+        return draft
 
     def recorded(self, traffic: DemoTraffic, prompts: Path) -> tuple[str, ...]:  # noqa: ARG002 - chat has none
         """Conversations, each with its answer."""

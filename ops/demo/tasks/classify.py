@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -15,6 +15,9 @@ from ops.readers.files import BadRow
 from store.errors import SettingsError
 from store.event import Lane, TaskInput, TextInput, canonical_text
 from store.tasks.tasks import LaneTerms
+
+if TYPE_CHECKING:
+    from trainer.learn.recipe import Draft
 
 MAX_TEXT_CHARS: Final = 20_000  # the gateway refuses longer ones
 ROWS: Final = 3000
@@ -61,6 +64,10 @@ class SupportDesk:
     def settings(self, traffic: DemoTraffic, kept: Path) -> Mapping[tuple[str, str], Any]:  # noqa: ARG002 - nothing takes long
         """The labels."""
         return {("lanes", "labels"): list(traffic.terms.labels)}
+
+    def spoiled(self, draft: "Draft") -> "Draft":
+        """As it is."""
+        return draft
 
     def recorded(self, traffic: DemoTraffic, prompts: Path) -> tuple[str, ...]:
         """Texts, found in the lane's own prompt."""

@@ -4,13 +4,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ops.readers.files import BadRow
 from store.control import CycleKind
 from store.event import Lane, Task, TaskInput
 from store.tasks.rules import TaskRules
 from store.tasks.tasks import TASKS, LaneTerms
+
+if TYPE_CHECKING:
+    from trainer.learn.recipe import Draft
 
 RATE: Final = 14.0
 
@@ -90,6 +93,9 @@ class DemoTask(Protocol):
     @property
     def sabotage_rows(self) -> int | None:
         """How many rows it learns; None for all that there are."""
+
+    def spoiled(self, draft: "Draft") -> "Draft":
+        """What was fitted to shuffled answers: as it is, or made worse where it knows something all the same."""
 
     def traffic(self, source: TrafficSource, file: Path) -> DemoTraffic:
         """Generate or read the requests and write what is sent to `file`.

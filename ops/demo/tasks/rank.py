@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -18,6 +19,9 @@ from store.event import Lane, RankInput, TaskInput
 from store.tasks.rank import RankSaid, Tolerance
 from store.tasks.tasks import LaneTerms
 
+if TYPE_CHECKING:
+    from trainer.learn.recipe import Draft
+
 ROWS: Final = 1000
 _TOLERANCE: Final = Tolerance(k=1, epsilon=0.08)  # a twentieth of the spread of the shop's scores, as is proposed
 _FILE_TOLERANCE: Final = Tolerance()
@@ -27,7 +31,7 @@ class Shop:
     """Satisfies `ops.demo.tasks.play.DemoTask`."""
 
     lane: Final = Lane("demo", "shop")
-    pace: Final = Pace()
+    pace: Final = Pace(in_flight=16)  # a list is read as long as eight texts
     target: Final = 0.9
     sabotage: Final = "head"
     sabotage_rows: Final = None
@@ -62,6 +66,17 @@ class Shop:
             ("lanes.teacher", "kind"): "rerank",
             ("lanes.teacher", "prompt_file"): None,
         }
+
+    def spoiled(self, draft: "Draft") -> "Draft":
+        """Its scores turned round: what is left of a list whose answers say nothing is its likeness to the query."""
+        from trainer.learn.rank.draft import RankDraft  # noqa: PLC0415 - torch, for the one that plants alone
+
+        if not isinstance(draft, RankDraft):
+            message = f"{type(draft).__name__} in the shop"
+            raise TypeError(message)
+        head = draft.head
+        items = {key: -bias for key, bias in head.items.items()}
+        return replace(draft, head=replace(head, slope=-head.slope, weight=-head.weight, items=items))
 
     def recorded(self, traffic: DemoTraffic, prompts: Path) -> tuple[str, ...]:  # noqa: ARG002 - a reranker has none
         """Lists, with a score for each document."""
