@@ -31,7 +31,7 @@ class Shop:
     """Satisfies `ops.demo.tasks.play.DemoTask`."""
 
     lane: Final = Lane("demo", "shop")
-    pace: Final = Pace(in_flight=16)  # a list is read as long as eight texts
+    pace: Final = Pace(in_flight=8)  # a list is read as long as eight texts
     target: Final = 0.9
     sabotage: Final = "head"
     sabotage_rows: Final = None
