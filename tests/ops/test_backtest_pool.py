@@ -80,6 +80,12 @@ def test_seed_0_also_tells_which_topics_stayed_hard(tmp_path: Path) -> None:
         assert bool(done.topics) == (seed == 0)
 
 
+def test_embedding_is_told_in_rows_however_many_texts_a_row_has(tmp_path: Path) -> None:
+    log, told = made_log(tmp_path), list[tuple[Any, ...]]()
+    assert work_on(ReplaySource(entry=ENTRY, arguments=(log,), options={}), lambda *said: told.append(said)) is None
+    assert told == [("rows", log.rows // 2), ("rows", log.rows)]
+
+
 def test_no_more_workers_start_than_there_are_runs(tmp_path: Path) -> None:
     run(tmp_path, ASKS[:1])
     assert len(pids(tmp_path / "notes", "worker")) == 1

@@ -81,8 +81,9 @@ def work_on(work: ReplaySource | Ask, tell: Callable[..., None]) -> Done | Failu
     ask = work if isinstance(work, Ask) else None
     try:
         if isinstance(work, ReplaySource):
-            _opened[:] = [work.open()]
-            _opened[0].prepare(seen)
+            opened = work.open()
+            _opened[:] = [opened]
+            opened.prepare(lambda done, texts: tell("rows", done * opened.log.rows // max(texts, 1)))  # a list has many
             return None
         (replay,) = _opened
         run, answers = replay.run(work, seen)
