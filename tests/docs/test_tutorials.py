@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,14 +42,23 @@ def played(reader: Newcomer, blocks: Iterator[Block], until_line: str = "") -> B
     return None
 
 
-def test_the_tutorial_of_classify(tmp_path: Path, teacher: str) -> None:
-    needs("curl")
-    reader, blocks = Newcomer(tmp_path), iter(all_blocks_of("docs/tutorials/classify.md"))
+@contextmanager
+def told_and_started(folder: Path, task: str, **settings: str) -> Iterator[tuple[Newcomer, Iterator[Block]]]:
+    """A task's tutorial up to where all processes run, with the settings told as its page says; and what comes next."""
+    reader, blocks = Newcomer(folder), iter(all_blocks_of(f"docs/tutorials/{task}.md"))
     assert reader.types(next(blocks).body).returncode == 0
-    edit(tmp_path / "desk" / "understudy.toml", base_url=f'"{teacher}"', api_key_env='"OPENAI_API_KEY"')
+    (file,) = folder.glob("*/understudy.toml")
+    edit(file, **settings)
     run = played(reader, blocks, "understudy run all")
     assert run is not None
     with reader.starts(run.body):
+        yield reader, blocks
+
+
+def test_the_tutorial_of_classify(tmp_path: Path, teacher: str) -> None:
+    needs("curl")
+    settings = {"base_url": f'"{teacher}"', "api_key_env": '"OPENAI_API_KEY"'}
+    with told_and_started(tmp_path, "classify", **settings) as (reader, blocks):
         asked = reader.types(next(blocks).body)
         assert asked.returncode == 0, asked.stdout + asked.stderr
         (said,) = json.loads(asked.stdout.splitlines()[-1])["data"]
@@ -59,12 +69,8 @@ def test_the_tutorial_of_classify(tmp_path: Path, teacher: str) -> None:
 @pytest.mark.long  # classify's is played each time; of this one what needs no process is, in test_commands
 def test_the_tutorial_of_rank(tmp_path: Path, teacher: str) -> None:
     needs("curl")
-    reader, blocks = Newcomer(tmp_path), iter(all_blocks_of("docs/tutorials/rank.md"))
-    assert reader.types(next(blocks).body).returncode == 0
-    edit(tmp_path / "shop" / "understudy.toml", base_url=f'"{teacher}"', api_key_env='"RERANK_API_KEY"')
-    run = played(reader, blocks, "understudy run all")
-    assert run is not None
-    with reader.starts(run.body):
+    settings = {"base_url": f'"{teacher}"', "api_key_env": '"RERANK_API_KEY"'}
+    with told_and_started(tmp_path, "rank", **settings) as (reader, blocks):
         asked = reader.types(next(blocks).body)
         assert asked.returncode == 0, asked.stdout + asked.stderr
         said = json.loads(asked.stdout)
@@ -74,14 +80,9 @@ def test_the_tutorial_of_rank(tmp_path: Path, teacher: str) -> None:
 
 @pytest.mark.long  # classify's is played each time; of this one what needs no process is, in test_commands
 def test_the_tutorial_of_chat(tmp_path: Path, teacher: str) -> None:
-    reader, blocks = Newcomer(tmp_path), iter(all_blocks_of("docs/tutorials/chat.md"))
-    assert reader.types(next(blocks).body).returncode == 0
     model = tiny_decoder(tmp_path / "model")
     settings = {"base_url": f'"{teacher}"', "api_key_env": '"OPENAI_API_KEY"', "model": f'"{model}"'}
-    edit(tmp_path / "desk" / "understudy.toml", **settings)
-    run = played(reader, blocks, "understudy run all")
-    assert run is not None
-    with reader.starts(run.body):
+    with told_and_started(tmp_path, "chat", **settings) as (reader, blocks):
         program = next(blocks)
         assert program.language == "python"
         asked = reader.runs(program.body + "print(said.model_dump_json())")

@@ -7,12 +7,19 @@ do, one broker serves the session. Without Java or Maven the tests skip at a des
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from kafka.net.inet import KafkaNetSocket
 
+from ops.brokers.kafka import kafka_settings
+from stream.kafka.cluster import admin
+from stream.log import dead_topic_of
 from tests.kafka.broker import Broker, MissingError, running_broker
+from tests.ops.sites import LANE
+from tests.ops.stand import TOPIC, Stand, standing
 
 _SHARED: Final = pytest.StashKey[Broker]()
 
@@ -30,6 +37,23 @@ def kafka_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
             del request.config.stash[_SHARED]
     except MissingError as missing:
         no_kafka(missing)
+
+
+@contextmanager
+def standing_on_kafka(folder: Path, redis_url: str, broker: Broker, **settings: str) -> Iterator[Stand]:
+    """A stand whose log is the broker, of two partitions where nothing is said; its topics go when it does."""
+    log = {"kind": '"kafka"', "bootstrap": f'"{broker.bootstrap}"', "group": f'"{folder.name}"'}
+    with standing(folder, redis_url, **{"partitions": "2", **settings, **log}) as made:
+        yield made
+        with closing(admin(kafka_settings(made.site))) as client:
+            client.delete_topics([TOPIC, dead_topic_of(LANE.use_case)])
+
+
+@pytest.fixture
+def stand(tmp_path: Path, redis_url: str, kafka_broker: Broker) -> Iterator[Stand]:
+    """One with the settings that a stand has."""
+    with standing_on_kafka(tmp_path, redis_url, kafka_broker) as made:
+        yield made
 
 
 @pytest.fixture

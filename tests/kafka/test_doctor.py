@@ -15,19 +15,17 @@ from ops.open_log import ensure_topics
 from stream.kafka.cluster import admin
 from stream.log import dead_topic_of
 from tests.kafka.broker import Broker
+from tests.kafka.fixtures import standing_on_kafka
 from tests.ops.sites import LANE, make_site, open_site
-from tests.ops.stand import TOPIC, Stand, standing, until
+from tests.ops.stand import TOPIC, Stand, until
 
 HOUR_S = 3600.0
 
 
 @pytest.fixture
 def stand(tmp_path: Path, redis_url: str, kafka_broker: Broker) -> Iterator[Stand]:
-    log = {"kind": '"kafka"', "bootstrap": f'"{kafka_broker.bootstrap}"', "group": f'"{tmp_path.name}"'}
-    with standing(tmp_path, redis_url, partitions="1", **log) as made:
+    with standing_on_kafka(tmp_path, redis_url, kafka_broker, partitions="1") as made:
         yield made
-        with closing(admin(kafka_settings(made.site))) as client:
-            client.delete_topics([TOPIC, dead_topic_of(LANE.use_case)])
 
 
 def look(stand: Stand, *, outage_h: float = 1.0) -> list[Finding]:

@@ -1,28 +1,14 @@
 """Kafka deletes what was not read, or a topic is deleted: ingest stands still or goes on, and says which."""
 
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
-import pytest
 from kafka import TopicPartition
 
 from ops.brokers.kafka import kafka_settings
 from ops.repair.command import skip_site
 from stream.kafka.cluster import admin
-from stream.log import dead_topic_of
-from tests.kafka.broker import Broker
 from tests.ops.sites import LANE
-from tests.ops.stand import TOPIC, Stand, standing, until
-
-
-@pytest.fixture
-def stand(tmp_path: Path, redis_url: str, kafka_broker: Broker) -> Iterator[Stand]:
-    log = {"kind": '"kafka"', "bootstrap": f'"{kafka_broker.bootstrap}"', "group": f'"{tmp_path.name}"'}
-    with standing(tmp_path, redis_url, partitions="2", **log) as made:
-        yield made
-        with closing(admin(kafka_settings(made.site))) as client:
-            client.delete_topics([TOPIC, dead_topic_of(LANE.use_case)])
+from tests.ops.stand import TOPIC, Stand, until
 
 
 def test_records_that_kafka_deleted_unread_wait_for_a_person_and_a_deleted_topic_does_not(stand: Stand) -> None:

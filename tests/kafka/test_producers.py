@@ -13,25 +13,20 @@ import pytest
 from kafka import KafkaProducer
 from typer.testing import CliRunner
 
-from ops.brokers.kafka import kafka_settings
 from ops.checks.lag import lags_of
 from ops.cli.app import app
 from ops.letters.reading import list_letters
-from stream.kafka.cluster import admin
-from stream.log import dead_topic_of
 from tests.kafka.broker import Broker
+from tests.kafka.fixtures import standing_on_kafka
 from tests.ops.children import REPOSITORY
 from tests.ops.sites import LANE
-from tests.ops.stand import TOPIC, Stand, standing, until
+from tests.ops.stand import TOPIC, Stand, until
 
 
 @pytest.fixture
 def stand(tmp_path: Path, redis_url: str, kafka_broker: Broker) -> Iterator[Stand]:
-    log = {"kind": '"kafka"', "bootstrap": f'"{kafka_broker.bootstrap}"', "group": f'"{tmp_path.name}"'}
-    with standing(tmp_path, redis_url, partitions="2", labels='["refund", "delivery"]', **log) as made:
+    with standing_on_kafka(tmp_path, redis_url, kafka_broker, labels='["refund", "delivery"]') as made:
         yield made
-        with closing(admin(kafka_settings(made.site))) as client:
-            client.delete_topics([TOPIC, dead_topic_of(LANE.use_case)])
 
 
 def event(stand: Stand, text: str, **changed: Any) -> dict[str, Any]:

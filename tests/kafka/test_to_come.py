@@ -1,9 +1,7 @@
 """An ingest that is older than a gateway, on real Kafka: it waits aloud at what it does not know, and loses nothing."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -12,30 +10,18 @@ import pytest
 from kafka import KafkaProducer
 from typer.testing import CliRunner
 
-from ops.brokers.kafka import kafka_settings
 from ops.cli.app import app
 from ops.state.run_files import read_run_file
 from store.event import decode, encode
-from stream.kafka.cluster import admin
-from stream.log import dead_topic_of
 from tests.contracts.escalations import escalation
 from tests.faults.test_fail_points import process, run
 from tests.kafka.broker import Broker
 from tests.ops.children import until
 from tests.ops.sites import LANE
-from tests.ops.stand import TOPIC, Stand, standing
+from tests.ops.stand import TOPIC, Stand
 
 SLOW_S = 240.0
 BEFORE, BEHIND, ELSEWHERE = 3, 4, 5
-
-
-@pytest.fixture
-def stand(tmp_path: Path, redis_url: str, kafka_broker: Broker) -> Iterator[Stand]:
-    log = {"kind": '"kafka"', "bootstrap": f'"{kafka_broker.bootstrap}"', "group": f'"{tmp_path.name}"'}
-    with standing(tmp_path, redis_url, partitions="2", **log) as made:
-        yield made
-        with closing(admin(kafka_settings(made.site))) as client:
-            client.delete_topics([TOPIC, dead_topic_of(LANE.use_case)])
 
 
 def status(stand: Stand) -> dict[str, Any]:

@@ -1,33 +1,14 @@
 """One request's life where the log is Kafka: the same reader, bounded by the time that the id holds."""
 
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-
-import pytest
-
-from ops.brokers.kafka import kafka_settings
 from ops.open_log import open_history
 from ops.trace.log import search
 from ops.trace.names import name_of
 from store.event import encode
-from stream.kafka.cluster import admin
-from stream.log import dead_topic_of
-from tests.kafka.broker import Broker
 from tests.ops.sites import LANE
-from tests.ops.stand import TOPIC, Stand, standing, until
+from tests.ops.stand import TOPIC, Stand, until
 from tests.ops.task_lanes import label_event, run
 
 _BEFORE = 2_500  # records, one a minute, in the same partition
-
-
-@pytest.fixture
-def stand(tmp_path: Path, redis_url: str, kafka_broker: Broker) -> Iterator[Stand]:
-    log = {"kind": '"kafka"', "bootstrap": f'"{kafka_broker.bootstrap}"', "group": f'"{tmp_path.name}"'}
-    with standing(tmp_path, redis_url, partitions="2", **log) as made:
-        yield made
-        with closing(admin(kafka_settings(made.site))) as client:
-            client.delete_topics([TOPIC, dead_topic_of(LANE.use_case)])
 
 
 def test_an_event_is_found_among_many_by_the_time_of_its_id_and_told_with_its_place(stand: Stand) -> None:
