@@ -18,7 +18,7 @@ from store.buffer.repair.lists import Lists, ListsHeld, former_lanes
 from store.buffer.repair.positions import Positions, Skip
 from store.errors import BadSignatureError, RegistryError
 from store.event import Lane, Task, UnknownTask, wall_clock_s
-from store.registry.chain import Chain, Kept
+from store.registry.chain import Chain, Kept, Owner
 from store.registry.moves import fold
 from store.registry.versions import Registry
 from store.tasks.tasks import BEFORE_NOTES, LaneTerms
@@ -253,10 +253,10 @@ def check_registry(registry: Registry, lanes: Iterable[Lane]) -> RegistryFinding
     """Verify every move, every version's signature and the sha256 of every file."""
     found = RegistryFindings()
     for lane in lanes:
-        moves = _check_chain(registry.moves(lane), lane, found) or []
+        moves = _check_chain(registry.moves(lane), found) or []
         named = {move.version for move in moves if move.version is not None}
         found.moves += len(moves)
-        found.rulings += len(_check_chain(registry.rulings(lane), lane, found) or [])
+        found.rulings += len(_check_chain(registry.rulings(lane), found) or [])
         versions = registry.versions(lane)
         present = versions.list()
         found.versions += len(present)
@@ -279,7 +279,7 @@ def _check_letters(
     registry: Registry, use_case: str, notes: Mapping[str, bytes], now_s: float, found: RegistryFindings
 ) -> None:
     """Verify the decisions about a use case's dead letters, and compare what is noted with them."""
-    records = _check_chain(registry.letters(use_case), use_case, found)
+    records = _check_chain(registry.letters(use_case), found)
     if records is None:
         found.letters_ok = False
         return
@@ -290,14 +290,14 @@ def _check_letters(
     found.problems += compared.problems
 
 
-def _check_chain(chain: Chain[Kept], owner: object, found: RegistryFindings) -> list[Kept] | None:
+def _check_chain(chain: Chain[Kept, Owner], found: RegistryFindings) -> list[Kept] | None:
     """Verify moves, rulings or decisions; None where they do not verify."""
     try:
         return chain.read()
     except BadSignatureError as error:
         found.signatures_ok = False
-        found.problems.append(f"{owner}: {error}")
+        found.problems.append(f"{chain.owner}: {error}")
     except (RegistryError, OSError) as error:
         found.chain_ok = False
-        found.problems.append(f"{owner}: {error}")
+        found.problems.append(f"{chain.owner}: {error}")
     return None

@@ -58,13 +58,12 @@ class Ruling(
     undoes: int | None = None  # of undo: the ruling's number
 
 
-class Rulings(Chain[Ruling]):
+class Rulings(Chain[Ruling, Lane]):
     """The rulings of one lane. Use one instance per thread."""
 
     def __init__(self, directory: Path, trusted: TrustedKeys, lane: Lane) -> None:
         """Use the chain in `directory`; nothing is written before the first `append`."""
         super().__init__(directory, trusted, lane, _KIND)
-        self._lane = lane
 
     def append(
         self,
@@ -105,7 +104,7 @@ class Rulings(Chain[Ruling]):
         ruling = Ruling(
             number=1,
             kind=kind,
-            lane=self._lane,
+            lane=self.owner,
             previous_sha256=GENESIS,
             who=who,
             why=why,

@@ -101,7 +101,7 @@ class Deciding:
 
     @property
     def _use_case(self) -> str:
-        return self.chain.use_case
+        return self.chain.owner
 
     def _notes(self) -> dict[str, bytes]:
         return self.book.notes(self._use_case)

@@ -75,13 +75,12 @@ class LetterRecord(
         return f"gone:{reason}:{self.number}"
 
 
-class LetterDecisions(Chain[LetterRecord]):
+class LetterDecisions(Chain[LetterRecord, str]):
     """The decisions of one use case. Use one instance per thread."""
 
     def __init__(self, directory: Path, trusted: TrustedKeys, use_case: str) -> None:
         """Use the chain in `directory`; nothing is written before the first `append`."""
         super().__init__(directory, trusted, use_case, _KIND)
-        self.use_case = use_case
 
     def append(
         self,
@@ -112,7 +111,7 @@ class LetterDecisions(Chain[LetterRecord]):
         record = LetterRecord(
             number=1,
             kind=kind,
-            use_case=self.use_case,
+            use_case=self.owner,
             previous_sha256=GENESIS,
             who=who,
             why=why,

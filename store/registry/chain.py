@@ -50,15 +50,16 @@ class Record(Protocol):
 
 
 Kept = TypeVar("Kept", bound=Record)
+Owner = TypeVar("Owner")  # a lane, or the name of a use case
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordKind(Generic[Kept]):
+class RecordKind(Generic[Kept, Owner]):
     """What a chain's records are."""
 
     name: str  # one word; the field of the file that holds the record, and what messages call it
     owners: str  # what has a chain of these: lane, or use case
-    owner: Callable[[Kept], object]  # whose a record is
+    owner: Callable[[Kept], Owner]  # whose a record is
     record: type[Kept]
     odd: Callable[[Kept], str | None]  # what is wrong with one whose fields are each well formed
 
@@ -68,14 +69,14 @@ class RecordKind(Generic[Kept]):
         return f"understudy/{self.name}/1\n".encode()
 
 
-class Chain(Generic[Kept]):
+class Chain(Generic[Kept, Owner]):
     """The chain of one lane or use case. Use one instance per thread."""
 
-    def __init__(self, directory: Path, trusted: TrustedKeys, owner: object, kind: RecordKind[Kept]) -> None:
+    def __init__(self, directory: Path, trusted: TrustedKeys, owner: Owner, kind: RecordKind[Kept, Owner]) -> None:
         """Use the chain in `directory`; nothing is written before the first `add`."""
         self._directory = directory
         self._trusted = trusted
-        self._owner = owner
+        self.owner = owner
         self._kind = kind
         self._verified: list[tuple[str, Kept]] = []  # (sha256 of the file, its record)
         self._writable = False
@@ -153,7 +154,7 @@ class Chain(Generic[Kept]):
             if self._create(numbered, key):
                 self._read_on()
                 return numbered
-        message = f"{what} in {self._owner}: another writer moved first; read the {self._kind.name}s and decide anew"
+        message = f"{what} in {self.owner}: another writer moved first; read the {self._kind.name}s and decide anew"
         raise MoveConflictError(message)
 
     def _read_on(self, *, trusted: int = 0) -> None:
@@ -195,8 +196,8 @@ class Chain(Generic[Kept]):
         except BadSignatureError as error:
             message = f"{path}: {error}"
             raise BadSignatureError(message) from error
-        if (owner := self._kind.owner(record)) != self._owner:
-            message = f"{path} is a {name} of {self._kind.owners} {owner}, not of {self._owner}"
+        if (owner := self._kind.owner(record)) != self.owner:
+            message = f"{path} is a {name} of {self._kind.owners} {owner}, not of {self.owner}"
             raise BrokenChainError(message)
         if record.number != len(before) + 1 or record.previous_sha256 != (before[-1][0] if before else GENESIS):
             message = f"{path} ({name} {record.number}) does not follow the {name} before it"
@@ -269,7 +270,7 @@ class Chain(Generic[Kept]):
                 odd += [] if why is None else [f"{path}: {why}"]
         if odd:
             _log.warning(
-                f"unfinished {self._kind.name}s are left", owner=str(self._owner), count=len(odd), odd=odd[:_SAID]
+                f"unfinished {self._kind.name}s are left", owner=str(self.owner), count=len(odd), odd=odd[:_SAID]
             )
 
     def _numbers(self) -> list[int]:

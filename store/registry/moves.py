@@ -122,13 +122,12 @@ def promoted(moves: Iterable[Move]) -> list[str]:
     return [_of(move) for move in moves if move.kind == "promote"]
 
 
-class Moves(Chain[Move]):
+class Moves(Chain[Move, Lane]):
     """The moves of one lane. Use one instance per thread."""
 
     def __init__(self, directory: Path, trusted: TrustedKeys, lane: Lane) -> None:
         """Use the chain in `directory`; nothing is written before the first `append`."""
         super().__init__(directory, trusted, lane, _KIND)
-        self._lane = lane
         self._folded: tuple[int, Standing] = (0, Standing())  # of how many moves
 
     def standing(self, monotonic_s: float) -> Standing:
@@ -173,7 +172,7 @@ class Moves(Chain[Move]):
         move = Move(
             number=1,
             kind=kind,
-            lane=self._lane,
+            lane=self.owner,
             version=version,
             previous_sha256=GENESIS,
             who=who,

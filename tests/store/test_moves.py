@@ -35,7 +35,7 @@ def promote(moves: Moves, key: SigningKey, version: str, expected: int | None = 
 
 def fresh(moves: Moves) -> Moves:
     """The same chain, read by somebody who has verified nothing yet."""
-    return Moves(moves._directory, moves._trusted, moves._lane)
+    return Moves(moves._directory, moves._trusted, moves.owner)
 
 
 def paths(moves: Moves) -> list[Path]:
