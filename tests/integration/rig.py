@@ -207,12 +207,16 @@ class Rig:
         return "\n".join(log.read_text("utf-8", "replace")[-1500:] for log in sorted(self.folder.glob("*.log")))
 
     def fires(self, watch: Watch, alert: str, *, slack_s: float, meanwhile: Callable[[], object] = _nothing) -> None:
-        """See an alert fire, within what its rule promises and `slack_s` of Prometheus' own seconds."""
+        """See an alert fire, within what its rule promises and `slack_s` of Prometheus' own seconds, and be passed on.
+
+        What ends before Alertmanager's next round is never passed on, so nothing may be mended before.
+        """
         began_s = time.time()  # noqa: TID251 - Prometheus' own clock
         self.until(f"{alert} fires", lambda: watch.fired_s(alert, since_s=began_s), meanwhile=meanwhile)
         took = watch.looks(began_s, watch.fired_s(alert, since_s=began_s))
         promised = promised_s(SHIPPED, alert, factor=FACTOR)
         assert took <= promised + slack_s, f"{alert} took {took:.0f} looks, {promised:.0f} are promised"
+        self.until(f"{alert} is told", lambda: watch.told(alert), meanwhile=meanwhile)
 
     def resolves(self, watch: Watch, *alerts: str, meanwhile: Callable[[], object] = _nothing) -> None:
         """See alerts end."""

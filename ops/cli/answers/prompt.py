@@ -216,7 +216,7 @@ def _asked(site: Site, client: redis.Redis, section: LaneSection, quoted: Quote,
     """Ask, once a person has agreed to pay; what came of it is shown."""
     from ops.rulings.reask import ask_again  # noqa: PLC0415 - as above
 
-    if not wanted.pay:
+    if quoted.questions and not wanted.pay:
         typer.confirm("Ask them?", abort=True, err=True)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("asking", total=len(quoted.questions))
