@@ -29,10 +29,11 @@ from store.faults.points import reach
 from store.registry.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, VERDICTS_NAME, Manifest, Topic, Verdict
 from store.registry.moves import Move, promoted
+from store.registry.registry import Registry
 from store.registry.sealed import OpenVersion
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.students.records import StudentRecord
-from store.registry.versions import Registry, Versions
+from store.registry.versions import Versions
 from trainer.attempt import Attempt, attempt, freeze_rows
 from trainer.judge.calibrate import rows_to_certify
 from trainer.judge.equal import answers_alike, nothing_new, recipe_of

@@ -20,7 +20,7 @@ from store.errors import BadSignatureError, RegistryError
 from store.event import Lane, Task, UnknownTask, wall_clock_s
 from store.registry.chain import Chain, Kept, Owner
 from store.registry.moves import fold
-from store.registry.versions import Registry
+from store.registry.registry import Registry
 from store.tasks.tasks import BEFORE_NOTES, LaneTerms
 from stream.dead_letter import Burials
 from stream.ingest import IngestSettings

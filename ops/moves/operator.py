@@ -17,9 +17,9 @@ from ops.exits import RefusedError
 from store.errors import RegistryError
 from store.event import Lane
 from store.registry.moves import Move, Standing, fold
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey
 from store.registry.students.records import StudentRecord
-from store.registry.versions import Registry
 
 FOLLOW_S: Final = 5.0
 _POLL_S: Final = 0.05

@@ -17,7 +17,7 @@ from store.errors import UnderstudyError
 from store.policy import Policy
 from store.registry.manifest import SNAPSHOT_NAME, VERDICTS_NAME, Manifest, Verdict
 from store.registry.moves import Move, fold
-from store.registry.versions import Registry
+from store.registry.registry import Registry
 from trainer.cycle import base_of, lineage_of, rival_of
 from trainer.judge.verdicts import judge_challenger
 from trainer.learn.recipe import Recipe

@@ -34,7 +34,7 @@ from store.errors import SettingsError
 from store.money.books import Books
 from store.redact import redact_noting
 from store.registry.moves import Standing
-from store.registry.versions import Registry
+from store.registry.registry import Registry
 from store.student.loaded import Loaded
 from store.tracing.spans import OFF, Tracer
 

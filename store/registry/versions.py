@@ -15,10 +15,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from store.answers.rulings import Rulings
 from store.errors import CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
-from store.letters.decisions import LetterDecisions
 from store.log.lazy import logger
 from store.registry.blobs import Blobs, is_intact
 from store.registry.durable import (
@@ -30,6 +28,7 @@ from store.registry.durable import (
     sync_folder,
     write_new,
 )
+from store.registry.folders import lane_registry
 from store.registry.manifest import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -39,7 +38,6 @@ from store.registry.manifest import (
     canonical_json,
     version_id,
 )
-from store.registry.moves import Moves
 from store.registry.sealed import (
     PURPOSE,
     OpenVersion,
@@ -58,8 +56,6 @@ _TEMPORARY: Final = ".tmp-"
 _SAID: Final = 5  # of the things that do not belong
 _ID: Final = re.compile(rf"[0-9a-f]{{{VERSION_ID_HEX_DIGITS}}}")
 Built = TypeVar("Built")
-LETTERS: Final = "_letters"  # the folder beside those of tenants
-_SLUG: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 class Versions:
@@ -274,66 +270,3 @@ class Versions:
             _log.warning(
                 "the registry holds what is not its own", lane=str(self._lane), count=len(odd), odd=odd[:_SAID]
             )
-
-
-class Registry:
-    """The registry: of each lane versions, moves and rulings; of each use case what was decided about dead letters."""
-
-    def __init__(self, root: Path, trusted: TrustedKeys) -> None:
-        """Use the registry at `root`; reading needs no write permission."""
-        self._root = root
-        self._trusted = trusted
-
-    def versions(self, lane: Lane) -> Versions:
-        """The versions of a lane."""
-        return Versions(self._root, self._trusted, lane)
-
-    def moves(self, lane: Lane) -> Moves:
-        """The moves of a lane."""
-        return Moves(lane_registry(self._root, lane)[1], self._trusted, lane)
-
-    def rulings(self, lane: Lane) -> Rulings:
-        """What people decided about the lane's older answers."""
-        return Rulings(rulings_folder(self._root, lane), self._trusted, lane)
-
-    def letters(self, use_case: str) -> LetterDecisions:
-        """What people decided about the use case's dead letters, which may be of no lane."""
-        return LetterDecisions(letters_folder(self._root, use_case), self._trusted, use_case)
-
-    def require_exclusive_create(self) -> None:
-        """For the start of every process that writes: refuse a file system on which two writers could both win.
-
-        Raises:
-            RegistryError: it cannot create exclusively, or cannot be written.
-        """
-        require_exclusive_create(self._root)
-
-
-def lane_registry(root: Path, lane: Lane) -> tuple[Path, Path]:
-    """The folders of a lane's versions and of its moves.
-
-    Raises:
-        RegistryError: the lane's names are no slugs, and could point out of the registry.
-    """
-    if _SLUG.fullmatch(lane.tenant) is None or _SLUG.fullmatch(lane.use_case) is None:
-        message = f"lane {str(lane)!r}: tenant and use case are lower-case letters, digits, - and _"
-        raise RegistryError(message)
-    folder = root / lane.tenant / lane.use_case
-    return folder / "versions", folder / "moves"
-
-
-def rulings_folder(root: Path, lane: Lane) -> Path:
-    """The folder of a lane's rulings, beside its moves; errors as of `lane_registry`."""
-    return lane_registry(root, lane)[1].with_name("rulings")
-
-
-def letters_folder(root: Path, use_case: str) -> Path:
-    """The folder of decisions about a use case's dead letters; no tenant has its name.
-
-    Raises:
-        RegistryError: the name is no slug, and could point out of the registry.
-    """
-    if _SLUG.fullmatch(use_case) is None:
-        message = f"use case {use_case!r}: lower-case letters, digits, - and _"
-        raise RegistryError(message)
-    return root / LETTERS / use_case

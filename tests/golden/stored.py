@@ -14,9 +14,9 @@ from typing import Any, cast
 import redis
 
 from serve.teacher.ledger import BUCKET_S
+from store.registry.folders import LETTERS
 from store.registry.manifest import MANIFEST_NAME
 from store.registry.sealed import decode_manifest
-from store.registry.versions import LETTERS
 from tests.golden.fixed import NOW_S
 
 _KEPT_S = 600  # for keys that expire

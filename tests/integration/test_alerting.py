@@ -96,7 +96,9 @@ def test_each_thing_that_breaks_is_told_in_time_and_what_is_mended_ends(tmp_path
         the_log_takes_nothing(one, watch)
         the_registry_cannot_be_trusted(one, watch)
         one.calm(watch, meanwhile=one.ask)
-        each_end_is_told(one, receiver, {"UnderstudyServeAbsent", "UnderstudyAnswersInvalid", "UnderstudyEventsDropped"})
+        each_end_is_told(
+            one, receiver, {"UnderstudyServeAbsent", "UnderstudyAnswersInvalid", "UnderstudyEventsDropped"}
+        )
 
 
 @pytest.mark.long

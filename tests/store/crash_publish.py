@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey, TrustedKeys
-from store.registry.versions import Registry
 from tests.store.drafts import LANE, make_manifest
 
 CALLS = ("open", "fsync", "link", "rename", "replace", "mkdir", "unlink", "close")

@@ -7,9 +7,10 @@ import msgspec
 
 from store.event import Lane
 from store.registry.manifest import BaseModel, Manifest, Preprocessing, canonical_json
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey, TrustedKeys, public_path
 from store.registry.students.records import ClassifyRecord, Golden
-from store.registry.versions import Registry, Versions
+from store.registry.versions import Versions
 
 LANE = Lane("acme", "intents")
 OTHER_LANE = Lane("acme", "topics")

@@ -13,8 +13,8 @@ from store.registry import chain as chain_module
 from store.registry.durable import read_bounded
 from store.registry.manifest import canonical_json
 from store.registry.moves import Move, Moves, Standing, fold
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey
-from store.registry.versions import Registry
 from tests.store.drafts import LANE, OTHER_LANE, make_keys
 
 MINUTE_S = 60.0  # in which a chain that is followed is verified as a whole

@@ -8,8 +8,9 @@ import pytest
 from store.errors import BadSignatureError, BrokenChainError, RegistryError
 from store.letters.decisions import LetterDecision, LetterMove, LetterRecord, fold
 from store.registry.chain import GENESIS
+from store.registry.folders import letters_folder
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey
-from store.registry.versions import Registry, letters_folder
 from tests.store.drafts import make_keys
 
 WHEN: dict[str, Any] = {"who": "ada", "why": "so", "now_s": 1.0}

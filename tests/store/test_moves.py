@@ -15,8 +15,8 @@ from store.registry import chain as chain_module
 from store.registry import durable
 from store.registry.manifest import canonical_json
 from store.registry.moves import Move, MoveKind, Moves
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey
-from store.registry.versions import Registry
 from tests.store.drafts import LANE, OTHER_LANE, make_keys
 
 Chain = tuple[Moves, SigningKey, Path]
@@ -306,7 +306,7 @@ import sys
 from pathlib import Path
 from store.errors import MoveConflictError
 from store.registry.signing import SigningKey, TrustedKeys
-from store.registry.versions import Registry
+from store.registry.registry import Registry
 from tests.store.drafts import LANE
 folder, me = Path(sys.argv[1]), sys.argv[2]
 key = SigningKey.load(folder / "keys" / "trainer")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from store.registry import durable
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey, TrustedKeys, public_path
-from store.registry.versions import Registry
 from store.secrets import DataSecret
 from tests.power_cut import Disk, PowerCut, outcomes, recording
 from tests.store.drafts import LANE, make_draft, make_keys, make_manifest

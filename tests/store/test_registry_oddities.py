@@ -12,8 +12,9 @@ import pytest
 import structlog
 
 from store.errors import CorruptVersionError, RegistryError, UnknownVersionError
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey
-from store.registry.versions import Registry, Versions
+from store.registry.versions import Versions
 from tests.store.drafts import LANE, make_draft, make_manifest, make_versions
 
 Place = tuple[Versions, SigningKey, Path]

@@ -12,8 +12,8 @@ from store.answers.rules import NO_RULES
 from store.answers.rulings import Ruling, Rulings, Sample, in_force, rules_of
 from store.errors import BadSignatureError, BrokenChainError, MoveConflictError, RegistryError
 from store.registry.chain import GENESIS
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey
-from store.registry.versions import Registry
 from tests.store.drafts import LANE, OTHER_LANE, make_keys
 
 WHEN: dict[str, Any] = {"who": "ada", "why": "so", "now_s": 1.0}

@@ -16,11 +16,13 @@ import pytest
 from store.errors import BadSignatureError, CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
 from store.registry import blobs, durable
+from store.registry.folders import lane_registry
 from store.registry.manifest import FileEntry, canonical_json, version_id
+from store.registry.registry import Registry
 from store.registry.sealed import PURPOSE
 from store.registry.signing import SigningKey
 from store.registry.students.records import ClassifyRecord
-from store.registry.versions import Registry, Versions, lane_registry
+from store.registry.versions import Versions
 from tests.store.drafts import (
     ENCODER_BYTES,
     LANE,
@@ -501,7 +503,7 @@ def test_two_publishers_at_once_both_succeed(place: Place) -> None:
     versions, _, folder = place
     program = (
         "import sys; from pathlib import Path; from tests.store.drafts import of_schema_1, LANE, make_manifest\n"
-        "from store.registry.signing import SigningKey, TrustedKeys; from store.registry.versions import Registry\n"
+        "from store.registry.signing import SigningKey, TrustedKeys; from store.registry.registry import Registry\n"
         "folder = Path(sys.argv[1]); key = SigningKey.load(folder / 'keys' / 'trainer')\n"
         "registry = Registry(folder / 'registry', TrustedKeys.load(folder / 'keys' / 'trusted'))\n"
         "for seed in range(10):\n"

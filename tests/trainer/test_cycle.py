@@ -14,9 +14,10 @@ from store.buffer.item import Item
 from store.cycles.signs import Stage
 from store.errors import RegistryError
 from store.policy import PolicyName
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey, TrustedKeys
 from store.registry.students.records import ClassifyRecord
-from store.registry.versions import Registry, Versions
+from store.registry.versions import Versions
 from store.student.classify import Student
 from store.tasks.tasks import LaneTerms
 from tests.trainer.questions import LANE, NOW_S, PROMPT_VERSION, an_item, items, questions

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from store.registry.manifest import SNAPSHOT_NAME, SnapshotRecord, Verdict
+from store.registry.registry import Registry
 from store.registry.sealed import OpenVersion
 from store.registry.signing import SigningKey
-from store.registry.versions import Registry, Versions
+from store.registry.versions import Versions
 from store.student.classify import Student
 from tests.store.drafts import LANE, make_draft, make_keys, make_manifest
 from trainer import cycle

@@ -11,8 +11,8 @@ import pytest
 from ops.recompute.scoring import NotRecomputableError, Recomputed, recompute
 from store.buffer.item import Item
 from store.registry.manifest import SNAPSHOT_NAME
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey
-from store.registry.versions import Registry
 from tests.trainer import test_cycle as of_classify
 from tests.trainer.chat import test_cycle as of_chat
 from tests.trainer.chat import test_referee as of_referee

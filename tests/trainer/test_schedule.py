@@ -25,8 +25,8 @@ from store.event import EscalationCause, Lane, TextInput, new_event_id, utc
 from store.money.books import Books
 from store.money.deeds import Deeds
 from store.registry.moves import Move, Standing, fold
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey, TrustedKeys
-from store.registry.versions import Registry
 from store.tasks.classify import ClassifyRules
 from store.tasks.tasks import LaneTerms
 from stream.memory import MemoryLog

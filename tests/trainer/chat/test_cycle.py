@@ -13,9 +13,9 @@ import torch
 
 from store.errors import SettingsError
 from store.policy import PolicyName
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey, TrustedKeys, public_path
 from store.registry.students.records import ChatRecord
-from store.registry.versions import Registry
 from store.student.chat.adapter import Trained
 from store.student.chat.chatter import Chatter
 from store.student.loaded import ChatOpinion

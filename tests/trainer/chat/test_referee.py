@@ -14,9 +14,9 @@ from store.errors import CorruptVersionError
 from store.event import AgreementVerdict
 from store.registry.durable import append_line
 from store.registry.manifest import VERDICTS_NAME
+from store.registry.registry import Registry
 from store.registry.sealed import OpenVersion
 from store.registry.signing import TrustedKeys
-from store.registry.versions import Registry
 from store.tasks.rules import Dispute
 from tests.trainer.chat.talks import LANE, a_talk, event_of, item_of
 from tests.trainer.chat.test_cycle import promoted, quick, work_in

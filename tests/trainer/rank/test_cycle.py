@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from store.policy import PolicyName
+from store.registry.registry import Registry
 from store.registry.signing import SigningKey, TrustedKeys, public_path
 from store.registry.students.records import RankRecord
-from store.registry.versions import Registry
 from store.student.loaded import RankOpinion
 from store.student.tasks import load
 from store.tasks.rank import Tolerance
