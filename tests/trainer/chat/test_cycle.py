@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from store.registry.signing import SigningKey, TrustedKeys, public_path
 from store.registry.students.records import ChatRecord
 from store.student.chat.adapter import Trained
 from store.student.chat.chatter import Chatter
+from store.student.chat.stack import Stack
 from store.student.loaded import ChatOpinion
 from store.student.tasks import load
 from store.tasks.chat import ChatTerms
@@ -286,3 +287,13 @@ def test_a_lane_without_a_decoder_is_told_which_setting_to_mend(first: tuple[Cyc
     work, _ = first
     with pytest.raises(SettingsError, match=r"lanes\.student\.model"):
         run_cycle(replace(work, settings=replace(work.settings, model=None)), items(20), {})
+
+
+def test_a_wide_decoder_is_trained_at_a_lower_rate_and_a_gpu_trains_all_layers() -> None:
+    def rate(hidden_size: int, device: str = "cpu") -> tuple[float, int | None]:
+        stack = cast("Stack", SimpleNamespace(hidden_size=hidden_size, device=torch.device(device)))
+        found = steps.tuning_of(1000, stack=stack)
+        return found.learning_rate, found.layers
+
+    assert rate(32) == rate(576) == (QUICK.learning_rate, QUICK.layers)
+    assert rate(2304, "cuda") == (QUICK.learning_rate / 4, None)

@@ -12,6 +12,7 @@ from store.student.chat.adapter import Trained
 from store.student.chat.chatter import Chatter
 from store.student.chat.decoder import Decoder
 from store.student.chat.neighbours import Neighbours, answer_key, opening_key
+from store.student.chat.stack import Stack
 from store.student.chat.trust import EARLY_SIGNALS, SIGNALS, Confidence, Early
 from store.tasks.chat import heard_text
 from trainer.learn.chat.freezing import FrozenChats, chatter
@@ -23,17 +24,22 @@ from trainer.learn.recipe import Lineage, Rival
 from trainer.snapshot import rows_of
 from trainer.work import Tell, tell_nobody
 
-_FEW_ROWS: Final = 400  # with fewer: more passes over them, in smaller batches
+_FEW_ROWS: Final = 400  # with fewer: more passes over them
+_WIDTH: Final = 576  # of the decoder that the rate was measured with
 _ENOUGH_OUTCOMES: Final = 100  # to learn from what to trust
-FEW: Final = Tuning(epochs=4, batch_rows=4, micro_rows=4)
-MANY: Final = Tuning(epochs=2, batch_rows=8, micro_rows=8)
-WARM: Final = Tuning(epochs=1, learning_rate=5e-4, batch_rows=8, micro_rows=8)
+FEW: Final = Tuning(epochs=4, learning_rate=2e-3, batch_rows=4, micro_rows=4)
+MANY: Final = replace(FEW, epochs=2)
+WARM: Final = replace(FEW, epochs=1, learning_rate=1e-3)
 
 
-def tuning_of(rows: int, *, device: str, warm: bool = False) -> Tuning:
-    """How so many answers are learned: on a GPU in all layers, with nothing kept."""
+def tuning_of(rows: int, *, stack: Stack, warm: bool = False) -> Tuning:
+    """How so many answers are learned: on a GPU in all layers, with nothing kept.
+
+    Wider decoders want a lower rate, in inverse proportion to their width (Yang et al. 2022, "Tensor Programs V").
+    """
     found = WARM if warm else FEW if rows < _FEW_ROWS else MANY
-    return replace(found, layers=None) if device == "cuda" else found
+    rate = found.learning_rate * min(1.0, _WIDTH / stack.hidden_size)
+    return replace(found, learning_rate=rate, layers=None if stack.device.type == "cuda" else found.layers)
 
 
 def trained_on(
@@ -54,7 +60,7 @@ def trained_on(
         tell: told how far it has come.
     """
     decoder = rows.base.decoder
-    tuning = tuning_of(len(places), device=decoder.stack.device.type, warm=start is not None)
+    tuning = tuning_of(len(places), stack=decoder.stack, warm=start is not None)
     weight = float(np.mean([rows.snapshot.rows[place].weight for place in places]))
     lessons = [rows.lesson(place) for place in places]
     return fit(
