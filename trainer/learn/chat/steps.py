@@ -24,12 +24,12 @@ from trainer.learn.recipe import Lineage, Rival
 from trainer.snapshot import rows_of
 from trainer.work import Tell, tell_nobody
 
-_FEW_ROWS: Final = 400  # with fewer: more passes over them
+_FEW_ROWS: Final = 400  # with fewer: more passes over them, in smaller batches
 _WIDTH: Final = 576  # of the decoder that the rate was measured with
 _ENOUGH_OUTCOMES: Final = 100  # to learn from what to trust
 FEW: Final = Tuning(epochs=4, learning_rate=2e-3, batch_rows=4, micro_rows=4)
-MANY: Final = replace(FEW, epochs=2)
-WARM: Final = replace(FEW, epochs=1, learning_rate=1e-3)
+MANY: Final = Tuning(epochs=2, learning_rate=3e-3, batch_rows=8, micro_rows=8)
+WARM: Final = replace(MANY, epochs=1, learning_rate=1.5e-3)
 
 
 def tuning_of(rows: int, *, stack: Stack, warm: bool = False) -> Tuning:
