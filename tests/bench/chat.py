@@ -6,7 +6,7 @@
   is learned by.
 - stream: conversations in turn through the budget's own rules (`store.policy`); the student is trained as answers are
   bought, by the schedule (`trainer.due`), and every answer is scored: a bought one agrees. Beside it the same with
-  answers bought at random.
+  answers bought at random; until there is a student every answer is bought, either way.
 
 Prints one JSON object as its last line. The data are calls of a bank's tools, one JSON object an answer; on a busy
 machine read cpu seconds.
@@ -202,7 +202,7 @@ def play(bench: Bench, talks: Sequence[Talk], way: Way, *, calls: int, seed: int
                 bought=len(bought),
                 first=outright_calls(calls, len(talks)),
             )
-            if allowance.calls_left > 0 and _buys(way, allowance, recent, rng):
+            if allowance.calls_left > 0 and (champion is None or _buys(way, allowance, recent, rng)):
                 bought.append(talk)
                 agreed += 1.0
             else:
