@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 
 import httpx
 import pytest
@@ -22,7 +23,10 @@ CONFIG = """
 model_list:
   - model_name: big
     litellm_params: {model: openai/anything, api_key: none, mock_response: "no"}
+general_settings:
+  master_key: sk-{key}
 """
+KEY = token_hex(32)  # without one it refuses to start, and so it does with a weak one
 
 
 @pytest.fixture
@@ -30,14 +34,16 @@ def proxy(tmp_path: Path) -> Iterator[str]:
     if PROGRAM is None:
         pytest.skip("no program `litellm`: pip install 'litellm[proxy]'")
     config = tmp_path / "config.yaml"
-    config.write_text(CONFIG, "utf-8")
+    config.write_text(CONFIG.replace("{key}", KEY), "utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
     line = [PROGRAM, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
     with (tmp_path / "log").open("wb") as log, subprocess.Popen(line, cwd=tmp_path, stdout=log, stderr=log) as running:
         try:
-            until(lambda: answers(f"http://127.0.0.1:{port}/health/liveliness"), seconds=240.0)
-            yield f"http://127.0.0.1:{port}/v1"
+            until(lambda: running.poll() is not None or answers(f"{url}/health/liveliness"), seconds=240.0)
+            assert running.poll() is None, (tmp_path / "log").read_text("utf-8", "replace")[-2000:]
+            yield f"{url}/v1"
         finally:
             running.terminate()
 
@@ -51,7 +57,9 @@ def answers(url: str) -> bool:
 
 def test_a_lane_is_taught_through_litellms_proxy(proxy: str) -> None:
     async def ask() -> object:
-        teacher = teacher_of(replace(TEACHER, base_url=proxy, timeout_s=60.0), monotonic=lambda: 0.0)
+        teacher = teacher_of(
+            replace(TEACHER, base_url=proxy, api_key=f"sk-{KEY}", timeout_s=60.0), monotonic=lambda: 0.0
+        )
         try:
             return await teacher.ask(TextInput(text="is it?"))
         finally:
