@@ -26,6 +26,7 @@ ROLLBACK_AT: Final = 0.93
 _LOOK_S: Final = 1.0
 _WAIT_S: Final = 0.2
 _SETTLE_S: Final = 45.0
+_RUSH_IN_FLIGHT: Final = 64
 _FIRST_CYCLE_S: Final = 900.0  # of minutes on two quiet cores
 _PLANT_S: Final = 300.0  # a fresh process that imports torch and embeds every row, on a machine that is busy
 
@@ -73,7 +74,7 @@ class DemoRun:
         rush = min(pace.rush, total)
         self.phase = "sending"
         if rush:
-            await self.client.send_all([0.0] * rush)
+            await self.client.send_all([0.0] * rush, in_flight=_RUSH_IN_FLIGHT)  # only the teacher answers yet
             self.phase = "training the first student"
             await self._until(self._first_cycle_over, _FIRST_CYCLE_S)
             self.phase = "sending"

@@ -34,7 +34,7 @@ class Sender:
         self.told = told
         self.parts: list[tuple[int, int, bool]] = []  # the first, how many, whether something served
 
-    async def send_all(self, due_s: Sequence[float], first: int = 0) -> None:
+    async def send_all(self, due_s: Sequence[float], first: int = 0, *, in_flight: int | None = None) -> None:
         self.parts.append((first, len(due_s), bool(self.told.swaps)))
 
 

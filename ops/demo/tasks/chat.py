@@ -32,7 +32,7 @@ class SmartHome:
     """Satisfies `ops.demo.tasks.play.DemoTask`."""
 
     lane: Final = Lane("demo", "home")
-    pace: Final = Pace(rate=2.5, in_flight=8, rush=300)
+    pace: Final = Pace(rate=2.5, in_flight=8, rush=400)
     target: Final = 0.75
     sabotage: Final = "fine_tune"  # a head keeps what the champion says
     sabotage_rows: Final = 48  # it need not be good, and all of them take minutes

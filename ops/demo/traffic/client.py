@@ -39,12 +39,18 @@ class Client:
         self._traffic = traffic
         self._play = play
         self._item_ids = item_ids
-        self._turns = asyncio.Semaphore(play.pace.in_flight)
         self._dice = Random("understudy-retries")  # noqa: S311 - a pace, no secret
 
-    async def send_all(self, due_s: Sequence[float], first: int = 0) -> None:
-        """Send so many requests from the `first` on, each when it is due; returns once all are answered."""
-        most = self._play.pace.in_flight
+    async def send_all(self, due_s: Sequence[float], first: int = 0, *, in_flight: int | None = None) -> None:
+        """Send so many requests from the `first` on, each when it is due; returns once all are answered.
+
+        Args:
+            due_s: seconds from now, ascending.
+            first: the place of the first of them in the traffic.
+            in_flight: at most; None: as the task's pace says.
+        """
+        most = in_flight or self._play.pace.in_flight
+        turns = asyncio.Semaphore(most)
         limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
         loop = asyncio.get_running_loop()
         start_s = loop.time()
@@ -54,8 +60,9 @@ class Client:
         ):
             for index, at_s in enumerate(due_s, first):
                 await asyncio.sleep(max(0.0, start_s + at_s - loop.time()))
-                await self._turns.acquire()
-                group.create_task(self._send(http, index, self._traffic.requests[index]))
+                await turns.acquire()
+                sent = group.create_task(self._send(http, index, self._traffic.requests[index]))
+                sent.add_done_callback(lambda _: turns.release())
 
     async def _send(self, http: httpx.AsyncClient, index: int, request: Request) -> None:
         at_s = wall_clock_s()
@@ -75,8 +82,6 @@ class Client:
             failure = f"{type(error).__name__}: {error}"
         except (ValueError, LookupError, TypeError) as error:
             failure = str(error)
-        finally:
-            self._turns.release()
         self.outcomes.append(
             Exchange(
                 index=index,
