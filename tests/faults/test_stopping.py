@@ -72,7 +72,7 @@ def gateway(settings: Path, student_s: float, cut_s: float) -> Iterator[tuple[su
 @pytest.mark.parametrize(
     ("student_s", "teacher_s", "cut_s"),
     [
-        (0.2, 0.7, 12.0),  # all of it can be done
+        (0.2, 0.7, 80.0),  # all of it can be done, on a machine many times slower, too
         (0.2, 2.0, 2.0),  # most wait for the teacher when they are cut
         (15.0, 1.0, 3.0),  # the student is in the middle of a forward pass when all else is over
     ],
@@ -90,7 +90,7 @@ def test_sigterm_with_a_backlog_ends_in_order(
             for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
                 os.kill(process.pid, number)  # the first one counts, the others change nothing
                 time.sleep(0.05)
-            process.wait(90)
+            process.wait(120)
             os_says = (settings.parent / "serve.log").read_text("utf-8")
             clients.wait()
         assert process.returncode == 0, os_says[-3000:]
