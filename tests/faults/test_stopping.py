@@ -85,6 +85,7 @@ def test_sigterm_with_a_backlog_ends_in_order(
             tmp_path / "site", url=f'"{redis_url}"', base_url=f'"http://127.0.0.1:{teacher.server_port}/v1"'
         )
         with gateway(settings, student_s, cut_s) as (process, url):
+            until(lambda: _is_answered(url), seconds=START_S)  # it knows its budget
             clients = Clients(url, [f"{'unsure' if one % 4 else 'sure'} {one}" for one in range(120)])
             until(lambda: teacher.asked > 4, seconds=30.0)
             for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
@@ -108,6 +109,12 @@ def test_sigterm_with_a_backlog_ends_in_order(
             assert codes[200] >= 90, codes  # those that only the teacher can answer
         else:
             assert codes[503] > 4
+
+
+def _is_answered(url: str) -> bool:
+    first = Clients(url, ["unsure"])
+    first.wait()
+    return [answer.status_code for answer in first.answers] == [httpx.codes.OK]
 
 
 def _each_paid_call_has_its_event(settings: Path, clients: Clients, teacher: SlowTeacher) -> None:
