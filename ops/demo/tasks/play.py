@@ -31,7 +31,7 @@ class Pace:
     """How requests come: where a student takes minutes, enough for a first one at once, and the rest once it serves."""
 
     rate: float = RATE  # requests a second
-    in_flight: int = 64  # at most: on a slow machine the pace slackens, where more would only be refused
+    in_flight: int = 64  # at most, after the rush: a slow machine slackens the pace, where more would only be refused
     rush: int = 0  # requests that come first, as fast as they are taken; the others wait for the first cycle
 
 

@@ -22,7 +22,7 @@ from trainer.learn.chat.training.layers import TopLayers
 
 _BETAS: Final = (0.9, 0.999)
 _CLIP: Final = 1.0
-_RISE: Final = 0.1  # of the steps
+_WARM_UP_RATIO: Final = 0.1  # of the steps
 _CHECKPOINT_STEPS: Final = 20
 
 Tell = Callable[[float], None]
@@ -104,7 +104,7 @@ def train(
 
 def _pace(step: int, steps: int) -> float:
     """Share of the rate: rising over the first tenth of the steps, then falling along a cosine."""
-    return min(1.0, (step + 1) / (_RISE * steps)) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    return min(1.0, (step + 1) / (_WARM_UP_RATIO * steps)) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
 def prepared(
