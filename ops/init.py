@@ -14,7 +14,7 @@ from ops.tasks import TASKS
 from serve.teacher.ask.prompts import TeacherKind
 from store.errors import SettingsError
 from store.event import Task
-from store.registry.durable import create, make_folder, replace
+from store.registry.files.durable import create, make_folder, replace
 from store.registry.signing import PUBLIC_SUFFIX, SigningKey
 from store.secrets import DataSecret
 

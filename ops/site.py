@@ -24,7 +24,7 @@ from store.control import Control
 from store.errors import SettingsError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
 from store.letters.deciding import Deciding
-from store.registry.folders import rulings_folder
+from store.registry.files.folders import rulings_folder
 from store.registry.registry import Registry
 from store.registry.signing import SigningKey, TrustedKeys
 from store.secrets import DataSecret

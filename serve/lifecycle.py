@@ -22,7 +22,7 @@ from serve.teacher.faults import REASONS
 from store.errors import StoreUnavailableError
 from store.event import TaskInput, new_event_id
 from store.log.lazy import logger
-from store.registry.durable import append_line
+from store.registry.files.durable import append_line
 
 _log: Final = logger(__name__)
 _PULSE_S: Final = 1.0

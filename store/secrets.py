@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from store.errors import SettingsError
 from store.event import Lane, TaskInput, canonical_input
-from store.registry.durable import create, read_private
+from store.registry.files.durable import create, read_private
 from store.tasks.rules import TaskRules
 
 SECRET_BYTES = 32

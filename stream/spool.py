@@ -23,7 +23,7 @@ from typing import Final
 from store.errors import LogError, SpoolFullError
 from store.faults.points import reach
 from store.log.lazy import logger
-from store.registry.durable import make_folder, sync_folder
+from store.registry.files.durable import make_folder, sync_folder
 
 _HEADER: Final = struct.Struct("<II")
 _SEGMENTS: Final = 16

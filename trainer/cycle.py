@@ -26,7 +26,7 @@ from store.errors import (
 )
 from store.event import Task
 from store.faults.points import reach
-from store.registry.durable import clear_away
+from store.registry.files.durable import clear_away
 from store.registry.manifest import SNAPSHOT_NAME, VERDICTS_NAME, Manifest, Topic, Verdict
 from store.registry.moves import Move, promoted
 from store.registry.registry import Registry

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, get_args
 import msgspec
 
 from store.errors import SettingsError
-from store.registry import durable
+from store.registry.files import durable
 from store.registry.signing import check_key_name
 
 Role = Literal["view", "operate", "admin"]

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from ops.exits import RefusedError
 from store.errors import SettingsError, StateUnwritableError
-from store.registry.durable import sync_folder
+from store.registry.files.durable import sync_folder
 
 STREAM: Final = "-"
 _ADDRESS: Final = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)

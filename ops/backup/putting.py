@@ -19,7 +19,7 @@ from ops.exits import RefusedError
 from ops.site import Site
 from store.copies.put import Putting
 from store.copies.records import read_keys
-from store.registry.durable import clear_away, make_folder, sync_folder
+from store.registry.files.durable import clear_away, make_folder, sync_folder
 
 _STAGED: Final = ".restoring"
 _NAMED: Final = 3

@@ -10,7 +10,7 @@ from ops.backup.records import REGISTRY, LaneCopied
 from ops.sections import LaneSection
 from ops.site import Site
 from store.errors import CorruptVersionError, DamagedCopyError, RegistryError
-from store.registry.folders import LETTERS, lane_registry, letters_folder, rulings_folder
+from store.registry.files.folders import LETTERS, lane_registry, letters_folder, rulings_folder
 from store.registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from store.registry.moves import fold
 from store.registry.sealed import decode_manifest

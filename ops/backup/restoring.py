@@ -32,7 +32,7 @@ from ops.site import Site
 from ops.state.restoring import HalfRestored, half_restored, note_restore
 from store.errors import LogError, RegistryError, StateUnwritableError
 from store.event import wall_clock_s
-from store.registry.durable import clear_away, make_folder
+from store.registry.files.durable import clear_away, make_folder
 
 _STAGE: Final = ".unpacked-backup"
 _DAEMONS: Final = ("all", "serve", "ingest", "train")

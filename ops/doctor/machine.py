@@ -11,7 +11,7 @@ from ops.doctor.finding import Finding, Visit
 from ops.state.disk import refusal
 from ops.state.run_files import RunFile, read_run_file
 from store.errors import RegistryError
-from store.registry.durable import require_exclusive_create
+from store.registry.files.durable import require_exclusive_create
 
 _MIB: Final = 1 << 20
 _LEAST_BYTES: Final = 1 << 30  # free, for versions, caches and Redis' own files

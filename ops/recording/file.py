@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from store.log.lazy import logger
-from store.registry.durable import append_line
+from store.registry.files.durable import append_line
 
 _log: Final = logger(__name__)
 

@@ -13,7 +13,7 @@ from scipy import stats
 from ops.report.records import DayShown, Forecast, Kept, Scored
 from store.event import Lane
 from store.money.reckon import Money
-from store.registry.durable import make_folder, read_kept, replace
+from store.registry.files.durable import make_folder, read_kept, replace
 
 _INSIDE: Final = 0.8
 _FEWEST_DAYS: Final = 3

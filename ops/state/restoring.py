@@ -6,7 +6,7 @@ from typing import Final, Literal
 import msgspec
 
 from store.errors import StateUnwritableError
-from store.registry.durable import make_folder, read_kept, replace, sync_folder
+from store.registry.files.durable import make_folder, read_kept, replace, sync_folder
 
 _NAME: Final = "restoring.json"
 

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from store.errors import StateUnwritableError
-from store.registry import durable
+from store.registry.files import durable
 
 _SAME_PROCESS_S: Final = 2.0
 _OVER: Final = (b"Z", b"X")  # states of a process that has ended

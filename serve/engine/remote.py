@@ -22,7 +22,7 @@ from serve.student.line import Hears
 from store.errors import CorruptVersionError
 from store.event import TaskInput
 from store.policy import Moment, Policy
-from store.registry.durable import make_folder, sync_folder
+from store.registry.files.durable import make_folder, sync_folder
 from store.registry.students.records import ChatGolden, ChatRecord
 from store.student.chat.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TUNED_NAME, Trained
 from store.student.chat.chatter import asked_of, chat_of

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from store.log.lazy import logger
-from store.registry.durable import read_kept, replace
+from store.registry.files.durable import read_kept, replace
 
 _log: Final = logger(__name__)
 _SLOT_S: Final = 30.0  # leases of one slot are kept as one

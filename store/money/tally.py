@@ -14,7 +14,7 @@ from store.errors import StoreUnavailableError
 from store.event import Lane
 from store.log.lazy import logger
 from store.money.deeds import Deeds
-from store.registry.durable import read_kept, replace
+from store.registry.files.durable import read_kept, replace
 
 _log: Final = logger(__name__)
 

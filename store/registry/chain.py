@@ -18,7 +18,7 @@ import msgspec
 
 from store.errors import BadSignatureError, BrokenChainError, MoveConflictError, RegistryError
 from store.log.lazy import logger
-from store.registry.durable import (
+from store.registry.files.durable import (
     read_bounded,
     remove_unfinished,
     require_exclusive_create,

@@ -5,8 +5,8 @@ from pathlib import Path
 from store.answers.rulings import Rulings
 from store.event import Lane
 from store.letters.decisions import LetterDecisions
-from store.registry.durable import require_exclusive_create
-from store.registry.folders import lane_registry, letters_folder, rulings_folder
+from store.registry.files.durable import require_exclusive_create
+from store.registry.files.folders import lane_registry, letters_folder, rulings_folder
 from store.registry.moves import Moves
 from store.registry.signing import TrustedKeys
 from store.registry.versions import Versions

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from store.errors import BadSignatureError, CorruptVersionError, RegistryError
-from store.registry.blobs import is_intact, read_verified
+from store.registry.files.blobs import is_intact, read_verified
 from store.registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, canonical_json
 from store.registry.signing import Signature
 from store.registry.students.earlier import todays

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from store.errors import BadSignatureError, SettingsError
-from store.registry.durable import create, read_private
+from store.registry.files.durable import create, read_private
 
 _PROBE: Final = b"understudy/probe/1\n"  # signed by nobody for anything else
 PUBLIC_SUFFIX: Final = ".pub"

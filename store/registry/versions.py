@@ -18,8 +18,8 @@ import msgspec
 from store.errors import CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
 from store.log.lazy import logger
-from store.registry.blobs import Blobs, is_intact
-from store.registry.durable import (
+from store.registry.files.blobs import Blobs, is_intact
+from store.registry.files.durable import (
     PROBE_PREFIX,
     make_folder,
     read_bounded,
@@ -28,7 +28,7 @@ from store.registry.durable import (
     sync_folder,
     write_new,
 )
-from store.registry.folders import lane_registry
+from store.registry.files.folders import lane_registry
 from store.registry.manifest import (
     MANIFEST_NAME,
     SIGNATURE_NAME,

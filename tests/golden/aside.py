@@ -31,7 +31,7 @@ from store.money import books
 from store.money.books import Books
 from store.money.deeds import Deeds
 from store.money.tally import Tally
-from store.registry.durable import append_line
+from store.registry.files.durable import append_line
 from store.secrets import item_id
 from store.tasks.classify import ClassifyRules
 from store.tasks.rank import RankRules

@@ -14,7 +14,7 @@ from typing import Any, cast
 import redis
 
 from serve.teacher.ledger import BUCKET_S
-from store.registry.folders import LETTERS
+from store.registry.files.folders import LETTERS
 from store.registry.manifest import MANIFEST_NAME
 from store.registry.sealed import decode_manifest
 from tests.golden.fixed import NOW_S

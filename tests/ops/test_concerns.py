@@ -13,7 +13,7 @@ from ops.checks.concerns import LanePromise, LaneTraffic, concerns, remarks, tra
 from ops.cli.app import app
 from store.control import REMEMBERED_REQUESTS, Control, CycleEnded, Heartbeat
 from store.policy import Policy
-from store.registry.durable import append_line
+from store.registry.files.durable import append_line
 from store.registry.manifest import Manifest
 from store.registry.moves import fold
 from store.registry.signing import SigningKey

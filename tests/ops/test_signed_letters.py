@@ -11,7 +11,7 @@ from ops.checks import letters as checked
 from store.buffer.repair.letters import LetterBook
 from store.errors import StoreUnavailableError
 from store.letters.decisions import LetterDecision
-from store.registry.folders import letters_folder
+from store.registry.files.folders import letters_folder
 from tests.ops.backups import call as call_there
 from tests.ops.backups import keys_to, old, take
 from tests.ops.sites import LANE

@@ -102,7 +102,7 @@ import resource, sys, os
 from pathlib import Path
 from ops.processes.process import RunFile, write_run_file
 from ops.state.disk import refusal
-from store.registry.durable import append_line
+from store.registry.files.durable import append_line
 folder = Path(sys.argv[1])
 append_line(folder / "lines.jsonl", b"first")
 write_run_file(folder, RunFile(name="serve", pid=1, started_s=1.0))

@@ -18,7 +18,7 @@ from store.buffer.ledger import Application, AuditTally, Claim, Counters, LogSlo
 from store.buffer.memory import MemoryBuffer
 from store.buffer.repair.positions import Skip
 from store.event import ClassifyEscalation, Lane, TextInput, Undecodable, UnknownTask, decode, encode
-from store.registry.folders import rulings_folder
+from store.registry.files.folders import rulings_folder
 from store.registry.manifest import SnapshotRecord
 from store.registry.registry import Registry
 from store.secrets import DataSecret, item_id, subject_token

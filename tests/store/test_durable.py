@@ -11,7 +11,7 @@ import pytest
 
 from ops.access.tokens import add_token, read_tokens
 from store.errors import SettingsError
-from store.registry.durable import append_line
+from store.registry.files.durable import append_line
 from store.registry.signing import SigningKey
 from store.secrets import DataSecret
 

@@ -10,7 +10,7 @@ import pytest
 
 from store.errors import BadSignatureError, BrokenChainError, RegistryError
 from store.registry import chain as chain_module
-from store.registry.durable import read_bounded
+from store.registry.files.durable import read_bounded
 from store.registry.manifest import canonical_json
 from store.registry.moves import Move, Moves, Standing, fold
 from store.registry.registry import Registry

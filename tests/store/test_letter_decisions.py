@@ -8,7 +8,7 @@ import pytest
 from store.errors import BadSignatureError, BrokenChainError, RegistryError
 from store.letters.decisions import LetterDecision, LetterMove, LetterRecord, fold
 from store.registry.chain import GENESIS
-from store.registry.folders import letters_folder
+from store.registry.files.folders import letters_folder
 from store.registry.registry import Registry
 from store.registry.signing import SigningKey
 from tests.store.drafts import make_keys

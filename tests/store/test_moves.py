@@ -12,7 +12,7 @@ import pytest
 
 from store.errors import BadSignatureError, BrokenChainError, MoveConflictError, RegistryError
 from store.registry import chain as chain_module
-from store.registry import durable
+from store.registry.files import durable
 from store.registry.manifest import canonical_json
 from store.registry.moves import Move, MoveKind, Moves
 from store.registry.registry import Registry

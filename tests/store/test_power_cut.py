@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from store.registry import durable
+from store.registry.files import durable
 from store.registry.registry import Registry
 from store.registry.signing import SigningKey, TrustedKeys, public_path
 from store.secrets import DataSecret

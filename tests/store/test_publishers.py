@@ -8,7 +8,7 @@ from typing import IO, Any
 import pytest
 
 from store.errors import RegistryError
-from store.registry.folders import lane_registry
+from store.registry.files.folders import lane_registry
 from tests.store.drafts import LANE, make_draft, make_manifest, make_versions
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from store.errors import BadSignatureError, CorruptVersionError, RegistryError, UnknownVersionError
 from store.event import Lane
-from store.registry import blobs, durable
-from store.registry.folders import lane_registry
+from store.registry.files import blobs, durable
+from store.registry.files.folders import lane_registry
 from store.registry.manifest import FileEntry, canonical_json, version_id
 from store.registry.registry import Registry
 from store.registry.sealed import PURPOSE

@@ -14,7 +14,7 @@ from store.errors import MoveConflictError, StoreUnavailableError
 from store.event import Lane, wall_clock_s
 from store.faults.points import reach
 from store.log.lazy import logger
-from store.registry.durable import clear_away
+from store.registry.files.durable import clear_away
 from store.registry.manifest import Verdict
 from store.registry.moves import MoveKind, Moves, Standing, fold
 from store.registry.signing import SigningKey

@@ -18,7 +18,7 @@ from store.errors import StoreError
 from store.event import Lane
 from store.faults.points import reach
 from store.log.lazy import logger
-from store.registry.durable import append_line, make_folder
+from store.registry.files.durable import append_line, make_folder
 from store.tracing import names
 from store.tracing.spans import OFF, Tracer
 from trainer import metrics

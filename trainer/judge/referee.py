@@ -15,7 +15,7 @@ import msgspec
 
 from store.errors import CorruptVersionError
 from store.event import AgreementVerdict, TaskInput
-from store.registry.durable import append_line
+from store.registry.files.durable import append_line
 from store.registry.manifest import canonical_json
 from store.tasks.rules import Dispute
 

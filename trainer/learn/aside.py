@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from store.event import wall_clock_s
-from store.registry.durable import write_new
+from store.registry.files.durable import write_new
 
 _ASIDE: Final = ".tmp"
 ABANDONED_S: Final = 3600.0  # nothing takes so long to write: its writer was killed

@@ -11,7 +11,7 @@ from ops.cli.options import EPILOG, Config, Output, open_site
 from ops.cli.output import Format, emit_json, emit_table
 from ops.exits import RefusedError
 from ops.sections import KeysSection
-from store.registry.durable import sync_folder
+from store.registry.files.durable import sync_folder
 from store.registry.signing import PUBLIC_SUFFIX, SigningKey, check_key_name, public_path, read_public
 
 keys = typer.Typer(no_args_is_help=True, help="Keys: who may publish versions and move the champion.", epilog=EPILOG)

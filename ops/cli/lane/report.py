@@ -88,7 +88,7 @@ def _show(found: Report, out: Path | None) -> None:
 
 def _write(path: Path, text: str) -> None:
     from store.errors import SettingsError  # noqa: PLC0415 - as above
-    from store.registry.durable import replace  # noqa: PLC0415 - as above
+    from store.registry.files.durable import replace  # noqa: PLC0415 - as above
 
     try:
         replace(path, text.encode())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from store.errors import CorruptVersionError
-from store.registry.durable import make_folder, replace
+from store.registry.files.durable import make_folder, replace
 from store.student.encoder import Encoder, FloatArray
 from store.student.rank.vectors import sentence_vectors
 from store.tasks.rank import document_key

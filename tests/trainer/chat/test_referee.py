@@ -12,7 +12,7 @@ import pytest
 from store.buffer.item import Item
 from store.errors import CorruptVersionError
 from store.event import AgreementVerdict
-from store.registry.durable import append_line
+from store.registry.files.durable import append_line
 from store.registry.manifest import VERDICTS_NAME
 from store.registry.registry import Registry
 from store.registry.sealed import OpenVersion

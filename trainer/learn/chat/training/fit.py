@@ -13,7 +13,7 @@ from typing import Final
 
 import torch
 
-from store.registry.durable import make_folder
+from store.registry.files.durable import make_folder
 from store.student.chat.adapter import Trained
 from store.student.chat.decoder import Decoder
 from trainer.launch.rank import OutOfMemoryError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from store.errors import RegistryError
-from store.registry.durable import make_folder, open_regular, remove_unfinished, sync_folder
+from store.registry.files.durable import make_folder, open_regular, remove_unfinished, sync_folder
 from store.registry.manifest import FileEntry
 
 _BLOB: Final = re.compile(r"[0-9a-f]{64}")
