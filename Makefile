@@ -16,17 +16,16 @@ demo: .venv/ready-demo $(if $(filter chat,$(TASK)),.venv/ready-smollm2)  ## the 
 		$(if $(FILE_ORDER),--file-order) $(if $(SEED),--seed $(SEED)) $(if $(REQUESTS),--requests $(REQUESTS)) \
 		$(if $(TEXT_COLUMN),--text-column "$(TEXT_COLUMN)") $(if $(LABEL_COLUMN),--label-column "$(LABEL_COLUMN)")
 
-# What takes processor time and what mostly waits, side by side: three parts keep two cores busy. In the background a
-# shell lets processes ignore Ctrl-C, which tests/faults sends: that stays in the foreground.
-LEARNING := tests/trainer tests/store tests/golden
+# What takes processor time, shared by two workers file by file, beside what mostly waits: that keeps two cores busy to
+# the end. In the background a shell lets processes ignore Ctrl-C, which tests/faults sends: that stays in the foreground.
+WORKING := tests/ops tests/trainer tests/store tests/golden
 
-test: .venv/ready-test services  ## every test, with real Kafka and real Redis that they start and stop themselves; three parts at once
+test: .venv/ready-test services  ## every test, with real Kafka and real Redis that they start and stop themselves; three processes at once
 	@mkdir -p .cache; \
-		$(BIN)/pytest -q tests/ops >.cache/ops.log 2>&1 & ops=$$!; \
-		$(BIN)/pytest -q $(LEARNING) >.cache/learning.log 2>&1 & learning=$$!; \
-		$(BIN)/pytest -q --ignore=tests/ops $(LEARNING:%=--ignore=%); rest=$$?; \
-		wait $$learning; learning=$$?; cat .cache/learning.log; wait $$ops; ops=$$?; cat .cache/ops.log; \
-		exit $$((rest ? rest : learning ? learning : ops))
+		$(BIN)/pytest -q -n 2 --dist loadfile $(WORKING) >.cache/working.log 2>&1 & working=$$!; \
+		$(BIN)/pytest -q $(WORKING:%=--ignore=%); rest=$$?; \
+		wait $$working; working=$$?; cat .cache/working.log; \
+		exit $$((rest ? rest : working))
 
 test-long: .venv/ready-test  ## the tests that take minutes each, or a browser: a full disk, kills of every process
 	deploy/setup-services long

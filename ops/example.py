@@ -3,8 +3,10 @@
 import ast
 import inspect
 import json
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,16 +49,21 @@ def _table(header: str, section: type[BaseModel]) -> Iterator[str]:
             yield from _example_of(section, name)
 
 
+@cache
 def described(section: type[BaseModel]) -> dict[str, str]:
     """What each key is for: the text below it in the source, which only `init` reads."""
-    (table,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
-    body = table.body if isinstance(table, ast.ClassDef) else []
     return {
         key.target.id: text.value.value
-        for key, text in pairwise(body)
+        for key, text in pairwise(_classes(section.__module__)[section.__name__].body)
         if isinstance(key, ast.AnnAssign) and isinstance(key.target, ast.Name)
         if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
     }
+
+
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _example_of(section: type[BaseModel], name: str) -> Iterator[str]:
