@@ -59,8 +59,8 @@ TRAINING = LaneTraining(lane=LANE, task="chat", prompt_version=PROMPT_VERSION, t
 def quick() -> Iterator[None]:
     """Trainings of seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("FEW", "MANY", "WARM"):
-            patch.setattr(steps, name, QUICK)
+        for name, tuning in (("FEW", QUICK), ("MANY", QUICK), ("WARM", replace(QUICK, epochs=3, learning_rate=3e-3))):
+            patch.setattr(steps, name, tuning)
         yield
 
 

@@ -23,7 +23,6 @@ from trainer.learn.chat.training.cached import Lesson, LowerStates, families
 from trainer.learn.chat.training.gradients import Batch, Gradients, Part, StepLoss, TooLittleMemoryError
 from trainer.learn.chat.training.job import Tuning
 from trainer.learn.chat.training.layers import TopLayers
-from trainer.learn.chat.training.loop import _pace
 from trainer.learn.chat.training.losses import Heard
 
 TUNING = Tuning(layers=2, rank=4, alpha=8, epochs=1, batch_rows=6, micro_rows=6)
@@ -336,13 +335,3 @@ def test_a_checkpoint_of_another_job_or_half_of_one_is_none(
     path.write_bytes(left[:200])
     want = fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0)
     assert_equal(want, fit.fit(decoder, some, names, start=None, settings=TUNING, seed=0, folder=tmp_path))
-
-
-def test_the_rate_rises_over_the_first_tenth_of_the_steps_and_falls_to_nothing() -> None:
-    paces = [_pace(step, 100) for step in range(100)]
-    assert paces[0] == pytest.approx(0.1)
-    assert max(paces) == paces[9] > 0.97
-    assert sorted(paces[:10]) == paces[:10]
-    assert sorted(paces[10:], reverse=True) == paces[10:]
-    assert paces[-1] < 0.001
-    assert _pace(0, 1) == 1.0

@@ -22,7 +22,6 @@ from trainer.learn.chat.training.layers import TopLayers
 
 _BETAS: Final = (0.9, 0.999)
 _CLIP: Final = 1.0
-_WARM_UP_RATIO: Final = 0.1  # of the steps
 _CHECKPOINT_STEPS: Final = 20
 
 Tell = Callable[[float], None]
@@ -94,17 +93,12 @@ def train(
         if not bool(nn.utils.clip_grad_norm_(parameters, _CLIP).isfinite()):
             raise NotANumberError(_no_number(step, len(batches), crew.all_of(gradients.finite)))
         for one in optimiser.param_groups:
-            one["lr"] = settings.learning_rate * _pace(step, len(batches))
+            one["lr"] = settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / len(batches)))
         optimiser.step()
         optimiser.zero_grad()
         if kept is not None and (step + 1) % _CHECKPOINT_STEPS == 0:
             kept.save(Reached(step + 1, rows), parameters, optimiser, writes=crew.rank == 0)
     return top.trained()
-
-
-def _pace(step: int, steps: int) -> float:
-    """Share of the rate: rising over the first tenth of the steps, then falling along a cosine."""
-    return min(1.0, (step + 1) / (_WARM_UP_RATIO * steps)) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
 def prepared(
