@@ -18,7 +18,7 @@ demo: .venv/ready-demo $(if $(filter chat,$(TASK)),.venv/ready-smollm2)  ## the 
 
 # What takes processor time, shared by two workers file by file, beside what mostly waits: that keeps two cores busy to
 # the end. In the background a shell lets processes ignore Ctrl-C, which tests/faults sends: that stays in the foreground.
-WORKING := tests/ops tests/trainer tests/store tests/golden
+WORKING := tests/ops tests/trainer tests/store tests/golden tests/serve tests/stream
 
 test: .venv/ready-test services  ## every test, with real Kafka and real Redis that they start and stop themselves; three processes at once
 	@mkdir -p .cache; \
