@@ -289,7 +289,8 @@ class FakeLedger(MemoryLedger):
 
     def settle(self, lease_id: str, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         self._check(writes=True)
-        return super().settle(lease_id, calls=calls, usd_micro=usd_micro, witness=witness)
+        found = super().settle(lease_id, calls=calls, usd_micro=usd_micro, witness=witness)
+        return replace(found, held=self.held)  # as the real one, whatever it is asked
 
     def used(self, witness: Witness) -> Grant:
         self._check()
