@@ -49,7 +49,6 @@ def _table(header: str, section: type[BaseModel]) -> Iterator[str]:
             yield from _example_of(section, name)
 
 
-@cache
 def described(section: type[BaseModel]) -> dict[str, str]:
     """What each key is for: the text below it in the source, which only `init` reads."""
     return {
