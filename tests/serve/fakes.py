@@ -284,17 +284,18 @@ class FakeLedger(MemoryLedger):
     def lease(self, lease_id: str, kind: CallKind, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         self._check(writes=True)
         asked = 0 if self.held else calls
-        found = super().lease(lease_id, kind, calls=asked, usd_micro=usd_micro, witness=witness)
-        return replace(found, held=self.held)
+        return super().lease(lease_id, kind, calls=asked, usd_micro=usd_micro, witness=witness)
 
     def settle(self, lease_id: str, *, calls: int, usd_micro: int, witness: Witness) -> Grant:
         self._check(writes=True)
-        found = super().settle(lease_id, calls=calls, usd_micro=usd_micro, witness=witness)
-        return replace(found, held=self.held)  # as the real one, whatever it is asked
+        return super().settle(lease_id, calls=calls, usd_micro=usd_micro, witness=witness)
 
     def used(self, witness: Witness) -> Grant:
         self._check()
-        return replace(super().used(witness), held=self.held)
+        return super().used(witness)
+
+    def _grant(self, calls: int, usd_micro: int) -> Grant:
+        return replace(super()._grant(calls, usd_micro), held=self.held)
 
     def _check(self, *, writes: bool = False) -> None:
         if self.hang is not None:
