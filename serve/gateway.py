@@ -27,7 +27,7 @@ from serve.student.line import StudentReply, TooLong
 from serve.student.slot import Slot, Slots
 from serve.tasks.face import Face
 from serve.teacher.audit import Audits
-from serve.teacher.budget import Budget, Spend
+from serve.teacher.budget import LAST_PATIENCE_S, PATIENCE_S, Budget, Spend
 from serve.teacher.client import Answered, Invalid, Unavailable
 from serve.teacher.ledger import CallKind
 from serve.tracing.calls import opinion_said, student_span
@@ -222,7 +222,8 @@ class LaneService:
         if kind == "escalation" and wished.reason not in _PROMISED and self.teacher.available and self.turns.busy:
             return wished, None
         bound_usd = self.teacher.cost_bound_usd(question.value)
-        await self.budget.prepare(kind, bound_usd)
+        last = question.forced or seen.opinion is None
+        await self.budget.prepare(kind, bound_usd, patience_s=LAST_PATIENCE_S if last else PATIENCE_S)
         allowed = self.budget.allows(kind, bound_usd)
         may_audit = allowed and kind == "audit" and self.audits.has_room
         decision = chosen(BudgetView(may_escalate=allowed and kind == "escalation", may_audit=may_audit))

@@ -22,7 +22,8 @@ from store.log.lazy import logger
 
 _log: Final = logger(__name__)
 _ASK_AGAIN_S: Final = 1.0
-_PATIENCE_S: Final = 1.0  # of a request that waits for a lease
+PATIENCE_S: Final = 1.0  # so long a lease is waited for by who can be answered without
+LAST_PATIENCE_S: Final = 5.0  # and by who cannot
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -34,6 +35,14 @@ class _Lease:
     granted_s: float  # monotonic
     open_spends: int = 0
     ended: bool = False  # what it left unspent is no longer counted as our own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Refill:
+    """A lease that is being asked for."""
+
+    task: asyncio.Task[None]
+    asked_s: float  # on the loop's clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,8 +89,7 @@ class Budget:
         self._closing: list[_Lease] = []
         self._changes = 0  # of the limits
         self._ask_at_s: dict[CallKind, float] = {}
-        self._refills: dict[CallKind, asyncio.Task[None]] = {}  # leases that are being asked for
-        self._slow: set[CallKind] = set()  # of these, the ones that somebody has waited for in vain
+        self._refills: dict[CallKind, _Refill] = {}
         self.binds = False  # the last escalation that asked was refused
         self._unheard = False  # the ledger has not answered since it was last asked
         self._held = False  # it answered that it lost something, and grants nothing before all have told it
@@ -97,27 +105,32 @@ class Budget:
         self._ask_at_s.clear()
         self.binds = False
 
-    async def prepare(self, kind: CallKind, bound_usd: float) -> None:
+    async def prepare(self, kind: CallKind, bound_usd: float, *, patience_s: float = PATIENCE_S) -> None:
         """Lease more if this call needs it.
 
-        A refusal or a Redis that is down is asked again a second later. One that hangs is waited for once, for a
-        second; the lease is used when it comes.
+        A refusal or a Redis that is down is asked again a second later. The lease of one that hangs is used when it
+        comes.
+
+        Args:
+            kind: of the call.
+            bound_usd: the most that it costs.
+            patience_s: how old the wait for a lease may be for this call to share it.
         """
+        clock = asyncio.get_running_loop().time
         while not self.allows(kind, bound_usd):
             refill = self._refills.get(kind)
             if refill is None:
                 if self.exhausted(kind):
                     return
                 self._retire(kind)
-                refill = asyncio.create_task(self._lease(kind, _micro(bound_usd)))
+                refill = _Refill(task=asyncio.create_task(self._lease(kind, _micro(bound_usd))), asked_s=clock())
                 self._refills[kind] = refill
-                refill.add_done_callback(lambda _: self._refills.pop(kind))
-            done, _ = await asyncio.wait({refill}, timeout=0.0 if kind in self._slow else _PATIENCE_S)
+                refill.task.add_done_callback(lambda _: self._refills.pop(kind))
+            done, _ = await asyncio.wait({refill.task}, timeout=max(0.0, refill.asked_s + patience_s - clock()))
             if not done:
-                self._slow.add(kind)
                 self._unheard = True
                 return
-            refill.result()
+            refill.task.result()
 
     def allows(self, kind: CallKind, bound_usd: float) -> bool:
         """Whether a call that costs at most `bound_usd` may be taken now."""
@@ -187,7 +200,7 @@ class Budget:
     async def close(self) -> None:
         """Give every unspent lease back; with Redis down they stay spent."""
         if self._refills:
-            await asyncio.wait(self._refills.values(), timeout=_PATIENCE_S)
+            await asyncio.wait({refill.task for refill in self._refills.values()}, timeout=PATIENCE_S)
         for kind in list(self._leases):
             self._retire(kind)
         try:
@@ -216,8 +229,6 @@ class Budget:
             self._unheard = True
             self._ask_at_s[kind] = self._monotonic() + _ASK_AGAIN_S
             return
-        finally:
-            self._slow.discard(kind)
         self._unheard = False
         lease = _Lease(lease_id=lease_id, kind=kind, calls=grant.calls, usd_micro=grant.usd_micro, granted_s=asked_s)
         if changes != self._changes:  # it was asked for under other limits, and says nothing about these

@@ -221,6 +221,22 @@ def test_a_ledger_that_hangs_is_waited_for_once_and_its_lease_is_used_when_it_co
     asyncio.run(main())
 
 
+def test_whoever_cannot_be_answered_without_a_lease_waits_longer_for_one() -> None:
+    async def main() -> None:
+        ledger = FakeLedger(calls=1000)
+        ledger.hang = threading.Event()
+        budget = replica(ledger, BudgetSettings(calls_per_day=1000))
+        last = asyncio.create_task(budget.prepare("escalation", 0.0, patience_s=600.0))
+        await budget.prepare("escalation", 0.0)
+        assert not budget.allows("escalation", 0.0)
+        assert not last.done()
+        ledger.hang.set()
+        await last
+        assert budget.allows("escalation", 0.0)
+
+    asyncio.run(main())
+
+
 def test_a_ledger_that_hung_once_is_waited_for_again() -> None:
     async def main() -> None:
         clock, ledger = Clock(), FakeLedger(calls=1000)

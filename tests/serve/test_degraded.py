@@ -442,3 +442,18 @@ def test_a_list_that_nobody_could_answer_is_told_the_cause_that_lasts_longest(or
     response = _respond(Given(first_id="1", at_s=1.0, found=refusals[::order]), asked, face)
     assert (response.status_code, response.headers["retry-after"]) == (503, "60")
     assert b"budget_exhausted" in response.body
+
+
+def test_while_redis_hangs_the_student_answers_soon_and_who_wants_the_teacher_waits_for_it(world: World) -> None:
+    world.serve()
+
+    async def step(client: httpx.AsyncClient, _: Gateway) -> None:
+        world.ledger.hang = threading.Event()
+        forced = asyncio.create_task(ask(client, "sure", X_Understudy_Force="teacher"))
+        withheld = await ask(client, "unsure")
+        assert withheld.headers["x-understudy-served-by"] == "student"
+        assert not forced.done()
+        world.ledger.hang.set()
+        assert (await forced).headers["x-understudy-served-by"] == "teacher"
+
+    run(world, step)
