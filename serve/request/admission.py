@@ -92,7 +92,8 @@ class StudentLine:
 
     def _ahead(self, tokens: int) -> int:
         self._tickets = {ticket for ticket in self._tickets if ticket.tokens > 0}
-        return sum(ahead(ticket.tokens, tokens, self.pace.turn) for ticket in self._tickets)
+        most = ahead(tokens, self.pace.turn)
+        return sum(min(ticket.tokens, most) for ticket in self._tickets)
 
 
 @dataclass(slots=True, kw_only=True)

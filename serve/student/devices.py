@@ -5,6 +5,7 @@ Students that answer in one pass, and those that take many, do not wait for one 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from serve.engine.forward import Elsewhere, RemoteForward
 from serve.request.admission import StudentLine
@@ -36,7 +37,7 @@ class Devices:
 
     def of(self, slot: Slot) -> Device:
         """Where a slot's student computes."""
-        kind = _kind_of(slot.student)
+        kind = _kind_of(type(slot.student))
         found = self._devices.get((slot.device, kind))
         if found is None:
             found = self._open(slot.device, kind)
@@ -78,8 +79,9 @@ class Devices:
         return Device(executor=executor, line=StudentLine(pace=executor.pace, wait_s=settings.student_wait_s))
 
 
-def _kind_of(student: Loaded) -> Kind:
-    """What runs a student."""
-    if isinstance(student, Elsewhere):
+@cache
+def _kind_of(student: type[Loaded]) -> Kind:
+    """What runs such students; a protocol of many methods takes longer to look at than a request may."""
+    if issubclass(student, Elsewhere):
         return RemoteForward
-    return GrowingExecutor if isinstance(student, Grows) else Executor
+    return GrowingExecutor if issubclass(student, Grows) else Executor

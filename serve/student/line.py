@@ -161,6 +161,6 @@ class Line:
         self._count -= 1
 
 
-def ahead(waiting: int, tokens: int, turn: int) -> int:
-    """How many of the `waiting` tokens of one request come before the last of a new request's."""
-    return min(waiting, ceil(tokens / turn) * turn)
+def ahead(tokens: int, turn: int) -> int:
+    """How many tokens of any other request that waits can come before the last of a new request's."""
+    return ceil(tokens / turn) * turn

@@ -6,7 +6,8 @@ its own pace, whatever the gateway does (an open loop), over raw sockets. Measur
 - *capacity*: answers a second to as many clients as keep the gateway busy and are never refused;
 - *steady*: latency at half of it;
 - *overload*: three times of it. Goodput, latency of what was accepted, refusals, memory, and what the teacher was asked
-  against what the lane's policy alone makes of the texts that were accepted.
+  against what the lane's policy alone makes of the texts that were accepted. Also how many processor seconds the host
+  gave to others meanwhile (Linux): a run that was robbed says little.
 
 Prints one JSON object as its last line.
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from tests.bench.overload_gateway import traffic
 
@@ -252,9 +254,9 @@ async def measure(child: subprocess.Popen[str], seconds: float, factor: float) -
     per_cpu_s = len(load.found.latencies_s) / (counts(child)["cpu_s"] - idle_cpu_s)
     refused_at_capacity = load.found.statuses[429]
     steady = await open_loop(load, capacity / 2, max(5.0, seconds / 3))
-    before = counts(child)
+    before, stolen_s = counts(child), psutil.cpu_times().steal
     over = await open_loop(load, factor * capacity, seconds)
-    after = counts(child)
+    after, stolen_s = counts(child), psutil.cpu_times().steal - stolen_s
     capacity_after = await closed_loop(load, CLOSED, max(5.0, seconds / 4))
     capacity_mean = (capacity + capacity_after) / 2  # a shared machine is not the same before and after
     steady_p99, accepted_p99 = (float(np.quantile(found.latencies_s, 0.99)) for found in (steady, over))
@@ -286,6 +288,7 @@ async def measure(child: subprocess.Popen[str], seconds: float, factor: float) -
         "rss_before_mb": round(before["rss_bytes"] / 1e6, 1),
         "rss_after_mb": round(after["rss_bytes"] / 1e6, 1),
         "gateway_cpu_s": round(after["cpu_s"] - before["cpu_s"], 1),
+        "stolen_cpu_s": round(stolen_s, 1),
         "client_connections": load.count,
         "token_us": round(after["token_s"] * 1e6, 1),
     }
