@@ -22,8 +22,8 @@ WORKING := tests/ops tests/trainer tests/store tests/golden tests/serve tests/st
 
 test: .venv/ready-test services  ## every test, with real Kafka and real Redis that they start and stop themselves; three processes at once
 	@mkdir -p .cache; \
-		$(BIN)/pytest -q -n 2 --dist loadfile $(WORKING) >.cache/working.log 2>&1 & working=$$!; \
-		$(BIN)/pytest -q $(WORKING:%=--ignore=%); rest=$$?; \
+		$(BIN)/pytest -q -n 2 --dist loadfile --durations=15 $(WORKING) >.cache/working.log 2>&1 & working=$$!; \
+		$(BIN)/pytest -q --durations=15 $(WORKING:%=--ignore=%); rest=$$?; \
 		wait $$working; working=$$?; cat .cache/working.log; \
 		exit $$((rest ? rest : working))
 

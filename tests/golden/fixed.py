@@ -5,6 +5,7 @@ THE KEYS ARE TEST KEYS: everybody has them, and nothing but these files was ever
 
 import hashlib
 import secrets
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -40,6 +41,22 @@ class _Keys:
         return Ed25519PrivateKey.from_private_bytes(data)
 
 
+class _Chance(threading.local):
+    """A seed for each thread: what one draws hangs on no other's turn."""
+
+    def __init__(self) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        self._dice = Random("golden" if main else "golden thread")
+
+    def bytes_of(self, count: int) -> bytes:
+        """As `secrets.token_bytes`."""
+        return self._dice.randbytes(count)
+
+    def uuid4(self) -> uuid.UUID:
+        """As `uuid.uuid4`."""
+        return uuid.UUID(int=self._dice.getrandbits(128), version=4)
+
+
 def _bytes(purpose: str, count: int) -> bytes:
     return hashlib.sha512(f"golden/{purpose}".encode()).digest()[:count]
 
@@ -56,9 +73,9 @@ def fixed_keys() -> Iterator[None]:
 @contextmanager
 def fixed() -> Iterator[None]:
     """The wall clock stands still, and what is drawn at random comes from a seed."""
-    dice = Random("golden")
+    chance = _Chance()
     with ExitStack() as stack:
         stack.enter_context(patch("store.event.time", _Clock))
-        stack.enter_context(patch.object(uuid, "uuid4", lambda: uuid.UUID(int=dice.getrandbits(128), version=4)))
-        stack.enter_context(patch.object(secrets, "token_bytes", dice.randbytes))
+        stack.enter_context(patch.object(uuid, "uuid4", chance.uuid4))
+        stack.enter_context(patch.object(secrets, "token_bytes", chance.bytes_of))
         yield
