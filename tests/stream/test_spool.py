@@ -121,13 +121,15 @@ def test_what_was_not_sent_is_there_after_a_restart_and_what_was_sent_may_be(tmp
     spool = Spool(tmp_path, 16 * 8192)
     append(spool, payloads[:30])
     append(spool, payloads[30:])
-    assert spool.head(20) == payloads[:20]
-    assert spool.head(20) == payloads[:20]
-    spool.advance(20)
+    first = spool.head(20)  # of one segment: where one ends hangs on how many the writer took at once
+    assert first == payloads[: len(first)]
+    assert first
+    assert spool.head(20) == first
+    spool.advance(len(first))
     spool.close()
     again = Spool(tmp_path, 16 * 8192)
     found = drain(again)
-    assert found[-40:] == payloads[20:]
+    assert found[len(first) - 60 :] == payloads[len(first) :]
     assert found == payloads[-len(found) :]
     again.close()
 

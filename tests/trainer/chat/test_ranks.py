@@ -61,6 +61,7 @@ def asked(folder: Path) -> list[int]:
     return [int(one) for one in (folder / "asked").read_text().split()]
 
 
+@pytest.mark.long
 def test_a_rank_of_nan_is_named_and_the_next_cycle_goes_on_to_the_weights_of_one_process(
     decoder: Decoder, base: Path, tmp_path: Path
 ) -> None:
