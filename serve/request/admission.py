@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Final, Literal, Protocol
 
-from serve.student.line import Ticket, ahead
+from serve.student.line import Ticket
 
 Shed = Literal["student_line", "teacher_turns", "in_flight", "waited_in_vain"]
 
@@ -92,7 +92,8 @@ class StudentLine:
 
     def _ahead(self, tokens: int) -> int:
         self._tickets = {ticket for ticket in self._tickets if ticket.tokens > 0}
-        most = ahead(tokens, self.pace.turn)
+        turn = self.pace.turn
+        most = ceil(tokens / turn) * turn  # of each other request, until the last of this one has had its turn
         return sum(min(ticket.tokens, most) for ticket in self._tickets)
 
 

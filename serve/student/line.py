@@ -7,7 +7,6 @@ for any more is left out when its turn comes, so that it is never computed.
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Protocol
 
 from serve.student.slot import Slot
@@ -159,8 +158,3 @@ class Line:
         job = jobs.popleft()
         self._tokens -= job.tokens
         self._count -= 1
-
-
-def ahead(tokens: int, turn: int) -> int:
-    """How many tokens of any other request that waits can come before the last of a new request's."""
-    return ceil(tokens / turn) * turn

@@ -113,6 +113,7 @@ def counts(world: World, gateway: Gateway) -> dict[str, Any]:
         "line": 0 if line is None else line.tokens,
         "token_s": 0.0 if line is None else round(line.pace.token_s, 9),
         "cpu_s": sum(psutil.Process().cpu_times()[:2]),
+        "stolen_s": psutil.cpu_times().steal,
     }
 
 
